@@ -1,0 +1,42 @@
+# `make demo` and `make test` each work alone on a machine with Python >= 3.11, make, git and PyPI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+STAMP := $(VENV)/.installed
+
+export OMP_WAIT_POLICY ?= PASSIVE
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: venv demo test lint bench clean
+
+venv: $(STAMP)
+
+# Entry points are read from installed metadata, so a changed pyproject.toml means installing again.
+$(STAMP): pyproject.toml $(PLUGINS) constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.11 is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[dev]' $(foreach plugin,$(PLUGINS),--editable $(dir $(plugin)))
+	@touch $(STAMP)
+
+demo: venv
+	$(BIN)/python tools/prepare_data.py glyphs --layout sop --out data/glyphs_sop
+	$(BIN)/python tools/train.py configs/demo/dinov3_sop.py --overwrite
+
+test: venv
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: venv
+	$(BIN)/python tools/benchmark.py discovery
+	$(BIN)/python tools/benchmark.py engine
+	$(BIN)/python tools/benchmark.py loader
+	$(BIN)/python tools/benchmark.py recall
+
+clean:
+	rm -rf $(VENV) work_dirs data/glyphs_sop

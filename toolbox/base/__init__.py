@@ -1,0 +1,23 @@
+"""The extension points: one small abstract class a file, and the few helpers every author needs."""
+
+from toolbox.base.augment import Augment
+from toolbox.base.backbone import Backbone, Preprocess
+from toolbox.base.dataset import Dataset, Sample
+from toolbox.base.features import Features
+from toolbox.base.functional import cls_token, gather, l2_normalize, last_token, mean_tokens, world
+from toolbox.base.head import Head
+from toolbox.base.hook import Hook
+from toolbox.base.loss import Loss
+from toolbox.base.metric import Metric
+from toolbox.base.model import Batch, Model
+from toolbox.base.optimizer import Optimizer, Schedule
+from toolbox.base.pool import Pool
+from toolbox.base.run import Run
+from toolbox.base.sampler import Sampler
+from toolbox.base.tune import Tune
+
+__all__ = [
+    "Augment", "Backbone", "Batch", "Dataset", "Features", "Head", "Hook", "Loss", "Metric", "Model", "Optimizer",
+    "Pool", "Preprocess", "Run", "Sample", "Sampler", "Schedule", "Tune",
+    "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "world",
+]  # fmt: skip

@@ -1,0 +1,111 @@
+"""The extension point for encoders: pixels or token ids in, tokens out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base.features import Features
+
+
+class Preprocess(ABC):
+    """Turns one raw value into what a backbone takes. Picklable, and holds no module: it lives in data workers.
+
+    - `size`: (height, width) that the backbone wants, None for text.
+    """
+
+    size: tuple[int, int] | None = None
+
+    @abstractmethod
+    def __call__(self, value: Any) -> Any:
+        """One raw value (a PIL image, a string) -> one item, e.g. a (3, H, W) tensor."""
+
+    def collate(self, items: list[Any]) -> Any:
+        """Items of one batch -> the `inputs` of `Backbone.forward`. Stacks tensors unless overridden."""
+        return torch.stack(items)
+
+
+class Backbone(nn.Module, ABC):
+    """An encoder. `__init__` builds structure only: no download, no weights from disk.
+
+        class Patches(Backbone):
+            modality, dim = "image", 64
+            def __init__(self, patch: int = 8):
+                super().__init__()
+                self.embed = nn.Conv2d(3, 64, patch, patch)
+            def forward(self, inputs, *, layers=1, mask=None):
+                grid = self.embed(inputs)
+                return Features(grid.flatten(2).transpose(1, 2), grid=grid.shape[-2:])
+            def layers(self):
+                return [self.embed]
+            def preprocess(self):
+                return MyPreprocess(size=(32, 32))
+
+    - `modality`: "image" or "text"; which field of a sample it reads.
+    - `dim`: D, the width of its tokens.
+    - `abilities`: what its `forward` and constructor can do beyond the minimum, of "layers" (several blocks),
+      "mask" (masked input), "checkpointing" (gradient checkpointing). Asking for an absent one is an error.
+    - `weights_id`: what `load_weights` will load, None for random weights; part of a checkpoint's identity.
+    """
+
+    modality: str = "image"
+    dim: int
+    abilities: frozenset[str] = frozenset()
+    weights_id: str | None = None
+
+    @abstractmethod
+    def forward(self, inputs: Any, *, layers: int = 1, mask: Tensor | None = None) -> Features:
+        """Encode a batch.
+
+        - `inputs`: what `preprocess().collate` returns, on the backbone's device.
+        - `layers`: how many last blocks to return in `Features.blocks` (ability "layers").
+        - `mask`: (B, N) bool, True where a patch is replaced by the mask token (ability "mask").
+        """
+
+    @abstractmethod
+    def preprocess(self) -> Preprocess:
+        """The conversion that belongs to these weights: size, mean and std, or the tokenizer."""
+
+    @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """Blocks from input to output: the order for layer-wise decay and `last`, the reach of adapters."""
+
+    def load_weights(self) -> None:
+        """Fill in the weights of `weights_id`. The engine calls it once, and not when a checkpoint follows.
+
+        Raises OSError or ValueError, with the steps that mend it, when the weights cannot be had.
+        """
+
+    def adapter_root(self) -> nn.Module:
+        """The module whose names an adapter's keys use, so that peft can load it on that module alone."""
+        return self
+
+    def enable_checkpointing(self) -> None:
+        """Recompute activations in the backward pass (ability "checkpointing")."""
+        raise ValueError(f"{type(self).__name__} has no gradient checkpointing")
+
+    def freeze(self, modules: Iterable[nn.Module] | None = None) -> None:
+        """Stop training `modules` (default: all of it): no gradients, and eval mode for good."""
+        modules = [self] if modules is None else list(modules)
+        for module in modules:
+            module.requires_grad_(False)
+        self._frozen = [*getattr(self, "_frozen", []), *modules]
+        self.train(self.training)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing in it trains."""
+        return not any(p.requires_grad for p in self.parameters())
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for module in getattr(self, "_frozen", ()):
+            if module is self:
+                super().train(False)
+            else:
+                module.eval()
+        return self

@@ -1,0 +1,59 @@
+"""The extension point for data: raw samples by index, without randomness and without an epoch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from toolbox.errors import Problem
+
+Sample = dict[str, Any]
+"""One raw item: "image" (PIL, RGB), "text" (str or a list of captions), "label" (int), "id" (int or str)."""
+
+
+class Dataset(ABC):
+    """Raw samples. The constructor does no I/O; the index is read on first use.
+
+        class Squares(Dataset):
+            def __init__(self, count: int = 10):
+                self.labels = [i % 2 for i in range(count)]
+                self.classes = ["black", "white"]
+            def __len__(self):
+                return len(self.labels)
+            def __getitem__(self, index):
+                color = 255 * self.labels[index]
+                return {"image": Image.new("RGB", (32, 32), (color,) * 3), "label": self.labels[index], "id": index}
+
+    An item that cannot be read raises OSError or ValueError naming the file; the loader's `on_bad_item`
+    decides what follows. `id` is unique within the dataset and the same in every run.
+
+    - `labels`: class index of each item, None when unlabelled.
+    - `classes`: class names, `labels` index into it; None when unlabelled.
+    - `groups`: super-class name of each item, None when there is none.
+    """
+
+    labels: Sequence[int] | None = None
+    classes: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many items."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """The raw item at `index`, the same at every call."""
+
+    def check(self) -> list[Problem]:
+        """What is missing on disk, with the command that makes it; called before a run starts."""
+        return []
+
+    @classmethod
+    def prepare(cls, out: str) -> str:
+        """Create or check the dataset's files under `out`, for `tools/prepare_data.py`; returns a summary to print.
+
+        Overrides add keyword-only options with defaults; each becomes a `--flag` of the command.
+        Raises OSError or ValueError, with the steps to take, when it cannot.
+        """
+        raise ValueError(f"{cls.__name__} has nothing to prepare")

@@ -1,0 +1,37 @@
+"""The extension point after the pool: from pooled features to embeddings, logits, prototypes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from toolbox.base.features import Features
+
+
+class Head(nn.Module, ABC):
+    """Takes its input width from the model, so that a recipe never repeats it.
+
+        class Linear(Head):
+            def __init__(self, dim: int = 128):
+                super().__init__()
+                self.out_dim = dim
+            def connect(self, in_dim, classes=None):
+                self.in_dim = in_dim
+                self.fc = nn.Linear(in_dim, self.out_dim)
+            def forward(self, x):
+                return self.fc(x)
+
+    - `in_dim`, `out_dim`: known after `connect`.
+    """
+
+    in_dim: int
+    out_dim: int
+
+    @abstractmethod
+    def connect(self, in_dim: int, classes: int | None = None) -> None:
+        """Create the layers for inputs of width `in_dim`; `classes` is the training set's number of classes."""
+
+    @abstractmethod
+    def forward(self, x: Tensor | Features) -> Tensor:
+        """(B, in_dim), or Features for heads that read tokens -> (B, out_dim)."""

@@ -1,0 +1,44 @@
+"""The extension point for what happens at named points of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolbox.base.run import Run
+
+
+class Hook:
+    """Override what you need; hooks run in the order of the recipe.
+
+        class StopWhenGood(Hook):
+            def __init__(self, metric: str = "recall@1", value: float = 0.9):
+                self.metric, self.value = metric, value
+            def after_evaluate(self, run, metrics):
+                if metrics[self.metric] >= self.value:
+                    run.stop(f"{self.metric} reached {self.value}")
+    """
+
+    def before_run(self, run: Run) -> None:
+        """Once, before the first step (also of a resumed run)."""
+
+    def after_step(self, run: Run) -> None:
+        """After every step; keep it cheap and free of device synchronisation."""
+
+    def after_log(self, run: Run, values: dict[str, float]) -> None:
+        """After numbers were logged."""
+
+    def after_evaluate(self, run: Run, metrics: dict[str, float]) -> None:
+        """After each evaluation on the validation set."""
+
+    def after_save(self, run: Run, path: Any) -> None:
+        """After a checkpoint is complete; `path` is its folder."""
+
+    def after_run(self, run: Run) -> None:
+        """Once, at the end, also when the run failed or was interrupted."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a resume: numbers, strings, lists, dicts and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""

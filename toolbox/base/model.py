@@ -1,0 +1,72 @@
+"""The extension point for a training objective: what is computed from a batch, and what is minimised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal, final
+
+from torch import Tensor, nn
+
+from toolbox.base.backbone import Backbone
+
+Batch = dict[str, Any]
+"""`inputs` {name: tensor or dict}, `labels` (B,) or None, `ids` list of B, `views` int. With V views, B counts them
+all, stacked view-major: rows 0..B/V-1 are the first view of each item."""
+
+
+class Model(nn.Module, ABC):
+    """An objective over one or several backbones. The engine only ever calls the model itself.
+
+        class Regress(Model):
+            def __init__(self, backbone: Backbone):
+                super().__init__()
+                self.backbone = backbone
+                self.fc = nn.Linear(backbone.dim, 1)
+            @property
+            def inputs(self):
+                return {"image": self.backbone}
+            def loss(self, batch):
+                error = self.predict(batch)["value"] - batch["labels"]
+                return {"loss": error.square().mean()}
+            def predict(self, batch):
+                return {"value": self.fc(self.backbone(batch["inputs"]["image"]).tokens.mean(1))[:, 0]}
+
+    Its life: `__init__` (structure), `connect` (what depends on the data), then the engine loads each backbone's
+    weights and applies its `tune`, then `weights_ready`, then steps.
+    """
+
+    @property
+    @abstractmethod
+    def inputs(self) -> dict[str, Backbone]:
+        """Which backbone reads `batch["inputs"][name]`; a backbone may stand under several names."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """`"loss"` is the scalar to minimise; other scalars are logged beside it."""
+
+    @abstractmethod
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """What metrics read, (B, ...) each."""
+
+    def baseline(self, batch: Batch) -> dict[str, Tensor]:
+        """`predict` of the backbone as it came, newly initialised heads left out: the honest "before"."""
+        return self.predict(batch)
+
+    def connect(self, classes: int | None = None) -> None:
+        """Create what depends on the training data; `classes` is its number of classes, None if unlabelled."""
+
+    def weights_ready(self) -> None:
+        """Called once, when all pretrained weights are in place: the moment to copy a teacher."""
+
+    def before_step(self, step: int, steps: int) -> None:
+        """Called before update `step` of `steps`: the place for schedules of temperatures or momentum."""
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Called after update `step`: the place for a teacher's moving average or clamping a scale."""
+
+    @final
+    def forward(self, batch: Batch, mode: Literal["loss", "predict", "baseline"] = "loss") -> dict[str, Tensor]:
+        """Dispatch to the method named `mode`, so that wrappers (DDP, FSDP, compile) see every call."""
+        if mode not in ("loss", "predict", "baseline"):
+            raise ValueError(f"mode must be 'loss', 'predict' or 'baseline', not {mode!r}")
+        return getattr(self, mode)(batch)

@@ -1,0 +1,28 @@
+"""The extension point between a backbone's tokens and a head's vector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from toolbox.base.features import Features
+
+
+class Pool(nn.Module, ABC):
+    """Features -> one vector an item.
+
+        class First(Pool):
+            def dim(self, width):
+                return width
+            def forward(self, features):
+                return features.tokens[:, 0]
+    """
+
+    @abstractmethod
+    def dim(self, width: int) -> int:
+        """The pooled width for tokens of `width`."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Tensor:
+        """(B, N, D) tokens -> (B, dim(D))."""

@@ -1,0 +1,39 @@
+"""What a hook sees of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolbox.base.model import Model
+
+
+class Run(Protocol):
+    """A training run in progress.
+
+    - `step`: optimizer updates done; `steps`: updates in the whole run; `steps_per_epoch`.
+    - `model`: the bare model, without wrappers.
+    - `metrics`: newest value of every number logged so far.
+    - `work_dir`: the run's folder; write to it only where `is_main` is True.
+    """
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+    model: Model
+    metrics: dict[str, float]
+    work_dir: Path
+    is_main: bool
+    config: dict[str, Any]
+
+    def log(self, values: dict[str, float]) -> None:
+        """Add one line to metrics.jsonl, with the step."""
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step, as if it had reached its length."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate on the validation set now, and log the result."""
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step now; returns its folder."""

@@ -1,0 +1,23 @@
+"""The extension point for how much of a backbone trains; the value of any backbone's `tune` key."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from toolbox.base.backbone import Backbone
+
+
+class Tune(ABC):
+    """Changes a backbone in place, once, after its weights are loaded.
+
+        class OnlyNorms(Tune):
+            def apply(self, backbone):
+                backbone.freeze()
+                for module in backbone.modules():
+                    if isinstance(module, nn.LayerNorm):
+                        module.requires_grad_(True)
+    """
+
+    @abstractmethod
+    def apply(self, backbone: Backbone) -> None:
+        """Freeze or add parameters. Raises ValueError when the request fits nothing in this backbone."""

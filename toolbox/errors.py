@@ -1,0 +1,44 @@
+"""What went wrong, where, and what to try: the one shape of every message a user may read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    - `message`: what is wrong, a full sentence.
+    - `where`: where it is: a key path (`model.backbone.dpeth`), a file, or a file with a line.
+    - `hint`: what to try: a command, a value, the nearest name.
+    """
+
+    message: str
+    where: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text} {self.hint}" if self.hint else text
+
+
+class ToolboxError(Exception):
+    """Something the user can mend. The command line prints its problems, without a traceback, and exits with 2."""
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(message, where, hint),)
+        super().__init__(str(self.problems[0]))
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> ToolboxError:
+        """One error that carries several problems."""
+        problems = tuple(problems)
+        error = cls(problems[0].message, where=problems[0].where, hint=problems[0].hint)
+        error.problems = problems
+        error.args = ("\n".join(map(str, problems)),)
+        return error
+
+    def __reduce__(self):
+        return (ToolboxError.of, (self.problems,))

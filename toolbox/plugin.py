@@ -1,0 +1,90 @@
+"""All that a plugin imports to declare itself. Light on purpose: no torch, no numpy, nothing heavy.
+
+A plugin is a module named by one entry point of the group `toolbox.v1`; the entry point's name is the
+plugin's namespace. The module implements the hooks below with `@hookimpl`:
+
+    from toolbox.plugin import Component, hookimpl
+
+    @hookimpl
+    def toolbox_components():
+        return [Component("loss", "Cosine", "my_package.cosine:Cosine", "pulls pairs together")]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pluggy
+
+from toolbox.errors import Problem
+
+__all__ = ["GROUP", "KINDS", "Component", "Device", "Problem", "hookimpl", "hookspec"]
+
+GROUP = "toolbox.v1"  # the entry-point group; its number is the version of this interface
+
+KINDS = (
+    "model", "backbone", "tune", "pool", "head", "loss", "dataset", "sampler", "augment",
+    "metric", "optimizer", "schedule", "hook",
+)  # fmt: skip
+
+hookspec = pluggy.HookspecMarker("toolbox")
+hookimpl = pluggy.HookimplMarker("toolbox")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A name in a recipe and the class that it stands for; the class is imported on first use.
+
+    - `kind`: one of `KINDS`.
+    - `name`: the part after the dot in `namespace.Name`.
+    - `target`: `"module:Class"`.
+    - `summary`: one line for `tools/list_components.py`.
+    - `requires`: importable top-level modules beyond the plugin's own dependencies, e.g. `("peft",)`.
+    """
+
+    kind: str
+    name: str
+    target: str
+    summary: str
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the engine needs to know of a device; everything else comes from `torch.get_device_module(type)`.
+
+    - `type`: torch's device type: "cpu", "cuda", "npu" ...
+    - `backend`: the torch.distributed backend of this device: "gloo", "nccl", "hccl" ...
+    - `index`: which of several, None for torch's current one.
+    - `precisions`: what autocast can do there, of "bf16", "fp16", "fp32".
+    - `fused_optimizer`: whether torch's fused optimizers run there.
+    """
+
+    type: str
+    backend: str
+    index: int | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    fused_optimizer: bool = False
+
+    def __str__(self) -> str:
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+
+@hookspec
+def toolbox_components() -> list[Component]:
+    """The components of this plugin."""
+
+
+@hookspec(firstresult=True)
+def toolbox_device(requested: str) -> Device | None:
+    """The device for `requested` ("auto", "cpu", "cuda:1", ...), or None; the first answer wins."""
+
+
+@hookspec
+def toolbox_check_config(config: dict) -> list[Problem]:
+    """What this plugin finds wrong in a whole recipe; called before anything is built."""
+
+
+@hookspec
+def toolbox_config_dirs() -> list[str]:
+    """Folders of recipes that this plugin ships, for `tools/train.py namespace:recipe`."""
