@@ -1,0 +1,100 @@
+"""A recipe's dict -> the object that it describes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry.catalog import catalog
+from toolbox.registry.signature import Parameter, parameters
+
+SLOT_KEYS: dict[str, dict[str, type | str]] = {"backbone": {"tune": "tune", "gradient_checkpointing": bool}}
+"""Keys that every component of a kind takes beside its constructor's: {kind: {key: a kind of component or a type}}."""
+
+DEFAULT_TYPES = {"tune": "core.Tune"}
+"""What a dict without `type` means where this kind is expected."""
+
+
+def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
+    """Build a component, those nested in it first.
+
+    - `config`: a dict with `type`, or a list of such dicts; an object that is built already is returned as it is.
+    - `kind`: what the place expects, None for anything.
+    - `where`: the key path of `config` in the recipe, for messages.
+
+    A backbone's `tune` (a dict without `type` means core.Tune) and `gradient_checkpointing` are no constructor
+    arguments: they become attributes of the built backbone, for the engine to apply once its weights are loaded.
+
+    Raises ToolboxError for a name or an argument that does not fit, and for what a constructor refuses, with the key
+    path and the original exception chained.
+    """
+    if isinstance(config, (list, tuple)):
+        return [build(item, kind, where=f"{where}[{i}]") for i, item in enumerate(config)]
+    if isinstance(config, str) or config is None:
+        expected = f"a {kind}" if kind else "a component"
+        raise ToolboxError(f"{expected} is a dict with 'type', not {config!r}.", where=where)
+    if not isinstance(config, Mapping):
+        return config
+    arguments = dict(config)
+    fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind or "")
+    if fullname is None:
+        raise ToolboxError("a component needs 'type', e.g. type='core.Embedder'.", where=where)
+    entry = catalog().get(fullname, kind, where=_join(where, "type"))
+    cls = catalog().resolve(fullname, kind, where=_join(where, "type"))
+    slots = {key: _slot(key, arguments.pop(key, None), where) for key in SLOT_KEYS.get(entry.kind, ())}
+    known = {parameter.name: parameter for parameter in parameters(cls)}
+    problems = check_names(fullname, known, arguments, where)
+    if problems:
+        raise ToolboxError.of(problems)
+    arguments = {name: _value(value, known[name], _join(where, name)) for name, value in arguments.items()}
+    try:
+        built = cls(**arguments)
+    except ToolboxError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        raise ToolboxError(str(error) or type(error).__name__, where=where or fullname) from error
+    for key, value in slots.items():
+        setattr(built, key, value)
+    return built
+
+
+def check_names(
+    fullname: str, known: Mapping[str, Parameter], arguments: Mapping[str, Any], where: str
+) -> list[Problem]:
+    """Arguments that the component does not have, each with the nearest one, and required ones that are absent."""
+    problems = []
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            names = ", ".join(known) or "none"
+            hint = f"Did you mean {near[0]!r}?" if near else f"Its arguments: {names}."
+            problems.append(Problem(f"{fullname} has no argument {name!r}.", _join(where, name), hint))
+    for name, parameter in known.items():
+        if parameter.required and name not in arguments:
+            problems.append(Problem(f"{fullname} needs the argument {name!r}.", where, parameter.doc))
+    return problems
+
+
+def _value(value: Any, parameter: Parameter, where: str) -> Any:
+    """A constructor argument; components are built where the annotation names an extension point."""
+    kind = parameter.kind_of_component
+    if kind is None or value is None or (isinstance(value, str) and parameter.accepts_string):
+        return value
+    if parameter.container == "dict" and isinstance(value, Mapping) and "type" not in value:
+        return {name: build(item, kind, where=_join(where, name)) for name, item in value.items()}
+    return build(value, kind, where=where)
+
+
+def _slot(key: str, value: Any, where: str) -> Any:
+    """The value of a key that the slot itself takes."""
+    if key == "tune":
+        return None if value is None else build(value, "tune", where=_join(where, key))
+    if value is not None and not isinstance(value, bool):
+        raise ToolboxError(f"{key} is True or False, not {value!r}.", where=_join(where, key))
+    return bool(value)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key

@@ -1,0 +1,337 @@
+"""All components by name: list them, find them, suggest the nearest, and turn a name into its class."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import KINDS, Device
+from toolbox.registry.checkout import IN_REPOSITORY, install_command, uninstalled
+from toolbox.registry.discovery import Plugin, claim, describe_error, discover
+from toolbox.registry.local import load_local
+
+# Where the name to install is not the name to import.
+_PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One component of the catalog.
+
+    - `kind`, `name`, `target`, `summary`, `requires`: as in `toolbox.plugin.Component`.
+    - `namespace`: the plugin's; `fullname` is `namespace.Name`, what a recipe says.
+    - `missing`: those of `requires` that cannot be found here (looked for, not imported).
+    - `plugin`: the plugin it belongs to.
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    target: str
+    summary: str
+    requires: tuple[str, ...]
+    missing: tuple[str, ...]
+    plugin: Plugin
+
+    @property
+    def fullname(self) -> str:
+        return f"{self.namespace}.{self.name}"
+
+    @property
+    def install(self) -> str:
+        """The command that installs what is missing, "" if nothing is."""
+        return "pip install " + " ".join(_PACKAGES.get(name, name) for name in self.missing) if self.missing else ""
+
+
+class Catalog:
+    """The components of a list of plugins.
+
+    - `plugins`: all of them, usable or not.
+    - `entries`: the components of the usable ones, by kind, namespace and name.
+    - `problems`: what is wrong with TOOLBOX_PLUGINS.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin], problems: Iterable[Problem] = ()) -> None:
+        self.plugins: list[Plugin] = list(plugins)
+        self.problems: list[Problem] = list(problems)
+        self._read()
+
+    def _read(self) -> None:
+        entries = [_entry(plugin, c) for plugin in self.plugins if plugin.state == "ready" for c in plugin.components]
+        entries.sort(key=lambda e: (KINDS.index(e.kind), e.namespace != "core", e.namespace, e.name))
+        self.entries: list[Entry] = entries
+        self._by_name = {entry.fullname: entry for entry in entries}
+
+    def add(self, plugin: Plugin) -> None:
+        """Add a plugin; a namespace that another one holds makes both unusable."""
+        self.plugins = claim(self.plugins, plugin)
+        self._read()
+
+    def find(self, kind: str | None = None) -> list[Entry]:
+        """The entries of `kind`, None for all. Raises ToolboxError for an unknown kind."""
+        if kind is not None and kind not in KINDS:
+            raise ToolboxError(f"there is no kind {kind!r}.", hint=_nearest(kind, KINDS) or _known("Kinds", KINDS))
+        return [entry for entry in self.entries if kind in (None, entry.kind)]
+
+    def plugin(self, namespace: str) -> Plugin:
+        """The usable plugin of `namespace`. Raises ToolboxError that says why there is none."""
+        owners = [plugin for plugin in self.plugins if plugin.namespace == namespace]
+        for plugin in owners:
+            if plugin.state == "ready":
+                return plugin
+        for plugin in sorted(owners, key=lambda p: ("broken", "conflict", "disabled", "interface").index(p.state)):
+            raise _unusable(plugin) from plugin.error
+        raise self._unknown_namespace(namespace)
+
+    def get(self, fullname: str, kind: str | None = None, *, where: str = "") -> Entry:
+        """The entry called `fullname`, without an import.
+
+        - `kind`: what the place expects, None for anything.
+        - `where`: the key path in the recipe, for messages.
+
+        Raises ToolboxError with a suggestion: no such name, a bare name, another kind, an unusable plugin (its
+        original exception chained), a requirement that is not installed.
+        """
+        try:
+            return self._get(fullname, kind, where)
+        except ToolboxError as error:
+            problem = error.problems[0]
+            if problem.where or not where:
+                raise
+            raise ToolboxError(problem.message, where=where, hint=problem.hint) from error.__cause__
+
+    def _get(self, fullname: str, kind: str | None, where: str) -> Entry:
+        if not isinstance(fullname, str) or not fullname:
+            raise ToolboxError(f"a component is called 'namespace.Name', not {fullname!r}.")
+        namespace, dot, name = fullname.partition(".")
+        if not dot or not name or not namespace or "." in name:
+            raise ToolboxError(
+                f"{fullname!r} is no component: 'namespace.Name' is.", hint=self._suggest(fullname, kind)
+            )
+        entry = self._by_name.get(fullname)
+        if entry is None:
+            plugin = self.plugin(namespace)
+            names = [e.fullname for e in self.entries if e.plugin is plugin and kind in (None, e.kind)]
+            hint = self._suggest(fullname, kind) or _known(f"It has these {kind or 'component'}s", names)
+            raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
+        if kind is not None and entry.kind != kind:
+            expects = f"{where} expects {_a(kind)}" if where else f"{_a(kind)} is expected here"
+            hint = _known(f"Known {kind}s", [e.fullname for e in self.entries if e.kind == kind])
+            raise ToolboxError(f"{fullname!r} is {_a(entry.kind)}, and {expects}.", hint=hint)
+        if entry.missing:
+            what = ", ".join(map(repr, entry.missing))
+            raise ToolboxError(f"{fullname!r} needs {what}, which is not installed.", hint=f"Try: {entry.install}")
+        return entry
+
+    def resolve(self, fullname: str, kind: str | None = None, *, where: str = "") -> type:
+        """The class called `fullname`, imported now and checked against the abstract class of its kind.
+
+        Raises ToolboxError as `get` does, and when the class cannot be imported, is no subclass or is abstract; the
+        original exception is chained.
+        """
+        return _import_class(self.get(fullname, kind, where=where), where)
+
+    def device(self, requested: str) -> Device | None:
+        """The first plugin's answer for `requested` ("auto", "cpu", "cuda:1" ...); `core` is asked last.
+
+        Raises ToolboxError when a plugin fails to answer.
+        """
+        for plugin in reversed(self._ready()):
+            try:
+                answer = plugin.hook.toolbox_device(requested=requested)
+            except Exception as error:
+                raise ToolboxError(f"{_says(plugin)} toolbox_device({requested!r}): {describe_error(error)}") from error
+            if answer is not None:
+                return answer
+        return None
+
+    def check_config(self, config: dict[str, Any]) -> list[Problem]:
+        """What the plugins find wrong in a whole recipe; a check that itself fails is a problem too."""
+        problems: list[Problem] = []
+        for plugin in self._ready():
+            try:
+                for answer in plugin.hook.toolbox_check_config(config=config):
+                    problems += answer
+            except Exception as error:
+                problems.append(Problem(f"{_says(plugin)} toolbox_check_config: {describe_error(error)}"))
+        return problems
+
+    def config_dirs(self) -> dict[str, list[Path]]:
+        """{namespace: the folders of recipes that the plugin ships}; plugins that fail to answer are left out."""
+        folders: dict[str, list[Path]] = {}
+        for plugin in self._ready():
+            try:
+                answers = [Path(folder) for answer in plugin.hook.toolbox_config_dirs() for folder in answer]
+            except Exception:
+                continue
+            if answers:
+                folders[plugin.namespace] = answers
+        return folders
+
+    def _ready(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins if plugin.state == "ready"]
+
+    def _suggest(self, text: str, kind: str | None) -> str:
+        """Did you mean ...? Same name elsewhere first, then the nearest; of the expected kind where there is one."""
+        entries = [entry for entry in self.entries if kind in (None, entry.kind)] or self.entries
+        name = text.rpartition(".")[2].lower()
+        same = [entry.fullname for entry in entries if entry.name.lower() == name]
+        if same:
+            return f"Did you mean {' or '.join(map(repr, same[:3]))}?"
+        names = {entry.fullname.lower(): entry.fullname for entry in entries}
+        near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.6)
+        if not near:
+            names = {entry.name.lower(): entry.fullname for entry in entries}
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        return f"Did you mean {names[near[0]]!r}?" if near else ""
+
+    def _unknown_namespace(self, namespace: str) -> ToolboxError:
+        message = f"there is no plugin {namespace!r} here."
+        for folder in uninstalled():
+            if namespace in folder.namespaces:
+                return ToolboxError(message, hint=f"It is in this checkout, not installed. Try: {folder.command}")
+        if namespace in IN_REPOSITORY:
+            command = install_command(namespace)
+            return ToolboxError(message, hint=f"It belongs to the toolbox's repository. Try there: {command}")
+        names = sorted({plugin.namespace for plugin in self.plugins})
+        return ToolboxError(message, hint=_nearest(namespace, names) or _known("Plugins", names))
+
+
+_current: Catalog | None = None
+
+
+def catalog(refresh: bool = False) -> Catalog:
+    """The catalog of this process, made on first use; `refresh` looks at the installed plugins again."""
+    global _current
+    if _current is None or refresh:
+        _current = Catalog(*discover())
+    return _current
+
+
+def swap_catalog(new: Catalog | None) -> Catalog | None:
+    """Put `new` in the place of this process's catalog and return the old one; for tests."""
+    global _current
+    old, _current = _current, new
+    return old
+
+
+def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
+    """Load unpackaged plugins into this process's catalog; they are returned, those with an `error` included."""
+    plugins = [load_local(item) for item in paths_or_modules]
+    for plugin in plugins:
+        catalog().add(plugin)
+    return plugins
+
+
+def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
+    """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
+
+    The files are those of the plugin's package; of `core`, those below toolbox/core. Raises ToolboxError for a
+    namespace without a usable plugin.
+    """
+    answer = {}
+    for namespace in sorted(set(namespaces)):
+        plugin = catalog().plugin(namespace)
+        record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
+        answer[namespace] = record
+    return answer
+
+
+def _hash_sources(plugin: Plugin) -> str:
+    file, name = Path(plugin.path), plugin.module.__name__
+    if "." not in name:
+        folder, files = file.parent, [file] if file.name != "__init__.py" else file.parent.rglob("*.py")
+    else:
+        folder = file.parent
+        if not name.startswith("toolbox."):
+            depth = name.count(".") - 1 if file.name != "__init__.py" else name.count(".")
+            folder = folder.parents[depth - 1] if depth else folder
+        files = folder.rglob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _entry(plugin: Plugin, component: Any) -> Entry:
+    missing = tuple(name for name in component.requires if not _is_installed(name.partition(".")[0]))
+    fields = {name: getattr(component, name) for name in ("kind", "name", "target", "summary")}
+    return Entry(
+        **fields, namespace=plugin.namespace, requires=tuple(component.requires), missing=missing, plugin=plugin
+    )
+
+
+@cache
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _import_class(entry: Entry, where: str) -> type:
+    module_name, _, path = entry.target.partition(":")
+    source = f"{entry.fullname!r} of {entry.plugin.owner}"
+    try:
+        value: Any = import_module(module_name)
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
+        what = f"its module {module_name!r} does not exist" if absent else describe_error(error)
+        raise ToolboxError(f"{source} cannot be imported: {what}.", where=where) from error
+    for part in path.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError as error:
+            hint = _nearest(part, [name for name in dir(value) if name[0] != "_"])
+            message = f"{source} cannot be imported: {module_name!r} has no {part!r}."
+            raise ToolboxError(message, where=where, hint=hint) from error
+    base = getattr(import_module("toolbox.base"), entry.kind.capitalize())
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise ToolboxError(
+            f"{source} is declared as {_a(entry.kind)}, but {entry.target} is no subclass of "
+            f"toolbox.base.{base.__name__}.",
+            where=where,
+        )
+    if inspect.isabstract(value):
+        lacks = ", ".join(sorted(value.__abstractmethods__))
+        raise ToolboxError(f"{source} cannot be used: {entry.target} does not implement {lacks}.", where=where)
+    return value
+
+
+def _unusable(plugin: Plugin) -> ToolboxError:
+    if plugin.state == "broken":
+        return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} is broken: {plugin.reason}.")
+    if isinstance(plugin.error, ToolboxError):
+        problem = plugin.error.problems[0]
+        hint = problem.hint or ""
+        if plugin.state == "conflict":
+            return ToolboxError(problem.message, hint=hint)
+        return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner}: {problem.message}.", hint=hint)
+    return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} cannot be used: {plugin.reason}.")
+
+
+def _says(plugin: Plugin) -> str:
+    return f"the plugin {plugin.namespace!r} of {plugin.owner} failed in"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
+
+
+def _nearest(word: str, words: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}?" if near else ""
+
+
+def _known(title: str, names: Iterable[str]) -> str:
+    names = list(names)
+    return f"{title}: {', '.join(names)}." if names else f"{title}: none."

@@ -1,0 +1,243 @@
+"""Entry points -> plugins. A plugin that fails is a value that carries its error, never a crash.
+
+pluggy's own `load_setuptools_entrypoints` is not used: one failing plugin ends it, and of two plugins
+with one name it silently skips the second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.metadata import EntryPoint, distributions
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+import toolbox.plugin
+from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import GROUP, KINDS, Component
+
+VARIABLE = "TOOLBOX_PLUGINS"
+INTERFACE = int(GROUP.rpartition("v")[2])
+HOOKS = tuple(name for name in dir(toolbox.plugin) if name.startswith("toolbox_"))
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as it was found, usable or not.
+
+    - `namespace`: the name of its entry point, the part before the dot in `namespace.Name`.
+    - `distribution`, `version`: the installed package that declares it; "" and "" for a local file.
+    - `path`: the file of its module; of a plugin that was not imported, its metadata folder.
+    - `components`: what it offers; empty unless `state` is "ready".
+    - `error`: the exception that makes it unusable, the original one with its traceback; None if usable.
+    - `state`: "ready", "broken", "conflict" (two owners of one namespace), "interface" (made for another
+      version of the toolbox's plugin interface) or "disabled" (by TOOLBOX_PLUGINS).
+    - `module`: the imported plugin module, None where it was not imported.
+    - `hook`: pluggy's relay onto this plugin's hooks alone, None unless `state` is "ready".
+    """
+
+    namespace: str
+    distribution: str = ""
+    version: str = ""
+    path: str = ""
+    components: tuple[Component, ...] = ()
+    error: BaseException | None = None
+    state: str = "ready"
+    module: ModuleType | None = field(default=None, repr=False, compare=False)
+    hook: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def owner(self) -> str:
+        """Who it comes from, for messages: `name 1.0 (path)`."""
+        return f"{self.distribution} {self.version} ({self.path})" if self.distribution else self.path
+
+    @property
+    def reason(self) -> str:
+        """Why it is unusable, in one line; "" if it is usable."""
+        return "" if self.error is None else describe_error(self.error)
+
+
+def discover() -> tuple[list[Plugin], list[Problem]]:
+    """Every installed plugin, `core` first and the others by namespace, and what is wrong with TOOLBOX_PLUGINS."""
+    found, others = _read_entry_points()
+    names = {key for entry in found for key in (entry.name, _distribution(entry)[0])}
+    allows, problems = _read_switch(os.environ.get(VARIABLE, ""), names)
+
+    plugins = []
+    for namespace in sorted({entry.name for entry in found}, key=lambda name: (name != "core", name)):
+        entries = [entry for entry in found if entry.name == namespace]
+        enabled = [entry for entry in entries if allows(namespace, _distribution(entry)[0])]
+        for entry in entries:
+            if entry not in enabled:
+                error = ToolboxError(f"switched off by {VARIABLE}={os.environ[VARIABLE]}")
+                plugins.append(_unloaded(entry, "disabled", error))
+        if len(enabled) == 1:
+            plugins.append(_load_entry(enabled[0]))
+        elif enabled:
+            plugins += _conflict(namespace, [_unloaded(entry, "conflict", None) for entry in enabled])
+    for entry in others:
+        target = entry.group.rpartition("v")[2]
+        error = ToolboxError(f"targets interface {target}, this toolbox has {INTERFACE}")
+        plugins.append(_unloaded(entry, "interface", error))
+    return plugins, problems
+
+
+def inspect_module(namespace: str, module: ModuleType) -> tuple[tuple[Component, ...], Any]:
+    """The components and the hook relay of a plugin module. Raises an exception that says what is wrong with it."""
+    if not namespace.isidentifier():
+        raise ValueError(f"the namespace {namespace!r} is no plain word: letters, digits and _ only")
+    manager = pluggy.PluginManager("toolbox")
+    manager.add_hookspecs(toolbox.plugin)
+    manager.register(module, name=namespace)
+    manager.check_pending()
+    unmarked = [name for name in HOOKS if hasattr(module, name) and not hasattr(getattr(module, name), "toolbox_impl")]
+    if unmarked:
+        raise ValueError(f"{module.__name__}.{unmarked[0]} is not marked with @hookimpl")
+    if not manager.get_hookcallers(module):
+        raise ValueError(f"{module.__name__} implements no hook: one of {', '.join(HOOKS)}, marked with @hookimpl")
+    components = [component for answer in manager.hook.toolbox_components() for component in _as_list(answer, module)]
+    _check_components(components)
+    return tuple(components), manager.hook
+
+
+def describe_error(error: BaseException) -> str:
+    """One line: what happened and, for errors of a plugin's own code, the file and line where."""
+    if isinstance(error, ToolboxError):
+        return str(error)
+    if isinstance(error, SyntaxError):
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_machinery(f.filename)]
+    return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text
+
+
+def _is_machinery(filename: str) -> bool:
+    inside = ("<frozen", os.path.dirname(__file__), os.path.dirname(pluggy.__file__))
+    return filename.startswith(inside) or f"importlib{os.sep}" in filename
+
+
+def guarded(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
+    """`make()`, or `broken` with the exception that it raised; a plugin may even call sys.exit while it is imported."""
+    try:
+        return make()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return replace(broken, error=error, state="broken")
+
+
+def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint]]:
+    """Entry points of this interface, and those of others; a distribution seen twice on sys.path counts once."""
+    every: dict[str, list[EntryPoint]] = {}
+    for distribution in distributions():
+        text = distribution.read_text("entry_points.txt") or ""
+        if "toolbox.v" not in text:
+            continue
+        entries = [entry for entry in distribution.entry_points if re.fullmatch(r"toolbox\.v\d+", entry.group)]
+        if entries:
+            every.setdefault(_distribution(entries[0])[0], entries)
+    found, others = [], []
+    for entries in every.values():
+        own = {entry.name for entry in entries if entry.group == GROUP}
+        found += [entry for entry in entries if entry.group == GROUP]
+        others += [entry for entry in entries if entry.name not in own]
+    return found, sorted(others, key=lambda entry: (entry.name, entry.group))
+
+
+def _distribution(entry: EntryPoint) -> tuple[str, str, str]:
+    """(normalised name, version, metadata folder); broken metadata is no reason to fail."""
+    try:
+        name, version = entry.dist.name, entry.dist.version
+    except Exception:
+        name, version = None, None
+    path = getattr(entry.dist, "_path", None) or (entry.dist.locate_file("") if entry.dist else "")
+    name = name or re.split(r"-\d|\.dist-info|\.egg-info", os.path.basename(str(path)))[0]
+    return re.sub(r"[-_.]+", "-", name).lower(), version or "?", str(path)
+
+
+def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool], list[Problem]]:
+    """The meaning of TOOLBOX_PLUGINS: `a,b` only these, `-a` all but this; namespaces or distribution names."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    denied = {word[1:] for word in words if word.startswith("-")}
+    allowed = {word for word in words if not word.startswith("-")}
+    problems = []
+    for word in sorted((denied | allowed) - names - {"core"}):
+        hint = f"Installed: {', '.join(sorted(names)) or 'none'}."
+        problems.append(Problem(f"no installed plugin is called {word!r}.", VARIABLE, hint))
+    if "core" in denied:
+        problems.append(Problem("core cannot be switched off.", VARIABLE))
+
+    def allows(namespace: str, distribution: str) -> bool:
+        if namespace == "core" and distribution not in denied - {"core", "vision-encoder-toolbox"}:
+            return True
+        if {namespace, distribution} & denied:
+            return False
+        return not allowed or bool({namespace, distribution} & allowed)
+
+    return allows, problems
+
+
+def _unloaded(entry: EntryPoint, state: str, error: BaseException | None) -> Plugin:
+    distribution, version, path = _distribution(entry)
+    return Plugin(entry.name, distribution, version, path, error=error, state=state)
+
+
+def _load_entry(entry: EntryPoint) -> Plugin:
+    plugin = _unloaded(entry, "ready", None)
+
+    def load() -> Plugin:
+        module = import_module(entry.module)
+        components, hook = inspect_module(entry.name, module)
+        path = getattr(module, "__file__", None) or plugin.path
+        return replace(plugin, path=path, components=components, module=module, hook=hook)
+
+    return guarded(load, plugin)
+
+
+def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
+    error = ToolboxError(
+        f"the namespace {namespace!r} is claimed by " + " and by ".join(plugin.owner for plugin in owners) + ".",
+        hint=f"Uninstall one, or leave it out: {VARIABLE}=-{owners[-1].distribution}",
+    )
+    return [replace(plugin, error=error, state="conflict") for plugin in owners]
+
+
+def claim(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
+    """`plugins` with `newcomer`; where its namespace is taken by another owner, both become a conflict."""
+    rivals = [p for p in plugins if p.namespace == newcomer.namespace and p.state in ("ready", "broken", "conflict")]
+    if any(rival.path == newcomer.path for rival in rivals):
+        return plugins
+    if not rivals:
+        return [*plugins, newcomer]
+    return [p for p in plugins if p not in rivals] + _conflict(newcomer.namespace, [*rivals, newcomer])
+
+
+def _as_list(answer: Any, module: ModuleType) -> list[Any]:
+    if not isinstance(answer, (list, tuple)):
+        raise TypeError(f"{module.__name__}.toolbox_components must return a list of Component, not {answer!r}")
+    return list(answer)
+
+
+def _check_components(components: list[Any]) -> None:
+    seen = set()
+    for item in components:
+        if not isinstance(item, Component):
+            raise TypeError(f"toolbox_components returned {item!r}, which is no toolbox.plugin.Component")
+        if item.kind not in KINDS:
+            raise ValueError(f"component {item.name!r} has the unknown kind {item.kind!r}; kinds: {', '.join(KINDS)}")
+        if not (isinstance(item.name, str) and item.name.isidentifier()):
+            raise ValueError(f"component {item.name!r}: a name is one plain word: letters, digits and _ only")
+        if item.name in seen:
+            raise ValueError(f"component {item.name!r} is declared twice")
+        if not (isinstance(item.target, str) and re.fullmatch(r"[\w.]+:[\w.]+", item.target)):
+            raise ValueError(f"component {item.name!r}: target must be 'module:Class', not {item.target!r}")
+        if isinstance(item.requires, str) or not all(isinstance(name, str) for name in item.requires):
+            raise TypeError(f"component {item.name!r}: requires must be a tuple of module names, e.g. ('peft',)")
+        seen.add(item.name)

@@ -1,0 +1,175 @@
+"""What a component's constructor takes: the source of validation, of building and of the printed help."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+from toolbox.errors import ToolboxError
+from toolbox.plugin import KINDS
+
+EMPTY = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One constructor argument.
+
+    - `name`: its keyword.
+    - `annotation`: the resolved type; the source text where it cannot be resolved; `EMPTY` without one.
+    - `default`: its default, `EMPTY` when `required`.
+    - `kind_of_component`: "loss", "backbone" ... when the annotation is or contains that extension point, else None.
+    - `container`: "" for a single component, "list" for `list[Loss]`, "dict" for `dict[str, Backbone]`.
+    - `doc`: its bullet in the class docstring, "" without one.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+    kind_of_component: str | None = None
+    container: str = ""
+    doc: str = ""
+
+    @property
+    def accepts_string(self) -> bool:
+        """Whether a plain string is a value of its own, as in `pool: Pool | str`."""
+        return accepts(self.annotation, str)
+
+
+def parameters(cls: type) -> list[Parameter]:
+    """The constructor arguments of a component class, in order.
+
+    Raises ToolboxError when the constructor takes *args or **kwargs: its recipes could not be checked.
+    """
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    if owner is object or (owner.__module__, owner.__name__) == ("torch.nn.modules.module", "Module"):
+        return []  # no constructor of its own: torch's takes *args and **kwargs that mean nothing here
+    hints = _hints(owner.__init__)
+    documents = [base.__dict__.get("__doc__") for base in (cls, owner)] + [owner.__init__.__doc__]
+    bullets: dict[str, str] = {}
+    for document in reversed(documents):
+        bullets |= _bullets(document or "")
+
+    found = []
+    for item in list(inspect.signature(owner.__init__).parameters.values())[1:]:
+        if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD, item.POSITIONAL_ONLY):
+            stars = {item.VAR_POSITIONAL: "*", item.VAR_KEYWORD: "**"}.get(item.kind, "")
+            raise ToolboxError(
+                f"the constructor of {cls.__module__}:{cls.__qualname__} takes {stars}{item.name}, "
+                "so recipes that use it cannot be checked.",
+                hint="Spell out its arguments as keywords.",
+            )
+        annotation = hints.get(item.name, item.annotation)
+        kind, container = component_in(annotation)
+        found.append(
+            Parameter(
+                name=item.name,
+                annotation=annotation,
+                default=item.default,
+                required=item.default is EMPTY,
+                kind_of_component=kind,
+                container=container,
+                doc=bullets.get(item.name, ""),
+            )
+        )
+    return found
+
+
+def component_in(annotation: Any) -> tuple[str | None, str]:
+    """The extension point that an annotation is or contains, as (kind, container); (None, "") without one."""
+    if isinstance(annotation, str):
+        kinds = [word.lower() for word in re.findall(r"\w+", annotation) if word.lower() in KINDS and word[0].isupper()]
+        container = next((name for name in ("dict", "list", "tuple") if f"{name}[" in annotation.lower()), "")
+        return (kinds[0], container.replace("tuple", "list")) if kinds else (None, "")
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        for base in annotation.__mro__:
+            if base.__module__.startswith("toolbox.base.") and base.__name__.lower() in KINDS:
+                return base.__name__.lower(), ""
+        return None, ""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return None, ""
+    for argument in typing.get_args(annotation):
+        kind, container = component_in(argument)
+        if kind:
+            own = "dict" if _is(origin, _MAPPINGS) else "list" if _is(origin, _SEQUENCES) else ""
+            return kind, own or container
+    return None, ""
+
+
+def accepts(annotation: Any, wanted: type) -> bool:
+    """Whether `wanted` (str, type(None) ...) is the annotation or one of its alternatives."""
+    if isinstance(annotation, str):
+        name = "None" if wanted is type(None) else wanted.__name__
+        return name in (word.strip() for word in annotation.split("|"))
+    if annotation is wanted or annotation is Any:
+        return True
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return any(isinstance(value, wanted) for value in typing.get_args(annotation))
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(accepts(argument, wanted) for argument in typing.get_args(annotation))
+    return False
+
+
+def describe(annotation: Any) -> str:
+    """An annotation as one would write it: `int`, `'cls' | 'mean'`, `list[Loss] | None`."""
+    if annotation is EMPTY:
+        return "any"
+    if isinstance(annotation, str):
+        return annotation
+    if annotation is type(None) or annotation is None:
+        return "None"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " | ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(describe, arguments))
+    if origin is not None and arguments:
+        return f"{describe(origin)}[{', '.join('...' if a is Ellipsis else describe(a) for a in arguments)}]"
+    return getattr(annotation, "__name__", None) or str(annotation).replace("typing.", "")
+
+
+_SEQUENCES = ("list", "tuple", "Sequence", "Iterable", "set")
+_MAPPINGS = ("dict", "Mapping", "MutableMapping")
+
+
+def _is(origin: Any, names: tuple[str, ...]) -> bool:
+    return getattr(origin, "__name__", "") in names
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Resolved annotations; one that cannot be resolved stays text and does not spoil the others."""
+    function = inspect.unwrap(function)
+    try:
+        return typing.get_type_hints(function)
+    except Exception:
+        hints = {}
+        for name, annotation in getattr(function, "__annotations__", {}).items():
+            one = types.SimpleNamespace(__annotations__={name: annotation})
+            try:
+                hints |= typing.get_type_hints(one, globalns=function.__globals__)
+            except Exception:
+                hints[name] = annotation
+        return hints
+
+
+def _bullets(document: str) -> dict[str, str]:
+    """{name: text} of the lines "- `name`: text" (or "- `a`, `b`: text"), continued on deeper-indented lines."""
+    bullets: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(document).splitlines():
+        match = re.match(r"\s*[-*] ((?:`\w+`(?:, | and )?)+): (.*)", line)
+        if match:
+            names = re.findall(r"`(\w+)`", match[1])
+            bullets |= dict.fromkeys(names, match[2].strip())
+        elif names and line.startswith("  ") and line.strip():
+            bullets |= {name: f"{bullets[name]} {line.strip()}" for name in names}
+        else:
+            names = []
+    return bullets
