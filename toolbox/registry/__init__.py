@@ -1,10 +1,11 @@
 """From installed plugins to objects: discover, list, find, suggest, resolve, build. Imports nothing heavy."""
 
 from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, build
-from toolbox.registry.catalog import Catalog, Entry, add_local, catalog, provenance, swap_catalog
+from toolbox.registry.catalog import Catalog, Entry, add_local, catalog, swap_catalog
 from toolbox.registry.checkout import uninstalled
 from toolbox.registry.discovery import Plugin, discover
 from toolbox.registry.local import load_local
+from toolbox.registry.provenance import provenance
 from toolbox.registry.signature import Parameter, parameters
 
 __all__ = [

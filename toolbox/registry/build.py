@@ -41,8 +41,8 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind or "")
     if fullname is None:
         raise ToolboxError("a component needs 'type', e.g. type='core.Embedder'.", where=where)
-    entry = catalog().get(fullname, kind, where=_join(where, "type"))
-    cls = catalog().resolve(fullname, kind, where=_join(where, "type"))
+    entry = catalog().get(fullname, kind, where=where)
+    cls = catalog().resolve(fullname, kind, where=where)
     slots = {key: _slot(key, arguments.pop(key, None), where) for key in SLOT_KEYS.get(entry.kind, ())}
     known = {parameter.name: parameter for parameter in parameters(cls)}
     problems = check_names(fullname, known, arguments, where)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -114,14 +113,13 @@ class Catalog:
             raise ToolboxError(f"a component is called 'namespace.Name', not {fullname!r}.")
         namespace, dot, name = fullname.partition(".")
         if not dot or not name or not namespace or "." in name:
-            raise ToolboxError(
-                f"{fullname!r} is no component: 'namespace.Name' is.", hint=self._suggest(fullname, kind)
-            )
+            message = f"{fullname!r} does not name a component; that takes the form 'namespace.Name'."
+            raise ToolboxError(message, hint=self._suggest(fullname, kind))
         entry = self._by_name.get(fullname)
         if entry is None:
             plugin = self.plugin(namespace)
-            names = [e.fullname for e in self.entries if e.plugin is plugin and kind in (None, e.kind)]
-            hint = self._suggest(fullname, kind) or _known(f"It has these {kind or 'component'}s", names)
+            names = [e.fullname for e in self.entries if (e.plugin is plugin if kind is None else e.kind == kind)]
+            hint = self._suggest(fullname, kind) or _known(f"Known {kind}s" if kind else "It has", names)
             raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
         if kind is not None and entry.kind != kind:
             expects = f"{where} expects {_a(kind)}" if where else f"{_a(kind)} is expected here"
@@ -181,18 +179,18 @@ class Catalog:
         return [plugin for plugin in self.plugins if plugin.state == "ready"]
 
     def _suggest(self, text: str, kind: str | None) -> str:
-        """Did you mean ...? Same name elsewhere first, then the nearest; of the expected kind where there is one."""
-        entries = [entry for entry in self.entries if kind in (None, entry.kind)] or self.entries
-        name = text.rpartition(".")[2].lower()
-        same = [entry.fullname for entry in entries if entry.name.lower() == name]
-        if same:
-            return f"Did you mean {' or '.join(map(repr, same[:3]))}?"
-        names = {entry.fullname.lower(): entry.fullname for entry in entries}
-        near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.6)
-        if not near:
-            names = {entry.name.lower(): entry.fullname for entry in entries}
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-        return f"Did you mean {names[near[0]]!r}?" if near else ""
+        """Did you mean ...? Of the expected kind first; the same name elsewhere before a name that is merely near."""
+        namespace, _, name = text.lower().rpartition(".")
+        for entries in ([e for e in self.entries if kind in (None, e.kind)], self.entries):
+            same = [entry.fullname for entry in entries if entry.name.lower() == name]
+            if same:
+                same.sort(key=lambda fullname: not fullname.startswith(f"{namespace}."))
+                return f"Did you mean {' or '.join(map(repr, same[:1] if namespace else same[:3]))}?"
+            own = {e.name.lower(): e.fullname for e in entries if not namespace or e.namespace == namespace}
+            near = difflib.get_close_matches(name, own, n=1, cutoff=0.6)
+            if near:
+                return f"Did you mean {own[near[0]]!r}?"
+        return ""
 
     def _unknown_namespace(self, namespace: str) -> ToolboxError:
         message = f"there is no plugin {namespace!r} here."
@@ -230,36 +228,6 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
     for plugin in plugins:
         catalog().add(plugin)
     return plugins
-
-
-def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
-
-    The files are those of the plugin's package; of `core`, those below toolbox/core. Raises ToolboxError for a
-    namespace without a usable plugin.
-    """
-    answer = {}
-    for namespace in sorted(set(namespaces)):
-        plugin = catalog().plugin(namespace)
-        record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
-        answer[namespace] = record
-    return answer
-
-
-def _hash_sources(plugin: Plugin) -> str:
-    file, name = Path(plugin.path), plugin.module.__name__
-    if "." not in name:
-        folder, files = file.parent, [file] if file.name != "__init__.py" else file.parent.rglob("*.py")
-    else:
-        folder = file.parent
-        if not name.startswith("toolbox."):
-            depth = name.count(".") - 1 if file.name != "__init__.py" else name.count(".")
-            folder = folder.parents[depth - 1] if depth else folder
-        files = folder.rglob("*.py")
-    digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
 
 
 def _entry(plugin: Plugin, component: Any) -> Entry:

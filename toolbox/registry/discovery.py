@@ -23,6 +23,7 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import GROUP, KINDS, Component
 
 VARIABLE = "TOOLBOX_PLUGINS"
+CORE = "vision-encoder-toolbox"
 INTERFACE = int(GROUP.rpartition("v")[2])
 HOOKS = tuple(name for name in dir(toolbox.plugin) if name.startswith("toolbox_"))
 
@@ -65,27 +66,31 @@ class Plugin:
 
 def discover() -> tuple[list[Plugin], list[Problem]]:
     """Every installed plugin, `core` first and the others by namespace, and what is wrong with TOOLBOX_PLUGINS."""
-    found, others = _read_entry_points()
+    found, others, problems = _read_entry_points()
     names = {key for entry in found for key in (entry.name, _distribution(entry)[0])}
-    allows, problems = _read_switch(os.environ.get(VARIABLE, ""), names)
+    allows, mistakes = _read_switch(os.environ.get(VARIABLE, ""), names)
 
     plugins = []
     for namespace in sorted({entry.name for entry in found}, key=lambda name: (name != "core", name)):
-        entries = [entry for entry in found if entry.name == namespace]
-        enabled = [entry for entry in entries if allows(namespace, _distribution(entry)[0])]
-        for entry in entries:
-            if entry not in enabled:
+        owners = []
+        for entry in (entry for entry in found if entry.name == namespace):
+            if allows(namespace, _distribution(entry)[0]):
+                owners.append(entry)
+            else:
                 error = ToolboxError(f"switched off by {VARIABLE}={os.environ[VARIABLE]}")
                 plugins.append(_unloaded(entry, "disabled", error))
-        if len(enabled) == 1:
-            plugins.append(_load_entry(enabled[0]))
-        elif enabled:
-            plugins += _conflict(namespace, [_unloaded(entry, "conflict", None) for entry in enabled])
+        if namespace == "core":
+            plugins += [_stranger(_unloaded(entry, "ready")) for entry in owners if not _is_core(entry)]
+            owners = [entry for entry in owners if _is_core(entry)]
+        if len(owners) == 1:
+            plugins.append(_load_entry(owners[0]))
+        elif owners:
+            plugins += _conflict(namespace, [_unloaded(entry, "conflict") for entry in owners])
     for entry in others:
         target = entry.group.rpartition("v")[2]
         error = ToolboxError(f"targets interface {target}, this toolbox has {INTERFACE}")
         plugins.append(_unloaded(entry, "interface", error))
-    return plugins, problems
+    return plugins, problems + mistakes
 
 
 def inspect_module(namespace: str, module: ModuleType) -> tuple[tuple[Component, ...], Any]:
@@ -133,14 +138,22 @@ def guarded(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
         return replace(broken, error=error, state="broken")
 
 
-def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint]]:
-    """Entry points of this interface, and those of others; a distribution seen twice on sys.path counts once."""
+def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Problem]]:
+    """Entry points of this interface, those of others, and unreadable metadata.
+
+    A distribution that is seen twice on sys.path counts once, the first place winning, as with an import.
+    """
     every: dict[str, list[EntryPoint]] = {}
+    problems = []
     for distribution in distributions():
-        text = distribution.read_text("entry_points.txt") or ""
-        if "toolbox.v" not in text:
+        try:
+            if "toolbox.v" not in (distribution.read_text("entry_points.txt") or ""):
+                continue
+            entries = [entry for entry in distribution.entry_points if re.fullmatch(r"toolbox\.v\d+", entry.group)]
+        except Exception as error:
+            place = str(getattr(distribution, "_path", distribution))
+            problems.append(Problem(f"its entry points cannot be read: {describe_error(error)}", place))
             continue
-        entries = [entry for entry in distribution.entry_points if re.fullmatch(r"toolbox\.v\d+", entry.group)]
         if entries:
             every.setdefault(_distribution(entries[0])[0], entries)
     found, others = [], []
@@ -148,7 +161,7 @@ def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint]]:
         own = {entry.name for entry in entries if entry.group == GROUP}
         found += [entry for entry in entries if entry.group == GROUP]
         others += [entry for entry in entries if entry.name not in own]
-    return found, sorted(others, key=lambda entry: (entry.name, entry.group))
+    return found, sorted(others, key=lambda entry: (entry.name, entry.group)), problems
 
 
 def _distribution(entry: EntryPoint) -> tuple[str, str, str]:
@@ -165,17 +178,17 @@ def _distribution(entry: EntryPoint) -> tuple[str, str, str]:
 def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool], list[Problem]]:
     """The meaning of TOOLBOX_PLUGINS: `a,b` only these, `-a` all but this; namespaces or distribution names."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    denied = {word[1:] for word in words if word.startswith("-")}
+    denied = {word[1:].strip() for word in words if word.startswith("-")}
     allowed = {word for word in words if not word.startswith("-")}
     problems = []
     for word in sorted((denied | allowed) - names - {"core"}):
         hint = f"Installed: {', '.join(sorted(names)) or 'none'}."
         problems.append(Problem(f"no installed plugin is called {word!r}.", VARIABLE, hint))
-    if "core" in denied:
+    if denied & {"core", CORE}:
         problems.append(Problem("core cannot be switched off.", VARIABLE))
 
     def allows(namespace: str, distribution: str) -> bool:
-        if namespace == "core" and distribution not in denied - {"core", "vision-encoder-toolbox"}:
+        if distribution == CORE:
             return True
         if {namespace, distribution} & denied:
             return False
@@ -184,13 +197,13 @@ def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool]
     return allows, problems
 
 
-def _unloaded(entry: EntryPoint, state: str, error: BaseException | None) -> Plugin:
+def _unloaded(entry: EntryPoint, state: str, error: BaseException | None = None) -> Plugin:
     distribution, version, path = _distribution(entry)
     return Plugin(entry.name, distribution, version, path, error=error, state=state)
 
 
 def _load_entry(entry: EntryPoint) -> Plugin:
-    plugin = _unloaded(entry, "ready", None)
+    plugin = _unloaded(entry, "ready")
 
     def load() -> Plugin:
         module = import_module(entry.module)
@@ -199,6 +212,16 @@ def _load_entry(entry: EntryPoint) -> Plugin:
         return replace(plugin, path=path, components=components, module=module, hook=hook)
 
     return guarded(load, plugin)
+
+
+def _is_core(entry: EntryPoint) -> bool:
+    return _distribution(entry)[0] == CORE
+
+
+def _stranger(plugin: Plugin) -> Plugin:
+    """Nobody but the toolbox may own `core`: everything else would stop with it."""
+    error = ToolboxError(f"the namespace 'core' belongs to {CORE}; it is claimed by {plugin.owner}.")
+    return replace(plugin, components=(), hook=None, error=error, state="conflict")
 
 
 def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
@@ -216,6 +239,8 @@ def claim(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
         return plugins
     if not rivals:
         return [*plugins, newcomer]
+    if newcomer.namespace == "core":
+        return [*plugins, _stranger(newcomer)]
     return [p for p in plugins if p not in rivals] + _conflict(newcomer.namespace, [*rivals, newcomer])
 
 

@@ -1,0 +1,40 @@
+"""Which code a checkpoint was made with: distribution, version and a hash of the sources of each plugin."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from toolbox.registry.catalog import catalog
+from toolbox.registry.discovery import Plugin
+
+
+def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
+    """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
+
+    The files are those of the plugin's package; of `core`, those below toolbox/core. Raises ToolboxError for a
+    namespace without a usable plugin.
+    """
+    answer = {}
+    for namespace in sorted(set(namespaces)):
+        plugin = catalog().plugin(namespace)
+        record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
+        answer[namespace] = record
+    return answer
+
+
+def _hash_sources(plugin: Plugin) -> str:
+    file, name = Path(plugin.path), plugin.module.__name__
+    if "." not in name:
+        folder, files = file.parent, [file] if file.name != "__init__.py" else file.parent.rglob("*.py")
+    else:
+        folder = file.parent
+        if not name.startswith("toolbox."):
+            depth = name.count(".") - 1 if file.name != "__init__.py" else name.count(".")
+            folder = folder.parents[depth - 1] if depth else folder
+        files = folder.rglob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
