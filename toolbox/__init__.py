@@ -1,0 +1,29 @@
+"""A plugin-based toolbox for vision encoders. Public names are loaded on first use, so importing this is instant."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "ToolboxError": "toolbox.errors",
+    "build": "toolbox.api",
+    "check_config": "toolbox.api",
+    "evaluate": "toolbox.api",
+    "list_components": "toolbox.api",
+    "load": "toolbox.api",
+    "load_config": "toolbox.api",
+    "train": "toolbox.api",
+}
+
+__all__ = list(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'toolbox' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

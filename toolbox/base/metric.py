@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from toolbox.base.dataset import Dataset
 from toolbox.base.model import Batch
 from toolbox.errors import Problem
+
+
+@dataclass
+class Example:
+    """One item that the report shows.
+
+    - `query`: its dataset index.
+    - `results`: (dataset index, whether it is right, score) of what the model put first, best first.
+    """
+
+    query: int
+    results: list[tuple[int, bool, float]]
 
 
 class Metric(ABC):
@@ -34,6 +47,10 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """{name: number} over all items of all processes."""
+
+    def examples(self, count: int, results: int) -> list[Example]:
+        """After `compute`: `count` items with their first `results` results, for the report's gallery."""
+        return []
 
     def check(self, dataset: Dataset) -> list[Problem]:
         """What makes this metric meaningless on `dataset`; called before a run starts."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from toolbox.base.backbone import Backbone
 
 Batch = dict[str, Any]
-"""`inputs` {name: tensor or dict}, `labels` (B,) or None, `ids` list of B, `views` int. With V views, B counts them
-all, stacked view-major: rows 0..B/V-1 are the first view of each item."""
+"""`inputs` {name: tensor or dict}, `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `views` int.
+With V views, B counts them all, stacked view-major: rows 0..B/V-1 are the first view of each item."""
 
 
 class Model(nn.Module, ABC):

@@ -1,0 +1,1 @@
+"""What tools/ calls: one module a command, each with `main(argv) -> exit code`."""

@@ -1,0 +1,1 @@
+"""The training engine: a loop on plain torch. Start at loop.py."""

@@ -1,0 +1,161 @@
+"""The public functions: what the command line calls, and what a notebook does.
+
+    import toolbox
+    config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
+    results = toolbox.train(config)
+    encoder = toolbox.load("work_dirs/dinov3_sop/best")
+    embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolbox.config import complete, dump, load_config, places_of, to_dict, validate
+from toolbox.config.places import Places
+from toolbox.config.schema import TOP_LEVEL
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry import Entry, catalog
+from toolbox.registry import build as build_component
+
+if TYPE_CHECKING:
+    from toolbox.engine.console import Console
+    from toolbox.engine.encoder import Encoder
+    from toolbox.engine.inspect import Plan
+
+__all__ = ["build", "check_config", "evaluate", "list_components", "load", "load_config", "train"]
+
+
+def list_components(kind: str | None = None) -> list[Entry]:
+    """The components that can be named in a recipe, of one kind or of all."""
+    return catalog().find(kind)
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The object that a component's dict describes; for a whole recipe its model, without pretrained weights.
+
+    Raises ToolboxError for an unknown name, argument or value.
+    """
+    plain = to_dict(config)
+    if "type" in plain:
+        return build_component(plain)
+    if "model" not in plain:
+        raise ToolboxError("This is neither a component, with a `type`, nor a recipe, with a `model`.")
+    return build_component(plain["model"], "model", where="model")
+
+
+def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Problem]:
+    """All that is wrong with a recipe: names, keys, arguments, structure, missing data; empty when it can run.
+
+    No weight is loaded and nothing is written. `data=False` leaves the datasets aside.
+    """
+    return plan(config, data=data).problems
+
+
+def plan(config: Mapping[str, Any], *, data: bool = True) -> Plan:
+    """What a recipe would do: its problems, table of parts, length and memory."""
+    from toolbox.engine.inspect import Plan, inspect
+
+    recipe = to_dict(config)
+    places = places_of(config)
+    found = Plan(problems=validate(recipe))
+    if not found.problems:
+        found = inspect(complete(recipe), data=data)
+    found.problems = _located(found.problems, places)
+    return found
+
+
+def train(
+    config: Mapping[str, Any], *, work_dir: str | Path | None = None, resume: bool | str | None = None,
+    overwrite: bool = False, device: str | None = None, console: Console | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a recipe and evaluate it before and after; returns what `train_results.json` holds.
+
+    - `work_dir`: the run's folder; default: the recipe's, or `work_dirs/<name of the recipe>`.
+    - `resume`: True for the newest whole checkpoint in `work_dir`, or a checkpoint's path; default: the recipe's.
+    - `overwrite`: replace a run that `work_dir` holds.
+    - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
+    - `console`: where messages go; default: plain lines on standard output.
+
+    Raises ToolboxError with every problem of the recipe before anything is loaded or written.
+    """
+    from toolbox.engine.loop import Run
+    from toolbox.report import write_report
+
+    recipe = runnable(config, device)
+    folder = Path(work_dir or recipe["work_dir"] or Path("work_dirs") / name_of(config))
+    recipe["work_dir"] = str(folder)
+    try:
+        run = Run(
+            recipe, folder, source=dump(recipe), resume=recipe["resume"] if resume is None else resume,
+            overwrite=overwrite, console=console,
+        )  # fmt: skip
+        results = run.execute()
+        write_report(folder, results, run.examples())
+    except ToolboxError as error:
+        raise _placed(error, config) from error
+    return results
+
+
+def evaluate(
+    config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
+    device: str | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
+
+    - `split`: "test" or "val"; default: "test" where the recipe has one, else "val".
+    """
+    from toolbox.engine.encoder import evaluate as run
+
+    recipe = runnable(config, device, training=False)
+    try:
+        return run(recipe, checkpoint, split)
+    except ToolboxError as error:
+        raise _placed(error, config) from error
+
+
+def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None) -> Encoder:
+    """A trained model, ready to encode.
+
+    - `checkpoint`: a checkpoint's folder, or a run's (its best).
+    - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
+      frozen weights have moved.
+    """
+    from toolbox.engine.encoder import Encoder
+
+    return Encoder(checkpoint, device=device, overrides=overrides)
+
+
+def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
+    """The complete recipe. Raises ToolboxError with all its problems."""
+    found = plan(config, data=training)
+    if found.problems:
+        raise ToolboxError.of(found.problems)
+    recipe = complete(to_dict(config))
+    if device is not None:
+        recipe["env_cfg"]["device"] = device
+    return recipe
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """A recipe's name: its file's, without the ending."""
+    filename = getattr(config, "filename", None) if not isinstance(config, dict) else None
+    return Path(filename).stem if filename else "run"
+
+
+def _placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
+    return ToolboxError.of(_located(list(error.problems), places_of(config)))
+
+
+def _located(problems: list[Problem], places: Places | None) -> list[Problem]:
+    """Key paths get the file and line of the literal nearest to them."""
+    if places is None:
+        return problems
+    located = []
+    for problem in problems:
+        place = places.find(problem.where) if problem.where.split(".")[0] in TOP_LEVEL else ""
+        located.append(replace(problem, where=f"{place} {problem.where}") if place else problem)
+    return located

@@ -1,0 +1,64 @@
+"""What all commands share: exit codes, messages, the process's environment."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib import metadata
+
+from toolbox.errors import Problem, ToolboxError
+
+KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command: 0 done, 2 something the user can mend (one message, no traceback), 128+n after signal n.
+
+    Any other exception is a defect and keeps its traceback (exit code 1).
+    """
+    try:
+        return command()
+    except ToolboxError as error:
+        complain(error.problems)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def complain(problems: Iterable[Problem]) -> None:
+    """Print problems on standard error; the same one in several places is said once."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for problem in problems:
+        places.setdefault((problem.message, problem.hint), []).append(problem.where)
+    for (message, hint), where in places.items():
+        print(Problem(message, ", ".join(filter(None, where)), hint), file=sys.stderr)
+    if len(places) > 1:
+        print(f"{len(places)} problems; nothing was run.", file=sys.stderr)
+
+
+def prepare_process() -> None:
+    """Settings that must stand before torch is imported, and a check that torch and torchvision fit together."""
+    # waiting threads that spin starve busy neighbours: small steps were seen 20 to 30 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
+    try:
+        importlib.import_module("torch")
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise ToolboxError(
+            f"torch {_version('torch')} and torchvision {_version('torchvision')} do not work together: {error}",
+            hint=f"Install builds that match, e.g. the known good pair: python -m pip install {KNOWN_PAIR}",
+        ) from error
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,86 @@
+"""The live bar of a terminal; elsewhere plain lines with the same numbers."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from toolbox.engine.console import Console
+
+
+def console() -> Console:
+    """The console that fits standard output."""
+    return LiveConsole() if sys.stdout.isatty() else LineConsole()
+
+
+class LineConsole(Console):
+    """A line of numbers with throughput and remaining time, at most one a second unless the run is young."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = 0.0
+
+    def start(self, step: int, steps: int) -> None:
+        self._begun, self._first, self._steps = time.monotonic(), step, steps
+
+    def advance(self, step: int, values: dict[str, float]) -> None:
+        if not values:
+            return
+        now = time.monotonic()
+        line = f"step {step}/{self._steps} " + describe(values)
+        if now - self._last >= 1 or step == self._steps:
+            self._last = now
+            left = (now - self._begun) / (step - self._first) * (self._steps - step)
+            self.show(f"{line} ETA {clock(left)}")
+        self._keep(line)
+
+
+class LiveConsole(Console):
+    """A progress bar with throughput and remaining time; messages scroll above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._terminal = Terminal()
+        self._bar: Progress | None = None
+
+    def show(self, text: str) -> None:
+        self._terminal.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def start(self, step: int, steps: int) -> None:
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=steps, completed=step, numbers="")
+        self._bar.start()
+
+    def advance(self, step: int, values: dict[str, float]) -> None:
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=step, **({"numbers": describe(values)} if values else {}))
+        if values:
+            self._keep(f"step {step} " + describe(values))
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        super().stop()
+
+
+def describe(values: dict[str, float]) -> str:
+    """The numbers of a step that a person follows."""
+    text = f"loss {values['loss']:.4f} lr {values['lr']:.2e}"
+    if "grad_norm" in values:
+        text += f" grad_norm {values['grad_norm']:.2f}"
+    return f"{text} {values['items_per_second']:.0f} items/s, {values['data_wait_share']:.0%} waiting for data"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

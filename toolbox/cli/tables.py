@@ -1,0 +1,78 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from toolbox.engine.inspect import Plan
+
+
+def show_results(results: dict[str, Any]) -> None:
+    """The before/after table of a run, what it cost and where the report is."""
+    before, after = results["before"] or {}, results["after"] or {}
+    table = Table("", "before", "after", "change", title=results.get("title"))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in after or before:
+        a, b = before.get(name), after.get(name)
+        change = f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""
+        table.add_row(name, number(a), number(b), change)
+    out = Console()
+    if before or after:
+        out.print(table)
+    seconds = results["seconds"]
+    share = results["data_wait_seconds"] / seconds if seconds else 0.0
+    out.print(
+        f"{results['steps']} steps in {seconds:.1f} s, {results['items_per_second']} items/s, "
+        f"{results['data_wait_seconds']:.1f} s ({share:.0%}) waiting for data, "
+        f"peak memory {results['peak_memory_bytes'] / 2**20:.0f} MiB on {results['device']}.",
+        highlight=False,
+    )
+    out.print(f"Report: {Path(results['report']).resolve()}", highlight=False, soft_wrap=True)
+
+
+def show_metrics(numbers: dict[str, float], title: str) -> None:
+    """One column of metrics."""
+    table = Table("", "", title=title, show_header=False)
+    table.columns[1].justify = "right"
+    for name, value in numbers.items():
+        table.add_row(name, number(value))
+    Console().print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """The table of parts, the length of the run and the memory estimate."""
+    table = Table("part", "parameters", "trainable", "learning rate", "weight decay")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for part in plan.parts:
+        frozen = part.lr is None
+        table.add_row(
+            part.name, f"{part.parameters:,}", f"{part.trainable:,}", "frozen" if frozen else f"{part.lr:g}",
+            "" if frozen else f"{part.weight_decay:g}",
+        )  # fmt: skip
+    out = Console()
+    out.print(table)
+    for note in plan.notes:
+        out.print(note, highlight=False)
+    if plan.steps:
+        out.print(
+            f"{plan.steps:,} steps of {plan.batch_size} items, {plan.steps_per_epoch:,} steps an epoch.",
+            highlight=False,
+        )
+    if plan.memory:
+        parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in plan.memory.items())
+        total = sum(plan.memory.values()) / 2**30
+        out.print(f"Estimated memory of a step: {total:.2f} GiB ({parts}).", highlight=False, soft_wrap=True)
+
+
+def number(value: Any) -> str:
+    """A metric in a table's cell."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"

@@ -1,0 +1,86 @@
+"""`tools/train.py`: train a recipe, or check it without training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from toolbox.cli.common import guarded, prepare_process
+from toolbox.errors import ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.inspect import Plan
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    return guarded(lambda: _train(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(prog="tools/train.py", description="Train a recipe.")
+    parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")
+    parser.add_argument("--work-dir", metavar="DIR", help="the run's folder (default: work_dirs/<recipe>)")
+    parser.add_argument(
+        "--resume", nargs="?", const=True, metavar="CHECKPOINT", help="continue the run in its folder, or a checkpoint"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--check", action="store_true", help="print the resolved recipe, its parts and memory, and stop")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
+    )  # fmt: skip
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.resume and arguments.overwrite:
+        raise ToolboxError("--resume continues a run and --overwrite replaces it: give one of them.")
+    prepare_process()
+    from toolbox import api
+    from toolbox.cli.progress import console
+
+    config = load(arguments.config, arguments.cfg_options, arguments.plugin)
+    if arguments.check:
+        return _check(config)
+    from toolbox.engine.signals import Interrupted
+
+    try:
+        results = api.train(
+            config, work_dir=arguments.work_dir, resume=arguments.resume, overwrite=arguments.overwrite,
+            device=arguments.device, console=console(),
+        )  # fmt: skip
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return 128 + interrupted.signum
+    from toolbox.cli.tables import show_results
+
+    show_results(results)
+    return 0
+
+
+def load(path: str, overrides: list[str], plugins: list[str]):  # noqa: ANN201
+    """Load a recipe with the local plugins that it and the command line name."""
+    from toolbox.config import load_config
+    from toolbox.registry import add_local
+
+    add_local(plugins)
+    return load_config(path, overrides)
+
+
+def _check(config) -> int:  # noqa: ANN001
+    from toolbox import api
+    from toolbox.cli.tables import show_plan
+    from toolbox.config import complete, dump, to_dict
+
+    found: Plan = api.plan(config)
+    if found.problems:
+        raise ToolboxError.of(found.problems)
+    print(dump(complete(to_dict(config))))
+    show_plan(found)
+    return 0

@@ -1,0 +1,145 @@
+"""Load a recipe: mmengine's text-style configs with `_base_`, plus typed overrides and readable errors."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from toolbox.config.overrides import apply_overrides
+from toolbox.config.places import Places, base_names
+from toolbox.errors import ToolboxError
+from toolbox.registry import catalog
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Config:
+    """Load a recipe.
+
+    - `path`: a file, or `namespace:recipe` for one that a plugin ships.
+    - `overrides`: `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
+
+    Raises ToolboxError for a missing file (with the nearest names), a syntax error or a mistyped `_base_`.
+    """
+    file = find_recipe(str(path))
+    _check_chain(file, ())
+    try:
+        loaded = Config.fromfile(str(file), lazy_import=False)
+    except Exception as error:
+        raise _readable(error, file) from error
+    config = Config(
+        ConfigDict({key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}),
+        filename=str(file),
+    )
+    overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
+    object.__setattr__(config, "overridden", frozenset(overridden))
+    return config
+
+
+def places_of(config: Any) -> Places | None:
+    """Where the keys of a loaded recipe stand; None for a config made in code."""
+    filename = getattr(config, "filename", None) if isinstance(config, Config) else None
+    return Places(filename, getattr(config, "overridden", frozenset())) if filename else None
+
+
+def to_dict(config: Config | Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain dicts and lists, detached from the original."""
+    return _plain(config._cfg_dict if isinstance(config, Config) else config)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """A recipe as Python source that loads to the same recipe."""
+    return Config(dict(config)).pretty_text
+
+
+def find_recipe(name: str) -> Path:
+    """The file that a recipe's name stands for."""
+    path = Path(name)
+    if path.is_file():
+        if path.suffix != ".py":
+            raise ToolboxError(f"A recipe is a Python file, and this is {path.suffix or 'none'}.", where=name)
+        return path
+    namespace, colon, recipe = name.partition(":")
+    if colon and namespace.isidentifier():
+        return _shipped(namespace, recipe)
+    raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
+
+
+def _shipped(namespace: str, recipe: str) -> Path:
+    folders = catalog().config_dirs().get(namespace, [])
+    files = {str(file.relative_to(folder).with_suffix("")): file for folder in folders for file in folder.rglob("*.py")}
+    found = files.get(recipe.removesuffix(".py"))
+    if found is None:
+        catalog().plugin(namespace)  # an unknown plugin is the better message
+        known = ", ".join(f"{namespace}:{name}" for name in sorted(files))
+        raise ToolboxError(
+            f"The plugin '{namespace}' ships no recipe '{recipe}'.", hint=f"It ships {known or 'none'}."
+        )
+    return found
+
+
+def _nearest(path: Path) -> str:
+    roots = [folder for folder in (path.parent, Path("configs")) if folder.is_dir()]
+    files = sorted({str(file) for root in roots for file in root.rglob("*.py") if "_base_" not in file.parts})
+    files = [file for file in files if not file.startswith(".venv")][:2000]
+    by_stem = {Path(file).stem: file for file in files}
+    close = difflib.get_close_matches(str(path), files, n=3, cutoff=0.6)
+    close += [by_stem[stem] for stem in difflib.get_close_matches(path.stem, by_stem, n=3, cutoff=0.5)]
+    names = list(dict.fromkeys(close))[:3] or files[:5]
+    return f"Did you mean {' or '.join(names)}?" if names else "Recipes live in configs/ of the checkout."
+
+
+def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:
+    """Syntax and existence of a recipe and all its bases, with the user's file and line."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except SyntaxError as error:
+        raise ToolboxError(
+            f"This is no valid Python: {error.msg}.", where=f"{file}:{error.lineno}", hint=(error.text or "").strip()
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ToolboxError(f"The recipe cannot be read: {error}.", where=str(file)) from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With) and "read_base" in ast.dump(node):
+            raise ToolboxError(
+                "`with read_base()` is not supported.", where=f"{file}:{node.lineno}", hint="Use `_base_ = ['...py']`."
+            )
+    try:
+        bases = base_names(tree)
+    except ValueError:
+        raise ToolboxError("`_base_` must be a literal list of file names.", where=str(file)) from None
+    line = next((n.lineno for n in tree.body if isinstance(n, ast.Assign) and "_base_" in ast.dump(n.targets[0])), 1)
+    for base in bases:
+        target = file.parent / base
+        if not target.is_file():
+            raise ToolboxError(f"The base '{base}' does not exist.", where=f"{file}:{line}", hint=_nearest(target))
+        if target.resolve() in seen or target.resolve() == file.resolve():
+            raise ToolboxError(f"The base '{base}' leads back to this file.", where=f"{file}:{line}")
+        _check_chain(target, (*seen, file.resolve()))
+
+
+def _readable(error: Exception, file: Path) -> ToolboxError:
+    """mmengine's failure, or the recipe's own, with the line of the user's file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    user = [frame for frame in frames if frame.filename.endswith(".py") and "mmengine" not in frame.filename]
+    user = [frame for frame in user if frame.name == "<module>" and Path(frame.filename).suffix == ".py"]
+    here = [frame for frame in user if Path(frame.filename).resolve().parent.exists()]
+    message = str(error).strip("'\"") or type(error).__name__
+    if "is reserved for config file" in message:
+        return ToolboxError(f"The name '{message.split()[0]}' is reserved: choose another.", where=str(file))
+    if "Duplicate key is not allowed among bases" in message:
+        return ToolboxError(f"Two bases set the same key: {message.split(':')[-1].strip()}.", where=str(file))
+    place = f"{here[-1].filename}:{here[-1].lineno}" if here else str(file)
+    return ToolboxError(f"The recipe stopped with {type(error).__name__}: {message}.", where=place)

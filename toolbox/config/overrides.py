@@ -1,0 +1,125 @@
+"""`--cfg-options a.b=c`: parse, give the value the type that the key wants, and set it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmengine.config import ConfigDict
+
+from toolbox.config.places import Places
+from toolbox.config.schema import TOP_LEVEL
+from toolbox.config.types import wants_string
+from toolbox.errors import ToolboxError
+from toolbox.registry import catalog
+from toolbox.registry.signature import parameters
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str], places: Places) -> list[str]:
+    """Set overrides in place; returns the key paths. Unknown keys are left to validation."""
+    pairs = list(overrides.items()) if isinstance(overrides, Mapping) else [_split(text) for text in overrides]
+    for path, value in pairs:
+        if path.startswith("_"):
+            users = places.users(path.split(".")[0])
+            raise ToolboxError(
+                f"'{path}' is a helper of the recipe, not a key.",
+                where="--cfg-options",
+                hint=f"Set the keys that use it: {', '.join(users)}." if users else "No key uses it.",
+            )
+        _set(config, path, value)
+    return [path for path, _ in pairs]
+
+
+def _split(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ToolboxError(f"'{text}' is no override.", where="--cfg-options", hint="Write key.path=value.")
+    return path, value
+
+
+def _set(config: dict[str, Any], path: str, value: Any) -> None:
+    names = path.split(".")
+    node: Any = config
+    for position, name in enumerate(names[:-1]):
+        here = ".".join(names[: position + 1])
+        if isinstance(node, list):
+            node = node[_index(node, name, here)]
+        elif isinstance(node, dict):
+            # keys that hold dots themselves, as in optim_wrapper.parts
+            rest = ".".join(names[position:])
+            dotted = next((key for key in node if "." in key and rest.startswith(key + ".")), None)
+            if dotted:
+                return _set(node[dotted], rest[len(dotted) + 1 :], value)
+            if node.get(name) is None:
+                node[name] = ConfigDict()
+            node = node[name]
+        else:
+            raise ToolboxError(f"'{here}' has no keys: it lies below a plain value.", where=f"--cfg-options {path}")
+    name = names[-1]
+    if isinstance(node, list):
+        index = _index(node, name, path)
+        node[index] = _typed(value, node[index], None)
+    elif isinstance(node, dict):
+        node[name] = _typed(value, node.get(name), _annotation(config, node, names))
+    else:
+        raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"--cfg-options {path}")
+    return None
+
+
+def _index(node: list, name: str, path: str) -> int:
+    if not name.isdigit() or int(name) >= len(node):
+        hint = f"Write an index from 0 to {len(node) - 1} in its place." if node else "The list is empty."
+        raise ToolboxError(f"'{path}' names no item of a list of {len(node)}.", where="--cfg-options", hint=hint)
+    return int(name)
+
+
+def _annotation(config: dict[str, Any], node: dict[str, Any], names: list[str]) -> Any:
+    """The declared type of a key: a constructor's, or the schema's."""
+    if isinstance(node.get("type"), str):
+        try:
+            found = [p for p in parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
+        except ToolboxError:
+            return None  # validation reports the name
+        return found[0].annotation if found else None
+    keys = TOP_LEVEL
+    for name in names[:-1]:
+        keys = keys[name].keys if name in keys and keys[name].keys else {}
+    return keys[names[-1]].annotation if names[-1] in keys else None
+
+
+def _typed(value: Any, present: Any, annotation: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null") and not (isinstance(present, str) and annotation is str):
+        return None
+    if isinstance(present, str) or wants_string(annotation):
+        return value
+    parsed = _literal(value)
+    if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
+        return float(parsed)
+    return parsed
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, `dict(a=1)` included; bare words are strings, also in lists."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Name):
+        return _WORDS.get(node.id.lower(), node.id)
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    if isinstance(node, ast.Dict):
+        return ConfigDict({_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)})
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+        return ConfigDict({keyword.arg: _value(keyword.value) for keyword in node.keywords})
+    return ast.literal_eval(node)

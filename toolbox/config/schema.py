@@ -1,0 +1,128 @@
+"""The keys of a recipe: what each means, what it may hold. docs/configs.md is checked against this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+REQUIRED = object()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    - `doc`: what it means, one sentence.
+    - `annotation`: the type of a plain value, as in a constructor.
+    - `kind`: the kind of component that stands here; `many`: a list of them (a single one is a list of one).
+    - `keys`: the keys of a plain dict that stands here; `any_key`: the value of every key of an open dict.
+    - `default`: the value when absent; REQUIRED when it must be given.
+    """
+
+    doc: str
+    annotation: Any = None
+    kind: str | None = None
+    many: bool = False
+    keys: dict[str, Key] | None = None
+    any_key: Key | None = None
+    default: Any = None
+
+
+def _loader(*, train: bool) -> dict[str, Key]:
+    keys = {
+        "dataset": Key("Where the items come from.", kind="dataset", default=REQUIRED),
+        "batch_size": Key(
+            "Items a batch (of all processes together); without a `sampler` it means core.Shuffled or core.Sequential.",
+            int | None,
+        ),
+        "num_workers": Key("Processes that read and augment; 0 reads in the main process.", int, default=2),
+        "prefetch_factor": Key("Batches that each worker keeps ready.", int, default=2),
+        "on_bad_item": Key(
+            "'raise' stops at an unreadable item; 'skip' leaves it out, counts it and names it in bad_items.jsonl.",
+            Literal["raise", "skip"],
+            default="raise",
+        ),
+        "max_bad_share": Key("With 'skip': the share of unreadable items above which the run stops.", float, default=0.01),
+    }  # fmt: skip
+    if train:
+        keys["augment"] = Key("Random views of every image.", kind="augment")
+        keys["sampler"] = Key("What goes into a batch.", kind="sampler")
+    return keys
+
+
+PART = {
+    "lr": Key("Learning rate of this part.", float),
+    "weight_decay": Key("Weight decay of this part.", float),
+}
+
+TOP_LEVEL: dict[str, Key] = {
+    "model": Key("The training objective with its backbone, head and loss.", kind="model", default=REQUIRED),
+    "train_dataloader": Key("The training data.", keys=_loader(train=True)),
+    "val_dataloader": Key("The validation data, on which the best checkpoint is chosen.", keys=_loader(train=False)),
+    "val_evaluator": Key("Metrics on the validation data.", kind="metric", many=True),
+    "test_dataloader": Key("The test data, looked at before and after training only.", keys=_loader(train=False)),
+    "test_evaluator": Key("Metrics on the test data.", kind="metric", many=True),
+    "optim_wrapper": Key(
+        "How parameters are updated.",
+        keys={
+            "optimizer": Key("The update rule.", kind="optimizer", default=REQUIRED),
+            "parts": Key(
+                "Settings of parts by module path, e.g. `{'model.head': dict(lr=1e-3)}`; the longest path wins.",
+                any_key=Key("Settings of one part.", keys=PART),
+            ),
+            "decay_one_dim": Key("Whether biases, norms and other vectors are decayed too.", bool, default=False),
+            "accumulative_counts": Key("Batches whose gradients are averaged into one step.", int, default=1),
+            "clip_grad": Key(
+                "Gradient clipping, absent for none.",
+                keys={"max_norm": Key("Largest L2 norm of all gradients together.", float, default=REQUIRED)},
+            ),
+            "precision": Key("Autocast type of the forward pass.", Literal["fp32", "bf16", "fp16"], default="fp32"),
+        },
+    ),
+    "param_scheduler": Key("Factors on the learning rate over the run.", kind="schedule", many=True),
+    "train_cfg": Key(
+        "How long to train.",
+        keys={
+            "max_epochs": Key("Length in epochs; give this or `max_steps`.", int | None),
+            "max_steps": Key("Length in steps; give this or `max_epochs`.", int | None),
+            "val_interval": Key(
+                "Epochs between validations (steps, with `max_steps`); the end of the run is always validated.", int,
+                default=1,
+            ),
+        },
+    ),
+    "custom_hooks": Key("What else happens during the run, in this order.", kind="hook", many=True),
+    "default_hooks": Key(
+        "Logging and checkpoints.",
+        keys={
+            "logger": Key("Logging.", keys={"interval": Key("Steps between two logged lines.", int, default=10)}),
+            "checkpoint": Key(
+                "Checkpoints.",
+                keys={
+                    "interval": Key("Epochs or steps between two checkpoints.", int, default=1),
+                    "by_epoch": Key("Count `interval` in epochs; default: as `train_cfg` does.", bool | None),
+                    "max_keep_ckpts": Key("How many newest checkpoints stay, beside the best one.", int, default=2),
+                    "save_best": Key("The validation metric that chooses the best; 'auto' is the first one.", str,
+                                     default="auto"),
+                    "rule": Key("Which values of the metric are better.", Literal["greater", "less"], default="greater"),
+                },
+            ),
+        },
+    ),  # fmt: skip
+    "randomness": Key("Reproducibility.", keys={"seed": Key("Seed of weights, batches and augmentation.", int, default=0)}),
+    "env_cfg": Key(
+        "The machine.",
+        keys={
+            "device": Key("'auto', 'cpu', 'cuda', 'cuda:1' ...; `--device` wins.", str, default="auto"),
+            "threads": Key(
+                "Threads of torch on a CPU; default: half the cores, whatever the workers, as sums depend on it.",
+                int | None,
+            ),
+        },
+    ),
+    "evaluate_before": Key("Evaluate the untrained backbone on the test data first.", bool, default=True),
+    "load_from": Key("A checkpoint whose weights to start from.", str | None),
+    "resume": Key("Continue the run in `work_dir`, or from the checkpoint named here.", bool | str, default=False),
+    "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),
+    "plugins": Key("Local plugins to load: Python files or modules.", list[str], default=[]),
+}

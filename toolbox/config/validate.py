@@ -1,0 +1,167 @@
+"""Find everything that is wrong with a recipe before anything is built: names, keys, arguments, types."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+from toolbox.config.schema import REQUIRED, TOP_LEVEL, Key
+from toolbox.config.types import fits
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry import catalog
+from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, check_names
+from toolbox.registry.signature import EMPTY, Parameter, describe, parameters
+
+
+def validate(recipe: dict[str, Any]) -> list[Problem]:
+    """All problems of names, keys, arguments and types; `where` of each is its key path."""
+    problems = _dict(recipe, TOP_LEVEL, "")
+    if not problems:
+        problems += _across(recipe)
+        problems += catalog().check_config(recipe)
+    return problems
+
+
+def complete(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a recipe with the default of every plain key filled in."""
+    return _filled(recipe, TOP_LEVEL)
+
+
+def _filled(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
+    filled = copy.deepcopy(value)
+    for name, key in keys.items():
+        if key.keys is not None and not _optional(name):
+            filled[name] = _filled(filled.get(name) or {}, key.keys)
+        elif key.keys is not None and filled.get(name) is not None:
+            filled[name] = _filled(filled[name], key.keys)
+        elif name not in filled:
+            filled[name] = None if key.default is REQUIRED else copy.deepcopy(key.default)
+    return filled
+
+
+def _optional(name: str) -> bool:
+    return name in ("val_dataloader", "test_dataloader", "clip_grad")
+
+
+def _across(recipe: dict[str, Any]) -> list[Problem]:
+    """What can only be said of several keys together."""
+    problems = []
+    length = recipe.get("train_cfg", {})
+    if (length.get("max_epochs") is None) == (length.get("max_steps") is None):
+        problems.append(Problem("Give either max_epochs or max_steps.", "train_cfg"))
+    loader = recipe.get("train_dataloader", {})
+    if loader.get("sampler") and loader.get("batch_size") is not None:
+        problems.append(
+            Problem("The sampler decides the batch, so batch_size has no effect.", "train_dataloader.batch_size",
+                    "Remove it.")
+        )  # fmt: skip
+    if not loader.get("sampler") and loader.get("batch_size") is None:
+        problems.append(Problem("Give a sampler or a batch_size.", "train_dataloader"))
+    for path, least in _LEAST.items():
+        value: Any = recipe
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None and value < least:
+            problems.append(Problem(f"It must be at least {least}, not {value}.", path))
+    return problems
+
+
+_LEAST = {
+    "train_cfg.max_epochs": 1, "train_cfg.max_steps": 1, "train_cfg.val_interval": 1,
+    "train_dataloader.num_workers": 0, "train_dataloader.prefetch_factor": 1, "train_dataloader.batch_size": 1,
+    "val_dataloader.num_workers": 0, "val_dataloader.batch_size": 1, "val_dataloader.prefetch_factor": 1,
+    "test_dataloader.num_workers": 0, "test_dataloader.batch_size": 1, "test_dataloader.prefetch_factor": 1,
+    "optim_wrapper.accumulative_counts": 1, "default_hooks.logger.interval": 1, "default_hooks.checkpoint.interval": 1,
+    "default_hooks.checkpoint.max_keep_ckpts": 1, "env_cfg.threads": 1, "randomness.seed": 0,
+}  # fmt: skip
+
+
+def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
+    """A plain dict with fixed keys."""
+    if not isinstance(value, dict):
+        return [Problem(f"A dict is expected here, not {value!r}.", path)]
+    problems = []
+    for name, item in value.items():
+        where = f"{path}.{name}" if path else name
+        if name not in keys:
+            near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.6)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Keys here: {', '.join(keys)}."
+            problems.append(Problem(f"There is no key '{name}'.", where, hint))
+        elif item is not None:
+            problems += _key(item, keys[name], where)
+        elif keys[name].default is REQUIRED:
+            problems.append(Problem("It must not be None.", where))
+    for name, key in keys.items():
+        if key.default is REQUIRED and name not in value:
+            problems.append(Problem(f"The key '{name}' is missing: {key.doc}", path or name))
+    if not path:
+        missing = [name for name in ("train_dataloader", "optim_wrapper", "train_cfg") if not value.get(name)]
+        problems += [Problem(f"The key '{name}' is missing: {keys[name].doc}", name) for name in missing]
+    return problems
+
+
+def _key(value: Any, key: Key, where: str) -> list[Problem]:
+    if key.kind is not None:
+        if key.many and isinstance(value, list):
+            return [p for i, item in enumerate(value) for p in _component(item, key.kind, f"{where}.{i}")]
+        return _component(value, key.kind, where)
+    if key.keys is not None:
+        return _dict(value, key.keys, where)
+    if key.any_key is not None:
+        if not isinstance(value, dict):
+            return [Problem(f"A dict is expected here, not {value!r}.", where)]
+        return [p for name, item in value.items() for p in _key(item, key.any_key, f"{where}.{name}")]
+    return _typed(value, key.annotation, where)
+
+
+def _typed(value: Any, annotation: Any, where: str) -> list[Problem]:
+    if fits(value, annotation):
+        return []
+    choices = [choice for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
+    near = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
+    hint = f"Did you mean {near[0]!r}?" if near else ""
+    return [Problem(f"{describe(annotation)} is expected here, not {value!r}.", where, hint)]
+
+
+def _component(value: Any, kind: str, where: str) -> list[Problem]:
+    """A dict with `type`, its arguments, and the components nested in them."""
+    if not isinstance(value, dict):
+        return [Problem(f"{'An' if kind[0] in 'aeio' else 'A'} {kind} is a dict with 'type', not {value!r}.", where)]
+    arguments = dict(value)
+    fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind)
+    if not isinstance(fullname, str):
+        message = f"The 'type' of this {kind} is missing." if fullname is None else "'type' must be a string."
+        known = ", ".join(entry.fullname for entry in catalog().find(kind))
+        return [Problem(message, where, f"There are: {known}.")]
+    try:
+        cls = catalog().resolve(fullname, kind, where=f"{where}.type")
+        known = {parameter.name: parameter for parameter in parameters(cls)}
+    except ToolboxError as error:
+        return list(error.problems)
+    problems = []
+    for name, wanted in SLOT_KEYS.get(kind, {}).items():
+        given = arguments.pop(name, None)
+        if given is not None:
+            here = f"{where}.{name}"
+            problems += _component(given, wanted, here) if isinstance(wanted, str) else _typed(given, wanted, here)
+    problems += check_names(fullname, known, arguments, where)
+    for name, item in arguments.items():
+        if name in known:
+            problems += _argument(item, known[name], f"{where}.{name}")
+    return problems
+
+
+def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
+    kind = parameter.kind_of_component
+    if parameter.annotation is EMPTY:
+        return []
+    if kind is None:
+        return _typed(value, parameter.annotation, where)
+    if value is None or (isinstance(value, str) and parameter.accepts_string):
+        return [] if fits(value, parameter.annotation) else _component(value, kind, where)
+    if isinstance(value, list):
+        return [p for i, item in enumerate(value) for p in _component(item, kind, f"{where}.{i}")]
+    if parameter.container == "dict" and isinstance(value, dict) and "type" not in value:
+        return [p for name, item in value.items() for p in _component(item, kind, f"{where}.{name}")]
+    return _component(value, kind, where)

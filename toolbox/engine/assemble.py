@@ -1,0 +1,75 @@
+"""From a recipe to a model whose weights are in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from toolbox.base import Backbone, Model
+from toolbox.engine import checkpoint as checkpoints
+from toolbox.errors import ToolboxError
+from toolbox.registry import build
+
+
+def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:
+    """The model of a recipe, without pretrained weights and before `tune`."""
+    model = build(recipe["model"], "model", where="model")
+    try:
+        model.connect(classes)
+    except ValueError as error:
+        raise ToolboxError(str(error), where="model") from error
+    return model
+
+
+def build_model(
+    recipe: dict[str, Any], *, seed: int, classes: int | None, checkpoint: checkpoints.Checkpoint | None = None
+) -> Model:
+    """The model of a recipe, ready to train or to encode.
+
+    - `seed`: of new weights.
+    - `classes`: the training set's number of classes, None if unlabelled.
+    - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
+    """
+    torch.manual_seed(seed)
+    model = build_structure(recipe, classes)
+    for path, backbone in backbones(model).items():
+        # a checkpoint brings everything but frozen pretrained tensors
+        if checkpoint is None or path in checkpoint.manifest["frozen"]:
+            load_weights(backbone, path)
+    torch.manual_seed(seed + 1)  # loading may have drawn from the generator
+    apply_tuning(model)
+    model.weights_ready()
+    if checkpoint is not None:
+        checkpoints.load_into(model, checkpoint)
+    return model
+
+
+def backbones(model: Model) -> dict[str, Backbone]:
+    """Every backbone of a model by its module path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Backbone)}
+
+
+def load_weights(backbone: Backbone, path: str) -> None:
+    """Load pretrained weights; a failure names the part."""
+    try:
+        backbone.load_weights()
+    except (OSError, ValueError) as error:
+        raise ToolboxError(str(error), where=f"model.{path}") from error
+
+
+def apply_tuning(model: Model) -> None:
+    """Apply every backbone's `tune` and `gradient_checkpointing`."""
+    for path, backbone in backbones(model).items():
+        try:
+            if getattr(backbone, "tune", None) is not None:
+                backbone.tune.apply(backbone)
+        except ValueError as error:
+            raise ToolboxError(str(error), where=f"model.{path}.tune") from error
+        if getattr(backbone, "gradient_checkpointing", False):
+            if "checkpointing" not in backbone.abilities:
+                raise ToolboxError(
+                    f"{type(backbone).__name__} cannot recompute activations.",
+                    where=f"model.{path}.gradient_checkpointing", hint="Remove the key.",
+                )  # fmt: skip
+            backbone.enable_checkpointing()

@@ -1,0 +1,258 @@
+"""Checkpoints: folders of safetensors and JSON with checksums; `best` and `last` lead to one of them.
+
+    checkpoint-120/
+      model.safetensors     every trained or new tensor outside adapters
+      adapters/<part>/      one adapter as peft writes it; peft loads it alone
+      state.safetensors     tensors of the training state: optimizer, generators
+      state.json            the rest of the training state
+      manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from toolbox.base import Backbone, Model
+from toolbox.engine.files import new_folder, point, sha256, write_json
+from toolbox.engine.state import join, split
+from toolbox.errors import ToolboxError
+
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+@dataclass
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """What `model.safetensors` holds."""
+        return load_file(self.path / "model.safetensors")
+
+    def adapter_tensors(self, part: str) -> dict[str, Tensor]:
+        """One adapter's tensors, under peft's names."""
+        return load_file(self.path / "adapters" / part / "adapter_model.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """The training state."""
+        value = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        return join(value, load_file(self.path / "state.safetensors"))
+
+
+def save(
+    folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any]
+) -> Path:
+    """Write `checkpoint-<step>` into `folder` and move `last` to it. Raises ToolboxError when the disk refuses.
+
+    - `state`: the training state; `recipe`: the resolved configuration.
+    - `extra`: further entries of the manifest (plugins, classes, frozen parts).
+    """
+    target = folder / f"checkpoint-{step}"
+    value, tensors = split(state)
+    with new_folder(target) as part:
+        save_file(model_state(model), part / "model.safetensors")
+        for name, backbone in adapted(model).items():
+            adapter_folder = part / "adapters" / name
+            adapter_folder.mkdir(parents=True)
+            adapter = {key: t.detach().cpu().contiguous() for key, t in backbone.adapter.state_dict().items()}
+            save_file(adapter, adapter_folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            backbone.adapter.save_config(adapter_folder)
+        save_file(tensors, part / "state.safetensors")
+        write_json(part / "state.json", value)
+        files = {
+            str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+            for path in sorted(part.rglob("*"))
+            if path.is_file()
+        }
+        write_json(
+            part / "manifest.json", {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra}
+        )
+    point(folder / "last", target)
+    return target
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Open and verify a checkpoint: its folder, a `best` or `last` link, or a run's folder (its best, else last).
+
+    Raises ToolboxError if it is none, or damaged, naming the file.
+    """
+    given = Path(path)
+    path = given
+    if not (path / "manifest.json").is_file():
+        inside = [path / name for name in ("best", "last") if (path / name / "manifest.json").is_file()]
+        if not inside:
+            what = "does not exist" if not given.exists() else "is no checkpoint of this toolbox: it has no manifest.json"
+            raise ToolboxError(
+                f"{given} {what}.", hint="Give a folder work_dirs/<run>/checkpoint-<step>, or work_dirs/<run>/best."
+            )
+        path = inside[0]
+    path = path.resolve()
+    damaged = ToolboxError(
+        f"The checkpoint {path} is damaged", hint="Use another one of the run; --resume without a path finds it."
+    )
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        version, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _because(damaged, "manifest.json cannot be read") from error
+    if version != FORMAT:
+        raise ToolboxError(f"{path} has format {version}, and this toolbox reads {FORMAT}.", hint="Update one of them.")
+    for name, known in files.items():
+        file = path / name
+        if not file.is_file():
+            raise _because(damaged, f"{name} is missing")
+        if file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
+            raise _because(damaged, f"{name} is not what was written")
+    return Checkpoint(path, manifest)
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and what was wrong with newer ones."""
+    complaints = []
+    for path in reversed(all_in(folder)):
+        try:
+            return read(path), complaints
+        except ToolboxError as error:
+            complaints.append(str(error))
+    return None, complaints
+
+
+def all_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run's folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and those that `best` and `last` lead to."""
+    kept = {(folder / name).resolve() for name in ("best", "last")}
+    for path in all_in(folder)[: -keep or None]:
+        if path.resolve() not in kept:
+            shutil.rmtree(path)
+
+
+def adapted(model: Model) -> dict[str, Backbone]:
+    """Backbones with an adapter, by their module path."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Backbone) and getattr(module, "adapter", None) is not None
+    }
+
+
+def left_out(model: Model) -> set[str]:
+    """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
+    names: set[str] = set()
+    for path, module in model.named_modules():
+        if not isinstance(module, Backbone):
+            continue
+        prefix = f"{path}." if path else ""
+        if getattr(module, "adapter", None) is not None:
+            names |= {prefix + name for name in module.adapter.parameter_names()}
+        if module.weights_id is not None:
+            trained = {name for name, p in module.named_parameters() if p.requires_grad}
+            buffers = {name for name, _ in module.named_buffers()} if module.frozen else set()
+            names |= {prefix + name for name, _ in module.named_parameters() if name not in trained}
+            names |= {prefix + name for name in buffers}
+    return names
+
+
+def model_state(model: Model) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds outside adapters, each with storage of its own."""
+    skip = left_out(model)
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name not in skip:
+            tensor = tensor.detach().cpu().contiguous()
+            tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+            seen.add(tensor.data_ptr())
+    return tensors
+
+
+def load_into(model: Model, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's tensors into a model of the same structure, its frozen weights already in place.
+
+    Raises ToolboxError naming what is missing, unexpected or of another shape, or if other weights were frozen.
+    """
+    tensors = checkpoint.model_tensors()
+    own = model.state_dict()
+    expected = own.keys() - left_out(model)
+    shapes = [key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape]
+    wrong = {
+        "missing": sorted(expected - tensors.keys()), "unexpected": sorted(tensors.keys() - expected),
+        "of another shape": sorted(shapes),
+    }  # fmt: skip
+    if any(wrong.values()):
+        listed = "; ".join(f"{what}: {', '.join(k[:3])} ({len(k)} in all)" for what, k in wrong.items() if k)
+        raise ToolboxError(
+            f"The checkpoint {checkpoint.path} is of another model: {listed}.",
+            hint="Use the recipe that it was made with (config.py beside it).",
+        )
+    _check_frozen(model, checkpoint)
+    model.load_state_dict(tensors, strict=False)
+    for name, backbone in adapted(model).items():
+        try:
+            backbone.adapter.load_state_dict(checkpoint.adapter_tensors(name))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ToolboxError(f"The checkpoint {checkpoint.path} has another adapter for {name}: {error}") from error
+
+
+def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
+    """For each backbone with frozen pretrained tensors: what was loaded, and a checksum of its frozen tensors."""
+    skip = left_out(model)
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Backbone) and module.weights_id is not None:
+            adapter = module.adapter.parameter_names() if getattr(module, "adapter", None) is not None else set()
+            prefix = f"{path}." if path else ""
+            own = module.state_dict()
+            names = sorted(name for name in own if prefix + name in skip and name not in adapter)
+            if names:
+                found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
+    return found
+
+
+def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
+    for path, here in frozen_identity(model).items():
+        then = checkpoint.manifest["frozen"].get(path)
+        if then is None or then["sha256"] != here["sha256"]:
+            was = then["weights"] if then else "none"
+            raise ToolboxError(
+                f"The frozen weights of {path} ({here['weights']}) are not those that the checkpoint was trained on "
+                f"({was}).",
+                hint="Give the original weights, e.g. --cfg-options model.backbone.name=<folder>.",
+            )
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _because(error: ToolboxError, reason: str) -> ToolboxError:
+    problem = error.problems[0]
+    return ToolboxError(f"{problem.message}: {reason}.", hint=problem.hint)
+

@@ -1,0 +1,44 @@
+"""Where a run's messages go. The plain one prints lines; the command line puts a live bar in its place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+class Console:
+    """Lines on standard output, and in train.log once a run has a folder."""
+
+    def __init__(self) -> None:
+        self.log_file: Path | None = None
+
+    def info(self, text: str) -> None:
+        """Say something."""
+        self.show(text)
+        self._keep(text)
+
+    def warn(self, text: str) -> None:
+        """Say something that the user should not miss."""
+        self.show(f"Warning: {text}")
+        self._keep(f"Warning: {text}")
+
+    def show(self, text: str) -> None:
+        """Print a line."""
+        print(text, flush=True)
+
+    def start(self, step: int, steps: int) -> None:
+        """Training begins at `step` of `steps`."""
+
+    def advance(self, step: int, values: dict[str, float]) -> None:
+        """`step` steps are done; `values` are new numbers, often none."""
+        if values:
+            self.info(f"step {step}: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def stop(self) -> None:
+        """Training has ended, one way or another."""
+        sys.stdout.flush()
+
+    def _keep(self, text: str) -> None:
+        if self.log_file is not None:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")

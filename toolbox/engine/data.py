@@ -1,0 +1,178 @@
+"""From a dataset to batches: seeded per item, in worker processes, starting at any batch of the run."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from toolbox.base import Augment, Batch, Dataset, Model, Preprocess, Sampler, world
+from toolbox.errors import Problem, ToolboxError
+
+
+@dataclass
+class Inputs:
+    """How one entry of `batch["inputs"]` is made: the sample's field, and the backbone's own conversion."""
+
+    field: str
+    preprocess: Preprocess
+
+
+def inputs_of(model: Model) -> dict[str, Inputs]:
+    """The conversions of a model's backbones, picklable and without the modules."""
+    return {name: Inputs(backbone.modality, backbone.preprocess()) for name, backbone in model.inputs.items()}
+
+
+class Fetch(torch.utils.data.Dataset):
+    """Turns the draws of a batch into the batch; lives in the worker processes.
+
+    - `dataset`, `augment`: where items come from and their random views (None: as they are).
+    - `inputs`: what `inputs_of` returned.
+    - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
+    - `views`: how many equally long blocks the sampler's batches consist of.
+    - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else raise.
+    """
+
+    def __init__(
+        self, dataset: Dataset, inputs: dict[str, Inputs], *,
+        augment: Augment | None = None, seed: int = 0, views: int = 1, skip_bad: bool = False,
+    ) -> None:  # fmt: skip
+        self.dataset, self.inputs, self.augment = dataset, inputs, augment
+        self.seed, self.views, self.skip_bad = seed, views, skip_bad
+
+    def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
+        items: list[dict[str, Any]] = []
+        bad: list[tuple[int, str]] = []
+        with _random_state_kept():
+            for draw, index in draws:
+                try:
+                    items.append(self._item(draw, index))
+                except (OSError, ValueError) as error:
+                    if not self.skip_bad:
+                        return Problem(
+                            f"Item {index} of {type(self.dataset).__name__} cannot be read: {error}",
+                            hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader to go on without.",
+                        )
+                    bad.append((index, str(error)))
+        if self.views > 1 and bad:
+            items = _whole_rows(items, {index for index, _ in bad}, draws, self.views)
+        return _collate(items, self.inputs, self.views, bad)
+
+    def _item(self, draw: int, index: int) -> dict[str, Any]:
+        sample = self.dataset[index]
+        item = {"label": sample.get("label"), "id": sample.get("id", index), "index": index, "draw": draw}
+        item["role"] = sample.get("role")
+        for name, source in self.inputs.items():
+            if source.field not in sample:
+                raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
+            value = sample[source.field]
+            if self.augment is not None and source.preprocess.size is not None:
+                _seed_everything(self.seed, draw)
+                value = self.augment(value, source.preprocess.size)
+            views = value if isinstance(value, list) and source.preprocess.size is not None else [value]
+            item[name] = [source.preprocess(view) for view in views]
+        return item
+
+
+def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], views: int) -> list[dict]:
+    """Leave out every row of which one view could not be read, so that blocks stay aligned."""
+    rows = len(draws) // views
+    broken = {position % rows for position, (_, index) in enumerate(draws) if index in bad}
+    keep = {draw for position, (draw, _) in enumerate(draws) if position % rows not in broken}
+    return [item for item in items if item["draw"] in keep]
+
+
+def _collate(items: list[dict], inputs: dict[str, Inputs], views: int, bad: list[tuple[int, str]]) -> Batch:
+    batch: Batch = {"bad": bad, "items": len(items)}
+    if not items:
+        return batch
+    augmented = len(items[0][next(iter(inputs))])
+    # view-major: every item's first view, then every item's second
+    batch["inputs"] = {
+        name: source.preprocess.collate([item[name][view] for view in range(augmented) for item in items])
+        for name, source in inputs.items()
+    }
+    labels = [item["label"] for item in items]
+    batch["labels"] = None if None in labels else torch.tensor(labels * augmented)
+    batch["ids"] = [item["id"] for item in items] * augmented
+    batch["indices"] = [item["index"] for item in items] * augmented
+    if items[0]["role"] is not None:
+        batch["roles"] = [item["role"] for item in items] * augmented
+    batch["views"] = augmented * views
+    return batch
+
+
+def _seed_everything(seed: int, draw: int) -> None:
+    """Python's, NumPy's and torch's CPU generators, from (seed, draw) alone."""
+    words = np.random.SeedSequence((seed, draw)).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave the process's generators as they were: without workers they are the model's."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class Plan:
+    """The draws of batches `start` to `stop` of a sampler, this process's share of each."""
+
+    def __init__(self, sampler: Sampler, start: int, stop: int) -> None:
+        self.sampler, self.start, self.stop = sampler, start, stop
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rank, size = world()
+        for number in range(self.start, self.stop):
+            yield share(self.sampler.draws(number), rank, size, self.sampler.views)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def share(draws: list[tuple[int, int]], rank: int, size: int, views: int) -> list[tuple[int, int]]:
+    """A process's contiguous part of every block of a batch."""
+    rows = len(draws) // views
+    first, last = rows * rank // size, rows * (rank + 1) // size
+    return [draw for view in range(views) for draw in draws[view * rows + first : view * rows + last]]
+
+
+def _quiet_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops at a step
+
+
+def batches(
+    fetch: Fetch, plan: Plan, *, workers: int, prefetch: int = 2, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Batches in the plan's order. Raises ToolboxError at an unreadable item under the policy 'raise'."""
+    loader = DataLoader(
+        fetch, batch_size=None, sampler=plan, num_workers=workers, prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, Problem):
+            raise ToolboxError.of([batch])
+        yield batch
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move the tensors of a nested batch, without waiting where memory is pinned."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value

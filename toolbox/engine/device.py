@@ -1,0 +1,61 @@
+"""Which device a run uses, how many threads, and what torch can tell of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import torch
+
+from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import catalog
+
+
+def choose_device(requested: str) -> Device:
+    """The device that a plugin offers for `requested`: "auto", "cpu", "cuda:1", "npu" ..."""
+    try:
+        device = catalog().device(requested)
+    except ValueError as error:
+        raise ToolboxError(str(error), where="device") from error
+    if device is None:
+        raise ToolboxError(f"No plugin offers the device '{requested}'.", where="device", hint="Try --device cpu.")
+    return device
+
+
+def set_threads(threads: int | None) -> int:
+    """Threads of torch's CPU operations. The default does not depend on the number of data workers, since sums are
+    split by thread: a run's bits must not change with its workers."""
+    count = threads or max(1, cores() // 2)
+    torch.set_num_threads(count)
+    return count
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory(device: Device) -> int:
+    """Largest memory so far in bytes: allocated on the device, or resident in this process on a CPU."""
+    module = torch.get_device_module(device.type)
+    if device.type != "cpu" and hasattr(module, "max_memory_allocated"):
+        return module.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def random_state(device: Device) -> dict[str, torch.Tensor]:
+    """The generators that a model draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device.type).get_rng_state()
+    return state
+
+
+def set_random_state(device: Device, state: dict[str, torch.Tensor]) -> None:
+    """Take back `random_state`; a state of another device type is left aside."""
+    torch.set_rng_state(state["cpu"])
+    if device.type in state and device.type != "cpu":
+        torch.get_device_module(device.type).set_rng_state(state[device.type])

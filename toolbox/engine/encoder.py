@@ -1,0 +1,102 @@
+"""A model that is ready to encode or to be judged, from a checkpoint or as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from toolbox.base import read_image
+from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.assemble import build_model
+from toolbox.engine.data import inputs_of, to_device
+from toolbox.engine.device import choose_device, set_threads
+from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.precision import Precision
+from toolbox.engine.settings import Settings
+from toolbox.errors import ToolboxError
+
+
+class Encoder:
+    """A trained model, ready to encode.
+
+    - `checkpoint`: a checkpoint's folder, or a run's (its best).
+    - `device`: "auto", "cpu", "cuda:1" ...
+    - `overrides`: changes to the recipe in the checkpoint by key path.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None
+    ) -> None:
+        found = checkpoints.read(checkpoint)
+        self.recipe = _overridden(found.manifest["recipe"], overrides or {})
+        self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
+        self.device = choose_device(device)
+        self.model = build_model(self.recipe, seed=0, classes=found.manifest["classes"], checkpoint=found)
+        self.model.to(torch.device(str(self.device))).eval()
+        self.inputs = inputs_of(self.model)
+
+    def encode_image(self, images: Any, *, batch_size: int = 64) -> Tensor:
+        """Embeddings (N, D), of length 1, float32, on the CPU, in the order given.
+
+        - `images`: PIL images or paths, or one of them (N = 1).
+        - `batch_size`: images at a time.
+
+        Raises OSError naming a file that cannot be read.
+        """
+        listed = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        names = [name for name, source in self.inputs.items() if source.field == "image"]
+        if not names:
+            raise ToolboxError("This model reads no images.")
+        parts = []
+        with ThreadPoolExecutor() as pool, torch.inference_mode():
+            for start in range(0, len(listed), batch_size):
+                pictures = list(pool.map(_picture, listed[start : start + batch_size]))
+                inputs = {
+                    name: self.inputs[name].preprocess.collate([self.inputs[name].preprocess(p) for p in pictures])
+                    for name in names
+                }
+                batch = {"inputs": to_device(inputs, torch.device(str(self.device))), "labels": None, "views": 1}
+                parts.append(self.model(batch, "predict")["embeddings"].float().cpu())
+        if not parts:
+            raise ToolboxError("There is no image to encode.")
+        return torch.cat(parts)
+
+
+def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str | None) -> dict[str, float]:
+    """Metrics of a checkpoint on the recipe's test (else validation) set; without one, of the backbone as it comes."""
+    settings = Settings(recipe)
+    name = split or ("test" if recipe.get("test_dataloader") else "val")
+    if not recipe.get(f"{name}_dataloader") or not recipe.get(f"{name}_evaluator"):
+        raise ToolboxError(f"The recipe has no {name} set.", hint=f"Set {name}_dataloader and {name}_evaluator.")
+    target = EvalSet(recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"], name=name)
+    problems = target.problems()
+    if problems:
+        raise ToolboxError.of(problems)
+    device = choose_device(settings("env_cfg.device"))
+    set_threads(settings("env_cfg.threads"))
+    found = checkpoints.read(checkpoint) if checkpoint else None
+    classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
+    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found)
+    model.to(torch.device(str(device)))
+    precision = Precision(settings("optim_wrapper.precision"), device)
+    return target.evaluate(model, inputs_of(model), device, precision, mode="predict" if found else "baseline")
+
+
+def _picture(image: Any) -> Image.Image:
+    return image.convert("RGB") if isinstance(image, Image.Image) else read_image(image)
+
+
+def _overridden(recipe: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    for path, value in overrides.items():
+        node: Any = recipe
+        *names, last = path.split(".")
+        for name in names:
+            node = node[int(name)] if isinstance(node, list) else node[name]
+        node[last] = value
+    return recipe

@@ -1,0 +1,103 @@
+"""Run a model over a dataset and let metrics judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolbox.base import Dataset, Metric, Sampler
+from toolbox.engine.data import Fetch, Inputs, Plan, batches, to_device
+from toolbox.engine.precision import Precision
+from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+
+class EvalSet:
+    """A dataset with its metrics, ready to be evaluated.
+
+    - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
+    - `name`: "val" or "test", for messages.
+    """
+
+    def __init__(self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str) -> None:
+        self.name, self.loader = name, loader
+        self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
+        evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
+        self.metrics: list[Metric] = [
+            build(metric, "metric", where=f"{name}_evaluator.{index}") for index, metric in enumerate(evaluator)
+        ]
+
+    def sampler(self) -> Sampler:
+        """Every item once, in order."""
+        size = min(self.loader.get("batch_size") or 64, len(self.dataset))
+        sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
+        sampler.setup(self.dataset, seed=0)
+        return sampler
+
+    def evaluate(
+        self, model: nn.Module, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
+        mode: str = "predict", stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float] | None:  # fmt: skip
+        """The metrics' numbers; None if `stop` said so between two batches.
+
+        - `mode`: "predict", or "baseline" for the backbone alone.
+        Unreadable items under 'skip' are counted as "unreadable_items" in the result.
+        """
+        sampler = self.sampler()
+        skip = self.loader.get("on_bad_item", "raise") == "skip"
+        fetch = Fetch(self.dataset, inputs, skip_bad=skip)
+        for metric in self.metrics:
+            metric.reset()
+        was_training, bad = model.training, 0
+        model.eval()
+        try:
+            with torch.inference_mode():
+                for batch in batches(
+                    fetch, Plan(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
+                    prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
+                ):  # fmt: skip
+                    if stop():
+                        return None
+                    bad += len(batch["bad"])
+                    self.check_bad(bad)
+                    if not batch["items"]:
+                        continue
+                    with precision.autocast():
+                        outputs = model(to_device(batch, torch.device(str(device))), mode)
+                    for metric in self.metrics:
+                        metric.update(outputs, batch)
+        finally:
+            model.train(was_training)
+        numbers: dict[str, float] = {}
+        for metric in self.metrics:
+            try:
+                numbers |= metric.compute()
+            except ValueError as error:
+                raise ToolboxError(str(error), where=f"{self.name}_evaluator") from error
+        return numbers | ({"unreadable_items": bad} if bad else {})
+
+    def check_bad(self, bad: int) -> None:
+        """Raise ToolboxError when more items were unreadable than the recipe allows."""
+        allowed = self.loader.get("max_bad_share", 0.01)
+        if bad > allowed * len(self.dataset):
+            raise ToolboxError(
+                f"{bad} of {len(self.dataset)} items cannot be read, more than the share of {allowed:g} allowed.",
+                where=f"{self.name}_dataloader", hint="Mend the files, or raise max_bad_share.",
+            )  # fmt: skip
+
+    def problems(self) -> list[Problem]:
+        """What the dataset and the metrics find wrong before anything runs."""
+        where = f"{self.name}_dataloader.dataset"
+        found = [Problem(p.message, f"{where}.{p.where}".rstrip("."), p.hint) for p in self.dataset.check()]
+        if found:
+            return found
+        for index, metric in enumerate(self.metrics):
+            prefix = f"{self.name}_evaluator.{index}"
+            found += [
+                Problem(p.message, f"{prefix}.{p.where}".rstrip("."), p.hint) for p in metric.check(self.dataset)
+            ]
+        return found

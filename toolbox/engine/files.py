@@ -1,0 +1,85 @@
+"""Files that are either whole or absent: write beside, flush to disk, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolbox.errors import ToolboxError
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill; it appears as `target`, complete and on disk, when the block ends without an error."""
+    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        yield beside
+        for path in [*beside.rglob("*"), beside]:
+            sync(path)
+        if target.exists():
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            os.rename(target, old)
+            os.rename(beside, target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(beside, target)
+        sync(target.parent)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ToolboxError(
+            f"{target} cannot be written: {error.strerror or error}.",
+            hint="What was written before is untouched. Free some space or choose another --work-dir, then --resume.",
+        ) from error
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file in one step. Raises ToolboxError when the disk refuses."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        sync(beside)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ToolboxError(
+            f"{path} cannot be written: {error.strerror or error}.", hint="Choose another --work-dir."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def point(link: Path, target: Path) -> None:
+    """Make the relative link `link` lead to `target`, in one step."""
+    beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target.name)
+    os.replace(beside, link)

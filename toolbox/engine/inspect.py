@@ -1,0 +1,189 @@
+"""Look at a recipe's structure on torch's meta device: parts, settings, shapes, memory; no weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from toolbox.base import Dataset, Model, Sampler
+from toolbox.engine.assemble import apply_tuning, backbones, build_structure
+from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.groups import parameter_groups, part_problems
+from toolbox.engine.settings import Settings
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry import build
+
+
+@dataclass
+class Part:
+    """A row of the table of parts: a stretch of the model with equal settings."""
+
+    name: str
+    parameters: int
+    trainable: int
+    lr: float | None
+    weight_decay: float | None
+
+
+@dataclass
+class Plan:
+    """What a recipe would do."""
+
+    problems: list[Problem] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    memory: dict[str, int] = field(default_factory=dict)
+    steps: int | None = None
+    steps_per_epoch: int | None = None
+    batch_size: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
+    """The plan of a complete, validated recipe, with all problems that its structure and its data have.
+
+    - `data`: also look at the datasets; without, only the model is inspected.
+    """
+    plan = Plan()
+    settings = Settings(recipe)
+    classes = _look_at_data(recipe, settings, plan) if data else None
+    try:
+        with torch.device("meta"):
+            model = build_structure(recipe, classes)
+            apply_tuning(model)
+            optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
+            for item in settings.schedules():
+                _try(plan, "param_scheduler", lambda item=item: _check_schedule(item, plan))
+    except ToolboxError as error:
+        plan.problems += error.problems
+        return plan
+    for index, item in enumerate(recipe.get("custom_hooks") or []):
+        _try(plan, "", lambda item=item, where=f"custom_hooks.{index}": build(item, "hook", where=where))
+    parts = settings("optim_wrapper.parts") or {}
+    plan.problems += part_problems(model, parts)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        plan.problems.append(
+            Problem("Nothing would be trained: every part is frozen.", "model", "Add a head, or set a backbone's tune.")
+        )
+    if plan.problems:
+        return plan
+    groups = parameter_groups(model, optimizer, parts, settings("optim_wrapper.decay_one_dim"))
+    plan.parts = _table(model, {name: (g.lr, g.weight_decay) for g in groups for name in g.params})
+    _shapes_and_memory(model, plan, settings("optim_wrapper.precision"))
+    return plan
+
+
+def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
+    """Datasets, batches and metrics; returns the number of classes."""
+    classes = None
+    try:
+        dataset: Dataset = build(
+            recipe["train_dataloader"]["dataset"], "dataset", where="train_dataloader.dataset"
+        )
+        where = "train_dataloader.dataset"
+        found = [Problem(p.message, f"{where}.{p.where}".rstrip("."), p.hint) for p in dataset.check()]
+        plan.problems += found
+        if not found:
+            sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
+            _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
+            if not plan.problems:
+                plan.batch_size = sampler.batch_size
+                plan.steps_per_epoch = max(1, len(sampler) // settings("optim_wrapper.accumulative_counts"))
+                plan.steps = settings.steps(plan.steps_per_epoch)
+                plan.notes += sampler.notes()
+                classes = len(dataset.classes) if dataset.classes is not None else None
+        if recipe["train_dataloader"].get("augment"):
+            build(recipe["train_dataloader"]["augment"], "augment", where="train_dataloader.augment")
+    except (ToolboxError, ValueError, OSError) as error:
+        plan.problems += error.problems if isinstance(error, ToolboxError) else [
+            Problem(str(error), "train_dataloader.dataset")
+        ]  # fmt: skip
+    for name in ("val", "test"):
+        loader, evaluator = recipe.get(f"{name}_dataloader"), recipe.get(f"{name}_evaluator")
+        if bool(loader) != bool(evaluator):
+            here, there = (f"{name}_dataloader", f"{name}_evaluator")[:: 1 if loader else -1]
+            plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
+        elif loader:
+            try:
+                plan.problems += EvalSet(loader, evaluator, name=name).problems()
+            except (ToolboxError, ValueError, OSError) as error:
+                plan.problems += error.problems if isinstance(error, ToolboxError) else [
+                    Problem(str(error), f"{name}_dataloader.dataset")
+                ]  # fmt: skip
+    return classes
+
+
+def _try(plan: Plan, where: str, action: Any) -> None:
+    try:
+        action()
+    except ToolboxError as error:
+        plan.problems += error.problems
+    except ValueError as error:
+        plan.problems.append(Problem(str(error), where))
+
+
+def _check_schedule(item: dict[str, Any], plan: Plan) -> None:
+    schedule = build(item, "schedule", where="param_scheduler")
+    if plan.steps:
+        for step in (0, plan.steps - 1):
+            schedule.factor(step, plan.steps)
+
+
+def _table(model: Model, settings: dict[str, tuple[float, float]]) -> list[Part]:
+    """Rows by top-level part and equal settings; frozen parameters have none."""
+    rows: dict[tuple[str, Any], Part] = {}
+    for name, parameter in model.named_parameters():
+        part = _part_of(name, model)
+        lr, decay = settings.get(name, (None, None))
+        row = rows.setdefault((part, (lr, decay)), Part(part, 0, 0, lr, decay))
+        row.parameters += parameter.numel()
+        row.trainable += parameter.numel() if parameter.requires_grad else 0
+    return sorted(rows.values(), key=lambda row: (row.name, row.lr is None, -(row.weight_decay or 0)))
+
+
+def _part_of(name: str, model: Model) -> str:
+    for path in sorted(backbones(model), key=len, reverse=True):
+        if name.startswith(path + "."):
+            return f"model.{path}"
+    return "model." + name.split(".")[0]
+
+
+def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
+    """Run one batch's forward pass without data: shapes are checked, what autograd keeps is counted."""
+    size = plan.batch_size or 1
+    inputs: dict[str, Any] = {}
+    for name, backbone in model.inputs.items():
+        image = backbone.preprocess().size
+        if image is None:
+            return
+        inputs[name] = torch.empty(size, 3, *image, device="meta")
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[id(tensor)] = tensor.numel() * tensor.element_size()
+        tensors.append(tensor)  # alive, so that ids stay unique
+        return tensor
+
+    tensors: list[torch.Tensor] = []
+    model.train()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model({"inputs": inputs, "labels": None, "views": 1, "ids": [], "indices": []}, "predict")
+    except (RuntimeError, ValueError, TypeError) as error:
+        plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
+        return
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights = {id(p) for p in model.parameters()}
+    activations = sum(nbytes for key, nbytes in kept.items() if key not in weights)
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    plan.memory = {
+        "parameters": parameters, "gradients": trained, "optimizer": 2 * trained,
+        "activations": activations // (1 if precision == "fp32" else 2),
+    }  # fmt: skip
+
+
+def total_memory(plan: Plan) -> int:
+    """The estimate of a training step's memory in bytes; 0 when unknown."""
+    return sum(plan.memory.values())
+

@@ -1,0 +1,72 @@
+"""What follows from a recipe's plain settings. The recipe is complete: defaults are filled in by toolbox.config."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from toolbox.errors import ToolboxError
+
+
+class Settings:
+    """Settings of a complete recipe: `settings("train_cfg.val_interval")`."""
+
+    def __init__(self, recipe: dict[str, Any]) -> None:
+        self.recipe = recipe
+
+    def __call__(self, path: str) -> Any:
+        value: Any = self.recipe
+        for name in path.split("."):
+            value = value[name]
+        return value
+
+    def sampler(self) -> dict[str, Any]:
+        """The training sampler's config: given, or core.Shuffled of `batch_size`."""
+        loader = self.recipe["train_dataloader"]
+        return loader.get("sampler") or {"type": "core.Shuffled", "batch_size": loader["batch_size"]}
+
+    def schedules(self) -> list[dict[str, Any]]:
+        """The schedules' configs."""
+        given = self.recipe.get("param_scheduler") or []
+        return given if isinstance(given, list) else [given]
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """The length of the run."""
+        max_steps = self("train_cfg.max_steps")
+        return max_steps if max_steps is not None else self("train_cfg.max_epochs") * steps_per_epoch
+
+    def validate_every(self, steps_per_epoch: int) -> int:
+        """Steps between two validations."""
+        by_epoch = self("train_cfg.max_steps") is None
+        return self("train_cfg.val_interval") * (steps_per_epoch if by_epoch else 1)
+
+    def save_every(self, steps_per_epoch: int) -> int:
+        """Steps between two checkpoints."""
+        by_epoch = self("default_hooks.checkpoint.by_epoch")
+        if by_epoch is None:
+            by_epoch = self("train_cfg.max_steps") is None
+        return self("default_hooks.checkpoint.interval") * (steps_per_epoch if by_epoch else 1)
+
+    def best_metric(self, found: dict[str, float]) -> tuple[str, bool]:
+        """The metric that chooses the best checkpoint, and whether greater is better."""
+        name = self("default_hooks.checkpoint.save_best")
+        name = next(iter(found)) if name == "auto" else name
+        if name not in found or not math.isfinite(found[name]):
+            raise ToolboxError(
+                f"There is no finite validation metric '{name}'.", where="default_hooks.checkpoint.save_best",
+                hint=f"There are: {', '.join(found)}.",
+            )  # fmt: skip
+        return name, self("default_hooks.checkpoint.rule") == "greater"
+
+    def namespaces(self) -> list[str]:
+        """The plugins that the recipe names."""
+        return sorted({"core", *_namespaces(self.recipe)})
+
+
+def _namespaces(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["type"].split(".")[0]} if isinstance(value.get("type"), str) else set()
+        return own.union(*map(_namespaces, value.values()))
+    if isinstance(value, list):
+        return set().union(*map(_namespaces, value))
+    return set()

@@ -1,0 +1,98 @@
+"""The folder of a run: whether it may be used, and what the run leaves in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolbox.engine import checkpoint as checkpoints
+from toolbox.errors import ToolboxError
+
+_FILES = (
+    "config.py", "environment.json", "metrics.jsonl", "train.log", "train_results.json", "bad_items.jsonl",
+    "report.html",
+)  # fmt: skip
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has begun in this folder."""
+    return (folder / "config.py").exists() or bool(checkpoints.all_in(folder))
+
+
+def check_free(folder: Path) -> None:
+    """Raise ToolboxError if the folder holds a run already or cannot be written."""
+    if holds_run(folder):
+        raise ToolboxError(
+            f"{folder} already holds a run.",
+            hint="Continue it with --resume, replace it with --overwrite, or choose another --work-dir.",
+        )
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder. Raise ToolboxError if nothing can be written there."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("x")
+        probe.unlink()
+    except OSError as error:
+        raise ToolboxError(
+            f"Nothing can be written to {folder}: {error.strerror or error}.",
+            hint="Choose a folder of yours with --work-dir.",
+        ) from error
+
+
+def clear(folder: Path) -> None:
+    """Remove a run's own files, and nothing else, from its folder."""
+    for name in ("best", "last", *_FILES):
+        (folder / name).unlink(missing_ok=True)
+    for path in checkpoints.all_in(folder):
+        shutil.rmtree(path)
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue  # a line that a killed process left unfinished
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def environment(device: str, plugins: dict[str, Any]) -> dict[str, Any]:
+    """Versions, plugins, device and revision, for environment.json."""
+    packages = ("torch", "torchvision", "transformers", "peft", "timm", "numpy", "pillow", "mmengine")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "device": device, "versions": versions,
+        "plugins": plugins, "command": sys.argv, "git": _git_revision(),
+    }  # fmt: skip
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10, check=False,
+            cwd=Path(__file__).parent,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
