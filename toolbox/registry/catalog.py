@@ -141,11 +141,13 @@ class Catalog:
     def device(self, requested: str) -> Device | None:
         """The first plugin's answer for `requested` ("auto", "cpu", "cuda:1" ...); `core` is asked last.
 
-        Raises ToolboxError when a plugin fails to answer.
+        Raises ToolboxError when a plugin refuses the request (its ValueError) or fails to answer.
         """
         for plugin in reversed(self._ready()):
             try:
                 answer = plugin.hook.toolbox_device(requested=requested)
+            except ValueError as error:  # a refusal with its reason, e.g. an absent GPU
+                raise ToolboxError(str(error)) from error
             except Exception as error:
                 raise ToolboxError(f"{_says(plugin)} toolbox_device({requested!r}): {describe_error(error)}") from error
             if answer is not None:

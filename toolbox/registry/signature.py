@@ -160,7 +160,7 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _bullets(document: str) -> dict[str, str]:
-    """{name: text} of the lines "- `name`: text" (or "- `a`, `b`: text"), continued on deeper-indented lines."""
+    """{name: text} of "- `name`: text", "- `a`, `b`: text" or "...; `b`: text", continued on deeper-indented lines."""
     bullets: dict[str, str] = {}
     names: list[str] = []
     for line in inspect.cleandoc(document).splitlines():
@@ -172,4 +172,8 @@ def _bullets(document: str) -> dict[str, str]:
             bullets |= {name: f"{bullets[name]} {line.strip()}" for name in names}
         else:
             names = []
+    for name, text in list(bullets.items()):
+        first, *rest = re.split(r"; `(\w+)`: ", text)
+        bullets[name] = first
+        bullets |= {other: more for other, more in zip(rest[::2], rest[1::2], strict=True) if name != other}
     return bullets

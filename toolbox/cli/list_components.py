@@ -1,0 +1,193 @@
+"""The command behind tools/list_components.py: what is installed, what is broken, and how one component is used."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from toolbox.cli.show_component import component_record, show
+from toolbox.errors import ToolboxError
+from toolbox.plugin import KINDS
+from toolbox.registry.catalog import Catalog, Entry, add_local, catalog
+from toolbox.registry.checkout import uninstalled
+from toolbox.registry.discovery import INTERFACE, Plugin
+
+ORDER = ("broken", "conflict", "interface", "disabled")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 1 `--strict` found something, 2 the request was wrong."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    try:
+        return _run(options)
+    except ToolboxError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def match(found: Catalog, name: str, kind: str | None = None) -> list[Entry]:
+    """The entries that `name` means: one component (full or bare, upper and lower case alike), or all of a namespace.
+
+    Raises ToolboxError when it means nothing here, or several components.
+    """
+    entries = found.find(kind)
+    wanted = name.lower()
+    hits = [e for e in entries if name in (e.fullname, e.name)]
+    hits = hits or [e for e in entries if wanted in (e.fullname.lower(), e.name.lower())]
+    if len(hits) > 1:
+        raise ToolboxError(f"{name!r} may be {' or '.join(e.fullname for e in hits)}.", hint="Give the full name.")
+    if not hits and "." not in name and any(plugin.namespace == name for plugin in found.plugins):
+        return [e for e in entries if e.plugin is found.plugin(name)]
+    if not hits and "." not in name:
+        near = difflib.get_close_matches(wanted, {e.name.lower(): e for e in entries}, n=1)
+        hint = f"Did you mean {next(e.fullname for e in entries if e.name.lower() == near[0])!r}?" if near else ""
+        what = f"{kind} is" if kind else "component and no plugin is"
+        raise ToolboxError(f"no {what} called {name!r} here.", hint=hint or "Without a NAME, all are listed.")
+    return hits or [found.get(name, kind)]
+
+
+def _run(options: argparse.Namespace) -> int:
+    local = add_local(options.plugin)
+    found = catalog()
+    code = 2 if any(plugin.error for plugin in local) else 0
+    bad = any(plugin.state in ("broken", "conflict") for plugin in found.plugins) or bool(found.problems)
+    code = code or (1 if options.strict and bad else 0)
+
+    entries = found.find(options.kind) if options.name is None else match(found, options.name, options.kind)
+    if options.name is not None and len(entries) == 1 and options.name != entries[0].namespace:
+        record = component_record(found, entries[0])
+        print(json.dumps(record, indent=2) if options.json else show(record, sys.stdout.isatty()))
+    elif options.json:
+        print(json.dumps(_record(found, entries), indent=2))
+    else:
+        unusable = _unusable(found) if options.name is None else []
+        if sys.stdout.isatty():
+            _print_rich(entries, unusable)
+        else:
+            print("\n".join(_plain(entries, unusable)))
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="list_components.py",
+        description="List the components that recipes can name, or show how one of them is used.",
+        epilog="Exit codes: 0 done, 1 --strict found something broken, 2 the request was wrong.",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a component (dinov3.ViT or vit) or a plugin (dinov3)")
+    parser.add_argument("--kind", metavar="K", help=f"only this kind: {', '.join(KINDS)}")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a plugin is broken or in conflict")
+    parser.add_argument("--plugin", action="append", default=[], metavar="PATH", help="also a local file or module")
+    return parser
+
+
+def _record(found: Catalog, entries: list[Entry]) -> dict[str, Any]:
+    """The schema of `--json`; keys are only ever added."""
+    return {
+        "interface": INTERFACE,
+        "components": [
+            {
+                "kind": entry.kind,
+                "fullname": entry.fullname,
+                "namespace": entry.namespace,
+                "name": entry.name,
+                "summary": entry.summary,
+                "target": entry.target,
+                "requires": list(entry.requires),
+                "missing": list(entry.missing),
+                "install": entry.install,
+                "distribution": entry.plugin.distribution,
+                "version": entry.plugin.version,
+            }
+            for entry in entries
+        ],
+        "plugins": [
+            {
+                "namespace": plugin.namespace,
+                "distribution": plugin.distribution,
+                "version": plugin.version,
+                "path": plugin.path,
+                "state": plugin.state,
+                "error": plugin.reason,
+            }
+            for plugin in found.plugins
+        ],
+        "uninstalled": [
+            {
+                "distribution": folder.distribution,
+                "namespaces": list(folder.namespaces),
+                "path": str(folder.path),
+                "reason": folder.reason,
+                "command": folder.command,
+            }
+            for folder in uninstalled()
+        ],
+        "problems": [{"message": p.message, "where": p.where, "hint": p.hint} for p in found.problems],
+    }
+
+
+def _unusable(found: Catalog) -> list[tuple[str, str, str]]:
+    """(state, who, why) of everything that cannot be used, and of mistakes in TOOLBOX_PLUGINS."""
+    plugins = [plugin for plugin in found.plugins if plugin.state != "ready"]
+    plugins.sort(key=lambda plugin: (ORDER.index(plugin.state), plugin.namespace))
+    rows = [(plugin.state, plugin.namespace, f"{_why(plugin)}  [{plugin.owner}]") for plugin in plugins]
+    rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in uninstalled()]
+    return rows + [
+        ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in found.problems
+    ]
+
+
+def _why(plugin: Plugin) -> str:
+    return " ".join(plugin.reason.split())
+
+
+def _source(entry: Entry) -> str:
+    return f"{entry.plugin.distribution} {entry.plugin.version}" if entry.plugin.distribution else entry.plugin.path
+
+
+def _missing(entry: Entry) -> str:
+    return f"needs {', '.join(entry.missing)}: {entry.install}" if entry.missing else ""
+
+
+def _plain(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> list[str]:
+    """One component a line: kind, name, summary, distribution and version, what is missing."""
+    rows = [(entry.kind, entry.fullname, entry.summary, _source(entry), _missing(entry)) for entry in entries]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
+    lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
+    widths = [max((len(row[i]) for row in unusable), default=0) for i in range(2)]
+    return lines + ["  ".join([*map(str.ljust, row[:2], widths), row[2]]) for row in unusable]
+
+
+def _print_rich(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    table = Table("kind", "name", "summary", "from", box=SIMPLE_HEAD, pad_edge=False)
+    table.columns[1].no_wrap = True
+    for i, entry in enumerate(entries):
+        first = i == 0 or entries[i - 1].kind != entry.kind
+        last = i + 1 == len(entries) or entries[i + 1].kind != entry.kind
+        summary = Text(entry.summary)
+        if entry.missing:
+            summary.append(f"\n{_missing(entry)}", style="yellow")
+        kind = Text(entry.kind if first else "", style="bold")
+        table.add_row(kind, Text(entry.fullname, style="cyan"), summary, Text(_source(entry)), end_section=last)
+    console.print(table)
+    for state, who, why in unusable:
+        style = "red" if state in ("broken", "conflict", "problem") else "yellow"
+        console.print(Text.assemble((f"{state} ", style), (f"{who} ", "bold"), why), soft_wrap=True)
