@@ -1,0 +1,251 @@
+"""Samplers: what an epoch holds, and that a batch depends on its number alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from toolbox.core.pairs import Pairs
+from toolbox.core.pk import PK, add_groups, fewest, fullest, seat_batches
+from toolbox.core.plain_samplers import Sequential, Shuffled
+
+
+class Labels:
+    """A dataset as samplers see it."""
+
+    def __init__(self, labels=None, count=None):
+        self.labels, self.count = labels, len(labels) if count is None else count
+
+    def __len__(self):
+        return self.count
+
+
+def ready(sampler, labels=None, *, count=None, seed=0):
+    sampler.setup(Labels(labels, count), seed)
+    return sampler
+
+
+def epoch(sampler, number=0):
+    return [sampler.batch(number * len(sampler) + i) for i in range(len(sampler))]
+
+
+def uneven(seed, classes=40, largest=15):
+    sizes = np.random.default_rng(seed).integers(1, largest, classes)
+    labels = np.repeat(np.arange(classes) * 3 + 7, sizes)
+    return np.random.default_rng(seed).permutation(labels).tolist()
+
+
+SAMPLERS = {
+    "pk": lambda: PK(classes=5, per_class=3),
+    "pk drop": lambda: PK(classes=5, per_class=3, short_classes="drop"),
+    "pairs": lambda: Pairs(batch_size=7),
+    "shuffled": lambda: Shuffled(batch_size=7),
+    "sequential": lambda: Sequential(batch_size=7),
+}
+
+
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+def test_starting_at_any_batch_equals_going_there(make):
+    walked = ready(make(), uneven(1))
+    count = 2 * len(walked) + 3
+    batches = [walked.batch(number) for number in range(count)]
+    for number in (count - 1, len(walked), 0, len(walked) - 1):
+        assert ready(make(), uneven(1)).batch(number) == batches[number]
+        assert walked.batch(number) == batches[number], "going back gives another batch"
+    assert all(type(index) is int for batch in batches for index in batch)
+    assert max(map(len, batches)) == walked.batch_size
+
+
+@pytest.mark.parametrize("name", ["pk", "pk drop", "pairs", "shuffled"])
+def test_epochs_and_seeds_differ(name):
+    make = SAMPLERS[name]
+    sampler, other = ready(make(), uneven(1)), ready(make(), uneven(1), seed=1)
+    assert epoch(sampler) != epoch(sampler, 1)
+    assert epoch(sampler) != epoch(other)
+
+
+def test_draws_are_positions_in_the_whole_run():
+    sampler = ready(Pairs(batch_size=7), uneven(1))
+    draws = [draw for number in range(3) for draw, _ in sampler.draws(number)]
+    assert draws == list(range(3 * 14))
+
+
+@pytest.mark.parametrize("mode", ["repeat", "drop"])
+@pytest.mark.parametrize(("classes", "per_class"), [(5, 3), (12, 1), (2, 4), (20, 2)])
+@pytest.mark.parametrize("seed", range(4))
+def test_pk_batches_hold_different_classes(mode, classes, per_class, seed):
+    labels = uneven(seed)
+    sampler = ready(PK(classes=classes, per_class=per_class, short_classes=mode), labels, seed=seed)
+    for number in range(2):
+        for batch in epoch(sampler, number):
+            counts = Counter(labels[index] for index in batch)
+            assert len(counts) == classes
+            assert set(counts.values()) == {per_class}
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(5, 3), (12, 1), (2, 4), (40, 2)])
+def test_pk_repeat_sees_every_image_and_counts_repeats(classes, per_class):
+    labels = uneven(2)
+    sampler = ready(PK(classes=classes, per_class=per_class), labels)
+    for number in range(2):
+        seen = [index for batch in epoch(sampler, number) for index in batch]
+        assert set(seen) == set(range(len(labels)))
+    repeats = len(seen) - len(labels)
+    assert repeats > 0
+    assert any(note.startswith(f"{repeats} of {len(seen)} images") for note in sampler.notes())
+
+
+def test_pk_sees_every_image_exactly_once_where_classes_are_even():
+    labels = np.repeat(np.arange(12), 6).tolist()
+    sampler = ready(PK(classes=4, per_class=3), labels)
+    assert sorted(index for batch in epoch(sampler) for index in batch) == list(range(72))
+    assert sampler.notes() == []
+
+
+def test_pk_repeats_no_image_in_a_group_that_can_do_without():
+    labels = uneven(3)
+    sizes = Counter(labels)
+    sampler = ready(PK(classes=6, per_class=4), labels)
+    for batch in epoch(sampler):
+        for group in np.asarray(batch).reshape(6, 4):
+            assert len(set(group)) == min(4, sizes[labels[group[0]]])
+
+
+def test_pk_drop_leaves_out_what_fills_no_group_and_repeats_nothing():
+    labels = uneven(4)
+    sizes = Counter(labels)
+    sampler = ready(PK(classes=5, per_class=4, short_classes="drop"), labels)
+    seen = [index for batch in epoch(sampler) for index in batch]
+    assert len(seen) == len(set(seen))
+    assert min(sizes[labels[index]] for index in seen) >= 4
+    groups = sum(size // 4 for size in sizes.values())
+    assert len(sampler) == groups // 5, "a full batch was left out"
+    short = sum(size < 4 for size in sizes.values())
+    assert sampler.notes() == [
+        f"{short} of 40 classes have fewer than 4 images and are left out",
+        f"{len(labels) - len(seen)} of {len(labels)} images are left out each epoch",
+    ]
+
+
+def test_pk_of_all_classes_with_one_dominant():
+    labels = [0] * 50 + [1, 1, 2, 3]
+    sampler = ready(PK(classes=3, per_class=2), labels)
+    batches = epoch(sampler)
+    assert len(batches) == 25, "each of the 25 groups of class 0 needs a batch of its own"
+    assert {index for batch in batches for index in batch} == set(range(54))
+    assert all(len({labels[index] for index in batch}) == 3 for batch in batches)
+
+
+def test_pk_mixes_classes():
+    labels = np.repeat(np.arange(12), 40).tolist()
+    sampler = ready(PK(classes=4, per_class=4), labels)
+    met = [
+        {tuple(sorted({labels[a], labels[b]})) for batch in epoch(sampler, n) for a in batch for b in batch}
+        for n in range(4)
+    ]
+    assert min(map(len, met)) > 0.8 * 78, "classes keep meeting the same few others"
+    assert len(set.union(*met)) == 78, "some classes never meet, whatever the epoch"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_seats_of_a_class_lie_in_different_batches_however_tight(seed):
+    rng = np.random.default_rng(seed)
+    batches, classes = int(rng.integers(1, 9)), int(rng.integers(1, 6))
+    groups = add_groups(np.zeros(classes + int(rng.integers(0, 4)), dtype=int), batches * classes, batches, rng)
+    seats = seat_batches(groups, batches, classes, rng)
+    owners = np.repeat(np.arange(len(groups)), groups)
+    assert len(set(zip(seats, owners, strict=True))) == batches * classes
+    assert set(Counter(seats.tolist()).values()) == {classes}
+
+
+def test_numbers_of_batches():
+    assert fewest(np.array([3, 1, 1, 1]), classes=2) == 3
+    assert fewest(np.array([5, 1, 1]), classes=2) == 5
+    assert fullest(np.array([5, 1, 1]), classes=2) == 2
+    assert fullest(np.array([3, 3, 1]), classes=2) == 3
+
+
+def test_pk_refuses_what_it_cannot_fill():
+    with pytest.raises(ValueError, match="needs labels"):
+        ready(PK(classes=2, per_class=2), count=10)
+    with pytest.raises(ValueError, match=r"takes 3 different classes, and Labels has 2\. Try classes=2 or less"):
+        ready(PK(classes=3, per_class=2), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"has 1 with at least 2 images.*short_classes='repeat'"):
+        ready(PK(classes=2, per_class=2, short_classes="drop"), [0, 0, 1, 2])
+    with pytest.raises(ValueError, match=r"2 of 3 classes have fewer than per_class=2 images\. Try per_class=1"):
+        ready(PK(classes=2, per_class=2, short_classes="error"), [0, 0, 1, 2])
+    with pytest.raises(ValueError, match="Try one of repeat, drop, error"):
+        PK(classes=2, per_class=2, short_classes="skip")
+    with pytest.raises(ValueError, match="at least 1 image"):
+        PK(classes=0, per_class=2)
+    assert len(ready(PK(classes=2, per_class=2, short_classes="error"), [0, 0, 1, 1])) == 1
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.repeat(np.arange(11_318), 6)[:60_000], np.repeat(np.arange(1000), 300)],
+    ids=["11k classes", "300k images"],
+)
+def test_pk_plans_an_epoch_quickly(labels):
+    sampler = PK(classes=32, per_class=4)
+    began = time.perf_counter()
+    ready(sampler, labels).batch(0)
+    assert time.perf_counter() - began < 2.0, "the plan takes some hundredths of a second; this bound is loose"
+    began = time.perf_counter()
+    for number in range(1, 200):
+        sampler.batch(number)
+    assert time.perf_counter() - began < 0.5, "the plan of an epoch is made again and again"
+
+
+def test_pairs_stand_beside_another_image_of_their_class():
+    labels = uneven(5)
+    sizes = Counter(labels)
+    sampler = ready(Pairs(batch_size=10), labels)
+    assert (sampler.views, sampler.pairs, sampler.batch_size) == (2, 10, 20)
+    queries = []
+    for batch in epoch(sampler):
+        first, second = batch[:10], batch[10:]
+        assert [labels[index] for index in first] == [labels[index] for index in second]
+        assert all((a == b) == (sizes[labels[a]] == 1) for a, b in zip(first, second, strict=True))
+        queries += first
+    assert len(queries) == len(set(queries)) == len(labels) // 10 * 10
+    alone = sum(size == 1 for size in sizes.values())
+    assert (
+        sampler.notes()[0] == f"{alone} of {len(labels)} items are alone in their class and stand as their own partner"
+    )
+
+
+def test_pairs_draw_every_other_image_equally_often():
+    sampler = ready(Pairs(batch_size=5), [0] * 5)
+    partners = Counter()
+    for number in range(400):
+        batch = sampler.batch(number)
+        partners.update(zip(batch[:5], batch[5:], strict=True))
+    assert len(partners) == 20
+    assert min(partners.values()) > 60, "100 are expected of each"
+
+
+def test_shuffled_sees_every_item_once():
+    sampler = ready(Shuffled(batch_size=4, drop_last=False), count=10)
+    assert [len(batch) for batch in epoch(sampler)] == [4, 4, 2]
+    assert sorted(index for batch in epoch(sampler) for index in batch) == list(range(10))
+    assert sampler.notes() == []
+    dropping = ready(Shuffled(batch_size=4), count=10)
+    assert [len(batch) for batch in epoch(dropping)] == [4, 4]
+    assert dropping.notes() == ["2 of 10 items are left out each epoch, others every time"]
+
+
+def test_sequential_keeps_the_order():
+    assert epoch(ready(Sequential(batch_size=4), count=10)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("kind", [Shuffled, Sequential, Pairs])
+def test_a_batch_larger_than_the_dataset_is_refused(kind):
+    with pytest.raises(ValueError, match="batch_size=11 is larger than the dataset, which has 10 items"):
+        ready(kind(batch_size=11), [0] * 10)
+    assert len(ready(kind(batch_size=10), [0] * 10)) == 1
+    with pytest.raises(ValueError, match="at least 1 item"):
+        kind(batch_size=0)

@@ -1,0 +1,64 @@
+"""Ending a run that improves no more."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from toolbox.base import Hook, Run
+from toolbox.errors import ToolboxError
+
+
+class EarlyStop(Hook):
+    """Ends the run after `patience` evaluations in a row without a new best.
+
+    - `metric`: a name that the validation metrics report.
+    - `patience`: evaluations without improvement, at least 1.
+    - `mode`: "max" when larger is better, "min" when smaller is.
+    - `min_delta`: how much better than the best so far counts as an improvement.
+
+    The count survives a resume. Raises ValueError for values outside these, and ToolboxError at the first evaluation
+    when there is no such metric.
+    """
+
+    def __init__(
+        self,
+        metric: str = "recall@1",
+        patience: int = 3,
+        mode: Literal["max", "min"] = "max",
+        min_delta: float = 0.0,
+    ):
+        if patience < 1:
+            raise ValueError(f"patience={patience}, and a run needs at least 1 evaluation to improve in.")
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode={mode!r} does not exist. Try 'max' or 'min'.")
+        if min_delta < 0:
+            raise ValueError(f"min_delta={min_delta} must be 0 or positive; mode='min' says that smaller is better.")
+        self.metric, self.patience, self.mode, self.min_delta = metric, patience, mode, min_delta
+        self.best: float | None = None
+        self.waited = 0
+
+    def after_evaluate(self, run: Run, metrics: dict[str, float]) -> None:
+        if self.metric not in metrics:
+            raise ToolboxError(
+                f"core.EarlyStop watches '{self.metric}', and the evaluation reports no such number.",
+                hint=f"Set metric to one of {', '.join(sorted(metrics)) or 'none: there is no val_evaluator'}.",
+            )
+        value = float(metrics[self.metric])
+        if self._improves(value):
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            run.stop(f"{self.metric} has not improved on {self.best} in {self.waited} evaluations")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+    def _improves(self, value: float) -> bool:
+        if self.best is None:
+            return value == value  # a NaN never is the best
+        gain = value - self.best if self.mode == "max" else self.best - value
+        return gain > self.min_delta

@@ -1,0 +1,159 @@
+"""Class-balanced batches: P classes with K images each."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from toolbox.base import Dataset
+from toolbox.core.classes import Classes
+from toolbox.core.epoch_sampler import EpochSampler
+
+ShortClasses = Literal["repeat", "drop", "error"]
+
+
+class PK(EpochSampler):
+    """Batches of `classes` different classes with `per_class` images each, stacked class by class.
+
+    Each epoch shuffles the images of every class and cuts them into groups of `per_class`; the groups are seated so
+    that no class stands twice in a batch, in as few full batches as that allows.
+
+    - `classes`: different classes in a batch.
+    - `per_class`: images of each of them.
+    - `short_classes`: what happens to images that fill no group. "repeat": images of the class are drawn again, and
+      so are random groups for the seats that stay empty in the last batches; every image is seen at least once an
+      epoch. "drop": incomplete groups, and with them classes smaller than `per_class`, are left out, and so are
+      random groups that fill no batch. "error": ValueError when a class is smaller than `per_class`, else as "repeat".
+
+    The numbers of repeated and dropped images are the same every epoch and stand in `notes()`.
+    Raises ValueError without labels, for numbers below 1, and when there are too few classes.
+    """
+
+    def __init__(self, classes: int, per_class: int, short_classes: ShortClasses = "repeat"):
+        if classes < 1 or per_class < 1:
+            raise ValueError(
+                f"a batch holds at least 1 image of 1 class, not classes={classes}, per_class={per_class}."
+            )
+        if short_classes not in get_args(ShortClasses):
+            raise ValueError(
+                f"short_classes={short_classes!r} does not exist. Try one of {', '.join(get_args(ShortClasses))}."
+            )
+        self.classes, self.per_class, self.short_classes = classes, per_class, short_classes
+        self.batch_size = classes * per_class
+
+    def look(self, dataset: Dataset) -> int:
+        self._classes = Classes(dataset, "core.PK")
+        sizes = self._classes.sizes
+        self._short = int((sizes < self.per_class).sum())
+        if self.short_classes == "error" and self._short:
+            raise ValueError(
+                f"{self._short} of {len(sizes)} classes have fewer than per_class={self.per_class} images. "
+                f"Try per_class={sizes.min()}, short_classes='repeat' or short_classes='drop'."
+            )
+        drop = self.short_classes == "drop"
+        self._groups = sizes // self.per_class if drop else -(-sizes // self.per_class)
+        usable = int((self._groups > 0).sum())
+        if usable < self.classes:
+            few = f" with at least {self.per_class} images" if drop else ""
+            advice = f"Try classes={usable} or less" if usable else "Try a smaller per_class"
+            raise ValueError(
+                f"a batch takes {self.classes} different classes, and {type(dataset).__name__} has {usable}{few}. "
+                f"{advice}{', or short_classes=' + repr('repeat') if drop else ''}."
+            )
+        return fullest(self._groups, self.classes) if drop else fewest(self._groups, self.classes)
+
+    def plan(self, rng: np.random.Generator) -> np.ndarray:
+        batches, per_class, sizes = len(self), self.per_class, self._classes.sizes
+        if self.short_classes == "drop":
+            groups = remove_groups(np.minimum(self._groups, batches), batches * self.classes, rng)
+        else:
+            groups = add_groups(self._groups, batches * self.classes, batches, rng)
+        ordered = self._classes.shuffled(rng)
+        sequence = rng.permutation(len(groups))
+        seats = groups[sequence] * per_class
+        begins = np.cumsum(seats) - seats
+        nth = np.arange(batches * self.batch_size) - np.repeat(begins, seats)
+        # Going round a class again keeps the images of a group different as long as the class has enough.
+        nth %= np.repeat(sizes[sequence], seats)
+        items = ordered[np.repeat(self._classes.starts[sequence], seats) + nth]
+        table = np.empty((batches, self.classes, per_class), dtype=np.int64)
+        table[seat_batches(groups[sequence], batches, self.classes, rng), np.repeat(range(self.classes), batches)] = (
+            items.reshape(-1, per_class)
+        )
+        return table.reshape(-1)
+
+    def notes(self) -> list[str]:
+        total, seen = len(self._classes.of), len(self) * self.batch_size
+        notes = []
+        if self._short:
+            fate = "are left out" if self.short_classes == "drop" else "repeat images within a batch"
+            few = f"{self._short} of {len(self._classes.sizes)} classes have fewer than {self.per_class} images"
+            notes.append(f"{few} and {fate}")
+        if seen > total:
+            notes.append(f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen")
+        elif seen < total:
+            notes.append(f"{total - seen} of {total} images are left out each epoch")
+        return notes
+
+
+def fewest(groups: np.ndarray, classes: int) -> int:
+    """The fewest batches of `classes` different classes that hold all groups; `groups` (C,) counts them by class."""
+    return max(-(-int(groups.sum()) // classes), int(groups.max()))
+
+
+def fullest(groups: np.ndarray, classes: int) -> int:
+    """The most batches of `classes` different classes that the groups fill."""
+    low, high = 1, int(groups.sum()) // classes
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(groups, middle).sum() >= classes * middle else (low, middle - 1)
+    return low
+
+
+def add_groups(groups: np.ndarray, total: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """`groups` raised to the sum `total`, evenly over random classes, none above `most`."""
+    groups = groups.copy()
+    missing = total - int(groups.sum())
+    while missing:
+        open_classes = np.flatnonzero(groups < most)
+        if missing < len(open_classes):
+            groups[rng.choice(open_classes, missing, replace=False)] += 1
+            break
+        rounds = min(missing // len(open_classes), most - int(groups[open_classes].max()))
+        groups[open_classes] += rounds
+        missing -= rounds * len(open_classes)
+    return groups
+
+
+def remove_groups(groups: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """`groups` lowered to the sum `total`, every group equally likely to go."""
+    if groups.sum() == total:
+        return groups
+    kept = rng.permutation(np.repeat(np.arange(len(groups)), groups))[:total]
+    return np.bincount(kept, minlength=len(groups))
+
+
+def seat_batches(groups: np.ndarray, batches: int, classes: int, rng: np.random.Generator) -> np.ndarray:
+    """The batch of every group, class after class, so that no class gets a batch twice.
+
+    Seat 0 of all batches is filled in a random order of the batches, then seat 1 in another, and so on. A class
+    takes consecutive places of these orders, hence different batches, except where it begins in one order and ends
+    in the next: there the batches that it already has are moved behind its end.
+
+    - `groups`: (C,) groups of each class, at most `batches` each, together `batches * classes`.
+    """
+    ends = np.cumsum(groups)
+    orders = [rng.permutation(batches)]
+    for seat in range(1, classes):
+        order, border = rng.permutation(batches), seat * batches
+        crossing = np.searchsorted(ends, border, side="right")
+        after = int(ends[crossing] - border)
+        before = int(groups[crossing]) - after
+        if before > 0:
+            taken = np.zeros(batches, dtype=bool)
+            taken[orders[-1][batches - before :]] = True
+            free = order[~taken[order]]
+            order = np.concatenate([free[:after], rng.permutation(np.concatenate([order[taken[order]], free[after:]]))])
+        orders.append(order)
+    return np.concatenate(orders)

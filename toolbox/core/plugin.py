@@ -1,0 +1,53 @@
+"""The built-in plugin, namespace `core`: it comes through the same door as any other plugin."""
+
+from __future__ import annotations
+
+import re
+
+from toolbox.plugin import Component, Device, hookimpl
+
+
+@hookimpl
+def toolbox_components() -> list[Component]:
+    return [
+        Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
+        Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
+        Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
+        Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
+        Component("sampler", "PK", "toolbox.core.pk:PK", "batches of P classes with K images each"),
+        Component("sampler", "Pairs", "toolbox.core.pairs:Pairs", "every image beside another one of its class"),
+        Component("sampler", "Shuffled", "toolbox.core.plain_samplers:Shuffled", "a new random order every epoch"),
+        Component("sampler", "Sequential", "toolbox.core.plain_samplers:Sequential", "the order of the dataset"),
+        Component(
+            "augment", "RetrievalAugment", "toolbox.core.augment:RetrievalAugment", "random crop, flip, color ..."
+        ),
+        Component("metric", "RetrievalRecall", "toolbox.core.retrieval:RetrievalRecall", "exact Recall@K by cosine"),
+        Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),
+        Component("optimizer", "SGD", "toolbox.core.optim:SGD", "gradient descent with momentum"),
+        Component("schedule", "WarmupCosine", "toolbox.core.schedules:WarmupCosine", "linear warm-up, then a cosine"),
+        Component("schedule", "Constant", "toolbox.core.schedules:Constant", "the same learning rate throughout"),
+        Component("hook", "EarlyStop", "toolbox.core.early_stop:EarlyStop", "ends a run that improves no more"),
+    ]
+
+
+@hookimpl
+def toolbox_device(requested: str) -> Device | None:
+    """cpu and cuda. "auto" is cuda where there is one, else cpu; an absent GPU raises ValueError."""
+    match = re.fullmatch(r"(auto|cpu|cuda)(?:(?<=cuda):(\d+))?", requested)
+    if match is None:
+        return None
+    import torch
+
+    name, index = match[1], None if match[2] is None else int(match[2])
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return Device("cpu", "gloo", precisions=("fp32", "bf16"), fused_optimizer=True)
+    if not torch.cuda.is_available():
+        raise ValueError(f"'{requested}' was asked for, and torch finds no usable GPU here. Try `--device cpu`.")
+    count = torch.cuda.device_count()
+    if index is not None and index >= count:
+        raise ValueError(
+            f"'{requested}' was asked for, and the last GPU here is cuda:{count - 1}. "
+            f"Try `--device cuda:{count - 1}` or `--device cpu`."
+        )
+    precisions = ("fp32", "fp16", "bf16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
+    return Device("cuda", "nccl", index=index, precisions=precisions, fused_optimizer=True)

@@ -1,0 +1,60 @@
+"""From a backbone's tokens to one vector an item."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from toolbox import base
+from toolbox.base import Features, cls_token, last_token, mean_tokens
+
+Mode = Literal["cls", "mean", "cls+mean", "gem", "last"]
+
+
+class Pool(base.Pool):
+    """The usual ways to pool; a plain string in a recipe's `pool` stands for this component.
+
+    - `mode`: "cls" the first token; "mean" the mean over patches, without CLS and registers; "cls+mean" both,
+      concatenated to twice the width; "gem" the generalized mean over patches with a learnable power that starts
+      at 3 (Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019);
+      "last" the last token that is no padding, for causal text models.
+
+    Padding is left out everywhere. Raises ValueError for another mode; "cls" does so at the first batch of a
+    backbone that has no CLS token.
+    """
+
+    def __init__(self, mode: Mode = "cls"):
+        super().__init__()
+        if mode not in get_args(Mode):
+            raise ValueError(f"pool mode {mode!r} does not exist. Try one of {', '.join(get_args(Mode))}.")
+        self.mode = mode
+        if mode == "gem":
+            self.power = nn.Parameter(torch.tensor(3.0))
+
+    def dim(self, width: int) -> int:
+        return 2 * width if self.mode == "cls+mean" else width
+
+    def forward(self, features: Features) -> Tensor:
+        if self.mode == "cls":
+            return cls_token(features)
+        if self.mode == "mean":
+            return mean_tokens(features)
+        if self.mode == "last":
+            return last_token(features)
+        if self.mode == "cls+mean":
+            return torch.cat([cls_token(features), mean_tokens(features)], dim=-1)
+        return generalized_mean(features, self.power)
+
+
+def generalized_mean(features: Features, power: Tensor | float, eps: float = 1e-6) -> Tensor:
+    """(B, D): `mean(max(x, eps) ** power) ** (1 / power)` over valid patches; 1 is the mean, infinity the maximum.
+
+    - `power`: a positive scalar.
+    - `eps`: the smallest activation; what is below it, all negative values too, counts as `eps`.
+    """
+    # Powers of bf16 activations lose what the mean is about; autocast would pick the precision by operation.
+    tokens = features.tokens if features.tokens.dtype == torch.float64 else features.tokens.float()
+    powered = Features(tokens.clamp(min=eps) ** power, features.prefix, features.grid, features.valid)
+    return mean_tokens(powered).clamp(min=torch.finfo(tokens.dtype).tiny) ** (1 / power)

@@ -1,0 +1,65 @@
+"""The usual head of an embedding model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from toolbox.base import Head
+
+Norm = Literal["none", "batch", "layer"]
+
+
+class Projection(Head):
+    """One linear layer, or several with GELU between them.
+
+    - `dim`: width of the embedding.
+    - `layers`: how many linear layers.
+    - `hidden`: width between them, None for the width of the input; only with `layers` above 1.
+    - `bias`: whether the linear layers have one.
+    - `norm`: what stands before every linear layer: "none", "batch" (BatchNorm1d) or "layer" (LayerNorm).
+    - `dropout`: probability that an input of a linear layer is zeroed in training, 0 <= p < 1.
+
+    Raises ValueError for values outside these.
+    """
+
+    def __init__(
+        self,
+        dim: int = 512,
+        layers: int = 1,
+        hidden: int | None = None,
+        bias: bool = True,
+        norm: Norm = "none",
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if dim < 1 or layers < 1:
+            raise ValueError(f"a projection has at least 1 layer of width 1, not layers={layers}, dim={dim}.")
+        if hidden is not None and (hidden < 1 or layers == 1):
+            raise ValueError(f"hidden={hidden} needs a positive width and layers=2 or more, not layers={layers}.")
+        if norm not in get_args(Norm):
+            raise ValueError(f"norm {norm!r} does not exist. Try one of {', '.join(get_args(Norm))}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} is no probability. Try 0 <= dropout < 1.")
+        self.out_dim = dim
+        self.layer_count, self.hidden, self.bias, self.norm, self.dropout = layers, hidden, bias, norm, dropout
+
+    def connect(self, in_dim: int, classes: int | None = None) -> None:
+        self.in_dim = in_dim
+        hidden = in_dim if self.hidden is None else self.hidden
+        widths = [in_dim, *[hidden] * (self.layer_count - 1), self.out_dim]
+        modules: list[nn.Module] = []
+        for number, (before, after) in enumerate(pairwise(widths)):
+            if number > 0:
+                modules.append(nn.GELU())
+            if self.norm != "none":
+                modules.append(nn.BatchNorm1d(before) if self.norm == "batch" else nn.LayerNorm(before))
+            if self.dropout > 0:
+                modules.append(nn.Dropout(self.dropout))
+            modules.append(nn.Linear(before, after, bias=self.bias))
+        self.stack = nn.Sequential(*modules)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stack(x)
