@@ -1,0 +1,68 @@
+"""What pair losses share: directions of length 1, cosines, and which pairs are positive or negative."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def directions(x: Tensor) -> Tensor:
+    """(B, D) -> (B, D): rows of length 1. A zero row has no direction: it stays zero and gets no gradient."""
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    zero = length < torch.finfo(x.dtype).tiny ** 0.5
+    return torch.where(zero, 0, x / torch.where(zero, 1, length))
+
+
+def views(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The directions of anchors (B, D) and of candidates (R, D); one and the same when there is no second view."""
+    anchors = directions(embeddings)
+    return anchors, anchors if ref_embeddings is None else directions(ref_embeddings)
+
+
+def pair_masks(
+    embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Which (anchor, candidate) pairs are positive and which negative: two (B, R) bool masks.
+
+    With labels, equal ones are positive and different ones negative; without, row i of the second view is the one
+    positive of anchor i. Without a second view the anchors are their own candidates, and self pairs are neither.
+    Raises ValueError when nothing tells what is positive.
+    """
+    rows, device = len(embeddings), embeddings.device
+    if labels is not None:
+        positive = labels[:, None] == (labels if ref_labels is None else ref_labels)[None]
+        negative = ~positive
+        if ref_embeddings is None:
+            positive = positive & ~torch.eye(rows, dtype=torch.bool, device=device)
+        return positive, negative
+    if ref_embeddings is None:
+        raise ValueError(
+            "this loss has neither labels nor a second view, so no pair is positive: use a labelled dataset, "
+            "or two views of each item (sampler core.Pairs or an augment with views=2, and model.cross_view=True)"
+        )
+    if len(ref_embeddings) != rows:
+        raise ValueError(
+            f"without labels row i of the second view belongs to embedding i, but there are {rows} embeddings and "
+            f"{len(ref_embeddings)} second views: give as many of each, or labels"
+        )
+    positive = torch.eye(rows, dtype=torch.bool, device=device)
+    return positive, ~positive
+
+
+def masked_logsumexp(scores: Tensor, mask: Tensor) -> Tensor:
+    """(B, R) -> (B,): logsumexp over True entries; the most negative finite number for a row without any."""
+    return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).logsumexp(dim=1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of finite `values` where `mask`; exactly 0, still with a gradient, where the mask is empty."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def check_temperature(temperature: float) -> float:
+    """Raise ValueError unless it is a positive finite number."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be a positive number, not {temperature}: usual values are 0.05 to 0.2")
+    return float(temperature)

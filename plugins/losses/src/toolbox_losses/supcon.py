@@ -1,0 +1,44 @@
+"""Supervised contrastive loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Loss
+from toolbox_losses.pairs import check_temperature, masked_logsumexp, masked_mean, pair_masks, views
+
+
+class SupCon(Loss):
+    """For each anchor, the mean over its positives of the cross-entropy against all candidates.
+
+        loss_i = -1/|P_i| * sum over p in P_i of log( exp(cos_ip / T) / sum over all candidates c of exp(cos_ic / T) )
+
+    The result is the mean of loss_i over the anchors that have a positive; the others serve as negatives only. It is
+    exactly 0 when there is no positive pair, or no negative pair, in the whole batch. Source: Khosla et al.,
+    "Supervised Contrastive Learning", 2020, equation 2 (L_out).
+
+    - `temperature`: T, divides the cosines; lower weighs hard negatives more.
+
+    Among themselves, an embedding is no candidate of its own. With a second view all its rows are candidates, and the
+    anchor's own second view is a positive. Without labels that one is the only positive, which makes this InfoNCE.
+    Raises ValueError when the temperature is not positive, or when there are neither labels nor a second view.
+    """
+
+    needs_labels = False
+
+    def __init__(self, temperature: float = 0.1):
+        super().__init__()
+        self.temperature = check_temperature(temperature)
+
+    def compute(
+        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+    ) -> Tensor:
+        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
+        anchors, candidates = views(embeddings, ref_embeddings)
+        scores = anchors @ candidates.T / self.temperature
+        count = positive.sum(dim=1)
+        mean_positive = torch.where(positive, scores, 0).sum(dim=1) / count.clamp(min=1)
+        counted = (count > 0) & negative.any()
+        per_anchor = masked_logsumexp(scores, positive | negative) - mean_positive
+        return masked_mean(torch.where(counted, per_anchor, 0), counted)
