@@ -21,28 +21,13 @@ from toolbox.base import Augment, Backbone, Dataset, Features, Loss, Model, Prep
 from toolbox.base import mean_tokens as mean
 from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
+from toolbox.engine.data import Fetch, inputs_of
 
 
 # --- the smallest loader and loop that keep the contracts --------------------------------------------------------
 def load(model, dataset, draws, augment=None, seed=0):
-    """draws of (draw, index) -> a batch, as the data flow is written down: augment, preprocess, collate view-major."""
-    samples = [dataset[index] for _, index in draws]
-    batch = {"inputs": {}, "ids": [sample["id"] for sample in samples], "views": 1}
-    for name, backbone in model.inputs.items():
-        preprocess = pickle.loads(pickle.dumps(backbone.preprocess()))
-        views = []
-        for (draw, _), sample in zip(draws, samples, strict=True):
-            value = sample[backbone.modality]
-            if augment is not None and preprocess.size is not None:
-                random.seed(f"{seed} {draw}")
-                value = augment(value, preprocess.size)
-            several = isinstance(value, list) and preprocess.size is not None  # a list of captions is one item
-            views.append([preprocess(view) for view in (value if several else [value])])
-        batch["views"] = max(batch["views"], len(views[0]))
-        batch["inputs"][name] = preprocess.collate([item for view in zip(*views, strict=True) for item in view])
-    labels = [sample["label"] for sample in samples]
-    batch["labels"] = torch.tensor(labels).repeat(batch["views"])
-    return batch
+    """draws of (draw, index) -> a batch, made by the engine's own loader, which is picklable."""
+    return pickle.loads(pickle.dumps(Fetch(dataset, inputs_of(model), augment=augment, seed=seed)))[draws]
 
 
 def train(model, dataset, augment=None, steps=2, lr=0.05, parts=()):
@@ -220,7 +205,7 @@ def test_embedder(cross_view):
     model = Embedder(backbone=Patches(), head=Projection(dim=6), loss=SupCon(), cross_view=cross_view)
     losses, batch = train(model, Shades(), RandomCrops(views=2), lr=0.5)
     assert losses[1] < losses[0]
-    assert batch["views"] == 2
+    assert batch["views"] == {"image": 2}
     assert predict(model, batch)["embeddings"].shape == (16, 6)
     assert model(batch, "baseline")["embeddings"].shape == (16, 16)
 
@@ -397,31 +382,7 @@ def test_swapped_vision_language_model_learns_from_answers_only():
 
 
 # --- (d) teacher-student pretraining -----------------------------------------------------------------------------
-class Crops(Augment):
-    """Two global crops, or four local ones where the backbone is asked for a smaller size."""
-
-    def __call__(self, image, size):
-        return RandomCrops(views=2 if size[0] == 16 else 4)(image, size)
-
-
-class AtSize(Backbone):
-    """The same backbone at another size: another entry of `inputs`, and no second set of weights."""
-
-    def __init__(self, backbone, size):
-        super().__init__()
-        self.dim, self.size = backbone.dim, size
-        self.__dict__["backbone"] = backbone  # past nn.Module, which would register its parameters again
-
-    def forward(self, inputs, *, layers=1, mask=None):
-        return self.backbone(inputs, layers=layers, mask=mask)
-
-    def layers(self):
-        return []
-
-    def preprocess(self):
-        preprocess = self.backbone.preprocess()
-        preprocess.size = self.size
-        return preprocess
+CROPS = {"global": RandomCrops(views=2), "local": RandomCrops(views=4)}
 
 
 class Pretrainer(Model):
@@ -436,7 +397,12 @@ class Pretrainer(Model):
     @property
     def inputs(self):
         backbone = self.student["backbone"]
-        return {"global": backbone, "local": AtSize(backbone, (8, 8))}
+        return {"global": backbone, "local": backbone}
+
+    def preprocess(self):
+        small = self.student["backbone"].preprocess()
+        small.size = (8, 8)
+        return super().preprocess() | {"local": small}
 
     def weights_ready(self):
         self.teacher.load_state_dict(self.student.state_dict())
@@ -475,7 +441,7 @@ class Pretrainer(Model):
 def test_pretrainer():
     model = Pretrainer(Patches(16, masked=True))
     fresh = copy.deepcopy(model.student.state_dict())
-    losses, batch = train(model, Shades(), Crops())
+    losses, batch = train(model, Shades(), CROPS)
     assert all(map(math.isfinite, losses))
     assert batch["inputs"]["global"].shape == (16, 3, 16, 16)
     assert batch["inputs"]["local"].shape == (32, 3, 8, 8)

@@ -50,8 +50,9 @@ def batch(rows=6, views=1, labels=True):
     torch.manual_seed(0)
     return {
         "inputs": {"image": torch.randn(rows, 5, 4)},
-        "labels": torch.arange(rows // views).repeat(views) if labels else None,
-        "views": views,
+        "labels": torch.arange(rows // views) if labels else None,
+        "views": {"image": views},
+        "blocks": 1,
     }
 
 
@@ -90,7 +91,7 @@ def test_all_rows_together(views):
     built(data, "loss")["loss"].backward()
     embeddings, labels, *references = built.criterion.seen
     assert torch.equal(embeddings, data["inputs"]["image"][:, 0])
-    assert torch.equal(labels, data["labels"])
+    assert torch.equal(labels, data["labels"].repeat(views))
     assert references == [None, None]
     assert built.backbone.scale.grad is not None
 
@@ -103,7 +104,7 @@ def test_first_view_against_the_others(views):
     rows, count = data["inputs"]["image"][:, 0], 6 // views
     assert torch.equal(embeddings, rows[:count])
     assert torch.equal(references, rows[count:])
-    assert torch.equal(torch.cat([labels, reference_labels]), data["labels"])
+    assert torch.equal(torch.cat([labels, reference_labels]), data["labels"].repeat(views))
 
 
 def test_cross_view_without_labels_takes_two_views():

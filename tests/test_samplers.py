@@ -204,7 +204,7 @@ def test_pairs_stand_beside_another_image_of_their_class():
     labels = uneven(5)
     sizes = Counter(labels)
     sampler = ready(Pairs(batch_size=10), labels)
-    assert (sampler.views, sampler.pairs, sampler.batch_size) == (2, 10, 20)
+    assert (sampler.blocks, sampler.pairs, sampler.batch_size) == (2, 10, 20)
     queries = []
     for batch in epoch(sampler):
         first, second = batch[:10], batch[10:]

@@ -1,10 +1,10 @@
 """The public functions: what the command line calls, and what a notebook does.
 
-    import toolbox
-    config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
-    results = toolbox.train(config)
-    encoder = toolbox.load("work_dirs/dinov3_sop/best")
-    embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
+import toolbox
+config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
+results = toolbox.train(config)
+encoder = toolbox.load("work_dirs/dinov3_sop/best")
+embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.config import complete, dump, load_config, places_of, to_dict, validate
 from toolbox.config.places import Places
-from toolbox.config.schema import TOP_LEVEL
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import Entry, catalog
 from toolbox.registry import build as build_component
@@ -94,7 +93,7 @@ def train(
             overwrite=overwrite, console=console,
         )  # fmt: skip
         results = run.execute()
-        write_report(folder, results, run.examples())
+        results["report"] = str(write_report(folder, results, run.examples()))
     except ToolboxError as error:
         raise _placed(error, config) from error
     return results
@@ -156,6 +155,6 @@ def _located(problems: list[Problem], places: Places | None) -> list[Problem]:
         return problems
     located = []
     for problem in problems:
-        place = places.find(problem.where) if problem.where.split(".")[0] in TOP_LEVEL else ""
+        place = places.find(problem.where) if problem.where else ""
         located.append(replace(problem, where=f"{place} {problem.where}") if place else problem)
     return located

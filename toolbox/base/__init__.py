@@ -18,7 +18,7 @@ from toolbox.base.sampler import Sampler
 from toolbox.base.tune import Tune
 
 __all__ = [
-    "Augment", "Backbone", "Batch", "Dataset", "Example", "Features", "Head", "Hook", "Loss", "Metric", "Model", "Optimizer",
-    "Pool", "Preprocess", "Run", "Sample", "Sampler", "Schedule", "Tune",
+    "Augment", "Backbone", "Batch", "Dataset", "Example", "Features", "Head", "Hook", "Loss", "Metric", "Model",
+    "Optimizer", "Pool", "Preprocess", "Run", "Sample", "Sampler", "Schedule", "Tune",
     "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "read_image", "world",
 ]  # fmt: skip

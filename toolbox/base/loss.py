@@ -29,6 +29,9 @@ class Loss(nn.Module, ABC):
     def connect(self, dim: int, classes: int | None = None) -> None:
         """Create parameters that depend on the embedding width `dim` or on the number of `classes`."""
 
+    def after_step(self) -> None:
+        """Called after every update: the place to clamp a learned scale."""
+
     @abstractmethod
     def compute(
         self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None

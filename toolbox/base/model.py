@@ -7,11 +7,14 @@ from typing import Any, Literal, final
 
 from torch import Tensor, nn
 
-from toolbox.base.backbone import Backbone
+from toolbox.base.backbone import Backbone, Preprocess
+from toolbox.base.loss import Loss
 
 Batch = dict[str, Any]
-"""`inputs` {name: tensor or dict}, `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `views` int.
-With V views, B counts them all, stacked view-major: rows 0..B/V-1 are the first view of each item."""
+"""Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.
+
+`views` {name: V}: input `name` has V * B rows, view-major: rows 0..B-1 are the first view of each item.
+`blocks`: the items are that many equally long blocks, item i of each belonging together (1: independent items)."""
 
 
 class Model(nn.Module, ABC):
@@ -38,7 +41,15 @@ class Model(nn.Module, ABC):
     @property
     @abstractmethod
     def inputs(self) -> dict[str, Backbone]:
-        """Which backbone reads `batch["inputs"][name]`; a backbone may stand under several names."""
+        """Which backbone reads `batch["inputs"][name]`; a backbone may stand under several names.
+
+        The engine loads the weights of these, applies their `tune`, and leaves their frozen pretrained tensors out of
+        checkpoints. Any other part of the model is saved whole, trained or not: a moving-average teacher, say.
+        """
+
+    def preprocess(self) -> dict[str, Preprocess]:
+        """The conversion of each of `inputs`; overridden where one backbone reads several sizes."""
+        return {name: backbone.preprocess() for name, backbone in self.inputs.items()}
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -62,7 +73,10 @@ class Model(nn.Module, ABC):
         """Called before update `step` of `steps`: the place for schedules of temperatures or momentum."""
 
     def after_step(self, step: int, steps: int) -> None:
-        """Called after update `step`: the place for a teacher's moving average or clamping a scale."""
+        """Called after update `step`: the place for a teacher's moving average. Overrides call `super()`."""
+        for module in self.modules():
+            if isinstance(module, Loss):
+                module.after_step()
 
     @final
     def forward(self, batch: Batch, mode: Literal["loss", "predict", "baseline"] = "loss") -> dict[str, Tensor]:

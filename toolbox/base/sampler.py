@@ -24,11 +24,11 @@ class Sampler(ABC):
     A batch is the global one, of all processes together; the loader gives each process its share.
 
     - `batch_size`: the (largest) number of indices in a batch.
-    - `views`: how many equally long blocks a batch consists of, row i of each block belonging together.
+    - `blocks`: how many equally long blocks a batch consists of, item i of each block belonging together.
     """
 
     batch_size: int
-    views: int = 1
+    blocks: int = 1
 
     @abstractmethod
     def setup(self, dataset: Dataset, seed: int) -> None:

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
-    parser.add_argument("--check", action="store_true", help="print the resolved recipe, its parts and memory, and stop")
+    parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument(
         "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -64,7 +64,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load(path: str, overrides: list[str], plugins: list[str]):  # noqa: ANN201
+def load(path: str, overrides: list[str], plugins: list[str]):
     """Load a recipe with the local plugins that it and the command line name."""
     from toolbox.config import load_config
     from toolbox.registry import add_local
@@ -73,7 +73,7 @@ def load(path: str, overrides: list[str], plugins: list[str]):  # noqa: ANN201
     return load_config(path, overrides)
 
 
-def _check(config) -> int:  # noqa: ANN001
+def _check(config) -> int:
     from toolbox import api
     from toolbox.cli.tables import show_plan
     from toolbox.config import complete, dump, to_dict

@@ -84,9 +84,7 @@ def _shipped(namespace: str, recipe: str) -> Path:
     if found is None:
         catalog().plugin(namespace)  # an unknown plugin is the better message
         known = ", ".join(f"{namespace}:{name}" for name in sorted(files))
-        raise ToolboxError(
-            f"The plugin '{namespace}' ships no recipe '{recipe}'.", hint=f"It ships {known or 'none'}."
-        )
+        raise ToolboxError(f"The plugin '{namespace}' ships no recipe '{recipe}'.", hint=f"It ships {known or 'none'}.")
     return found
 
 

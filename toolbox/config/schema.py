@@ -15,6 +15,7 @@ class Key:
     - `doc`: what it means, one sentence.
     - `annotation`: the type of a plain value, as in a constructor.
     - `kind`: the kind of component that stands here; `many`: a list of them (a single one is a list of one).
+    - `named`: a dict without `type` holds components by name.
     - `keys`: the keys of a plain dict that stands here; `any_key`: the value of every key of an open dict.
     - `default`: the value when absent; REQUIRED when it must be given.
     """
@@ -23,6 +24,7 @@ class Key:
     annotation: Any = None
     kind: str | None = None
     many: bool = False
+    named: bool = False
     keys: dict[str, Key] | None = None
     any_key: Key | None = None
     default: Any = None
@@ -45,7 +47,10 @@ def _loader(*, train: bool) -> dict[str, Key]:
         "max_bad_share": Key("With 'skip': the share of unreadable items above which the run stops.", float, default=0.01),
     }  # fmt: skip
     if train:
-        keys["augment"] = Key("Random views of every image.", kind="augment")
+        keys["augment"] = Key(
+            "Random views of every image; a dict without `type` gives one for each input of the model by name.",
+            kind="augment", named=True,
+        )  # fmt: skip
         keys["sampler"] = Key("What goes into a batch.", kind="sampler")
     return keys
 
@@ -86,7 +91,8 @@ TOP_LEVEL: dict[str, Key] = {
             "max_epochs": Key("Length in epochs; give this or `max_steps`.", int | None),
             "max_steps": Key("Length in steps; give this or `max_epochs`.", int | None),
             "val_interval": Key(
-                "Epochs between validations (steps, with `max_steps`); the end of the run is always validated.", int,
+                "Epochs between validations (steps, with `max_steps`); the end of the run is always validated.",
+                int,
                 default=1,
             ),
         },
@@ -102,14 +108,19 @@ TOP_LEVEL: dict[str, Key] = {
                     "interval": Key("Epochs or steps between two checkpoints.", int, default=1),
                     "by_epoch": Key("Count `interval` in epochs; default: as `train_cfg` does.", bool | None),
                     "max_keep_ckpts": Key("How many newest checkpoints stay, beside the best one.", int, default=2),
-                    "save_best": Key("The validation metric that chooses the best; 'auto' is the first one.", str,
-                                     default="auto"),
-                    "rule": Key("Which values of the metric are better.", Literal["greater", "less"], default="greater"),
+                    "save_best": Key(
+                        "The validation metric that chooses the best; 'auto' is the first one.", str, default="auto"
+                    ),
+                    "rule": Key(
+                        "Which values of the metric are better.", Literal["greater", "less"], default="greater"
+                    ),
                 },
             ),
         },
     ),  # fmt: skip
-    "randomness": Key("Reproducibility.", keys={"seed": Key("Seed of weights, batches and augmentation.", int, default=0)}),
+    "randomness": Key(
+        "Reproducibility.", keys={"seed": Key("Seed of weights, batches and augmentation.", int, default=0)}
+    ),
     "env_cfg": Key(
         "The machine.",
         keys={

@@ -105,6 +105,8 @@ def _key(value: Any, key: Key, where: str) -> list[Problem]:
     if key.kind is not None:
         if key.many and isinstance(value, list):
             return [p for i, item in enumerate(value) for p in _component(item, key.kind, f"{where}.{i}")]
+        if key.named and isinstance(value, dict) and "type" not in value:
+            return [p for name, item in value.items() for p in _component(item, key.kind, f"{where}.{name}")]
         return _component(value, key.kind, where)
     if key.keys is not None:
         return _dict(value, key.keys, where)

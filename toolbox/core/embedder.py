@@ -61,7 +61,9 @@ class Embedder(Model):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if self.criterion is None:
             raise ValueError("this model has no loss: set model.loss to train it")
-        views, labels = batch.get("views", 1), batch.get("labels")
+        own, labels = batch["views"]["image"], batch["labels"]
+        views = own * batch["blocks"]
+        labels = None if labels is None else labels.repeat(own)
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "

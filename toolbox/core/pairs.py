@@ -12,7 +12,7 @@ from toolbox.core.epoch_sampler import EpochSampler, check_batch_size, check_fit
 class Pairs(EpochSampler):
     """Every item is a query once an epoch, beside a random other item of its class.
 
-    A batch has two blocks (`views` is 2): the queries in random order, then the partner of each. An item that is
+    A batch has two blocks (`blocks` is 2): the queries in random order, then the partner of each. An item that is
     alone in its class is its own partner; the augment then makes the difference. A last, smaller batch is left out.
 
     - `batch_size`: pairs in a batch, of all processes together. The attribute of this name counts items instead, as
@@ -21,7 +21,7 @@ class Pairs(EpochSampler):
     Raises ValueError without labels, and when `batch_size` is below 1 or larger than the dataset.
     """
 
-    views = 2
+    blocks = 2
 
     def __init__(self, batch_size: int):
         check_batch_size(batch_size)

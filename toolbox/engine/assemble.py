@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from toolbox.base import Backbone, Model
+from toolbox.base import Augment, Backbone, Model
 from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.checkpoint import backbones
 from toolbox.errors import ToolboxError
 from toolbox.registry import build
 
@@ -45,9 +46,12 @@ def build_model(
     return model
 
 
-def backbones(model: Model) -> dict[str, Backbone]:
-    """Every backbone of a model by its module path."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, Backbone)}
+def build_augment(config: dict[str, Any]) -> Augment | dict[str, Augment]:
+    """The augmentation of a dataloader: one for all inputs, or {input name: one}."""
+    where = "train_dataloader.augment"
+    if "type" in config:
+        return build(config, "augment", where=where)
+    return {name: build(item, "augment", where=f"{where}.{name}") for name, item in config.items()}
 
 
 def load_weights(backbone: Backbone, path: str) -> None:

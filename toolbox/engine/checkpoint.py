@@ -1,11 +1,11 @@
 """Checkpoints: folders of safetensors and JSON with checksums; `best` and `last` lead to one of them.
 
-    checkpoint-120/
-      model.safetensors     every trained or new tensor outside adapters
-      adapters/<part>/      one adapter as peft writes it; peft loads it alone
-      state.safetensors     tensors of the training state: optimizer, generators
-      state.json            the rest of the training state
-      manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
+checkpoint-120/
+  model.safetensors     every trained or new tensor outside adapters
+  adapters/<part>/      one adapter as peft writes it; peft loads it alone
+  state.safetensors     tensors of the training state: optimizer, generators
+  state.json            the rest of the training state
+  manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def save(
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
-        write_json(
-            part / "manifest.json", {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra}
-        )
+        write_json(part / "manifest.json", {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra})
     point(folder / "last", target)
     return target
 
@@ -99,7 +97,9 @@ def read(path: str | Path) -> Checkpoint:
     if not (path / "manifest.json").is_file():
         inside = [path / name for name in ("best", "last") if (path / name / "manifest.json").is_file()]
         if not inside:
-            what = "does not exist" if not given.exists() else "is no checkpoint of this toolbox: it has no manifest.json"
+            what = (
+                "does not exist" if not given.exists() else "is no checkpoint of this toolbox: it has no manifest.json"
+            )
             raise ToolboxError(
                 f"{given} {what}.", hint="Give a folder work_dirs/<run>/checkpoint-<step>, or work_dirs/<run>/best."
             )
@@ -151,21 +151,21 @@ def rotate(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
+def backbones(model: Model) -> dict[str, Backbone]:
+    """The backbones that a model's inputs name, by module path."""
+    own = {id(backbone) for backbone in model.inputs.values()}
+    return {path: module for path, module in model.named_modules() if id(module) in own}
+
+
 def adapted(model: Model) -> dict[str, Backbone]:
     """Backbones with an adapter, by their module path."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, Backbone) and getattr(module, "adapter", None) is not None
-    }
+    return {path: backbone for path, backbone in backbones(model).items() if getattr(backbone, "adapter", None)}
 
 
 def left_out(model: Model) -> set[str]:
     """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
     names: set[str] = set()
-    for path, module in model.named_modules():
-        if not isinstance(module, Backbone):
-            continue
+    for path, module in backbones(model).items():
         prefix = f"{path}." if path else ""
         if getattr(module, "adapter", None) is not None:
             names |= {prefix + name for name in module.adapter.parameter_names()}
@@ -222,8 +222,8 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
     """For each backbone with frozen pretrained tensors: what was loaded, and a checksum of its frozen tensors."""
     skip = left_out(model)
     found = {}
-    for path, module in model.named_modules():
-        if isinstance(module, Backbone) and module.weights_id is not None:
+    for path, module in backbones(model).items():
+        if module.weights_id is not None:
             adapter = module.adapter.parameter_names() if getattr(module, "adapter", None) is not None else set()
             prefix = f"{path}." if path else ""
             own = module.state_dict()
@@ -255,4 +255,3 @@ def _digest(tensors: list[Tensor]) -> str:
 def _because(error: ToolboxError, reason: str) -> ToolboxError:
     problem = error.problems[0]
     return ToolboxError(f"{problem.message}: {reason}.", hint=problem.hint)
-

@@ -26,26 +26,28 @@ class Inputs:
 
 
 def inputs_of(model: Model) -> dict[str, Inputs]:
-    """The conversions of a model's backbones, picklable and without the modules."""
-    return {name: Inputs(backbone.modality, backbone.preprocess()) for name, backbone in model.inputs.items()}
+    """The conversions of a model's inputs, picklable and without the modules."""
+    return {name: Inputs(model.inputs[name].modality, preprocess) for name, preprocess in model.preprocess().items()}
 
 
 class Fetch(torch.utils.data.Dataset):
     """Turns the draws of a batch into the batch; lives in the worker processes.
 
-    - `dataset`, `augment`: where items come from and their random views (None: as they are).
+    - `dataset`, `augment`: where items come from and their random views: one for all inputs, or {input name: augment};
+      None leaves them as they are.
     - `inputs`: what `inputs_of` returned.
     - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
-    - `views`: how many equally long blocks the sampler's batches consist of.
+    - `blocks`: how many equally long blocks the sampler's batches consist of.
     - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else raise.
     """
 
     def __init__(
         self, dataset: Dataset, inputs: dict[str, Inputs], *,
-        augment: Augment | None = None, seed: int = 0, views: int = 1, skip_bad: bool = False,
+        augment: Augment | dict[str, Augment] | None = None, seed: int = 0, blocks: int = 1, skip_bad: bool = False,
     ) -> None:  # fmt: skip
-        self.dataset, self.inputs, self.augment = dataset, inputs, augment
-        self.seed, self.views, self.skip_bad = seed, views, skip_bad
+        self.dataset, self.inputs = dataset, inputs
+        self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
+        self.seed, self.blocks, self.skip_bad = seed, blocks, skip_bad
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
         items: list[dict[str, Any]] = []
@@ -61,9 +63,9 @@ class Fetch(torch.utils.data.Dataset):
                             hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader to go on without.",
                         )
                     bad.append((index, str(error)))
-        if self.views > 1 and bad:
-            items = _whole_rows(items, {index for index, _ in bad}, draws, self.views)
-        return _collate(items, self.inputs, self.views, bad)
+        if self.blocks > 1 and bad:
+            items = _whole_rows(items, {index for index, _ in bad}, draws, self.blocks)
+        return _collate(items, self.inputs, self.blocks, bad)
 
     def _item(self, draw: int, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
@@ -73,39 +75,39 @@ class Fetch(torch.utils.data.Dataset):
             if source.field not in sample:
                 raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
             value = sample[source.field]
-            if self.augment is not None and source.preprocess.size is not None:
+            augment = self.augment.get(name)
+            if augment is not None and source.preprocess.size is not None:
                 _seed_everything(self.seed, draw)
-                value = self.augment(value, source.preprocess.size)
+                value = augment(value, source.preprocess.size)
             views = value if isinstance(value, list) and source.preprocess.size is not None else [value]
             item[name] = [source.preprocess(view) for view in views]
         return item
 
 
-def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], views: int) -> list[dict]:
-    """Leave out every row of which one view could not be read, so that blocks stay aligned."""
-    rows = len(draws) // views
+def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], blocks: int) -> list[dict]:
+    """Leave out every row of which one item could not be read, so that blocks stay aligned."""
+    rows = len(draws) // blocks
     broken = {position % rows for position, (_, index) in enumerate(draws) if index in bad}
     keep = {draw for position, (draw, _) in enumerate(draws) if position % rows not in broken}
     return [item for item in items if item["draw"] in keep]
 
 
-def _collate(items: list[dict], inputs: dict[str, Inputs], views: int, bad: list[tuple[int, str]]) -> Batch:
-    batch: Batch = {"bad": bad, "items": len(items)}
+def _collate(items: list[dict], inputs: dict[str, Inputs], blocks: int, bad: list[tuple[int, str]]) -> Batch:
+    batch: Batch = {"bad": bad, "items": len(items), "blocks": blocks}
     if not items:
         return batch
-    augmented = len(items[0][next(iter(inputs))])
+    batch["views"] = {name: len(items[0][name]) for name in inputs}
     # view-major: every item's first view, then every item's second
     batch["inputs"] = {
-        name: source.preprocess.collate([item[name][view] for view in range(augmented) for item in items])
+        name: source.preprocess.collate([item[name][view] for view in range(batch["views"][name]) for item in items])
         for name, source in inputs.items()
     }
     labels = [item["label"] for item in items]
-    batch["labels"] = None if None in labels else torch.tensor(labels * augmented)
-    batch["ids"] = [item["id"] for item in items] * augmented
-    batch["indices"] = [item["index"] for item in items] * augmented
+    batch["labels"] = None if None in labels else torch.tensor(labels)
+    batch["ids"] = [item["id"] for item in items]
+    batch["indices"] = [item["index"] for item in items]
     if items[0]["role"] is not None:
-        batch["roles"] = [item["role"] for item in items] * augmented
-    batch["views"] = augmented * views
+        batch["roles"] = [item["role"] for item in items]
     return batch
 
 
@@ -138,26 +140,24 @@ class Plan:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rank, size = world()
         for number in range(self.start, self.stop):
-            yield share(self.sampler.draws(number), rank, size, self.sampler.views)
+            yield share(self.sampler.draws(number), rank, size, self.sampler.blocks)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
-def share(draws: list[tuple[int, int]], rank: int, size: int, views: int) -> list[tuple[int, int]]:
+def share(draws: list[tuple[int, int]], rank: int, size: int, blocks: int) -> list[tuple[int, int]]:
     """A process's contiguous part of every block of a batch."""
-    rows = len(draws) // views
+    rows = len(draws) // blocks
     first, last = rows * rank // size, rows * (rank + 1) // size
-    return [draw for view in range(views) for draw in draws[view * rows + first : view * rows + last]]
+    return [draw for block in range(blocks) for draw in draws[block * rows + first : block * rows + last]]
 
 
 def _quiet_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops at a step
 
 
-def batches(
-    fetch: Fetch, plan: Plan, *, workers: int, prefetch: int = 2, pin_memory: bool = False
-) -> Iterator[Batch]:
+def batches(fetch: Fetch, plan: Plan, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:
     """Batches in the plan's order. Raises ToolboxError at an unreadable item under the policy 'raise'."""
     loader = DataLoader(
         fetch, batch_size=None, sampler=plan, num_workers=workers, prefetch_factor=prefetch if workers else None,

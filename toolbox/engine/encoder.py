@@ -61,7 +61,9 @@ class Encoder:
                     name: self.inputs[name].preprocess.collate([self.inputs[name].preprocess(p) for p in pictures])
                     for name in names
                 }
-                batch = {"inputs": to_device(inputs, torch.device(str(self.device))), "labels": None, "views": 1}
+                views = dict.fromkeys(names, 1)
+                device = torch.device(str(self.device))
+                batch = {"inputs": to_device(inputs, device), "labels": None, "views": views, "blocks": 1}
                 parts.append(self.model(batch, "predict")["embeddings"].float().cpu())
         if not parts:
             raise ToolboxError("There is no image to encode.")

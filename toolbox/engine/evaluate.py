@@ -97,7 +97,5 @@ class EvalSet:
             return found
         for index, metric in enumerate(self.metrics):
             prefix = f"{self.name}_evaluator.{index}"
-            found += [
-                Problem(p.message, f"{prefix}.{p.where}".rstrip("."), p.hint) for p in metric.check(self.dataset)
-            ]
+            found += [Problem(p.message, f"{prefix}.{p.where}".rstrip("."), p.hint) for p in metric.check(self.dataset)]
         return found

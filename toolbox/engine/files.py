@@ -37,7 +37,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
         yield beside
+        mask = os.umask(0)
+        os.umask(mask)
         for path in [*beside.rglob("*"), beside]:
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # safetensors writes for the owner alone
             sync(path)
         if target.exists():
             old = target.with_name(f".{target.name}.{os.getpid()}.old")

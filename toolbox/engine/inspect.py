@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine.assemble import apply_tuning, backbones, build_structure
+from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
+from toolbox.engine.checkpoint import backbones
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.groups import parameter_groups, part_problems
 from toolbox.engine.settings import Settings
@@ -78,9 +79,7 @@ def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int
     """Datasets, batches and metrics; returns the number of classes."""
     classes = None
     try:
-        dataset: Dataset = build(
-            recipe["train_dataloader"]["dataset"], "dataset", where="train_dataloader.dataset"
-        )
+        dataset: Dataset = build(recipe["train_dataloader"]["dataset"], "dataset", where="train_dataloader.dataset")
         where = "train_dataloader.dataset"
         found = [Problem(p.message, f"{where}.{p.where}".rstrip("."), p.hint) for p in dataset.check()]
         plan.problems += found
@@ -94,7 +93,7 @@ def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int
                 plan.notes += sampler.notes()
                 classes = len(dataset.classes) if dataset.classes is not None else None
         if recipe["train_dataloader"].get("augment"):
-            build(recipe["train_dataloader"]["augment"], "augment", where="train_dataloader.augment")
+            build_augment(recipe["train_dataloader"]["augment"])
     except (ToolboxError, ValueError, OSError) as error:
         plan.problems += error.problems if isinstance(error, ToolboxError) else [
             Problem(str(error), "train_dataloader.dataset")
@@ -153,8 +152,8 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
     """Run one batch's forward pass without data: shapes are checked, what autograd keeps is counted."""
     size = plan.batch_size or 1
     inputs: dict[str, Any] = {}
-    for name, backbone in model.inputs.items():
-        image = backbone.preprocess().size
+    for name, preprocess in model.preprocess().items():
+        image = preprocess.size
         if image is None:
             return
         inputs[name] = torch.empty(size, 3, *image, device="meta")
@@ -169,7 +168,8 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
     model.train()
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            model({"inputs": inputs, "labels": None, "views": 1, "ids": [], "indices": []}, "predict")
+            views = dict.fromkeys(inputs, 1)
+            model({"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}, "predict")
     except (RuntimeError, ValueError, TypeError) as error:
         plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
         return
@@ -186,4 +186,3 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
 def total_memory(plan: Plan) -> int:
     """The estimate of a training step's memory in bytes; 0 when unknown."""
     return sum(plan.memory.values())
-

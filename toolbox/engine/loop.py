@@ -17,7 +17,7 @@ import torch
 from toolbox.base import Batch, Dataset, Example, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import workdir
-from toolbox.engine.assemble import build_model
+from toolbox.engine.assemble import build_augment, build_model
 from toolbox.engine.console import Console
 from toolbox.engine.data import Fetch, Plan, batches, inputs_of, to_device
 from toolbox.engine.device import choose_device, peak_memory, random_state, set_random_state, set_threads
@@ -54,7 +54,7 @@ class Run:
         self.threads = set_threads(self.settings("env_cfg.threads"))
         self.metrics: dict[str, float] = {}
         self.progress: dict[str, Any] = {
-            "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0, "before": None, "best": None, "bad": [],
+            "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0, "before": None, "best": None, "validated": 0, "bad": [],
         }  # fmt: skip
         self._signal = StopSignal()
         self._stop_reason: str | None = None
@@ -256,6 +256,8 @@ class Run:
         validate_every = self.settings.validate_every(self.steps_per_epoch)
         save_every = self.settings.save_every(self.steps_per_epoch)
         mark = dict(self.progress)
+        if self.val is not None and self.step and self.step % validate_every == 0:
+            self._validate_once()  # the interrupted run was saved before it could
         while self.step < self.steps and self._stop_reason is None:
             started = time.perf_counter()
             got = [to_device(next(stream), self.torch_device) for _ in range(self.accumulate)]
@@ -275,7 +277,7 @@ class Run:
                 mark = dict(self.progress)
             self.console.advance(self.step, numbers)
             last = self.step == self.steps or self._stop_reason is not None
-            better = self.val is not None and (last or self.step % validate_every == 0) and self._validate()
+            better = self.val is not None and (last or self.step % validate_every == 0) and self._validate_once()
             if last or better or self._stop_reason or self.step % save_every == 0 or self._signal.received:
                 self.save()
             if self._signal.received:
@@ -287,8 +289,8 @@ class Run:
         loader = self.config["train_dataloader"]
         augment = loader.get("augment")
         fetch = Fetch(
-            self.dataset, self.inputs, seed=self.settings("randomness.seed"), views=self.sampler.views,
-            augment=build(augment, "augment", where="train_dataloader.augment") if augment else None,
+            self.dataset, self.inputs, seed=self.settings("randomness.seed"), blocks=self.sampler.blocks,
+            augment=build_augment(augment) if augment else None,
             skip_bad=self.settings("train_dataloader.on_bad_item") == "skip",
         )  # fmt: skip
         plan = Plan(self.sampler, self.step * self.accumulate, self.steps * self.accumulate)
@@ -297,12 +299,15 @@ class Run:
             prefetch=self.settings("train_dataloader.prefetch_factor"), pin_memory=self.device.type != "cpu",
         )  # fmt: skip
 
-    def _validate(self) -> bool:
-        """Evaluate on the validation set; whether it is the best so far. An interrupted one counts as not done."""
+    def _validate_once(self) -> bool:
+        """Evaluate this step on the validation set; whether it is the best so far. An interrupted one is not done."""
+        if self.progress["validated"] == self.step:
+            return False
         found = self._judge(self.val, "predict", interruptible=True)
         self.model.train()
         if found is None:
             return False
+        self.progress["validated"] = self.step
         self.log({f"val/{name}": value for name, value in found.items()})
         self.console.info(f"step {self.step} val: {shown(found)}")
         for hook in self.hooks:

@@ -1,0 +1,175 @@
+"""Runs repeat bit for bit: with other workers, after an interruption, after a kill."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import toolbox
+from toolbox.base import Hook
+from toolbox.engine import loop
+from toolbox.engine.signals import Interrupted
+
+HERE = Path(__file__).parent
+
+
+def trained(folder: Path) -> tuple[dict, dict, dict]:
+    """What a run's last checkpoint holds: weights, optimizer and generator tensors, and the plain state."""
+    last = folder / "last"
+    plain = json.loads((last / "state.json").read_text())
+    return load_file(last / "model.safetensors"), load_file(last / "state.safetensors"), plain
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def assert_same(a: Path, b: Path) -> None:
+    (weights_a, state_a, plain_a), (weights_b, state_b, plain_b) = trained(a), trained(b)
+    assert same(weights_a, weights_b)
+    assert same(state_a, state_b)
+    assert len(state_a) > 5  # moments and generators are in there
+    assert plain_a["progress"]["best"] == plain_b["progress"]["best"]
+
+
+@pytest.fixture
+def whole(toy):
+    """An uninterrupted run."""
+    toolbox.train(toy(), work_dir="whole")
+    return Path("whole")
+
+
+def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
+    """Send this process a real signal once, during `step`."""
+    original = loop.Run._count
+    sent = []
+
+    def count(self, got):
+        if self.step + 1 == step and not sent:
+            sent.append(True)
+            signal.raise_signal(signum)
+        original(self, got)
+
+    monkeypatch.setattr(loop.Run, "_count", count)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 11])
+def test_a_resumed_run_equals_the_uninterrupted_one(toy, whole, monkeypatch, step):
+    interrupt_at(monkeypatch, step)
+    with pytest.raises(Interrupted, match=f"step {step} of 12"):
+        toolbox.train(toy(), work_dir="stopped")
+    assert json.loads((Path("stopped/last/manifest.json")).read_text())["step"] == step
+    results = toolbox.train(toy(), work_dir="stopped", resume=True)
+    assert_same(whole, Path("stopped"))
+    assert results["before"] == json.loads(Path("whole/train_results.json").read_text())["before"]
+    steps = [json.loads(line)["step"] for line in Path("stopped/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_with_accumulation(toy, monkeypatch):
+    more = ["optim_wrapper.accumulative_counts=2"]
+    toolbox.train(toy(more), work_dir="whole")
+    interrupt_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        toolbox.train(toy(more), work_dir="stopped")
+    toolbox.train(toy(more), work_dir="stopped", resume=True)
+    assert_same(Path("whole"), Path("stopped"))
+
+
+def test_the_number_of_workers_changes_nothing(toy, whole):
+    toolbox.train(toy(["train_dataloader.num_workers=2", "val_dataloader.num_workers=1"]), work_dir="workers")
+    assert_same(whole, Path("workers"))
+
+
+def test_another_seed_gives_another_run(toy, whole):
+    toolbox.train(toy(["randomness.seed=1"]), work_dir="other")
+    assert not same(trained(whole)[0], trained(Path("other"))[0])
+
+
+def test_a_run_without_its_generator_state_would_differ(toy, whole, monkeypatch):
+    """Negative control: the comparison above can fail."""
+    interrupt_at(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        toolbox.train(toy(), work_dir="stopped")
+    monkeypatch.setattr(loop, "set_random_state", lambda device, state: torch.manual_seed(99))
+    toolbox.train(toy(), work_dir="stopped", resume=True)
+    assert not same(trained(whole)[0], trained(Path("stopped"))[0])
+
+
+def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
+    from toolbox.engine.data import Fetch, inputs_of
+    from toolbox.registry import build
+
+    config = toy()
+    model = toolbox.build(config)
+
+    def fetch(seed):
+        augment = build(config.train_dataloader.augment)
+        return Fetch(build(config.train_dataloader.dataset), inputs_of(model), augment=augment, seed=seed)
+
+    state = torch.get_rng_state()
+    first = fetch(0)[[(10, 3), (11, 3)]]["inputs"]["image"]
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(first, fetch(0)[[(10, 3), (11, 3)]]["inputs"]["image"])
+    assert torch.equal(first[1], fetch(0)[[(11, 3)]]["inputs"]["image"][0])
+    assert not torch.equal(first, fetch(1)[[(10, 3), (11, 3)]]["inputs"]["image"])
+    assert torch.equal(state, torch.get_rng_state())  # the model's generator is untouched
+
+
+class Slow(Hook):
+    """Makes a step last, so that a kill can hit it anywhere."""
+
+    def __init__(self, seconds: float = 0.02):
+        self.seconds = seconds
+
+    def after_step(self, run):
+        time.sleep(self.seconds)
+
+
+@pytest.mark.slow
+def test_kill_at_ten_random_moments(toy, tmp_path):
+    """A process that is killed again and again ends with the same weights and optimizer state."""
+    length = ["train_cfg.max_steps=120", "train_cfg.val_interval=40", "default_hooks.checkpoint.interval=3"]
+    toolbox.train(toy(length), work_dir="whole")
+    program = f"""
+import sys; sys.path.insert(0, {str(HERE)!r})
+import toolbox, test_exactness
+from toolbox.registry import add_local
+from toolbox.engine.loop import Run
+add_local([{str(HERE / "toy_plugin.py")!r}])
+config = toolbox.load_config({str(HERE / "toy_recipe.py")!r}, sys.argv[1:])
+original = Run._build
+def build(self):
+    original(self)
+    self.hooks.append(test_exactness.Slow()); self._step_hooks = self.hooks
+Run._build = build
+print("ready", flush=True)
+toolbox.train(config, work_dir="killed", resume=True)
+"""
+    moments = random.Random(0)
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *length], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert process.stdout.readline().strip() == "ready"
+        time.sleep(moments.uniform(0.02, 0.6))
+        if process.poll() is not None:
+            break  # it reached the end before this kill
+        process.kill()
+        process.wait()
+        kills += 1
+    assert kills >= 8
+    done = subprocess.run([sys.executable, "-c", program, *length], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same(Path("whole"), Path("killed"))

@@ -1,0 +1,107 @@
+"""The command behind tools/prepare_data.py: any dataset's `prepare`, its keyword arguments as flags."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from toolbox.cli.common import guarded
+from toolbox.cli.list_components import match
+from toolbox.errors import ToolboxError
+from toolbox.registry import catalog
+
+USAGE = "usage: prepare_data.py NAME --out FOLDER [options]    (options of one dataset: prepare_data.py NAME --help)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, 2 the request was wrong or the data cannot be had."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Prepare the dataset named by the first argument; without one, list the datasets."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        for entry in catalog().find(kind="dataset"):
+            print(f"  {entry.fullname:24} {entry.summary}")
+        return 0
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise ToolboxError(f"the name of the dataset comes first, not {name!r}.", hint=USAGE)
+    fullname = find(name)
+    prepare = catalog().resolve(fullname, kind="dataset").prepare
+    try:
+        options = vars(parser_of(fullname, prepare).parse_args(flags))
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    try:
+        summary = prepare(options.pop("out"), **options)
+    except (OSError, ValueError) as error:
+        raise ToolboxError(str(error)) from error
+    print(summary)
+    return 0
+
+
+def find(name: str) -> str:
+    """The full name of the dataset that `name` means: "sop", "datasets.SOP", or a namespace of one dataset.
+
+    Raises ToolboxError with the nearest names if it means none, or several.
+    """
+    entries = match(catalog(), name, "dataset")
+    if len(entries) != 1:
+        names = ", ".join(entry.fullname for entry in entries)
+        message = f"{name!r} may be {names}." if entries else f"the plugin {name!r} has no dataset."
+        raise ToolboxError(message, hint="Give the full name." if entries else "Without a NAME, all are listed.")
+    return entries[0].fullname
+
+
+def parser_of(fullname: str, prepare: Callable[..., str]) -> argparse.ArgumentParser:
+    """A parser with one flag for each parameter of `prepare`; their help is its docstring."""
+    document = inspect.getdoc(prepare) or ""
+    bullets = dict(re.findall(r"^- `(\w+)`: (.+?)(?=^- `|^$|\Z)", document, re.DOTALL | re.MULTILINE))
+    parser = argparse.ArgumentParser(
+        prog=f"prepare_data.py {fullname}", description=document.partition("\n\n")[0], allow_abbrev=False
+    )
+    hints = typing.get_type_hints(prepare)
+    for parameter in inspect.signature(prepare).parameters.values():
+        text = " ".join(bullets.get(parameter.name, "").split()).replace("%", "%%")
+        required = parameter.default is inspect.Parameter.empty
+        if not required and parameter.default is not None:
+            text += " (default: %(default)s)"
+        parser.add_argument(
+            "--" + parameter.name.replace("_", "-"),
+            dest=parameter.name,
+            required=required,
+            default=None if required else parameter.default,
+            help=text.strip(),
+            **conversion(fullname, parameter.name, hints.get(parameter.name, str)),
+        )
+    return parser
+
+
+def conversion(fullname: str, name: str, annotation: Any) -> dict[str, Any]:
+    """What argparse needs to turn text into a value of `annotation`. Raises ToolboxError for a type it cannot."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        others = [argument for argument in arguments if argument is not type(None)]
+        if len(others) == 1:
+            return conversion(fullname, name, others[0])
+    elif origin is Literal:
+        return {"type": type(arguments[0]), "choices": arguments}
+    elif origin is list and arguments:
+        return {"nargs": "+", **conversion(fullname, name, arguments[0])}
+    elif annotation is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    elif annotation in (int, float, str):
+        return {"type": annotation, "metavar": annotation.__name__.upper()}
+    raise ToolboxError(
+        f"{fullname}.prepare takes {name}: {annotation}, which cannot be a flag.",
+        hint="Use int, float, str, bool, Literal, a list of these, or one of them | None.",
+    )
