@@ -16,7 +16,7 @@ _PUBLIC = {
     "train": "toolbox.api",
 }
 
-__all__ = list(_PUBLIC)  # noqa: PLE0605
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

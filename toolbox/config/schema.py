@@ -117,7 +117,7 @@ TOP_LEVEL: dict[str, Key] = {
                 },
             ),
         },
-    ),  # fmt: skip
+    ),
     "randomness": Key(
         "Reproducibility.", keys={"seed": Key("Seed of weights, batches and augmentation.", int, default=0)}
     ),

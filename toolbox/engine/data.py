@@ -60,7 +60,7 @@ class Fetch(torch.utils.data.Dataset):
                     if not self.skip_bad:
                         return Problem(
                             f"Item {index} of {type(self.dataset).__name__} cannot be read: {error}",
-                            hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader to go on without.",
+                            hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader.",
                         )
                     bad.append((index, str(error)))
         if self.blocks > 1 and bad:

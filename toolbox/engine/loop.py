@@ -54,7 +54,8 @@ class Run:
         self.threads = set_threads(self.settings("env_cfg.threads"))
         self.metrics: dict[str, float] = {}
         self.progress: dict[str, Any] = {
-            "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0, "before": None, "best": None, "validated": 0, "bad": [],
+            "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0,
+            "before": None, "best": None, "validated": 0, "bad": [],
         }  # fmt: skip
         self._signal = StopSignal()
         self._stop_reason: str | None = None
