@@ -44,7 +44,9 @@ def _loader(*, train: bool) -> dict[str, Key]:
             Literal["raise", "skip"],
             default="raise",
         ),
-        "max_bad_share": Key("With 'skip': the share of unreadable items above which the run stops.", float, default=0.01),
+        "max_bad_share": Key(
+            "With 'skip': the share of unreadable items above which the run stops.", float, default=0.01
+        ),
     }  # fmt: skip
     if train:
         keys["augment"] = Key(
