@@ -1,0 +1,140 @@
+"""The contracts of what makes batches: datasets, samplers and augmentations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PIL import Image
+
+from toolbox.base import Augment, Dataset, Sampler
+from toolbox.testing.material import LabelledImages, image, require, same, seed_everything
+
+
+def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
+    """Check a dataset against `toolbox.base.Dataset`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call; its files must be there.
+    - `limit`: how many items are read, spread evenly over the dataset.
+    """
+    dataset = make()
+    name = type(dataset).__name__
+    require(isinstance(dataset, Dataset), f"{name} must be a subclass of toolbox.base.Dataset.")
+    problems = dataset.check()
+    require(not problems, f"{name}.check() finds: {'; '.join(map(str, problems))}")
+    count = len(dataset)
+    require(count > 0, f"{name} must hold at least one item.")
+    labels, classes, groups = dataset.labels, dataset.classes, dataset.groups
+    for attribute, values in (("labels", labels), ("groups", groups)):
+        fine = values is None or len(values) == count
+        require(fine, f"{name}.{attribute} must have one value per item: {count}.")
+    require((labels is None) == (classes is None), f"{name}: labels and classes go together.")
+    if labels is not None:
+        fine = all(0 <= int(label) < len(classes) for label in labels)
+        require(fine, f"{name}.labels must index into its {len(classes)} classes.")
+        require(len(set(classes)) == len(classes), f"{name}.classes must be different names.")
+
+    other = make()
+    require(len(other) == count, f"{name} must have the same length in every instance.")
+    identities = set()
+    indices = sorted({round(i * (count - 1) / max(limit - 1, 1)) for i in range(min(limit, count))})
+    for index in indices:
+        seed_everything(0)
+        sample = dataset[index]
+        seed_everything(1)
+        _check_sample(sample, name)
+        require(same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance.")
+        require(same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
+        if labels is not None:
+            fine = sample.get("label") == labels[index]
+            require(fine, f"{name}: the label of item {index} must be labels[{index}].")
+        require(sample["id"] not in identities, f"{name}: the id {sample['id']!r} stands twice; ids are unique.")
+        identities.add(sample["id"])
+
+
+def _check_sample(sample: dict, name: str) -> None:
+    require(isinstance(sample, dict), f"{name}: an item must be a dict.")
+    require(isinstance(sample.get("id"), (int, str)), f"{name}: an item needs an 'id', an int or a string.")
+    require("image" in sample or "text" in sample, f"{name}: an item needs an 'image' or a 'text'.")
+    picture = sample.get("image")
+    fine = picture is None or (isinstance(picture, Image.Image) and picture.mode == "RGB")
+    require(fine, f"{name}: 'image' must be a PIL image in RGB.")
+    text = sample.get("text")
+    captions = text if isinstance(text, list) else [text]
+    fine = text is None or (captions and all(isinstance(caption, str) for caption in captions))
+    require(fine, f"{name}: 'text' must be a string or a list of captions.")
+
+
+def check_sampler(make: Callable[[], Sampler], dataset: Dataset | None = None) -> None:
+    """Check a sampler against `toolbox.base.Sampler`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    - `dataset`: what it samples from; default 40 labelled images in 8 classes of 1 to 8.
+    """
+    dataset = LabelledImages() if dataset is None else dataset
+    name = type(make()).__name__
+    require(isinstance(make(), Sampler), f"{name} must be a subclass of toolbox.base.Sampler.")
+
+    def ready(seed: int = 0) -> Sampler:
+        sampler = make()
+        sampler.setup(dataset, seed)
+        return sampler
+
+    sampler = ready()
+    epoch = len(sampler)
+    require(epoch > 0, f"{name} must have at least one batch in an epoch.")
+    numbers = range(2 * epoch + 1)
+    seed_everything(0)
+    batches = [sampler.batch(number) for number in numbers]
+    for batch in batches:
+        fine = isinstance(batch, list) and all(type(index) is int for index in batch)
+        require(fine, f"{name}.batch must return a list of Python ints.")
+        require(all(0 <= index < len(dataset) for index in batch), f"{name}.batch must index into the dataset.")
+        fine = 0 < len(batch) <= sampler.batch_size
+        require(fine, f"{name}.batch must hold 1 to batch_size={sampler.batch_size} indices, not {len(batch)}.")
+        fine = len(batch) % sampler.blocks == 0
+        require(fine, f"{name}: a batch must consist of blocks={sampler.blocks} equally long blocks.")
+
+    seed_everything(1)
+    require(
+        [sampler.batch(number) for number in reversed(numbers)] == batches[::-1],
+        f"{name}.batch must depend on its number alone, not on earlier calls or on global generators.",
+    )
+    for number in (numbers[-1], epoch // 2):
+        fine = ready().batch(number) == batches[number]
+        require(fine, f"{name} must start anywhere: batch {number} of a new instance differs.")
+    draws = [draw for number in numbers for draw, _ in sampler.draws(number)]
+    require(len(set(draws)) == len(draws), f"{name}.draws must give every item of the run its own number.")
+    indices = [index for _, index in sampler.draws(0)]
+    require(indices == batches[0], f"{name}.draws must hold the indices of batch, in order.")
+    notes = sampler.notes()
+    require(isinstance(notes, list) and all(isinstance(n, str) for n in notes), f"{name}.notes must list strings.")
+
+
+def check_augment(make: Callable[[], Augment]) -> None:
+    """Check an augmentation against `toolbox.base.Augment`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    """
+    augment = make()
+    name = type(augment).__name__
+    require(isinstance(augment, Augment), f"{name} must be a subclass of toolbox.base.Augment.")
+    counts = set()
+    for seed, original in enumerate(((40, 60), (33, 33), (90, 20), (8, 9))):
+        picture = image(original, seed)
+        before = picture.tobytes()
+        seed_everything(seed)
+        views = augment(picture, (32, 48))
+        seed_everything(seed + 1)
+        augment(picture, (32, 48))
+        seed_everything(seed)
+        require(
+            same(views, make()(picture, (32, 48))),
+            f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, the views differ.",
+        )
+        require(picture.tobytes() == before, f"{name} must leave the image that it is given as it is.")
+        several = isinstance(views, list)
+        for view in views if several else [views]:
+            fine = isinstance(view, Image.Image) and view.mode == "RGB" and min(view.size) > 0
+            require(fine, f"{name} must return a PIL image in RGB, or a list of them.")
+        counts.add(len(views) if several else None)
+    require(counts != {0} and len(counts) == 1, f"{name} must return the same number of views for every image.")

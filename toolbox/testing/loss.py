@@ -1,0 +1,141 @@
+"""The contract of a loss, checked on a small batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Loss
+from toolbox.testing.material import check_registered, check_state_dict, close, require, without_gradient
+
+ROWS = 12
+
+
+def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
+    """Check a loss against `toolbox.base.Loss`; raises AssertionError that names the broken contract.
+
+    The loss is called with labels, with labels and references, and, if it needs no labels, with pairs of views. What
+    it refuses with ValueError is left out; one way must remain.
+
+    - `make`: returns a new instance at every call.
+    - `dim`: D, the embedding width it is connected to.
+    """
+    name = type(make()).__name__
+    require(isinstance(make(), Loss), f"{name} must be a subclass of toolbox.base.Loss.")
+
+    def connected() -> Loss:
+        loss = make()
+        loss.connect(dim, ROWS)
+        return loss
+
+    ways = {way: arguments for way, arguments in _ways(connected(), dim).items() if _accepts(connected(), arguments)}
+    require(ways, f"{name} must accept labels, or pairs of embeddings without labels; it refuses both.")
+    for way, arguments in ways.items():
+        loss = connected()
+        names = set(loss.state_dict())
+        _check_value(loss, arguments, f"{name} with {way}")
+        _check_precision(loss, arguments, f"{name} with {way}")
+        _check_permutation(loss, arguments, f"{name} with {way}")
+        require(set(loss.state_dict()) == names, f"{name}: parameters belong into __init__ or connect, not forward.")
+        check_registered(loss, name)
+        check_state_dict(loss, connected(), lambda m, a=arguments: m(**a).detach(), name)
+    loss = connected()
+    for arguments in ways.values():
+        if any(p.requires_grad for p in loss.parameters()):
+            loss(**arguments).backward()
+            loss.after_step()
+    missing = without_gradient(loss)
+    require(not missing, f"{name}: gradients must reach its own parameters; none reaches {', '.join(missing)}.")
+    if "labels" in ways:
+        _check_odd_labels(connected(), ways["labels"], name)
+
+
+def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(ROWS, dim, generator=generator)
+    views = 0.3 * embeddings + torch.randn(ROWS, dim, generator=generator)
+    labels = torch.arange(ROWS) // 3
+    ways: dict[str, dict[str, Any]] = {
+        "labels": {"embeddings": embeddings, "labels": labels},
+        "labels and references": {
+            "embeddings": embeddings,
+            "labels": labels,
+            "ref_embeddings": views,
+            "ref_labels": labels,
+        },
+    }
+    if not loss.needs_labels:
+        ways["pairs"] = {"embeddings": embeddings, "ref_embeddings": views}
+    return ways
+
+
+def _accepts(loss: Loss, arguments: dict[str, Any]) -> bool:
+    try:
+        loss(**arguments)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_value(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    embeddings = arguments["embeddings"].clone().requires_grad_()
+    value = loss(**arguments | {"embeddings": embeddings})
+    require(isinstance(value, Tensor) and value.shape == (), f"{name} must return a scalar tensor.")
+    require(bool(value.isfinite()), f"{name} must be finite, not {value.item()}.")
+    require(value.requires_grad, f"{name} must carry a gradient: is something detached?")
+    value.backward()
+    gradient = embeddings.grad
+    fine = gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
+    require(fine, f"{name}: the embeddings must receive a finite gradient that is not all zero.")
+
+
+def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    def value(dtype: torch.dtype, compute: torch.dtype | None = None, autocast: bool = False) -> Tensor:
+        cast = {
+            key: v.to(dtype).to(compute or dtype) if v is not None and v.is_floating_point() else v
+            for key, v in arguments.items()
+        }
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+            return loss(**cast)
+
+    single, double = value(torch.float32), value(torch.float64)
+    require(single.dtype == torch.float32, f"{name} of float32 embeddings must be float32, not {single.dtype}.")
+    require(double.dtype == torch.float64, f"{name} of float64 embeddings must stay float64, not {double.dtype}.")
+    require(close(single, double, 1e-3), f"{name} must agree in float32 and float64: {single:.7g}, {double:.7g}.")
+    half, promoted = value(torch.bfloat16), value(torch.bfloat16, torch.float32)
+    fine = half.dtype == torch.float32 and close(half, promoted, 1e-6)
+    require(fine, f"{name} of bfloat16 embeddings must be computed in float32.")
+    autocast = value(torch.float32, autocast=True)
+    require(close(autocast, single, 1e-6), f"{name} must be computed without autocast.")
+
+
+def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
+    permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
+    with torch.no_grad():
+        fine = close(loss(**arguments), loss(**permuted))
+    require(fine, f"{name} must not depend on the order of the rows.")
+
+
+def _check_odd_labels(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    """Batches that training will meet: lone labels, one label only, collapsed embeddings."""
+    lone = arguments["labels"].clone()
+    lone[-1] = ROWS - 1
+    cases = {
+        "a lone label": {"labels": lone},
+        "no two equal labels": {"labels": torch.arange(ROWS)},
+        "one label only": {"labels": torch.zeros(ROWS, dtype=torch.long)},
+        "equal embeddings": {"embeddings": arguments["embeddings"][:1].repeat(ROWS, 1)},
+    }
+    for case, changed in cases.items():
+        varied = arguments | changed
+        embeddings = varied["embeddings"].clone().requires_grad_()
+        value = loss(**varied | {"embeddings": embeddings})
+        require(bool(value.isfinite()), f"{name} must be finite with {case}, not {value.item()}.")
+        if value.requires_grad:
+            value.backward()
+        fine = embeddings.grad is None or bool(embeddings.grad.isfinite().all())
+        require(fine, f"{name} must have a finite gradient with {case}.")

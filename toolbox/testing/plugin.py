@@ -1,0 +1,105 @@
+"""Checks by name: a whole plugin, or one of its components."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from typing import Any
+
+from toolbox.errors import ToolboxError
+from toolbox.registry.build import build
+from toolbox.registry.catalog import catalog
+from toolbox.registry.discovery import Plugin
+from toolbox.registry.signature import EMPTY, parameters
+from toolbox.testing.backbone import check_backbone
+from toolbox.testing.data import check_augment, check_dataset, check_sampler
+from toolbox.testing.loss import check_loss
+from toolbox.testing.material import require
+from toolbox.testing.modules import check_head, check_pool
+from toolbox.testing.training import check_metric, check_optimizer, check_schedule
+
+HEAVY = ("torch", "numpy", "PIL", "transformers", "timm", "peft", "mmengine", "matplotlib")
+CHECKS = {
+    "backbone": check_backbone,
+    "loss": check_loss,
+    "head": check_head,
+    "pool": check_pool,
+    "dataset": check_dataset,
+    "sampler": check_sampler,
+    "augment": check_augment,
+    "metric": check_metric,
+    "schedule": check_schedule,
+    "optimizer": check_optimizer,
+}
+
+
+def check_plugin(namespace: str) -> None:
+    """Check what can be said of a plugin without arguments; raises AssertionError that names the broken contract.
+
+    It is found and usable, declares components with a one-line summary, its module imports nothing heavy, its recipe
+    folders exist, and each class can be imported (unless a requirement is missing), is of its kind, is documented and
+    takes annotated keywords.
+
+    - `namespace`: the plugin's, as in `namespace.Name`.
+    """
+    found = catalog()
+    try:
+        plugin = found.plugin(namespace)
+    except ToolboxError as error:
+        raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
+    require(plugin.components, f"{namespace}: toolbox_components must declare at least one component.")
+    _check_light(plugin)
+    for folder in found.config_dirs().get(namespace, []):
+        require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
+    for entry in found.entries:
+        if entry.plugin is not plugin:
+            continue
+        fine = entry.summary.strip() and "\n" not in entry.summary
+        require(fine, f"{entry.fullname}: the summary must be one line that says what it is.")
+        if entry.missing:
+            continue
+        try:
+            cls = found.resolve(entry.fullname)
+            arguments = parameters(cls)
+        except ToolboxError as error:
+            raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
+        require(inspect.getdoc(cls) and "__doc__" in vars(cls), f"{entry.fullname}: the class needs a docstring.")
+        for argument in arguments:
+            fine = argument.annotation is not EMPTY
+            require(fine, f"{entry.fullname}: the argument {argument.name!r} needs an annotation; recipes rely on it.")
+            fine = not isinstance(argument.annotation, str)
+            require(
+                fine,
+                f"{entry.fullname}: the annotation {argument.annotation!r} of {argument.name!r} must be importable at "
+                "run time: keep it out of `if TYPE_CHECKING`.",
+            )
+
+
+def check_component(fullname: str, **arguments: Any) -> None:
+    """Build a component as a recipe would, and check the contract of its kind; raises AssertionError if it is broken.
+
+    Models, tunes and hooks have no check of their own: they are built, nothing more.
+
+    - `fullname`: `namespace.Name`.
+    - `arguments`: of its constructor, as in a recipe: `check_component("acme.PatchMixer", dim=16, depth=1)`.
+    """
+    entry = catalog().get(fullname)
+
+    def make() -> Any:
+        return build({"type": fullname, **arguments}, entry.kind, where=fullname)
+
+    make()
+    if entry.kind in CHECKS:
+        CHECKS[entry.kind](make)
+
+
+def _check_light(plugin: Plugin) -> None:
+    """Listing components must not cost the import of their libraries."""
+    code = f"import sys, {plugin.module.__name__}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    require(done.returncode == 0, f"{plugin.namespace}: its module cannot be imported alone: {done.stderr[-500:]}")
+    heavy = done.stdout.split()
+    require(not heavy, f"{plugin.namespace}: its plugin module must import nothing but toolbox.plugin, not {heavy}.")

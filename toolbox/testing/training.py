@@ -1,0 +1,132 @@
+"""The contracts of what steers and measures a run: optimizers, schedules and metrics."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Example, Metric, Optimizer, Schedule
+from toolbox.testing.material import require
+
+ITEMS = 24
+
+
+def check_optimizer(make: Callable[[], Optimizer]) -> None:
+    """Check an optimizer against `toolbox.base.Optimizer`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    """
+    settings = make()
+    name = type(settings).__name__
+    require(isinstance(settings, Optimizer), f"{name} must be a subclass of toolbox.base.Optimizer.")
+    for key in ("lr", "weight_decay"):
+        value = getattr(settings, key, None)
+        require(isinstance(value, (int, float)) and value >= 0, f"{name}.{key} must be a number, not {value!r}.")
+
+    def start() -> tuple[list[nn.Parameter], torch.optim.Optimizer]:
+        generator = torch.Generator().manual_seed(0)
+        values = [nn.Parameter(torch.randn(3, 2, generator=generator)) for _ in range(2)]
+        groups = [
+            {"params": [value], "lr": lr, "weight_decay": decay}
+            for value, lr, decay in zip(values, (settings.lr, 0.0), (settings.weight_decay, 0.0), strict=True)
+        ]
+        return values, make().build(groups, fused=False)
+
+    def steps(values: list[nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            sum(value.square().sum() for value in values).backward()
+            optimizer.step()
+
+    values, optimizer = start()
+    require(isinstance(optimizer, torch.optim.Optimizer), f"{name}.build must return a torch.optim.Optimizer.")
+    fine = [group["lr"] for group in optimizer.param_groups] == [settings.lr, 0.0]
+    require(fine, f"{name}.build must keep the groups in order, each with its own lr.")
+    before = [value.detach().clone() for value in values]
+    steps(values, optimizer, 3)
+    fine = values[0].detach().square().sum() < before[0].square().sum() or settings.lr == 0
+    require(fine, f"{name} must lower a convex function in three steps.")
+    require(torch.equal(values[1], before[1]), f"{name} must honor a group's lr: with lr=0 nothing may move.")
+
+    resumed, other = start()
+    with torch.no_grad():
+        for a, b in zip(resumed, values, strict=True):
+            a.copy_(b)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(values, optimizer, 3)
+    steps(resumed, other, 3)
+    require(
+        all(map(torch.equal, values, resumed)),
+        f"{name} must continue bit for bit after state_dict -> load_state_dict.",
+    )
+
+
+def check_schedule(make: Callable[[], Schedule]) -> None:
+    """Check a schedule against `toolbox.base.Schedule`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    """
+    schedule = make()
+    name = type(schedule).__name__
+    require(isinstance(schedule, Schedule), f"{name} must be a subclass of toolbox.base.Schedule.")
+    require(schedule.key in ("lr", "weight_decay"), f"{name}.key must be 'lr' or 'weight_decay'.")
+    for steps in (1, 2, 10, 1000):
+        numbers = range(steps) if steps < 100 else range(0, steps, 37)
+        factors = [schedule.factor(step, steps) for step in numbers]
+        for factor in factors:
+            fine = isinstance(factor, (int, float)) and math.isfinite(factor) and factor >= 0
+            require(fine, f"{name}.factor must be a finite number >= 0, not {factor!r}.")
+        again = [make().factor(step, steps) for step in reversed(numbers)][::-1]
+        require(again == factors, f"{name}.factor must depend on step and steps alone, not on earlier calls.")
+
+
+def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None = None) -> None:
+    """Check a metric against `toolbox.base.Metric`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    - `outputs`: what a model's `predict` gives for 24 items in 6 classes, (24, ...) each; default "embeddings"
+      (24, 8) of length 1 and "logits" (24, 6), both random.
+    """
+    name = type(make()).__name__
+    require(isinstance(make(), Metric), f"{name} must be a subclass of toolbox.base.Metric.")
+    generator = torch.Generator().manual_seed(0)
+    if outputs is None:
+        embeddings = torch.randn(ITEMS, 8, generator=generator)
+        outputs = {
+            "embeddings": nn.functional.normalize(embeddings, dim=1),
+            "logits": torch.randn(ITEMS, 6, generator=generator),
+        }
+    labels = torch.arange(ITEMS) % 6
+
+    def measure(metric: Metric, order: Tensor, sizes: tuple[int, ...]) -> dict[str, float]:
+        metric.reset()
+        for rows in order.split(list(sizes)):
+            numbers = rows.tolist()
+            batch = {"labels": labels[rows], "ids": numbers, "indices": numbers, "inputs": {}, "views": {}, "blocks": 1}
+            metric.update({key: value[rows] for key, value in outputs.items()}, batch)
+        return metric.compute()
+
+    in_order = torch.arange(ITEMS)
+    metric = make()
+    result = measure(metric, in_order, (ITEMS,))
+    fine = isinstance(result, dict) and result and all(isinstance(key, str) for key in result)
+    require(fine, f"{name}.compute must return {{name: number}}.")
+    for key, value in result.items():
+        fine = isinstance(value, (int, float)) and math.isfinite(value)
+        require(fine, f"{name}: {key!r} must be a finite Python number, not {value!r}.")
+    examples = metric.examples(3, 2)
+    fine = len(examples) <= 3 and all(isinstance(e, Example) and 0 <= e.query < ITEMS for e in examples)
+    require(fine, f"{name}.examples(3, 2) must return at most 3 toolbox.base.Example of dataset indices.")
+    cases = {
+        "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
+        "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
+        "what was seen before reset": (metric, in_order, (12, 12)),
+    }
+    for what, (instance, order, sizes) in cases.items():
+        other = measure(instance, order, sizes)
+        fine = other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result)
+        require(fine, f"{name} must not depend on {what}: {result} became {other}.")
