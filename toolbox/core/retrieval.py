@@ -313,7 +313,9 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor) -> tuple[Tensor, 
     before = most - torch.searchsorted(nearest, threshold)  # exact below `most`, which is all that can matter
     found = torch.arange(1, most + 1, device=scores.device)
     hit = (found + before <= positives[:, None]) & (found <= positives[:, None])
-    precision = (hit * (found / (found + before))).sum(dim=1) / positives
+    precision = (hit * (found / (found + before))) / positives[:, None]
+    # in float64, which not every accelerator has, the number of summands changes nothing
+    precision = precision.cpu().sum(dim=1, dtype=torch.float64).float().to(scores.device)
     first = similar.ge_(threshold[:, :1]).sum(dim=1).long() + 1  # sums of ones: exact in float32 up to 2**24
     return first, precision, hit.sum(dim=1) / positives
 
