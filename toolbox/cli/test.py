@@ -27,9 +27,8 @@ def _test(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox import api
     from toolbox.cli.tables import show_metrics
-    from toolbox.cli.train import load
 
-    config = load(arguments.config, arguments.cfg_options, arguments.plugin)
+    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     numbers = api.evaluate(config, arguments.checkpoint, split=arguments.split, device=arguments.device)
     if arguments.json:
         print(json.dumps(numbers, indent=1))

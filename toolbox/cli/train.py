@@ -45,7 +45,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from toolbox import api
     from toolbox.cli.progress import console
 
-    config = load(arguments.config, arguments.cfg_options, arguments.plugin)
+    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     if arguments.check:
         return _check(config)
     from toolbox.engine.signals import Interrupted
@@ -62,15 +62,6 @@ def _train(arguments: argparse.Namespace) -> int:
 
     show_results(results)
     return 0
-
-
-def load(path: str, overrides: list[str], plugins: list[str]):
-    """Load a recipe with the local plugins that it and the command line name."""
-    from toolbox.config import load_config
-    from toolbox.registry import add_local
-
-    add_local(plugins)
-    return load_config(path, overrides)
 
 
 def _check(config) -> int:

@@ -14,14 +14,17 @@ from mmengine.config import Config, ConfigDict
 from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog
+from toolbox.registry import add_local, catalog
 
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), plugins: Iterable[str] = ()
+) -> Config:
     """Load a recipe.
 
     - `path`: a file, or `namespace:recipe` for one that a plugin ships.
     - `overrides`: `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
+    - `plugins`: local plugins to load, beside those that the recipe names: Python files or modules.
 
     Raises ToolboxError for a missing file (with the nearest names), a syntax error or a mistyped `_base_`.
     """
@@ -35,6 +38,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
         ConfigDict({key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}),
         filename=str(file),
     )
+    config._cfg_dict["plugins"] = [_beside(file, name) for name in config.get("plugins") or []] + list(plugins)
+    add_local(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     return config
@@ -75,6 +80,11 @@ def find_recipe(name: str) -> Path:
     if colon and namespace.isidentifier():
         return _shipped(namespace, recipe)
     raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
+
+
+def _beside(recipe: Path, plugin: str) -> str:
+    """A plugin's file may be named relative to the recipe."""
+    return str(recipe.parent / plugin) if (recipe.parent / plugin).is_file() else plugin
 
 
 def _shipped(namespace: str, recipe: str) -> Path:

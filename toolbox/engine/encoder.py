@@ -20,6 +20,7 @@ from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.errors import ToolboxError
+from toolbox.registry import add_local
 
 
 class Encoder:
@@ -34,6 +35,7 @@ class Encoder:
         self, checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None
     ) -> None:
         found = checkpoints.read(checkpoint)
+        add_local(found.manifest["recipe"]["plugins"])
         self.recipe = _overridden(found.manifest["recipe"], overrides or {})
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
