@@ -1,0 +1,79 @@
+"""DINOv3 ConvNeXts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from toolbox.base import Backbone, Features
+from toolbox_dinov3.preprocess import ImagePreprocess
+from toolbox_dinov3.source import resolve
+from toolbox_dinov3.structure import build, check_pixels, check_rate, check_size, trunk
+from toolbox_dinov3.weights import load
+
+
+class ConvNeXt(Backbone):
+    """DINOv3 ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104), on transformers' `DINOv3ConvNextModel`.
+
+    Its tokens are the pooled last map, then the map itself, row by row: one a 32 x 32 pixel cell.
+
+    - `name`: a short name (convnext-tiny, convnext-small, convnext-base, convnext-large), the id of one of these on the
+      Hugging Face Hub, or a local folder with config.json and safetensors.
+    - `size`: height and width of the images in pixels, a multiple of 32 (4 x 2 for each stage after the first).
+    - `weights`: False leaves random weights, for a dry run or training from scratch.
+    - `revision`: commit, tag or branch on the Hub; None is main.
+    - `arch`: instead of a name (`name=None`), fields of transformers' `DINOv3ConvNextConfig`, e.g.
+      `dict(hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1])`, for a net of random weights. A net trained from
+      scratch learns faster with `layer_scale_init_value=0.1` or so than with that library's 1e-6, which nearly
+      switches every block off.
+    - `drop_path`: probability of skipping a residual branch per image in training mode, rising from 0 in the first
+      block to this value in the last.
+
+    Raises ValueError for values that fit nothing, naming what does.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        name: str | None = "convnext-tiny",
+        size: int = 224,
+        weights: bool = True,
+        revision: str | None = None,
+        arch: dict[str, Any] | None = None,
+        drop_path: float = 0.0,
+    ):
+        from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
+
+        super().__init__()
+        source = resolve("convnext", name, arch, revision)
+        settings = {"drop_path_rate": check_rate("drop_path", drop_path), "image_size": size}
+        self.model = build(DINOv3ConvNextModel, DINOv3ConvNextConfig, source.fields, settings)
+        self.patch = 4 * 2 ** (len(self.model.config.hidden_sizes) - 1)
+        self.size = check_size(size, self.patch)
+        self.dim: int = self.model.config.hidden_sizes[-1]
+        self.prefix = 1
+        self.revision = revision
+        self.weights_id = source.weights_id if weights else None
+        self._source = source
+
+    def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
+        """Encode (B, 3, H, W) normalized pixels, H and W multiples of 32."""
+        if layers != 1 or mask is not None:
+            raise ValueError("dinov3.ConvNeXt gives its last layer only and takes no mask; dinov3.ViT does both.")
+        grid = check_pixels(inputs, self.patch)
+        return Features(self.model(pixel_values=inputs).last_hidden_state, prefix=self.prefix, grid=grid)
+
+    def preprocess(self) -> ImagePreprocess:
+        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std)
+
+    def layers(self) -> list[nn.Module]:
+        return [layer for stage in trunk(self.model).stages for layer in stage.layers]
+
+    def load_weights(self) -> None:
+        if self.weights_id is not None:
+            load(self.model, self._source, self.revision)
+
+    def adapter_root(self) -> nn.Module:
+        return self.model

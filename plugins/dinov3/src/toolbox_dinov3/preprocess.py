@@ -1,0 +1,52 @@
+"""From a PIL image to the normalized tensor that an encoder takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from toolbox.base import Preprocess
+
+
+class ImagePreprocess(Preprocess):
+    """PIL image -> float32 (3, H, W), normalized.
+
+    An image of another size is resized with antialiased bicubic interpolation until it just covers the wanted size, and
+    its centre is cut out: nothing is squashed. Both happen in one pass, so what is cut off is never computed. An image
+    that already has the size keeps its pixels.
+
+    - `size`: (height, width) in pixels.
+    - `mean`, `std`: of RGB values in [0, 1].
+    """
+
+    def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean and std need three numbers each, std positive; got {tuple(mean)} and {tuple(std)}.")
+        self.size = (int(size[0]), int(size[1]))
+        self.mean, self.std = tuple(mean), tuple(std)
+        std_255 = 255 * np.array(self.std).reshape(3, 1, 1)
+        self._scale = (1 / std_255).astype(np.float32)
+        self._shift = (-255 * np.array(self.mean).reshape(3, 1, 1) / std_255).astype(np.float32)
+
+    def __call__(self, value: Image.Image) -> Tensor:
+        if not isinstance(value, Image.Image):
+            raise ValueError(f"an image backbone reads PIL images, not {type(value).__name__}.")
+        image = value if value.mode == "RGB" else value.convert("RGB")
+        height, width = self.size
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC, box=_center(image.size, self.size))
+        # NumPy, because torch would start threads for each image, and wait for them where no worker forbids it
+        pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+        pixels *= self._scale
+        pixels += self._shift
+        return torch.from_numpy(pixels)
+
+
+def _center(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the largest centred box of `want`'s (h, w) shape in an image of `have` (w, h)."""
+    factor = min(have[0] / want[1], have[1] / want[0])
+    box_width, box_height = min(have[0], want[1] * factor), min(have[1], want[0] * factor)
+    left, top = (have[0] - box_width) / 2, (have[1] - box_height) / 2
+    return (left, top, left + box_width, top + box_height)

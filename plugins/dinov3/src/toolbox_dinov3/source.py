@@ -1,0 +1,119 @@
+"""Where an encoder's structure comes from: a released name, a folder, or sizes written in the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
+from toolbox_dinov3.names import find
+
+FIELDS: dict[Family, tuple[str, ...]] = {
+    "vit": (
+        "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
+        "attention_dropout", "initializer_range", "layer_norm_eps", "rope_theta", "query_bias", "key_bias",
+        "value_bias", "proj_bias", "mlp_bias", "layerscale_value", "use_gated_mlp", "num_register_tokens",
+    ),
+    "convnext": (
+        "hidden_sizes", "depths", "hidden_act", "initializer_range", "layer_norm_eps", "layer_scale_init_value",
+    ),
+}  # fmt: skip
+"""The fields of the transformers configurations that describe the structure."""
+
+_ARGUMENTS = {
+    "drop_path_rate": "drop_path",
+    "image_size": "size",
+    "pos_embed_rescale": "pos_embed_rescale",
+    "pos_embed_shift": "pos_embed_shift",
+    "pos_embed_jitter": "pos_embed_jitter",
+    "attn_implementation": "attention",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved encoder: `fields` of its configuration, RGB `mean` and `std`, and whose weights it takes."""
+
+    fields: dict[str, Any]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    known: Known | None = None
+    folder: Path | None = None
+
+    @property
+    def weights_id(self) -> str | None:
+        """The public id or the folder that has the weights; None for an encoder built from sizes."""
+        if self.known is not None:
+            return self.known.id
+        return None if self.folder is None else str(self.folder)
+
+
+def resolve(family: Family, name: str | None, arch: Mapping[str, Any] | None, revision: str | None) -> Source:
+    """Decide between `name` and `arch`. Reads config.json of a folder, and nothing else from anywhere.
+
+    Raises ValueError for contradictory or unknown values, OSError or ValueError for a folder that is none.
+    """
+    component = COMPONENTS[family]
+    if arch is not None:
+        if name is not None:
+            raise ValueError(f"{component} takes either name or arch: with arch, set name=None.")
+        if revision is not None:
+            raise ValueError("revision belongs to released weights; an encoder built from arch has none: remove it.")
+        return Source(_checked(family, arch))
+    if name is None:
+        raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
+    found = find(name, family)
+    if isinstance(found, Known):
+        return Source(dict(found.arch), found.mean, found.std, known=found)
+    if revision is not None:
+        raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
+    return _from_folder(found, family)
+
+
+def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
+    for key in arch:
+        if key in _ARGUMENTS:
+            raise ValueError(
+                f"arch has no field {key!r}: it is the argument {_ARGUMENTS[key]!r} of {COMPONENTS[family]}."
+            )
+        if key not in FIELDS[family]:
+            near = get_close_matches(key, FIELDS[family], 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"It may have {', '.join(FIELDS[family])}."
+            raise ValueError(f"arch has no field {key!r}. {hint}")
+    return dict(arch)
+
+
+def _from_folder(folder: Path, family: Family) -> Source:
+    fields = _json(folder / "config.json")
+    found = fields.get("model_type")
+    if found != MODEL_TYPES[family]:
+        other = next((f for f, model_type in MODEL_TYPES.items() if model_type == found), None)
+        hint = f"use {COMPONENTS[other]}." if other else "this plugin reads DINOv3 only."
+        raise ValueError(f"{folder} holds a {found!r} model, not {MODEL_TYPES[family]!r}: {hint}")
+    look = folder / "preprocessor_config.json"
+    numbers = _json(look) if look.is_file() else {}
+    return Source(
+        {key: fields[key] for key in FIELDS[family] if key in fields},
+        tuple(numbers.get("image_mean") or IMAGENET_MEAN),
+        tuple(numbers.get("image_std") or IMAGENET_STD),
+        folder=folder,
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file.parent} has no {file.name}. A folder in Hugging Face format holds config.json and "
+            f"model.safetensors, as `hf download ID --local-dir {file.parent}` writes them."
+        )
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is no valid JSON ({error}). Download it again.") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{file} holds no JSON object. Download it again.")
+    return data

@@ -1,0 +1,110 @@
+"""Images to tensors: the numbers of other libraries, the cut, and the way into data workers."""
+
+from __future__ import annotations
+
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toolbox_dinov3.ids import IMAGENET_MEAN, IMAGENET_STD
+from toolbox_dinov3.preprocess import ImagePreprocess
+from torchvision.transforms import v2
+
+MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def reference(image: Image.Image) -> torch.Tensor:
+    steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    return v2.Compose(steps)(image)
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels():
+    image = noise(64, 48)
+    out = ImagePreprocess((48, 64), MEAN, STD)(image)
+    assert (out.dtype, tuple(out.shape), out.is_contiguous()) == (torch.float32, (3, 48, 64), True)
+    torch.testing.assert_close(out, reference(image), rtol=0, atol=2e-6)
+
+
+def test_same_numbers_as_the_processor_of_transformers():
+    import transformers
+
+    processor = getattr(transformers, "DINOv3ViTImageProcessor", None) or transformers.DINOv3ViTImageProcessorFast
+    image = noise(64, 64)
+    expected = processor(size={"height": 64, "width": 64})(image, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(ImagePreprocess((64, 64), MEAN, STD)(image), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 64), (30, 20)])
+def test_same_as_resizing_the_shorter_side_and_cutting_the_centre(size):
+    image, (width, height) = noise(*size), size
+    width, height = width * 32 // min(size), height * 32 // min(size)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
+    out = ImagePreprocess((32, 32), MEAN, STD)(image)
+    # noise overshoots, and Pillow rounds between its two passes, whose order depends on the shape: a few levels of 255
+    torch.testing.assert_close(out, reference(resized), rtol=0, atol=0.1)
+    assert (out - reference(resized)).abs().mean() < 0.01
+    for other in (resized.rotate(180), image.resize((32, 32), Image.Resampling.BICUBIC)):
+        assert (out - reference(other)).abs().mean() > 0.2
+
+
+def test_nothing_is_squashed_for_an_oblong_target():
+    image = Image.new("RGB", (100, 100), "black")
+    image.paste("white", (40, 40, 60, 60))
+    out = ImagePreprocess((40, 80), (0, 0, 0), (1, 1, 1))(image)[0] > 0.5
+    assert out.sum(0).max() == out.sum(1).max() == 16  # 20 pixels of 100, at 80 for 100
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_other_color_modes(mode):
+    image = noise(32, 32, "L" if mode == "L" else "RGB").convert(mode)
+    out = ImagePreprocess((32, 32), MEAN, STD)(image)
+    torch.testing.assert_close(out, reference(image.convert("RGB")), rtol=0, atol=2e-6)
+
+
+def test_pickles_without_a_module_and_is_small():
+    preprocess = ImagePreprocess((32, 32), MEAN, STD)
+    data = pickle.dumps(preprocess)
+    assert len(data) < 2000
+    copy = pickle.loads(data)
+    assert (copy.size, copy.mean, copy.std) == ((32, 32), MEAN, STD)
+    image = noise(50, 40)
+    assert torch.equal(copy(image), preprocess(image))
+
+
+def test_input_image_is_untouched_and_batches_stack():
+    image = noise(32, 32)
+    before = image.tobytes()
+    preprocess = ImagePreprocess((32, 32), MEAN, STD)
+    batch = preprocess.collate([preprocess(image), preprocess(image)])
+    assert batch.shape == (2, 3, 32, 32)
+    assert image.tobytes() == before
+
+
+def test_not_slower_than_torchvision():
+    image, preprocess = noise(224, 224), ImagePreprocess((224, 224), MEAN, STD)
+
+    def best(function):
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            function(image)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best(preprocess) < 1.5 * best(reference)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="reads PIL images, not ndarray"):
+        ImagePreprocess((8, 8), MEAN, STD)(np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match="three numbers each, std positive"):
+        ImagePreprocess((8, 8), MEAN, (0.1, 0.1, 0))
