@@ -1,0 +1,473 @@
+import base64
+import io
+import json
+import math
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolbox.base import Dataset, Example
+from toolbox.errors import ToolboxError
+from toolbox.report import curves, write_report
+from toolbox.report.gallery import THUMBNAIL, encode
+from toolbox.report.numbers import MINUS, axis_labels, duration, fixed, memory, short
+from toolbox.report.table import headline, rows
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+EVIL = "<script>alert('x')</script>\" onload=\"boom"
+
+
+class Page(HTMLParser):
+    """Elements of a page; fails at a tag that is closed out of turn or never."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: dict[int, str] = {}
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"an attribute stands twice in <{tag} {names}>"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        # words belong to the element that was opened last before them
+        index = len(self.elements) - 1
+        self.words[index] = self.words.get(index, "") + data
+
+    def all(self, tag: str, kind: str = "") -> list[dict[str, str | None]]:
+        wanted = set(kind.split())
+        return [
+            attrs for name, attrs in self.elements if name == tag and wanted <= set((attrs.get("class") or "").split())
+        ]
+
+    def table(self) -> dict[str, list[str]]:
+        """{metric: [before, after, difference]}."""
+        found: dict[str, list[str]] = {}
+        current: list[str] = []
+        for index, (tag, attrs) in enumerate(self.elements):
+            if tag == "th" and attrs.get("scope") == "row":
+                current = found.setdefault(self.words[index], [])
+            elif tag == "td" and "track" not in (attrs.get("class") or ""):
+                current.append(self.words.get(index, "").strip())
+        return found
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words.values()).split())
+
+
+class Squares(Dataset):
+    """Noise of any size, two of whose pictures are broken."""
+
+    def __init__(self, count=60, size=(32, 32), classes=("black", "white", EVIL), broken=()):
+        self.count, self.size, self.broken = count, size, broken
+        self.classes = list(classes) if classes else None
+        self.labels = [i % len(classes) for i in range(count)] if classes else None
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise OSError(f"pictures/{index}<b>.jpg: truncated")
+        width, height = self.size
+        noise = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        return {"image": Image.fromarray(noise), "label": index % 3, "id": index}
+
+
+def examples(count, pattern=None, size=60):
+    chance = random.Random(0)
+    return [
+        Example(q % size, [(chance.randrange(size), pattern(q, r) if pattern else chance.random() < 0.5, 0.95 - r / 20)
+                           for r in range(10)])
+        for q in range(count)
+    ]  # fmt: skip
+
+
+def full_results():
+    return {
+        "before": {"recall@1": 0.1204, "recall@10": 0.35, "queries": 4200},
+        "after": {"recall@1": 0.6103, "recall@10": 0.3, "queries": 4200},
+        "best": {"step": 200, "metric": "recall@1", "value": 0.6, "metrics": {}},
+        "steps": 300, "seconds": 192.3, "items_per_second": 4123.44, "data_wait_seconds": 19.23,
+        "peak_memory_bytes": 3 * 2**30, "device": "cuda:0", "threads": 8, "unreadable_items": 0,
+    }  # fmt: skip
+
+
+def fill(folder, lines=None):
+    folder.mkdir(exist_ok=True)
+    if lines is None:
+        lines = [{"step": s, "epoch": s / 100, "loss": 3 / s, "lr": 1e-4, "grad_norm": 1.0} for s in range(10, 301, 10)]
+        lines += [{"step": s, "epoch": 1, "val/recall@1": s / 1000, "val/queries": 9} for s in (100, 200, 300)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.py").write_text("test_dataloader = dict(a=1)\ntest_evaluator = []\nwhere = '</pre><b>&'\n")
+    (folder / "environment.json").write_text('{"python":"3.11","command":["</code>"]}')
+    return folder
+
+
+def test_whole_page(tmp_path):
+    folder = fill(tmp_path / "my run")
+    path = write_report(folder, full_results(), (Squares(), examples(24)))
+    assert path == folder / "report.html"
+    assert not list(folder.glob(".*"))
+    page = Page(path)
+    assert "my run" in page.text
+    assert "Recall@1 0.12 → 0.61 on 4,200 test items, +0.49" in page.text
+    assert [a["id"] for a in page.all("section")] == ["metrics", "curves", "gallery", "origin"]
+    assert "</pre><b>&" in page.text
+    assert '"command": [ "</code>"' in page.text
+    for cost in ("300", "3 min 12 s", "4,123.4", "10.0%", "3.0 GiB", "cuda:0, 8 threads"):
+        assert cost in page.text
+    assert "unreadable items" not in page.text
+    assert "the best checkpoint, step 200." in page.text
+
+
+def test_nothing_is_loaded_from_outside(tmp_path):
+    page = Page(write_report(fill(tmp_path), full_results(), (Squares(), examples(3))))
+    assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r'src="data:[^"]*"', "", page.source))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
+    for _, attrs in page.elements:
+        assert not [name for name in attrs if name.startswith("on")]
+        for name in ("src", "href"):
+            assert attrs.get(name, "#").startswith(("#", "data:image/"))
+
+
+def test_table_repeats_the_results(tmp_path):
+    results = full_results()
+    table = Page(write_report(tmp_path, results, None)).table()
+    assert list(table) == list(results["after"])
+    for name in ("recall@1", "recall@10"):
+        before, after, difference = (float(cell.replace(MINUS, "-")) for cell in table[name])
+        assert before == pytest.approx(results["before"][name], abs=5e-5)
+        assert after == pytest.approx(results["after"][name], abs=5e-5)
+        assert difference == pytest.approx(after - before, abs=1e-9)
+    assert table["queries"] == ["4,200", "4,200", ""]
+    assert table["recall@10"][2] == f"{MINUS}0.0500"
+
+
+@pytest.mark.parametrize(("rights", "seed"), [(0, 0), (1, 1), (37, 2), (100, 3)])
+def test_frames_count_the_hits(tmp_path, rights, seed):
+    flags = [True] * rights + [False] * (100 - rights)
+    random.Random(seed).shuffle(flags)
+    shown = examples(10, lambda query, rank: flags[10 * query + rank])
+    page = Page(write_report(tmp_path, full_results(), (Squares(), shown)))
+    assert len(page.all("div", "frame right")) == rights
+    assert len(page.all("div", "frame wrong")) == 100 - rights
+    assert len(page.all("figure", "query")) == 10
+    assert len(page.all("img")) == 110
+    # the marks say the same without color; the key above the gallery shows one of each
+    uses = [attrs["href"] for attrs in page.all("use")]
+    assert uses.count("#check") == rights + 1
+    assert uses.count("#cross") == 101 - rights
+
+
+def test_rows_take_turns_and_say_so(tmp_path):
+    shown = examples(9, lambda query, rank: query >= 3)
+    page = Page(write_report(tmp_path, full_results(), (Squares(), shown)))
+    kinds = [attrs["class"].split()[1] for attrs in page.all("li", "query-row")]
+    assert kinds == ["failure", "success"] * 3 + ["success"] * 3
+    assert (
+        "9 of 60 items, chosen by the metric: 3 whose first result is wrong and 6 whose first result is right"
+        in page.text
+    )
+    assert "match at rank 1" in page.text
+    assert "no match in the first 10" in page.text
+
+
+def test_result_order_and_scores(tmp_path):
+    shown = [Example(0, [(3, True, 0.871), (4, False, -0.05), (5, False, float("nan"))]), Example(1, [])]
+    page = Page(write_report(tmp_path, None, (Squares(), shown)))
+    alts = [attrs["alt"] for attrs in page.all("img")]
+    assert "query 2: black" in alts
+    assert "result 1, right, black, similarity 0.87" in alts
+    assert f"result 2, wrong, white, similarity {MINUS}0.05" in alts
+    assert any(alt.endswith("similarity NaN") for alt in alts)
+    assert "no results" in page.text
+
+
+def test_class_names_are_escaped(tmp_path):
+    page = Page(write_report(fill(tmp_path / "a&b"), full_results(), (Squares(), examples(6))))
+    assert "<script" not in page.source
+    assert any(attrs.get("title") == EVIL for attrs in page.all("div", "frame"))
+    assert EVIL in page.text
+
+
+def test_metric_names_are_escaped(tmp_path):
+    results = {"before": {EVIL: 0.1}, "after": {EVIL: 0.2}}
+    page = Page(write_report(fill(tmp_path, [{"step": 1, f"val/{EVIL}": 0.5}]), results, None))
+    assert "<script" not in page.source
+    assert page.table() == {EVIL: ["0.1000", "0.2000", "+0.1000"]}
+
+
+def test_names_that_are_no_utf8(tmp_path):
+    dataset = Squares(classes=("a\udcff", "b", "c"))
+    page = Page(write_report(tmp_path, None, (dataset, examples(3))))
+    assert len(page.all("li", "query-row")) == 3
+
+
+def test_unreadable_pictures_leave_a_labelled_frame(tmp_path):
+    shown = [Example(0, [(1, True, 0.9), (2, False, 0.8)]), Example(1, [(0, True, 0.9)])]
+    page = Page(write_report(tmp_path, None, (Squares(broken=(1, 2)), shown)))
+    empty = page.all("span", "empty")
+    assert len(empty) == 3
+    assert len(page.all("img")) == 2
+    assert "result 1, right, white, similarity 0.90, not shown: OSError: pictures/1<b>.jpg: truncated" in [
+        attrs["aria-label"] for attrs in empty
+    ]
+    assert len(page.all("div", "frame right")) == 2
+
+
+class Sentences(Squares):
+    def __getitem__(self, index):
+        return {"text": "no picture here", "id": index}
+
+
+def test_datasets_without_pictures_or_classes(tmp_path):
+    page = Page(write_report(tmp_path, None, (Sentences(classes=None), examples(2))))
+    assert len(page.all("span", "empty")) == 22
+    assert "item 0" in page.text
+
+
+@pytest.mark.parametrize("results", [None, {}, {"before": None, "after": None, "best": None}])
+def test_no_results(tmp_path, results):
+    page = Page(write_report(tmp_path, results, None))
+    for sentence in ("This run holds no evaluation.", "Nothing was evaluated.", "No step was logged.",
+                     "No metric of this run gave examples to show.", "neither config.py nor"):  # fmt: skip
+        assert sentence in page.text
+    assert not page.all("table")
+    assert not page.all("dl")
+
+
+def test_no_before(tmp_path):
+    page = Page(write_report(fill(tmp_path), full_results() | {"before": None}, None))
+    assert page.table()["recall@1"] == ["–", "0.6103", ""]
+    assert "Recall@1 0.61 on 4,200 test items. It was not evaluated before training." in page.text
+
+
+def test_only_before(tmp_path):
+    page = Page(write_report(tmp_path, {"before": {"recall@1": 0.12, "queries": 7}}, None))
+    assert page.table() == {"recall@1": ["0.1200", "–", ""], "queries": ["7", "–", ""]}
+    assert "Recall@1 0.12 on 7 items. That is before training" in page.text
+
+
+def test_not_a_number(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    results = full_results() | {"after": {"recall@1": nan, "loss": -inf}, "seconds": nan, "data_wait_seconds": nan}
+    folder = fill(tmp_path, [{"step": s, "loss": nan if s in (3, 4) else s, "lr": nan} for s in range(1, 9)])
+    page = Page(write_report(folder, results, None))
+    assert page.table()["recall@1"] == ["0.1204", "NaN", ""]
+    assert page.table()["loss"][1] == f"{MINUS}∞"
+    assert "2 values are not finite and left out." in page.text
+    assert "no finite value" in page.text
+    assert not [d for d in (a.get("d") or "" for a in page.all("path")) if "nan" in d or "inf" in d]
+
+
+def test_one_logged_step(tmp_path):
+    page = Page(write_report(fill(tmp_path, [{"step": 1, "epoch": 1, "loss": 2.5, "lr": 1e-4}]), None, None))
+    assert len(page.all("figure", "panel")) == 2
+    assert len(page.all("circle")) == 2
+    assert not page.all("path", "curve")
+
+
+def test_torn_and_foreign_lines(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "loss": 2}\n[1]\nnull\n{"loss": 3}\n{"step": "x"}\n'
+        '{"step": 2, "loss": 1, "note": "a", "ok": true}\n{"ste'
+    )
+    assert curves.read_series(tmp_path / "metrics.jsonl") == {"loss": [(1, 2), (2, 1)]}
+
+
+def test_panels_are_loss_rate_and_validation(tmp_path):
+    main, other = curves.panels(curves.read_series(fill(tmp_path) / "metrics.jsonl"), 200)
+    assert [panel.name for panel in main] == ["loss", "learning rate", "val/recall@1"]
+    assert [panel.name for panel in other] == ["grad norm"]  # val/queries is a constant count
+    assert main[2].caption == "0.1 → 0.3"
+    assert main[0].best == pytest.approx(curves.LEFT + (curves.RIGHT - curves.LEFT) * 2 / 3, abs=0.1)
+
+
+def test_curves_are_where_the_numbers_are():
+    points = [(0, 1.0), (50, 3.0), (100, 2.0)]
+    drawn = curves.panel("loss", points, 100)
+    (path,) = drawn.lines
+    spots = [tuple(map(float, spot.split())) for spot in path[1:].split("L")]
+    assert [x for x, _ in spots] == [curves.LEFT, (curves.LEFT + curves.RIGHT) / 2, curves.RIGHT]
+    by_label = {float(label): y for y, label in drawn.y_ticks}
+    for (_, y), (_, value) in zip(spots, points, strict=True):
+        assert y == by_label[value]
+    assert spots[1][1] < spots[2][1] < spots[0][1]  # larger is higher, where y is smaller
+
+
+def test_long_runs_are_thinned_and_keep_extremes():
+    points = [(step, math.sin(step / 500)) for step in range(100_000)]
+    points[54_321] = (54_321, 9.0)
+    points[10] = (10, float("nan"))
+    drawn = curves.panel("loss", points, 100_000)
+    assert sum(line.count("L") + 1 for line in drawn.lines) <= curves.MOST_POINTS + 2
+    assert drawn.gaps == 1
+    top = min(float(spot.split()[1]) for line in drawn.lines for spot in line[1:].split("L"))
+    assert top == pytest.approx(curves.TOP + 0.074 * (curves.BOTTOM - curves.TOP), rel=0.1)  # 9.0 is drawn
+
+
+@pytest.mark.parametrize("values", [
+    [0.0, 0.0], [5e-324, 0.0], [1e29, -1e29], [1e300, 1.0], [1.0, 1.0 + 1e-15], [3, 3], [-2.0, -2.0], [1e-7, 2e-7],
+    [float("inf"), 1.0],
+])  # fmt: skip
+def test_any_range_of_values_can_be_drawn(values):
+    drawn = curves.panel("loss", list(enumerate(values, 1)), 2)
+    assert all(curves.TOP - 1 <= y <= curves.BOTTOM + 1 for y, _ in drawn.y_ticks)
+    assert all(curves.TOP - 1 <= y <= curves.BOTTOM + 1 for _, y, _ in drawn.dots)
+    assert 1 <= len(drawn.y_ticks) <= 8
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 7, 10, 99, 1500, 60_502, 10**7])
+def test_step_ticks_are_whole_and_few(last):
+    found = curves.ticks(0, last, 4, whole=True)
+    assert all(tick == int(tick) for tick in found)
+    assert 2 <= len(found) <= 8
+    assert found[-1] <= last
+
+
+def decoded(uri):
+    head, data = uri.split(",")
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    image.load()
+    return head, image
+
+
+def test_small_pictures_stay_exact_and_pixelated():
+    noise = Squares()[0]["image"]
+    uri, pixelated = encode(noise)
+    head, image = decoded(uri)
+    assert pixelated
+    assert head == "data:image/png;base64"
+    assert image.tobytes() == noise.tobytes()
+
+
+@pytest.mark.parametrize("size", [(65, 65), (640, 480), (100, 3000), (3000, 2)])
+def test_large_pictures_become_thumbnails(size):
+    original = Image.new("RGB", size, (200, 30, 30))
+    uri, pixelated = encode(original)
+    head, image = decoded(uri)
+    assert not pixelated
+    assert head == "data:image/jpeg;base64"
+    assert max(image.size) == min(THUMBNAIL, max(size))
+    assert original.size == size
+    assert np.abs(np.asarray(image).reshape(-1, 3).mean(0) - (200, 30, 30)).max() < 4
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
+def test_every_mode_is_shown(mode):
+    assert encode(Image.new(mode, (200, 100)))[0].startswith("data:image/")
+
+
+def test_transparency_is_kept():
+    _, image = decoded(encode(Image.new("RGBA", (200, 200), (1, 2, 3, 0)))[0])
+    assert image.getpixel((5, 5))[3] == 0
+
+
+def test_page_stays_small_and_rows_few(tmp_path):
+    dataset = Squares(count=400, size=(200, 200))  # noise: the worst that JPEG can get
+    path = write_report(tmp_path, full_results(), (dataset, examples(30, size=400)))
+    assert path.stat().st_size < 5e6
+    assert len(Page(path).all("li", "query-row")) == 24
+
+
+def test_pictures_are_read_once(tmp_path):
+    reads = []
+
+    class Counted(Squares):
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    write_report(tmp_path, None, (Counted(), [Example(0, [(1, True, 0.5)]), Example(1, [(0, True, 0.5)])]))
+    assert sorted(reads) == [0, 1]
+
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_report(tmp_path, None, None)
+    path.write_text("old")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("toolbox.report.report.os.replace", refuse)
+    with pytest.raises(ToolboxError, match=r"report\.html cannot be written: No space left"):
+        write_report(tmp_path, full_results(), None)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_folder_that_is_absent(tmp_path):
+    with pytest.raises(ToolboxError, match="cannot be written"):
+        write_report(tmp_path / "absent", None, None)
+
+
+@pytest.mark.parametrize(("recipe", "split"), [
+    ("test_dataloader = dict(a=1)\ntest_evaluator = []", "on 9 test items"),
+    ("test_dataloader = None\ntest_evaluator = None\nval_dataloader = dict()\nval_evaluator = dict()",
+     "on 9 validation items"),
+    ("this is no python", "on 9 items"),
+])  # fmt: skip
+def test_the_set_is_named(tmp_path, recipe, split):
+    (tmp_path / "config.py").write_text(recipe)
+    assert split in Page(write_report(tmp_path, {"after": {"recall@1": 0.5, "queries": 9}}, None)).text
+
+
+@pytest.mark.parametrize(("before", "after", "sentence"), [
+    ({"a": 0.12}, {"a": 0.61}, "A 0.12 → 0.61, +0.49"),
+    ({"a": 0.6103}, {"a": 0.6184}, "A 0.6103 → 0.6184, +0.0081"),
+    ({"a": 65.32}, {"a": 83.13}, "A 65.32 → 83.13, +17.81"),
+    ({"a": 0.5}, {"a": 0.5}, "A 0.50 → 0.50, ±0.00"),
+    ({"a": 0.125}, {"a": 0.6149}, "A 0.12 → 0.61, +0.49"),
+    ({"a": 0.5}, {"a": float("nan")}, "A 0.50 → NaN"),
+    ({"n": 3}, {"n": 4}, "This run holds no evaluation"),
+])  # fmt: skip
+def test_headline(before, after, sentence):
+    assert str(headline({"before": before, "after": after}, items=None, split="")) == sentence
+
+
+def test_headline_takes_the_metric_that_chose_the_checkpoint():
+    results = {"before": {"a": 0.1, "b": 0.2}, "after": {"a": 0.3, "b": 0.4}, "best": {"metric": "b", "step": 1}}
+    assert str(headline(results, items=50, split="test")) == "B 0.20 → 0.40 on 50 test items, +0.20"
+
+
+def test_digits_fit_the_numbers():
+    assert [(r.before, r.after, r.difference) for r in rows({"x": 1e-5, "n": 3}, {"x": 3.5e-5, "n": 5})] == [
+        ("0.0000100", "0.0000350", "+0.0000250"), ("3", "5", "+2"),
+    ]  # fmt: skip
+    assert rows({"x": 12.5}, {"x": None})[0].after == "–"
+    assert fixed(1234567.891, 1) == "1,234,567.9"
+    assert fixed(-0.00001, 2) == "0.00"
+    assert [short(v) for v in (0.6149, 8e-5, 12000, 0, -2.5)] == [
+        "0.615",
+        f"8e{MINUS}5",
+        "12,000",
+        "0",
+        f"{MINUS}2.5",
+    ]
+    assert axis_labels([0.0, 0.0005, 0.001]) == ["0", "0.0005", "0.0010"]
+    assert axis_labels([0.0, 5e-5, 1e-4]) == ["0", f"5e{MINUS}5", f"1e{MINUS}4"]
+    assert axis_labels([0.0, 5e9, 1e10]) == ["0", "5e9", "1e10"]
+    assert [duration(s) for s in (44.06, 59.99, 192.3, 7500)] == ["44.1 s", "1 min 00 s", "3 min 12 s", "2 h 05 min"]
+    assert [memory(b) for b in (812 * 2**20, 3.44 * 2**30)] == ["812 MiB", "3.4 GiB"]

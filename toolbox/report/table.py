@@ -1,0 +1,118 @@
+"""The before/after table of metrics and the one sentence above it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from toolbox.report.numbers import fixed, is_finite, is_number
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric, ready to print.
+
+    - `before`, `after`, `difference`: texts; the difference is that of the numbers as printed, so the row adds up.
+    - `span`: where the metric began and ended on a track from 0 to 100, None when it has no place there.
+    """
+
+    name: str
+    before: str
+    after: str
+    difference: str
+    span: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The result in one sentence.
+
+    - `metric`: its name, capitalised; empty when nothing was evaluated.
+    - `values`: "0.12 → 0.61", or one number; `where`: "on 4,200 test items"; `difference`: "+0.49" or empty.
+    - `note`: what is missing, empty when nothing is.
+    """
+
+    metric: str = ""
+    values: str = ""
+    where: str = ""
+    difference: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        sentence = " ".join(part for part in (self.metric, self.values, self.where) if part)
+        sentence = ", ".join(part for part in (sentence, self.difference) if part)
+        return ". ".join(part for part in (sentence, self.note) if part)
+
+
+def rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[Row]:
+    """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference."""
+    before, after = before or {}, after or {}
+    return [_row(name, before.get(name), after.get(name)) for name in dict.fromkeys([*after, *before])]
+
+
+def _row(name: str, before: Any, after: Any) -> Row:
+    decimals = _decimals(before, after)
+    counts = all(isinstance(value, int) for value in (before, after) if value is not None)
+    difference = "" if counts and before == after else _difference(before, after, decimals)
+    inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
+    start, end = (after if before is None else before), (before if after is None else after)
+    span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
+    return Row(name, fixed(before, decimals), fixed(after, decimals), difference, span)
+
+
+def _decimals(*values: Any) -> int:
+    """0 for counts; else about four digits, and more for numbers that would come out as zeros."""
+    if all(isinstance(value, int) for value in values if value is not None):
+        return 0
+    largest = max((abs(value) for value in values if is_finite(value)), default=1.0)
+    if largest >= 10:
+        return 2 if largest < 1000 else 1
+    return 4 if largest >= 0.01 or largest == 0 else min(12, 2 - math.floor(math.log10(largest)))
+
+
+def _difference(before: Any, after: Any, decimals: int) -> str:
+    if not (is_finite(before) and is_finite(after)):
+        return ""
+    return fixed(round(after, decimals) - round(before, decimals), decimals, sign=True)
+
+
+def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headline:
+    """What the run achieved.
+
+    - `results`: with "before", "after" and "best", each possibly missing.
+    - `items`: of the evaluation, when the metrics do not count their "queries"; None for unknown.
+    - `split`: "test", "validation", or empty for unknown.
+    """
+    before, after = results.get("before") or {}, results.get("after") or {}
+    name = _leading_metric(results, after) or _leading_metric(results, before)
+    if name is None:
+        return Headline(note="This run holds no evaluation")
+    old, new = before.get(name), after.get(name)
+    count = (after or before).get("queries", items)
+    where = f"on {count:,} {split} items".replace("  ", " ") if isinstance(count, int) else ""
+    decimals = _headline_decimals(old, new)
+    metric = name[:1].upper() + name[1:]
+    if not is_number(new):
+        return Headline(
+            metric, fixed(old, decimals), where, note="That is before training; there is no number after it"
+        )
+    if not is_number(old):
+        return Headline(metric, fixed(new, decimals), where, note="It was not evaluated before training")
+    values = f"{fixed(old, decimals)} → {fixed(new, decimals)}"
+    return Headline(metric, values, where, _difference(old, new, decimals))
+
+
+def _leading_metric(results: dict[str, Any], found: dict[str, Any]) -> str | None:
+    """The metric that chose the best checkpoint, or the first that is no count."""
+    chosen = (results.get("best") or {}).get("metric")
+    if chosen in found:
+        return chosen
+    return next((name for name, value in found.items() if isinstance(value, float)), None)
+
+
+def _headline_decimals(before: Any, after: Any) -> int:
+    """Two, and up to four for a change too small to be seen in two."""
+    if not (is_finite(before) and is_finite(after)) or before == after:
+        return 2
+    return min(4, max(2, 1 - math.floor(math.log10(abs(after - before)))))
