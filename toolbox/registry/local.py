@@ -20,12 +20,12 @@ def load_local(path_or_module: str) -> Plugin:
     - `path_or_module`: a Python file (it ends in .py or holds a path separator), or the name of an importable
       module; modules in the current folder are importable.
 
-    Its namespace is the module's attribute `namespace` if it has one, else the file's or module's own name. The
-    file's folder joins sys.path, so that `target="my_file:MyLoss"` and its neighbours can be imported, also in the
-    worker processes of a data loader. Nothing is raised: the plugin carries its error.
+    Its namespace is the module's attribute `namespace` if it has one, else `default_namespace` of its name. The file's
+    folder joins sys.path, so that `target="my_file:MyLoss"` and its neighbours can be imported, also in the worker
+    processes of a data loader. Nothing is raised: the plugin carries its error.
     """
     is_file = path_or_module.endswith(".py") or "/" in path_or_module or os.sep in path_or_module
-    name = Path(path_or_module).stem if is_file else path_or_module.rpartition(".")[2]
+    name = Path(path_or_module).stem if is_file else default_namespace(path_or_module)
     plugin = Plugin(name, path=os.path.abspath(path_or_module) if is_file else path_or_module)
 
     def load() -> Plugin:
@@ -36,6 +36,12 @@ def load_local(path_or_module: str) -> Plugin:
         return replace(plugin, namespace=namespace, path=path, components=components, module=module, hook=hook)
 
     return guarded(load, plugin)
+
+
+def default_namespace(module_name: str) -> str:
+    """The last part of a module's name; of a module called `plugin` its package's: `toolbox_acme.plugin` is `acme`."""
+    package, _, last = module_name.rpartition(".")
+    return package.rpartition(".")[2].removeprefix("toolbox_") if last == "plugin" and package else last
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from toolbox.registry.catalog import Catalog, swap_catalog
 from toolbox.registry.discovery import CORE, Plugin, guarded, inspect_module
-from toolbox.registry.local import load_local
+from toolbox.registry.local import default_namespace, load_local
 
 
 @contextmanager
@@ -39,8 +39,7 @@ def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> It
 
 def _plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plugin:
     name = item if isinstance(item, str) else item.__name__
-    package, _, last = name.rpartition(".")
-    guess = package.rpartition(".")[2].removeprefix("toolbox_") if last == "plugin" and package else last
+    guess = default_namespace(name)
     plugin = Plugin(namespace or guess, distribution=owner, path=name)
 
     def load() -> Plugin:
