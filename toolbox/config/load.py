@@ -39,7 +39,11 @@ def load_config(
         filename=str(file),
     )
     config._cfg_dict["plugins"] = [_beside(file, name) for name in config.get("plugins") or []] + list(plugins)
-    add_local(config.plugins)
+    for plugin in add_local(config.plugins):
+        if plugin.error is not None:
+            raise ToolboxError(
+                f"The local plugin cannot be loaded: {plugin.reason}.", where=plugin.path
+            ) from plugin.error
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     return config

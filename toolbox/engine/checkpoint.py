@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from toolbox.base import Backbone, Model
-from toolbox.engine.files import new_folder, point, sha256, write_json
+from toolbox.engine.files import as_json, new_folder, point, sha256
 from toolbox.engine.state import join, split
 from toolbox.errors import ToolboxError
 
@@ -76,13 +76,14 @@ def save(
             save_file(adapter, adapter_folder / "adapter_model.safetensors", metadata={"format": "pt"})
             backbone.adapter.save_config(adapter_folder)
         save_file(tensors, part / "state.safetensors")
-        write_json(part / "state.json", value)
+        (part / "state.json").write_text(as_json(value), encoding="utf-8")
         files = {
             str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
-        write_json(part / "manifest.json", {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra})
+        manifest = {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra}
+        (part / "manifest.json").write_text(as_json(manifest), encoding="utf-8")
     point(folder / "last", target)
     return target
 

@@ -77,7 +77,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """JSON as this project writes it."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def point(link: Path, target: Path) -> None:

@@ -1,0 +1,208 @@
+"""A user's mistake gets one message that says what, where and what to try; exit code 2, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from toolbox.cli import common, test, train
+from toolbox.engine import files
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+@pytest.fixture
+def run(toy, capsys):
+    """`run(command, *arguments) -> (exit code, standard error)`, on the toy recipe."""
+    toy()
+
+    def call(command, *arguments):
+        code = command.main([str(HERE / "toy_recipe.py"), *map(str, arguments)])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err + said.out
+        return code, said.err
+
+    return call
+
+
+def refused(answer, *words):
+    code, said = answer
+    assert code == 2, said
+    assert len(said.splitlines()) == 1, said
+    for word in words:
+        assert word in said
+
+
+def test_unknown_override(run):
+    refused(run(train, "--cfg-options", "model.bakbone.width=1"), "--cfg-options", "Did you mean 'backbone'?")
+
+
+def test_unknown_recipe(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert train.main(["configs/dinov3_spo.py"]) == 2
+    assert "Did you mean configs/dinov3_sop.py" in capsys.readouterr().err
+
+
+def test_missing_data_names_the_ways_to_get_it_once(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert train.main([str(ROOT / "configs/dinov3_sop.py")]) == 2
+    said = capsys.readouterr().err
+    assert len([line for line in said.splitlines() if "data/stanford_online_products" in line]) == 1
+    for words in ("train_dataloader.dataset", "test_dataloader.dataset", "tools/prepare_data.py sop", "make demo"):
+        assert words in said
+
+
+def test_local_plugin_that_is_missing(run):
+    refused(run(train, "--plugin", "nowhere.py"), "nowhere.py")
+
+
+def test_mismatched_torch_and_torchvision(run, monkeypatch):
+    def broken(name):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return sys.modules[name]
+
+    monkeypatch.setattr(common, "importlib", types.SimpleNamespace(import_module=broken))
+    refused(run(train), "torchvision::nms", "known good pair", common.KNOWN_PAIR)
+
+
+def test_unknown_device(run):
+    refused(run(train, "--device", "tpu"), "tpu", "--device cpu")
+    refused(run(train, "--device", "cuda:99"), "cuda")
+
+
+def test_too_few_classes(run):
+    refused(run(train, "--cfg-options", "train_dataloader.sampler.classes=40"), "train_dataloader.sampler", "16", "40")
+
+
+def test_batch_larger_than_the_dataset(run):
+    answer = run(train, "--cfg-options", "train_dataloader.sampler=None", "train_dataloader.batch_size=100")
+    refused(answer, "100", "64")
+
+
+def test_k_larger_than_the_gallery(run):
+    answer = run(train, "--cfg-options", "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,10,100])")
+    refused(answer, "val_evaluator", "63", "ks=[1,10]")
+
+
+def test_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(run):
+    answer = run(train, "--work-dir", "w", "--cfg-options", "model.loss.explode_at=6")
+    refused(answer, "not finite at step 6", "learning rate")
+    assert os.readlink("w/last") == "checkpoint-4"
+    from toolbox.engine.checkpoint import read
+
+    assert read("w/last").step == 4
+
+
+def test_unreadable_item_raises_or_is_left_out_and_named(run, capsys):
+    bad = "train_dataloader.dataset.bad=[5]"
+    refused(run(train, "--work-dir", "a", "--cfg-options", bad), "item-5.png", "on_bad_item")
+    skip = ["train_dataloader.on_bad_item=skip", "train_dataloader.max_bad_share=0.05"]
+    code, _ = run(train, "--work-dir", "b", "--cfg-options", bad, *skip)
+    assert code == 0
+    named = [json.loads(line) for line in Path("b/bad_items.jsonl").read_text().splitlines()]
+    assert named == [{"index": 5, "error": "item-5.png: broken data stream"}]
+    assert json.loads(Path("b/train_results.json").read_text())["unreadable_items"] == 1
+    refused(run(train, "--work-dir", "c", "--cfg-options", bad, skip[0], "train_dataloader.num_workers=1"), "1 of 64")
+
+
+def test_unreadable_item_in_the_validation_set(run):
+    bad = "val_dataloader.dataset.bad=[5]"
+    refused(run(train, "--work-dir", "a", "--cfg-options", bad), "item-5.png")
+    skip = ["val_dataloader.on_bad_item=skip", "val_dataloader.max_bad_share=0.05"]
+    assert run(train, "--work-dir", "b", "--cfg-options", bad, *skip)[0] == 0
+    assert json.loads(Path("b/train_results.json").read_text())["best"]["metrics"]["unreadable_items"] == 1
+
+
+def test_a_work_directory_that_holds_a_run(run):
+    assert run(train, "--work-dir", "w")[0] == 0
+    Path("w/mine.txt").write_text("mine")
+    before = Path("w/train_results.json").read_text()
+    refused(run(train, "--work-dir", "w"), "already holds a run", "--resume", "--overwrite")
+    assert Path("w/train_results.json").read_text() == before
+    assert run(train, "--work-dir", "w", "--resume")[0] == 0  # it had ended: evaluated again, trained no further
+    assert run(train, "--work-dir", "w", "--overwrite")[0] == 0
+    assert Path("w/mine.txt").read_text() == "mine"
+    refused(run(train, "--work-dir", "w", "--overwrite", "--resume"), "one of them")
+
+
+def test_damaged_checkpoint(run):
+    run(train, "--work-dir", "w")
+    newest = Path("w/last").resolve()
+    weights = bytearray((newest / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(weights)
+    refused(run(train, "--work-dir", "w", "--resume", newest), "damaged", "model.safetensors")
+    refused(run(test, newest), "damaged")
+    code, said = run(train, "--work-dir", "w", "--resume")
+    assert code == 0, said  # the newest whole one is older, and the run repeats what came after
+    shutil.rmtree("w/checkpoint-8", ignore_errors=True)
+
+
+def test_only_damaged_checkpoints(run):
+    run(train, "--work-dir", "w")
+    for path in Path("w").glob("checkpoint-*"):
+        (path / "manifest.json").write_text("{")
+    answer = run(train, "--work-dir", "w", "--resume")
+    refused(answer, "No checkpoint in w is whole", "--overwrite")
+
+
+def test_foreign_checkpoint(run):
+    run(train, "--work-dir", "w")
+    width = ["--cfg-options", "model.backbone.width=32"]
+    refused(run(train, "--work-dir", "v", "--resume", "w/last", *width), "another model", "of another shape")
+    refused(run(test, "w", *width), "another model")
+    refused(run(test, "w", "--cfg-options", "model.head=None"), "another model", "unexpected", "head")
+    refused(run(test, "nowhere"), "nowhere", "does not exist")
+    refused(run(test, HERE), "manifest.json")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="read-only folders are simulated below for other users")
+def test_work_dir_that_is_a_file(run):
+    Path("w").write_text("x")
+    refused(run(train, "--work-dir", "w"), "Nothing can be written to w", "--work-dir")
+
+
+def test_read_only_folder(run, monkeypatch):
+    original = Path.write_text
+
+    def refuse(self, *arguments, **options):
+        if self.name.startswith(".probe"):
+            raise PermissionError(30, "Read-only file system")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    refused(run(train, "--work-dir", "w"), "Nothing can be written to w", "Read-only file system")
+
+
+def test_full_disk_keeps_what_was_written(run, monkeypatch):
+    original, count = files.sync, []
+
+    def full(path):
+        count.append(path)
+        if "checkpoint-8" in str(path):
+            raise OSError(28, "No space left on device")
+        original(path)
+
+    monkeypatch.setattr(files, "sync", full)
+    refused(run(train, "--work-dir", "w"), "checkpoint-8", "No space left on device", "--resume")
+    assert os.readlink("w/last") == "checkpoint-6"
+    assert not list(Path("w").glob(".*partial*"))
+    monkeypatch.setattr(files, "sync", original)
+    assert run(train, "--work-dir", "w", "--resume")[0] == 0
+
+
+def test_wrong_types_of_checkpoint_state_run_no_code(run, tmp_path):
+    """A checkpoint is JSON and safetensors; nothing in it is unpickled."""
+    run(train, "--work-dir", "w")
+    assert {path.suffix for path in Path("w/last/").iterdir()} == {".json", ".safetensors"}
+    sources = "".join(path.read_text() for path in (ROOT / "toolbox").rglob("*.py"))
+    assert "torch.load(" not in sources
+    assert "import pickle" not in "".join(path.read_text() for path in (ROOT / "toolbox/engine").rglob("*.py"))
