@@ -139,7 +139,15 @@ def test_whole_page(tmp_path):
     for cost in ("300", "3 min 12 s", "4,123.4", "10.0%", "3.0 GiB", "cuda:0, 8 threads"):
         assert cost in page.text
     assert "unreadable items" not in page.text
-    assert "the best checkpoint, step 200." in page.text
+    assert "marks the best checkpoint, step 200." in page.text
+    assert "After: the best checkpoint." in page.text
+
+
+def test_without_a_best_checkpoint(tmp_path):
+    page = Page(write_report(fill(tmp_path), full_results() | {"best": None}, None))
+    assert "After: the model at the end." in page.text
+    assert "best checkpoint" not in page.text
+    assert not page.all("path", "best")
 
 
 def test_nothing_is_loaded_from_outside(tmp_path):
