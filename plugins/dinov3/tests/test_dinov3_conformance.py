@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from toolbox.testing import check_backbone, check_plugin
 from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.vit import ViT
+
+from toolbox.testing import check_backbone, check_plugin
 
 SMALL_VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
 SMALL_CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 2], "layer_scale_init_value": 0.5}
