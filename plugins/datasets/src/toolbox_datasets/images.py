@@ -1,0 +1,43 @@
+"""An image file -> an RGB image, or an error that names the file."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """The image in `path`: fully decoded, turned as its EXIF orientation says, RGB.
+
+    Gray, palette and CMYK images are converted; transparent parts become white; 16-bit values keep their upper bits.
+    Raises OSError naming the file if it is missing, truncated, no image, or larger than PIL's limit for pictures that
+    are small on disk and huge in memory (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OSError(f"{os.fspath(path)} is larger than {Image.MAX_IMAGE_PIXELS:,} pixels: shrink it first") from error
+    except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and others on broken files
+        raise OSError(f"{os.fspath(path)} cannot be read as an image: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """`image` in mode RGB, on white where it is transparent."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image)
+    return image.convert("RGB")

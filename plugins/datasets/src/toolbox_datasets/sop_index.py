@@ -1,0 +1,90 @@
+"""The index files of Stanford Online Products: one line an image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+HEADER = "image_id class_id super_class_id path"
+
+
+class Item(NamedTuple):
+    """One line of an index.
+
+    - `image_id`, `class_id`: numbers as in the file.
+    - `path`: relative to the dataset's folder, with forward slashes; it may hold spaces.
+    - `group`: the super-class, from the folder's name: "bicycle" of bicycle_final/.
+    """
+
+    image_id: int
+    class_id: int
+    path: str
+    group: str
+
+
+def read_index(path: Path) -> list[Item]:
+    """All items of an index file, in its order.
+
+    Raises OSError if it cannot be read, and ValueError naming file and line if the header is another one, a line has
+    not three numbers and a relative path, an image id returns, or a class lies in two super-classes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8 ({error}): unpack the dataset again") from None
+    if not lines or lines[0].strip() != HEADER:
+        raise ValueError(f"{path}:1: the header must be '{HEADER}', not '{lines[0].strip()[:80] if lines else ''}'")
+    items: list[Item] = []
+    seen: set[int] = set()
+    group_of: dict[int, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        item = parse(line)
+        if item is None:
+            raise ValueError(f"{path}:{number}: expected '{HEADER}' with a path below the folder, not '{line[:80]}'")
+        if item.image_id in seen:
+            raise ValueError(f"{path}:{number}: image id {item.image_id} stands on an earlier line already")
+        if group_of.setdefault(item.class_id, item.group) != item.group:
+            raise ValueError(
+                f"{path}:{number}: class {item.class_id} is in the super-class '{item.group}' here and in "
+                f"'{group_of[item.class_id]}' above"
+            )
+        seen.add(item.image_id)
+        items.append(item)
+    if not items:
+        raise ValueError(f"{path} lists no images: unpack the dataset again")
+    return items
+
+
+def parse(line: str) -> Item | None:
+    """The item of one line, None if it is malformed."""
+    fields = line.rstrip().split(" ", 3)
+    if len(fields) != 4 or not all(field.isdecimal() for field in fields[:3]):
+        return None
+    path = PurePosixPath(fields[3])
+    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        return None
+    return Item(int(fields[0]), int(fields[1]), str(path), path.parts[0].removesuffix("_final"))
+
+
+def missing_files(root: Path, items: Iterable[Item]) -> list[str]:
+    """Paths of `items` that are not there. Lists each folder once: 60,000 files take a tenth of a second."""
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for item in items:
+        folder, _, name = item.path.rpartition("/")
+        if folder not in listed:
+            listed[folder] = names_in(root / folder)
+        if name not in listed[folder]:
+            absent.append(item.path)
+    return absent
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the entries of `folder`; none if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()

@@ -1,0 +1,122 @@
+"""Folders of images: with and without split folders, natural order, what `check` finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from toolbox_datasets.imagefolder import ImageFolder, natural
+
+
+def fill(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 3)).save(root / path)
+    return root
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """Ten classes of two images."""
+    return fill(tmp_path / "pets", *(f"class {c}/{i}.jpg" for c in range(1, 11) for i in range(2)))
+
+
+def test_natural_order():
+    names = ["img10", "img2", "img", "IMG3", "img2b", "a", "2", "10"]
+    assert sorted(names, key=natural) == ["2", "10", "IMG3", "a", "img", "img2", "img2b", "img10"]
+
+
+def test_classes_files_and_ids(tmp_path):
+    root = fill(tmp_path / "照片", "cat/2.jpg", "cat/10.PNG", "cat/deep/er/1.webp", "dog 2/a.bmp", "dog 10/ä.jpeg")
+    fill(root, "cat/.hidden.jpg", ".cache/x.jpg", "cat/.thumbs/y.jpg", "outside.jpg")
+    (root / "cat/notes.txt").write_text("no image")
+    (root / "cat/README").write_text("no image")
+    dataset = ImageFolder(str(root))
+    assert dataset.classes == ["cat", "dog 2", "dog 10"]
+    paths = ["cat/2.jpg", "cat/10.PNG", "cat/deep/er/1.webp", "dog 2/a.bmp", "dog 10/ä.jpeg"]
+    assert [dataset[index]["id"] for index in range(len(dataset))] == paths
+    assert dataset.labels == [0, 0, 0, 1, 2]
+    assert dataset.ignored == {".txt": 1, "": 1}
+    assert dataset.check() == []
+    assert (dataset[2]["image"].size, dataset[2]["image"].mode, dataset[2]["label"]) == ((4, 3), "RGB", 0)
+    assert dataset.groups is None
+    only = ImageFolder(str(root), extensions=["JPG", ".jpeg"])
+    assert len(only) == 2
+    assert only.ignored[".png"] == 1
+
+
+def test_carved_splits_share_no_class(plain):
+    splits = {split: ImageFolder(str(plain), split) for split in ("train", "val", "test")}
+    assert {split: dataset.classes for split, dataset in splits.items()} == {
+        "train": ["class 1", "class 2", "class 3", "class 4", "class 6", "class 7", "class 8"],
+        "val": ["class 9"],
+        "test": ["class 5", "class 10"],
+    }
+    assert len(ImageFolder(str(plain)).classes) == 10
+    assert all(dataset.labels[-1] == len(dataset.classes) - 1 for dataset in splits.values())
+
+
+def test_split_folders_are_used(tmp_path):
+    root = fill(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "test") for name in (split, "extra")))
+    assert ImageFolder(str(root), "train").classes == ["extra", "train"]
+    assert [item[0] for item in ImageFolder(str(root), "test").items] == ["test/extra/1.jpg", "test/test/1.jpg"]
+    everything = ImageFolder(str(root))
+    assert everything.classes == ["extra", "test", "train"]
+    assert len(everything) == 4
+    (problem,) = ImageFolder(str(root), "val").check()
+    assert "train/, test/ but no val/" in problem.message
+
+
+def test_labels_mean_the_same_in_train_and_val(tmp_path):
+    root = fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/c/1.jpg", "val/c/1.jpg", "test/x/1.jpg")
+    val = ImageFolder(str(root), "val")
+    assert val.classes == ImageFolder(str(root), "train").classes == ["a", "b", "c"]
+    assert val.labels == [2]
+    assert ImageFolder(str(root), "test").classes == ["x"]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    root = fill(tmp_path, *(f"{name}/{i}.jpg" for name in ("bus", "car", "train") for i in range(2)))
+    assert ImageFolder(str(root)).classes == ["bus", "car", "train"]
+
+
+def test_check_finds_what_is_missing(plain, tmp_path):
+    (problem,) = ImageFolder(str(tmp_path / "none")).check()
+    assert "does not exist" in problem.message
+    (plain / "class 7/0.jpg").unlink()
+    (plain / "class 7/1.jpg").unlink()
+    (problem,) = ImageFolder(str(plain)).check()
+    assert "1 class folders hold no image: class 7" in problem.message
+    (tmp_path / "texts/a").mkdir(parents=True)
+    (tmp_path / "texts/a/1.txt").write_text("")
+    (problem,) = ImageFolder(str(tmp_path / "texts")).check()
+    assert "no images" in problem.message
+    assert "1 .txt" in problem.message
+    flat = fill(tmp_path / "flat", "1.jpg", "2.jpg")
+    (problem,) = ImageFolder(str(flat)).check()
+    assert "no images in class folders" in problem.message
+    assert ImageFolder(str(plain), "val", val_share=0.01).check()[0].message.endswith("test/ folders")
+
+
+def test_prepare_reports(plain, tmp_path):
+    assert "all 20 images of 10 classes" in ImageFolder.prepare(str(plain))
+    root = fill(tmp_path / "split", "train/a/1.jpg", "val/a/1.jpg")
+    (root / "val/a/x.txt").write_text("")
+    assert "train 1 images of 1 classes, val 1 images of 1 classes (1 other" in ImageFolder.prepare(str(root))
+    with pytest.raises(ValueError, match="does not exist"):
+        ImageFolder.prepare(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"split": "dev"}, {"val_share": 1}, {"test_share": 0}, {"test_share": 0.9}, {"extensions": []}]
+)
+def test_nonsense_is_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        ImageFolder("data", **arguments)
+
+
+def test_a_text_file_with_an_image_name_is_named(plain):
+    (plain / "class 1/0.jpg").write_text("text")
+    with pytest.raises(OSError, match=r"class 1/0\.jpg"):
+        ImageFolder(str(plain))[0]

@@ -1,0 +1,136 @@
+"""The dataset: letters drawn on demand, or written to files in the layout of a real dataset."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from toolbox.base import Dataset, Sample
+from toolbox_glyphs.folder import publish
+from toolbox_glyphs.layouts import LAYOUTS, Picture
+from toolbox_glyphs.letters import FACES, Letter, distinct_letters
+from toolbox_glyphs.render import render
+
+TRAINING_SCRIPTS = ("latin", "cyrillic")
+
+FORMAT = 1
+"""Part of what a written folder records; a change of the drawings raises it, and so makes old folders differ."""
+
+
+class Glyphs(Dataset):
+    """Pictures of letters, one class a letter: every letter in 12 faces, with random pose and colors.
+
+    - `split`: "train" and "val" hold Latin and Cyrillic letters, every tenth letter being for "val"; "test" holds
+      Greek, Armenian and Georgian ones. No letter of one split is drawn like a letter of another.
+    - `size`: height and width in pixels.
+    - `views`: pictures of each letter in each face.
+    - `seed`: of poses and colors; it does not change which letters there are.
+
+    A sample holds "image", "label", "id" ("U+03B1/Serif-Bold/0"), "text" (the letter's Unicode name) and "group" (its
+    script). `groups` are scripts. Raises ValueError for a size below 8, fewer than one view, or a negative seed.
+    """
+
+    def __init__(
+        self, split: Literal["train", "val", "test"] = "train", size: int = 32, views: int = 1, seed: int = 0
+    ) -> None:
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split must be 'train', 'val' or 'test', not {split!r}")
+        require_drawable(size, views, seed)
+        self.split, self.size, self.views, self.seed = split, size, views, seed
+
+    @cached_property
+    def letters(self) -> list[Letter]:
+        """The letter of each class."""
+        return letters_of(self.split)
+
+    @cached_property
+    def labels(self) -> list[int]:
+        return np.repeat(np.arange(len(self.letters)), self.views * len(FACES)).tolist()
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return [letter.name for letter in self.letters]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        return [self.letters[label].script for label in self.labels]
+
+    def __len__(self) -> int:
+        return len(self.letters) * len(FACES) * self.views
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} is outside 0 to {len(self) - 1}")
+        label, number = divmod(index % len(self), len(FACES) * self.views)
+        face, view = divmod(number, self.views)
+        letter = self.letters[label]
+        return {
+            "image": draw(Picture(letter, face, view), self.size, self.seed),
+            "label": label,
+            "id": f"U+{ord(letter.char):04X}/{FACES[face].removeprefix('DejaVu')}/{view}",
+            "text": letter.name,
+            "group": letter.script,
+        }
+
+    @classmethod
+    def prepare(
+        cls,
+        out: str,
+        *,
+        layout: Literal["sop", "imagefolder"] = "sop",
+        size: int = 48,
+        views: int = 1,
+        seed: int = 0,
+    ) -> str:
+        """Write all letters as JPEG files; a finished folder of the same options is kept. Returns a summary.
+
+        - `out`: the folder to make. Nothing but this command's own files may lie in it.
+        - `layout`: "sop" is that of Stanford Online Products (training letters in Ebay_train.txt, unseen ones in
+          Ebay_test.txt, scripts as super-classes); "imagefolder" is train/, val/ and test/, one folder a letter.
+        - `size`: height and width in pixels.
+        - `views`: pictures of each letter in each of 12 faces.
+        - `seed`: of poses and colors.
+
+        Files appear under `out` all at once, so a folder of an interrupted command is never taken for a whole one.
+        Raises ValueError if `out` holds other files, or was written with other options.
+        """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
+        require_drawable(size, views, seed)
+        splits = {split: letters_of(split) for split in ("train", "val", "test")}
+        pictures, texts = LAYOUTS[layout](splits, views)
+        options = {"dataset": "glyphs", "format": FORMAT, "layout": layout, "size": size, "views": views, "seed": seed}
+        written = publish(Path(out), options, texts, list(pictures), lambda path: draw(pictures[path], size, seed))
+        counts = ", ".join(f"{len(letters)} {split}" for split, letters in splits.items())
+        state = "wrote" if written else "found complete:"
+        return f"{state} {len(pictures):,} images of {counts} letters ({size} px, layout {layout}) in {out}"
+
+
+def require_drawable(size: int, views: int, seed: int) -> None:
+    """Raises ValueError for options that nothing could be drawn with."""
+    if size < 8:
+        raise ValueError(f"size must be at least 8 pixels, not {size}")
+    if views < 1:
+        raise ValueError(f"views must be at least 1, not {views}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative: {seed}")
+
+
+def letters_of(split: str) -> list[Letter]:
+    """The letters of "train", "val" or "test"."""
+    seen = [letter for letter in distinct_letters() if letter.script in TRAINING_SCRIPTS]
+    if split == "train":
+        return [letter for index, letter in enumerate(seen) if index % 10 != 9]
+    if split == "val":
+        return seen[9::10]
+    return [letter for letter in distinct_letters() if letter.script not in TRAINING_SCRIPTS]
+
+
+def draw(picture: Picture, size: int, seed: int) -> Image.Image:
+    """The image of `picture`: the same in memory and in files, before these are compressed."""
+    rng = np.random.default_rng((seed, ord(picture.letter.char), picture.face, picture.view))
+    return render(picture.letter, FACES[picture.face], size, rng)
