@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from toolbox_dinov3.ids import KNOWN
 from toolbox_dinov3.vit import ViT
 
@@ -172,6 +173,7 @@ def test_mean_and_std_of_satellite_weights():
     assert web.preprocess().mean == (0.485, 0.456, 0.406)
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 opens autocast, which knows no meta device")
 def test_meta_forward():
     with torch.device("meta"):
         vit = ViT("vits16", size=64)
