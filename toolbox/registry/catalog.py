@@ -254,7 +254,7 @@ def _import_class(entry: Entry, where: str) -> type:
     try:
         value: Any = import_module(module_name)
     except Exception as error:
-        absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
+        absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         what = f"its module {module_name!r} does not exist" if absent else describe_error(error)
         raise ToolboxError(f"{source} cannot be imported: {what}.", where=where) from error
     for part in path.split("."):
