@@ -1,0 +1,52 @@
+"""`tools/benchmark.py`: measure a promise of docs/benchmarks.md on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from importlib import import_module
+
+from toolbox.cli.common import guarded, prepare_process
+
+BENCHMARKS = {
+    "discovery": ("tools/list_components.py from start to end", {}),
+    "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
+    "loader": ("the data loader against reading and transforming alone", {}),
+    "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),
+}
+"""Name -> what is compared, and options with their defaults."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code. It judges nothing: a busy machine changes the numbers."""
+    parser = argparse.ArgumentParser(prog="tools/benchmark.py", description="Measure a promise.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name, (summary, options) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=summary)
+        command.add_argument("--json", action="store_true", help="print everything measured as JSON")
+        command.add_argument("--pairs", type=int, default=7, help="interleaved measurements")
+        for flag, default in options.items():
+            command.add_argument(f"--{flag}", type=type(default), default=default)
+    arguments = parser.parse_args(argv)
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    prepare_process()
+    measure = import_module(f"toolbox.cli.benchmarks.{arguments.name}").run
+    known = inspect.signature(measure).parameters
+    found = measure(**{name: value for name, value in vars(arguments).items() if name in known})
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for name, value in found.items():
+        if not isinstance(value, list) or name == "spread":
+            print(f"{name:20} {_shown(value)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,130 @@
+"""The promise of the engine: a step costs hardly more than a hand-written torch loop on the same model and batch."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolbox.base import Batch
+from toolbox.config import complete
+from toolbox.engine.console import Console
+from toolbox.engine.loop import Run
+
+PROMISES = {"vits16": 1.03, "demo": 1.10}
+_MODELS = {
+    "vits16": ({"type": "dinov3.ViT", "name": "vits16", "weights": False}, 224, 8),
+    "demo": (
+        {
+            "type": "dinov3.ConvNeXt", "name": None, "size": 32,
+            "arch": {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0},
+        },
+        32, 128,
+    ),
+}  # fmt: skip
+
+
+def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, Any]:
+    """Time stretches of `steps` steps of the engine and of a bare loop in turn, on one and the same model.
+
+    - `model`: "vits16" (224 px, batch 8) or "demo" (the demo's ConvNeXt, 32 px, batch 128).
+
+    The engine's side includes hooks, schedules, clipping, counting and logging, and no data loading, evaluation or
+    checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        engine = _Stretch(_recipe(model), Path(folder) / "run", console=_Silent())
+        engine.batch = _batch(engine, *_MODELS[model][1:])
+        bare = _bare_loop(engine)
+        engine.stretch(2)
+        bare(2)
+        measured = [
+            (_seconds(bare, steps), _seconds(engine.stretch, steps), _seconds(bare, steps)) for _ in range(pairs)
+        ]
+    ratios = [2 * ours / (before + after) for before, ours, after in measured]
+    again = [after / before for before, _, after in measured]
+    return {
+        "name": "engine", "model": model, "ratio_median": statistics.median(ratios), "ratios": ratios,
+        "spread": [min(again), max(again)], "promise": PROMISES[model],
+        "step_ms": 1000 * statistics.median(bare for bare, _, _ in measured) / steps,
+    }  # fmt: skip
+
+
+class _Silent(Console):
+    def show(self, text: str) -> None:
+        pass
+
+
+class _Stretch(Run):
+    """A run that is fed one batch again and again, a stretch of steps at a time."""
+
+    batch: Batch
+
+    def stretch(self, steps: int) -> None:
+        self.steps = self.step + steps
+        self._train()
+
+    def _stream(self) -> Iterator[Batch]:
+        return itertools.repeat(self.batch)
+
+    def save(self) -> Path:
+        return self.work_dir
+
+
+def _recipe(model: str) -> dict[str, Any]:
+    return complete(
+        {
+            "model": {
+                "type": "core.Embedder", "backbone": _MODELS[model][0],
+                "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
+            },
+            "train_dataloader": {
+                "dataset": {"type": "glyphs.Glyphs", "split": "train"},
+                "sampler": {"type": "core.PK", "classes": 4, "per_class": 2},
+            },
+            "optim_wrapper": {"optimizer": {"type": "core.AdamW", "lr": 1e-4}, "clip_grad": {"max_norm": 1.0}},
+            "param_scheduler": {"type": "core.WarmupCosine", "warmup": 0},
+            "train_cfg": {"max_steps": 10**6},
+        }
+    )  # fmt: skip
+
+
+def _batch(engine: Run, size: int, items: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "inputs": {"image": torch.randn(items, 3, size, size, generator=generator)},
+        "labels": torch.arange(items) // 4, "ids": list(range(items)), "indices": list(range(items)),
+        "views": {"image": 1}, "blocks": 1, "items": items, "bad": [],
+    }  # fmt: skip
+
+
+def _bare_loop(engine: _Stretch) -> Any:
+    """What one would write by hand: the same model, loss, clipping and kind of optimizer."""
+    model = engine.model
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.device.fused_optimizer)
+    images, labels = engine.batch["inputs"]["image"], engine.batch["labels"]
+
+    def loop(steps: int) -> None:
+        for _ in range(steps):
+            embeddings = model.head(model.pool(model.backbone(images)))
+            loss = model.criterion(embeddings, labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return loop
+
+
+def _seconds(action: Any, steps: int) -> float:
+    start = time.perf_counter()
+    action(steps)
+    return time.perf_counter() - start
