@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -65,7 +64,7 @@ def check_plugin(namespace: str) -> None:
             arguments = parameters(cls)
         except ToolboxError as error:
             raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
-        require(inspect.getdoc(cls) and "__doc__" in vars(cls), f"{entry.fullname}: the class needs a docstring.")
+        require(vars(cls).get("__doc__"), f"{entry.fullname}: the class needs a docstring.")
         for argument in arguments:
             fine = argument.annotation is not EMPTY
             require(fine, f"{entry.fullname}: the argument {argument.name!r} needs an annotation; recipes rely on it.")

@@ -1,7 +1,7 @@
 """Train PatchMixer from scratch to tell letters apart.      python tools/train.py acme:patchmixer_glyphs"""
 model = dict(
     type='core.Embedder',
-    backbone=dict(type='acme.PatchMixer', dim=96, depth=3, patch=4, size=32),
+    backbone=dict(type='acme.PatchMixer', dim=64, depth=2, patch=4, size=32),
     pool='mean',
     head=dict(type='core.Projection', dim=64),
     loss=dict(type='acme.Angular', scale=10.0))
@@ -15,5 +15,5 @@ test_dataloader = dict(dataset=dict(type='glyphs.Glyphs', split='test'), batch_s
 test_evaluator = val_evaluator
 optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
-train_cfg = dict(max_steps=600, val_interval=200)
+train_cfg = dict(max_steps=300, val_interval=150)
 randomness = dict(seed=0)

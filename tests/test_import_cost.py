@@ -1,0 +1,51 @@
+"""What the light modules must not import, each in a fresh interpreter."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = {"torch", "numpy", "transformers", "mmengine", "PIL", "timm", "peft", "torchvision", "matplotlib"}
+LISTING = "from toolbox.cli.list_components import main; import contextlib, io\n" \
+    "with contextlib.redirect_stdout(io.StringIO()): main([{}])"  # fmt: skip
+
+
+def heavy_after(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return HEAVY & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import toolbox; dir(toolbox)",
+        "import toolbox.plugin",
+        "import toolbox.errors",
+        "import toolbox.registry",
+        "from toolbox.registry import catalog; catalog().get('dinov3.ViT')",
+        LISTING.format(""),
+        LISTING.format("'--json'"),
+        LISTING.format("'--kind', 'loss'"),
+    ],
+)
+def test_light_modules_stay_light(code):
+    assert heavy_after(code) == set()
+
+
+def test_the_check_can_fail():
+    assert "torch" in heavy_after("import toolbox.base")
+
+
+def test_listing_is_quick():
+    """A loose bound for a busy machine; the promise of 0.3 s is a benchmark."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", LISTING.format("")], check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.5

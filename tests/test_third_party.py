@@ -1,0 +1,99 @@
+"""The example plugin, as a stranger would use it: built, installed, listed, checked; and its page in docs/."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from toolbox.testing import check_component, check_plugin, isolated_catalog
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "third_party"
+
+
+def test_the_page_shows_the_files():
+    text = (ROOT / "docs" / "write_a_plugin.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    files = {
+        path.relative_to(EXAMPLE).as_posix(): path.read_text(encoding="utf-8")
+        for path in EXAMPLE.rglob("*")
+        if path.suffix in (".py", ".toml") and path.stat().st_size
+    }
+    assert set(blocks) == set(files)
+    for name, content in files.items():
+        assert blocks[name] == content, f"docs/write_a_plugin.md shows another {name}"
+
+
+def test_the_example_keeps_the_contracts(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE / "src"))
+    with isolated_catalog("toolbox_acme.plugin"):
+        check_plugin("acme")
+        check_component("acme.PatchMixer", dim=16, depth=2)
+        check_component("acme.Angular")
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """`stranger(*arguments)` runs Python in a fresh environment that holds the toolbox, glyphs and acme as wheels.
+
+    Their dependencies are seen through the path of this environment; its editable installs are not.
+    """
+    folder = tmp_path_factory.mktemp("stranger")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    sources = [ROOT, ROOT / "plugins" / "glyphs", EXAMPLE]
+    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder / "wheels", *sources]
+    subprocess.run([*map(str, [*pip, *build])], check=True, capture_output=True)
+    wheels = sorted((folder / "wheels").glob("*.whl"))
+    assert len(wheels) == 3
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    python = folder / "env" / "bin" / "python"
+    site = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True, capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    install = ["install", "--no-deps", "--no-index", "--no-warn-conflicts", "--target", site, *wheels]
+    subprocess.run([*map(str, [*pip, *install])], check=True, capture_output=True)
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def run(*arguments):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment |= {"TOOLBOX_PLUGINS": "acme,glyphs", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [str(python), *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run.site = Path(site)
+    return run
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_is_listed(stranger):
+    import_path = stranger("-c", "import toolbox, toolbox_acme; print(toolbox.__file__, toolbox_acme.__file__)")
+    assert all(path.startswith(str(stranger.site)) for path in import_path.split())
+    record = json.loads(stranger(ROOT / "tools" / "list_components.py", "--json"))
+    names = {c["fullname"]: c["distribution"] for c in record["components"] if c["namespace"] == "acme"}
+    assert names == {"acme.PatchMixer": "toolbox-acme", "acme.Angular": "toolbox-acme"}
+    assert "patch: int = 4" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_keeps_the_contracts(stranger):
+    own = EXAMPLE / "pyproject.toml"
+    output = stranger("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-c", own, EXAMPLE / "tests")
+    assert "5 passed" in output
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_ships_its_recipe(stranger):
+    """`tools/train.py acme:patchmixer_glyphs` starts from here: the name leads to a file inside the wheel."""
+    code = "from toolbox.registry import catalog; print(*catalog().config_dirs()['acme'][0].glob('*.py'))"
+    assert Path(stranger("-c", code).strip()) == stranger.site / "toolbox_acme" / "configs" / "patchmixer_glyphs.py"
