@@ -158,16 +158,15 @@ toolbox.train(config, work_dir="killed", resume=True)
     moments = random.Random(0)
     kills = 0
     while kills < 10:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-c", program, *length], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert process.stdout.readline().strip() == "ready"
-        time.sleep(moments.uniform(0.02, 0.6))
-        if process.poll() is not None:
-            break  # it reached the end before this kill
-        process.kill()
-        process.wait()
+        ) as process:  # fmt: skip
+            assert process.stdout.readline().strip() == "ready"
+            time.sleep(moments.uniform(0.02, 0.6))
+            if process.poll() is not None:
+                break  # it reached the end before this kill
+            process.kill()
         kills += 1
     assert kills >= 8
     done = subprocess.run([sys.executable, "-c", program, *length], cwd=tmp_path, capture_output=True, text=True)

@@ -10,12 +10,14 @@ from toolbox.base.run import Run
 class Hook:
     """Override what you need; hooks run in the order of the recipe.
 
-    class StopWhenGood(Hook):
-        def __init__(self, metric: str = "recall@1", value: float = 0.9):
-            self.metric, self.value = metric, value
-        def after_evaluate(self, run, metrics):
-            if metrics[self.metric] >= self.value:
-                run.stop(f"{self.metric} reached {self.value}")
+    For example:
+
+        class StopWhenGood(Hook):
+            def __init__(self, metric: str = "recall@1", value: float = 0.9):
+                self.metric, self.value = metric, value
+            def after_evaluate(self, run, metrics):
+                if metrics[self.metric] >= self.value:
+                    run.stop(f"{self.metric} reached {self.value}")
     """
 
     def before_run(self, run: Run) -> None:

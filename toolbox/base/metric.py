@@ -27,13 +27,15 @@ class Example:
 class Metric(ABC):
     """Sees every item of a dataset once, in any order and split over any number of processes.
 
-    class MeanError(Metric):
-        def reset(self):
-            self.errors = []
-        def update(self, outputs, batch):
-            self.errors.append((outputs["value"] - batch["labels"]).abs())
-        def compute(self):
-            return {"error": gather(torch.cat(self.errors)).mean().item()}
+    For example:
+
+        class MeanError(Metric):
+            def reset(self):
+                self.errors = []
+            def update(self, outputs, batch):
+                self.errors.append((outputs["value"] - batch["labels"]).abs())
+            def compute(self):
+                return {"error": gather(torch.cat(self.errors)).mean().item()}
     """
 
     @abstractmethod

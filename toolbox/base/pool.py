@@ -12,11 +12,13 @@ from toolbox.base.features import Features
 class Pool(nn.Module, ABC):
     """Features -> one vector an item.
 
-    class First(Pool):
-        def dim(self, width):
-            return width
-        def forward(self, features):
-            return features.tokens[:, 0]
+    For example:
+
+        class First(Pool):
+            def dim(self, width):
+                return width
+            def forward(self, features):
+                return features.tokens[:, 0]
     """
 
     @abstractmethod

@@ -10,12 +10,14 @@ from toolbox.base.backbone import Backbone
 class Tune(ABC):
     """Changes a backbone in place, once, after its weights are loaded.
 
-    class OnlyNorms(Tune):
-        def apply(self, backbone):
-            backbone.freeze()
-            for module in backbone.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.requires_grad_(True)
+    For example:
+
+        class OnlyNorms(Tune):
+            def apply(self, backbone):
+                backbone.freeze()
+                for module in backbone.modules():
+                    if isinstance(module, nn.LayerNorm):
+                        module.requires_grad_(True)
     """
 
     @abstractmethod

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 from toolbox_datasets import sop as sop_module
 from toolbox_datasets import unpack
-from toolbox_datasets.images import read_image
 from toolbox_datasets.sop import SOP
 from toolbox_datasets.sop_index import HEADER
 from toolbox_datasets.splits import held_out
+
+from toolbox.base import read_image
 
 GROUPS = ("bicycle", "chair", "自行 车")  # Chinese characters and a space
 

@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from toolbox.base import Dataset, Sample
+from toolbox.base import Dataset, Sample, read_image
 from toolbox.errors import Problem
-from toolbox_datasets.images import read_image
 from toolbox_datasets.splits import held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
