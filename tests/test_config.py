@@ -51,7 +51,8 @@ def test_place_is_the_nearest_literal_through_bases_and_helpers(tmp_path, toy, m
     write(tmp_path / "sub/base.py", base)
     child = write(
         tmp_path / "child.py",
-        "_base_ = ['sub/base.py']\n_size = 7\noptim_wrapper = dict(\n    optimizer=dict(type='core.AdamW', lrr=_size))\n",
+        "_base_ = ['sub/base.py']\n_size = 7\n"
+        "optim_wrapper = dict(\n    optimizer=dict(type='core.AdamW', lrr=_size))\n",
     )
     monkeypatch.chdir(tmp_path)
     found = messages(load_config(child))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import recall as benchmark
-from toolbox.core import retrieval
-from toolbox.core.retrieval import RetrievalRecall, rank_metrics, rank_queries, summarize
+from toolbox.core import ranking as retrieval
+from toolbox.core.ranking import rank_metrics, rank_queries, summarize
+from toolbox.core.retrieval import RetrievalRecall
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -450,3 +451,28 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     expected = feed(RetrievalRecall(), x, labels, ids=[f"item {i}" for i in range(300)])
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == [expected, expected]
+
+
+def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
+    generator = torch.Generator().manual_seed(0)
+    metric = RetrievalRecall(ks=[1])
+    labels = torch.arange(40) // 4
+    embeddings = torch.randn(40, 8, generator=generator) + 2 * torch.randn(10, 8, generator=generator)[labels]
+    for part in torch.arange(40).split(16):
+        ids = [f"item {i}" for i in part.tolist()]
+        metric.update(
+            {"embeddings": embeddings[part]}, {"labels": labels[part], "ids": ids, "indices": (part + 100).tolist()}
+        )
+    recall = metric.compute()["recall@1"]
+    assert 0.2 < recall < 1
+    found = metric.examples(count=40, results=5)
+    assert len({example.query for example in found}) == len(found) > 20
+    similar = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(embeddings).T
+    for example in found:
+        query = example.query - 100
+        assert example.query not in [index for index, _, _ in example.results]
+        expected = similar[query].index_fill(0, torch.tensor(query), -2).topk(5)
+        assert [index - 100 for index, _, _ in example.results] == expected.indices.tolist()
+        assert [score for _, _, score in example.results] == pytest.approx(expected.values.tolist(), abs=1e-6)
+        assert [right for _, right, _ in example.results] == (labels[expected.indices] == labels[query]).tolist()
+    assert {example.results[0][1] for example in found} == {True, False}

@@ -19,7 +19,7 @@ model = dict(
     loss=dict(type='losses.SupCon', temperature=0.1))
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root=_root, split='train'),
-    augment=dict(type='core.RetrievalAugment', scale=[0.5, 1.0], flip=0.0, rotate=20.0, shear=10.0),
+    augment=dict(type='core.RetrievalAugment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0),
     sampler=dict(type='core.PK', classes=32, per_class=4),
     num_workers=2)
 val_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='val'), batch_size=256, num_workers=0)
@@ -27,9 +27,9 @@ val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100])]
 test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test'), batch_size=256, num_workers=2)
 test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
-    optimizer=dict(type='core.AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='core.AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     precision='fp32')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
-train_cfg = dict(max_steps=1200, val_interval=400)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=400))
+train_cfg = dict(max_steps=900, val_interval=300)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=300))
