@@ -31,5 +31,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
     precision='fp32')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
+evaluate_pixels = True
 train_cfg = dict(max_steps=900, val_interval=300)
 default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=300))

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
-    before, after = results["before"] or {}, results["after"] or {}
-    table = Table("", "before", "after", "change", title=results.get("title"))
+    pixels, before, after = (results[name] or {} for name in ("pixels", "before", "after"))
+    table = Table("", *(["raw pixels"] if pixels else []), "before", "after", "change")
     for column in table.columns[1:]:
         column.justify = "right"
     for name in after or before:
         a, b = before.get(name), after.get(name)
         change = f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""
-        table.add_row(name, number(a), number(b), change)
+        table.add_row(name, *([number(pixels.get(name))] if pixels else []), number(a), number(b), change)
     out = Console()
     if before or after:
         out.print(table)

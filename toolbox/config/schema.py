@@ -134,6 +134,9 @@ TOP_LEVEL: dict[str, Key] = {
         },
     ),
     "evaluate_before": Key("Evaluate the untrained backbone on the test data first.", bool, default=True),
+    "evaluate_pixels": Key(
+        "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
+    ),
     "load_from": Key("A checkpoint whose weights to start from.", str | None),
     "resume": Key("Continue the run in `work_dir`, or from the checkpoint named here.", bool | str, default=False),
     "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),

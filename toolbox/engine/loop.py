@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from toolbox.base import Batch, Dataset, Example, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
@@ -21,7 +22,7 @@ from toolbox.engine.assemble import build_augment, build_model
 from toolbox.engine.console import Console
 from toolbox.engine.data import Fetch, Plan, batches, inputs_of, to_device
 from toolbox.engine.device import choose_device, peak_memory, random_state, set_random_state, set_threads
-from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
 from toolbox.engine.groups import parameter_groups
 from toolbox.engine.precision import Precision
@@ -55,7 +56,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.progress: dict[str, Any] = {
             "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0,
-            "before": None, "best": None, "validated": 0, "bad": [],
+            "pixels": None, "before": None, "best": None, "validated": 0, "bad": [],
         }  # fmt: skip
         self._signal = StopSignal()
         self._stop_reason: str | None = None
@@ -244,10 +245,14 @@ class Run:
         if self._from is not None:
             self.console.warn("The run was resumed before its 'before' was known: it is left out.")
             return
+        if self.settings("evaluate_pixels"):
+            self.progress["pixels"] = self._judge(target, "predict", model=Pixels())
+            self.console.info("raw pixels: " + shown(self.progress["pixels"]))
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
         self.progress["before"] = self._judge(target, "baseline")
         self.console.info("before: " + shown(self.progress["before"]))
-        write_json(self.work_dir / "train_results.json", {"before": self.progress["before"]})
+        known = {name: self.progress[name] for name in ("pixels", "before")}
+        write_json(self.work_dir / "train_results.json", known)
 
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
@@ -331,7 +336,8 @@ class Run:
             self.console.info("after: " + shown(after))
         seconds = self.progress["seconds"]
         results = {
-            "before": self.progress["before"], "after": after, "best": best, "steps": self.step,
+            "pixels": self.progress["pixels"], "before": self.progress["before"], "after": after, "best": best,
+            "steps": self.step,
             "seconds": round(seconds, 3),
             "items_per_second": round(self.progress["items"] / seconds, 2) if seconds else None,
             "data_wait_seconds": round(self.progress["data_wait_seconds"], 3),
@@ -351,9 +357,11 @@ class Run:
 
     # ---- small parts
 
-    def _judge(self, target: EvalSet, mode: str, interruptible: bool = False) -> dict[str, float] | None:
+    def _judge(
+        self, target: EvalSet, mode: str, *, interruptible: bool = False, model: nn.Module | None = None
+    ) -> dict[str, float] | None:
         found = target.evaluate(
-            self.model, self.inputs, self.device, self.precision, mode=mode,
+            model or self.model, self.inputs, self.device, self.precision, mode=mode,
             stop=lambda: self._signal.received is not None,
         )  # fmt: skip
         if found is None and not interruptible:

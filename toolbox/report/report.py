@@ -39,10 +39,11 @@ def write_report(work_dir: Path, results: dict[str, Any] | None, gallery: tuple[
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
-    table = rows(results.get("before"), results.get("after"))
+    table = rows(results.get("before"), results.get("after"), results.get("pixels"))
     shown = headline(results, items=len(gallery[0]) if gallery else None, split=split)
     page = _template().render(
-        name=work_dir.resolve().name, when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
+        name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
+        when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
         headline=shown, rows=table, tracks=any(row.span for row in table), missing=MISSING,
         explained=bool(results.get("before") and results.get("after")),
         box=curves, panels=main, other_panels=other, best_step=best.get("step"),

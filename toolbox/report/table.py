@@ -14,6 +14,7 @@ class Row:
     """One metric, ready to print.
 
     - `before`, `after`, `difference`: texts; the difference is that of the numbers as printed, so the row adds up.
+    - `pixels`: the same of raw pixels, empty where they were not evaluated.
     - `span`: where the metric began and ended on a track from 0 to 100, None when it has no place there.
     """
 
@@ -22,6 +23,7 @@ class Row:
     after: str
     difference: str
     span: tuple[float, float] | None
+    pixels: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,24 @@ class Headline:
         return ". ".join(part for part in (sentence, self.note) if part)
 
 
-def rows(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[Row]:
+def rows(
+    before: dict[str, Any] | None, after: dict[str, Any] | None, pixels: dict[str, Any] | None = None
+) -> list[Row]:
     """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference."""
-    before, after = before or {}, after or {}
-    return [_row(name, before.get(name), after.get(name)) for name in dict.fromkeys([*after, *before])]
+    before, after, pixels = before or {}, after or {}, pixels or {}
+    names = dict.fromkeys([*after, *before])
+    return [_row(name, before.get(name), after.get(name), pixels.get(name)) for name in names]
 
 
-def _row(name: str, before: Any, after: Any) -> Row:
+def _row(name: str, before: Any, after: Any, pixels: Any) -> Row:
     decimals = _decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
     difference = "" if counts and before == after else _difference(before, after, decimals)
     inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
     start, end = (after if before is None else before), (before if after is None else after)
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    return Row(name, fixed(before, decimals), fixed(after, decimals), difference, span)
+    floor = "" if pixels is None else fixed(pixels, decimals)
+    return Row(name, fixed(before, decimals), fixed(after, decimals), difference, span, floor)
 
 
 def _decimals(*values: Any) -> int:
