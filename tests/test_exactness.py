@@ -50,16 +50,15 @@ def whole(toy):
 
 def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
     """Send this process a real signal once, during `step`."""
-    original = loop.Run._count
-    sent = []
+    original, calls = loop.BadItems.note, []
 
-    def count(self, got):
-        if self.step + 1 == step and not sent:
-            sent.append(True)
+    def note(self, got):
+        calls.append(True)
+        if len(calls) == step:
             signal.raise_signal(signum)
         original(self, got)
 
-    monkeypatch.setattr(loop.Run, "_count", count)
+    monkeypatch.setattr(loop.BadItems, "note", note)
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11])
@@ -147,11 +146,11 @@ from toolbox.registry import add_local
 from toolbox.engine.loop import Run
 add_local([{str(HERE / "toy_plugin.py")!r}])
 config = toolbox.load_config({str(HERE / "toy_recipe.py")!r}, sys.argv[1:])
-original = Run._build
+original = Run._build_training
 def build(self):
     original(self)
     self.hooks.append(test_exactness.Slow()); self._step_hooks = self.hooks
-Run._build = build
+Run._build_training = build
 print("ready", flush=True)
 toolbox.train(config, work_dir="killed", resume=True)
 """

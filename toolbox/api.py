@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.config import complete, dump, load_config, places_of, to_dict, validate
+from toolbox.config import changed, complete, dump, load_config, places_of, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import Entry, catalog
@@ -84,14 +84,15 @@ def train(
     from toolbox.engine.loop import Run
     from toolbox.report import write_report
 
+    if resume and overwrite:
+        raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
     recipe = runnable(config, device)
+    if resume is None:
+        resume = recipe["resume"] and not overwrite
     folder = Path(work_dir or recipe["work_dir"] or Path("work_dirs") / name_of(config))
     recipe["work_dir"] = str(folder)
     try:
-        run = Run(
-            recipe, folder, source=dump(recipe), resume=recipe["resume"] if resume is None else resume,
-            overwrite=overwrite, console=console,
-        )  # fmt: skip
+        run = Run(recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console)
         results = run.execute()
         results["report"] = str(write_report(folder, results, run.examples()))
     except ToolboxError as error:
@@ -123,9 +124,15 @@ def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str
     - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
       frozen weights have moved.
     """
+    from toolbox.engine import checkpoint as checkpoints
     from toolbox.engine.encoder import Encoder
 
-    return Encoder(checkpoint, device=device, overrides=overrides)
+    found = checkpoints.read(checkpoint)
+    recipe = changed(found.manifest["recipe"], overrides or {})
+    problems = validate(recipe)
+    if problems:
+        raise ToolboxError.of(problems)
+    return Encoder(found, recipe, device=device)
 
 
 def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:

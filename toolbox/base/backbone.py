@@ -56,6 +56,7 @@ class Backbone(nn.Module, ABC):
     dim: int
     abilities: frozenset[str] = frozenset()
     weights_id: str | None = None
+    from_recipe: int | None = None  # the id of the object that the registry built: a copy of it has another
 
     @abstractmethod
     def forward(self, inputs: Any, *, layers: int = 1, mask: Tensor | None = None) -> Features:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -36,7 +37,11 @@ class Metric(ABC):
                 self.errors.append((outputs["value"] - batch["labels"]).abs())
             def compute(self):
                 return {"error": gather(torch.cat(self.errors)).mean().item()}
+
+    - `better`: whether its numbers are better when they are "greater" or "less".
     """
+
+    better: Literal["greater", "less"] = "greater"
 
     @abstractmethod
     def reset(self) -> None:

@@ -43,8 +43,9 @@ class Model(nn.Module, ABC):
     def inputs(self) -> dict[str, Backbone]:
         """Which backbone reads `batch["inputs"][name]`; a backbone may stand under several names.
 
-        The engine loads the weights of these, applies their `tune`, and leaves their frozen pretrained tensors out of
-        checkpoints. Any other part of the model is saved whole, trained or not: a moving-average teacher, say.
+        The engine loads the weights of these and of every backbone that the recipe describes, applies their `tune`,
+        and leaves their frozen pretrained tensors out of checkpoints. Any other part of the model is saved whole,
+        trained or not: a moving-average teacher, say.
         """
 
     def preprocess(self) -> dict[str, Preprocess]:

@@ -39,8 +39,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    if arguments.resume and arguments.overwrite:
-        raise ToolboxError("--resume continues a run and --overwrite replaces it: give one of them.")
     prepare_process()
     from toolbox import api
     from toolbox.cli.progress import console

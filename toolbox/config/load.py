@@ -38,15 +38,19 @@ def load_config(
         ConfigDict({key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}),
         filename=str(file),
     )
-    config._cfg_dict["plugins"] = [_beside(file, name) for name in config.get("plugins") or []] + list(plugins)
-    for plugin in add_local(config.plugins):
-        if plugin.error is not None:
-            raise ToolboxError(
-                f"The local plugin cannot be loaded: {plugin.reason}.", where=plugin.path
-            ) from plugin.error
+    config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
+    _load_plugins(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     return config
+
+
+def changed(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """A copy of a plain recipe, that of a checkpoint say, with its local plugins loaded and overrides applied."""
+    copy = to_dict(recipe)
+    _load_plugins(copy.get("plugins") or [])
+    apply_overrides(copy, overrides, None)
+    return copy
 
 
 def places_of(config: Any) -> Places | None:
@@ -86,9 +90,20 @@ def find_recipe(name: str) -> Path:
     raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
 
 
+def _load_plugins(names: list[str]) -> None:
+    for plugin in add_local(names):
+        if plugin.error is not None:
+            raise ToolboxError(
+                f"The local plugin cannot be loaded: {plugin.reason}.", where=plugin.path
+            ) from plugin.error
+
+
 def _beside(recipe: Path, plugin: str) -> str:
-    """A plugin's file may be named relative to the recipe."""
-    return str(recipe.parent / plugin) if (recipe.parent / plugin).is_file() else plugin
+    """A plugin's file may be named relative to the recipe; a checkpoint needs its whole path."""
+    for candidate in (recipe.parent / plugin, Path(plugin)):
+        if candidate.is_file():
+            return str(candidate.resolve())
+    return plugin
 
 
 def _shipped(namespace: str, recipe: str) -> Path:

@@ -18,12 +18,14 @@ from toolbox.registry.signature import parameters
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def apply_overrides(config: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str], places: Places) -> list[str]:
+def apply_overrides(
+    config: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str], places: Places | None
+) -> list[str]:
     """Set overrides in place; returns the key paths. Unknown keys are left to validation."""
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else [_split(text) for text in overrides]
     for path, value in pairs:
         if path.startswith("_"):
-            users = places.users(path.split(".")[0])
+            users = places.users(path.split(".")[0]) if places else []
             raise ToolboxError(
                 f"'{path}' is a helper of the recipe, not a key.",
                 where="--cfg-options",

@@ -114,7 +114,7 @@ TOP_LEVEL: dict[str, Key] = {
                         "The validation metric that chooses the best; 'auto' is the first one.", str, default="auto"
                     ),
                     "rule": Key(
-                        "Which values of the metric are better.", Literal["greater", "less"], default="greater"
+                        "Which values are better; default: as the metric declares.", Literal["greater", "less"] | None
                     ),
                 },
             ),

@@ -35,7 +35,7 @@ def _filled(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
             filled[name] = _filled(filled.get(name) or {}, key.keys)
         elif key.keys is not None and filled.get(name) is not None:
             filled[name] = _filled(filled[name], key.keys)
-        elif name not in filled:
+        elif filled.get(name) is None:
             filled[name] = None if key.default is REQUIRED else copy.deepcopy(key.default)
     return filled
 
@@ -47,7 +47,7 @@ def _optional(name: str) -> bool:
 def _across(recipe: dict[str, Any]) -> list[Problem]:
     """What can only be said of several keys together."""
     problems = []
-    length = recipe.get("train_cfg", {})
+    length = recipe.get("train_cfg") or {}
     if (length.get("max_epochs") is None) == (length.get("max_steps") is None):
         problems.append(Problem("Give either max_epochs or max_steps.", "train_cfg"))
     loader = recipe.get("train_dataloader", {})
@@ -58,6 +58,14 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
         )  # fmt: skip
     if not loader.get("sampler") and loader.get("batch_size") is None:
         problems.append(Problem("Give a sampler or a batch_size.", "train_dataloader"))
+    clip = (recipe.get("optim_wrapper") or {}).get("clip_grad") or {}
+    if clip.get("max_norm", 1) <= 0:
+        problems.append(Problem(f"It must be above 0, not {clip['max_norm']}.", "optim_wrapper.clip_grad.max_norm"))
+    for part, given in ((recipe.get("optim_wrapper") or {}).get("parts") or {}).items():
+        for name, value in given.items():
+            if value is not None and value < 0:
+                where = f"optim_wrapper.parts.{part}.{name}"
+                problems.append(Problem(f"It must be at least 0, not {value}.", where))
     for path, least in _LEAST.items():
         value: Any = recipe
         for name in path.split("."):
@@ -91,7 +99,7 @@ def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
         elif item is not None:
             problems += _key(item, keys[name], where)
         elif keys[name].default is REQUIRED:
-            problems.append(Problem("It must not be None.", where))
+            problems.append(Problem("It must not be None.", where, keys[name].doc))
     for name, key in keys.items():
         if key.default is REQUIRED and name not in value:
             problems.append(Problem(f"The key '{name}' is missing: {key.doc}", path or name))
@@ -162,7 +170,7 @@ def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
         return _typed(value, parameter.annotation, where)
     if value is None or (isinstance(value, str) and parameter.accepts_string):
         return [] if fits(value, parameter.annotation) else _component(value, kind, where)
-    if isinstance(value, list):
+    if isinstance(value, list) and parameter.container == "list":
         return [p for i, item in enumerate(value) for p in _component(item, kind, f"{where}.{i}")]
     if parameter.container == "dict" and isinstance(value, dict) and "type" not in value:
         return [p for name, item in value.items() for p in _component(item, kind, f"{where}.{name}")]

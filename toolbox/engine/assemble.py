@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from toolbox.base import Augment, Backbone, Model
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.checkpoint import backbones
+from toolbox.engine.device import seed_everything
 from toolbox.errors import ToolboxError
 from toolbox.registry import build
 
@@ -32,13 +31,13 @@ def build_model(
     - `classes`: the training set's number of classes, None if unlabelled.
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
     """
-    torch.manual_seed(seed)
+    seed_everything(seed)
     model = build_structure(recipe, classes)
     for path, backbone in backbones(model).items():
         # a checkpoint brings everything but frozen pretrained tensors
         if checkpoint is None or path in checkpoint.manifest["frozen"]:
             load_weights(backbone, path)
-    torch.manual_seed(seed + 1)  # loading may have drawn from the generator
+    seed_everything(seed + 1)  # loading may have drawn from the generator
     apply_tuning(model)
     model.weights_ready()
     if checkpoint is not None:

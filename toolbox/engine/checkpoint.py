@@ -153,9 +153,16 @@ def rotate(folder: Path, keep: int) -> None:
 
 
 def backbones(model: Model) -> dict[str, Backbone]:
-    """The backbones that a model's inputs name, by module path."""
-    own = {id(backbone) for backbone in model.inputs.values()}
-    return {path: module for path, module in model.named_modules() if id(module) in own}
+    """The backbones that the recipe describes or that the model's inputs name, by module path.
+
+    A copy that the model made of one, a moving-average teacher say, is none of them: it is a part like a head.
+    """
+    named = {id(backbone) for backbone in model.inputs.values()}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if id(module) in named or (isinstance(module, Backbone) and module.from_recipe == id(module))
+    }
 
 
 def adapted(model: Model) -> dict[str, Backbone]:
@@ -165,17 +172,15 @@ def adapted(model: Model) -> dict[str, Backbone]:
 
 def left_out(model: Model) -> set[str]:
     """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
-    names: set[str] = set()
-    for path, module in backbones(model).items():
-        prefix = f"{path}." if path else ""
+    skipped: set[int] = set()
+    for module in backbones(model).values():
         if getattr(module, "adapter", None) is not None:
-            names |= {prefix + name for name in module.adapter.parameter_names()}
+            adapter = module.adapter.parameter_names()
+            skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
         if module.weights_id is not None:
-            trained = {name for name, p in module.named_parameters() if p.requires_grad}
-            buffers = {name for name, _ in module.named_buffers()} if module.frozen else set()
-            names |= {prefix + name for name, _ in module.named_parameters() if name not in trained}
-            names |= {prefix + name for name in buffers}
-    return names
+            skipped |= {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
+            skipped |= {id(buffer) for buffer in module.buffers()} if module.frozen else set()
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in skipped}
 
 
 def model_state(model: Model) -> dict[str, Tensor]:

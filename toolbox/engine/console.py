@@ -6,6 +6,13 @@ import sys
 from pathlib import Path
 
 
+def shown(metrics: dict[str, float]) -> str:
+    """Metrics on one line."""
+    return " ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
+    )
+
+
 class Console:
     """Lines on standard output, and in train.log once a run has a folder."""
 

@@ -47,6 +47,8 @@ class Fetch(torch.utils.data.Dataset):
     ) -> None:  # fmt: skip
         self.dataset, self.inputs = dataset, inputs
         self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
+        # one augment gives all inputs the same view; one for each gives them views of their own
+        self.streams = {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
         self.seed, self.blocks, self.skip_bad = seed, blocks, skip_bad
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
@@ -77,7 +79,7 @@ class Fetch(torch.utils.data.Dataset):
             value = sample[source.field]
             augment = self.augment.get(name)
             if augment is not None and source.preprocess.size is not None:
-                _seed_everything(self.seed, draw)
+                _seed_item(self.seed, draw, self.streams[name])
                 value = augment(value, source.preprocess.size)
             views = value if isinstance(value, list) and source.preprocess.size is not None else [value]
             item[name] = [source.preprocess(view) for view in views]
@@ -111,9 +113,9 @@ def _collate(items: list[dict], inputs: dict[str, Inputs], blocks: int, bad: lis
     return batch
 
 
-def _seed_everything(seed: int, draw: int) -> None:
-    """Python's, NumPy's and torch's CPU generators, from (seed, draw) alone."""
-    words = np.random.SeedSequence((seed, draw)).generate_state(3)
+def _seed_item(seed: int, draw: int, stream: int) -> None:
+    """Python's, NumPy's and torch's CPU generators, from these numbers alone."""
+    words = np.random.SeedSequence((seed, draw, stream)).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])
     torch.default_generator.manual_seed(int(words[2]))
@@ -131,7 +133,7 @@ def _random_state_kept() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class Plan:
+class Draws:
     """The draws of batches `start` to `stop` of a sampler, this process's share of each."""
 
     def __init__(self, sampler: Sampler, start: int, stop: int) -> None:
@@ -157,7 +159,7 @@ def _quiet_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops at a step
 
 
-def batches(fetch: Fetch, plan: Plan, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:
+def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:
     """Batches in the plan's order. Raises ToolboxError at an unreadable item under the policy 'raise'."""
     loader = DataLoader(
         fetch, batch_size=None, sampler=plan, num_workers=workers, prefetch_factor=prefetch if workers else None,

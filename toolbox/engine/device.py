@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import sys
+from typing import Any
 
+import numpy as np
 import torch
 
 from toolbox.errors import ToolboxError
@@ -21,6 +24,8 @@ def choose_device(requested: str) -> Device:
         raise ToolboxError(str(error), where="device") from error
     if device is None:
         raise ToolboxError(f"No plugin offers the device '{requested}'.", where="device", hint="Try --device cpu.")
+    if device.index is not None and device.type != "cpu":
+        torch.get_device_module(device.type).set_device(device.index)  # generators and memory are those of this one
     return device
 
 
@@ -46,16 +51,27 @@ def peak_memory(device: Device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def random_state(device: Device) -> dict[str, torch.Tensor]:
-    """The generators that a model draws from."""
-    state = {"cpu": torch.get_rng_state()}
+def seed_everything(seed: int) -> None:
+    """Every generator that a model may draw from: torch's on all devices, NumPy's and Python's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_state(device: Device) -> dict[str, Any]:
+    """The generators that a model may draw from."""
+    kind, keys, *rest = np.random.get_state()
+    state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": (kind, keys.tolist(), *rest)}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device.type).get_rng_state()
     return state
 
 
-def set_random_state(device: Device, state: dict[str, torch.Tensor]) -> None:
+def set_random_state(device: Device, state: dict[str, Any]) -> None:
     """Take back `random_state`; a state of another device type is left aside."""
     torch.set_rng_state(state["cpu"])
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     if device.type in state and device.type != "cpu":
         torch.get_device_module(device.type).set_rng_state(state[device.type])

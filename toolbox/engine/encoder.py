@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from toolbox.base import read_image
+from toolbox.base.images import to_rgb
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import build_model
 from toolbox.engine.data import inputs_of, to_device
@@ -20,23 +20,21 @@ from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.errors import ToolboxError
-from toolbox.registry import add_local
 
 
 class Encoder:
     """A trained model, ready to encode.
 
-    - `checkpoint`: a checkpoint's folder, or a run's (its best).
+    - `checkpoint`: what `checkpoint.read` returned.
     - `device`: "auto", "cpu", "cuda:1" ...
-    - `overrides`: changes to the recipe in the checkpoint by key path.
+    - `recipe`: the recipe to build the model from; default: the one in the checkpoint.
     """
 
     def __init__(
-        self, checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None
+        self, checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any] | None = None, *, device: str = "auto"
     ) -> None:
-        found = checkpoints.read(checkpoint)
-        add_local(found.manifest["recipe"]["plugins"])
-        self.recipe = _overridden(found.manifest["recipe"], overrides or {})
+        found = checkpoint
+        self.recipe = recipe or found.manifest["recipe"]
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
         self.model = build_model(self.recipe, seed=0, classes=found.manifest["classes"], checkpoint=found)
@@ -84,23 +82,14 @@ def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str |
         raise ToolboxError.of(problems)
     device = choose_device(settings("env_cfg.device"))
     set_threads(settings("env_cfg.threads"))
-    found = checkpoints.read(checkpoint) if checkpoint else None
+    start = checkpoint or recipe["load_from"]  # the weights from which the recipe would start, as train's "before"
+    found = checkpoints.read(start) if start else None
     classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found)
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
-    return target.evaluate(model, inputs_of(model), device, precision, mode="predict" if found else "baseline")
+    return target.evaluate(model, inputs_of(model), device, precision, mode="predict" if checkpoint else "baseline")
 
 
 def _picture(image: Any) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else read_image(image)
-
-
-def _overridden(recipe: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    for path, value in overrides.items():
-        node: Any = recipe
-        *names, last = path.split(".")
-        for name in names:
-            node = node[int(name)] if isinstance(node, list) else node[name]
-        node[last] = value
-    return recipe
+    return to_rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else read_image(image)

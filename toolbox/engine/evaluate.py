@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize
-from toolbox.engine.data import Fetch, Inputs, Plan, batches, to_device
+from toolbox.engine.data import Draws, Fetch, Inputs, batches, to_device
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -33,6 +33,7 @@ class EvalSet:
 
     def __init__(self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str) -> None:
         self.name, self.loader = name, loader
+        self.better: dict[str, str] = {}
         self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
         evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
         self.metrics: list[Metric] = [
@@ -65,7 +66,7 @@ class EvalSet:
         try:
             with torch.inference_mode():
                 for batch in batches(
-                    fetch, Plan(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
+                    fetch, Draws(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
                     prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
                 ):  # fmt: skip
                     if stop():
@@ -83,9 +84,16 @@ class EvalSet:
         numbers: dict[str, float] = {}
         for metric in self.metrics:
             try:
-                numbers |= metric.compute()
+                found = metric.compute()
             except ValueError as error:
                 raise ToolboxError(str(error), where=f"{self.name}_evaluator") from error
+            if twice := sorted(found.keys() & numbers.keys()):
+                raise ToolboxError(
+                    f"Two metrics give the same numbers: {', '.join(twice)}.", where=f"{self.name}_evaluator",
+                    hint="Remove one of them.",
+                )  # fmt: skip
+            numbers |= found
+            self.better |= dict.fromkeys(found, metric.better)
         return numbers | ({"unreadable_items": bad} if bad else {})
 
     def check_bad(self, bad: int) -> None:

@@ -45,7 +45,11 @@ def new_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             os.rename(target, old)
-            os.rename(beside, target)
+            try:
+                os.rename(beside, target)
+            except OSError:
+                os.rename(old, target)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(beside, target)
@@ -59,6 +63,21 @@ def new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def recover(folder: Path) -> None:
+    """Clean up after a process that was killed while it wrote: finish a replacement, remove what is partial."""
+    for path in folder.glob(".*.old"):
+        target = folder / path.name[1:].rsplit(".", 2)[0]
+        if target.exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.rename(path, target)
+    for path in folder.glob(".*.partial"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -40,7 +40,7 @@ def parameter_groups(
         settings = _settings(f"model.{name}", parts)
         lr = settings.get("lr", optimizer.lr)
         decay = settings.get("weight_decay", optimizer.weight_decay)
-        if parameter.ndim <= 1 and not decay_one_dim and "weight_decay" not in settings:
+        if parameter.ndim <= 1 and not decay_one_dim:
             decay = 0.0
         groups.setdefault((lr, decay), Group(lr, decay)).params[name] = parameter
     return list(groups.values())

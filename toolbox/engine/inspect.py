@@ -10,8 +10,10 @@ import torch
 from toolbox.base import Dataset, Model, Sampler
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checkpoint import backbones
+from toolbox.engine.device import choose_device
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.groups import parameter_groups, part_problems
+from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
@@ -48,7 +50,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     """
     plan = Plan()
     settings = Settings(recipe)
-    classes = _look_at_data(recipe, settings, plan) if data else None
+    classes = _look_at_data(recipe, settings, plan) if data else 2  # any number stands for the data's
+    _try(plan, "", lambda: Precision(settings("optim_wrapper.precision"), choose_device(settings("env_cfg.device"))))
     try:
         with torch.device("meta"):
             model = build_structure(recipe, classes)
@@ -61,6 +64,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         return plan
     for index, item in enumerate(recipe.get("custom_hooks") or []):
         _try(plan, "", lambda item=item, where=f"custom_hooks.{index}": build(item, "hook", where=where))
+    plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
     parts = settings("optim_wrapper.parts") or {}
     plan.problems += part_problems(model, parts)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -88,8 +92,8 @@ def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int
             _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
             if not plan.problems:
                 plan.batch_size = sampler.batch_size
-                plan.steps_per_epoch = max(1, len(sampler) // settings("optim_wrapper.accumulative_counts"))
-                plan.steps = settings.steps(plan.steps_per_epoch)
+                plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
+                plan.steps = settings.steps(len(sampler))
                 plan.notes += sampler.notes()
                 classes = len(dataset.classes) if dataset.classes is not None else None
         if recipe["train_dataloader"].get("augment"):
@@ -127,6 +131,21 @@ def _check_schedule(item: dict[str, Any], plan: Plan) -> None:
     if plan.steps:
         for step in (0, plan.steps - 1):
             schedule.factor(step, plan.steps)
+
+
+def _augment_problems(augment: dict[str, Any] | None, model: Model) -> list[Problem]:
+    """Augmentations by input name that would never be used."""
+    if not augment or "type" in augment:
+        return []
+    images = [name for name, preprocess in model.preprocess().items() if preprocess.size is not None]
+    return [
+        Problem(
+            f"The model has no image input '{name}'.", f"train_dataloader.augment.{name}",
+            f"Its image inputs: {', '.join(images) or 'none'}.",
+        )
+        for name in augment
+        if name not in images
+    ]  # fmt: skip
 
 
 def _table(model: Model, settings: dict[str, tuple[float, float]]) -> list[Part]:
@@ -181,8 +200,3 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
         "parameters": parameters, "gradients": trained, "optimizer": 2 * trained,
         "activations": activations // (1 if precision == "fp32" else 2),
     }  # fmt: skip
-
-
-def total_memory(plan: Plan) -> int:
-    """The estimate of a training step's memory in bytes; 0 when unknown."""
-    return sum(plan.memory.values())

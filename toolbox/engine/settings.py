@@ -30,10 +30,16 @@ class Settings:
         given = self.recipe.get("param_scheduler") or []
         return given if isinstance(given, list) else [given]
 
-    def steps(self, steps_per_epoch: int) -> int:
-        """The length of the run."""
+    def steps(self, batches: int) -> int:
+        """The length of the run, for `batches` an epoch; no batch of the run is left over by accumulation."""
         max_steps = self("train_cfg.max_steps")
-        return max_steps if max_steps is not None else self("train_cfg.max_epochs") * steps_per_epoch
+        if max_steps is not None:
+            return max_steps
+        return max(1, self("train_cfg.max_epochs") * batches // self("optim_wrapper.accumulative_counts"))
+
+    def steps_per_epoch(self, batches: int) -> int:
+        """The steps that intervals in epochs count, for `batches` an epoch."""
+        return max(1, batches // self("optim_wrapper.accumulative_counts"))
 
     def validate_every(self, steps_per_epoch: int) -> int:
         """Steps between two validations."""
@@ -47,8 +53,11 @@ class Settings:
             by_epoch = self("train_cfg.max_steps") is None
         return self("default_hooks.checkpoint.interval") * (steps_per_epoch if by_epoch else 1)
 
-    def best_metric(self, found: dict[str, float]) -> tuple[str, bool]:
-        """The metric that chooses the best checkpoint, and whether greater is better."""
+    def best_metric(self, found: dict[str, float], better: dict[str, str]) -> tuple[str, bool]:
+        """The metric that chooses the best checkpoint, and whether greater is better.
+
+        - `better`: "greater" or "less" for each metric, as the metrics declare; the recipe's `rule` goes first.
+        """
         name = self("default_hooks.checkpoint.save_best")
         name = next(iter(found)) if name == "auto" else name
         if name not in found or not math.isfinite(found[name]):
@@ -56,7 +65,8 @@ class Settings:
                 f"There is no finite validation metric '{name}'.", where="default_hooks.checkpoint.save_best",
                 hint=f"There are: {', '.join(found)}.",
             )  # fmt: skip
-        return name, self("default_hooks.checkpoint.rule") == "greater"
+        rule = self("default_hooks.checkpoint.rule") or better.get(name, "greater")
+        return name, rule == "greater"
 
     def namespaces(self) -> list[str]:
         """The plugins that the recipe names."""

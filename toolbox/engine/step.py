@@ -72,19 +72,27 @@ class Step:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
         # kept on the device: reading it here would wait for the device at every step
-        here = torch.where(values["loss"].isfinite(), torch.inf, float(step + 1))
+        finite = values["loss"].isfinite()
+        if "grad_norm" in values and self.precision.scaler is None:  # the scaler deals with gradients that overflow
+            finite = finite & values["grad_norm"].isfinite()
+        here = torch.where(finite, torch.inf, float(step + 1))
         self._first_bad = here if self._first_bad is None else torch.minimum(self._first_bad, here)
         if values["loss"].device.type == "cpu":
             self.check_finite()
 
-    def check_finite(self) -> None:
-        """Raise ToolboxError if the loss of a step was not finite, naming the first such step."""
+    def check_finite(self, weights: bool = False) -> None:
+        """Raise ToolboxError if a step's loss or gradient was not finite, naming the first such step.
+
+        - `weights`: look at every trained parameter too, as before a checkpoint is written.
+        """
+        hint = (
+            "Checkpoints of the run are from before. Try a lower learning rate, more warm-up, clip_grad, or "
+            "precision='fp32'; a temperature near 0 or a broken image can cause it too."
+        )
         if self._first_bad is not None and (first := float(self._first_bad)) != float("inf"):
-            raise ToolboxError(
-                f"The loss is not finite at step {int(first)}.",
-                hint="The last checkpoint is from before. Try a lower learning rate, more warm-up, clip_grad, or "
-                "precision='fp32'; a temperature near 0 or a broken image can cause it too.",
-            )
+            raise ToolboxError(f"The loss or its gradient is not finite at step {int(first)}.", hint=hint)
+        if weights and not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise ToolboxError("Trained weights are not finite: no checkpoint is written.", hint=hint)
 
     def read(self) -> dict[str, float]:
         """Means since the last call. Waits for the device; raises ToolboxError if the loss was not finite."""
@@ -94,26 +102,46 @@ class Step:
         return {**means, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state by parameter name, and the scaler's."""
+        """The optimizer's state by parameter name, the scaler's, and the means in progress."""
         state = self.optimizer.state
         by_name = {
             name: state[parameter]
             for names, group in zip(self.names, self.optimizer.param_groups, strict=True)
             for name, parameter in zip(names, group["params"], strict=True)
-            if parameter in state
+            if parameter in state  # one that never had a gradient has none
         }
-        return {"optimizer": by_name, "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None}
+        return {
+            "names": [name for names in self.names for name in names], "optimizer": by_name,
+            "groups": [_own(group) for group in self.optimizer.param_groups],
+            "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
+            "sums": self._sums, "count": self._count,
+        }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back `state_dict`. Raises ToolboxError if the trained parameters are others, naming them."""
         names = [name for names in self.names for name in names]
-        other = sorted(set(names) ^ set(saved["optimizer"])) if saved["optimizer"] else []
+        other = sorted(set(names) ^ set(saved["names"]))
         if other:
             raise ToolboxError(
                 f"The checkpoint's optimizer trained other parameters: {', '.join(other[:3])} ({len(other)} differ).",
                 hint="Resume with the recipe of that run, or start a new one with load_from.",
             )
-        state = {position: saved["optimizer"][name] for position, name in enumerate(names) if saved["optimizer"]}
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        known = saved["optimizer"]
+        state = {position: known[name] for position, name in enumerate(names) if name in known}
+        groups = self.optimizer.state_dict()["param_groups"]
+        if len(groups) == len(saved["groups"]):
+            groups = [group | then for group, then in zip(groups, saved["groups"], strict=True)]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.precision.scaler and saved["scaler"]:
             self.precision.scaler.load_state_dict(saved["scaler"])
+        device = self.parameters[0].device
+        self._sums, self._count = {name: value.to(device) for name, value in saved["sums"].items()}, saved["count"]
+
+
+_FROM_RECIPE = ("params", "lr", "weight_decay", "base_lr", "base_weight_decay")
+
+
+def _own(group: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer itself keeps in a group, beyond the settings that the recipe and its schedules give."""
+    plain = (bool, int, float, str, Tensor, type(None))
+    return {key: value for key, value in group.items() if key not in _FROM_RECIPE and isinstance(value, plain)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.files import recover, write_text
 from toolbox.errors import ToolboxError
 
 _FILES = (
@@ -54,8 +55,10 @@ def clear(folder: Path) -> None:
     """Remove a run's own files, and nothing else, from its folder."""
     for name in ("best", "last", *_FILES):
         (folder / name).unlink(missing_ok=True)
+    recover(folder)
     for path in checkpoints.all_in(folder):
         shutil.rmtree(path)
+    shutil.rmtree(folder / "abandoned", ignore_errors=True)
 
 
 def cut_metrics(path: Path, step: int) -> None:
@@ -69,7 +72,7 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # a line that a killed process left unfinished
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def environment(device: str, plugins: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     path and the original exception chained.
     """
     if isinstance(config, (list, tuple)):
-        return [build(item, kind, where=f"{where}[{i}]") for i, item in enumerate(config)]
+        return [build(item, kind, where=_join(where, str(i))) for i, item in enumerate(config)]
     if isinstance(config, str) or config is None:
         expected = f"a {kind}" if kind else "a component"
         raise ToolboxError(f"{expected} is a dict with 'type', not {config!r}.", where=where)
@@ -57,6 +57,8 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
         raise ToolboxError(str(error) or type(error).__name__, where=where or fullname) from error
     for key, value in slots.items():
         setattr(built, key, value)
+    if entry.kind == "backbone":
+        built.from_recipe = id(built)
     return built
 
 

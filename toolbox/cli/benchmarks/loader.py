@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from toolbox.engine.data import Fetch, Inputs, Plan, batches
+from toolbox.engine.data import Draws, Fetch, Inputs, batches
 from toolbox.registry import build
 
 PROMISE = 0.9
@@ -35,7 +35,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224) -
         fetch = Fetch(dataset, {"image": Inputs("image", preprocess)}, augment=augment)
         per_measurement = items // batch
         # one endless stream, so that starting the worker is not measured
-        stream = iter(batches(fetch, Plan(sampler, 0, 10**6), workers=1, prefetch=1))
+        stream = iter(batches(fetch, Draws(sampler, 0, 10**6), workers=1, prefetch=1))
         for _ in range(3):
             next(stream)
 

@@ -1,0 +1,106 @@
+"""Where a run continues from, and whether what it continues is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toolbox.base import Hook
+from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine import workdir
+from toolbox.engine.console import Console
+from toolbox.engine.files import recover
+from toolbox.errors import ToolboxError
+
+_ELSEWHERE = ("work_dir", "resume", "load_from", "env_cfg.device")
+
+
+def open_folder(
+    folder: Path, resume: bool | str, overwrite: bool, console: Console
+) -> checkpoints.Checkpoint | None:  # fmt: skip
+    """Make sure that a run may use its folder; the checkpoint it continues from, None for a new run.
+
+    - `resume`: True for the newest whole checkpoint in `folder`, or a checkpoint's path.
+    - `overwrite`: a run that the folder holds will be replaced.
+    """
+    if not resume:
+        (workdir.check_writable if overwrite else workdir.check_free)(folder)
+        return None
+    workdir.check_writable(folder)
+    recover(folder)
+    if isinstance(resume, str):
+        found = checkpoints.read(resume)
+        if found.path.parent != folder.resolve() and workdir.holds_run(folder):
+            raise ToolboxError(
+                f"{folder} already holds another run than {found.path}.",
+                hint="Continue that checkpoint in its own folder, or in an empty --work-dir.",
+            )
+        return found
+    found, complaints = checkpoints.newest(folder)
+    for complaint in complaints:
+        console.warn(complaint)
+    if found is None and complaints:
+        raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with --overwrite.")
+    if found is None:
+        console.warn(f"{folder} holds no checkpoint to resume: the run starts from the beginning.")
+    elif complaints:
+        console.warn(f"Falling back to {found.path.name}.")
+    return found
+
+
+def differences(checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any]) -> list[str]:
+    """What to tell the user: settings and plugins that are not those of the checkpoint."""
+    found = []
+    changed = changed_settings(checkpoint.manifest["recipe"], recipe)
+    if changed:
+        found.append(f"The recipe differs from the checkpoint's in: {', '.join(changed)}.")
+    for namespace, then in checkpoint.manifest["plugins"].items():
+        now = plugins.get(namespace)
+        if now and now["sources"] != then["sources"]:
+            found.append(
+                f"The plugin {namespace} has changed since the checkpoint ({then['version']} -> {now['version']}): "
+                "the run may not continue exactly."
+            )
+    return found
+
+
+def changed_settings(before: Any, now: Any, path: str = "") -> list[str]:
+    """The key paths in which two recipes differ, leaving aside where they run."""
+    if path in _ELSEWHERE:
+        return []
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            found
+            for key in keys
+            for found in changed_settings(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if before == now else [path]
+
+
+def hook_states(hooks: list[Hook]) -> list[dict[str, Any]]:
+    """The hooks' states with their classes' names."""
+    return [{"hook": type(hook).__name__, "state": hook.state_dict()} for hook in hooks]
+
+
+def restore_hooks(hooks: list[Hook], saved: list[dict[str, Any]], console: Console) -> None:
+    """Give each hook its state back. Hooks that are new, gone or in another order are told, and start afresh."""
+    if [type(hook).__name__ for hook in hooks] != [item["hook"] for item in saved]:
+        console.warn("The hooks are not those of the checkpoint: they start afresh.")
+        return
+    for hook, item in zip(hooks, saved, strict=True):
+        hook.load_state_dict(item["state"])
+
+
+def set_aside_newer(folder: Path, step: int, console: Console) -> None:
+    """Move checkpoints after `step` to `abandoned/`: the run takes another way from here, or they are damaged."""
+    newer = [path for path in checkpoints.all_in(folder) if int(path.name.rpartition("-")[2]) > step]
+    for path in newer:
+        target = folder / "abandoned" / path.name
+        target.parent.mkdir(exist_ok=True)
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder / "abandoned" / f"{path.name}.{number}"
+        path.rename(target)
+        console.warn(f"{path.name} is newer than the step to continue from: moved to {target}.")
