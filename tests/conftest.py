@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # tests share helpers by plain imports
 
 
 @pytest.fixture(autouse=True, scope="session")

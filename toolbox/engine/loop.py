@@ -67,6 +67,7 @@ class Run:
         self._build_model()
         self._build_training()
         self.step = 0
+        self._random = random_state(self.device)
         if self._from is not None:
             self._restore(self._from)
 
@@ -244,10 +245,9 @@ class Run:
         self.console.start(self.step, self.steps)
         self.model.train()
         stream = self._stream()
-        if self._from is not None:
-            set_random_state(self.device, self._random)  # last: hooks may have drawn from it
-            if self._validate_if_due():
-                self.save()  # the interrupted run was saved before it could be judged
+        set_random_state(self.device, self._random)  # only now: what came before training may have drawn
+        if self._from is not None and self._validate_if_due():
+            self.save()  # the interrupted run was saved before it could be judged
         interval = self.settings("default_hooks.logger.interval")
         save_every = self.settings.save_every(self.steps_per_epoch)
         mark = dict(self.progress)
