@@ -550,7 +550,7 @@ def test_build_says_what_is_wrong_and_where(house):
         build(dict(type="house.Part", weight=-1))
     assert isinstance(info.value.__cause__, ValueError)
     nested = dict(type="house.Whole", tower=dict(type="house.Tower"), losses=[dict(type="house.Part", weight=-1)])
-    assert fails(nested).startswith("model.losses[0]: ")
+    assert fails(nested).startswith("model.losses.0: ")
     text = fails(dict(type="house.Tower", widht=3))
     assert text == "model.widht: house.Tower has no argument 'widht'. Did you mean 'width'?"
     assert "model: house.Part needs the argument 'weight'." in fails(dict(type="house.Part"))
