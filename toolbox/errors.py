@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class Problem:
     message: str
     where: str = ""
     hint: str = ""
+
+    def under(self, path: str) -> Problem:
+        """The same problem, its place below the key path `path`."""
+        return replace(self, where=f"{path}.{self.where}" if self.where else path)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message

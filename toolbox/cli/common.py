@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -29,6 +30,17 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that takes a recipe takes."""
+    parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
+    )  # fmt: skip
 
 
 def complain(problems: Iterable[Problem]) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="tools/test.py", description="Evaluate a checkpoint, or zero-shot.")
-    parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")
+    add_recipe_arguments(parser)
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run's folder; without: the backbone as it is")
     parser.add_argument("--split", choices=["test", "val"], help="which set (default: test, else val)")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="change keys of the recipe")  # fmt: skip
     arguments = parser.parse_args(argv)
     return guarded(lambda: _test(arguments))
 

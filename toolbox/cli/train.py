@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -22,19 +22,13 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="tools/train.py", description="Train a recipe.")
-    parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")
+    add_recipe_arguments(parser)
     parser.add_argument("--work-dir", metavar="DIR", help="the run's folder (default: work_dirs/<recipe>)")
     parser.add_argument(
         "--resume", nargs="?", const=True, metavar="CHECKPOINT", help="continue the run in its folder, or a checkpoint"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
-    )  # fmt: skip
     return parser
 
 

@@ -107,11 +107,11 @@ class EvalSet:
 
     def problems(self) -> list[Problem]:
         """What the dataset and the metrics find wrong before anything runs."""
-        where = f"{self.name}_dataloader.dataset"
-        found = [Problem(p.message, f"{where}.{p.where}".rstrip("."), p.hint) for p in self.dataset.check()]
+        found = [problem.under(f"{self.name}_dataloader.dataset") for problem in self.dataset.check()]
         if found:
             return found
-        for index, metric in enumerate(self.metrics):
-            prefix = f"{self.name}_evaluator.{index}"
-            found += [Problem(p.message, f"{prefix}.{p.where}".rstrip("."), p.hint) for p in metric.check(self.dataset)]
-        return found
+        return [
+            problem.under(f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.metrics)
+            for problem in metric.check(self.dataset)
+        ]

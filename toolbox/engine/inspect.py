@@ -81,40 +81,38 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
 
 def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
     """Datasets, batches and metrics; returns the number of classes."""
-    classes = None
-    try:
-        dataset: Dataset = build(recipe["train_dataloader"]["dataset"], "dataset", where="train_dataloader.dataset")
-        where = "train_dataloader.dataset"
-        found = [Problem(p.message, f"{where}.{p.where}".rstrip("."), p.hint) for p in dataset.check()]
-        plan.problems += found
-        if not found:
-            sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
-            _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
-            if not plan.problems:
-                plan.batch_size = sampler.batch_size
-                plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
-                plan.steps = settings.steps(len(sampler))
-                plan.notes += sampler.notes()
-                classes = len(dataset.classes) if dataset.classes is not None else None
-        if recipe["train_dataloader"].get("augment"):
-            build_augment(recipe["train_dataloader"]["augment"])
-    except (ToolboxError, ValueError, OSError) as error:
-        plan.problems += error.problems if isinstance(error, ToolboxError) else [
-            Problem(str(error), "train_dataloader.dataset")
-        ]  # fmt: skip
+    classes: list[int] = []
+    _try(plan, "train_dataloader.dataset", lambda: classes.extend(_look_at_training(recipe, settings, plan)))
     for name in ("val", "test"):
-        loader, evaluator = recipe.get(f"{name}_dataloader"), recipe.get(f"{name}_evaluator")
+        loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         if bool(loader) != bool(evaluator):
             here, there = (f"{name}_dataloader", f"{name}_evaluator")[:: 1 if loader else -1]
             plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
         elif loader:
-            try:
-                plan.problems += EvalSet(loader, evaluator, name=name).problems()
-            except (ToolboxError, ValueError, OSError) as error:
-                plan.problems += error.problems if isinstance(error, ToolboxError) else [
-                    Problem(str(error), f"{name}_dataloader.dataset")
-                ]  # fmt: skip
-    return classes
+            where = f"{name}_dataloader.dataset"
+            _try(plan, where, lambda: plan.problems.extend(EvalSet(loader, evaluator, name=name).problems()))  # noqa: B023
+    return classes[0] if classes else None
+
+
+def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> list[int]:
+    """The training data and its batches; returns [number of classes], or [] if unknown."""
+    loader = recipe["train_dataloader"]
+    if loader["augment"]:
+        build_augment(loader["augment"])
+    dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
+    found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
+    plan.problems += found
+    if found:
+        return []
+    sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
+    before = len(plan.problems)
+    _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
+    if len(plan.problems) == before:
+        plan.batch_size = sampler.batch_size
+        plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
+        plan.steps = settings.steps(len(sampler))
+        plan.notes += sampler.notes()
+    return [] if dataset.classes is None else [len(dataset.classes)]
 
 
 def _try(plan: Plan, where: str, action: Any) -> None:
@@ -122,7 +120,7 @@ def _try(plan: Plan, where: str, action: Any) -> None:
         action()
     except ToolboxError as error:
         plan.problems += error.problems
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         plan.problems.append(Problem(str(error), where))
 
 
