@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from toolbox.testing import check_component, check_plugin, isolated_catalog
 
@@ -71,7 +72,7 @@ def stranger(tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    run.site = Path(site)
+    run.site, run.folder = Path(site), folder
     return run
 
 
@@ -97,3 +98,26 @@ def test_the_installed_wheel_ships_its_recipe(stranger):
     """`tools/train.py acme:patchmixer_glyphs` starts from here: the name leads to a file inside the wheel."""
     code = "from toolbox.registry import catalog; print(*catalog().config_dirs()['acme'][0].glob('*.py'))"
     assert Path(stranger("-c", code).strip()) == stranger.site / "toolbox_acme" / "configs" / "patchmixer_glyphs.py"
+
+
+@pytest.mark.slow
+def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
+    recipe = "acme:patchmixer_glyphs"
+    small = [
+        "train_cfg.max_steps=4", "train_cfg.val_interval=4", "train_dataloader.num_workers=0",
+        "train_dataloader.sampler=dict(type='core.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
+        "val_evaluator.0.ks=[1]", "test_dataloader=None", "test_evaluator=None", "model.backbone.dim=16",
+    ]  # fmt: skip
+    work = stranger.folder / "trained by name"
+    stranger(ROOT / "tools" / "train.py", recipe, "--work-dir", work, "--device", "cpu", "--cfg-options", *small)
+    results = json.loads((work / "train_results.json").read_text())
+    assert results["steps"] == 4
+    manifest = json.loads((work / "best" / "manifest.json").read_text())
+    assert manifest["step"] == 4
+    assert manifest["plugins"].keys() == {"acme", "core", "glyphs"}
+    acme = manifest["plugins"]["acme"]
+    assert (acme["distribution"], acme["version"]) == ("toolbox-acme", "0.1.0")
+    assert "criterion.log_scale" in load_file(work / "best" / "model.safetensors"), "a loss's parameter is not saved"
+    judged = stranger(ROOT / "tools" / "test.py", recipe, work, "--json", "--device", "cpu", "--cfg-options", *small)
+    assert json.loads(judged) == results["after"]
+    assert 0 <= results["after"]["recall@1"] <= 1

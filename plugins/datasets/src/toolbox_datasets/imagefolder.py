@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from toolbox.base import Dataset, Sample, read_image
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox_datasets.splits import held_out, require_share, without
 
 SPLITS = ("train", "val", "test")

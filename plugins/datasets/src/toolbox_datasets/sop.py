@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.base import Dataset, Sample, read_image
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox_datasets.sop_index import Item, missing_files, read_index
 from toolbox_datasets.splits import held_out, require_share, without
 from toolbox_datasets.unpack import place
