@@ -1,0 +1,121 @@
+"""Every component that comes with the toolbox keeps the contract of its kind, and no plugin sees more than it may."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from toolbox.registry import catalog
+from toolbox.testing import LabelledImages, check_component, check_plugin
+from toolbox.testing.material import image
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = ["core", "datasets", "dinov3", "glyphs", "losses"]
+VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
+CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
+BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
+
+CASES = [
+    ("core.Embedder", dict(backbone=BACKBONE)),
+    ("core.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
+    ("core.Tune", dict(mode="full")),
+    ("core.Tune", dict(mode="frozen")),
+    ("core.Tune", dict(mode="lora", rank=2)),
+    ("core.Tune", dict(mode="last", last=1)),
+    *(("core.Pool", dict(mode=mode)) for mode in ("cls", "mean", "cls+mean", "gem", "last")),
+    ("core.Projection", dict(dim=6)),
+    ("core.Projection", dict(dim=6, layers=3, hidden=10, norm="layer")),
+    ("core.PK", dict(classes=4, per_class=2)),
+    ("core.PK", dict(classes=3, per_class=4, short_classes="drop")),
+    ("core.Pairs", dict(batch_size=6)),
+    ("core.Shuffled", dict(batch_size=7)),
+    ("core.Shuffled", dict(batch_size=7, drop_last=False)),
+    ("core.Sequential", dict(batch_size=7)),
+    ("core.RetrievalAugment", dict()),
+    ("core.RetrievalAugment", dict(rotate=10.0, shear=5.0, color=0.4, gray=0.2, blur=0.5, erase=0.5, views=2)),
+    ("core.RetrievalRecall", dict(ks=[1, 5])),
+    ("core.RetrievalRecall", dict(ks=[1], lone="skip")),
+    ("core.AdamW", dict()),
+    ("core.SGD", dict()),
+    ("core.WarmupCosine", dict()),
+    ("core.WarmupCosine", dict(warmup=1, final=0.1)),
+    ("core.Constant", dict()),
+    ("core.EarlyStop", dict(patience=2)),
+    ("datasets.SOP", dict(root="sop", split="train", val_share=0.5)),
+    ("datasets.SOP", dict(root="sop", split="val", val_share=0.5)),
+    ("datasets.SOP", dict(root="sop", split="trainval")),
+    ("datasets.SOP", dict(root="sop", split="test")),
+    ("datasets.ImageFolder", dict(root="images")),
+    ("datasets.ImageFolder", dict(root="images", split="test", test_share=0.5)),
+    ("dinov3.ViT", dict(name=None, arch=VIT, size=16)),
+    ("dinov3.ViT", dict(name=None, arch={**VIT, "num_register_tokens": 2, "use_gated_mlp": True}, size=16)),
+    ("dinov3.ConvNeXt", dict(name=None, arch=CONVNEXT, size=32)),
+    ("glyphs.Glyphs", dict(split="val", size=16)),
+    ("glyphs.Glyphs", dict(split="test", views=2)),
+    ("losses.SupCon", dict()),
+    ("losses.InfoNCE", dict()),
+    ("losses.InfoNCE", dict(symmetric=True)),
+    *(("losses.Triplet", dict(margin=0.3, miner=miner)) for miner in ("all", "hard", "semi")),
+    ("losses.Triplet", dict(margin=0.3, distance="cosine")),
+]
+
+
+def name_of(case) -> str:
+    return case if isinstance(case, str) else ",".join(f"{key}={value}" for key, value in case.items())[:40]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder with `sop/`, in the layout of Stanford Online Products, and `images/`, one folder a class."""
+    folder = tmp_path_factory.mktemp("data")
+    dataset = LabelledImages([2] * 8)
+    lines = {"train": [], "test": []}
+    for number, label in enumerate(dataset.labels, start=1):
+        picture, split = image((12, 10), seed=number), "train" if label < 4 else "test"
+        for path in (
+            folder / "sop" / "chair_final" / f"{number}.JPG",
+            folder / "images" / str(label) / f"{number}.jpg",
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        lines[split].append(f"{number} {label + 1} 1 chair_final/{number}.JPG\n")
+    for split, rows in lines.items():
+        header = "image_id class_id super_class_id path\n"
+        (folder / "sop" / f"Ebay_{split}.txt").write_text(header + "".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("namespace", PLUGINS)
+def test_plugin(namespace):
+    check_plugin(namespace)
+
+
+@pytest.mark.parametrize(("fullname", "arguments"), CASES, ids=name_of)
+def test_component(fullname, arguments, folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    check_component(fullname, **arguments)
+
+
+def test_no_component_is_forgotten():
+    shipped = {entry.fullname for entry in catalog().entries if entry.namespace in PLUGINS}
+    assert {fullname for fullname, _ in CASES} == shipped
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of the toolbox that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "toolbox"}
+
+
+def test_plugins_import_three_modules_of_the_toolbox():
+    files = [*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("examples/*/src/**/*.py")]
+    used = {name: file for file in files for name in imported(file)}
+    assert used.keys() >= {"toolbox.plugin", "toolbox.base"}, "the search finds nothing"
+    assert used.keys() <= {"toolbox.plugin", "toolbox.base", "toolbox.testing"}, used
