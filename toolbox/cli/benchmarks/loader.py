@@ -65,7 +65,9 @@ def _drained(stream: Any, worker: Any) -> float:
     """Time a stretch of the worker after what it had prepared meanwhile is used up."""
     for _ in range(3):
         next(stream)
-    return _seconds(worker)
+    seconds = _seconds(worker)
+    time.sleep(seconds / 2)  # until the worker has filled its queue and rests
+    return seconds
 
 
 def _draw(folder: Path, count: int) -> None:
