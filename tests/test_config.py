@@ -36,6 +36,15 @@ def test_every_recipe_is_valid_dumps_and_names_its_command(path, tmp_path):
     assert len(shown.splitlines()) <= 60, "a recipe is one page"
 
 
+def test_keys_that_python_reserves_or_cannot_name_are_dumped(tmp_path):
+    recipe = dict(
+        train_dataloader=dict(augment={"global": dict(type="a.B", views=2), "local": dict(scale=[0.1, 1.0])}),
+        optim_wrapper=dict(parts={"model.head": dict(lr=1e-3), "it's": dict()}),
+        val_evaluator=[dict(type="c.D", by={"class": ["first\nsecond"] * 20})],
+    )
+    assert to_dict(load_config(write(tmp_path / "again.py", dump(recipe)))) == recipe | dict(plugins=[])
+
+
 def test_all_problems_come_at_once_with_their_places(toy):
     config = toy(["model.pool=middle", "modle.x=1", "model.backbone.widht=3", "train_cfg.max_steps=twelve"])
     found = "\n".join(messages(config))

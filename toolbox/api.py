@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.config import changed, complete, dump, load_config, places_of, to_dict, validate
+from toolbox.config import changed, complete, dump, load_config, load_plugins, places_of, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import Entry, catalog
@@ -38,7 +38,7 @@ def build(config: Mapping[str, Any]) -> Any:
 
     Raises ToolboxError for an unknown name, argument or value.
     """
-    plain = to_dict(config)
+    plain = _plain(config)
     if "type" in plain:
         return build_component(plain)
     if "model" not in plain:
@@ -58,8 +58,7 @@ def plan(config: Mapping[str, Any], *, data: bool = True) -> Plan:
     """What a recipe would do: its problems, table of parts, length and memory."""
     from toolbox.engine.inspect import Plan, inspect
 
-    recipe = to_dict(config)
-    places = places_of(config)
+    recipe, places = _plain(config), places_of(config)
     found = Plan(problems=validate(recipe))
     if not found.problems:
         found = inspect(complete(recipe), data=data)
@@ -143,6 +142,13 @@ def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = 
     recipe = complete(to_dict(config))
     if device is not None:
         recipe["env_cfg"]["device"] = device
+    return recipe
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain dicts, its local plugins loaded."""
+    recipe = to_dict(config)
+    load_plugins(recipe.get("plugins") or [])
     return recipe
 
 

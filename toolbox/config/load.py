@@ -6,6 +6,7 @@ import ast
 import difflib
 import traceback
 from collections.abc import Iterable, Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_config(
         filename=str(file),
     )
     config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
-    _load_plugins(config.plugins)
+    load_plugins(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     return config
@@ -48,7 +49,7 @@ def load_config(
 def changed(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
     """A copy of a plain recipe, that of a checkpoint say, with its local plugins loaded and overrides applied."""
     copy = to_dict(recipe)
-    _load_plugins(copy.get("plugins") or [])
+    load_plugins(copy.get("plugins") or [])
     apply_overrides(copy, overrides, None)
     return copy
 
@@ -74,7 +75,25 @@ def _plain(value: Any) -> Any:
 
 def dump(config: Mapping[str, Any]) -> str:
     """A recipe as Python source that loads to the same recipe."""
-    return Config(dict(config)).pretty_text
+    return "".join(f"{key} = {_source(value)}\n" for key, value in to_dict(config).items())
+
+
+def _source(value: Any, indent: str = "") -> str:
+    """A value as Python source; what fits on a line stays on one."""
+    inner = indent + "    "
+    if isinstance(value, dict):
+        words = all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in value)
+        left, right = ("dict(", ")") if words else ("{", "}")
+        items = [f"{key}=" if words else f"{key!r}: " for key in value]
+        items = [f"{item}{_source(value[key], inner)}" for item, key in zip(items, value, strict=True)]
+    elif isinstance(value, list):
+        left, right, items = "[", "]", [_source(item, inner) for item in value]
+    else:
+        return repr(value)
+    line = f"{left}{', '.join(items)}{right}"
+    if "\n" not in line and len(indent) + len(line) <= 100:
+        return line
+    return left + "".join(f"\n{inner}{item}," for item in items) + f"\n{indent}{right}"
 
 
 def find_recipe(name: str) -> Path:
@@ -90,7 +109,8 @@ def find_recipe(name: str) -> Path:
     raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
 
 
-def _load_plugins(names: list[str]) -> None:
+def load_plugins(names: Iterable[str]) -> None:
+    """Load local plugins: Python files or modules. Raises ToolboxError for one that is broken or missing."""
     for plugin in add_local(names):
         if plugin.error is not None:
             raise ToolboxError(

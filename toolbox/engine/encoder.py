@@ -51,8 +51,9 @@ class Encoder:
         """
         listed = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         names = [name for name, source in self.inputs.items() if source.field == "image"]
-        if not names:
-            raise ToolboxError("This model reads no images.")
+        if len(names) < len(self.inputs) or not names:
+            others = ", ".join(sorted(self.inputs.keys() - set(names))) or "nothing"
+            raise ToolboxError(f"This model cannot encode images alone: it also reads {others}.")
         parts = []
         with ThreadPoolExecutor() as pool, torch.inference_mode():
             for start in range(0, len(listed), batch_size):

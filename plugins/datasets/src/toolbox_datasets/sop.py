@@ -112,8 +112,10 @@ class SOP(Dataset):
             return [Problem(f"{missing}.", self.root, how_to_get(self.root))]
         try:
             absent = missing_files(Path(self.root), self.items)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             return [Problem(str(error), hint=how_to_get(self.root))]
+        except ValueError as error:  # a malformed line, or a split that holds nothing: the message says which
+            return [Problem(str(error))]
         if not absent:
             return []
         message = f"{len(absent):,} of {len(self):,} images do not exist: {listing(absent)}."
