@@ -104,7 +104,8 @@ def test_a_trained_adapter_is_loaded_by_peft_alone(small, weights, glyphs):
     assert train.main(small) == 0
     encoder = toolbox.load("run")
     image = next(glyphs.rglob("*.JPG"))
-    pixels = encoder.inputs["image"].preprocess(Image.open(image).convert("RGB"))[None]
+    preprocess = encoder.inputs["image"].preprocess
+    pixels = preprocess.finish(preprocess.collate([preprocess(Image.open(image).convert("RGB"))]))
     with torch.inference_mode():
         ours = encoder.model.backbone(pixels).tokens
         bare = DINOv3ViTModel.from_pretrained(weights).eval()

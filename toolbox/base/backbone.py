@@ -13,7 +13,10 @@ from toolbox.base.features import Features
 
 
 class Preprocess(ABC):
-    """Turns one raw value into what a backbone takes. Picklable, and holds no module: it lives in data workers.
+    """Turns raw values into what a backbone takes: one by one and collated in data workers, finished on the device.
+
+    Picklable, and holds no module. What grows the data, such as from bytes to normalised floats, belongs in `finish`:
+    batches then cross from the workers at a quarter of the size.
 
     - `size`: (height, width) that the backbone wants, None for text.
     """
@@ -22,11 +25,15 @@ class Preprocess(ABC):
 
     @abstractmethod
     def __call__(self, value: Any) -> Any:
-        """One raw value (a PIL image, a string) -> one item, e.g. a (3, H, W) tensor."""
+        """One raw value (a PIL image, a string) -> one item, e.g. a (3, H, W) tensor of bytes."""
 
     def collate(self, items: list[Any]) -> Any:
-        """Items of one batch -> the `inputs` of `Backbone.forward`. Stacks tensors unless overridden."""
+        """Items of one batch -> what is moved to the device. Stacks tensors unless overridden."""
         return default_collate(items)  # in a data worker straight into shared memory: one copy less
+
+    def finish(self, batch: Any) -> Any:
+        """A collated batch, on the device -> the `inputs` of `Backbone.forward`. Unchanged unless overridden."""
+        return batch
 
 
 class Backbone(nn.Module, ABC):
@@ -62,7 +69,7 @@ class Backbone(nn.Module, ABC):
     def forward(self, inputs: Any, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode a batch.
 
-        - `inputs`: what `preprocess().collate` returns, on the backbone's device.
+        - `inputs`: what `preprocess().finish` returns, on the backbone's device.
         - `layers`: how many last blocks to return in `Features.blocks` (ability "layers").
         - `mask`: (B, N) bool, True where a patch is replaced by the mask token (ability "mask").
         """

@@ -171,6 +171,14 @@ def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_m
         yield batch
 
 
+def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batch:
+    """A batch as the model takes it: on the device, its inputs finished there."""
+    batch = to_device(batch, device)
+    if "inputs" in batch:
+        batch["inputs"] = {name: inputs[name].preprocess.finish(value) for name, value in batch["inputs"].items()}
+    return batch
+
+
 def to_device(value: Any, device: torch.device) -> Any:
     """Move the tensors of a nested batch, without waiting where memory is pinned."""
     if isinstance(value, torch.Tensor):

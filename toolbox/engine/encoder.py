@@ -14,7 +14,7 @@ from toolbox.base import read_image
 from toolbox.base.images import to_rgb
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import build_model
-from toolbox.engine.data import inputs_of, to_device
+from toolbox.engine.data import inputs_of, ready
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.precision import Precision
@@ -64,7 +64,7 @@ class Encoder:
                 }
                 views = dict.fromkeys(names, 1)
                 device = torch.device(str(self.device))
-                batch = {"inputs": to_device(inputs, device), "labels": None, "views": views, "blocks": 1}
+                batch = ready({"inputs": inputs, "labels": None, "views": views, "blocks": 1}, self.inputs, device)
                 parts.append(self.model(batch, "predict")["embeddings"].float().cpu())
         if not parts:
             raise ToolboxError("There is no image to encode.")

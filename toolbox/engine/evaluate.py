@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize
-from toolbox.engine.data import Draws, Fetch, Inputs, batches, to_device
+from toolbox.engine.data import Draws, Fetch, Inputs, batches, ready
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -76,7 +76,7 @@ class EvalSet:
                     if not batch["items"]:
                         continue
                     with precision.autocast():
-                        outputs = model(to_device(batch, torch.device(str(device))), mode)
+                        outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
                     for metric in self.metrics:
                         metric.update(outputs, batch)
         finally:

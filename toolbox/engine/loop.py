@@ -22,7 +22,7 @@ from toolbox.engine import workdir
 from toolbox.engine.assemble import build_augment, build_model
 from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, shown
-from toolbox.engine.data import Draws, Fetch, batches, inputs_of, to_device
+from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
 from toolbox.engine.device import choose_device, peak_memory, random_state, set_random_state, set_threads
 from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
@@ -253,7 +253,7 @@ class Run:
         mark = dict(self.progress)
         while self.step < self.steps and self.progress["stopped"] is None:
             started = time.perf_counter()
-            got = [to_device(next(stream), self.torch_device) for _ in range(self.accumulate)]
+            got = [ready(next(stream), self.inputs, self.torch_device) for _ in range(self.accumulate)]
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.note(got)
             self.progress["items"] += sum(batch["items"] for batch in got)

@@ -70,7 +70,7 @@ def _check_preprocess(backbone: Backbone, name: str) -> Any:
         all(same(item, copy(value)) for item, value in zip(items, values, strict=True)),
         f"{name}.preprocess() must give the same after pickling, and at every call.",
     )
-    return preprocess.collate(items)
+    return preprocess.finish(preprocess.collate(items))
 
 
 def _check_forward(backbone: Backbone, inputs: Any, name: str) -> Features:

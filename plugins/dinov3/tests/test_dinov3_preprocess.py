@@ -26,9 +26,14 @@ def reference(image: Image.Image) -> torch.Tensor:
     return v2.Compose(steps)(image)
 
 
+def finished(preprocess, image):
+    """One image all the way to what the encoder takes."""
+    return preprocess.finish(preprocess.collate([preprocess(image)]))[0]
+
+
 def test_an_image_of_the_right_size_keeps_its_pixels():
     image = noise(64, 48)
-    out = ImagePreprocess((48, 64), MEAN, STD)(image)
+    out = finished(ImagePreprocess((48, 64), MEAN, STD), image)
     assert (out.dtype, tuple(out.shape), out.is_contiguous()) == (torch.float32, (3, 48, 64), True)
     torch.testing.assert_close(out, reference(image), rtol=0, atol=2e-6)
 
@@ -39,7 +44,7 @@ def test_same_numbers_as_the_processor_of_transformers():
     processor = getattr(transformers, "DINOv3ViTImageProcessor", None) or transformers.DINOv3ViTImageProcessorFast
     image = noise(64, 64)
     expected = processor(size={"height": 64, "width": 64})(image, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(ImagePreprocess((64, 64), MEAN, STD)(image), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(finished(ImagePreprocess((64, 64), MEAN, STD), image), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 64), (30, 20)])
@@ -48,7 +53,7 @@ def test_same_as_resizing_the_shorter_side_and_cutting_the_centre(size):
     width, height = width * 32 // min(size), height * 32 // min(size)
     left, top = (width - 32) // 2, (height - 32) // 2
     resized = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32))
-    out = ImagePreprocess((32, 32), MEAN, STD)(image)
+    out = finished(ImagePreprocess((32, 32), MEAN, STD), image)
     # noise overshoots, and Pillow rounds between its two passes, whose order depends on the shape: a few levels of 255
     torch.testing.assert_close(out, reference(resized), rtol=0, atol=0.1)
     assert (out - reference(resized)).abs().mean() < 0.01
@@ -59,14 +64,14 @@ def test_same_as_resizing_the_shorter_side_and_cutting_the_centre(size):
 def test_nothing_is_squashed_for_an_oblong_target():
     image = Image.new("RGB", (100, 100), "black")
     image.paste("white", (40, 40, 60, 60))
-    out = ImagePreprocess((40, 80), (0, 0, 0), (1, 1, 1))(image)[0] > 0.5
+    out = finished(ImagePreprocess((40, 80), (0, 0, 0), (1, 1, 1)), image)[0] > 0.5
     assert out.sum(0).max() == out.sum(1).max() == 16  # 20 pixels of 100, at 80 for 100
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
 def test_other_color_modes(mode):
     image = noise(32, 32, "L" if mode == "L" else "RGB").convert(mode)
-    out = ImagePreprocess((32, 32), MEAN, STD)(image)
+    out = finished(ImagePreprocess((32, 32), MEAN, STD), image)
     torch.testing.assert_close(out, reference(image.convert("RGB")), rtol=0, atol=2e-6)
 
 
@@ -77,7 +82,7 @@ def test_pickles_without_a_module_and_is_small():
     copy = pickle.loads(data)
     assert (copy.size, copy.mean, copy.std) == ((32, 32), MEAN, STD)
     image = noise(50, 40)
-    assert torch.equal(copy(image), preprocess(image))
+    assert torch.equal(finished(copy, image), finished(preprocess, image))
 
 
 def test_input_image_is_untouched_and_batches_stack():
@@ -85,7 +90,9 @@ def test_input_image_is_untouched_and_batches_stack():
     before = image.tobytes()
     preprocess = ImagePreprocess((32, 32), MEAN, STD)
     batch = preprocess.collate([preprocess(image), preprocess(image)])
-    assert batch.shape == (2, 3, 32, 32)
+    assert (batch.shape, batch.dtype) == ((2, 3, 32, 32), torch.uint8)
+    assert preprocess.finish(batch).dtype == torch.float32
+    assert batch.dtype == torch.uint8
     assert image.tobytes() == before
 
 

@@ -17,7 +17,7 @@ from toolbox.registry import build
 PROMISE = 0.9
 
 
-def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224) -> dict[str, Any]:
+def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -> dict[str, Any]:
     """Time one worker process against a plain loop over the same JPEG files of a photograph's size, in turn.
 
     - `items`: files read a measurement, 500 x 400 pixels each; `batch`: items a batch; `size`: of the crops.
@@ -35,7 +35,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224) -
         fetch = Fetch(dataset, {"image": Inputs("image", preprocess)}, augment=augment)
         per_measurement = items // batch
         # one endless stream, so that starting the worker is not measured
-        stream = iter(batches(fetch, Draws(sampler, 0, 10**6), workers=1, prefetch=1))
+        stream = iter(batches(fetch, Draws(sampler, 0, 10**6), workers=1, prefetch=2))
         for _ in range(3):
             next(stream)
 
@@ -63,7 +63,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224) -
 
 def _drained(stream: Any, worker: Any) -> float:
     """Time a stretch of the worker after what it had prepared meanwhile is used up."""
-    for _ in range(3):
+    for _ in range(4):
         next(stream)
     seconds = _seconds(worker)
     time.sleep(seconds / 2)  # until the worker has filled its queue and rests

@@ -11,7 +11,7 @@ from toolbox.base import Preprocess
 
 
 class ImagePreprocess(Preprocess):
-    """PIL image -> float32 (3, H, W), normalized.
+    """PIL image -> (3, H, W) bytes -> collated and normalized, float32 (B, 3, H, W).
 
     An image of another size is resized with antialiased bicubic interpolation until it just covers the wanted size, and
     its centre is cut out: nothing is squashed. Both happen in one pass, so what is cut off is never computed. An image
@@ -26,9 +26,6 @@ class ImagePreprocess(Preprocess):
             raise ValueError(f"mean and std need three numbers each, std positive; got {tuple(mean)} and {tuple(std)}.")
         self.size = (int(size[0]), int(size[1]))
         self.mean, self.std = tuple(mean), tuple(std)
-        std_255 = 255 * np.array(self.std).reshape(3, 1, 1)
-        self._scale = (1 / std_255).astype(np.float32)
-        self._shift = (-255 * np.array(self.mean).reshape(3, 1, 1) / std_255).astype(np.float32)
 
     def __call__(self, value: Image.Image) -> Tensor:
         if not isinstance(value, Image.Image):
@@ -38,10 +35,11 @@ class ImagePreprocess(Preprocess):
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC, box=_center(image.size, self.size))
         # NumPy, because torch would start threads for each image, and wait for them where no worker forbids it
-        pixels = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-        pixels *= self._scale
-        pixels += self._shift
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+
+    def finish(self, batch: Tensor) -> Tensor:
+        mean, std = (torch.tensor(numbers, device=batch.device).view(3, 1, 1) for numbers in (self.mean, self.std))
+        return batch.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def _center(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:
