@@ -199,6 +199,78 @@ def test_full_disk_keeps_what_was_written(run, monkeypatch):
     assert run(train, "--work-dir", "w", "--resume")[0] == 0
 
 
+def test_a_real_full_disk_is_one_message(run, monkeypatch):
+    """safetensors has an exception of its own for it."""
+    from safetensors import SafetensorError
+
+    from toolbox.engine import checkpoint
+
+    def full(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    refused(run(train, "--work-dir", "w"), "checkpoint-4", "No space left on device")
+
+
+def test_a_foreign_manifest(run):
+    Path("c").mkdir()
+    Path("c/manifest.json").write_text('{"format": 1, "step": 1, "files": {}}')
+    refused(run(train, "--work-dir", "w", "--resume", "c"), "damaged", "lacks")
+    refused(run(test, "c"), "damaged", "lacks")
+
+
+def test_a_folder_in_which_a_run_is_going_on(run):
+    from toolbox.engine import workdir
+
+    Path("w").mkdir()
+    with workdir.lock(Path("w")):
+        refused(run(train, "--work-dir", "w"), "A run is going on in w", str(os.getpid()))
+        refused(run(train, "--work-dir", "w", "--resume"), "A run is going on in w")
+    assert run(train, "--work-dir", "w")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.loss=None", ("model.loss", "without a loss")),
+        ("default_hooks.checkpoint.save_best=recal@1", ("save_best", "Did you mean 'recall@1'")),
+        ("custom_hooks=[dict(type='core.EarlyStop',metric='foo')]", ("custom_hooks.0.metric", "'foo'", "recall@1")),
+        ("load_from=/nope", ("/nope", "does not exist")),
+        ("env_cfg.device=gpu", ("gpu", "--device cpu")),
+        ("optim_wrapper.parts.model.haed.lr=1e-3", ("There is no part 'model.haed'",)),
+    ],
+)
+def test_check_finds_what_would_fail_later(run, override, words):
+    metric = "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,10])"
+    refused(run(train, "--check", "--cfg-options", metric, override), *words)
+
+
+def test_learning_nothing_is_said(run, capsys):
+    code = train.main([str(HERE / "toy_recipe.py"), "--cfg-options", "model.loss.type=losses.SupCon",
+                       "train_dataloader.sampler.per_class=1"])  # fmt: skip
+    assert code == 0
+    assert capsys.readouterr().out.count("No gradient reaches the trained parts") == 1
+
+
+def test_a_metric_that_fails_loses_no_step(run):
+    answer = run(train, "--work-dir", "w", "--cfg-options", "default_hooks.checkpoint.save_best=unknown",
+                 "default_hooks.checkpoint.interval=100")  # fmt: skip
+    refused(answer, "no finite validation metric 'unknown'", "nearest")
+    assert os.readlink("w/last") == "checkpoint-6"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path, toy):
+    import subprocess
+
+    program = [sys.executable, str(ROOT / "tools/train.py"), str(HERE / "toy_recipe.py"), "--work-dir", "w",
+               "--plugin", str(HERE / "toy_plugin.py")]  # fmt: skip
+    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 0, process.stderr.read()
+    assert (tmp_path / "w/train_results.json").exists()
+
+
 def test_wrong_types_of_checkpoint_state_run_no_code(run, tmp_path):
     """A checkpoint is JSON and safetensors; nothing in it is unpickled."""
     run(train, "--work-dir", "w")

@@ -82,6 +82,12 @@ class Backbone(nn.Module, ABC):
     def layers(self) -> list[nn.Module]:
         """Blocks from input to output: the order for layer-wise decay and `last`, the reach of adapters."""
 
+    def find_weights(self) -> None:
+        """Make sure that `load_weights` will find its files; called first, on torch's meta device.
+
+        May download them. Raises OSError or ValueError, with the steps that mend it, when they cannot be had.
+        """
+
     def load_weights(self) -> None:
         """Fill in the weights of `weights_id`. The engine calls it once, and not when a checkpoint follows.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from toolbox.base.run import Run
+from toolbox.errors import Problem
 
 
 class Hook:
@@ -19,6 +20,10 @@ class Hook:
                 if metrics[self.metric] >= self.value:
                     run.stop(f"{self.metric} reached {self.value}")
     """
+
+    def check(self, metrics: list[str] | None) -> list[Problem]:
+        """What is wrong with its settings; `metrics` are the validation metrics, None if they are not known before."""
+        return []
 
     def before_run(self, run: Run) -> None:
         """Once, before the first step (also of a resumed run)."""

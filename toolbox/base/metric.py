@@ -51,6 +51,10 @@ class Metric(ABC):
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in the model's `predict` of one batch."""
 
+    def names(self) -> list[str] | None:
+        """The names that `compute` will give, None if they are not known before."""
+        return None
+
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """{name: number} over all items of all processes."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolbox.base.backbone import Backbone, Preprocess
 from toolbox.base.loss import Loss
+from toolbox.errors import Problem
 
 Batch = dict[str, Any]
 """Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.
@@ -63,6 +64,10 @@ class Model(nn.Module, ABC):
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         """`predict` of the backbone as it came, newly initialised heads left out: the honest "before"."""
         return self.predict(batch)
+
+    def check(self) -> list[Problem]:
+        """What makes it impossible to train this model as it is; called before a run starts."""
+        return []
 
     def connect(self, classes: int | None = None) -> None:
         """Create what depends on the training data; `classes` is its number of classes, None if unlabelled."""

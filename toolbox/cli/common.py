@@ -19,6 +19,8 @@ def guarded(command: Callable[[], int]) -> int:
 
     Any other exception is a defect and keeps its traceback (exit code 1).
     """
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (started with it closed)
+    sys.stderr = sys.stderr or sys.stdout
     try:
         return command()
     except ToolboxError as error:

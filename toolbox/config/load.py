@@ -138,14 +138,20 @@ def _shipped(namespace: str, recipe: str) -> Path:
 
 
 def _nearest(path: Path) -> str:
-    roots = [folder for folder in (path.parent, Path("configs")) if folder.is_dir()]
-    files = sorted({str(file) for root in roots for file in root.rglob("*.py") if "_base_" not in file.parts})
-    files = [file for file in files if not file.startswith(".venv")][:2000]
-    by_stem = {Path(file).stem: file for file in files}
-    close = difflib.get_close_matches(str(path), files, n=3, cutoff=0.6)
-    close += [by_stem[stem] for stem in difflib.get_close_matches(path.stem, by_stem, n=3, cutoff=0.5)]
-    names = list(dict.fromkeys(close))[:3] or files[:5]
-    return f"Did you mean {' or '.join(names)}?" if names else "Recipes live in configs/ of the checkout."
+    """The recipes nearest in name: beside the path, below configs/ here, and below configs/ of the checkout."""
+    checkout = Path(__file__).parent.parent.parent / "configs"
+    files = [*path.parent.glob("*.py")] if path.parent.name else []
+    for folder in (Path("configs"), checkout):
+        files += [file for file in sorted(folder.rglob("*.py")) if "_base_" not in file.parts or "_base_" in path.parts]
+    shown = {file.resolve(): str(file) for file in reversed(files)}
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(shown.values(), key=len):
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    close = difflib.get_close_matches(path.stem, by_stem, n=2, cutoff=0.5)
+    names = [name for stem in close for name in by_stem[stem]][:3]
+    return (
+        f"Did you mean {' or '.join(names)}?" if names else f"Recipes are, e.g., {', '.join(list(shown.values())[:3])}."
+    )
 
 
 def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:

@@ -43,18 +43,13 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _set(config: dict[str, Any], path: str, value: Any) -> None:
-    names = path.split(".")
+    names = _names(path)
     node: Any = config
     for position, name in enumerate(names[:-1]):
         here = ".".join(names[: position + 1])
         if isinstance(node, list):
             node = node[_index(node, name, here)]
         elif isinstance(node, dict):
-            # keys that hold dots themselves, as in optim_wrapper.parts
-            rest = ".".join(names[position:])
-            dotted = next((key for key in node if "." in key and rest.startswith(key + ".")), None)
-            if dotted:
-                return _set(node[dotted], rest[len(dotted) + 1 :], value)
             if node.get(name) is None:
                 node[name] = ConfigDict()
             node = node[name]
@@ -68,7 +63,19 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         node[name] = _typed(value, node.get(name), _annotation(config, node, names))
     else:
         raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"--cfg-options {path}")
-    return None
+
+
+def _names(path: str) -> list[str]:
+    """The keys of a path. In an open dict, as `optim_wrapper.parts`, all but the last name are one key with dots."""
+    names, keys = path.split("."), TOP_LEVEL
+    for position, name in enumerate(names):
+        key = keys.get(name)
+        if key is None:
+            break
+        if key.any_key is not None and len(names) > position + 2:
+            return [*names[: position + 1], ".".join(names[position + 1 : -1]), names[-1]]
+        keys = key.keys or {}
+    return names
 
 
 def _index(node: list, name: str, path: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from toolbox.base import Hook, Run
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 
 
 class EarlyStop(Hook):
@@ -36,6 +36,12 @@ class EarlyStop(Hook):
         self.metric, self.patience, self.mode, self.min_delta = metric, patience, mode, min_delta
         self.best: float | None = None
         self.waited = 0
+
+    def check(self, metrics: list[str] | None) -> list[Problem]:
+        if metrics is None or self.metric in metrics:
+            return []
+        known = ", ".join(metrics) or "none, as there is no val_evaluator"
+        return [Problem(f"There is no validation metric '{self.metric}'.", "metric", f"There are: {known}.")]
 
     def after_evaluate(self, run: Run, metrics: dict[str, float]) -> None:
         if self.metric not in metrics:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, l2_normalize
 from toolbox.core import pool as pools
+from toolbox.errors import Problem
 
 
 class Embedder(Model):
@@ -48,6 +49,13 @@ class Embedder(Model):
     def embedding_dim(self) -> int:
         """E, the width of an embedding."""
         return self.pool.dim(self.backbone.dim) if self.head is None else self.head.out_dim
+
+    def check(self) -> list[Problem]:
+        if self.criterion is not None:
+            return []
+        return [
+            Problem("A model without a loss cannot be trained.", "loss", "Set it, e.g. to dict(type='losses.SupCon').")
+        ]
 
     def connect(self, classes: int | None = None) -> None:
         if self._connected:

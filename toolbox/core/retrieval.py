@@ -48,6 +48,10 @@ class RetrievalRecall(Metric):
         self._indices: list[int] = []
         self._roles: list[str] = []
 
+    def names(self) -> list[str]:
+        recalls = [f"recall@{k}" for k in self.ks]
+        return [*recalls, "map@r", "r_precision", "mrr", "queries", "queries_without_positive"]
+
     def check(self, dataset: Dataset) -> list[Problem]:
         if dataset.labels is None:
             message = "Recall@K needs labels, and this dataset has none."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from toolbox.base import Augment, Backbone, Model
+import torch
+
+from toolbox.base import Augment, Model
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import seed_everything
@@ -31,12 +34,15 @@ def build_model(
     - `classes`: the training set's number of classes, None if unlabelled.
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
     """
+    with torch.device("meta"):  # a large model takes long to build, so what may be missing is looked for first
+        for path, backbone in backbones(build_structure(recipe, classes)).items():
+            if _brings_weights(path, checkpoint):
+                _call(backbone.find_weights, path)
     seed_everything(seed)
     model = build_structure(recipe, classes)
     for path, backbone in backbones(model).items():
-        # a checkpoint brings everything but frozen pretrained tensors
-        if checkpoint is None or path in checkpoint.manifest["frozen"]:
-            load_weights(backbone, path)
+        if _brings_weights(path, checkpoint):
+            _call(backbone.load_weights, path)
     seed_everything(seed + 1)  # loading may have drawn from the generator
     apply_tuning(model)
     model.weights_ready()
@@ -53,10 +59,15 @@ def build_augment(config: dict[str, Any]) -> Augment | dict[str, Augment]:
     return {name: build(item, "augment", where=f"{where}.{name}") for name, item in config.items()}
 
 
-def load_weights(backbone: Backbone, path: str) -> None:
-    """Load pretrained weights; a failure names the part."""
+def _brings_weights(path: str, checkpoint: checkpoints.Checkpoint | None) -> bool:
+    """Whether a backbone's own weights are needed: a checkpoint has everything but frozen pretrained tensors."""
+    return checkpoint is None or path in checkpoint.manifest["frozen"]
+
+
+def _call(action: Callable[[], None], path: str) -> None:
+    """Find or load weights; a failure names the part."""
     try:
-        backbone.load_weights()
+        action()
     except (OSError, ValueError) as error:
         raise ToolboxError(str(error), where=f"model.{path}") from error
 

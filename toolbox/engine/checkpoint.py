@@ -68,14 +68,14 @@ def save(
     target = folder / f"checkpoint-{step}"
     value, tensors = split(state)
     with new_folder(target) as part:
-        save_file(model_state(model), part / "model.safetensors")
+        _write(model_state(model), part / "model.safetensors")
         for name, backbone in adapted(model).items():
             adapter_folder = part / "adapters" / name
             adapter_folder.mkdir(parents=True)
             adapter = {key: t.detach().cpu().contiguous() for key, t in backbone.adapter.state_dict().items()}
-            save_file(adapter, adapter_folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            _write(adapter, adapter_folder / "adapter_model.safetensors")
             backbone.adapter.save_config(adapter_folder)
-        save_file(tensors, part / "state.safetensors")
+        _write(tensors, part / "state.safetensors")
         (part / "state.json").write_text(as_json(value), encoding="utf-8")
         files = {
             str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
@@ -86,6 +86,13 @@ def save(
         (part / "manifest.json").write_text(as_json(manifest), encoding="utf-8")
     point(folder / "last", target)
     return target
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -112,8 +119,11 @@ def read(path: str | Path) -> Checkpoint:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lacking = {"step", "recipe", "classes", "frozen", "plugins", "best"} - manifest.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _because(damaged, "manifest.json cannot be read") from error
+    if version == FORMAT and lacking:
+        raise _because(damaged, f"manifest.json lacks {', '.join(sorted(lacking))}")
     if version != FORMAT:
         raise ToolboxError(f"{path} has format {version}, and this toolbox reads {FORMAT}.", hint="Update one of them.")
     for name, known in files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -30,8 +31,11 @@ class Console:
         self._keep(f"Warning: {text}")
 
     def show(self, text: str) -> None:
-        """Print a line."""
-        print(text, flush=True)
+        """Print a line; a reader that has gone ends the printing, not the run."""
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def start(self, step: int, steps: int) -> None:
         """Training begins at `step` of `steps`."""

@@ -156,7 +156,8 @@ def share(draws: list[tuple[int, int]], rank: int, size: int, blocks: int) -> li
 
 
 def _quiet_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process, which stops at a step
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
 
 
 def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:

@@ -50,6 +50,10 @@ class Encoder:
         Raises OSError naming a file that cannot be read.
         """
         listed = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+        wrong = [image for image in listed if not isinstance(image, str | Path | Image.Image)]
+        if wrong or not listed or batch_size < 1:
+            what = f"a {type(wrong[0]).__name__}" if wrong else "nothing" if not listed else f"batch_size={batch_size}"
+            raise ToolboxError(f"encode_image takes paths or PIL images, and a batch_size from 1 up, not {what}.")
         names = [name for name, source in self.inputs.items() if source.field == "image"]
         if len(names) < len(self.inputs) or not names:
             others = ", ".join(sorted(self.inputs.keys() - set(names))) or "nothing"
@@ -66,8 +70,6 @@ class Encoder:
                 device = torch.device(str(self.device))
                 batch = ready({"inputs": inputs, "labels": None, "views": views, "blocks": 1}, self.inputs, device)
                 parts.append(self.model(batch, "predict")["embeddings"].float().cpu())
-        if not parts:
-            raise ToolboxError("There is no image to encode.")
         return torch.cat(parts)
 
 

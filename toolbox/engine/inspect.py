@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
+from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import choose_device
@@ -62,8 +64,19 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     except ToolboxError as error:
         plan.problems += error.problems
         return plan
-    for index, item in enumerate(recipe.get("custom_hooks") or []):
-        _try(plan, "", lambda item=item, where=f"custom_hooks.{index}": build(item, "hook", where=where))
+    if data:
+        plan.problems += [problem.under("model") for problem in model.check()]
+    names = _metric_names(recipe)
+    for index, item in enumerate(recipe["custom_hooks"] or []):
+        _try(plan, "", lambda item=item, where=f"custom_hooks.{index}": _check_hook(item, where, names, plan))
+    best = settings("default_hooks.checkpoint.save_best")
+    if names and best != "auto" and best not in names:
+        near = difflib.get_close_matches(best, names, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(names)}."
+        where = "default_hooks.checkpoint.save_best"
+        plan.problems.append(Problem(f"There is no validation metric '{best}'.", where, hint))
+    if data and recipe["load_from"]:
+        _try(plan, "load_from", lambda: checkpoints.read(recipe["load_from"]))
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
     parts = settings("optim_wrapper.parts") or {}
     plan.problems += part_problems(model, parts)
@@ -122,6 +135,18 @@ def _try(plan: Plan, where: str, action: Any) -> None:
         plan.problems += error.problems
     except (ValueError, OSError) as error:
         plan.problems.append(Problem(str(error), where))
+
+
+def _metric_names(recipe: dict[str, Any]) -> list[str] | None:
+    """The names of the validation metrics; None if one of them does not tell."""
+    evaluators = recipe["val_evaluator"] or []
+    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+    names = [build(item, "metric", where="val_evaluator").names() for item in evaluators]
+    return None if None in names else [name for found in names for name in found]
+
+
+def _check_hook(item: dict[str, Any], where: str, names: list[str] | None, plan: Plan) -> None:
+    plan.problems += [problem.under(where) for problem in build(item, "hook", where=where).check(names)]
 
 
 def _check_schedule(item: dict[str, Any], plan: Plan) -> None:

@@ -62,14 +62,19 @@ class Run:
             "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None,
         }  # fmt: skip
         self._signal = StopSignal()
-        self._overwrite = overwrite
-        self._from = resuming.open_folder(work_dir, resume, overwrite, self.console)
-        self._build_model()
-        self._build_training()
-        self.step = 0
-        self._random = random_state(self.device)
-        if self._from is not None:
-            self._restore(self._from)
+        self._overwrite, self._warned = overwrite, False
+        self._lock = workdir.lock(work_dir)
+        try:
+            self._from = resuming.open_folder(work_dir, resume, overwrite, self.console)
+            self._build_model()
+            self._build_training()
+            self.step = 0
+            self._random = random_state(self.device)
+            if self._from is not None:
+                self._restore(self._from)
+        except BaseException:
+            self._lock.close()
+            raise
 
     # ---- set up
 
@@ -212,6 +217,7 @@ class Run:
                 self._train()
                 return self._after()
             finally:
+                self._lock.close()
                 self.console.stop()
                 for hook in self.hooks:
                     hook.after_run(self)
@@ -270,7 +276,11 @@ class Run:
                 self._log_step(numbers, mark)
                 mark = dict(self.progress)
             self.console.advance(self.step, numbers)
-            better = self._validate_if_due()
+            try:
+                better = self._validate_if_due()
+            except ToolboxError:
+                self.save()  # the step is good, only its judge failed
+                raise
             last = self.step == self.steps or self.progress["stopped"] is not None
             if last or better or self.step % save_every == 0 or self._signal.received:
                 self.save()
@@ -361,6 +371,12 @@ class Run:
 
     def _log_step(self, numbers: dict[str, float], since: dict[str, Any]) -> None:
         spent = {key: self.progress[key] - since[key] for key in ("seconds", "items", "data_wait_seconds")}
+        if numbers.get("grad_norm") == 0.0 and not self._warned:
+            self._warned = True
+            self.console.warn(
+                "No gradient reaches the trained parts: the loss learns nothing from these batches. Do they hold "
+                "several classes, and several items of each?"
+            )
         numbers["items_per_second"] = round(spent["items"] / spent["seconds"], 2)
         numbers["data_wait_share"] = round(spent["data_wait_seconds"] / spent["seconds"], 4)
         self.log(numbers)

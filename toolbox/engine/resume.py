@@ -24,9 +24,9 @@ def open_folder(
     - `overwrite`: a run that the folder holds will be replaced.
     """
     if not resume:
-        (workdir.check_writable if overwrite else workdir.check_free)(folder)
+        if not overwrite:
+            workdir.check_free(folder)
         return None
-    workdir.check_writable(folder)
     recover(folder)
     if isinstance(resume, str):
         found = checkpoints.read(resume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.files import recover, write_text
@@ -28,13 +29,12 @@ def holds_run(folder: Path) -> bool:
 
 
 def check_free(folder: Path) -> None:
-    """Raise ToolboxError if the folder holds a run already or cannot be written."""
+    """Raise ToolboxError if the folder holds a run already."""
     if holds_run(folder):
         raise ToolboxError(
             f"{folder} already holds a run.",
             hint="Continue it with --resume, replace it with --overwrite, or choose another --work-dir.",
         )
-    check_writable(folder)
 
 
 def check_writable(folder: Path) -> None:
@@ -49,6 +49,23 @@ def check_writable(folder: Path) -> None:
             f"Nothing can be written to {folder}: {error.strerror or error}.",
             hint="Choose a folder of yours with --work-dir.",
         ) from error
+
+
+def lock(folder: Path) -> IO[str]:
+    """Make the folder this process's own until the file is closed. Raises ToolboxError while another one holds it."""
+    check_writable(folder)
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another --work-dir.") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
 
 
 def clear(folder: Path) -> None:

@@ -119,11 +119,11 @@ class Catalog:
         if entry is None:
             plugin = self.plugin(namespace)
             names = [e.fullname for e in self.entries if (e.plugin is plugin if kind is None else e.kind == kind)]
-            hint = self._suggest(fullname, kind) or _known(f"Known {kind}s" if kind else "It has", names)
+            hint = self._suggest(fullname, kind) or _known(f"Of kind {kind} there are" if kind else "It has", names)
             raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
         if kind is not None and entry.kind != kind:
             expects = f"{where} expects {_a(kind)}" if where else f"{_a(kind)} is expected here"
-            hint = _known(f"Known {kind}s", [e.fullname for e in self.entries if e.kind == kind])
+            hint = _known(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
             raise ToolboxError(f"{fullname!r} is {_a(entry.kind)}, and {expects}.", hint=hint)
         if entry.missing:
             what = ", ".join(map(repr, entry.missing))

@@ -87,7 +87,7 @@ def test_check_finds_what_is_missing(plain, tmp_path):
     (plain / "class 7/0.jpg").unlink()
     (plain / "class 7/1.jpg").unlink()
     (problem,) = ImageFolder(str(plain)).check()
-    assert "1 class folders hold no image: class 7" in problem.message
+    assert "hold no image: class 7" in problem.message
     (tmp_path / "texts/a").mkdir(parents=True)
     (tmp_path / "texts/a/1.txt").write_text("")
     (problem,) = ImageFolder(str(tmp_path / "texts")).check()

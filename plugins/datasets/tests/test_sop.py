@@ -177,7 +177,7 @@ def test_check_finds_missing_folder_index_and_images(root):
     assert "24 of 60 images" in problem.message
     (root / "Ebay_test.txt").unlink()
     (problem,) = SOP(str(root), "test").check()
-    assert "Ebay_test.txt is missing" in problem.message
+    assert "has no Ebay_test.txt" in problem.message
 
 
 # ---- prepare

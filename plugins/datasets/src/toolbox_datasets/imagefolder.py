@@ -146,19 +146,25 @@ class ImageFolder(Dataset):
         """A missing folder or split, a folder without images, or classes without any."""
         layout = f"Put images into {self.root}/<class>/, or into train/, val/ and test/ there, one folder a class each."
         if not Path(self.root).is_dir():
-            return [Problem("the folder does not exist.", self.root, layout)]
+            return [Problem(f"The folder {self.root} does not exist.", "root", layout)]
         try:
             files = self.listing.files
         except ValueError as error:
-            return [Problem(str(error))]
+            return [Problem(str(error), "root")]
         if not any(files.values()):
             others = ", ".join(f"{count} {name or 'without extension'}" for name, count in self.ignored.items())
             found = f" Other files there: {others}; `extensions` says what counts as an image." if others else ""
-            return [Problem(f"the split '{self.split}' has no images in class folders.{found}", self.root, layout)]
+            return [
+                Problem(f"{self.root}: the split '{self.split}' has no images in class folders.{found}", "root", layout)
+            ]
         empty = [name for name, paths in files.items() if not paths]
         if empty:
             names = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
-            return [Problem(f"{len(empty)} class folders hold no image: {names}.", self.root, "Fill or remove them.")]
+            return [
+                Problem(
+                    f"{len(empty)} class folders in {self.root} hold no image: {names}.", "root", "Fill or remove them."
+                )
+            ]
         return []
 
     @classmethod

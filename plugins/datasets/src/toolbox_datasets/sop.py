@@ -108,18 +108,18 @@ class SOP(Dataset):
     def check(self) -> list[Problem]:
         """A missing folder or index, a malformed index, or images that the index names and that are not there."""
         if not self.index_file.is_file():
-            missing = f"{self.index_file.name} is missing" if Path(self.root).is_dir() else "the folder does not exist"
-            return [Problem(f"{missing}.", self.root, how_to_get(self.root))]
+            what = f"has no {self.index_file.name}" if Path(self.root).is_dir() else "does not exist"
+            return [Problem(f"The folder {self.root} {what}.", "root", how_to_get(self.root))]
         try:
             absent = missing_files(Path(self.root), self.items)
         except OSError as error:
-            return [Problem(str(error), hint=how_to_get(self.root))]
+            return [Problem(f"{error}.", "root", how_to_get(self.root))]
         except ValueError as error:  # a malformed line, or a split that holds nothing: the message says which
-            return [Problem(str(error))]
+            return [Problem(str(error), "root")]
         if not absent:
             return []
-        message = f"{len(absent):,} of {len(self):,} images do not exist: {listing(absent)}."
-        return [Problem(message, str(self.index_file), how_to_get(self.root))]
+        message = f"{len(absent):,} of {len(self):,} images in {self.index_file} do not exist: {listing(absent)}."
+        return [Problem(message, "root", how_to_get(self.root))]
 
     @classmethod
     def prepare(cls, out: str, *, source: str | None = None) -> str:

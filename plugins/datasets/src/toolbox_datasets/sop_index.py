@@ -31,7 +31,7 @@ def read_index(path: Path) -> list[Item]:
     not three numbers and a relative path, an image id returns, or a class lies in two super-classes.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8 ({error}): unpack the dataset again") from None
     if not lines or lines[0].strip() != HEADER:

@@ -10,7 +10,7 @@ from toolbox.base import Backbone, Features
 from toolbox_dinov3.preprocess import ImagePreprocess
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_rate, check_size, trunk
-from toolbox_dinov3.weights import load
+from toolbox_dinov3.weights import find, load
 
 
 class ViT(Backbone):
@@ -113,6 +113,10 @@ class ViT(Backbone):
 
     def layers(self) -> list[nn.Module]:
         return list(trunk(self.model).layer)
+
+    def find_weights(self) -> None:
+        if self.weights_id is not None:
+            find(self._source, self.revision)
 
     def load_weights(self) -> None:
         if self.weights_id is not None:

@@ -24,10 +24,9 @@ def load(model: PreTrainedModel, source: Source, revision: str | None) -> None:
 
     Raises OSError when the weights cannot be had or read, ValueError when they do not fit the model.
     """
-    folder = source.folder if source.known is None else snapshot(source.known, revision)
+    folder = find(source, revision)
     if folder is None:
         return  # built from sizes: there are no weights to have
-    _check_files(folder)
     with _quiet():
         loaded, report = type(model).from_pretrained(
             str(folder),
@@ -40,6 +39,14 @@ def load(model: PreTrainedModel, source: Source, revision: str | None) -> None:
         )
     _check_report(folder, report)
     _copy(loaded, model)
+
+
+def find(source: Source, revision: str | None) -> Path | None:
+    """The folder with the weights of `source`, downloaded if need be; None if it has none. Raises OSError."""
+    folder = source.folder if source.known is None else snapshot(source.known, revision)
+    if folder is not None:
+        _check_files(folder)
+    return folder
 
 
 def _copy(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
