@@ -5,7 +5,8 @@ import sys
 try:
     from toolbox.cli.benchmark import main
 except ModuleNotFoundError as error:
-    sys.exit(f"{error}. Run `make venv` once, then use .venv/bin/python tools/benchmark.py")
+    print(f"{error}: run `make venv`, then `.venv/bin/python tools/benchmark.py`.", file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     sys.exit(main())
