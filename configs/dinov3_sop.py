@@ -31,5 +31,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
     precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
-train_cfg = dict(max_epochs=20, val_interval=1)
+train_cfg = dict(max_epochs=20)
 custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=5)]

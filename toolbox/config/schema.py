@@ -93,9 +93,8 @@ TOP_LEVEL: dict[str, Key] = {
             "max_epochs": Key("Length in epochs; give this or `max_steps`.", int | None),
             "max_steps": Key("Length in steps; give this or `max_epochs`.", int | None),
             "val_interval": Key(
-                "Epochs between validations (steps, with `max_steps`); the end of the run is always validated.",
-                int,
-                default=1,
+                "Epochs between validations (steps, with `max_steps`); default: one epoch. The end is always judged.",
+                int | None,
             ),
         },
     ),
@@ -107,7 +106,7 @@ TOP_LEVEL: dict[str, Key] = {
             "checkpoint": Key(
                 "Checkpoints.",
                 keys={
-                    "interval": Key("Epochs or steps between two checkpoints.", int, default=1),
+                    "interval": Key("Epochs or steps between two checkpoints; default: one epoch.", int | None),
                     "by_epoch": Key("Count `interval` in epochs; default: as `train_cfg` does.", bool | None),
                     "max_keep_ckpts": Key("How many newest checkpoints stay, beside the best one.", int, default=2),
                     "save_best": Key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def _quiet_worker(_: int) -> None:
 
 def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:
     """Batches in the plan's order. Raises ToolboxError at an unreadable item under the policy 'raise'."""
+    # the run says itself when there are more workers than cores
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
     loader = DataLoader(
         fetch, batch_size=None, sampler=plan, num_workers=workers, prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),

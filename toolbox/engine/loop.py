@@ -23,7 +23,7 @@ from toolbox.engine.assemble import build_augment, build_model
 from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, shown
 from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
-from toolbox.engine.device import choose_device, peak_memory, random_state, set_random_state, set_threads
+from toolbox.engine.device import choose_device, cores, peak_memory, random_state, set_random_state, set_threads
 from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
 from toolbox.engine.groups import parameter_groups
@@ -230,6 +230,9 @@ class Run:
         self.console.log_file = self.work_dir / "train.log"
         for note in self.sampler.notes():
             self.console.info(note)
+        workers = self.settings("train_dataloader.num_workers")
+        if workers > cores():
+            self.console.info(f"{workers} data workers share {cores()} cores: fewer may be as fast.")
 
     def _before(self) -> None:
         target = self.test or self.val

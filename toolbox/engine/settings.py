@@ -43,15 +43,16 @@ class Settings:
 
     def validate_every(self, steps_per_epoch: int) -> int:
         """Steps between two validations."""
-        by_epoch = self("train_cfg.max_steps") is None
-        return self("train_cfg.val_interval") * (steps_per_epoch if by_epoch else 1)
+        interval = self("train_cfg.val_interval")
+        by_epoch = interval is None or self("train_cfg.max_steps") is None
+        return (interval or 1) * (steps_per_epoch if by_epoch else 1)
 
     def save_every(self, steps_per_epoch: int) -> int:
         """Steps between two checkpoints."""
-        by_epoch = self("default_hooks.checkpoint.by_epoch")
+        interval, by_epoch = self("default_hooks.checkpoint.interval"), self("default_hooks.checkpoint.by_epoch")
         if by_epoch is None:
-            by_epoch = self("train_cfg.max_steps") is None
-        return self("default_hooks.checkpoint.interval") * (steps_per_epoch if by_epoch else 1)
+            by_epoch = interval is None or self("train_cfg.max_steps") is None
+        return (interval or 1) * (steps_per_epoch if by_epoch else 1)
 
     def best_metric(self, found: dict[str, float], better: dict[str, str]) -> tuple[str, bool]:
         """The metric that chooses the best checkpoint, and whether greater is better.
