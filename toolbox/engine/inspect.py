@@ -213,6 +213,8 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
             views = dict.fromkeys(inputs, 1)
             model({"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}, "predict")
     except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, NotImplementedError) or "meta" in str(error):
+            return  # an operation that has no meaning without data: nothing is known, and nothing is wrong
         plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
         return
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
