@@ -6,14 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Features
-from toolbox_dinov3.preprocess import ImagePreprocess
+from toolbox.base import Features
+from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_rate, check_size, trunk
-from toolbox_dinov3.weights import find, load
 
 
-class ConvNeXt(Backbone):
+class ConvNeXt(Encoder):
     """DINOv3 ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104), on transformers' `DINOv3ConvNextModel`.
 
     Its tokens are the pooled last map, then the map itself, row by row: one a 32 x 32 pixel cell.
@@ -32,8 +31,6 @@ class ConvNeXt(Backbone):
 
     Raises ValueError for values that fit nothing, naming what does.
     """
-
-    modality = "image"
 
     def __init__(
         self,
@@ -54,9 +51,7 @@ class ConvNeXt(Backbone):
         self.size = check_size(size, self.patch)
         self.dim: int = self.model.config.hidden_sizes[-1]
         self.prefix = 1
-        self.revision = revision
-        self.weights_id = source.weights_id if weights else None
-        self._source = source
+        self._comes_from(source, revision, weights)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of 32."""
@@ -65,19 +60,5 @@ class ConvNeXt(Backbone):
         grid = check_pixels(inputs, self.patch)
         return Features(self.model(pixel_values=inputs).last_hidden_state, prefix=self.prefix, grid=grid)
 
-    def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std)
-
     def layers(self) -> list[nn.Module]:
         return [layer for stage in trunk(self.model).stages for layer in stage.layers]
-
-    def find_weights(self) -> None:
-        if self.weights_id is not None:
-            find(self._source, self.revision)
-
-    def load_weights(self) -> None:
-        if self.weights_id is not None:
-            load(self.model, self._source, self.revision)
-
-    def adapter_root(self) -> nn.Module:
-        return self.model

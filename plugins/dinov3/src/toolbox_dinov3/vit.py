@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Features
-from toolbox_dinov3.preprocess import ImagePreprocess
+from toolbox.base import Features
+from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_rate, check_size, trunk
-from toolbox_dinov3.weights import find, load
 
 
-class ViT(Backbone):
+class ViT(Encoder):
     """DINOv3 vision transformer (Siméoni et al. 2025, arXiv:2508.10104), on transformers' `DINOv3ViTModel`.
 
     - `name`: a short name (vits16, vits16plus, vitb16, vitl16, vith16plus, vit7b16, vitl16-sat, vit7b16-sat), the id of
@@ -34,7 +33,6 @@ class ViT(Backbone):
     Raises ValueError for values that fit nothing, naming what does.
     """
 
-    modality = "image"
     abilities = frozenset({"layers", "mask", "checkpointing"})
 
     def __init__(
@@ -79,9 +77,7 @@ class ViT(Backbone):
         self.size = check_size(size, self.patch)
         self.dim: int = self.model.config.hidden_size
         self.prefix: int = 1 + self.model.config.num_register_tokens
-        self.revision = revision
-        self.weights_id = source.weights_id if weights else None
-        self._source = source
+        self._comes_from(source, revision, weights)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of the patch size.
@@ -108,22 +104,8 @@ class ViT(Backbone):
             blocks = (*(self.model.norm(hidden) for hidden in out.hidden_states[-layers:-1]), tokens)
         return Features(tokens, prefix=self.prefix, grid=grid, blocks=blocks)
 
-    def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std)
-
     def layers(self) -> list[nn.Module]:
         return list(trunk(self.model).layer)
-
-    def find_weights(self) -> None:
-        if self.weights_id is not None:
-            find(self._source, self.revision)
-
-    def load_weights(self) -> None:
-        if self.weights_id is not None:
-            load(self.model, self._source, self.revision)
-
-    def adapter_root(self) -> nn.Module:
-        return self.model
 
     def enable_checkpointing(self) -> None:
         newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
