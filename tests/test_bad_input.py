@@ -78,6 +78,11 @@ def test_unknown_device(run):
     refused(run(train, "--device", "cuda:99"), "cuda")
 
 
+def test_the_device_of_the_command_line_wins_before_anything_is_refused(run):
+    assert run(train, "--device", "cpu", "--cfg-options", "env_cfg.device=tpu")[0] == 0
+    assert run(train, "--device", "cpu", "--check", "--cfg-options", "env_cfg.device=tpu")[0] == 0
+
+
 def test_too_few_classes(run):
     refused(run(train, "--cfg-options", "train_dataloader.sampler.classes=40"), "train_dataloader.sampler", "16", "40")
 

@@ -1,10 +1,12 @@
 """The public functions: what the command line calls, and what a notebook does.
 
-import toolbox
-config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
-results = toolbox.train(config)
-encoder = toolbox.load("work_dirs/dinov3_sop/best")
-embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
+For example:
+
+    import toolbox
+    config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
+    results = toolbox.train(config)
+    encoder = toolbox.load("work_dirs/dinov3_sop/best")
+    embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
 """
 
 from __future__ import annotations
@@ -54,14 +56,14 @@ def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Proble
     return plan(config, data=data).problems
 
 
-def plan(config: Mapping[str, Any], *, data: bool = True) -> Plan:
-    """What a recipe would do: its problems, table of parts, length and memory."""
+def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None) -> Plan:
+    """What a recipe would do: its problems, table of parts, length and memory; `device` replaces the recipe's."""
     from toolbox.engine.inspect import Plan, inspect
 
     recipe, places = _plain(config), places_of(config)
     found = Plan(problems=validate(recipe))
     if not found.problems:
-        found = inspect(complete(recipe), data=data)
+        found = inspect(_on(complete(recipe), device), data=data)
     found.problems = _located(found.problems, places)
     return found
 
@@ -136,10 +138,13 @@ def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str
 
 def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
     """The complete recipe. Raises ToolboxError with all its problems."""
-    found = plan(config, data=training)
+    found = plan(config, data=training, device=device)
     if found.problems:
         raise ToolboxError.of(found.problems)
-    recipe = complete(to_dict(config))
+    return _on(complete(to_dict(config)), device)
+
+
+def _on(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
     if device is not None:
         recipe["env_cfg"]["device"] = device
     return recipe

@@ -39,7 +39,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     if arguments.check:
-        return _check(config)
+        return _check(config, arguments.device)
     from toolbox.engine.signals import Interrupted
 
     try:
@@ -56,12 +56,12 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(config) -> int:
+def _check(config, device: str | None) -> int:
     from toolbox import api
     from toolbox.cli.tables import show_plan
     from toolbox.config import complete, dump, to_dict
 
-    found: Plan = api.plan(config)
+    found: Plan = api.plan(config, device=device)
     if found.problems:
         raise ToolboxError.of(found.problems)
     print(dump(complete(to_dict(config))))
