@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from toolbox.base.features import Features
+
+if TYPE_CHECKING:
+    from toolbox.base.tune import Tune
 
 
 class Preprocess(ABC):
@@ -63,7 +66,13 @@ class Backbone(nn.Module, ABC):
     dim: int
     abilities: frozenset[str] = frozenset()
     weights_id: str | None = None
+
+    # set by the registry and by `tune`, read by the engine
     from_recipe: int | None = None  # the id of the object that the registry built: a copy of it has another
+    tune: Tune | None = None
+    gradient_checkpointing: bool = False
+    adapter: Any = None  # what `tune` added: state_dict, load_state_dict, save_config, parameter_names
+    _frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def forward(self, inputs: Any, *, layers: int = 1, mask: Tensor | None = None) -> Features:
@@ -107,7 +116,7 @@ class Backbone(nn.Module, ABC):
         modules = [self] if modules is None else list(modules)
         for module in modules:
             module.requires_grad_(False)
-        self._frozen = [*getattr(self, "_frozen", []), *modules]
+        self._frozen = (*self._frozen, *modules)
         self.train(self.training)
 
     @property
@@ -117,7 +126,7 @@ class Backbone(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        for module in getattr(self, "_frozen", ()):
+        for module in self._frozen:
             if module is self:
                 super().train(False)
             else:

@@ -87,7 +87,7 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    if getattr(backbone, "adapter", None) is not None:
+    if backbone.adapter is not None:
         raise ValueError("this backbone has an adapter already: apply tune once.")
     root = backbone.adapter_root()
     names = _chosen(backbone, targets)

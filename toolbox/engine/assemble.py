@@ -76,11 +76,11 @@ def apply_tuning(model: Model) -> None:
     """Apply every backbone's `tune` and `gradient_checkpointing`."""
     for path, backbone in backbones(model).items():
         try:
-            if getattr(backbone, "tune", None) is not None:
+            if backbone.tune is not None:
                 backbone.tune.apply(backbone)
         except ValueError as error:
             raise ToolboxError(str(error), where=f"model.{path}.tune") from error
-        if getattr(backbone, "gradient_checkpointing", False):
+        if backbone.gradient_checkpointing:
             if "checkpointing" not in backbone.abilities:
                 raise ToolboxError(
                     f"{type(backbone).__name__} cannot recompute activations.",

@@ -177,14 +177,14 @@ def backbones(model: Model) -> dict[str, Backbone]:
 
 def adapted(model: Model) -> dict[str, Backbone]:
     """Backbones with an adapter, by their module path."""
-    return {path: backbone for path, backbone in backbones(model).items() if getattr(backbone, "adapter", None)}
+    return {path: backbone for path, backbone in backbones(model).items() if backbone.adapter is not None}
 
 
 def left_out(model: Model) -> set[str]:
     """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
     skipped: set[int] = set()
     for module in backbones(model).values():
-        if getattr(module, "adapter", None) is not None:
+        if module.adapter is not None:
             adapter = module.adapter.parameter_names()
             skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
         if module.weights_id is not None:
@@ -240,7 +240,7 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
     found = {}
     for path, module in backbones(model).items():
         if module.weights_id is not None:
-            adapter = module.adapter.parameter_names() if getattr(module, "adapter", None) is not None else set()
+            adapter = module.adapter.parameter_names() if module.adapter is not None else set()
             prefix = f"{path}." if path else ""
             own = module.state_dict()
             names = sorted(name for name in own if prefix + name in skip and name not in adapter)

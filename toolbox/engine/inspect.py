@@ -199,14 +199,11 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
         if image is None:
             return
         inputs[name] = torch.empty(size, 3, *image, device="meta")
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.Tensor] = {}  # alive, so that ids stay unique
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor)] = tensor.numel() * tensor.element_size()
-        tensors.append(tensor)  # alive, so that ids stay unique
-        return tensor
+        return kept.setdefault(id(tensor), tensor)
 
-    tensors: list[torch.Tensor] = []
     model.train()
     try:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -217,11 +214,11 @@ def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
             return  # an operation that has no meaning without data: nothing is known, and nothing is wrong
         plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
         return
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    weights = {id(p) for p in model.parameters()}
-    activations = sum(nbytes for key, nbytes in kept.items() if key not in weights)
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = {id(parameter) for parameter in model.parameters()}
+    activations = sum(tensor.nbytes for key, tensor in kept.items() if key not in weights)
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     plan.memory = {
-        "parameters": parameters, "gradients": trained, "optimizer": 2 * trained,
+        "parameters": sum(parameter.nbytes for parameter in model.parameters()),
+        "gradients": trained, "optimizer": 2 * trained,
         "activations": activations // (1 if precision == "fp32" else 2),
     }  # fmt: skip
