@@ -465,7 +465,7 @@ def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
         )
     recall = metric.compute()["recall@1"]
     assert 0.2 < recall < 1
-    found = metric.examples(count=40, results=5)
+    found = metric._examples(count=40, results=5)
     assert len({example.query for example in found}) == len(found) > 20
     similar = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(embeddings).T
     for example in found:

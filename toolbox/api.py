@@ -95,7 +95,9 @@ def train(
     try:
         run = Run(recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console)
         results = run.execute()
-        results["report"] = str(write_report(folder, results, run.examples()))
+        found = run.findings()
+        gallery = found and (found[0], [e for f in found[1] for e in getattr(f, "examples", [])])
+        results["report"] = str(write_report(folder, results, gallery))
     except ToolboxError as error:
         raise _placed(error, config) from error
     return results

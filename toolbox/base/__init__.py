@@ -4,12 +4,13 @@ from toolbox.base.augment import Augment
 from toolbox.base.backbone import Backbone, Preprocess
 from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.features import Features
+from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.base.functional import cls_token, gather, l2_normalize, last_token, mean_tokens, world
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.images import read_image
 from toolbox.base.loss import Loss
-from toolbox.base.metric import Example, Metric
+from toolbox.base.metric import Metric
 from toolbox.base.model import Batch, Model
 from toolbox.base.optimizer import Optimizer, Schedule
 from toolbox.base.pool import Pool
@@ -18,7 +19,8 @@ from toolbox.base.sampler import Sampler
 from toolbox.base.tune import Tune
 
 __all__ = [
-    "Augment", "Backbone", "Batch", "Dataset", "Example", "Features", "Head", "Hook", "Loss", "Metric", "Model",
-    "Optimizer", "Pool", "Preprocess", "Run", "Sample", "Sampler", "Schedule", "Tune",
+    "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Features", "Finding", "Gallery", "Head",
+    "Histogram", "Hook", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess", "Run", "Sample",
+    "Sampler", "Schedule", "Table", "Tune",
     "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "read_image", "world",
 ]  # fmt: skip

@@ -31,11 +31,13 @@ class Dataset(ABC):
     - `labels`: class index of each item, None when unlabelled.
     - `classes`: class names, `labels` index into it; None when unlabelled.
     - `groups`: super-class name of each item, None when there is none.
+    - `records`: (query, positives, negatives) in indices of items, where the data name pairs themselves; else None.
     """
 
     labels: Sequence[int] | None = None
     classes: Sequence[str] | None = None
     groups: Sequence[str] | None = None
+    records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -22,12 +22,21 @@ class Loss(nn.Module, ABC):
     Parameters of a loss are trained, saved and resumed like any other part.
 
     - `needs_labels`: whether `compute` must be given labels; checked before it is called.
+    - `needs_teacher`: whether it compares with a teacher's embeddings: `compute` then takes the two arguments
+      `teacher` (B, T) and `ref_teacher` (R, T) more, rows aligned with those of the embeddings.
+    - `reads_tokens`: whether an embedding is a set of N token vectors, (B, N, D), instead of one vector. A token of
+      zeros is padding.
     """
 
     needs_labels: bool = True
+    needs_teacher: bool = False
+    reads_tokens: bool = False
 
     def connect(self, dim: int, classes: int | None = None) -> None:
-        """Create parameters that depend on the embedding width `dim` or on the number of `classes`."""
+        """Create parameters that depend on the embedding width `dim` or on the number of `classes`.
+
+        Raises ValueError for settings that do not fit them.
+        """
 
     def after_step(self) -> None:
         """Called after every update: the place to clamp a learned scale."""
@@ -39,8 +48,9 @@ class Loss(nn.Module, ABC):
         """The scalar loss, in float32 or float64, without autocast.
 
         - `embeddings`: (B, D), not necessarily normalised; `labels`: (B,) integers or None.
-        - `ref_embeddings`: (R, D) to compare with, row i being a second view of embedding i when no labels
-          are given; None to compare the embeddings among themselves, self pairs left out.
+        - `ref_embeddings`: (R, D) to compare with; None to compare the embeddings among themselves, self pairs left
+          out. Without labels, row i below B is a second view of embedding i, and rows from B on are explicit
+          negatives of every embedding.
         - `ref_labels`: (R,) integers or None.
         """
 
@@ -52,20 +62,40 @@ class Loss(nn.Module, ABC):
         *,
         ref_embeddings: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        teacher: Tensor | None = None,
+        ref_teacher: Tensor | None = None,
     ) -> Tensor:
         """Promote to at least float32, gather over processes with gradient, compute. Returns a scalar."""
+        name = type(self).__name__
         if self.needs_labels and labels is None:
-            raise ValueError(f"{type(self).__name__} needs labels, and this batch has none")
+            raise ValueError(f"{name} needs labels, and this batch has none")
+        if self.needs_teacher and teacher is None:
+            raise ValueError(f"{name} needs a teacher's embeddings, and there is no teacher")
+        if embeddings.ndim != (3 if self.reads_tokens else 2):
+            what = "token embeddings (B, N, D)" if self.reads_tokens else "one embedding an item (B, D)"
+            raise ValueError(f"{name} reads {what}, not {tuple(embeddings.shape)}")
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
+        extra = {"teacher": _all(teacher), "ref_teacher": _all_refs(ref_teacher, len(embeddings))}
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.compute(
-                gather(_at_least_float32(embeddings)),
-                None if labels is None else gather(labels),
-                None if ref_embeddings is None else gather(_at_least_float32(ref_embeddings)),
-                None if ref_labels is None else gather(ref_labels),
+                _all(embeddings),
+                _all(labels),
+                _all_refs(ref_embeddings, len(embeddings)),
+                _all_refs(ref_labels, len(embeddings)),
+                **(extra if self.needs_teacher else {}),
             )
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _all(x: Tensor | None) -> Tensor | None:
+    """The rows of all processes, in at least float32."""
+    if x is None:
+        return None
+    return gather(x.float() if x.is_floating_point() and x.dtype != torch.float64 else x)
+
+
+def _all_refs(x: Tensor | None, rows: int) -> Tensor | None:
+    """The same, second views before explicit negatives, so that row i stays the view of embedding i."""
+    if x is None or len(x) <= rows:
+        return _all(x)
+    return torch.cat([_all(x[:rows]), _all(x[rows:])])

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from toolbox.base.dataset import Dataset
+from toolbox.base.findings import Finding
 from toolbox.base.model import Batch
 from toolbox.errors import Problem
-
-
-@dataclass
-class Example:
-    """One item that the report shows.
-
-    - `query`: its dataset index.
-    - `results`: (dataset index, whether it is right, score) of what the model put first, best first.
-    """
-
-    query: int
-    results: list[tuple[int, bool, float]]
 
 
 class Metric(ABC):
@@ -59,8 +47,8 @@ class Metric(ABC):
     def compute(self) -> dict[str, float]:
         """{name: number} over all items of all processes."""
 
-    def examples(self, count: int, results: int) -> list[Example]:
-        """After `compute`: `count` items with their first `results` results, for the report's gallery."""
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        """After `compute`: what a report shows beside the numbers, of the items of `dataset`."""
         return []
 
     def check(self, dataset: Dataset) -> list[Problem]:

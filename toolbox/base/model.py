@@ -37,7 +37,12 @@ class Model(nn.Module, ABC):
 
     Its life: `__init__` (structure), `connect` (what depends on the data), then the engine loads each backbone's
     weights and applies its `tune`, then `weights_ready`, then steps.
+
+    - `training_only`: constructor arguments that only training needs, such as a teacher. A model that is loaded to
+      encode gets None for them, and inputs of these names are read in training only.
     """
+
+    training_only: frozenset[str] = frozenset()
 
     @property
     @abstractmethod
@@ -53,9 +58,23 @@ class Model(nn.Module, ABC):
         """The conversion of each of `inputs`; overridden where one backbone reads several sizes."""
         return {name: backbone.preprocess() for name, backbone in self.inputs.items()}
 
-    @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`"loss"` is the scalar to minimise; other scalars are logged beside it."""
+        """`"loss"` is the scalar to minimise; other scalars are logged beside it.
+
+        Write this, or `represent` and `objective`, which large batches in chunks need (`optim_wrapper.grad_cache`).
+        """
+        return self.objective(self.represent(batch), batch)
+
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        """What the objective compares, (rows, ...) each: row i depends on row i of every input and on nothing else.
+
+        Called on chunks of a batch; reads `batch["inputs"]` only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """`loss` of a whole batch from what `represent` gave for its rows."""
+        raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 
     @abstractmethod
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -85,8 +104,13 @@ class Model(nn.Module, ABC):
                 module.after_step()
 
     @final
-    def forward(self, batch: Batch, mode: Literal["loss", "predict", "baseline"] = "loss") -> dict[str, Tensor]:
+    def forward(
+        self,
+        batch: Batch,
+        mode: Literal["loss", "predict", "baseline", "represent", "objective"] = "loss",
+        representations: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Dispatch to the method named `mode`, so that wrappers (DDP, FSDP, compile) see every call."""
-        if mode not in ("loss", "predict", "baseline"):
-            raise ValueError(f"mode must be 'loss', 'predict' or 'baseline', not {mode!r}")
-        return getattr(self, mode)(batch)
+        if mode not in ("loss", "predict", "baseline", "represent", "objective"):
+            raise ValueError(f"mode must be 'loss', 'predict', 'baseline', 'represent' or 'objective', not {mode!r}")
+        return self.objective(representations, batch) if mode == "objective" else getattr(self, mode)(batch)

@@ -10,7 +10,7 @@ from toolbox.base.features import Features
 
 
 class Pool(nn.Module, ABC):
-    """Features -> one vector an item.
+    """Features -> one vector an item, or, where `keeps_tokens`, one set of vectors.
 
     For example:
 
@@ -19,7 +19,11 @@ class Pool(nn.Module, ABC):
                 return width
             def forward(self, features):
                 return features.tokens[:, 0]
+
+    - `keeps_tokens`: whether it gives (B, N, D) for late interaction, a token of zeros being padding.
     """
+
+    keeps_tokens: bool = False
 
     @abstractmethod
     def dim(self, width: int) -> int:

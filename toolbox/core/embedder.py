@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, l2_normalize
 from toolbox.core import pool as pools
+from toolbox.core.stored import StoredEmbeddings
 from toolbox.errors import Problem
 
 
@@ -13,17 +15,24 @@ class Embedder(Model):
     """backbone -> pool -> head -> embedding, trained by a loss over the batch.
 
     - `backbone`: reads `batch["inputs"]["image"]`.
-    - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
+    - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last", "tokens").
     - `head`: from the pooled features to the embedding; None leaves the pooled features as they are.
     - `loss`: what is minimised, over unnormalised embeddings and the labels; None for a model that is only
       evaluated. Its parameters are the part `criterion`.
     - `cross_view`: with several views of an item in the batch, whether the first views are compared with the
       others only, as in InfoNCE on pairs. False compares all rows among themselves. Without labels it takes
       exactly two views.
+    - `teacher`: a backbone that stays frozen, whose embeddings a distilling loss reads. It sees the same view of an
+      image at its own size. Training only: a checkpoint is used without it.
+    - `teacher_pool`: how its tokens are pooled, as `pool`.
+    - `teacher_file`: instead of a live teacher, embeddings stored by `tools/embed.py`, found by the items' ids.
 
     `predict` returns {"embeddings": (B, E) float32 rows of length 1}; `baseline` the same of the pooled features
-    without the head, (B, P). Raises ValueError where a batch does not fit these settings.
+    without the head, (B, P). Where the pool keeps tokens, "tokens" (B, N, E) are added, each of length 1 (padding: 0),
+    and an embedding is the direction of their sum. Raises ValueError where a batch does not fit these settings.
     """
+
+    training_only = frozenset({"teacher", "teacher_file"})
 
     def __init__(
         self,
@@ -32,6 +41,9 @@ class Embedder(Model):
         head: Head | None = None,
         loss: Loss | None = None,
         cross_view: bool = False,
+        teacher: Backbone | None = None,
+        teacher_pool: Pool | str = "cls",
+        teacher_file: str | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -39,11 +51,18 @@ class Embedder(Model):
         self.head = head
         self.criterion = loss
         self.cross_view = cross_view
+        self.teacher, self.teacher_file = teacher, teacher_file
+        self.teacher_pool = pools.Pool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
+        if teacher is not None and teacher_file is not None:
+            raise ValueError("a model has one teacher: give teacher or teacher_file")
+        if teacher is not None:
+            teacher.freeze()
         self._connected = False
+        self._stored: StoredEmbeddings | None = None
 
     @property
     def inputs(self) -> dict[str, Backbone]:
-        return {"image": self.backbone}
+        return {"image": self.backbone} if self.teacher is None else {"image": self.backbone, "teacher": self.teacher}
 
     @property
     def embedding_dim(self) -> int:
@@ -51,11 +70,31 @@ class Embedder(Model):
         return self.pool.dim(self.backbone.dim) if self.head is None else self.head.out_dim
 
     def check(self) -> list[Problem]:
-        if self.criterion is not None:
-            return []
-        return [
-            Problem("A model without a loss cannot be trained.", "loss", "Set it, e.g. to dict(type='losses.SupCon').")
-        ]
+        if self.criterion is None:
+            hint = "Set it, e.g. to dict(type='losses.SupCon')."
+            return [Problem("A model without a loss cannot be trained.", "loss", hint)]
+        found, name = [], type(self.criterion).__name__
+        if self.criterion.reads_tokens and not self.pool.keeps_tokens:
+            found.append(Problem(f"{name} compares tokens, and this pool gives one vector an item.", "pool",
+                                 "Set pool='tokens'."))  # fmt: skip
+        if self.pool.keeps_tokens and not self.criterion.reads_tokens:
+            found.append(Problem(f"{name} compares one vector an item, and this pool keeps tokens.", "loss",
+                                 "Use losses.MaxSim, or pool='cls'."))  # fmt: skip
+        taught = self.teacher is not None or self.teacher_file is not None
+        if self.criterion.needs_teacher and not taught:
+            found.append(Problem(f"{name} compares with a teacher, and there is none.", "loss",
+                                 "Set model.teacher to a backbone, or model.teacher_file."))  # fmt: skip
+        if taught and not self.criterion.needs_teacher:
+            found.append(Problem(f"{name} never looks at the teacher.", "teacher" if self.teacher else "teacher_file",
+                                 "Add losses.Distillation to a losses.Sum, or remove the teacher."))  # fmt: skip
+        if self.teacher is not None and self.teacher.tune is not None:
+            found.append(Problem("A teacher stays frozen.", "teacher.tune", "Remove the key."))
+        if self.teacher_file is not None:
+            try:
+                self._stored = StoredEmbeddings(self.teacher_file)
+            except (OSError, ValueError) as error:
+                found.append(Problem(str(error), "teacher_file"))
+        return found
 
     def connect(self, classes: int | None = None) -> None:
         if self._connected:
@@ -66,35 +105,67 @@ class Embedder(Model):
         if self.criterion is not None:
             self.criterion.connect(self.embedding_dim, classes)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        found = {"embeddings": self._embed(batch)}
+        if self.teacher is not None:
+            with torch.no_grad():
+                found["teacher"] = self.teacher_pool(self.teacher(batch["inputs"]["teacher"]))
+        return found
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if self.criterion is None:
             raise ValueError("this model has no loss: set model.loss to train it")
+        embeddings, teacher = representations["embeddings"], representations.get("teacher")
         own, labels = batch["views"]["image"], batch["labels"]
         views = own * batch["blocks"]
         labels = None if labels is None else labels.repeat(own)
+        if self.teacher_file is not None:
+            teacher = self._stored_rows(batch["ids"]).to(embeddings.device).repeat(own, 1)
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "
                 "use the sampler core.Pairs, an augment with views=2, or cross_view=False"
             )
-        embeddings = self._embed(batch)
         if not self.cross_view:
-            return {"loss": self.criterion(embeddings, labels)}
+            return {"loss": self.criterion(embeddings, labels, teacher=teacher)}
         if labels is None and views > 2:
             raise ValueError(f"cross_view=True without labels takes exactly 2 views, and this batch has {views}")
         count = len(embeddings) // views
-        first, others = (None, None) if labels is None else (labels[:count], labels[count:])
-        return {"loss": self.criterion(embeddings[:count], first, ref_embeddings=embeddings[count:], ref_labels=others)}
+
+        def cut(rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+            return (None, None) if rows is None else (rows[:count], rows[count:])
+
+        (first, others), (label, ref_labels), (taught, ref_teacher) = cut(embeddings), cut(labels), cut(teacher)
+        value = self.criterion(
+            first, label, ref_embeddings=others, ref_labels=ref_labels, teacher=taught, ref_teacher=ref_teacher
+        )
+        return {"loss": value}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        return {"embeddings": l2_normalize(self._embed(batch).float())}
+        return self._output(self._embed(batch))
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return {"embeddings": l2_normalize(self._pooled(batch).float())}
+        return self._output(self._pooled(batch))
+
+    def _output(self, embeddings: Tensor) -> dict[str, Tensor]:
+        if not self.pool.keeps_tokens:
+            return {"embeddings": l2_normalize(embeddings.float())}
+        tokens = l2_normalize(embeddings.float())
+        return {"embeddings": l2_normalize(tokens.sum(dim=1)), "tokens": tokens}
 
     def _pooled(self, batch: Batch) -> Tensor:
         return self.pool(self.backbone(batch["inputs"]["image"]))
 
     def _embed(self, batch: Batch) -> Tensor:
         pooled = self._pooled(batch)
-        return pooled if self.head is None else self.head(pooled)
+        if self.head is None:
+            return pooled
+        embeddings = self.head(pooled)
+        if self.pool.keeps_tokens:  # padding stays padding, whatever the head's bias
+            embeddings = embeddings * pooled.any(dim=-1, keepdim=True)
+        return embeddings
+
+    def _stored_rows(self, ids: list[int | str]) -> Tensor:
+        if self._stored is None:
+            self._stored = StoredEmbeddings(self.teacher_file)
+        return self._stored.rows(ids)

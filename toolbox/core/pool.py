@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolbox import base
 from toolbox.base import Features, cls_token, last_token, mean_tokens
 
-Mode = Literal["cls", "mean", "cls+mean", "gem", "last"]
+Mode = Literal["cls", "mean", "cls+mean", "gem", "last", "tokens"]
 
 
 class Pool(base.Pool):
@@ -19,17 +19,21 @@ class Pool(base.Pool):
     - `mode`: "cls" the first token; "mean" the mean over patches, without CLS and registers; "cls+mean" both,
       concatenated to twice the width; "gem" the generalized mean over patches with a learnable power that starts
       at 3 (Radenović et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019);
-      "last" the last token that is no padding, for causal text models.
+      "last" the last token that is no padding, for causal text models; "tokens" no pooling: all patches, for late
+      interaction (`losses.MaxSim`).
+    - `keep`: of "tokens": only so many patches, those most similar to the CLS token; None for all.
 
-    Padding is left out everywhere. Raises ValueError for another mode; "cls" does so at the first batch of a
-    backbone that has no CLS token.
+    Padding is left out everywhere. Raises ValueError for another mode; "cls", and "tokens" with `keep`, do so at the
+    first batch of a backbone that has no CLS token.
     """
 
-    def __init__(self, mode: Mode = "cls"):
+    def __init__(self, mode: Mode = "cls", keep: int | None = None):
         super().__init__()
         if mode not in get_args(Mode):
             raise ValueError(f"pool mode {mode!r} does not exist. Try one of {', '.join(get_args(Mode))}.")
-        self.mode = mode
+        if keep is not None and (mode != "tokens" or keep < 1):
+            raise ValueError(f"keep={keep} is a number of patches, at least 1, and belongs to mode='tokens'.")
+        self.mode, self.keep, self.keeps_tokens = mode, keep, mode == "tokens"
         if mode == "gem":
             self.power = nn.Parameter(torch.tensor(3.0))
 
@@ -45,7 +49,24 @@ class Pool(base.Pool):
             return last_token(features)
         if self.mode == "cls+mean":
             return torch.cat([cls_token(features), mean_tokens(features)], dim=-1)
+        if self.mode == "tokens":
+            return patch_tokens(features, self.keep)
         return generalized_mean(features, self.power)
+
+
+def patch_tokens(features: Features, keep: int | None = None) -> Tensor:
+    """(B, N, D): the tokens after the prefix, padding as zeros; the `keep` most similar to the CLS token, or all."""
+    tokens = features.tokens[:, features.prefix :]
+    if features.valid is not None:
+        tokens = tokens * features.valid[:, features.prefix :, None]
+    if keep is None or keep >= tokens.shape[1]:
+        return tokens
+    anchor = cls_token(features)[:, None]
+    similar = torch.nn.functional.cosine_similarity(tokens.detach().float(), anchor.detach().float(), dim=-1)
+    if features.valid is not None:
+        similar = similar.masked_fill(~features.valid[:, features.prefix :], -torch.inf)
+    chosen = similar.topk(keep, dim=1).indices
+    return tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def generalized_mean(features: Features, power: Tensor | float, eps: float = 1e-6) -> Tensor:

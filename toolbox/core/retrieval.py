@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Example, Metric, gather, world
+from toolbox.base import Batch, Dataset, Example, Finding, Gallery, Metric, gather, world
 from toolbox.core.ranking import normalize_rows, rank_queries, summarize
 from toolbox.errors import Problem
 
@@ -122,7 +122,10 @@ class RetrievalRecall(Metric):
             found = {name: gather(values)[place] for name, values in found.items()}
         return summarize(found, self.ks, lone=self.lone)
 
-    def examples(self, count: int, results: int) -> list[Example]:
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        return [Gallery("Queries and what was found", self._examples(24, 10))]
+
+    def _examples(self, count: int, results: int) -> list[Example]:
         """Queries spread evenly over the data, about half of them missed; none when several processes share it."""
         if world()[1] > 1 or len(self._ids) < 2 or len(self._indices) != len(self._ids):
             return []

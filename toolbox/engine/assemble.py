@@ -12,7 +12,7 @@ from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import seed_everything
 from toolbox.errors import ToolboxError
-from toolbox.registry import build
+from toolbox.registry import build, catalog
 
 
 def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:
@@ -26,14 +26,19 @@ def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:
 
 
 def build_model(
-    recipe: dict[str, Any], *, seed: int, classes: int | None, checkpoint: checkpoints.Checkpoint | None = None
-) -> Model:
+    recipe: dict[str, Any], *, seed: int, classes: int | None, checkpoint: checkpoints.Checkpoint | None = None,
+    training: bool = True,
+) -> Model:  # fmt: skip
     """The model of a recipe, ready to train or to encode.
 
     - `seed`: of new weights.
     - `classes`: the training set's number of classes, None if unlabelled.
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
+    - `training`: False for a model that only encodes: without a teacher and what else is `training_only`.
     """
+    if not training:
+        unused = catalog().resolve(recipe["model"]["type"], "model").training_only
+        recipe = recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
     with torch.device("meta"):  # a large model takes long to build, so what may be missing is looked for first
         for path, backbone in backbones(build_structure(recipe, classes)).items():
             if _brings_weights(path, checkpoint):

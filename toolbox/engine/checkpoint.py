@@ -211,7 +211,8 @@ def load_into(model: Model, checkpoint: Checkpoint) -> None:
 
     Raises ToolboxError naming what is missing, unexpected or of another shape, or if other weights were frozen.
     """
-    tensors = checkpoint.model_tensors()
+    unused = tuple(f"{name}." for name in model.training_only if getattr(model, name, None) is None)
+    tensors = {key: value for key, value in checkpoint.model_tensors().items() if not key.startswith(unused)}
     own = model.state_dict()
     expected = own.keys() - left_out(model)
     shapes = [key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape]

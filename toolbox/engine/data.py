@@ -26,9 +26,13 @@ class Inputs:
     preprocess: Preprocess
 
 
-def inputs_of(model: Model) -> dict[str, Inputs]:
-    """The conversions of a model's inputs, picklable and without the modules."""
-    return {name: Inputs(model.inputs[name].modality, preprocess) for name, preprocess in model.preprocess().items()}
+def inputs_of(model: Model, *, training: bool = False) -> dict[str, Inputs]:
+    """The conversions of a model's inputs, picklable and without the modules; `training`: also of a teacher's."""
+    return {
+        name: Inputs(model.inputs[name].modality, preprocess)
+        for name, preprocess in model.preprocess().items()
+        if training or name not in model.training_only
+    }
 
 
 class Fetch(torch.utils.data.Dataset):

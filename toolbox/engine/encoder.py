@@ -37,7 +37,8 @@ class Encoder:
         self.recipe = recipe or found.manifest["recipe"]
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
-        self.model = build_model(self.recipe, seed=0, classes=found.manifest["classes"], checkpoint=found)
+        classes = found.manifest["classes"]
+        self.model = build_model(self.recipe, seed=0, classes=classes, checkpoint=found, training=False)
         self.model.to(torch.device(str(self.device))).eval()
         self.inputs = inputs_of(self.model)
 
@@ -88,7 +89,7 @@ def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str |
     start = checkpoint or recipe["load_from"]  # the weights from which the recipe would start, as train's "before"
     found = checkpoints.read(start) if start else None
     classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
-    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found)
+    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
     return target.evaluate(model, inputs_of(model), device, precision, mode="predict" if checkpoint else "baseline")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from toolbox.base import Batch, Dataset, Example, Hook, Sampler, world
+from toolbox.base import Batch, Dataset, Finding, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
 from toolbox.engine import workdir
@@ -93,6 +93,7 @@ class Run:
         self.torch_device = torch.device(str(self.device))
         self.model.to(self.torch_device)
         self.inputs = inputs_of(self.model)
+        self.training_inputs = inputs_of(self.model, training=True)
 
     def _build_training(self) -> None:
         recipe, settings = self.config, self.settings
@@ -262,7 +263,7 @@ class Run:
         mark = dict(self.progress)
         while self.step < self.steps and self.progress["stopped"] is None:
             started = time.perf_counter()
-            got = [ready(next(stream), self.inputs, self.torch_device) for _ in range(self.accumulate)]
+            got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(self.accumulate)]
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.note(got)
             self.progress["items"] += sum(batch["items"] for batch in got)
@@ -295,7 +296,7 @@ class Run:
     def _stream(self) -> Iterator[Batch]:
         augment = self.config["train_dataloader"]["augment"]
         fetch = Fetch(
-            self.dataset, self.inputs, seed=self.settings("randomness.seed"), blocks=self.sampler.blocks,
+            self.dataset, self.training_inputs, seed=self.settings("randomness.seed"), blocks=self.sampler.blocks,
             augment=build_augment(augment) if augment else None,
             skip_bad=self.settings("train_dataloader.on_bad_item") == "skip",
         )  # fmt: skip
@@ -347,13 +348,12 @@ class Run:
         write_json(self.work_dir / "train_results.json", results)
         return results
 
-    def examples(self, count: int = 24, results: int = 10) -> tuple[Dataset, list[Example]] | None:
-        """What the last evaluation put first for some items, with the dataset that their indices are of."""
+    def findings(self) -> tuple[Dataset, list[Finding]] | None:
+        """What the last evaluation shows beyond numbers, with the dataset that its indices are of."""
         target = self.test or self.val
         if target is None:
             return None
-        found = [example for metric in target.metrics for example in metric.examples(count, results)]
-        return target.dataset, found[:count]
+        return target.dataset, [found for metric in target.metrics for found in metric.findings(target.dataset)]
 
     # ---- small parts
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Example, Metric, Optimizer, Schedule
-from toolbox.testing.material import require
+from toolbox.base import Example, Finding, Gallery, Metric, Optimizer, Schedule
+from toolbox.testing.material import LabelledImages, require
 
 ITEMS = 24
 
@@ -118,9 +119,12 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     for key, value in result.items():
         fine = isinstance(value, (int, float)) and math.isfinite(value)
         require(fine, f"{name}: {key!r} must be a finite Python number, not {value!r}.")
-    examples = metric.examples(3, 2)
-    fine = len(examples) <= 3 and all(isinstance(e, Example) and 0 <= e.query < ITEMS for e in examples)
-    require(fine, f"{name}.examples(3, 2) must return at most 3 toolbox.base.Example of dataset indices.")
+    findings = metric.findings(LabelledImages([4] * 6))
+    fine = isinstance(findings, list) and all(isinstance(found, get_args(Finding)) for found in findings)
+    require(fine, f"{name}.findings must return a list of toolbox.base.Finding.")
+    galleries = [found.examples for found in findings if isinstance(found, Gallery)]
+    fine = all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples)
+    require(fine, f"{name}.findings must name items by their dataset indices.")
     cases = {
         "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
         "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
