@@ -79,6 +79,11 @@ TOP_LEVEL: dict[str, Key] = {
             ),
             "decay_one_dim": Key("Whether biases, norms and other vectors are decayed too.", bool, default=False),
             "accumulative_counts": Key("Batches whose gradients are averaged into one step.", int, default=1),
+            "grad_cache": Key(
+                "Passes each batch through the model in chunks, with the gradient of the whole batch: a batch needs "
+                "the memory of a chunk and a third more time.",
+                keys={"chunk_size": Key("Rows that pass the model together.", int, default=REQUIRED)},
+            ),
             "clip_grad": Key(
                 "Gradient clipping, absent for none.",
                 keys={"max_norm": Key("Largest L2 norm of all gradients together.", float, default=REQUIRED)},

@@ -26,6 +26,7 @@ from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
 from toolbox.engine.device import choose_device, cores, peak_memory, random_state, set_random_state, set_threads
 from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
+from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import parameter_groups
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
@@ -114,7 +115,7 @@ class Run:
         self.update = Step(
             self.model, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
             [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
-            self.precision, clip["max_norm"] if clip else None,
+            self.precision, clip["max_norm"] if clip else None, self._grad_cache(),
         )  # fmt: skip
         self.hooks: list[Hook] = [
             build(item, "hook", where=f"custom_hooks.{index}")
@@ -126,6 +127,10 @@ class Run:
             self.console,
         )  # fmt: skip
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
+
+    def _grad_cache(self) -> GradCache | None:
+        setting = self.settings("optim_wrapper.grad_cache")
+        return GradCache(self.model, setting["chunk_size"], self.precision, self.device) if setting else None
 
     def _eval_set(self, name: str) -> EvalSet | None:
         loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]

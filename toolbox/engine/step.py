@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Schedule
+from toolbox.engine.grad_cache import GradCache, row_count
 from toolbox.engine.groups import Group, torch_groups
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
@@ -20,12 +21,14 @@ class Step:
     - `build_optimizer`: torch groups -> torch optimizer.
     - `schedules`: factors on the groups' learning rates.
     - `max_norm`: clip the L2 norm of all gradients together; None for no clipping.
+    - `grad_cache`: takes batches larger than its chunks; None computes every batch in one piece.
     """
 
     def __init__(
         self, model: nn.Module, groups: list[Group], build_optimizer: Any, schedules: list[Schedule],
-        precision: Precision, max_norm: float | None = None,
+        precision: Precision, max_norm: float | None = None, grad_cache: GradCache | None = None,
     ) -> None:  # fmt: skip
+        self.grad_cache = grad_cache
         self.model, self.schedules, self.precision, self.max_norm = model, schedules, precision, max_norm
         self.names = [list(group.params) for group in groups]
         self.optimizer: torch.optim.Optimizer = build_optimizer(torch_groups(groups))
@@ -39,10 +42,7 @@ class Step:
         self._schedule(step, steps)
         values: dict[str, Tensor] = {}
         for batch in batches:
-            with self.precision.autocast():
-                found = self.model(batch, "loss")
-            loss = found["loss"] / len(batches)
-            (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
+            found = self._gradients(batch, 1 / len(batches))
             for name, value in found.items():
                 values[name] = values.get(name, 0) + value.detach().float() / len(batches)
         scaler = self.precision.scaler
@@ -57,6 +57,20 @@ class Step:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _gradients(self, batch: Batch, share: float) -> dict[str, Tensor]:
+        """Add `share` of a batch's gradients to the parameters."""
+
+        def backward(loss: Tensor) -> None:
+            loss = loss * share
+            (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
+
+        if self.grad_cache is not None and row_count(batch["inputs"]) > self.grad_cache.chunk_size:
+            return self.grad_cache(batch, backward)
+        with self.precision.autocast():
+            found = self.model(batch, "loss")
+        backward(found["loss"])
+        return found
 
     def _schedule(self, step: int, steps: int) -> None:
         for key in {schedule.key for schedule in self.schedules}:
