@@ -18,6 +18,7 @@ class Key:
     - `named`: a dict without `type` holds components by name.
     - `keys`: the keys of a plain dict that stands here; `any_key`: the value of every key of an open dict.
     - `default`: the value when absent; REQUIRED when it must be given.
+    - `optional`: of a plain dict: absent means switched off, instead of all its keys' defaults.
     """
 
     doc: str
@@ -28,6 +29,7 @@ class Key:
     keys: dict[str, Key] | None = None
     any_key: Key | None = None
     default: Any = None
+    optional: bool = False
 
 
 def _loader(*, train: bool) -> dict[str, Key]:
@@ -65,9 +67,13 @@ PART = {
 TOP_LEVEL: dict[str, Key] = {
     "model": Key("The training objective with its backbone, head and loss.", kind="model", default=REQUIRED),
     "train_dataloader": Key("The training data.", keys=_loader(train=True)),
-    "val_dataloader": Key("The validation data, on which the best checkpoint is chosen.", keys=_loader(train=False)),
+    "val_dataloader": Key(
+        "The validation data, on which the best checkpoint is chosen.", keys=_loader(train=False), optional=True
+    ),
     "val_evaluator": Key("Metrics on the validation data.", kind="metric", many=True),
-    "test_dataloader": Key("The test data, looked at before and after training only.", keys=_loader(train=False)),
+    "test_dataloader": Key(
+        "The test data, looked at before and after training only.", keys=_loader(train=False), optional=True
+    ),
     "test_evaluator": Key("Metrics on the test data.", kind="metric", many=True),
     "optim_wrapper": Key(
         "How parameters are updated.",
@@ -83,10 +89,12 @@ TOP_LEVEL: dict[str, Key] = {
                 "Passes each batch through the model in chunks, with the gradient of the whole batch: a batch needs "
                 "the memory of a chunk and a third more time.",
                 keys={"chunk_size": Key("Rows that pass the model together.", int, default=REQUIRED)},
+                optional=True,
             ),
             "clip_grad": Key(
                 "Gradient clipping, absent for none.",
                 keys={"max_norm": Key("Largest L2 norm of all gradients together.", float, default=REQUIRED)},
+                optional=True,
             ),
             "precision": Key("Autocast type of the forward pass.", Literal["fp32", "bf16", "fp16"], default="fp32"),
         },

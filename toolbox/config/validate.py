@@ -31,17 +31,13 @@ def complete(recipe: dict[str, Any]) -> dict[str, Any]:
 def _filled(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
     filled = copy.deepcopy(value)
     for name, key in keys.items():
-        if key.keys is not None and not _optional(name):
+        if key.keys is not None and not key.optional:
             filled[name] = _filled(filled.get(name) or {}, key.keys)
         elif key.keys is not None and filled.get(name) is not None:
             filled[name] = _filled(filled[name], key.keys)
         elif filled.get(name) is None:
             filled[name] = None if key.default is REQUIRED else copy.deepcopy(key.default)
     return filled
-
-
-def _optional(name: str) -> bool:
-    return name in ("val_dataloader", "test_dataloader", "clip_grad")
 
 
 def _across(recipe: dict[str, Any]) -> list[Problem]:
