@@ -208,6 +208,96 @@ def test_fits():
     assert not fits([0.9], tuple[float, float])
 
 
+REFERRING = """
+model = dict(type='core.Embedder', backbone=dict(type='toy.Patches', width='{model.head.dim}'),
+             head=dict(type='core.Projection', dim=8))
+train_dataloader = dict(dataset=dict(type='toy.Noise', seed=3, bad=[1, 2]), batch_size=4)
+val_dataloader = dict(dataset=dict(type='toy.Noise', seed='{train_dataloader.dataset.seed}'),
+                      batch_size='{train_dataloader.batch_size}')
+val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 5])]
+test_dataloader = '{val_dataloader}'
+test_evaluator = '{val_evaluator}'
+optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr='{optim_wrapper.parts.model.head.lr}'),
+                     parts={'model.head': dict(lr=0.5)})
+train_cfg = dict(max_steps=2)
+"""
+
+
+@pytest.fixture
+def referring(tmp_path, toy):
+    toy()
+    path = write(tmp_path / "referring.py", REFERRING)
+    return lambda overrides=(): to_dict(load_config(path, overrides))
+
+
+def test_a_key_may_refer_to_another_one(referring):
+    recipe = referring()
+    assert recipe["val_dataloader"] == recipe["test_dataloader"] == dict(
+        dataset=dict(type="toy.Noise", seed=3), batch_size=4
+    )  # fmt: skip
+    assert recipe["test_evaluator"] == recipe["val_evaluator"]
+    assert recipe["test_evaluator"] is not recipe["val_evaluator"]
+    assert recipe["optim_wrapper"]["optimizer"]["lr"] == 0.5
+    assert recipe["model"]["backbone"]["width"] == 8
+
+
+def test_references_follow_overrides_children_and_code(referring, tmp_path):
+    recipe = referring(["train_dataloader.dataset.seed=7", "val_evaluator.0.ks=[2]", "model.head.dim=4"])
+    assert recipe["val_dataloader"]["dataset"]["seed"] == recipe["test_dataloader"]["dataset"]["seed"] == 7
+    assert recipe["test_evaluator"][0]["ks"] == [2]
+    assert recipe["model"]["backbone"]["width"] == 4
+    child = write(tmp_path / "child.py", "_base_ = ['referring.py']\ntrain_dataloader = dict(dataset=dict(seed=9))\n")
+    config = load_config(child)
+    assert to_dict(config)["test_dataloader"]["dataset"]["seed"] == 9
+    config.train_dataloader.dataset.seed = 11
+    assert to_dict(config)["test_dataloader"]["dataset"]["seed"] == 11
+    again = load_config(write(tmp_path / "again.py", dump(config)), ["train_dataloader.dataset.seed=12"])
+    assert to_dict(again)["test_dataloader"]["dataset"]["seed"] == 11, "a dumped recipe is resolved"
+
+
+def test_an_override_in_the_place_of_a_reference_stands_alone(referring):
+    recipe = referring(["val_dataloader.dataset.seed=5", "train_dataloader.dataset.seed=7"])
+    assert [recipe[f"{name}_dataloader"]["dataset"]["seed"] for name in ("train", "val", "test")] == [7, 5, 5]
+    for order in (1, -1):  # below a reference: the other key's value, then the change, in whatever order they come
+        given = ["test_evaluator.0.lone=skip", "val_evaluator.0.ks=[1]", "test_dataloader.dataset.seed=1"][::order]
+        recipe = referring(given)
+        assert recipe["test_evaluator"] == [dict(type="core.RetrievalRecall", ks=[1], lone="skip")]
+        assert recipe["val_evaluator"] == [dict(type="core.RetrievalRecall", ks=[1])]
+        assert [recipe[f"{name}_dataloader"]["dataset"]["seed"] for name in ("val", "test")] == [3, 1]
+    recipe = referring(["val_dataloader.batch_size=16"])
+    assert recipe["test_dataloader"]["batch_size"] == 16, "a number, not the text '16'"
+    recipe = referring(["val_dataloader.dataset.bad={train_dataloader.dataset.bad}"])
+    assert recipe["test_dataloader"]["dataset"]["bad"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("val_dataloader.dataset.seed={train_dataloader.dataset.sede}", "does not set. Set below 'train_dataloader.da"),
+        ("val_dataloader.dataset.seed={trian_dataloader.dataset.seed}", "Did you mean 'train_dataloader'?"),
+        ("val_evaluator={test_evaluator}", "leads back to itself"),
+        ("val_dataloader.dataset={test_dataloader.dataset}", "leads back to itself"),
+        ("val_dataloader.dataset={val_dataloader}", "leads back to itself"),
+        ("val_evaluator={val_evaluator.5}", "leads back to itself"),
+        ("test_evaluator={val_evaluator.5}", "Set below 'val_evaluator': 0."),
+        ("work_dir={custom_hooks}", "does not set"),
+    ],
+)
+def test_references_that_lead_nowhere(referring, override, message):
+    with pytest.raises(toolbox.ToolboxError) as caught:
+        referring([override])
+    assert message in str(caught.value)
+    assert override.split("=")[0] in str(caught.value) or override.split("=")[0].replace("val", "test") in str(
+        caught.value
+    )
+    assert "--cfg-options" in str(caught.value) or "referring.py:" in str(caught.value)
+
+
+def test_other_texts_in_braces_are_no_references(referring):
+    for text in ("{caption}", "a {model}", "{model.head.dim} and more", "{x.y.z}", "{}", "{{model}}"):
+        assert referring({"work_dir": text})["work_dir"] == text
+
+
 def test_validation_does_not_change_the_recipe(toy):
     config = to_dict(toy())
     before = repr(config)

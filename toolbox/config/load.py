@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
+from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
 from toolbox.registry import add_local, catalog
 
@@ -27,7 +28,11 @@ def load_config(
     - `overrides`: `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
     - `plugins`: local plugins to load, beside those that the recipe names: Python files or modules.
 
-    Raises ToolboxError for a missing file (with the nearest names), a syntax error or a mistyped `_base_`.
+    A key may refer to another one, as `root='{train_dataloader.dataset.root}'`. The loaded recipe keeps such a text,
+    so that a later change of the other key counts; `to_dict` replaces it.
+
+    Raises ToolboxError for a missing file (with the nearest names), a syntax error, a mistyped `_base_`, or a
+    reference that leads nowhere.
     """
     file = find_recipe(str(path))
     _check_chain(file, ())
@@ -43,6 +48,12 @@ def load_config(
     load_plugins(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
+    try:
+        to_dict(config)  # a reference that leads nowhere is found now
+    except ToolboxError as error:
+        problem = error.problems[0]
+        place = Places(file, config.overridden).find(problem.where)
+        raise ToolboxError(problem.message, where=f"{place} {problem.where}".strip(), hint=problem.hint) from None
     return config
 
 
@@ -51,7 +62,7 @@ def changed(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[s
     copy = to_dict(recipe)
     load_plugins(copy.get("plugins") or [])
     apply_overrides(copy, overrides, None)
-    return copy
+    return resolve(copy)
 
 
 def places_of(config: Any) -> Places | None:
@@ -61,8 +72,8 @@ def places_of(config: Any) -> Places | None:
 
 
 def to_dict(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain dicts and lists, detached from the original."""
-    return _plain(config._cfg_dict if isinstance(config, Config) else config)
+    """A recipe as plain dicts and lists, detached from the original, its references replaced by what they refer to."""
+    return resolve(_plain(config._cfg_dict if isinstance(config, Config) else config))
 
 
 def _plain(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.config import ConfigDict
 
 from toolbox.config.places import Places
+from toolbox.config.references import look_up, target
 from toolbox.config.schema import TOP_LEVEL
 from toolbox.config.types import wants_string
 from toolbox.errors import ToolboxError
@@ -23,7 +25,7 @@ def apply_overrides(
 ) -> list[str]:
     """Set overrides in place; returns the key paths. Unknown keys are left to validation."""
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else [_split(text) for text in overrides]
-    for path, value in pairs:
+    for path, _ in pairs:
         if path.startswith("_"):
             users = places.users(path.split(".")[0]) if places else []
             raise ToolboxError(
@@ -31,8 +33,32 @@ def apply_overrides(
                 where="--cfg-options",
                 hint=f"Set the keys that use it: {', '.join(users)}." if users else "No key uses it.",
             )
+    # what lies below a reference is set last: by then the key that it refers to has its value
+    for path, value in sorted(pairs, key=lambda pair: _through_reference(config, pair[0])):
         _set(config, path, value)
     return [path for path, _ in pairs]
+
+
+def _through_reference(config: dict[str, Any], path: str) -> bool:
+    node: Any = config
+    for name in _names(path):
+        if target(node) is not None:
+            return True
+        if isinstance(node, dict):
+            node = node.get(name)
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return False
+    return False
+
+
+def _own(config: dict[str, Any], node: Any, name: Any) -> None:
+    """Where the child `name` of a node refers to another key, put a copy of that one's value in its place."""
+    seen: tuple[str, ...] = ()
+    while (path := target(node[name])) is not None:
+        node[name] = copy.deepcopy(look_up(config, path, "--cfg-options", seen))
+        seen = (*seen, path)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -48,10 +74,13 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
     for position, name in enumerate(names[:-1]):
         here = ".".join(names[: position + 1])
         if isinstance(node, list):
-            node = node[_index(node, name, here)]
+            index = _index(node, name, here)
+            _own(config, node, index)
+            node = node[index]
         elif isinstance(node, dict):
             if node.get(name) is None:
                 node[name] = ConfigDict()
+            _own(config, node, name)
             node = node[name]
         else:
             raise ToolboxError(f"'{here}' has no keys: it lies below a plain value.", where=f"--cfg-options {path}")
@@ -104,7 +133,7 @@ def _typed(value: Any, present: Any, annotation: Any) -> Any:
         return value
     if value.lower() in ("none", "null") and not (isinstance(present, str) and annotation is str):
         return None
-    if isinstance(present, str) or wants_string(annotation):
+    if (isinstance(present, str) and target(present) is None) or wants_string(annotation):
         return value
     parsed = _literal(value)
     if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):

@@ -1,0 +1,88 @@
+"""`'{train_dataloader.dataset.root}'`: a key whose value is that of another key, after inheritance and overrides."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from toolbox.config.schema import TOP_LEVEL
+from toolbox.errors import ToolboxError
+
+_FORM = re.compile(r"\{(\w+(?:\.[\w-]+)*)\}")
+
+
+def target(value: Any, where: str = "") -> str | None:
+    """The key path that a value refers to; None for a value that is no reference.
+
+    A reference is a whole string in braces that begins with a top-level key: other texts in braces are left alone.
+    Raises ToolboxError where it begins with a misspelled one.
+    """
+    match = _FORM.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return None
+    first, dot, _ = match[1].partition(".")
+    if first in TOP_LEVEL:
+        return match[1]
+    near = difflib.get_close_matches(first, TOP_LEVEL, n=1, cutoff=0.7)
+    if dot and near:
+        raise ToolboxError(f"'{value}' refers to no key: there is no '{first}'.", where=where,
+                           hint=f"Did you mean '{near[0]}'?")  # fmt: skip
+    return None
+
+
+def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a plain recipe in which every reference is replaced by the value that it refers to.
+
+    Raises ToolboxError for a reference to a key that the recipe does not set, or that leads back to itself.
+    """
+    return _resolved(recipe, recipe, "", ())
+
+
+def _resolved(value: Any, recipe: dict[str, Any], where: str, seen: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        below = f"{where}." if where else ""
+        return {key: _resolved(item, recipe, f"{below}{key}", seen) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolved(item, recipe, f"{where}.{index}", seen) for index, item in enumerate(value)]
+    path = target(value, where)
+    if path is None:
+        return value
+    return _resolved(look_up(recipe, path, where, seen), recipe, where, (*seen, path))
+
+
+def look_up(recipe: dict[str, Any], path: str, where: str, seen: tuple[str, ...] = ()) -> Any:
+    """The value of a key path, through references on the way to it.
+
+    - `where`: the key that asks, for messages; `seen`: the paths that are being looked up for it.
+
+    Raises ToolboxError when the recipe does not set the key, or when looking it up needs itself.
+    """
+    if path in seen:
+        raise ToolboxError(f"'{{{path}}}' leads back to itself.", where=where, hint="Write the value in one place.")
+    names, node, done = path.split("."), recipe, 0
+    while done < len(names):
+        if inner := target(node, where):
+            node = look_up(recipe, inner, where, (*seen, path))
+            continue
+        found = _step(node, names[done:])
+        if found is None:
+            there = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+            raise ToolboxError(
+                f"'{{{path}}}' refers to a key that the recipe does not set.", where=where,
+                hint=f"Set below '{'.'.join(names[:done])}': {', '.join(map(str, there)) or 'none'}." if done else "",
+            )  # fmt: skip
+        key, taken = found
+        node, done = node[key], done + taken
+    return node
+
+
+def _step(node: Any, names: list[str]) -> tuple[str | int, int] | None:
+    """The first key of a path below a node, and how many names it takes; None where there is no such key."""
+    if isinstance(node, list):
+        return (int(names[0]), 1) if names[0].isdecimal() and int(names[0]) < len(node) else None
+    if isinstance(node, dict):
+        for taken in range(len(names), 0, -1):  # a key of an open dict may hold dots: optim_wrapper.parts.model.head
+            if (key := ".".join(names[:taken])) in node:
+                return key, taken
+    return None
