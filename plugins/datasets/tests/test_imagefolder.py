@@ -49,8 +49,8 @@ def test_classes_files_and_ids(tmp_path):
 def test_carved_splits_share_no_class(plain):
     splits = {split: ImageFolder(str(plain), split) for split in ("train", "val", "test")}
     assert {split: dataset.classes for split, dataset in splits.items()} == {
-        "train": ["class 1", "class 2", "class 3", "class 4", "class 6", "class 7", "class 8"],
-        "val": ["class 9"],
+        "train": ["class 1", "class 2", "class 3", "class 6", "class 7", "class 8"],
+        "val": ["class 4", "class 9"],  # two, where a tenth would be one: with one alone every neighbour is right
         "test": ["class 5", "class 10"],
     }
     assert len(ImageFolder(str(plain)).classes) == 10
@@ -96,7 +96,23 @@ def test_check_finds_what_is_missing(plain, tmp_path):
     flat = fill(tmp_path / "flat", "1.jpg", "2.jpg")
     (problem,) = ImageFolder(str(flat)).check()
     assert "no images in class folders" in problem.message
-    assert ImageFolder(str(plain), "val", val_share=0.01).check()[0].message.endswith("test/ folders")
+    (problem,) = ImageFolder(str(plain), "train", val_share=0.6, test_share=0.3).check()
+    assert "leave 1 of 10 classes for 'train'" in problem.message
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
+def test_few_classes_are_divided_by_two_each_or_refused(tmp_path, count):
+    root = fill(tmp_path, *(f"{c}/{i}.jpg" for c in range(count) for i in range(2)))
+    found = {split: ImageFolder(str(root), split) for split in ("train", "val", "test")}
+    if count < 6:
+        for dataset in found.values():
+            (problem,) = dataset.check()
+            assert f"has {count} class folder" in problem.message
+        assert ImageFolder(str(root)).check() == []
+        return
+    classes = [set(dataset.classes) for dataset in found.values()]
+    assert [len(names) for names in classes] == [count - 4, 2, 2]
+    assert len(set.union(*classes)) == count
 
 
 def test_prepare_reports(plain, tmp_path):

@@ -18,6 +18,9 @@ from toolbox_datasets.splits import held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
 
+LEAST = 2
+"""Classes of a split: with one alone every neighbour is right, and there is nothing to tell apart."""
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -37,7 +40,7 @@ class ImageFolder(Dataset):
 
     - `root`: the folder. If train/, val/ or test/ in it holds folders itself, these are the splits.
     - `split`: which one; "all" is everything.
-    - `val_share`, `test_share`: without such folders, the shares of *classes* that "val" and "test" get.
+    - `val_share`, `test_share`: without such folders, the shares of *classes* that "val" and "test" get, at least 2.
     - `extensions`: what counts as an image, upper or lower case; None for jpg, jpeg, png, webp, bmp, gif, tif, tiff.
 
     Without split folders no class is in two splits, as retrieval needs it: "test" gets evenly spaced classes of all,
@@ -99,15 +102,21 @@ class ImageFolder(Dataset):
         """Those of all classes that belong to this split when there are no split folders."""
         if self.split == "all":
             return names
-        test = held_out(len(names), self.test_share)
+        if names and len(names) < 3 * LEAST:
+            raise ValueError(
+                f"{self.root} has {len(names)} class {'folder' if len(names) == 1 else 'folders'}, and dividing them so "
+                f"that no class is in two splits takes {3 * LEAST}, {LEAST} for each: make train/, val/ and test/ in it "
+                "with class folders each. These may share classes, with other images"
+            )
+        test = spread(len(names), self.test_share)
         rest = without(range(len(names)), test)
         share_of_rest = Fraction(str(self.val_share)) / (1 - Fraction(str(self.test_share)))
-        val = [rest[index] for index in held_out(len(rest), share_of_rest)]
+        val = [rest[index] for index in spread(len(rest), share_of_rest)]
         chosen = {"test": test, "val": val, "train": without(rest, val)}[self.split]
-        if names and not chosen:
+        if len(chosen) < min(LEAST, len(names)):
             raise ValueError(
-                f"{self.root}: the split '{self.split}' of {len(names)} classes is empty: change val_share "
-                f"({self.val_share}) or test_share ({self.test_share}), or make train/, val/ and test/ folders"
+                f"{self.root}: val_share ({self.val_share}) and test_share ({self.test_share}) leave {len(chosen)} of "
+                f"{len(names)} classes for '{self.split}': choose smaller shares, or make train/, val/ and test/ folders"
             )
         return [names[index] for index in chosen]
 
@@ -185,6 +194,12 @@ class ImageFolder(Dataset):
             note = f" ({left_out:,} other files ignored)" if left_out else ""
             findings.append(f"{split} {len(dataset):,} images of {len(dataset.listing.files):,} classes{note}")
         return f"{out} is readable: " + ", ".join(findings)
+
+
+def spread(count: int, share: float | Fraction) -> list[int]:
+    """Indices of `share` of `count` classes, evenly spaced, and of at least `LEAST` of them."""
+    found = held_out(count, share)
+    return found if len(found) >= LEAST or not count else held_out(count, Fraction(LEAST, count))
 
 
 def list_classes(root: Path, folder: Path, extensions: Sequence[str]) -> Listing:
