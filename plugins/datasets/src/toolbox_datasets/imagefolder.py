@@ -104,9 +104,9 @@ class ImageFolder(Dataset):
             return names
         if names and len(names) < 3 * LEAST:
             raise ValueError(
-                f"{self.root} has {len(names)} class {'folder' if len(names) == 1 else 'folders'}, and dividing them so "
-                f"that no class is in two splits takes {3 * LEAST}, {LEAST} for each: make train/, val/ and test/ in it "
-                "with class folders each. These may share classes, with other images"
+                f"{self.root} has {len(names)} class {'folder' if len(names) == 1 else 'folders'}, and splits that "
+                f"share no class take {3 * LEAST}, {LEAST} each: make train/, val/ and test/ in it with class folders "
+                "each. These may share classes, with other images"
             )
         test = spread(len(names), self.test_share)
         rest = without(range(len(names)), test)
@@ -116,7 +116,7 @@ class ImageFolder(Dataset):
         if len(chosen) < min(LEAST, len(names)):
             raise ValueError(
                 f"{self.root}: val_share ({self.val_share}) and test_share ({self.test_share}) leave {len(chosen)} of "
-                f"{len(names)} classes for '{self.split}': choose smaller shares, or make train/, val/ and test/ folders"
+                f"{len(names)} classes for '{self.split}': choose smaller shares, or make train/, val/, test/ folders"
             )
         return [names[index] for index in chosen]
 
