@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,55 +37,123 @@ class StoredEmbeddings:
         return torch.from_numpy(self.embeddings[[self._place[str(name)] for name in ids]])
 
 
-def write_embeddings(path: Path, ids: Sequence[str], embeddings: np.ndarray) -> None:
-    """Write (N, D) float32 embeddings and their ids.
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Whether `write_embeddings` could write there, to be asked before the embeddings are computed.
+
+    - `overwrite`: whether a file that is there may be replaced.
+
+    Raises ValueError for another ending, a missing pyarrow or a file that is there, OSError where none can be written.
+    """
+    if path.suffix not in KINDS:
+        raise ValueError(f"{path} must end in {', '.join(KINDS)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+    for file in [path, _beside(path)] if path.suffix == ".npy" else [path]:
+        check_file(file, overwrite=overwrite)
+
+
+def check_file(path: Path, *, overwrite: bool = False) -> None:
+    """Raise ValueError where a file is in the way (`overwrite`: a folder only), OSError where none can be written."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file in it")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already: choose another name, or replace it with --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"Nothing can be written to {path.parent}: {error.strerror or error}") from error
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file to write to; it stands at `path`, whole and on disk, when the block ends without an error."""
+    path = Path(os.path.realpath(path))  # a link stays one
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarray) -> None:
+    """Write (N, D) embeddings as float32, and their ids as texts. The file is whole or absent.
 
     - `path`: .npz (arrays `ids` and `embeddings`), .parquet (columns `id` and `embedding`), or .npy with the ids, one
-      a line, in a file beside it that ends in .ids.txt.
+      a line, in a file beside it that ends in .ids.txt. A file that is there is replaced.
 
-    Raises ValueError for another ending.
+    Raises ValueError for another ending, for rows and ids that do not fit together, and for NaN or infinity.
     """
+    path, names = Path(path), [str(name) for name in ids]
+    embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+    _check(path, names, embeddings)
     if path.suffix == ".npz":
-        np.savez(path, ids=np.asarray(ids, dtype=np.str_), embeddings=embeddings)
+        with new_file(path) as file, file.open("wb") as stream:
+            np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings)
     elif path.suffix == ".npy":
-        np.save(path, embeddings)
-        _beside(path).write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
+        if broken := [name for name in names if "\n" in name]:
+            raise ValueError(f"the id {broken[0]!r} is no line of a text file: choose .npz or .parquet")
+        with new_file(path) as file, new_file(_beside(path)) as listing:
+            with file.open("wb") as stream:
+                np.save(stream, embeddings)
+            with listing.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                stream.writelines(f"{name}\n" for name in names)
+            path.unlink(missing_ok=True)  # ids without rows are an error, ids of other rows would not be noticed
     elif path.suffix == ".parquet":
         arrow, parquet = _pyarrow()
+        try:
+            column = arrow.array(names, arrow.string())
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the id {error.object!r} is no Unicode text: choose .npz") from error
         width = arrow.list_(arrow.float32(), embeddings.shape[1])
         rows = arrow.FixedSizeListArray.from_arrays(arrow.array(embeddings.reshape(-1)), type=width)
-        parquet.write_table(arrow.table({"id": arrow.array(list(ids), arrow.string()), "embedding": rows}), path)
+        with new_file(path) as file:
+            parquet.write_table(arrow.table({"id": column, "embedding": rows}), file)
     else:
         raise ValueError(f"{path} must end in {', '.join(KINDS)}")
 
 
 def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
-    """The ids and the (N, D) float32 embeddings of a file as `write_embeddings` writes it."""
+    """The ids and the (N, D) float32 embeddings of a file as `write_embeddings` writes it.
+
+    Raises FileNotFoundError, or ValueError that tells what the file lacks.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: make it with tools/embed.py")
+    parquet = _pyarrow()[1] if path.suffix == ".parquet" else None
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 ids, embeddings = arrays["ids"].tolist(), arrays["embeddings"]
         elif path.suffix == ".npy":
             embeddings = np.load(path, allow_pickle=False)
-            ids = _beside(path).read_text(encoding="utf-8").splitlines()
-        elif path.suffix == ".parquet":
-            table = _pyarrow()[1].read_table(path)
+            with _beside(path).open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                ids = stream.read().split("\n")[:-1]
+        elif parquet is not None:
+            table = parquet.read_table(path)
             ids = table["id"].to_pylist()
             embeddings = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(ids), -1)
         else:
             raise ValueError(f"the ending must be {', '.join(KINDS)}")
-    except ImportError:
-        raise
+        ids, embeddings = [str(name) for name in ids], np.ascontiguousarray(embeddings, dtype=np.float32)
     except Exception as error:  # zip, npy and arrow readers have complaints of their own
         raise ValueError(f"{path} holds no embeddings as tools/embed.py writes them: {error}") from error
-    if embeddings.ndim != 2 or len(ids) != len(embeddings) or len(set(ids)) < len(ids):
+    _check(path, ids, embeddings)
+    return ids, embeddings
+
+
+def _check(path: Path, ids: list[str], embeddings: np.ndarray) -> None:
+    if embeddings.ndim != 2 or 0 in embeddings.shape or len(ids) != len(embeddings) or len(set(ids)) < len(ids):
         raise ValueError(
-            f"{path} must hold one row for each of its ids, all different, and has {embeddings.shape} and "
-            f"{len(set(ids))} different ids"
+            f"{path} takes one row for each of its ids, all different, and these are {embeddings.shape} and "
+            f"{len(ids)} ids, {len(set(ids))} of them different"
         )
-    return [str(name) for name in ids], np.ascontiguousarray(embeddings, dtype=np.float32)
+    if bad := sum(int((~np.isfinite(part).all(axis=1)).sum()) for part in np.array_split(embeddings, 64)):
+        raise ValueError(f"{path}: {bad} of {len(ids)} embeddings hold NaN or infinity: training diverged")
 
 
 def _beside(path: Path) -> Path:
