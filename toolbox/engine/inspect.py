@@ -16,6 +16,7 @@ from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import choose_device
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.groups import parameter_groups, part_problems
+from toolbox.engine.memory import step_memory
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
@@ -94,7 +95,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         return plan
     groups = parameter_groups(model, optimizer, parts, settings("optim_wrapper.decay_one_dim"))
     plan.parts = _table(model, {name: (g.lr, g.weight_decay) for g in groups for name in g.params})
-    _shapes_and_memory(model, plan, settings("optim_wrapper.precision"))
+    _shapes_and_memory(recipe, settings, model, plan)
     return plan
 
 
@@ -196,35 +197,25 @@ def _part_of(name: str, model: Model) -> str:
     return "model." + name.split(".")[0]
 
 
-def _shapes_and_memory(model: Model, plan: Plan, precision: str) -> None:
-    """Run one batch's forward pass without data: shapes are checked, what autograd keeps is counted."""
-    size = plan.batch_size or 1
-    inputs: dict[str, Any] = {}
-    for name, preprocess in model.preprocess().items():
-        image = preprocess.size
-        if image is None:
-            return
-        inputs[name] = torch.empty(size, 3, *image, device="meta")
-    kept: dict[int, torch.Tensor] = {}  # alive, so that ids stay unique
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        return kept.setdefault(id(tensor), tensor)
-
-    model.train()
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            views = dict.fromkeys(inputs, 1)
-            model({"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}, "predict")
-    except (RuntimeError, ValueError, TypeError) as error:
-        if isinstance(error, NotImplementedError) or "meta" in str(error):
-            return  # an operation that has no meaning without data: nothing is known, and nothing is wrong
-        plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
+def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model, plan: Plan) -> None:
+    """Run a step without data: shapes are checked, memory is counted."""
+    preprocess = model.preprocess()
+    if any(source.size is None for source in preprocess.values()):
         return
-    weights = {id(parameter) for parameter in model.parameters()}
-    activations = sum(tensor.nbytes for key, tensor in kept.items() if key not in weights)
-    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    plan.memory = {
-        "parameters": sum(parameter.nbytes for parameter in model.parameters()),
-        "gradients": trained, "optimizer": 2 * trained,
-        "activations": activations // (1 if precision == "fp32" else 2),
-    }  # fmt: skip
+    augment = recipe["train_dataloader"]["augment"]
+    made = build_augment(augment) if augment else None
+    rows = {
+        name: (plan.batch_size or 1) * getattr(made.get(name) if isinstance(made, dict) else made, "views", 1)
+        for name in preprocess
+    }
+    chunk = settings("optim_wrapper.grad_cache")
+    try:
+        plan.memory = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
+    except ToolboxError as error:
+        plan.problems += error.problems
+    except NotImplementedError:
+        return  # an operation that has no meaning without values: nothing is known, and nothing is wrong
+    except (RuntimeError, ValueError, TypeError) as error:
+        if "meta" in str(error):
+            return  # likewise
+        plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))

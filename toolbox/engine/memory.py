@@ -1,0 +1,138 @@
+"""How much memory a step needs, from a run of it on torch's meta device: nothing is allocated or computed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from toolbox.base import Model
+from toolbox.engine.grad_cache import chunks
+from toolbox.engine.precision import DTYPES
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of the storages that operations inside it make, as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return result
+
+    def leave_out(self, tensor: Tensor) -> None:
+        """Do not count what shares this tensor's storage."""
+        self._alive.setdefault(tensor.untyped_storage()._cdata, 0)
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.now += self._alive[key]
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.now -= self._alive.pop(key, 0)
+
+
+class FusedAttention(torch.autograd.Function):
+    """What fused attention keeps: queries, keys, values, the result and one number a row, but no N x N matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        result = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+@contextmanager
+def as_on_a_gpu(dtype: torch.dtype | None) -> Iterator[None]:
+    """Fused attention and, with a `dtype`, the casts of autocast: the meta device has neither.
+
+    Replaces functions of torch.nn.functional, as a mode would not reach what a checkpoint computes again.
+    """
+    functional = nn.functional
+    changed = {
+        "scaled_dot_product_attention": lambda query, key, value, *_, **__: FusedAttention.apply(query, key, value)
+    }
+    before = {name: getattr(functional, name) for name in {*changed, *_IN_HALF, *_IN_FULL}}
+
+    def casting(function: Callable, target: torch.dtype) -> Callable:
+        return lambda *args, **kwargs: function(*_cast(args, target), **_cast(kwargs, target))
+
+    if dtype is not None:
+        for names, target in ((_IN_HALF, dtype), (_IN_FULL, torch.float32)):
+            changed |= {name: casting(changed.get(name, before[name]), target) for name in names}
+    try:
+        for name, function in changed.items():
+            setattr(functional, name, function)
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(functional, name, function)
+
+
+_IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
+_IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")
+"""What autocast computes in the lower precision and what it keeps in float32 on GPUs, as far as encoders use it."""
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, value)
+
+
+def step_memory(model: Model, rows: dict[str, int], precision: str, chunk_size: int | None) -> dict[str, int]:
+    """Bytes that one step takes: parameters, the optimizer's state (two values a trained one), inputs, and the peak of
+    activations and gradients together. The loss of the embeddings is not counted.
+
+    - `model`: on torch's meta device, tuned.
+    - `rows`: the rows of each image input; `precision`: of the forward pass; `chunk_size`: of GradCache.
+
+    Raises RuntimeError, ValueError or TypeError when the parts of the model do not fit together, NotImplementedError
+    when values would be needed.
+    """
+    model.train()
+    sizes = {name: preprocess.size for name, preprocess in model.preprocess().items()}
+    inputs = {name: torch.empty(rows[name], 3, *size, device="meta") for name, size in sizes.items()}
+    part = next(chunks(inputs, chunk_size)) if chunk_size else inputs
+    with Peak() as peak, as_on_a_gpu(DTYPES.get(precision)):
+        for tensor in (*model.parameters(), *model.buffers(), *inputs.values()):
+            peak.leave_out(tensor)
+        found = _forward(model, part)
+        learning = [value for value in found.values() if value.requires_grad]
+        if learning:
+            torch.autograd.backward(learning, [torch.ones_like(value) for value in learning])
+        peak_bytes = peak.peak
+    model.zero_grad(set_to_none=True)
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return {
+        "parameters": sum(parameter.nbytes for parameter in model.parameters()),
+        "optimizer": 2 * trained,
+        "inputs": sum(value.nbytes for value in inputs.values()),
+        "activations and gradients": peak_bytes,
+    }
+
+
+def _forward(model: Model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    if type(model).represent is not Model.represent:
+        return model({"inputs": inputs}, "represent")
+    views = dict.fromkeys(inputs, 1)
+    batch = {"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}
+    return model(batch, "predict")
