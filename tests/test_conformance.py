@@ -29,6 +29,8 @@ CASES = [
     ("core.Projection", dict(dim=6, layers=3, hidden=10, norm="layer")),
     ("core.PK", dict(classes=4, per_class=2)),
     ("core.PK", dict(classes=3, per_class=4, short_classes="drop")),
+    ("core.GroupPK", dict(groups=2, classes=4, per_class=2)),
+    ("core.GroupPK", dict(groups=1, classes=2, per_class=4, short_classes="drop")),
     ("core.Pairs", dict(batch_size=6)),
     ("core.Shuffled", dict(batch_size=7)),
     ("core.Shuffled", dict(batch_size=7, drop_last=False)),

@@ -64,22 +64,10 @@ class PK(EpochSampler):
         return fullest(self._groups, self.classes) if drop else fewest(self._groups, self.classes)
 
     def plan(self, rng: np.random.Generator) -> np.ndarray:
-        batches, per_class, sizes = len(self), self.per_class, self._classes.sizes
-        if self.short_classes == "drop":
-            groups = remove_groups(np.minimum(self._groups, batches), batches * self.classes, rng)
-        else:
-            groups = add_groups(self._groups, batches * self.classes, batches, rng)
-        ordered = self._classes.shuffled(rng)
-        sequence = rng.permutation(len(groups))
-        seats = groups[sequence] * per_class
-        begins = np.cumsum(seats) - seats
-        nth = np.arange(batches * self.batch_size) - np.repeat(begins, seats)
-        # Going round a class again keeps the images of a group different as long as the class has enough.
-        nth %= np.repeat(sizes[sequence], seats)
-        items = ordered[np.repeat(self._classes.starts[sequence], seats) + nth]
-        table = np.empty((batches, self.classes, per_class), dtype=np.int64)
-        table[seat_batches(groups[sequence], batches, self.classes, rng), np.repeat(range(self.classes), batches)] = (
-            items.reshape(-1, per_class)
+        classes, drop = self._classes, self.short_classes == "drop"
+        ordered = classes.shuffled(rng)
+        table = pk_table(
+            ordered, classes.starts, classes.sizes, self._groups, (len(self), self.classes, self.per_class), drop, rng
         )
         return table.reshape(-1)
 
@@ -95,6 +83,34 @@ class PK(EpochSampler):
         elif seen < total:
             notes.append(f"{total - seen} of {total} images are left out each epoch")
         return notes
+
+
+def pk_table(
+    ordered: np.ndarray, starts: np.ndarray, sizes: np.ndarray, groups: np.ndarray, shape: tuple[int, int, int],
+    drop: bool, rng: np.random.Generator,
+) -> np.ndarray:  # fmt: skip
+    """(batches, classes, per_class) item indices, no class twice in a batch.
+
+    - `ordered`: items class by class, those of class c at `starts[c]` and `sizes[c]` long, in random order.
+    - `groups`: (C,) groups of `per_class` that each class has; raised, or with `drop` lowered, to fill the table.
+    - `shape`: (batches, classes, per_class); batches at least `fewest`, or with `drop` at most `fullest`.
+    """
+    batches, classes, per_class = shape
+    if drop:
+        groups = remove_groups(np.minimum(groups, batches), batches * classes, rng)
+    else:
+        groups = add_groups(groups, batches * classes, batches, rng)
+    sequence = rng.permutation(len(groups))
+    seats = groups[sequence] * per_class
+    begins = np.cumsum(seats) - seats
+    nth = np.arange(batches * classes * per_class) - np.repeat(begins, seats)
+    # Going round a class again keeps the images of a group different as long as the class has enough.
+    nth %= np.repeat(sizes[sequence], seats)
+    items = ordered[np.repeat(starts[sequence], seats) + nth]
+    table = np.empty(shape, dtype=np.int64)
+    places = seat_batches(groups[sequence], batches, classes, rng), np.repeat(range(classes), batches)
+    table[places] = items.reshape(-1, per_class)
+    return table
 
 
 def fewest(groups: np.ndarray, classes: int) -> int:

@@ -15,6 +15,12 @@ def toolbox_components() -> list[Component]:
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
         Component("sampler", "PK", "toolbox.core.pk:PK", "batches of P classes with K images each"),
+        Component(
+            "sampler",
+            "GroupPK",
+            "toolbox.core.group_pk:GroupPK",
+            "P x K out of few super-classes, for harder negatives",
+        ),
         Component("sampler", "Pairs", "toolbox.core.pairs:Pairs", "every image beside another one of its class"),
         Component("sampler", "Shuffled", "toolbox.core.plain_samplers:Shuffled", "a new random order every epoch"),
         Component("sampler", "Sequential", "toolbox.core.plain_samplers:Sequential", "the order of the dataset"),

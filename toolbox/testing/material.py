@@ -32,12 +32,13 @@ def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 class LabelledImages(Dataset):
-    """Small labelled images for checks of samplers: `sizes[c]` items of class c, class after class."""
+    """Small labelled images for checks of samplers: `sizes[c]` items of class c, class after class, in two groups."""
 
     def __init__(self, sizes: Iterable[int] = (7, 3, 5, 1, 8, 6, 4, 6)):
         sizes = list(sizes)
         self.labels = [label for label, size in enumerate(sizes) for _ in range(size)]
         self.classes = [f"class {label}" for label in range(len(sizes))]
+        self.groups = [("even", "odd")[label % 2] for label in self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)

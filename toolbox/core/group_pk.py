@@ -1,0 +1,114 @@
+"""Class-balanced batches out of few super-classes, so that negatives are hard."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from toolbox.base import Dataset
+from toolbox.core.classes import Classes
+from toolbox.core.epoch_sampler import EpochSampler
+from toolbox.core.pk import add_groups, fewest, fullest, pk_table, remove_groups, seat_batches
+
+
+class GroupPK(EpochSampler):
+    """Batches of `classes` different classes with `per_class` images each, from only `groups` super-classes.
+
+    Every super-class gives the same number of classes to a batch. Chairs are then compared with chairs: the negatives
+    of a batch are harder than those of `core.PK`, and each super-class is seen as often as its images demand.
+
+    - `groups`: super-classes in a batch.
+    - `classes`: different classes in a batch, a multiple of `groups`.
+    - `per_class`: images of each class.
+    - `short_classes`: what happens to images that fill no group of `per_class`, or no batch: "repeat" or "drop", as in
+      `core.PK`.
+
+    Super-classes with too few classes stand together as one. Raises ValueError without labels or super-classes, for
+    numbers below 1 or that do not divide, and when the data fill no batch.
+    """
+
+    def __init__(self, groups: int, classes: int, per_class: int, short_classes: Literal["repeat", "drop"] = "repeat"):
+        if min(groups, classes, per_class) < 1:
+            raise ValueError(f"groups={groups}, classes={classes} and per_class={per_class} must be 1 or more.")
+        if classes % groups:
+            near = max(groups, classes - classes % groups)
+            raise ValueError(f"classes={classes} is no multiple of groups={groups}: try classes={near}.")
+        if short_classes not in ("repeat", "drop"):
+            raise ValueError(f"short_classes={short_classes!r} does not exist. Try 'repeat' or 'drop'.")
+        self.groups, self.classes, self.per_class, self.short_classes = groups, classes, per_class, short_classes
+        self.batch_size = classes * per_class
+
+    def look(self, dataset: Dataset) -> int:
+        if dataset.groups is None:
+            raise ValueError(f"core.GroupPK needs super-classes, and {type(dataset).__name__} has none. Try core.PK.")
+        self._classes = Classes(dataset, "core.GroupPK")
+        drop, share = self.short_classes == "drop", self.classes // self.groups
+        sizes = self._classes.sizes
+        self._parts = sizes // self.per_class if drop else -(-sizes // self.per_class)
+        self._members = self._together(dataset, share)
+        count = fullest if drop else fewest
+        self._blocks = np.array([count(self._parts[members], share) for members in self._members])
+        if len(self._blocks) < self.groups or (drop and np.count_nonzero(self._blocks) < self.groups):
+            raise ValueError(
+                f"a batch takes {share} classes of each of {self.groups} super-classes, and "
+                f"{type(dataset).__name__} has {int(np.count_nonzero(self._blocks))} with so many. "
+                f"Try fewer groups, or fewer classes."
+            )
+        return count(self._blocks, self.groups)
+
+    def _together(self, dataset: Dataset, share: int) -> list[np.ndarray]:
+        """The class numbers of each super-class; those that cannot give `share` classes are one."""
+        names, group_of = np.unique(np.asarray(dataset.groups, dtype=str), return_inverse=True)
+        first = np.full(len(self._classes.sizes), -1)
+        first[self._classes.of[::-1]] = group_of[::-1]
+        mixed = np.flatnonzero(np.bincount(self._classes.of, weights=(group_of != first[self._classes.of])))
+        if len(mixed):
+            raise ValueError(f"{len(mixed)} classes have items of several super-classes: a class belongs to one.")
+        usable = self._parts > 0
+        members = [np.flatnonzero((first == group) & usable) for group in range(len(names))]
+        enough = [classes for classes in members if len(classes) >= share]
+        rest = np.concatenate([np.empty(0, dtype=np.int64), *[c for c in members if len(c) < share]])
+        self._small = sum(0 < len(classes) < share for classes in members)
+        self._lost = 0 if len(rest) >= share else len(rest)
+        if self._lost and self.short_classes == "repeat":
+            raise ValueError(
+                f"the super-classes with fewer than {share} classes have only {len(rest)} together. "
+                f"Try classes={self.groups * max(1, len(rest))}, or short_classes='drop'."
+            )
+        return [*enough, rest] if len(rest) >= share else enough
+
+    def plan(self, rng: np.random.Generator) -> np.ndarray:
+        batches, drop, share = len(self), self.short_classes == "drop", self.classes // self.groups
+        total = batches * self.groups
+        if drop:
+            blocks = remove_groups(np.minimum(self._blocks, batches), total, rng)
+        else:
+            blocks = add_groups(self._blocks, total, batches, rng)
+        ordered = self._classes.shuffled(rng)
+        sequence = rng.permutation(len(blocks))
+        tables = [
+            pk_table(
+                ordered, self._classes.starts[members], self._classes.sizes[members], self._parts[members],
+                (blocks[group], share, self.per_class), drop, rng,
+            )
+            for group in sequence
+            for members in [self._members[group]]
+        ]  # fmt: skip
+        table = np.empty((batches, self.groups, share * self.per_class), dtype=np.int64)
+        places = seat_batches(blocks[sequence], batches, self.groups, rng), np.repeat(range(self.groups), batches)
+        table[places] = np.concatenate([rows.reshape(len(rows), -1) for rows in tables])
+        return table.reshape(-1)
+
+    def notes(self) -> list[str]:
+        total, seen = len(self._classes.of), len(self) * self.batch_size
+        share = self.classes // self.groups
+        notes = []
+        if self._small:
+            fate = "are left out" if self._lost else "stand together as one"
+            notes.append(f"{self._small} super-classes with fewer than {share} classes {fate}")
+        if seen > total:
+            notes.append(f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen")
+        elif seen < total:
+            notes.append(f"{total - seen} of {total} images are left out each epoch")
+        return notes
