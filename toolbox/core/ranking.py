@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -57,6 +58,47 @@ def summarize(
     return numbers | {"queries": len(rank), "queries_without_positive": len(rank) - count}
 
 
+@dataclass
+class Layout:
+    """Where the positives of each query stand when the gallery is ordered by class; made by `lay_out`.
+
+    - `order`: (G,) gallery rows, each class one run of columns, classes of a size side by side: a chunk's positives
+      then need little padding.
+    - `start`, `count`, `own`: (Q,) first column and size of the query's class, and the column of its own item or -1.
+    - `positives`: (Q,) how many there are without itself; `answerable`: the queries that have any, by class.
+    """
+
+    order: Tensor
+    start: Tensor
+    count: Tensor
+    own: Tensor
+    positives: Tensor
+    answerable: Tensor
+
+    @property
+    def columns(self) -> int:
+        """The gallery's size, rounded up for `_largest`."""
+        return -(-len(self.order) // 128) * 128
+
+    def rows(self, memory_mb: int, buffers: int = 1) -> int:
+        """How many queries at a time keep within `memory_mb`, with `buffers` matrices of scores."""
+        if not len(self.answerable):
+            return 1
+        return chunk_rows(buffers * self.columns, int(self.count.max()), int(self.positives.max()), memory_mb)
+
+
+def lay_out(
+    query_labels: Tensor, gallery_labels: Tensor, query_ids: Tensor | None = None, gallery_ids: Tensor | None = None
+) -> Layout:
+    """The layout of a gallery for queries; the arguments are those of `rank_queries`."""
+    order, classes = _by_class(gallery_labels)
+    start, count = _find_class(query_labels, *classes)
+    own = _find_item(query_ids, gallery_ids, order, len(query_labels))
+    positives = count - ((own >= start) & (own < start + count)).long()
+    answerable = torch.nonzero(positives > 0)[:, 0]
+    return Layout(order, start, count, own, positives, answerable[start[answerable].argsort(stable=True)])
+
+
 def rank_queries(
     queries: Tensor,
     gallery: Tensor,
@@ -66,6 +108,8 @@ def rank_queries(
     query_ids: Tensor | None = None,
     gallery_ids: Tensor | None = None,
     memory_mb: int = 512,
+    rescore: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    tie: float = TIE,
 ) -> dict[str, Tensor]:
     """Rank the gallery for each query by cosine similarity, exactly, without an N x N matrix.
 
@@ -74,48 +118,70 @@ def rank_queries(
     - `query_ids`: (Q,), `gallery_ids`: (G,) integers, unique in the gallery: the gallery item with the query's own
       id is left out. None when no query stands in the gallery.
     - `memory_mb`: cap in MiB on the working memory beyond the embeddings and one normalised copy of the gallery.
+    - `rescore`: called with (rows of `queries`, gallery row of each column, cosines (rows, columns)); turns these
+      cosines into other scores in place. It may use as much memory again as the cosines take.
+    - `tie`: scores nearer than this count as equal.
 
-    Returns per query, R being its number of positives: "rank" of its first positive (1 is best; 0 when R is 0),
-    "r_precision" = share of positives among the best R, "map@r" = 1/R * sum over positives p of rank <= R of
-    (positives up to p) / rank of p (Musgrave et al., "A Metric Learning Reality Check", 2020).
-
-    A negative as similar as a positive, within `TIE`, stands before it: a model that maps everything to one point
-    finds nothing. Raises ValueError when embeddings hold NaN or infinity.
+    Returns what `rank_scores` does. Raises ValueError when embeddings hold NaN or infinity.
     """
     check_finite(gallery, "gallery")
     if queries is not gallery:
         check_finite(queries, "query")
-    device = gallery.device
-    # Each class is one run of columns, classes of a size side by side: a chunk's positives then need little padding.
-    order, classes = _by_class(gallery_labels)
-    start, count = _find_class(query_labels, *classes)
-    own = _find_item(query_ids, gallery_ids, order, len(queries))
-    positives = count - ((own >= start) & (own < start + count)).long()
-    result = {
-        "rank": torch.zeros(len(queries), dtype=torch.long, device=device),
-        "map@r": torch.zeros(len(queries), device=device),
-        "r_precision": torch.zeros(len(queries), device=device),
-    }
-    answerable = torch.nonzero(positives > 0)[:, 0]
-    if not len(answerable):
-        return result
-    answerable = answerable[start[answerable].argsort(stable=True)]
+    layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
+    rows = layout.rows(memory_mb, buffers=1 if rescore is None else 2)
+    table = torch.zeros(layout.columns if len(layout.answerable) else 0, gallery.shape[1], device=gallery.device)
+    if len(table):
+        torch.index_select(gallery.float(), 0, layout.order, out=table[: len(gallery)])
+        normalize_rows(table)
+    buffer = torch.empty(min(rows, len(layout.answerable)), len(table), device=gallery.device)
 
-    columns = -(-len(gallery) // 128) * 128
-    table = torch.zeros(columns, gallery.shape[1], device=device)
-    torch.index_select(gallery.float(), 0, order, out=table[: len(gallery)])
-    normalize_rows(table)
-    rows = chunk_rows(columns, int(count.max()), int(positives.max()), memory_mb)
-    buffer = torch.empty(min(rows, len(answerable)), columns, device=device)
+    def score(chunk: Tensor) -> Tensor:
+        block = normalize_rows(queries[chunk].float())
+        similar = torch.mm(block, table.T, out=buffer[: len(chunk)])
+        if rescore is not None:
+            rescore(chunk, layout.order, similar[:, : len(gallery)])
+        return similar
+
+    return rank_scores(layout, score, rows=rows, tie=tie)
+
+
+def rank_scores(
+    layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int, tie: float = TIE
+) -> dict[str, Tensor]:
+    """Judge the ranking that scores give, `rows` queries at a time.
+
+    - `score`: query rows -> their scores (rows, `layout.columns`) in the layout's order, overwritten afterwards.
+
+    Returns per query, R being its number of positives: "rank" of its first positive (1 is best; 0 when R is 0),
+    "r_precision" = share of positives among the best R, "map@r" = 1/R * sum over positives p of rank <= R of
+    (positives up to p) / rank of p (Musgrave et al., "A Metric Learning Reality Check", 2020); and the scores of its
+    nearest "positive" and "negative" (NaN when R is 0; -inf where no negative is) and "nearest_negative", the latter's
+    gallery row (-1 where there is none).
+
+    A negative as similar as a positive, within `tie`, stands before it: a model that maps everything to one point
+    finds nothing.
+    """
+    device, size = layout.order.device, len(layout.own)
+    result = {
+        "rank": torch.zeros(size, dtype=torch.long, device=device),
+        "map@r": torch.zeros(size, device=device),
+        "r_precision": torch.zeros(size, device=device),
+        "positive": torch.full((size,), torch.nan, device=device),
+        "negative": torch.full((size,), torch.nan, device=device),
+        "nearest_negative": torch.full((size,), -1, dtype=torch.long, device=device),
+    }
+    padded = torch.nn.functional.pad(layout.order, (0, layout.columns - len(layout.order)), value=-1)
     with _full_precision():
-        for chunk in answerable.split(rows):
-            block = normalize_rows(queries[chunk].float())
-            similar = torch.mm(block, table.T, out=buffer[: len(chunk)])
-            similar[:, len(gallery) :] = -torch.inf
-            scores = _take_positives(similar, start[chunk], count[chunk], own[chunk])
-            result["rank"][chunk], result["map@r"][chunk], result["r_precision"][chunk] = _judge(
-                similar, scores, positives[chunk]
-            )
+        for chunk in layout.answerable.split(rows) if len(layout.answerable) else ():
+            similar = score(chunk)
+            similar[:, len(layout.order) :] = -torch.inf
+            scores = _take_positives(similar, layout.start[chunk], layout.count[chunk], layout.own[chunk])
+            judged = _judge(similar, scores, layout.positives[chunk], tie)
+            result["positive"][chunk] = scores[:, 0]
+            for name, values in judged.items():
+                result[name][chunk] = values
+            none = judged["negative"] == -torch.inf
+            result["nearest_negative"][chunk] = padded[judged["nearest_negative"]].masked_fill(none, -1)
     return result
 
 
@@ -179,11 +245,12 @@ def _take_positives(similar: Tensor, start: Tensor, count: Tensor, own: Tensor) 
     return scores.sort(dim=1, descending=True).values
 
 
-def _judge(similar: Tensor, scores: Tensor, positives: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """First rank, MAP@R and R-precision from negatives and sorted positives. Overwrites `similar`."""
+def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> dict[str, Tensor]:
+    """What `rank_scores` says of negatives and sorted positives, with columns for rows. Overwrites `similar`."""
     most = int(positives.max())
-    threshold = scores[:, :most] - TIE
-    nearest = _largest(similar, most).flip(1).contiguous()
+    threshold = scores[:, :most] - tie
+    largest, columns = _largest(similar, most)
+    nearest = largest.flip(1).contiguous()
     before = most - torch.searchsorted(nearest, threshold)  # exact below `most`, which is all that can matter
     found = torch.arange(1, most + 1, device=scores.device)
     hit = (found + before <= positives[:, None]) & (found <= positives[:, None])
@@ -191,24 +258,28 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor) -> tuple[Tensor, 
     # in float64, which not every accelerator has, the number of summands changes nothing
     precision = precision.cpu().sum(dim=1, dtype=torch.float64).float().to(scores.device)
     first = similar.ge_(threshold[:, :1]).sum(dim=1).long() + 1  # sums of ones: exact in float32 up to 2**24
-    return first, precision, hit.sum(dim=1) / positives
+    return {
+        "rank": first, "map@r": precision, "r_precision": hit.sum(dim=1) / positives,
+        "negative": largest[:, 0], "nearest_negative": columns[:, 0],
+    }  # fmt: skip
 
 
-def _largest(values: Tensor, count: int) -> Tensor:
-    """Each row's `count` largest values, descending.
+def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Each row's `count` largest values, descending, and their columns.
 
     Looks at the maxima of `parts`-element groups first: the largest values lie in the groups of the largest maxima.
     """
     rows, columns = values.shape
     parts = 64
-    while parts > 1 and parts * parts * count > columns:
+    while parts > 1 and (parts * parts * count > columns or columns % parts):
         parts //= 2
     if parts < 4:
-        return values.topk(count, dim=1).values
+        return tuple(values.topk(count, dim=1))
     groups = values.view(rows, parts, columns // parts)
     best = groups.amax(dim=1).topk(count, dim=1, sorted=False).indices
     members = groups.gather(2, best[:, None].expand(rows, parts, count))
-    return members.flatten(1).topk(count, dim=1).values
+    found, places = members.flatten(1).topk(count, dim=1)
+    return found, places // count * (columns // parts) + best.gather(1, places % count)
 
 
 @contextmanager
