@@ -1,0 +1,112 @@
+"""`tools/embed.py`: embeddings of pictures, or of a recipe's data, in a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolbox.cli.common import guarded, prepare_process
+from toolbox.errors import ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.base import Dataset
+
+TELLS = """\
+MODEL is a checkpoint or a run's folder (its trained model), a recipe (the pooled features of its backbone, zero-shot),
+or a backbone: an id such as vits16, or a folder with weights in Hugging Face format.
+
+IMAGES is a folder (all images below it), an image, or a list: a .txt with a path a line, or a .jsonl. With --split it
+is a recipe or a checkpoint whose data are embedded, by default MODEL itself, and the ids are those of the dataset: that
+is what model.teacher_file of core.Embedder reads.
+
+OUT ends in .npz (arrays ids and embeddings), .parquet (columns id and embedding), or .npy (the ids, one a line, in
+OUT.ids.txt beside it). Each embedding is a row of float32 numbers of length 1, so products of rows are cosines. The
+file is whole or absent.
+
+examples:
+  tools/embed.py work_dirs/dinov3_folder photos/ photos.npz
+  tools/embed.py vitb16 photos/ photos.parquet --cfg-options model.pool=mean
+  tools/embed.py vitl16 configs/dinov3_sop.py teacher.npy --split train
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    from toolbox.cli.sources import add_source_arguments
+
+    parser = argparse.ArgumentParser(
+        prog="tools/embed.py", description="Write the embeddings of pictures to a file.", epilog=TELLS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
+    parser.add_argument("images", metavar="IMAGES", nargs="?", help="a folder, an image, or a list of images")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
+    parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
+    add_source_arguments(parser)
+    arguments = parser.parse_intermixed_args(argv)
+    return guarded(lambda: _embed(arguments))
+
+
+def _embed(arguments: argparse.Namespace) -> int:
+    if arguments.images is None and arguments.split is None:
+        raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
+    prepare_process()
+    from toolbox.cli.sources import load_source, run
+    from toolbox.core.stored import check_free, write_embeddings
+
+    try:
+        check_free(arguments.out, overwrite=arguments.overwrite)
+    except (OSError, ValueError) as error:
+        raise ToolboxError(str(error)) from error
+    ours, data = overrides_of(arguments)
+    dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
+    source = load_source(arguments, ours)
+    told = f"{arguments.split} of {arguments.images or arguments.model}" if arguments.split else arguments.images
+    print(f"Embedding {len(dataset):,} images of {told} with {source.told}", flush=True)
+    found = run(source, dataset, arguments)
+    try:
+        write_embeddings(arguments.out, found.ids, found.embeddings)
+    except (OSError, ValueError) as error:
+        raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
+    count, width = found.embeddings.shape
+    left = f"; {len(found.bad)} unreadable images left out" if found.bad else ""
+    print(f"{arguments.out}: {count:,} embeddings of {width} numbers (float32, length 1){left}")
+    return 0
+
+
+def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The overrides of the model's recipe and of the data's. Of two recipes `model` keys are the first one's only."""
+    both = arguments.cfg_options
+    if not arguments.images or not arguments.split:
+        return both, both
+    ours = [text for text in both if text.partition("=")[0].split(".")[0] == "model"]
+    return ours, [text for text in both if text not in ours]
+
+
+def _pictures(arguments: argparse.Namespace) -> Dataset:
+    from toolbox.engine.pictures import find_pictures
+
+    found = find_pictures(arguments.images)
+    for note in found.notes:
+        print(f"{arguments.images}: {note}")
+    missing = found.missing()
+    if missing and arguments.on_bad_item == "raise":
+        listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        raise ToolboxError(
+            f"{len(missing)} of {len(found)} images of {arguments.images} do not exist below {found.root}: {listed}.",
+            hint="Mend the list or the links, or leave them out with --on-bad-item skip.",
+        )
+    return found
+
+
+def _split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
+    from toolbox.cli.sources import kind_of, recipe_of, split_of
+
+    if arguments.images is None and kind_of(arguments.model) == "backbone":
+        raise ToolboxError(
+            f"--split names data of a recipe, and {arguments.model} is a backbone.",
+            hint=f"Say whose: tools/embed.py {arguments.model} configs/RECIPE.py {arguments.out} --split train",
+        )
+    recipe = recipe_of(arguments.images or arguments.model, overrides, arguments.plugin)
+    return split_of(recipe, arguments.split)

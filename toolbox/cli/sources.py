@@ -1,0 +1,207 @@
+"""What a command embeds with, and what it embeds: both may be said in several ways."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry import build, catalog, parameters
+
+if TYPE_CHECKING:
+    from toolbox.base import Dataset, Model
+    from toolbox.engine.embed import Embedded
+    from toolbox.plugin import Device
+
+
+@dataclass
+class Source:
+    """A model that is ready to encode.
+
+    - `mode`: "predict", or "baseline" for its backbone without a head.
+    - `told`: what it is, for the user.
+    """
+
+    model: Model
+    device: Device
+    mode: str
+    told: str
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `load_source` and `run` read, beside `model`."""
+    parser.add_argument("--batch-size", type=_from(1), default=64, metavar="N", help="images at a time (64)")
+    parser.add_argument("--num-workers", type=_from(0), metavar="N", help="processes that read (half the cores)")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
+    parser.add_argument("--on-bad-item", choices=["raise", "skip"], default="raise",
+                        help="what an unreadable image does: stop (default), or be left out and named")  # fmt: skip
+    parser.add_argument("--baseline", action="store_true", help="leave the head out: pooled features of the backbone")
+    parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="change keys of the recipe, e.g. model.pool=mean model.backbone.size=448")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
+    """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
+    from toolbox import api
+    from toolbox.config import load_plugins
+    from toolbox.engine.device import choose_device, set_threads
+
+    name, device = arguments.model, arguments.device or "auto"
+    load_plugins(arguments.plugin)
+    set_threads(None)
+    kind = kind_of(name)
+    if kind != "backbone" and arguments.backbone:
+        raise ToolboxError(f"--backbone says what an id means, and {name} is a {kind}.", hint="Leave it out.")
+    if kind == "checkpoint":
+        encoder = api.load(name, device=device, overrides=overrides)
+        told = f"{name}, step {encoder.identity['step']}"
+        if arguments.baseline:
+            return Source(encoder.model, encoder.device, "baseline", f"{told}, without its head")
+        return Source(encoder.model, encoder.device, "predict", told)
+    if kind == "recipe":
+        recipe = api.runnable(api.load_config(name, overrides, arguments.plugin), arguments.device, training=False)
+        told = f"{name}, zero-shot: pooled features of its backbone"
+        return _zero_shot(recipe, choose_device(recipe["env_cfg"]["device"]), told)
+    from toolbox.config import changed
+
+    component = arguments.backbone or component_of(name)
+    given = {"type": "core.Embedder", "backbone": {"type": component, "name": name}}
+    bare = changed({"model": given, "load_from": None}, overrides)
+    return _zero_shot(bare, choose_device(device), f"{component} {name}, zero-shot, pool '{_pool(bare)}'")
+
+
+def _zero_shot(recipe: dict[str, Any], device: Device, told: str) -> Source:
+    import torch
+
+    from toolbox.engine import checkpoint as checkpoints
+    from toolbox.engine.assemble import build_model
+
+    found = checkpoints.read(recipe["load_from"]) if recipe["load_from"] else None
+    classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
+    model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
+    return Source(model.to(torch.device(str(device))).eval(), device, "baseline", told)
+
+
+def _pool(recipe: dict[str, Any]) -> str:
+    pool = recipe["model"].get("pool", "cls")
+    return pool if isinstance(pool, str) else pool.get("type", "?")
+
+
+def kind_of(name: str) -> str:
+    """Whether a command's argument means a "checkpoint", a "recipe", or a "backbone" by its id or folder."""
+    path = Path(name)
+    if path.is_dir():
+        ours = any((path / inner / "manifest.json").is_file() for inner in ("", "best", "last"))
+        return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"
+    namespace, colon, _ = name.partition(":")
+    shipped = bool(colon) and namespace in {plugin.namespace for plugin in catalog().plugins}
+    return "recipe" if shipped or path.suffix == ".py" or path.is_file() else "backbone"
+
+
+def component_of(name: str) -> str:
+    """The first backbone component that takes `name`: those of plugins first, the built-in ones last.
+
+    Raises ToolboxError with what each of them says when none does.
+    """
+    import torch
+
+    said: list[Problem] = []
+    for entry in sorted(catalog().find("backbone"), key=lambda entry: entry.namespace == "core"):
+        if entry.missing:
+            continue
+        try:
+            known = {parameter.name: parameter for parameter in parameters(catalog().resolve(entry.fullname))}
+            if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
+                continue
+            with torch.device("meta"):
+                backbone = build({"type": entry.fullname, "name": name}, "backbone", where=entry.fullname)
+        except ToolboxError as error:
+            said += error.problems
+            continue
+        if backbone.modality == "image":
+            return entry.fullname
+    hint = " ".join(f"{problem.where}: {problem.message}" for problem in said)
+    raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
+
+
+def split_of(recipe: dict[str, Any], split: str) -> Dataset:
+    """The dataset of a recipe's split, checked. Raises ToolboxError with its problems."""
+    loader, where = recipe.get(f"{split}_dataloader"), f"{split}_dataloader.dataset"
+    if not loader:
+        names = [name for name in ("train", "val", "test") if recipe.get(f"{name}_dataloader")]
+        raise ToolboxError(f"The recipe has no {split}_dataloader.", hint=f"It has {', '.join(names)}.")
+    dataset = build(loader["dataset"], "dataset", where=where)
+    problems = [problem.under(where) for problem in dataset.check()]
+    if problems:
+        raise ToolboxError.of(problems)
+    return dataset
+
+
+def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
+    """The recipe that a command's argument means: a recipe's file, or the one in a checkpoint."""
+    from toolbox.config import changed, load_config, to_dict
+    from toolbox.engine import checkpoint as checkpoints
+
+    if kind_of(name) == "checkpoint":
+        return changed(checkpoints.read(name).manifest["recipe"], overrides)
+    if kind_of(name) == "recipe":
+        return to_dict(load_config(name, overrides, plugins))
+    raise ToolboxError(f"--split names data of a recipe or a checkpoint, and '{name}' is neither.")
+
+
+def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
+    """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
+    from toolbox.engine.device import cores
+    from toolbox.engine.embed import embed
+
+    workers = arguments.num_workers
+    with progress(len(dataset)) as advance:
+        found = embed(
+            source.model, dataset, source.device, mode=source.mode, batch_size=arguments.batch_size,
+            workers=max(1, cores() // 2) if workers is None else workers,
+            skip_bad=arguments.on_bad_item == "skip", progress=advance,
+        )  # fmt: skip
+    for _, message in found.bad:
+        print(f"Left out: {message}", file=sys.stderr)
+    return found
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere a line every ten seconds."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(transient=True) as bar:
+            task = bar.add_task("embedding", total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    begun = last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 10:
+            last = now
+            print(f"{done}/{total} images, {done / (now - begun):.0f} a second", flush=True)
+
+    yield tell
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"it must be at least {least}, not {value}")
+        return value
+
+    return number

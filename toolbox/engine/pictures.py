@@ -1,0 +1,134 @@
+"""Pictures without labels: those below a folder, one file, or those that a list names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from toolbox.base import Dataset, Sample, read_image
+from toolbox.errors import ToolboxError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LISTS = (".txt", ".jsonl")
+_FIELDS = ("image", "path", "query_image")
+
+
+class Pictures(Dataset):
+    """Image files, in the order given; an item has no label.
+
+    - `root`: what `names` are relative to.
+    - `names`: their paths; `ids`: their ids, all different; None for the paths.
+    - `notes`: what a user should know of how they were found.
+    """
+
+    def __init__(
+        self, root: Path, names: list[str], ids: list[str] | None = None, notes: list[str] | None = None
+    ) -> None:
+        self.root, self.names, self.ids, self.notes = root, names, ids or names, notes or []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.root / self.names[index]
+        return {"image": read_image(path), "id": self.ids[index], "path": str(path)}
+
+    def missing(self) -> list[str]:
+        """Those of `names` that do not exist."""
+        return [name for name in self.names if not (self.root / name).exists()]
+
+
+def find_pictures(source: str | Path) -> Pictures:
+    """The pictures that `source` means.
+
+    - a folder: all image files below it, by their paths; links are followed, hidden files and folders passed over.
+    - an image file: that one.
+    - a text file (.txt), a path a line, or a JSON Lines file (.jsonl), each line a path or a dict with "image", "path"
+      or "query_image" and perhaps "id". Paths are relative to the list's folder. A line that returns counts once.
+
+    Ids are the paths relative to the folder, or as the list has them. Raises ToolboxError if there is no picture.
+    """
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return _in_folder(path)
+        if not path.exists():
+            raise ToolboxError(f"{path} does not exist.", hint="Give a folder of images, an image, or a list of them.")
+        if path.suffix.lower() in LISTS:
+            return _in_list(path)
+    except OSError as error:
+        raise ToolboxError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if path.suffix.lower() not in SUFFIXES:
+        known = f"Images end in {', '.join(SUFFIXES)}, lists in {' or '.join(LISTS)}."
+        raise ToolboxError(f"{path} is neither a folder, an image nor a list.", hint=known)
+    return Pictures(path.parent, [path.name])
+
+
+def _in_folder(root: Path) -> Pictures:
+    names: list[str] = []
+    others: Counter[str] = Counter()
+    _walk(root, "", (os.path.realpath(root),), names, others)
+    ignored = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.most_common())
+    if not names:
+        what = f" Other files there: {ignored}." if ignored else ""
+        raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {', '.join(SUFFIXES)}.")
+    return Pictures(root, sorted(names), notes=[f"{others.total()} other files ignored ({ignored})"] if ignored else [])
+
+
+def _walk(folder: Path, prefix: str, above: tuple[str, ...], names: list[str], others: Counter[str]) -> None:
+    """Collect the files below a folder; `above`: the folders on the way, into which a link may lead back."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in above:
+                    _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real), names, others)
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES and (
+                entry.is_file() or entry.is_symlink()  # a broken link is an unreadable image, no absent one
+            ):
+                names.append(prefix + entry.name)
+            else:
+                others[suffix] += 1
+
+
+def _in_list(path: Path) -> Pictures:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ToolboxError(f"{path} is not a text in UTF-8: {error}.") from error
+    found: dict[str, str] = {}
+    repeated = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, key = _line(line.strip(), f"{path}:{number}") if path.suffix.lower() == ".jsonl" else (line.strip(),) * 2
+        if found.setdefault(key, name) != name:
+            message = f"The id {key!r} belongs to {found[key]} on an earlier line."
+            raise ToolboxError(message, where=f"{path}:{number}", hint="Give every picture an id of its own.")
+        repeated += 1
+    repeated -= len(found)
+    if not found:
+        raise ToolboxError(f"{path} names no picture.", hint="Write one path a line, relative to the list's folder.")
+    notes = [f"{repeated} lines that return are counted once"] if repeated else []
+    return Pictures(path.parent, list(found.values()), list(found), notes)
+
+
+def _line(line: str, where: str) -> tuple[str, str]:
+    """The path and the id of a line of JSON."""
+    try:
+        value: Any = json.loads(line)
+    except ValueError as error:
+        raise ToolboxError(f"The line is no JSON: {error}.", where=where) from error
+    if isinstance(value, str):
+        return value, value
+    fields = [field for field in _FIELDS if isinstance(value, dict) and isinstance(value.get(field), str)]
+    if not fields:
+        wanted = ", ".join(f'"{field}"' for field in _FIELDS)
+        raise ToolboxError("The line names no picture.", where=where, hint=f"It takes one of {wanted}.")
+    name = value[fields[0]]
+    return name, str(value.get("id", name))
