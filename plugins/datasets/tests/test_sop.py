@@ -12,14 +12,16 @@ import warnings
 import zipfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from toolbox_datasets import sop as sop_module
 from toolbox_datasets import unpack
+from toolbox_datasets.listed import Item
 from toolbox_datasets.sop import SOP
 from toolbox_datasets.sop_index import HEADER
+from toolbox_datasets.sop_prepare import next_of_class
 from toolbox_datasets.splits import held_out
 
 from toolbox.base import read_image
@@ -186,7 +188,7 @@ def test_check_finds_missing_folder_index_and_images(root):
 def test_prepare_checks_counts(root, monkeypatch):
     assert "not the published dataset" in SOP.prepare(str(root))
     assert "published: 59,551 of 11,318" in SOP.prepare(str(root))
-    monkeypatch.setattr(sop_module, "PUBLISHED", {"train": (60, 30), "test": (60, 30)})
+    monkeypatch.setattr(SOP, "published", {"train": (60, 30), "test": (60, 30)})
     assert "is complete" in SOP.prepare(str(root))
     (root / "bicycle_final/1001_0.JPG").unlink()
     with pytest.raises(ValueError, match="1 of 60 images"):
@@ -366,3 +368,62 @@ def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
     chunk.add_text("note", "x" * 100)
     Image.new("RGB", (4, 4)).save(tmp_path / "note.png", pnginfo=chunk)
     assert read_image(tmp_path / "note.png").size == (4, 4)
+
+
+# ---- records and download
+
+
+def test_records_are_written_for_disjoint_splits(root):
+    said = SOP.prepare(str(root), jsonl=True, val_share=0.2)
+    assert f"wrote to {root}: train.jsonl 48 records, val.jsonl 12 records, test.jsonl 60 records" in said
+    for split in ("train", "val", "test"):
+        items = SOP(str(root), split, 0.2).items
+        class_of = {item.path: item.class_id for item in items}
+        lines = [json.loads(line) for line in (root / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert [line["query_image"] for line in lines] == [item.path for item in items]
+        assert all(list(line) == ["query_image", "positive", "label"] for line in lines)
+        assert all(class_of[line["query_image"]] == class_of[line["positive"]] == line["label"] for line in lines)
+        assert all(line["query_image"] != line["positive"] for line in lines)
+    before = (root / "train.jsonl").stat().st_mtime_ns, (root / "train.jsonl").read_bytes()
+    SOP.prepare(str(root), jsonl=True, val_share=0.2)
+    assert (root / "train.jsonl").read_bytes() == before[1]
+    with pytest.raises(ValueError, match=r"train\.jsonl holds something else already"):
+        SOP.prepare(str(root), jsonl=True, val_share=0.3)
+    assert not list(root.glob(".*.partial"))
+
+
+def test_a_product_with_one_photo_has_no_record_and_is_counted(tmp_path):
+    root = make_sop(tmp_path / "sop", per_class=1)
+    assert "train.jsonl 0 records (27 images alone in their class left out)" in SOP.prepare(str(root), jsonl=True)
+
+
+def test_positives_go_round_the_class():
+    items = [Item(i, class_id, str(i)) for i, class_id in enumerate([1, 2, 1, 3, 1, 2])]
+    assert [item.image_id for item in next_of_class(items)] == [2, 5, 4, 3, 0, 1]
+
+
+def test_download_links_what_kagglehub_fetched(root, tmp_path, monkeypatch):
+    asked = []
+    fake = SimpleNamespace(dataset_download=lambda handle: asked.append(handle) or str(root.parent))
+    monkeypatch.setitem(sys.modules, "kagglehub", fake)
+    out = tmp_path / "here"
+    for _ in range(2):  # the second time it is there
+        assert "train 60 images" in SOP.prepare(str(out), download=True)
+    assert asked == ["liucong12601/stanford-online-products-dataset"]
+    assert (out / "Ebay_train.txt").samefile(root / "Ebay_train.txt")
+
+
+def test_download_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(ValueError, match=r"pip install kagglehub.*By hand: Download Stanford_Online_Products\.zip"):
+        SOP.prepare(str(tmp_path / "a"), download=True)
+
+    def refused(handle):
+        raise RuntimeError("403")
+
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(dataset_download=refused))
+    with pytest.raises(OSError, match=r"RuntimeError: 403.*By hand"):
+        SOP.prepare(str(tmp_path / "a"), download=True)
+    with pytest.raises(ValueError, match="give one of them"):
+        SOP.prepare(str(tmp_path / "a"), download=True, source="x.zip")
+    assert list(tmp_path.iterdir()) == []

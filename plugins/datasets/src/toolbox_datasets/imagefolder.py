@@ -14,12 +14,9 @@ from typing import Literal, NamedTuple
 
 from toolbox.base import Dataset, Sample, read_image
 from toolbox.plugin import Problem
-from toolbox_datasets.splits import held_out, require_share, without
+from toolbox_datasets.splits import LEAST, held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
-
-LEAST = 2
-"""Classes of a split: with one alone every neighbour is right, and there is nothing to tell apart."""
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+
+from toolbox_datasets.listed import Item
 
 HEADER = "image_id class_id super_class_id path"
-
-
-class Item(NamedTuple):
-    """One line of an index.
-
-    - `image_id`, `class_id`: numbers as in the file.
-    - `path`: relative to the dataset's folder, with forward slashes; it may hold spaces.
-    - `group`: the super-class, from the folder's name: "bicycle" of bicycle_final/.
-    """
-
-    image_id: int
-    class_id: int
-    path: str
-    group: str
 
 
 def read_index(path: Path) -> list[Item]:
@@ -66,25 +51,3 @@ def parse(line: str) -> Item | None:
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
         return None
     return Item(int(fields[0]), int(fields[1]), str(path), path.parts[0].removesuffix("_final"))
-
-
-def missing_files(root: Path, items: Iterable[Item]) -> list[str]:
-    """Paths of `items` that are not there. Lists each folder once: 60,000 files take a tenth of a second."""
-    listed: dict[str, set[str]] = {}
-    absent = []
-    for item in items:
-        folder, _, name = item.path.rpartition("/")
-        if folder not in listed:
-            listed[folder] = names_in(root / folder)
-        if name not in listed[folder]:
-            absent.append(item.path)
-    return absent
-
-
-def names_in(folder: Path) -> set[str]:
-    """Names of the entries of `folder`; none if it is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()

@@ -1,0 +1,47 @@
+"""What datasets ask of the folders that hold their images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def missing_files(root: Path, paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that are not there. Lists each folder once: 60,000 files take a tenth of a second.
+
+    - `paths`: with forward slashes, relative to `root` or absolute.
+    """
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        if folder + slash not in listed:
+            listed[folder + slash] = names_in(root / (folder + slash))
+        if name not in listed[folder + slash]:
+            absent.append(path)
+    return absent
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the entries of `folder`; none if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def first_of(root: Path, names: Sequence[str]) -> Path:
+    """The first of `names` that is a file below `root`. Raises FileNotFoundError if none is."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    if root.is_dir():
+        raise FileNotFoundError(f"The folder {root} has no {names[0]}.")
+    raise FileNotFoundError(f"The folder {root}, which is to hold {names[0]}, does not exist.")
+
+
+def listing(paths: Sequence[str], count: int = 3) -> str:
+    """The first few of `paths`."""
+    return ", ".join(paths[:count]) + (" ..." if len(paths) > count else "")

@@ -1,0 +1,157 @@
+"""What the published benchmarks of image retrieval share: a list of images, and classes that are new in the test."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from toolbox.base import Dataset, Sample, read_image
+from toolbox.plugin import Problem
+from toolbox_datasets.files import listing, missing_files
+from toolbox_datasets.splits import carve, require_share
+
+
+class Item(NamedTuple):
+    """One image of a benchmark.
+
+    - `image_id`: its number or name, unique in the dataset; `class_id`: as the benchmark has it.
+    - `path`: relative to the dataset's folder, with forward slashes.
+    - `group`: its super-class, "" where there is none; `role`: "query" or "gallery", None for both.
+    """
+
+    image_id: int | str
+    class_id: int | str
+    path: str
+    group: str = ""
+    role: str | None = None
+
+
+class Listed(Dataset):
+    """A benchmark whose "test" has other classes than its "trainval", which "train" and "val" divide by classes.
+
+    Subclasses say how the list is read (`read`), how a class is called (`name_of`) and how one gets the dataset.
+
+    - `published`: {"train" or "test": (images, classes)} as published, "train" being all but the test.
+    """
+
+    published: ClassVar[dict[str, tuple[int, int]]] = {}
+
+    def __init__(
+        self, root: str, split: Literal["train", "val", "trainval", "test"] = "train", val_share: float = 0.1
+    ) -> None:
+        if split not in ("train", "val", "trainval", "test"):
+            raise ValueError(f"split must be 'train', 'val', 'trainval' or 'test', not {split!r}")
+        require_share("val_share", val_share)
+        self.root, self.split, self.val_share = root, split, val_share
+
+    @abstractmethod
+    def read(self, part: Literal["train", "test"]) -> list[Item]:
+        """All images of "trainval" (`part` "train") or of "test", in the order of the list.
+
+        Raises FileNotFoundError with a sentence that names what is missing, OSError if it cannot be read, and
+        ValueError naming file and line where it is malformed.
+        """
+
+    @classmethod
+    @abstractmethod
+    def how_to_get(cls, root: str) -> str:
+        """The steps that lead to a complete `root`."""
+
+    def name_of(self, class_id: int | str, items: list[Item]) -> str:
+        """The name of a class with these images."""
+        return str(class_id)
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The images of this split, in the order of the list."""
+        items = self.read("test" if self.split == "test" else "train")
+        if self.split in ("trainval", "test"):
+            return items
+        group_of: dict[int | str, str] = {}
+        for item in items:
+            group_of.setdefault(item.class_id, item.group)
+        ordered = [class_id for _, class_id in sorted((group, class_id) for class_id, group in group_of.items())]
+        wanted = set(carve(ordered, self.val_share, self.split, self.root))
+        return [item for item in items if item.class_id in wanted]
+
+    @cached_property
+    def class_ids(self) -> list[int | str]:
+        """The benchmark's own number or name of each class."""
+        return sorted({item.class_id for item in self.items})
+
+    @cached_property
+    def labels(self) -> list[int]:
+        label_of = {class_id: label for label, class_id in enumerate(self.class_ids)}
+        return [label_of[item.class_id] for item in self.items]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        members: dict[int | str, list[Item]] = {class_id: [] for class_id in self.class_ids}
+        for item in self.items:
+            members[item.class_id].append(item)
+        names = [self.name_of(class_id, items) for class_id, items in members.items()]
+        unique = all(names) and len(set(names)) == len(names)
+        return names if unique else [str(class_id) for class_id in self.class_ids]
+
+    @cached_property
+    def groups(self) -> list[str] | None:
+        groups = [item.group for item in self.items]
+        return groups if any(groups) else None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.items[index]
+        path = Path(self.root) / item.path
+        sample = {
+            "image": read_image(path), "label": self.labels[index], "id": item.image_id, "path": str(path),
+        }  # fmt: skip
+        if item.group:
+            sample["group"] = item.group
+        if item.role:
+            sample["role"] = item.role
+        return sample
+
+    def check(self) -> list[Problem]:
+        """A missing folder or list, a malformed list, or images that the list names and that are not there."""
+        steps = self.how_to_get(self.root)
+        try:
+            absent = missing_files(Path(self.root), (item.path for item in self.items))
+        except OSError as error:
+            return [Problem(f"{str(error).rstrip('.')}.", "root", steps)]
+        except ValueError as error:  # a malformed line, or a split that holds nothing: the message says which
+            return [Problem(str(error), "root")]
+        if not absent:
+            return []
+        message = f"{len(absent):,} of {len(self):,} images of {self.root} do not exist: {listing(absent)}."
+        return [Problem(message, "root", steps)]
+
+    @classmethod
+    def checked(cls, out: str) -> str:
+        """Check the dataset in `out` and return what is there, beside what was published.
+
+        Raises ValueError with what is missing, and the steps that mend it.
+        """
+        findings = []
+        for part, (images, classes) in cls.published.items():
+            dataset = cls(out, split="test" if part == "test" else "trainval")
+            problems = dataset.check()
+            if problems:
+                raise ValueError("\n".join(map(str, problems)))
+            found = f"{len(dataset):,} images of {len(dataset.classes):,} classes"
+            expected = f"{images:,} of {classes:,}"
+            same = (len(dataset), len(dataset.classes)) == (images, classes)
+            findings.append((same, f"{part} {found}" + ("" if same else f" (published: {expected})")))
+        verdict = "complete" if all(same for same, _ in findings) else "readable, but not the published dataset"
+        return f"{out} is {verdict}: " + ", ".join(text for _, text in findings)
+
+    @classmethod
+    def prepare(cls, out: str) -> str:
+        """Check the dataset in a folder and return what was found.
+
+        - `out`: the folder that holds it. Raises ValueError, with the steps to take, if something is missing.
+        """
+        return cls.checked(out)
