@@ -6,6 +6,7 @@ import copy
 import difflib
 from typing import Any
 
+from toolbox.config.foreign import FOREIGN
 from toolbox.config.schema import REQUIRED, TOP_LEVEL, Key
 from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
@@ -76,7 +77,8 @@ _LEAST = {
     "train_dataloader.num_workers": 0, "train_dataloader.prefetch_factor": 1, "train_dataloader.batch_size": 1,
     "val_dataloader.num_workers": 0, "val_dataloader.batch_size": 1, "val_dataloader.prefetch_factor": 1,
     "test_dataloader.num_workers": 0, "test_dataloader.batch_size": 1, "test_dataloader.prefetch_factor": 1,
-    "optim_wrapper.accumulative_counts": 1, "default_hooks.logger.interval": 1, "default_hooks.checkpoint.interval": 1,
+    "optim_wrapper.accumulative_counts": 1, "optim_wrapper.grad_cache.chunk_size": 1,
+    "default_hooks.logger.interval": 1, "default_hooks.checkpoint.interval": 1,
     "default_hooks.checkpoint.max_keep_ckpts": 1, "env_cfg.threads": 1, "randomness.seed": 0,
 }  # fmt: skip
 
@@ -91,6 +93,8 @@ def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
         if name not in keys:
             near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.6)
             hint = f"Did you mean '{near[0]}'?" if near else f"Keys here: {', '.join(keys)}."
+            if not path and name in FOREIGN:
+                hint = FOREIGN[name].hint
             problems.append(Problem(f"There is no key '{name}'.", where, hint))
         elif item is not None:
             problems += _key(item, keys[name], where)

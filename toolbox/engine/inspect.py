@@ -79,11 +79,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         plan.problems.append(Problem(f"There is no validation metric '{best}'.", where, hint))
     if data and recipe["load_from"]:
         _try(plan, "load_from", lambda: checkpoints.read(recipe["load_from"]))
-    if chunk := settings("optim_wrapper.grad_cache"):
+    if settings("optim_wrapper.grad_cache"):
         plan.problems += grad_cache.problems(model)
-        if chunk["chunk_size"] < 1:
-            where = "optim_wrapper.grad_cache.chunk_size"
-            plan.problems.append(Problem(f"A chunk holds at least 1 row, not {chunk['chunk_size']}.", where))
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
     parts = settings("optim_wrapper.parts") or {}
     plan.problems += part_problems(model, parts)
