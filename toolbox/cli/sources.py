@@ -34,15 +34,21 @@ class Source:
     told: str
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that `load_source` and `run` read, beside `model`."""
-    parser.add_argument("--batch-size", type=_from(1), default=64, metavar="N", help="images at a time (64)")
-    parser.add_argument("--num-workers", type=_from(0), metavar="N", help="processes that read (half the cores)")
+def add_source_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True) -> None:
+    """The arguments that `load_source` and `run` read, beside `model`.
+
+    - `backbone`: whether `model` may be the id of a backbone.
+    """
+    parser.add_argument("--batch-size", type=from_least(1), default=64, metavar="N", help="images at a time (64)")
+    parser.add_argument("--num-workers", type=from_least(0), metavar="N", help="processes that read (half the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--on-bad-item", choices=["raise", "skip"], default="raise",
                         help="what an unreadable image does: stop (default), or be left out and named")  # fmt: skip
     parser.add_argument("--baseline", action="store_true", help="leave the head out: pooled features of the backbone")
-    parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
+    if backbone:
+        parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
+    else:
+        parser.set_defaults(backbone=None)
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change keys of the recipe, e.g. model.pool=mean model.backbone.size=448")  # fmt: skip
@@ -114,7 +120,7 @@ def component_of(name: str) -> str:
     """
     import torch
 
-    said: list[Problem] = []
+    said: list[tuple[str, Problem]] = []
     for entry in sorted(catalog().find("backbone"), key=lambda entry: entry.namespace == "core"):
         if entry.missing:
             continue
@@ -125,11 +131,11 @@ def component_of(name: str) -> str:
             with torch.device("meta"):
                 backbone = build({"type": entry.fullname, "name": name}, "backbone", where=entry.fullname)
         except ToolboxError as error:
-            said += error.problems
+            said.append((entry.fullname, error.problems[0]))
             continue
         if backbone.modality == "image":
             return entry.fullname
-    hint = " ".join(f"{problem.where}: {problem.message}" for problem in said)
+    hint = " ".join(f"{entry}: {problem.message}" for entry, problem in said)
     raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
 
 
@@ -176,13 +182,13 @@ def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embe
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
+def progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; elsewhere a line every ten seconds."""
     if sys.stdout.isatty():
         from rich.progress import Progress
 
         with Progress(transient=True) as bar:
-            task = bar.add_task("embedding", total=total)
+            task = bar.add_task(what, total=total)
             yield lambda done: bar.update(task, completed=done)
         return
     begun = last = time.monotonic()
@@ -192,12 +198,14 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - last >= 10:
             last = now
-            print(f"{done}/{total} images, {done / (now - begun):.0f} a second", flush=True)
+            print(f"{what} {done:,}/{total:,}, {done / (now - begun):.0f} a second", flush=True)
 
     yield tell
 
 
-def _from(least: int) -> Callable[[str], int]:
+def from_least(least: int) -> Callable[[str], int]:
+    """What argparse needs for a whole number from `least` up."""
+
     def number(text: str) -> int:
         value = int(text)
         if value < least:

@@ -1,0 +1,129 @@
+"""`tools/mine_negatives.py`: for each item of a recipe's data the most similar items of other classes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolbox.cli.common import guarded, prepare_process
+from toolbox.errors import ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.mining import ByPath, Mined
+
+TELLS = """\
+MODEL is a checkpoint or a run's folder (its trained model and its recipe's data), or a recipe (the pooled features of
+its backbone, zero-shot). The data are seen without augmentation.
+
+OUT holds a line for each item that has another one of its class:
+  {"query_image": path, "positive": path, "negatives": [paths], "label": class}
+with the most similar first, and paths relative to the dataset's root. datasets.Records reads it, and core.Pairs with
+`negatives` trains on it. The same model and data give the same file.
+
+Wrong labels and look-alikes gather among the most similar: --skip, --margin and --max-similarity leave them out.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    from toolbox.cli.sources import add_source_arguments, from_least
+
+    parser = argparse.ArgumentParser(
+        prog="tools/mine_negatives.py", description="Write hard negatives to train with.", epilog=TELLS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, or a recipe")
+    parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .jsonl")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="whose data (train)")
+    count = {"metavar": "N"}
+    parser.add_argument("--negatives", type=from_least(1), default=5, help="negatives of an item, at most (5)", **count)
+    parser.add_argument("--positives", type=from_least(1), default=1, help="positives, the most similar (1)", **count)
+    parser.add_argument("--top", type=from_least(1), default=50, help="of the N most similar of others (50)", **count)
+    parser.add_argument("--skip", type=from_least(0), default=0, help="without the first N of them (0)", **count)
+    parser.add_argument("--margin", type=float, metavar="X",
+                        help="without those more similar than the positive minus X (default: no limit)")  # fmt: skip
+    parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
+    add_source_arguments(parser, backbone=False)
+    arguments = parser.parse_intermixed_args(argv)
+    return guarded(lambda: _mine(arguments))
+
+
+def _mine(arguments: argparse.Namespace) -> int:
+    if arguments.out.suffix != ".jsonl":
+        raise ToolboxError(f"{arguments.out} must end in .jsonl.")
+    prepare_process()
+    import torch
+
+    from toolbox.cli.sources import kind_of, load_source, progress, recipe_of, run, split_of
+    from toolbox.core.stored import check_file, new_file
+    from toolbox.engine.mining import ByPath, check_numbers, mine
+
+    numbers = {name: getattr(arguments, name) for name in ("negatives", "top", "skip", "positives")}
+    limits = {name: getattr(arguments, name) for name in ("margin", "max_similarity")}
+    try:
+        check_numbers(**numbers)
+        check_file(arguments.out, overwrite=arguments.overwrite)
+    except (OSError, ValueError) as error:
+        raise ToolboxError(str(error)) from error
+    if kind_of(arguments.model) == "backbone":
+        raise ToolboxError(
+            f"{arguments.model} is no checkpoint and no recipe, and negatives are mined in a recipe's data.",
+            hint="To mine with a bare backbone, name it in the recipe: --cfg-options model.backbone.name=...",
+        )
+    recipe = recipe_of(arguments.model, arguments.cfg_options, arguments.plugin)
+    dataset = ByPath(split_of(recipe, arguments.split))
+    if dataset.labels is None:
+        raise ToolboxError("Negatives are items of other classes, and these data have no labels.",
+                           where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
+    source = load_source(arguments, arguments.cfg_options)
+    print(f"Embedding {len(dataset):,} images of {arguments.split} with {source.told}", flush=True)
+    found = run(source, dataset, arguments)
+    device = torch.device(str(source.device))
+    labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)
+    with progress(len(labels), "mining") as advance:
+        rows = torch.from_numpy(found.embeddings).to(device)
+        mined = mine(rows, labels, **numbers, **limits, progress=advance)
+    if not mined.rows:
+        raise ToolboxError(
+            f"No item has both a positive and a negative: {mined.alone:,} are alone in their class, and "
+            f"{mined.empty:,} have no negative left.", hint="Loosen --margin, --max-similarity or --skip.",
+        )  # fmt: skip
+    try:
+        with new_file(arguments.out) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
+            for query, positives, negatives in mined.rows:
+                names = [[found.ids[row] for row in group] for group in ([query], positives, negatives)]
+                stream.write(line(*names, label_of(dataset, int(labels[query]))) + "\n")
+    except (OSError, UnicodeError) as error:
+        raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
+    tell(arguments, mined, len(labels), dataset)
+    return 0
+
+
+def line(query: list[str], positives: list[str], negatives: list[str], label: str | int) -> str:
+    """A row as datasets.Records reads it."""
+    positive = positives[0] if len(positives) == 1 else positives
+    row = {"query_image": query[0], "positive": positive, "negatives": negatives, "label": label}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def label_of(dataset: ByPath, label: int) -> str | int:
+    """The name of a class, its number where it has none."""
+    return label if dataset.classes is None else str(dataset.classes[label])
+
+
+def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPath) -> None:
+    """What was written and what was left out, with counts."""
+    print(f"{arguments.out}: {len(mined.rows):,} of {total:,} items with up to {arguments.negatives} negatives each")
+    for count, what in (
+        (mined.alone, "items are alone in their class and left out"),
+        (mined.empty, "items have no negative left and are left out"),
+        (mined.short, f"items have fewer than {arguments.negatives} negatives"),
+        (mined.by_margin, "candidates were left out by --margin"),
+        (mined.by_similarity, "candidates were left out by --max-similarity"),
+    ):
+        if count:
+            print(f"  {count:,} {what}")
+    root = f", root='{dataset.root}'" if dataset.root is not None else ""
+    print(f"Train on it: train_dataloader.dataset=dict(type='datasets.Records', file='{arguments.out}'{root})")

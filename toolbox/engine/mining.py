@@ -1,0 +1,141 @@
+"""Hard negatives: for each item the most similar items of other classes, exactly and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Dataset, Sample
+
+
+@dataclass
+class Mined:
+    """What `mine` found, in indices of rows.
+
+    - `rows`: (query, positives, negatives), most similar first.
+    - `alone`: queries without another item of their class; `empty`: queries of which no negative was left; both have
+      no row. `short`: rows with fewer negatives than asked for.
+    - `by_margin`, `by_similarity`: candidates that each limit left out.
+    """
+
+    rows: list[tuple[int, list[int], list[int]]] = field(default_factory=list)
+    alone: int = 0
+    empty: int = 0
+    short: int = 0
+    by_margin: int = 0
+    by_similarity: int = 0
+
+
+def mine(
+    embeddings: Tensor, labels: Tensor, *, negatives: int = 5, top: int = 50, skip: int = 0,
+    margin: float | None = None, max_similarity: float | None = None, positives: int = 1,
+    memory_mb: int = 256, progress: Callable[[int], None] = lambda done: None,
+) -> Mined:  # fmt: skip
+    """Hard negatives of every item among all others.
+
+    - `embeddings`: (N, D) rows of length 1, whose products are similarities; `labels`: (N,) integers.
+    - `negatives`: at most so many for each item, the most similar ones of other classes.
+    - `top`: only the `top` most similar items of other classes are candidates; of these
+    - `skip`: leaves out the first, where wrong labels gather;
+    - `margin`: leaves out those whose similarity is above the positive's minus this, likely of the same kind; None
+      for no such limit, 0 for those that are more similar than the positive;
+    - `max_similarity`: leaves out those that are more similar than this.
+    - `positives`: so many of the own class for each item, the most similar ones (Xuan et al. 2020, "Improved
+      Embeddings with Easy Positive Triplet Mining"). `margin` is measured from the least similar of them.
+    - `memory_mb`: cap in MiB on the working memory beyond the embeddings.
+    - `progress`: called with the number of items that are done.
+
+    Equal similarities stand in the order of items, so the result is the same at every call.
+    Raises ValueError for numbers that make no sense.
+    """
+    check_numbers(negatives, top, skip, positives)
+    found = Mined()
+    chunk = max(1, min(1024, memory_mb * 2**20 // (12 * len(embeddings) + 1)))
+    for start in range(0, len(embeddings), chunk):
+        rows = torch.arange(start, min(start + chunk, len(embeddings)), device=embeddings.device)
+        similar = embeddings[rows] @ embeddings.T
+        same = labels[rows][:, None] == labels[None]
+        own = similar.masked_fill(~same, -torch.inf)
+        own[torch.arange(len(rows)), rows] = -torch.inf
+        near, near_columns = largest(own, positives)
+        del own
+        scores, columns = largest(similar.masked_fill_(same, -torch.inf), top)
+        there = scores > -torch.inf
+        there[:, :skip] = False
+        keep = there.clone()
+        if max_similarity is not None:
+            keep &= scores <= max_similarity
+            found.by_similarity += int((there & ~keep).sum())
+        has_positive = near[:, 0] > -torch.inf
+        if margin is not None:
+            least = near.masked_fill(near == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
+            far = scores <= least - margin
+            found.by_margin += int((keep & ~far & has_positive[:, None]).sum())
+            keep &= far
+        keep &= keep.cumsum(dim=1) <= negatives
+        counts = keep.sum(dim=1)
+        found.alone += int((~has_positive).sum())
+        found.empty += int((has_positive & (counts == 0)).sum())
+        found.short += int((has_positive & (counts > 0) & (counts < negatives)).sum())
+        for place in torch.nonzero(has_positive & (counts > 0))[:, 0].tolist():
+            own_class = near_columns[place][near[place] > -torch.inf].tolist()
+            found.rows.append((start + place, own_class, columns[place][keep[place]].tolist()))
+        progress(start + len(rows))
+    return found
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Each row's `count` largest values (all, if there are fewer) and their columns, equal ones in their order."""
+    count = min(count, values.shape[1])
+    found, columns = values.topk(count, dim=1)
+    edge = found[:, -1:]
+    # of several equal values at the end topk takes any
+    crowded = ((values >= edge).sum(dim=1) > count) & (edge[:, 0] > -torch.inf)
+    for row in torch.nonzero(crowded)[:, 0].tolist():
+        ordered = values[row].sort(descending=True, stable=True)
+        found[row], columns[row] = ordered.values[:count], ordered.indices[:count]
+    columns, by = columns.sort(dim=1)
+    found, by = found.gather(1, by).sort(dim=1, descending=True, stable=True)
+    return found, columns.gather(1, by)
+
+
+def check_numbers(negatives: int, top: int, skip: int, positives: int) -> None:
+    """Raise ValueError for arguments of `mine` that make no sense."""
+    if negatives < 1 or positives < 1 or skip < 0:
+        raise ValueError(
+            f"negatives and positives are at least 1 and skip at least 0, not {negatives}, {positives} and {skip}"
+        )
+    if top < skip + negatives:
+        raise ValueError(
+            f"of the top {top} candidates {max(0, top - skip)} are left after skip={skip}, fewer than the {negatives} "
+            f"negatives asked for: try top={skip + 10 * negatives}"
+        )
+
+
+class ByPath(Dataset):
+    """A dataset whose items are known by their path, relative to its `root` where it has one and they are below it.
+
+    Raises ValueError at an item that has no "path".
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.labels, self.classes = dataset, dataset.labels, dataset.classes
+        self.root = getattr(dataset, "root", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        if "path" not in sample:
+            raise ValueError(f"items of {type(self.dataset).__name__} have no 'path' that a file could name")
+        return sample | {"id": self.relative(str(sample["path"]))}
+
+    def relative(self, path: str) -> str:
+        """A path without the dataset's root, with forward slashes."""
+        below = self.root is not None and Path(path).is_relative_to(self.root)
+        return (Path(path).relative_to(self.root) if below else Path(path)).as_posix()
