@@ -8,6 +8,7 @@ from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, O
 from toolbox.base.functional import cls_token, gather, l2_normalize, last_token, mean_tokens, world
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
+from toolbox.base.image_preprocess import ImagePreprocess
 from toolbox.base.images import read_image
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
@@ -20,7 +21,7 @@ from toolbox.base.tune import Tune
 
 __all__ = [
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Features", "Finding", "Gallery", "Head",
-    "Histogram", "Hook", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess", "Run", "Sample",
-    "Sampler", "Schedule", "Table", "Tune",
+    "Histogram", "Hook", "ImagePreprocess", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
+    "Run", "Sample", "Sampler", "Schedule", "Table", "Tune",
     "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "read_image", "world",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ WRONG = {
     "vitb": "vitb16",
     "vit7b": "vit7b16",
     "vtib16": "vitb16",
-    "vit_large_patch16_dinov3.sat493m": "vitl16-sat",
+    "vit_large_patch16_dinov3.sat": "vitl16-sat",
     "facebook/dinov3-giant": "vit7b16",
 }
 

@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toolbox_dinov3 import hub
 from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.ids import KNOWN
 from toolbox_dinov3.vit import ViT
+
+from toolbox.base import hub
 
 VIT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "num_register_tokens": 2,

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolbox.base import Backbone
-from toolbox_dinov3.preprocess import ImagePreprocess
+from toolbox.base import Backbone, ImagePreprocess
+from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
 from toolbox_dinov3.weights import find, load
 
 
 class Encoder(Backbone):
-    """A backbone around a transformers model.
+    """A backbone around a model of transformers or timm.
 
+    - `family`: which of the two this is.
     - `model`: that model; `size`: height and width of its images.
-    - `source`: where its structure and weights are from; `revision`: of a download.
+    - `library`: who built it; `revision`: of a download.
     """
 
     modality = "image"
+    family: Family
     model: nn.Module
     size: int
 
     def _comes_from(self, source: Source, revision: str | None, weights: bool) -> None:
         self._source, self.revision = source, revision
+        self.library = source.library
         self.weights_id = source.weights_id if weights else None
 
     def preprocess(self) -> ImagePreprocess:
@@ -34,7 +37,7 @@ class Encoder(Backbone):
 
     def load_weights(self) -> None:
         if self.weights_id is not None:
-            load(self.model, self._source, self.revision)
+            load(self.model, self.family, self._source, self.revision)
 
     def adapter_root(self) -> nn.Module:
         return self.model

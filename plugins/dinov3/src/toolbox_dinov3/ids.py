@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Family = Literal["vit", "convnext"]
@@ -20,6 +20,7 @@ class Known:
 
     - `short`: the name in a recipe; `id`: the repository on the Hugging Face Hub.
     - `arch`: the fields of its transformers configuration that differ from that library's defaults, or that matter.
+    - `timm`: its name in timm, whose repository on the Hub is `timm_id`.
     - `mean`, `std`: of RGB values in [0, 1], as in its training.
     """
 
@@ -27,8 +28,13 @@ class Known:
     id: str
     family: Family
     arch: dict[str, Any]
+    timm: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def timm_id(self) -> str:
+        return f"timm/{self.timm}"
 
 
 def _vit(width: int, depth: int, heads: int, hidden: int, gated: bool = False, biases: bool = True) -> dict[str, Any]:
@@ -54,12 +60,26 @@ def _convnext(width: int, third: int) -> dict[str, Any]:
     return {"hidden_sizes": [width, 2 * width, 4 * width, 8 * width], "depths": [3, 3, third, 3]}
 
 
+_TIMM = {
+    "vits16": "small", "vits16plus": "small_plus", "vitb16": "base", "vitl16": "large", "vith16plus": "huge_plus",
+    "vit7b16": "7b",
+}  # fmt: skip
+
+
 def _web(short: str, family: Family, arch: dict[str, Any]) -> Known:
-    return Known(short, f"facebook/dinov3-{short}-pretrain-lvd1689m", family, arch)
+    return Known(short, f"facebook/dinov3-{short}-pretrain-lvd1689m", family, arch, _timm(short, arch, "lvd1689m"))
 
 
 def _satellite(short: str, arch: dict[str, Any]) -> Known:
-    return Known(f"{short}-sat", f"facebook/dinov3-{short}-pretrain-sat493m", "vit", arch, SAT_MEAN, SAT_STD)
+    timm = _timm(short, arch, "sat493m")
+    return Known(f"{short}-sat", f"facebook/dinov3-{short}-pretrain-sat493m", "vit", arch, timm, SAT_MEAN, SAT_STD)
+
+
+def _timm(short: str, arch: dict[str, Any], data: str) -> str:
+    if short not in _TIMM:
+        return f"{short.replace('-', '_')}.dinov3_{data}"
+    biases = "_qkvb" if arch["query_bias"] else ""  # timm keeps a net with and one without biases of query and value
+    return f"vit_{_TIMM[short]}_patch16_dinov3{biases}.{data}"
 
 
 KNOWN = (
@@ -78,3 +98,14 @@ KNOWN = (
 )
 
 BY_NAME = {name: known for known in KNOWN for name in (known.short, known.id)}
+
+
+def _without_biases(known: Known) -> Known:
+    return replace(
+        known, arch={**known.arch, "query_bias": False, "value_bias": False}, timm=known.timm.replace("_qkvb", "")
+    )
+
+
+BY_TIMM_NAME = {
+    known.timm: known for known in (*KNOWN, *(_without_biases(known) for known in KNOWN if "_qkvb" in known.timm))
+}

@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from toolbox_dinov3.ids import BY_NAME, COMPONENTS, KNOWN, Family, Known
+from toolbox_dinov3.ids import BY_NAME, BY_TIMM_NAME, COMPONENTS, KNOWN, Family, Known
 
 _SPELLINGS = (
     (r"convnext.*tiny", "convnext-tiny"),
@@ -23,13 +23,19 @@ _SPELLINGS = (
 """How other projects and hasty fingers spell a size, the more special ones first."""
 
 
-def find(name: str, family: Family) -> Known | Path:
+def find(name: str, family: Family, timm: bool = False) -> Known | Path:
     """The released encoder called `name`, or the existing folder of that name.
+
+    - `timm`: whether the names of timm, with or without "timm/", are known as well.
 
     A released name wins over a folder of the same name; write `./vitb16` to mean the folder.
     Raises ValueError, naming what was probably meant, for anything else.
     """
-    known = BY_NAME.get(name)
+    known, in_timm = BY_NAME.get(name), BY_TIMM_NAME.get(name.removeprefix("timm/"))
+    if known is None and in_timm is not None:
+        if not timm:
+            raise ValueError(f"{name!r} is a name of timm's: set source='timm', or name {in_timm.short!r}.")
+        known = in_timm
     if known is not None:
         if known.family != family:
             raise ValueError(f"{name!r} is no {COMPONENTS[family]}: use {COMPONENTS[known.family]}.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
@@ -24,6 +24,8 @@ FIELDS: dict[Family, tuple[str, ...]] = {
 }  # fmt: skip
 """The fields of the transformers configurations that describe the structure."""
 
+Library = Literal["transformers", "timm"]
+
 _ARGUMENTS = {
     "drop_path_rate": "drop_path",
     "image_size": "size",
@@ -36,42 +38,55 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved encoder: `fields` of its configuration, RGB `mean` and `std`, and whose weights it takes."""
+    """A resolved encoder: how it is built, RGB `mean` and `std`, and whose weights it takes.
+
+    - `fields`: of its transformers configuration.
+    - `library`: which library builds it.
+    - `architecture`, `arguments`: instead of `fields`, what timm calls it in a folder of its own format.
+    """
 
     fields: dict[str, Any]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     known: Known | None = None
     folder: Path | None = None
+    library: Library = "transformers"
+    architecture: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def weights_id(self) -> str | None:
         """The public id or the folder that has the weights; None for an encoder built from sizes."""
         if self.known is not None:
-            return self.known.id
+            return self.known.timm_id if self.library == "timm" else self.known.id
         return None if self.folder is None else str(self.folder)
 
 
-def resolve(family: Family, name: str | None, arch: Mapping[str, Any] | None, revision: str | None) -> Source:
+def resolve(
+    family: Family, name: str | None, arch: Mapping[str, Any] | None, revision: str | None,
+    library: Library = "transformers",
+) -> Source:  # fmt: skip
     """Decide between `name` and `arch`. Reads config.json of a folder, and nothing else from anywhere.
 
     Raises ValueError for contradictory or unknown values, OSError or ValueError for a folder that is none.
     """
     component = COMPONENTS[family]
+    if library not in ("transformers", "timm"):
+        raise ValueError(f"source must be 'transformers' or 'timm', not {library!r}.")
     if arch is not None:
         if name is not None:
             raise ValueError(f"{component} takes either name or arch: with arch, set name=None.")
         if revision is not None:
             raise ValueError("revision belongs to released weights; an encoder built from arch has none: remove it.")
-        return Source(_checked(family, arch))
+        return Source(_checked(family, arch), library=library)
     if name is None:
         raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
-    found = find(name, family)
+    found = find(name, family, timm=library == "timm")
     if isinstance(found, Known):
-        return Source(dict(found.arch), found.mean, found.std, known=found)
+        return Source(dict(found.arch), found.mean, found.std, known=found, library=library)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-    return _from_folder(found, family)
+    return _from_folder(found, family, library)
 
 
 def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,8 +102,10 @@ def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arch)
 
 
-def _from_folder(folder: Path, family: Family) -> Source:
+def _from_folder(folder: Path, family: Family, library: Library) -> Source:
     fields = _json(folder / "config.json")
+    if "architecture" in fields and "model_type" not in fields:
+        return _from_timm_folder(folder, fields, library)
     found = fields.get("model_type")
     if found != MODEL_TYPES[family]:
         other = next((f for f, model_type in MODEL_TYPES.items() if model_type == found), None)
@@ -101,6 +118,22 @@ def _from_folder(folder: Path, family: Family) -> Source:
         tuple(numbers.get("image_mean") or IMAGENET_MEAN),
         tuple(numbers.get("image_std") or IMAGENET_STD),
         folder=folder,
+        library=library,
+    )
+
+
+def _from_timm_folder(folder: Path, fields: dict[str, Any], library: Library) -> Source:
+    if library != "timm":
+        raise ValueError(f"{folder} holds timm's {fields['architecture']!r}: set source='timm'.")
+    numbers = fields.get("pretrained_cfg") or {}
+    return Source(
+        {},
+        tuple(numbers.get("mean") or IMAGENET_MEAN),
+        tuple(numbers.get("std") or IMAGENET_STD),
+        folder=folder,
+        library=library,
+        architecture=fields["architecture"],
+        arguments=dict(fields.get("model_args") or {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the two families share: building a transformers model from plain data, and checking sizes."""
+"""What the two families share: building a model from plain data, and checking sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """A model of random weights. Raises ValueError, with the sizes, when they do not go together."""
+    """A model of random weights: what `model_class` makes of the configuration.
+
+    Raises ValueError, with the sizes, when they do not go together.
+    """
     _check_fields(fields)
     try:
         return model_class(config_class(**fields, **settings))

@@ -1,31 +1,46 @@
-"""From a PIL image to the normalized tensor that an encoder takes."""
+"""From a PIL image to the normalized tensor that an image encoder takes."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from toolbox.base import Preprocess
+from toolbox.base.backbone import Preprocess
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
 class ImagePreprocess(Preprocess):
     """PIL image -> (3, H, W) bytes -> collated and normalized, float32 (B, 3, H, W).
 
-    An image of another size is resized with antialiased bicubic interpolation until it just covers the wanted size, and
-    its centre is cut out: nothing is squashed. Both happen in one pass, so what is cut off is never computed. An image
-    that already has the size keeps its pixels.
+    An image of another size is resized with antialiased interpolation until it just covers the wanted size, and its
+    centre is cut out: nothing is squashed. Both happen in one pass, so what is cut off is never computed. An image that
+    already has the size keeps its pixels.
 
     - `size`: (height, width) in pixels.
     - `mean`, `std`: of RGB values in [0, 1].
+    - `interpolation`: "bicubic" unless the encoder was trained with another.
     """
 
-    def __init__(self, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        size: tuple[int, int],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: Interpolation = "bicubic",
+    ):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three numbers each, std positive; got {tuple(mean)} and {tuple(std)}.")
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(
+                f"interpolation must be one of {', '.join(get_args(Interpolation))}, not {interpolation!r}."
+            )
         self.size = (int(size[0]), int(size[1]))
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.interpolation = tuple(mean), tuple(std), interpolation
 
     def __call__(self, value: Image.Image) -> Tensor:
         if not isinstance(value, Image.Image):
@@ -33,7 +48,8 @@ class ImagePreprocess(Preprocess):
         image = value if value.mode == "RGB" else value.convert("RGB")
         height, width = self.size
         if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC, box=_center(image.size, self.size))
+            filter = Image.Resampling[self.interpolation.upper()]
+            image = image.resize((width, height), filter, box=_center(image.size, self.size))
         # NumPy, because torch would start threads for each image, and wait for them where no worker forbids it
         return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
 

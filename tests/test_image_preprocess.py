@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toolbox_dinov3.ids import IMAGENET_MEAN, IMAGENET_STD
-from toolbox_dinov3.preprocess import ImagePreprocess
 from torchvision.transforms import v2
 
-MEAN, STD = IMAGENET_MEAN, IMAGENET_STD
+from toolbox.base import ImagePreprocess
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -59,6 +59,15 @@ def test_same_as_resizing_the_shorter_side_and_cutting_the_centre(size):
     assert (out - reference(resized)).abs().mean() < 0.01
     for other in (resized.rotate(180), image.resize((32, 32), Image.Resampling.BICUBIC)):
         assert (out - reference(other)).abs().mean() > 0.2
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
+def test_interpolation(interpolation):
+    image = noise(48, 48)
+    resized = image.resize((32, 32), Image.Resampling[interpolation.upper()])
+    out = finished(ImagePreprocess((32, 32), MEAN, STD, interpolation), image)
+    torch.testing.assert_close(out, reference(resized), rtol=0, atol=2e-6)
+    assert not torch.equal(out, finished(ImagePreprocess((32, 32), MEAN, STD), image))
 
 
 def test_nothing_is_squashed_for_an_oblong_target():
@@ -115,3 +124,5 @@ def test_refusals():
         ImagePreprocess((8, 8), MEAN, STD)(np.zeros((8, 8, 3)))
     with pytest.raises(ValueError, match="three numbers each, std positive"):
         ImagePreprocess((8, 8), MEAN, (0.1, 0.1, 0))
+    with pytest.raises(ValueError, match="one of nearest, bilinear, bicubic, lanczos, not 'cubic'"):
+        ImagePreprocess((8, 8), MEAN, STD, "cubic")

@@ -1,0 +1,83 @@
+"""Files of a repository on the Hugging Face Hub: from the local cache, else by download, else a clear refusal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+DEADLINE = 15.0
+"""Seconds to wait for the Hub's first answer: without a network its client would retry for most of a minute."""
+
+
+def snapshot(
+    repository: str,
+    patterns: Iterable[str],
+    is_complete: Callable[[Path], bool],
+    steps: Callable[[str], str],
+    revision: str | None = None,
+) -> Path:
+    """The folder with those files of `repository` that match `patterns`, such as "*.json".
+
+    Files that are in the cache are used without asking the network. Respects HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and a
+    stored login, as the Hub's own client does.
+
+    - `is_complete`: whether a folder in the cache has all that is needed.
+    - `steps`: from the reason why the files cannot be had to the message that says what to do.
+    - `revision`: commit, tag or branch; None is main.
+
+    Raises OSError with that message.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    wanted = {"repo_id": repository, "revision": revision, "allow_patterns": list(patterns)}
+    try:
+        folder = Path(snapshot_download(**wanted, local_files_only=True))
+        if is_complete(folder):
+            return folder
+    except (OSError, ValueError):
+        pass  # not, or only partly, in the cache
+    if constants.HF_HUB_OFFLINE:
+        raise OSError(steps("HF_HUB_OFFLINE is set, and they are not in the local cache"))
+    reason = _unreachable(repository, revision)
+    if reason is not None:
+        raise OSError(steps(reason))
+    try:
+        return Path(snapshot_download(**wanted))
+    except Exception as error:  # the client's network library, and with it the type of error, differs by version
+        raise OSError(steps(f"the download failed ({_short(error)})")) from error
+
+
+def _unreachable(repository: str, revision: str | None) -> str | None:
+    """Why the Hub will not give the files; None when it will. One small request, bounded by `DEADLINE`."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import errors as hub
+
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            url = hf_hub_url(repository, "config.json", revision=revision)
+            get_hf_file_metadata(url, timeout=DEADLINE)
+            answer.append(None)
+        except hub.GatedRepoError:
+            answer.append("their licence has to be accepted first, or the login is missing")
+        except hub.RevisionNotFoundError:
+            answer.append(f"{repository} has no revision {revision!r}")
+        except hub.RepositoryNotFoundError:
+            answer.append(f"{constants.ENDPOINT} has no {repository}, or shows it only after a login")
+        except hub.EntryNotFoundError:
+            answer.append(None)  # a repository without config.json: the download will tell what it has
+        except Exception as error:
+            answer.append(f"{constants.ENDPOINT} gives no access ({_short(error)})")
+
+    # Name lookup obeys no timeout, so the request runs in a thread that may be abandoned.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    return answer[0] if answer else f"{constants.ENDPOINT} did not answer within {DEADLINE:.0f} seconds"
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip() or "no details"
+    return f"{type(error).__name__}: {text.splitlines()[0][:150]}"

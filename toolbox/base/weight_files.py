@@ -1,0 +1,101 @@
+"""Files of pretrained weights: which there are, whether they are whole, and their tensors into a module."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_POINTER = b"version https://git-lfs"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors in a folder of Hugging Face format: model.safetensors, or the parts that its index lists.
+
+    Raises FileNotFoundError where there are none, ValueError for an index that is none.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if index.is_file():
+        try:
+            return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index} is no index of weight files ({error}). Download it again.") from error
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pth", ".pt", ".safetensors"))
+    found = f" It has {', '.join(others)}, which is not read." if others else ""
+    raise FileNotFoundError(
+        f"{folder} has no model.safetensors.{found} Get it in Hugging Face format: hf download ID --local-dir {folder}"
+    )
+
+
+def check_weight_file(file: Path) -> None:
+    """Raises OSError, saying what to do, where a safetensors file is absent, a Git LFS pointer, or cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing, though the index beside it lists it. Download it again.")
+    with file.open("rb") as stream:
+        head = stream.read(len(_POINTER))
+    if head == _POINTER:
+        raise OSError(
+            f"{file} is a Git LFS pointer, not the weights: run `git lfs pull` in {file.parent}, "
+            f"or download it with `hf download`."
+        )
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise OSError(
+            f"{file} is damaged or was cut short ({file.stat().st_size:,} bytes; {error}). Download it again."
+        ) from error
+
+
+def check_weight_files(folder: Path) -> None:
+    """`check_weight_file` for each of `weight_files`."""
+    for file in weight_files(folder):
+        check_weight_file(file)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of `weight_files`, checked first."""
+    from safetensors.torch import load_file
+
+    check_weight_files(folder)
+    return {key: tensor for file in weight_files(folder) for key, tensor in load_file(file).items()}
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path, hint: str) -> None:
+    """Copy `tensors` into the state of `module`, which keeps its own precision; all or none.
+
+    - `where`, `hint`: for the message: what the weights come from, and what to try.
+
+    Raises ValueError, naming the keys, unless the keys and shapes are the same; also on the meta device, where values
+    have no place.
+    """
+    own = module.state_dict()
+    if any(tensor.is_meta for tensor in own.values()):
+        raise ValueError("weights cannot be loaded on torch's meta device: build the backbone on another.")
+    problems = {
+        "missing": own.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - own.keys(),
+        "of another shape": {key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape},
+    }
+    raise_misfit(problems, where, hint)
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(tensors[key])
+
+
+def raise_misfit(problems: Mapping[str, set[str] | list[str]], where: str | Path, hint: str) -> None:
+    """Raise ValueError if there are any keys in `problems`, a mapping from what is wrong with keys to the keys."""
+    parts = []
+    for label, keys in problems.items():
+        if keys:
+            more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
+            parts.append(f"{label}: {', '.join(sorted(keys)[:6])}{more}")
+    if parts:
+        raise ValueError(f"The weights in {where} do not fit this encoder ({'; '.join(parts)}). {hint}")
