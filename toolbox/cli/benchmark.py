@@ -12,6 +12,7 @@ from toolbox.cli.common import guarded, prepare_process
 BENCHMARKS = {
     "discovery": ("tools/list_components.py from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
+    "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),
     "loader": ("the data loader against reading and transforming alone", {}),
     "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),
 }
