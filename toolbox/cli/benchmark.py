@@ -10,6 +10,7 @@ from importlib import import_module
 from toolbox.cli.common import guarded, prepare_process
 
 BENCHMARKS = {
+    "ablation": ("what each switch of the retrieval recipe gains on letters", {"steps": 900, "seeds": 3}),
     "discovery": ("tools/list_components.py from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),

@@ -53,3 +53,10 @@ class Console:
         if self.log_file is not None:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
+
+
+class Silent(Console):
+    """Prints nothing; train.log is written as ever."""
+
+    def show(self, text: str) -> None:
+        pass

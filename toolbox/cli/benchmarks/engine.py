@@ -15,7 +15,7 @@ from torch import nn
 
 from toolbox.base import Batch
 from toolbox.config import complete
-from toolbox.engine.console import Console
+from toolbox.engine.console import Silent
 from toolbox.engine.loop import Run
 
 PROMISES = {"vits16": 1.03, "demo": 1.10}
@@ -40,7 +40,7 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engine = _Stretch(_recipe(model), Path(folder) / "run", console=_Silent())
+        engine = _Stretch(_recipe(model), Path(folder) / "run", console=Silent())
         engine.batch = _batch(engine, *_MODELS[model][1:])
         bare = _bare_loop(engine)
         engine.stretch(2)
@@ -55,11 +55,6 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
         "spread": [min(again), max(again)], "promise": PROMISES[model],
         "step_ms": 1000 * statistics.median(bare for bare, _, _ in measured) / steps,
     }  # fmt: skip
-
-
-class _Silent(Console):
-    def show(self, text: str) -> None:
-        pass
 
 
 class _Stretch(Run):
