@@ -61,6 +61,14 @@ CASES = [
     ("losses.InfoNCE", dict(symmetric=True)),
     *(("losses.Triplet", dict(margin=0.3, miner=miner)) for miner in ("all", "hard", "semi")),
     ("losses.Triplet", dict(margin=0.3, distance="cosine")),
+    ("losses.InfoNCE", dict(hardest=4, symmetric=True)),
+    ("losses.MultiSimilarity", dict()),
+    ("losses.MultiSimilarity", dict(mine=True)),
+    ("losses.Circle", dict()),
+    ("losses.RecallAtK", dict()),
+    ("losses.ProxyAnchor", dict()),
+    ("losses.ArcFace", dict()),
+    ("losses.SubCenterArcFace", dict()),
 ]
 
 

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Loss
-from toolbox_losses.pairs import check_temperature, masked_logsumexp, masked_mean, pair_masks, views
+from toolbox_losses.pairs import (
+    check_temperature,
+    log_one_plus_exp,
+    masked_logsumexp,
+    masked_mean,
+    pair_masks,
+    views,
+)
 
 
 class InfoNCE(Loss):
@@ -21,18 +28,24 @@ class InfoNCE(Loss):
     - `temperature`: T, divides the cosines; lower weighs hard negatives more.
     - `symmetric`: with a second view, the average of both directions (first -> second and second -> first). Without
       a second view both are the same.
+    - `hardest`: how many negatives of an anchor, those of the highest cosine, stay in its denominator; the others get
+      no gradient. None, or more than there are, keeps all.
 
     Without labels, row i of the second view is the positive of embedding i and all its other rows are negatives:
-    cross-entropy with the diagonal as target. Raises ValueError when the temperature is not positive, or when there
-    are neither labels nor a second view.
+    cross-entropy with the diagonal as target. Rows from B on are explicit negatives, in addition to those of the
+    batch. They belong to no embedding, so the second direction (the first B rows of the second view as anchors, the
+    embeddings as candidates) does not see them. Raises ValueError when the temperature or `hardest` is not positive,
+    or when there are neither labels nor a second view.
     """
 
     needs_labels = False
 
-    def __init__(self, temperature: float = 0.07, symmetric: bool = False):
+    def __init__(self, temperature: float = 0.07, symmetric: bool = False, hardest: int | None = None):
         super().__init__()
+        if hardest is not None and (isinstance(hardest, bool) or not isinstance(hardest, int) or hardest < 1):
+            raise ValueError(f"hardest must be a number of negatives, 1 or more, or None for all, not {hardest!r}")
         self.temperature = check_temperature(temperature)
-        self.symmetric = symmetric
+        self.symmetric, self.hardest = symmetric, hardest
 
     def compute(
         self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
@@ -40,13 +53,16 @@ class InfoNCE(Loss):
         positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
         anchors, candidates = views(embeddings, ref_embeddings)
         scores = anchors @ candidates.T / self.temperature
-        loss = _direction(scores, positive, negative)
+        loss = direction(scores, positive, negative, self.hardest)
         if self.symmetric and ref_embeddings is not None:
-            loss = (loss + _direction(scores.T, positive.T, negative.T)) / 2
+            loss = (loss + direction(scores.T, positive.T, negative.T, self.hardest)) / 2
         return loss
 
 
-def _direction(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    excess = masked_logsumexp(scores, negative)[:, None] - scores
-    # log(1 + exp(x)); torch's softplus drops the tail beyond 20 and is not exact in float64
-    return masked_mean(torch.logaddexp(excess, torch.zeros_like(excess)), positive)
+def direction(scores: Tensor, positive: Tensor, negative: Tensor, hardest: int | None = None) -> Tensor:
+    """The scalar loss of (B, R) scaled cosines, rows as anchors. An anchor without positives takes no part."""
+    against, kept = scores, negative
+    if hardest is not None and hardest < scores.shape[1]:
+        against = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).topk(hardest, dim=1)
+        against, kept = against.values, negative.gather(1, against.indices)
+    return masked_mean(log_one_plus_exp(masked_logsumexp(against, kept)[:, None] - scores), positive)

@@ -27,8 +27,9 @@ def pair_masks(
     """Which (anchor, candidate) pairs are positive and which negative: two (B, R) bool masks.
 
     With labels, equal ones are positive and different ones negative; without, row i of the second view is the one
-    positive of anchor i. Without a second view the anchors are their own candidates, and self pairs are neither.
-    Raises ValueError when nothing tells what is positive.
+    positive of anchor i, and its other rows are negatives: the second views of the other anchors, and the explicit
+    negatives that follow from row B on. Without a second view the anchors are their own candidates, and self pairs
+    are neither. Raises ValueError when nothing tells what is positive.
     """
     rows, device = len(embeddings), embeddings.device
     if labels is not None:
@@ -42,12 +43,12 @@ def pair_masks(
             "this loss has neither labels nor a second view, so no pair is positive: use a labelled dataset, "
             "or two views of each item (sampler core.Pairs or an augment with views=2, and model.cross_view=True)"
         )
-    if len(ref_embeddings) != rows:
+    if len(ref_embeddings) < rows:
         raise ValueError(
             f"without labels row i of the second view belongs to embedding i, but there are {rows} embeddings and "
-            f"{len(ref_embeddings)} second views: give as many of each, or labels"
+            f"{len(ref_embeddings)} second views: give one for each (rows beyond that are negatives), or labels"
         )
-    positive = torch.eye(rows, dtype=torch.bool, device=device)
+    positive = torch.eye(rows, len(ref_embeddings), dtype=torch.bool, device=device)
     return positive, ~positive
 
 
@@ -61,8 +62,18 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+def log_one_plus_exp(x: Tensor) -> Tensor:
+    """log(1 + exp(x)). Torch's softplus drops the tail beyond 20 and is not exact in float64."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def check_positive(name: str, value: float, usual: str) -> float:
+    """Raise ValueError unless `value` is a positive finite number; `usual` says what to try."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be a positive number, not {value}: {usual}")
+    return float(value)
+
+
 def check_temperature(temperature: float) -> float:
     """Raise ValueError unless it is a positive finite number."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be a positive number, not {temperature}: usual values are 0.05 to 0.2")
-    return float(temperature)
+    return check_positive("temperature", temperature, "usual values are 0.05 to 0.2")

@@ -18,4 +18,28 @@ def toolbox_components():
             "loss", "Triplet", "toolbox_losses.triplet:Triplet",
             "margin between positives and negatives; all, hard or semi-hard triplets",
         ),
+        Component(
+            "loss", "MultiSimilarity", "toolbox_losses.multi_similarity:MultiSimilarity",
+            "pulls far positives and pushes near negatives the most; with or without pair mining",
+        ),
+        Component(
+            "loss", "Circle", "toolbox_losses.circle:Circle",
+            "pairs weighted by how far each is from its optimum",
+        ),
+        Component(
+            "loss", "RecallAtK", "toolbox_losses.recall_at_k:RecallAtK",
+            "a smooth Recall@k, for large batches",
+        ),
+        Component(
+            "loss", "ProxyAnchor", "toolbox_losses.proxy_anchor:ProxyAnchor",
+            "a learned proxy for each class, compared with the whole batch",
+        ),
+        Component(
+            "loss", "ArcFace", "toolbox_losses.arcface:ArcFace",
+            "classification by angle to learned class centres, with a margin",
+        ),
+        Component(
+            "loss", "SubCenterArcFace", "toolbox_losses.arcface:SubCenterArcFace",
+            "ArcFace with several centres for each class, for noisy labels",
+        ),
     ]  # fmt: skip

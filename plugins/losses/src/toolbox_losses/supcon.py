@@ -21,7 +21,8 @@ class SupCon(Loss):
     - `temperature`: T, divides the cosines; lower weighs hard negatives more.
 
     Among themselves, an embedding is no candidate of its own. With a second view all its rows are candidates, and the
-    anchor's own second view is a positive. Without labels that one is the only positive, which makes this InfoNCE.
+    anchor's own second view is a positive. Without labels that one is the only positive, which makes this InfoNCE;
+    rows from B on are explicit negatives of every anchor, in addition to those of the batch.
     Raises ValueError when the temperature is not positive, or when there are neither labels nor a second view.
     """
 

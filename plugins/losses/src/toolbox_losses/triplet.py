@@ -26,9 +26,10 @@ class Triplet(Loss):
     - `reducer`: "nonzero": the mean over the chosen triplets whose loss is above 0. "mean": over all chosen ones.
       None takes "mean" for `miner="hard"` and "nonzero" else, the usual form of each.
 
-    Without labels, row i of the second view is the one positive of embedding i. The loss is exactly 0 when no triplet
-    is chosen. Raises ValueError for a margin that makes no sense, or when there are neither labels nor a second view.
-    Sources: Schroff et al., "FaceNet", 2015 (semi-hard); Hermans et al., "In Defense of the Triplet Loss for Person
+    Without labels, row i of the second view is the one positive of embedding i; rows from B on are explicit negatives
+    of every embedding, in addition to those of the batch. The loss is exactly 0 when no triplet is chosen. Raises
+    ValueError for a margin that makes no sense, or when there are neither labels nor a second view. Sources: Schroff
+    et al., "FaceNet", 2015 (semi-hard); Hermans et al., "In Defense of the Triplet Loss for Person
     Re-Identification", 2017 (batch-hard).
     """
 
