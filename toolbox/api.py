@@ -83,7 +83,7 @@ def train(
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
     from toolbox.engine.loop import Run
-    from toolbox.report import write_report
+    from toolbox.report import save_findings, write_report
 
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
@@ -96,8 +96,8 @@ def train(
         run = Run(recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console)
         results = run.execute()
         found = run.findings()
-        gallery = found and (found[0], [e for f in found[1] for e in getattr(f, "examples", [])])
-        results["report"] = str(write_report(folder, results, gallery))
+        results["report"] = str(write_report(folder, results, found))
+        save_findings(folder, found[1] if found else [])
     except ToolboxError as error:
         raise _placed(error, config) from error
     return results

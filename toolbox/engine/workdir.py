@@ -19,7 +19,7 @@ from toolbox.errors import ToolboxError
 
 _FILES = (
     "config.py", "environment.json", "metrics.jsonl", "train.log", "train_results.json", "bad_items.jsonl",
-    "report.html",
+    "findings.json", "report.html",
 )  # fmt: skip
 
 

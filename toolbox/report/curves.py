@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolbox.report.numbers import axis_labels, is_number, short
+from toolbox.report.numbers import axis_labels, is_finite, is_number, short
 
 WIDTH, HEIGHT = 340, 196
 LEFT, RIGHT, TOP, BOTTOM = 50, 330, 10, 158
@@ -16,7 +16,7 @@ MOST_POINTS = 600
 MOST_DOTS = 60
 _LARGEST = 1e30  # beyond it, or its inverse, the arithmetic of ranges overflows
 
-Series = list[tuple[int, float]]
+Series = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ def read_series(path: Path) -> dict[str, Series]:
 def panels(series: dict[str, Series], best_step: int | None = None) -> tuple[list[Panel], list[Panel]]:
     """(main panels: loss, learning rate, validation metrics; the other logged numbers)."""
     last = max((points[-1][0] for points in series.values()), default=0)
-    drawn = {name: panel(name, points, last, best_step) for name, points in series.items() if not _is_count(points)}
+    drawn = {name: panel(name, points, last, best_step) for name, points in series.items() if not is_count(points)}
     main = [name for name in ("loss", "lr") if name in drawn] + [name for name in drawn if name.startswith("val/")]
     return [drawn[name] for name in main], [drawn[name] for name in drawn if name not in main]
 
 
-def _is_count(points: Series) -> bool:
+def is_count(points: Series) -> bool:
     """The same integer at every evaluation (queries, classes): nothing to draw."""
     return len({value for _, value in points}) == 1 and isinstance(points[0][1], int)
 
@@ -74,7 +74,7 @@ def _is_count(points: Series) -> bool:
 def panel(name: str, points: Series, last_step: int, best_step: int | None = None) -> Panel:
     """The drawing of one series; `last_step` ends the x axis, so that all panels share it."""
     title = {"lr": "learning rate"}.get(name, name.replace("_", " "))
-    usable = [value for _, value in points if _usable(value)]
+    usable = [value for _, value in points if drawable(value)]
     if not usable:
         return Panel(title, "no finite value", gaps=len(points))
     low, high = limits(usable)
@@ -86,16 +86,16 @@ def panel(name: str, points: Series, last_step: int, best_step: int | None = Non
     def y(value: float) -> float:
         return round(BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low), 1)
 
-    stretches = _stretches(_thinned(points))
+    found = stretches(thinned(points))
     few = len(points) <= MOST_DOTS and (name.startswith("val/") or len(points) <= 12)
-    dotted = [p for p in points if _usable(p[1])] if few else [s[0] for s in stretches if len(s) == 1]
+    dotted = [p for p in points if drawable(p[1])] if few else [s[0] for s in found if len(s) == 1]
     return Panel(
         title,
         short(usable[0]) if len(usable) == 1 else f"{short(usable[0])} → {short(usable[-1])}",
-        ["M" + "L".join(f"{x(step)} {y(value)}" for step, value in s) for s in stretches if len(s) > 1],
+        ["M" + "L".join(f"{x(step)} {y(value)}" for step, value in s) for s in found if len(s) > 1],
         [(x(step), y(value), f"step {step:,}: {short(value)}") for step, value in dotted],
-        _labelled(ticks(0, x_high, 4, whole=True), x),
-        _labelled(ticks(low, high, 4), y),
+        labelled(ticks(0, x_high, 4, whole=True), x),
+        labelled(ticks(low, high, 4), y),
         x(best_step) if best_step is not None and 0 < best_step <= x_high else None,
         len(points) - len(usable),
     )
@@ -122,26 +122,28 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
     return [number * step for number in range(first, last + 1)]
 
 
-def _labelled(values: list[float], place: Callable[[float], float]) -> list[tuple[float, str]]:
+def labelled(values: list[float], place: Callable[[float], float]) -> list[tuple[float, str]]:
+    """Ticks as (position, label)."""
     return [(place(value), label) for value, label in zip(values, axis_labels(values), strict=True)]
 
 
-def _usable(value: float) -> bool:
-    return math.isfinite(value) and abs(value) < _LARGEST
+def drawable(value: float) -> bool:
+    """Whether a value has a place in a drawing."""
+    return is_finite(value) and abs(value) < _LARGEST
 
 
-def _stretches(points: Series) -> list[Series]:
+def stretches(points: Series) -> list[Series]:
     """Split where a value cannot be drawn, so that no line hides it."""
     found: list[Series] = [[]]
     for step, value in points:
-        if _usable(value):
+        if drawable(value):
             found[-1].append((step, value))
         elif found[-1]:
             found.append([])
     return [stretch for stretch in found if stretch]
 
 
-def _thinned(points: Series) -> Series:
+def thinned(points: Series) -> Series:
     """At most about MOST_POINTS points: the lowest, the highest and any undrawable one of each bucket stay."""
     if len(points) <= MOST_POINTS:
         return points
@@ -149,8 +151,8 @@ def _thinned(points: Series) -> Series:
     kept: Series = []
     for start in range(0, len(points), size):
         bucket = points[start : start + size]
-        usable = [point for point in bucket if _usable(point[1])]
+        usable = [point for point in bucket if drawable(point[1])]
         chosen = {min(usable, key=lambda p: p[1]), max(usable, key=lambda p: p[1])} if usable else set()
-        broken = [point for point in bucket if not _usable(point[1])][:1]
+        broken = [point for point in bucket if not drawable(point[1])][:1]
         kept += sorted([*chosen, *broken], key=lambda p: p[0])
     return kept

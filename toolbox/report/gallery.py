@@ -1,11 +1,11 @@
-"""The gallery: query pictures with what the model put first, as small pictures inside the page."""
+"""Galleries: query pictures with what the model put first, as small pictures inside the page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
-from itertools import zip_longest
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -13,10 +13,13 @@ from PIL import Image
 from toolbox.report.numbers import fixed
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset, Example
+    from toolbox.base import Dataset
+    from toolbox.base.findings import Example, Gallery
 
 MOST_ROWS = 24
 MOST_RESULTS = 10
+MOST_ROWS_TOGETHER = 120
+MOST_BYTES = 4_800_000
 THUMBNAIL = 112
 PIXELATED = 64
 
@@ -37,6 +40,30 @@ class Picture:
     note: str = ""
 
 
+@dataclass
+class Pictures:
+    """The pictures of a page: each is read, encoded and written once, however many places show it.
+
+    - `held`: {dataset index: picture}; `size`: bytes of all.
+    """
+
+    dataset: Dataset
+    held: dict[int, Picture] = field(default_factory=dict)
+    size: int = 0
+
+    def get(self, index: int) -> Picture:
+        """The picture of an item."""
+        if index not in self.held:
+            self.held[index] = read_picture(self.dataset, index)
+            self.size += len(self.held[index].uri)
+        return self.held[index]
+
+    def forget(self, indices: Iterable[int]) -> None:
+        """Take back pictures that nothing shows."""
+        for index in indices:
+            self.size -= len(self.held.pop(index).uri)
+
+
 @dataclass(frozen=True)
 class Result:
     """A picture that was found: whether it is right, and its score as text."""
@@ -48,10 +75,11 @@ class Result:
 
 @dataclass(frozen=True)
 class QueryRow:
-    """A query with its results, best first."""
+    """A query with its results, best first; `note`: why it is shown, empty when nothing says so."""
 
     query: Picture
     results: list[Result]
+    note: str = ""
 
     @property
     def success(self) -> bool:
@@ -67,49 +95,63 @@ class QueryRow:
         return f"match at rank {rank}" if rank else f"no match in the first {len(self.results)}"
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Rows in the order of the page, and the sentence that tells how they were chosen."""
+@dataclass
+class Shown:
+    """A gallery as the page shows it: rows in the metric's order, and the sentence that tells how they were chosen."""
 
-    rows: list[QueryRow]
-    sentence: str
-
-
-def gallery(dataset: Dataset, examples: list[Example], *, split: str = "") -> Gallery:
-    """Successes and failures in turn, `MOST_ROWS` queries at most, each picture read and encoded once."""
-    failures = [example for example in examples if not _succeeds(example)]
-    successes = [example for example in examples if _succeeds(example)]
-    mixed = [example for pair in zip_longest(failures, successes) for example in pair if example is not None]
-    pictures: dict[int, Picture] = {}
-
-    def picture(index: int) -> Picture:
-        if index not in pictures:
-            pictures[index] = read_picture(dataset, index)
-        return pictures[index]
-
-    def row(example: Example) -> QueryRow:
-        found = example.results[:MOST_RESULTS]
-        results = [Result(picture(index), bool(right), fixed(float(score), 2)) for index, right, score in found]
-        return QueryRow(picture(example.query), results)
-
-    rows = [row(example) for example in mixed[:MOST_ROWS]]
-    return Gallery(rows, _sentence(rows, len(dataset), split))
+    title: str
+    rows: list[QueryRow] = field(default_factory=list)
+    sentence: str = ""
 
 
-def _succeeds(example: Example) -> bool:
-    return bool(example.results) and bool(example.results[0][1])
+def show_galleries(pictures: Pictures, galleries: list[Gallery], *, split: str = "") -> list[Shown]:
+    """What fits on a page: rows of all galleries in turn, so that each shows about as many.
+
+    A gallery shows MOST_ROWS rows at most, all of them MOST_ROWS_TOGETHER, their pictures MOST_BYTES. The sentences
+    count what is not shown.
+    """
+    shown = [Shown(gallery.title) for gallery in galleries]
+    turns = (
+        (place, gallery.examples[turn])
+        for turn in range(MOST_ROWS) for place, gallery in zip(shown, galleries, strict=True)
+        if turn < len(gallery.examples)
+    )  # fmt: skip
+    for number, (place, example) in enumerate(turns):
+        if number >= MOST_ROWS_TOGETHER:
+            break
+        before = set(pictures.held)
+        row = _row(pictures, example)
+        if number and pictures.size > MOST_BYTES:
+            pictures.forget(pictures.held.keys() - before)
+            break
+        place.rows.append(row)
+    for place, gallery in zip(shown, galleries, strict=True):
+        place.sentence = _sentence(place.rows, gallery, len(pictures.dataset), split)
+    return shown
 
 
-def _sentence(rows: list[QueryRow], size: int, split: str) -> str:
+def _row(pictures: Pictures, example: Example) -> QueryRow:
+    found = example.results[:MOST_RESULTS]
+    results = [Result(pictures.get(index), bool(right), fixed(float(score), 2)) for index, right, score in found]
+    return QueryRow(pictures.get(example.query), results, example.note)
+
+
+def _sentence(rows: list[QueryRow], gallery: Gallery, size: int, split: str) -> str:
+    if not gallery.examples:
+        return " ".join(filter(None, (gallery.note, "Nothing to show.")))
     wins = sum(row.success for row in rows)
-    losses = len(rows) - wins
-    chosen = f"{len(rows)} of {size:,} {split} items, chosen by the metric".replace("  ", " ")
-    if not wins or not losses:
-        return f"{chosen}; the first result is {'right' if wins else 'wrong'} for every one of them."
-    return (
-        f"{chosen}: {losses} whose first result is wrong and {wins} whose first result is right, "
-        "in turn until one kind runs out. Read the rates off the table, not off this selection."
-    )
+    count = f"{len(rows)} of {size:,} {split} items".replace("  ", " ")
+    if len(rows) < len(gallery.examples):
+        count += f" ({len(gallery.examples) - len(rows):,} more were found, left out to keep the page small)"
+    if not any(row.results for row in rows):
+        said = f"{count}."
+    elif wins in (0, len(rows)):
+        said = f"{count}; the first result is {'right' if wins else 'wrong'} for every one of them."
+    else:
+        said = f"{count}: the first result is wrong for {len(rows) - wins} of them and right for {wins}."
+    if not gallery.note:
+        said += " The metric chose them: read the rates off the table, not off this selection."
+    return " ".join(filter(None, (gallery.note, said)))
 
 
 def class_name(dataset: Dataset, index: int) -> str:
@@ -118,7 +160,7 @@ def class_name(dataset: Dataset, index: int) -> str:
     if labels is None or classes is None:
         return ""
     try:
-        label = int(labels[index])
+        label = int(labels[index]) if index >= 0 else -1
         return str(classes[label]) if label >= 0 else ""
     except (IndexError, KeyError, TypeError, ValueError):
         return ""
@@ -128,6 +170,8 @@ def read_picture(dataset: Dataset, index: int) -> Picture:
     """An item as a small picture; one that cannot be had says why instead."""
     name = class_name(dataset, index)
     try:
+        if not 0 <= index < len(dataset):
+            return Picture(index, name, note=f"The dataset has {len(dataset):,} items, and this is number {index:,}")
         image = dataset[index].get("image")
         if image is None:
             return Picture(index, name, note="This item has no picture")

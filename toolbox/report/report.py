@@ -4,55 +4,100 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.errors import ToolboxError
-from toolbox.report import curves
-from toolbox.report.gallery import gallery as make_gallery
+from toolbox.report import charts, curves
+from toolbox.report.charts import Chart, curve_chart, histogram_chart
+from toolbox.report.files import read_text, replace_text
+from toolbox.report.findings import as_saved
+from toolbox.report.gallery import Pictures, show_galleries
+from toolbox.report.grid import Grid, grid
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
+from toolbox.report.page import template
 from toolbox.report.table import headline, rows
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset, Example
+    from toolbox.base import Dataset
 
 _RUN_FILES = ("train_results.json", "metrics.jsonl", "config.py")
 
 
-def write_report(work_dir: Path, results: dict[str, Any] | None, gallery: tuple[Dataset, list[Example]] | None) -> Path:
+def write_report(
+    work_dir: Path, results: dict[str, Any] | None, findings: tuple[Dataset, list[Finding]] | None
+) -> Path:
     """Write `work_dir/report.html`: one file that opens without a network. Returns its path.
 
     - `work_dir`: the run's folder; config.py, environment.json and metrics.jsonl are read where they exist.
     - `results`: what train_results.json holds, whole or in part; None when the run came to none.
-    - `gallery`: a dataset and the examples to show, whose indices are of that dataset; None for no gallery.
+    - `findings`: a dataset and what metrics found in it, whose indices are of that dataset; None for nothing.
 
     What is missing is left out or named on the page. Raises ToolboxError when the page cannot be written.
     """
     work_dir = Path(work_dir)
     results = results or {}
-    config = _read(work_dir / "config.py")
+    dataset, given = findings or (None, [])
+    usable, remarks = _sorted_out(given)
+    config = read_text(work_dir / "config.py")
     split = _split(config)
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
     table = rows(results.get("before"), results.get("after"), results.get("pixels"))
-    shown = headline(results, items=len(gallery[0]) if gallery else None, split=split)
-    page = _template().render(
+    shown = headline(results, items=len(dataset) if dataset is not None else None, split=split)
+    pictures = Pictures(dataset) if dataset is not None else None
+    galleries = [finding for finding in usable if isinstance(finding, Gallery)]
+    page = template("report.html.j2").render(
         name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
         when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
         headline=shown, rows=table, tracks=any(row.span for row in table), missing=MISSING,
         explained=bool(results.get("before") and results.get("after")),
-        box=curves, panels=main, other_panels=other, best_step=best.get("step"),
-        gallery=make_gallery(*gallery, split=split) if gallery and gallery[1] else None,
-        config=config, environment=_pretty(_read(work_dir / "environment.json")), costs=costs(results),
+        small=curves, wide=charts, panels=main, other_panels=other, best_step=best.get("step"),
+        found=blocks(usable), remarks=remarks,
+        galleries=show_galleries(pictures, galleries, split=split) if pictures and galleries else [],
+        pictures=list(pictures.held.values()) if pictures else [],
+        config=config, environment=_pretty(read_text(work_dir / "environment.json")), costs=costs(results),
     )  # fmt: skip
     path = work_dir / "report.html"
-    _write(path, page)
+    replace_text(
+        path, page,
+        hint="The run's numbers are safe in train_results.json. Free some space or make the folder writable.",
+    )  # fmt: skip
     return path
+
+
+def blocks(findings: list[Finding]) -> list[tuple[str, list[Chart | Grid]]]:
+    """Drawings and tables in the metrics' order, as ("charts" or "tables", those that follow each other)."""
+    drawn: list[Chart | Grid] = []
+    for finding in findings:
+        if isinstance(finding, Curve):
+            drawn.append(curve_chart(finding))
+        elif isinstance(finding, Histogram):
+            drawn.append(histogram_chart(finding))
+        elif isinstance(finding, Table):
+            drawn.append(grid(finding))
+    return [
+        (kind, list(members))
+        for kind, members in groupby(drawn, lambda d: "charts" if isinstance(d, Chart) else "tables")
+    ]
+
+
+def _sorted_out(findings: list[Finding]) -> tuple[list[Finding], list[str]]:
+    """(findings that can be shown, what to say about the others)."""
+    usable, remarks = [], []
+    for finding in findings:
+        try:
+            usable.append(as_saved(finding))
+        except ToolboxError as error:  # the run is over: no single finding may cost the user the page
+            remarks.append(f"Not shown: {error}")
+    for outcomes in (finding for finding in usable if isinstance(finding, Outcomes)):
+        count = len(outcomes.ids)
+        remarks.append(f"findings.json also holds {outcomes.title!r} of {count:,} items, for tools/compare.py.")
+    return usable, remarks
 
 
 def costs(results: dict[str, Any]) -> list[tuple[str, str]]:
@@ -75,21 +120,6 @@ def costs(results: dict[str, Any]) -> list[tuple[str, str]]:
     if results.get("unreadable_items"):
         found.append(("unreadable items left out", f"{results['unreadable_items']:,}"))
     return found
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("template.html.j2")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _pretty(text: str) -> str:
@@ -128,21 +158,3 @@ def _date(work_dir: Path) -> datetime:
         except OSError:
             continue
     return datetime.now()
-
-
-def _write(path: Path, page: str) -> None:
-    """Replace the page in one step, so that no reader ever sees half of one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # file names that are no valid UTF-8 reach us as surrogates, which utf-8 refuses
-        with beside.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ToolboxError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            hint="The run's numbers are safe in train_results.json. Free some space or make the folder writable.",
-        ) from error

@@ -57,17 +57,17 @@ def rows(
 
 
 def _row(name: str, before: Any, after: Any, pixels: Any) -> Row:
-    decimals = _decimals(before, after)
+    places = decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
-    difference = "" if counts and before == after else _difference(before, after, decimals)
+    change = "" if counts and before == after else difference(before, after, places)
     inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
     start, end = (after if before is None else before), (before if after is None else after)
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    floor = "" if pixels is None else fixed(pixels, decimals)
-    return Row(name, fixed(before, decimals), fixed(after, decimals), difference, span, floor)
+    floor = "" if pixels is None else fixed(pixels, places)
+    return Row(name, fixed(before, places), fixed(after, places), change, span, floor)
 
 
-def _decimals(*values: Any) -> int:
+def decimals(*values: Any) -> int:
     """0 for counts; else about four digits, and more for numbers that would come out as zeros."""
     if all(isinstance(value, int) for value in values if value is not None):
         return 0
@@ -77,10 +77,11 @@ def _decimals(*values: Any) -> int:
     return 4 if largest >= 0.01 or largest == 0 else min(12, 2 - math.floor(math.log10(largest)))
 
 
-def _difference(before: Any, after: Any, decimals: int) -> str:
+def difference(before: Any, after: Any, places: int) -> str:
+    """That of the numbers as printed, so that a row adds up; empty where there is none."""
     if not (is_finite(before) and is_finite(after)):
         return ""
-    return fixed(round(after, decimals) - round(before, decimals), decimals, sign=True)
+    return fixed(round(after, places) - round(before, places), places, sign=True)
 
 
 def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headline:
@@ -97,16 +98,14 @@ def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headl
     old, new = before.get(name), after.get(name)
     count = (after or before).get("queries", items)
     where = f"on {count:,} {split} items".replace("  ", " ") if isinstance(count, int) else ""
-    decimals = _headline_decimals(old, new)
+    places = _headline_decimals(old, new)
     metric = name[:1].upper() + name[1:]
     if not is_number(new):
-        return Headline(
-            metric, fixed(old, decimals), where, note="That is before training; there is no number after it"
-        )
+        return Headline(metric, fixed(old, places), where, note="That is before training; there is no number after it")
     if not is_number(old):
-        return Headline(metric, fixed(new, decimals), where, note="It was not evaluated before training")
-    values = f"{fixed(old, decimals)} → {fixed(new, decimals)}"
-    return Headline(metric, values, where, _difference(old, new, decimals))
+        return Headline(metric, fixed(new, places), where, note="It was not evaluated before training")
+    values = f"{fixed(old, places)} → {fixed(new, places)}"
+    return Headline(metric, values, where, difference(old, new, places))
 
 
 def _leading_metric(results: dict[str, Any], found: dict[str, Any]) -> str | None:
