@@ -33,7 +33,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments
+    from toolbox.cli.sources import add_source_arguments, stoppable
 
     parser = argparse.ArgumentParser(
         prog="tools/embed.py", description="Write the embeddings of pictures to a file.", epilog=TELLS,
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_source_arguments(parser)
     arguments = parser.parse_intermixed_args(argv)
-    return guarded(lambda: _embed(arguments))
+    return guarded(stoppable(lambda: _embed(arguments)))
 
 
 def _embed(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,7 @@ Wrong labels and look-alikes gather among the most similar: --skip, --margin and
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, from_least
+    from toolbox.cli.sources import add_source_arguments, from_least, stoppable
 
     parser = argparse.ArgumentParser(
         prog="tools/mine_negatives.py", description="Write hard negatives to train with.", epilog=TELLS,
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
     add_source_arguments(parser, backbone=False)
     arguments = parser.parse_intermixed_args(argv)
-    return guarded(lambda: _mine(arguments))
+    return guarded(stoppable(lambda: _mine(arguments)))
 
 
 def _mine(arguments: argparse.Namespace) -> int:

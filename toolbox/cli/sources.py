@@ -183,7 +183,24 @@ def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embe
 
 @contextmanager
 def progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line every ten seconds."""
+    """A function to call with what is done: it moves a bar on a terminal, elsewhere prints a line every ten seconds.
+
+    After Ctrl-C or SIGTERM its next call raises Interrupted, when the loader's workers are at rest.
+    """
+    from toolbox.engine.signals import Interrupted, StopSignal
+
+    with StopSignal() as stop, _shown(total, what) as show:
+
+        def advance(done: int) -> None:
+            if stop.received is not None:
+                raise Interrupted(stop.received, "Interrupted: nothing was written.")
+            show(done)
+
+        yield advance
+
+
+@contextmanager
+def _shown(total: int, what: str) -> Iterator[Callable[[int], None]]:
     if sys.stdout.isatty():
         from rich.progress import Progress
 
@@ -201,6 +218,21 @@ def progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], No
             print(f"{what} {done:,}/{total:,}, {done / (now - begun):.0f} a second", flush=True)
 
     yield tell
+
+
+def stoppable(command: Callable[[], int]) -> Callable[[], int]:
+    """The command, ending with 128 + n when signal n stopped it."""
+
+    def run() -> int:
+        from toolbox.engine.signals import Interrupted
+
+        try:
+            return command()
+        except Interrupted as interrupted:
+            print(interrupted, file=sys.stderr)
+            return 128 + interrupted.signum
+
+    return run
 
 
 def from_least(least: int) -> Callable[[str], int]:

@@ -1,0 +1,38 @@
+"""Fine-tune DINOv3 ViT-S/16 with LoRA on your own pictures: one folder a class, a few hundred images will do.
+
+    python tools/train.py configs/dinov3_folder.py --cfg-options train_dataloader.dataset.root=DIR
+
+Data: DIR/<class>/*.jpg, at any depth below a class, from 6 classes up. A fifth of the classes is held out to judge
+the result on and a tenth to choose the best checkpoint, at least 2 each: retrieval is about classes never seen. For
+fewer classes, or a division of your own, make DIR/train, DIR/val and DIR/test with class folders in each.
+Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds pictures with what was trained.
+Larger: `model.backbone.name=vitb16`. More images: `train_dataloader.sampler.batch_size=64`.
+"""
+_base_ = ['_base_/runtime.py']
+_loader = dict(batch_size=64, num_workers=2)
+model = dict(
+    type='core.Embedder',
+    backbone=dict(type='dinov3.ViT', name='vits16', tune=dict(mode='lora', rank=8)),
+    pool='cls',
+    loss=dict(type='losses.SupCon', temperature=0.05),
+    cross_view=True)
+train_dataloader = dict(
+    dataset=dict(type='datasets.ImageFolder', root='data/pictures', split='train'),
+    augment=dict(type='core.RetrievalAugment'),
+    sampler=dict(type='core.Pairs', batch_size=16),
+    num_workers=2)
+# a text in braces is the value of another key: all three follow the one root
+val_dataloader = dict(
+    dataset=dict(type='datasets.ImageFolder', root='{train_dataloader.dataset.root}', split='val'), **_loader)
+val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 5, 10])]
+test_dataloader = dict(
+    dataset=dict(type='datasets.ImageFolder', root='{train_dataloader.dataset.root}', split='test'), **_loader)
+test_evaluator = '{val_evaluator}'
+optim_wrapper = dict(
+    optimizer=dict(type='core.AdamW', lr=1e-4, weight_decay=0.01),
+    clip_grad=dict(max_norm=1.0),
+    precision='bf16')
+param_scheduler = dict(type='core.WarmupCosine', warmup=0.1)
+train_cfg = dict(max_epochs=20)
+default_hooks = dict(logger=dict(interval=5))
+custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=5)]
