@@ -62,8 +62,9 @@ def _check(config, device: str | None) -> int:
     from toolbox.config import complete, dump, to_dict
 
     found: Plan = api.plan(config, device=device)
+    if found.parts:  # with data that are not there yet, the model can still be judged
+        print(dump(complete(to_dict(config))))
+        show_plan(found)
     if found.problems:
         raise ToolboxError.of(found.problems)
-    print(dump(complete(to_dict(config))))
-    show_plan(found)
     return 0

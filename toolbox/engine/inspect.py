@@ -10,12 +10,12 @@ import torch
 
 from toolbox.base import Dataset, Model, Sampler
 from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine import grad_cache
+from toolbox.engine import average, grad_cache, interpolate
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import choose_device
 from toolbox.engine.evaluate import EvalSet
-from toolbox.engine.groups import parameter_groups, part_problems
+from toolbox.engine.groups import Group, parameter_groups, part_problems
 from toolbox.engine.memory import step_memory
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
@@ -25,13 +25,17 @@ from toolbox.registry import build
 
 @dataclass
 class Part:
-    """A row of the table of parts: a stretch of the model with equal settings."""
+    """A row of the table of parts: a stretch of the model with equal settings.
+
+    - `lowest_lr`: where layer-wise decay spreads the learning rate, its least value; `lr` is its greatest.
+    """
 
     name: str
     parameters: int
     trainable: int
     lr: float | None
     weight_decay: float | None
+    lowest_lr: float | None = None
 
 
 @dataclass
@@ -54,7 +58,10 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     """
     plan = Plan()
     settings = Settings(recipe)
-    classes = _look_at_data(recipe, settings, plan) if data else 2  # any number stands for the data's
+    classes = _look_at_data(recipe, settings, plan) if data else None
+    about_data = len(plan.problems)
+    if about_data or not data:
+        classes = 2  # any number stands for that of data which nobody has looked at
     _try(plan, "", lambda: Precision(settings("optim_wrapper.precision"), choose_device(settings("env_cfg.device"))))
     try:
         with torch.device("meta"):
@@ -78,20 +85,25 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         where = "default_hooks.checkpoint.save_best"
         plan.problems.append(Problem(f"There is no validation metric '{best}'.", where, hint))
     if data and recipe["load_from"]:
-        _try(plan, "load_from", lambda: checkpoints.read(recipe["load_from"]))
+        _try(plan, "load_from", lambda: _compare(model, recipe, plan, whole=not about_data))
     if settings("optim_wrapper.grad_cache"):
         plan.problems += grad_cache.problems(model)
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
     parts = settings("optim_wrapper.parts") or {}
-    plan.problems += part_problems(model, parts)
+    plan.problems += part_problems(model, parts, settings("optim_wrapper.layer_decay"))
+    plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)
+    plan.problems += interpolate.problems(recipe, model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         plan.problems.append(
             Problem("Nothing would be trained: every part is frozen.", "model", "Add a head, or set a backbone's tune.")
         )
-    if plan.problems:
+    if len(plan.problems) > about_data:
         return plan
-    groups = parameter_groups(model, optimizer, parts, settings("optim_wrapper.decay_one_dim"))
-    plan.parts = _table(model, {name: (g.lr, g.weight_decay) for g in groups for name in g.params})
+    plan.notes += average.notes(settings("optim_wrapper.average"), plan.steps)
+    groups = parameter_groups(
+        model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
+    )
+    plan.parts = _table(model, {name: group for group in groups for name in group.params})
     _shapes_and_memory(recipe, settings, model, plan)
     return plan
 
@@ -117,15 +129,16 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
     if loader["augment"]:
         build_augment(loader["augment"])
     dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
+    sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
+    plan.batch_size = sampler.batch_size
     found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
     plan.problems += found
     if found:
         return []
-    sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
     before = len(plan.problems)
     _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
     if len(plan.problems) == before:
-        plan.batch_size = sampler.batch_size
+        plan.batch_size = sampler.batch_size  # setup may have made it smaller
         plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
         plan.steps = settings.steps(len(sampler))
         plan.notes += sampler.notes()
@@ -175,13 +188,25 @@ def _augment_problems(augment: dict[str, Any] | None, model: Model) -> list[Prob
     ]  # fmt: skip
 
 
-def _table(model: Model, settings: dict[str, tuple[float, float]]) -> list[Part]:
+def _compare(model: Model, recipe: dict[str, Any], plan: Plan, *, whole: bool) -> None:
+    """What `load_from` gives the model; only the checkpoint is read when the model's data is not known as a `whole`."""
+    checkpoint = checkpoints.start_of(recipe)
+    if whole and checkpoint is not None:
+        found = checkpoints.compare(model, checkpoint)
+        if checkpoint.parts:
+            plan.notes.append(f"load_from: {found.summary()}.")
+
+
+def _table(model: Model, settings: dict[str, Group]) -> list[Part]:
     """Rows by top-level part and equal settings; frozen parameters have none."""
     rows: dict[tuple[str, Any], Part] = {}
     for name, parameter in model.named_parameters():
-        part = _part_of(name, model)
-        lr, decay = settings.get(name, (None, None))
-        row = rows.setdefault((part, (lr, decay)), Part(part, 0, 0, lr, decay))
+        part, group = _part_of(name, model), settings.get(name)
+        lr, decay = (group.lr, group.weight_decay) if group else (None, None)
+        row = rows.setdefault((part, group and (group.part_lr, decay)), Part(part, 0, 0, lr, decay))
+        if lr != row.lr:
+            row.lowest_lr = min(lr, row.lr if row.lowest_lr is None else row.lowest_lr)
+            row.lr = max(lr, row.lr)
         row.parameters += parameter.numel()
         row.trainable += parameter.numel() if parameter.requires_grad else 0
     return sorted(rows.values(), key=lambda row: (row.name, row.lr is None, -(row.weight_decay or 0)))
@@ -208,6 +233,8 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
     chunk = settings("optim_wrapper.grad_cache")
     try:
         plan.memory = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
+        if settings("optim_wrapper.average"):
+            plan.memory["average"] = sum(part.nbytes for part in model.parameters() if part.requires_grad)
     except ToolboxError as error:
         plan.problems += error.problems
     except NotImplementedError:
