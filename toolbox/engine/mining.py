@@ -64,24 +64,22 @@ def mine(
         near, near_columns = largest(own, positives)
         del own
         scores, columns = largest(similar.masked_fill_(same, -torch.inf), top)
-        there = scores > -torch.inf
-        there[:, :skip] = False
-        keep = there.clone()
+        alone = near[:, 0] == -torch.inf
+        keep = (scores > -torch.inf) & ~alone[:, None]
+        keep[:, :skip] = False
         if max_similarity is not None:
+            found.by_similarity += int((keep & (scores > max_similarity)).sum())
             keep &= scores <= max_similarity
-            found.by_similarity += int((there & ~keep).sum())
-        has_positive = near[:, 0] > -torch.inf
         if margin is not None:
-            least = near.masked_fill(near == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
-            far = scores <= least - margin
-            found.by_margin += int((keep & ~far & has_positive[:, None]).sum())
-            keep &= far
+            limit = near.masked_fill(near == -torch.inf, torch.inf).amin(dim=1, keepdim=True) - margin
+            found.by_margin += int((keep & (scores > limit)).sum())
+            keep &= scores <= limit
         keep &= keep.cumsum(dim=1) <= negatives
         counts = keep.sum(dim=1)
-        found.alone += int((~has_positive).sum())
-        found.empty += int((has_positive & (counts == 0)).sum())
-        found.short += int((has_positive & (counts > 0) & (counts < negatives)).sum())
-        for place in torch.nonzero(has_positive & (counts > 0))[:, 0].tolist():
+        found.alone += int(alone.sum())
+        found.empty += int((~alone & (counts == 0)).sum())
+        found.short += int(((counts > 0) & (counts < negatives)).sum())
+        for place in torch.nonzero(counts)[:, 0].tolist():
             own_class = near_columns[place][near[place] > -torch.inf].tolist()
             found.rows.append((start + place, own_class, columns[place][keep[place]].tolist()))
         progress(start + len(rows))
