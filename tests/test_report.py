@@ -4,17 +4,21 @@ import json
 import math
 import random
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from toolbox.base import Dataset, Example
+from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Outcomes, Table
 from toolbox.errors import ToolboxError
-from toolbox.report import curves, write_report
-from toolbox.report.gallery import THUMBNAIL, encode
+from toolbox.report import charts, curves, load_findings, save_findings, write_report
+from toolbox.report.charts import curve_chart, histogram_chart
+from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
+from toolbox.report.grid import column_cells
 from toolbox.report.numbers import MINUS, axis_labels, duration, fixed, memory, short
 from toolbox.report.table import headline, rows
 
@@ -104,6 +108,15 @@ def examples(count, pattern=None, size=60):
     ]  # fmt: skip
 
 
+def gallery(shown, title="Queries and what was found", note=""):
+    return [Gallery(title, shown, note)]
+
+
+def pictures(page):
+    """Their labels, in the order of the page."""
+    return [attrs["aria-label"] for attrs in page.all("span", "picture")]
+
+
 def full_results():
     return {
         "before": {"recall@1": 0.1204, "recall@10": 0.35, "queries": 4200},
@@ -127,7 +140,7 @@ def fill(folder, lines=None):
 
 def test_whole_page(tmp_path):
     folder = fill(tmp_path / "my run")
-    path = write_report(folder, full_results(), (Squares(), examples(24)))
+    path = write_report(folder, full_results(), (Squares(), gallery(examples(24))))
     assert path == folder / "report.html"
     assert not list(folder.glob(".*"))
     page = Page(path)
@@ -151,8 +164,10 @@ def test_without_a_best_checkpoint(tmp_path):
 
 
 def test_nothing_is_loaded_from_outside(tmp_path):
-    page = Page(write_report(fill(tmp_path), full_results(), (Squares(), examples(3))))
-    assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r'src="data:[^"]*"', "", page.source))
+    page = Page(write_report(fill(tmp_path), full_results(), (Squares(), gallery(examples(3)))))
+    assert not re.search(
+        r"https?:|//\w|@import|url\(", re.sub(r"url\(data:image/[a-z]+;base64,[\w+/=]*\)", "", page.source)
+    )
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
     for _, attrs in page.elements:
         assert not [name for name in attrs if name.startswith("on")]
@@ -178,35 +193,76 @@ def test_frames_count_the_hits(tmp_path, rights, seed):
     flags = [True] * rights + [False] * (100 - rights)
     random.Random(seed).shuffle(flags)
     shown = examples(10, lambda query, rank: flags[10 * query + rank])
-    page = Page(write_report(tmp_path, full_results(), (Squares(), shown)))
+    page = Page(write_report(tmp_path, full_results(), (Squares(), gallery(shown))))
     assert len(page.all("div", "frame right")) == rights
     assert len(page.all("div", "frame wrong")) == 100 - rights
     assert len(page.all("figure", "query")) == 10
-    assert len(page.all("img")) == 110
+    assert len(pictures(page)) == 110
     # the marks say the same without color; the key above the gallery shows one of each
     uses = [attrs["href"] for attrs in page.all("use")]
     assert uses.count("#check") == rights + 1
     assert uses.count("#cross") == 101 - rights
 
 
-def test_rows_take_turns_and_say_so(tmp_path):
+def test_rows_keep_the_metrics_order_and_say_what_they_are(tmp_path):
     shown = examples(9, lambda query, rank: query >= 3)
-    page = Page(write_report(tmp_path, full_results(), (Squares(), shown)))
+    page = Page(write_report(tmp_path, full_results(), (Squares(), gallery(shown))))
     kinds = [attrs["class"].split()[1] for attrs in page.all("li", "query-row")]
-    assert kinds == ["failure", "success"] * 3 + ["success"] * 3
-    assert (
-        "9 of 60 items, chosen by the metric: 3 whose first result is wrong and 6 whose first result is right"
-        in page.text
-    )
+    assert kinds == ["failure"] * 3 + ["success"] * 6
+    assert "9 of 60 items: the first result is wrong for 3 of them and right for 6. The metric chose them" in page.text
     assert "match at rank 1" in page.text
     assert "no match in the first 10" in page.text
 
 
+def test_galleries_share_their_pictures(tmp_path):
+    shown = [Example(0, [(1, True, 0.9), (2, False, 0.8)], note="first match at rank 812"), Example(1, [])]
+    galleries = [*gallery(shown, "Hubs", "Items that <b>many</b> queries find."), *gallery(shown[::-1], "Worst"),
+                 *gallery([], "None", "Nothing was this bad.")]  # fmt: skip
+    page = Page(write_report(tmp_path, full_results(), (Squares(), galleries)))
+    assert page.source.count("data:image/") == 3
+    assert len(pictures(page)) == 8
+    assert page.text.count("first match at rank 812") == 2
+    assert "Items that <b>many</b> queries find. 2 of 60 items" in page.text
+    assert "Nothing was this bad. Nothing to show." in page.text
+    assert [name for name in ("Hubs", "Worst", "None") if name not in page.text] == []
+    assert ["open" in attrs for attrs in page.all("details")][:3] == [True, False, False]
+    first = [label for label in pictures(page) if label.startswith("query")]
+    assert first == ["query 1: black", "query 2: white", "query 1: white", "query 2: black"]
+
+
+def test_many_galleries_stay_below_the_cap_and_each_shows_some(tmp_path):
+    dataset = Squares(count=3000, size=(200, 200))  # noise: the worst that JPEG can get
+    galleries = [found for start in range(8) for found in gallery([
+        Example(q, [(11 * q + r, r == 3, 0.5) for r in range(10)]) for q in range(30 * start, 30 * start + 30)
+    ], f"gallery {start}")]  # fmt: skip
+    path = write_report(tmp_path, full_results(), (dataset, galleries))
+    page = Page(path)
+    assert path.stat().st_size < 6e6
+    assert 3 * 8 <= len(page.all("li", "query-row")) <= MOST_ROWS_TOGETHER
+    assert sum(map(len, re.findall(r"data:image/[^)]*", page.source))) <= MOST_BYTES
+    counts = [int(n) for n in re.findall(r"(\d+) of 3,000 items \(", page.text)]
+    assert len(counts) == 8
+    assert max(counts) - min(counts) <= 1
+    left = [int(n) for n in re.findall(r"\((\d+) more were found, left out to keep the page small", page.text)]
+    assert [a + b for a, b in zip(counts, left, strict=True)] == [30] * 8
+    # what is written is what is shown
+    written = set(re.findall(r"\.p(\d+)\{", page.source))
+    used = {a["class"].split()[1][1:] for a in page.all("span", "picture")}
+    assert written == used
+
+
+@pytest.mark.parametrize("index", [-1, 60, 10**9])
+def test_items_that_the_dataset_does_not_have(tmp_path, index):
+    page = Page(write_report(tmp_path, None, (Squares(), gallery([Example(index, [(0, True, 0.5)])]))))
+    assert len(pictures(page)) == 1
+    assert any("The dataset has 60 items" in a["aria-label"] for a in page.all("span", "empty"))
+
+
 def test_result_order_and_scores(tmp_path):
     shown = [Example(0, [(3, True, 0.871), (4, False, -0.05), (5, False, float("nan"))]), Example(1, [])]
-    page = Page(write_report(tmp_path, None, (Squares(), shown)))
-    alts = [attrs["alt"] for attrs in page.all("img")]
-    assert "query 2: black" in alts
+    page = Page(write_report(tmp_path, None, (Squares(), gallery(shown))))
+    alts = pictures(page)
+    assert "query 1: black" in alts
     assert "result 1, right, black, similarity 0.87" in alts
     assert f"result 2, wrong, white, similarity {MINUS}0.05" in alts
     assert any(alt.endswith("similarity NaN") for alt in alts)
@@ -214,7 +270,7 @@ def test_result_order_and_scores(tmp_path):
 
 
 def test_class_names_are_escaped(tmp_path):
-    page = Page(write_report(fill(tmp_path / "a&b"), full_results(), (Squares(), examples(6))))
+    page = Page(write_report(fill(tmp_path / "a&b"), full_results(), (Squares(), gallery(examples(6)))))
     assert "<script" not in page.source
     assert any(attrs.get("title") == EVIL for attrs in page.all("div", "frame"))
     assert EVIL in page.text
@@ -229,16 +285,16 @@ def test_metric_names_are_escaped(tmp_path):
 
 def test_names_that_are_no_utf8(tmp_path):
     dataset = Squares(classes=("a\udcff", "b", "c"))
-    page = Page(write_report(tmp_path, None, (dataset, examples(3))))
+    page = Page(write_report(tmp_path, None, (dataset, gallery(examples(3)))))
     assert len(page.all("li", "query-row")) == 3
 
 
 def test_unreadable_pictures_leave_a_labelled_frame(tmp_path):
     shown = [Example(0, [(1, True, 0.9), (2, False, 0.8)]), Example(1, [(0, True, 0.9)])]
-    page = Page(write_report(tmp_path, None, (Squares(broken=(1, 2)), shown)))
+    page = Page(write_report(tmp_path, None, (Squares(broken=(1, 2)), gallery(shown))))
     empty = page.all("span", "empty")
     assert len(empty) == 3
-    assert len(page.all("img")) == 2
+    assert len(pictures(page)) == 2
     assert "result 1, right, white, similarity 0.90, not shown: OSError: pictures/1<b>.jpg: truncated" in [
         attrs["aria-label"] for attrs in empty
     ]
@@ -251,7 +307,7 @@ class Sentences(Squares):
 
 
 def test_datasets_without_pictures_or_classes(tmp_path):
-    page = Page(write_report(tmp_path, None, (Sentences(classes=None), examples(2))))
+    page = Page(write_report(tmp_path, None, (Sentences(classes=None), gallery(examples(2)))))
     assert len(page.all("span", "empty")) == 22
     assert "item 0" in page.text
 
@@ -395,7 +451,7 @@ def test_transparency_is_kept():
 
 def test_page_stays_small_and_rows_few(tmp_path):
     dataset = Squares(count=400, size=(200, 200))  # noise: the worst that JPEG can get
-    path = write_report(tmp_path, full_results(), (dataset, examples(30, size=400)))
+    path = write_report(tmp_path, full_results(), (dataset, gallery(examples(30, size=400))))
     assert path.stat().st_size < 5e6
     assert len(Page(path).all("li", "query-row")) == 24
 
@@ -408,7 +464,7 @@ def test_pictures_are_read_once(tmp_path):
             reads.append(index)
             return super().__getitem__(index)
 
-    write_report(tmp_path, None, (Counted(), [Example(0, [(1, True, 0.5)]), Example(1, [(0, True, 0.5)])]))
+    write_report(tmp_path, None, (Counted(), gallery([Example(0, [(1, True, 0.5)]), Example(1, [(0, True, 0.5)])])))
     assert sorted(reads) == [0, 1]
 
 
@@ -419,7 +475,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("toolbox.report.report.os.replace", refuse)
+    monkeypatch.setattr("toolbox.report.files.os.replace", refuse)
     with pytest.raises(ToolboxError, match=r"report\.html cannot be written: No space left"):
         write_report(tmp_path, full_results(), None)
     assert path.read_text() == "old"
@@ -479,3 +535,193 @@ def test_digits_fit_the_numbers():
     assert axis_labels([0.0, 5e9, 1e10]) == ["0", "5e9", "1e10"]
     assert [duration(s) for s in (44.06, 59.99, 192.3, 7500)] == ["44.1 s", "1 min 00 s", "3 min 12 s", "2 h 05 min"]
     assert [memory(b) for b in (812 * 2**20, 3.44 * 2**30)] == ["812 MiB", "3.4 GiB"]
+
+
+# ---- findings
+
+
+def every_kind():
+    return [
+        Curve("Recall", {"recall": [(1, 0.5), (10, 0.8), (100, 0.9)], "chance": [(1, 0.01), (100, 0.3)]}, "K", "recall",
+              log_x=True, note="Share of queries."),
+        Histogram("Similarity", [-1.0, 0.0, 0.5, 1.0], {"same": [0.0, 0.25, 0.75], "other": [0.5, 0.5, 0.0]}, "cosine"),
+        Table("Super-classes", ["name", "queries", "recall@1", "rank"],
+              [["chair", 1200, 0.5, 3.25], [EVIL, 7, 1, None], ["sofa", None, 0.25, float("nan")]], note="By size."),
+        Gallery("Worst", [Example(3, [(1, True, 0.5)], "why")], "Worst first."),
+        Outcomes("Rank of the first match", ["a", "b"], [1.0, float("inf")], ["x", "y"]),
+    ]  # fmt: skip
+
+
+def test_findings_are_drawn(tmp_path):
+    page = Page(write_report(fill(tmp_path), full_results(), (Squares(), every_kind())))
+    assert [a["id"] for a in page.all("section")] == ["metrics", "curves", "findings", "gallery", "origin"]
+    assert len(page.all("figure", "chart")) == 2
+    assert [a["class"] for a in page.all("path", "area")] == ["area"] * 2
+    assert "<script" not in page.source
+    for words in ("Share of queries.", "By size.", "chance", "other", "1,200", "0.2500",
+                  "findings.json also holds 'Rank of the first match' of 2 items"):  # fmt: skip
+        assert words in page.text
+    bars = [a["style"] for a in page.all("span", "bar")]
+    assert bars == ["--share:50.0%", "--share:100%", "--share:25.0%"]
+    colors = re.findall(r'<g class="(c\d)">', page.source)
+    assert colors == ["c1", "c2"] * 2
+
+
+def test_findings_survive_the_file(tmp_path):
+    path = save_findings(tmp_path, every_kind())
+    assert path == tmp_path / "findings.json"
+    text = path.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert ": " not in text.replace(EVIL, "")
+    back = load_findings(path)
+    assert [type(found) for found in back] == [type(found) for found in every_kind()]
+    assert back[:2] == every_kind()[:2]
+    assert back[3] == every_kind()[3]
+    assert back[2].rows[2] == ["sofa", None, 0.25, None]
+    assert back[4].values[0] == 1
+    assert math.isnan(back[4].values[1])
+    assert load_findings(save_findings(tmp_path / "again.json", back[:4])) == back[:4]
+    assert load_findings(save_findings(tmp_path / "none.json", [])) == []
+
+
+def test_numbers_of_arrays_and_tensors_are_written_plainly(tmp_path):
+    found = [Curve("c", {"s": [(np.int64(1), np.float32(0.1)), (2, torch.tensor(0.25))]}, "x", "y"),
+             Outcomes("o", ["\udcff", "é"], list(np.array([1.0, np.nan])))]  # fmt: skip
+    curve, outcomes = load_findings(save_findings(tmp_path, found))
+    assert curve.series == {"s": [(1, 0.1), (2, 0.25)]}
+    assert outcomes.ids == ["\udcff", "é"]
+    page = Page(write_report(tmp_path, None, (Squares(), found)))
+    assert len(page.all("figure", "chart")) == 1
+
+
+@pytest.mark.parametrize(("finding", "words"), [
+    (Table("t", ["a"], [[object()]]), "cannot be written as JSON: there is a object in it"),
+    (Table("t", ["a", "b"], [[1]]), "malformed: a row and the columns differ in length"),
+    (Outcomes("t", ["a"], [1.0, 2.0]), "malformed: ids, values and groups differ in length"),
+    (Curve("t", {"s": [(1, 2, 3)]}, "x", "y"), "malformed"),
+    (Gallery("t", [Example(0, [(1, True)])]), "malformed"),
+    ("text", "a str as a finding. Findings are Gallery, Table"),
+])  # fmt: skip
+def test_malformed_findings_cost_no_page_and_no_file(tmp_path, finding, words):
+    with pytest.raises(ToolboxError, match=re.escape(words)):
+        save_findings(tmp_path, [finding])
+    assert not list(tmp_path.iterdir())
+    page = Page(write_report(tmp_path, full_results(), (Squares(), [finding, *every_kind()])))
+    assert words in page.text
+    assert len(page.all("figure", "chart")) == 2
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", '{"format":2,"findings":[]}', '{"format":1,"findings":[{"kind":"pie","title":"t"}]}',
+    '{"format":1,"findings":[{"kind":"curve","title":"t"}]}', '{"format":1,"findings":[3]}',
+    '{"format":1,"findings":[{"kind":"outcomes","title":"t","ids":["a"],"values":[]}]}',
+    '{"format":1,"findings":[{"kind":"table","title":"t","columns":["a"],"rows":[[1,2]]}]}',
+    '{"format":1,"findings":[{"kind":"table","title":"t","columns":["a"],"rows":[[1',
+])  # fmt: skip
+def test_damaged_findings_are_refused(tmp_path, text):
+    (tmp_path / "findings.json").write_text(text)
+    with pytest.raises(ToolboxError, match=r"findings\.json: The file is damaged"):
+        load_findings(tmp_path)
+
+
+def test_absent_findings(tmp_path):
+    with pytest.raises(ToolboxError, match="cannot be read: No such file"):
+        load_findings(tmp_path)
+
+
+def spots(path):
+    return [tuple(map(float, spot.split())) for spot in path[1:].split("L")]
+
+
+def test_logarithmic_axis():
+    curve = Curve("c", {"s": [(1, 0.0), (10, 0.5), (1000, 1.0)]}, "K", "y", log_x=True)
+    drawn = curve_chart(curve)
+    (path,) = drawn.lines[0].paths
+    width = charts.RIGHT - charts.LEFT
+    assert [x for x, _ in spots(path)] == pytest.approx([charts.LEFT, charts.LEFT + width / 3, charts.RIGHT], abs=0.1)
+    assert [label for _, label in drawn.x_ticks] == ["1", "10", "100", "1,000"]
+    by_label = {float(label): y for y, label in drawn.y_ticks}
+    assert spots(path)[1][1] == pytest.approx(by_label[0.0] + (by_label[1.0] - by_label[0.0]) / 2, abs=0.2)
+
+
+@pytest.mark.parametrize(("points", "log", "gaps"), [
+    ([(0, 1.0), (-1, 1.0), (1, 1.0), (2, 2.0)], True, 2),
+    ([(0, 1.0), (float("nan"), 1.0), (1, float("nan")), (2, 2.0)], False, 2),
+    ([(0, 1.0)], True, 1),
+    ([], False, 0),
+    ([(5, 1.0)], True, 0),
+    ([(5, 1.0), (5, 2.0)], False, 0),
+    ([(1e-9, 1.0), (1e9, 2.0)], True, 0),
+    ([(1e-9, 1e-30), (2e-9, 1e25)], False, 0),
+])  # fmt: skip
+def test_any_curve_can_be_drawn(points, log, gaps):
+    drawn = curve_chart(Curve("c", {"s": points}, "x", "y", log_x=log))
+    assert any(f"{gaps} of the points cannot be drawn" in remark for remark in drawn.remarks) == bool(gaps)
+    assert "nan" not in str(drawn)
+    for line in drawn.lines:
+        for x, y, _ in line.dots:
+            assert charts.LEFT <= x <= charts.RIGHT
+            assert charts.TOP <= y <= charts.BOTTOM
+    assert all(charts.LEFT - 1 <= x <= charts.RIGHT + 1 for x, _ in drawn.x_ticks)
+    assert len(drawn.x_ticks) <= 9
+    assert bool(drawn.lines) == any(y == y and (x > 0 or not log) for x, y in points)
+
+
+def test_histogram_bars_are_where_the_numbers_are():
+    drawn = histogram_chart(every_kind()[1])
+    zero = {float(label): y for y, label in drawn.y_ticks}
+    middle = charts.LEFT + (charts.RIGHT - charts.LEFT) / 2
+    moves = re.findall(r"[MVHZ][^MVHZ]*", drawn.lines[0].area)
+    assert moves[-1] == "Z"
+    assert [m for m in moves if m[0] == "H"] == [
+        f"H{middle}",
+        f"H{middle + (charts.RIGHT - charts.LEFT) / 4}",
+        f"H{float(charts.RIGHT)}",
+    ]
+    heights = [float(m[1:]) for m in moves if m[0] == "V"]
+    assert heights[0] == heights[-1] == charts.BOTTOM == zero[0.0]
+    assert (zero[0.0] - heights[2]) / (zero[0.0] - heights[1]) == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize(("edges", "shares"), [
+    ([], []), ([1.0], []), ([0.0, 1.0], [0.5, 0.5]), ([1.0, 0.0], [1.0]), ([0.0, float("nan")], [1.0]),
+])  # fmt: skip
+def test_misshapen_histograms_say_so(tmp_path, edges, shares):
+    page = Page(write_report(tmp_path, None, (Squares(), [Histogram("h", edges, {"s": shares}, "x")])))
+    assert "It cannot be drawn" in page.text
+    assert not page.all("path", "area")
+
+
+def test_more_series_and_rows_than_fit_are_counted(tmp_path):
+    many = [Curve("c", {f"s{i}": [(0, i), (1, i)] for i in range(15)}, "x", "y"),
+            Table("t", ["n"], [[i] for i in range(500)]), Table("e", ["n"], [])]  # fmt: skip
+    page = Page(write_report(tmp_path, None, (Squares(), many)))
+    assert "3 more series are in findings.json." in page.text
+    assert "300 more rows are in findings.json." in page.text
+    assert "It has no rows." in page.text
+    assert len({(line.color, line.dash) for line in curve_chart(many[0]).lines}) == 12
+
+
+def test_columns_of_numbers():
+    assert [cell.text for cell in column_cells([0.5, None, float("nan"), 12])] == ["0.50", "–", "NaN", "12.00"]
+    assert [cell.bar for cell in column_cells([0.5, 1, None])] == [50.0, 100, None]
+    assert [cell.bar for cell in column_cells([0, 1])] == [None, None]  # counts
+    assert [cell.bar for cell in column_cells([0.5, 1.5])] == [None, None]
+    assert [(cell.text, cell.number) for cell in column_cells(["a", 3, True])] == [
+        ("a", False), ("3", True), ("True", False),
+    ]  # fmt: skip
+
+
+def test_train_leaves_findings(toy):
+    from toolbox import api
+
+    sys.modules["toy_plugin"].Nearest.findings = lambda self, dataset: every_kind()
+    try:
+        api.train(toy(), work_dir="run")
+    finally:
+        del sys.modules["toy_plugin"].Nearest.findings
+    assert [type(found).__name__ for found in load_findings("run")] == [type(f).__name__ for f in every_kind()]
+    assert "Worst first." in Page(Path("run/report.html")).text
+    api.train(toy(), work_dir="run", overwrite=True)
+    assert load_findings("run") == []
