@@ -1,35 +1,53 @@
-"""Fine-tune DINOv3 ViT-B/16 with LoRA for product retrieval on Stanford Online Products.
+"""Fine-tune DINOv3 ViT-B/16 for product retrieval on Stanford Online Products (SOP), on a GPU with 24 GB.
 
     python tools/train.py configs/dinov3_sop.py
 
 Data: `python tools/prepare_data.py sop --out data/stanford_online_products` checks the folder, or says how to get it.
 Weights: facebook/dinov3-vitb16-pretrain-lvd1689m is gated; without access the command prints the steps. A folder on
-disk works too: `--cfg-options model.backbone.name=weights/vitb16`. Other sizes: `model.backbone.name=vits16`.
-The best checkpoint is chosen on classes held out from the training set; the test set is seen before and after only.
+disk works too: `--cfg-options model.backbone.name=weights/vitb16`. Other sizes: `model.backbone.name=vits16` ...
+vith16plus, or `model.backbone.type=dinov3.ConvNeXt model.backbone.name=convnext-base`; docs/jobs/retrieval.md has the
+chunk sizes that fit 24, 40 and 80 GB. Larger pictures: `model.backbone.size=336`.
+
+What each choice rests on, in published Recall@1 on SOP (this recipe's own number awaits a run on the real data):
+- Everything published above 85 trains all weights, at 1e-5 to 1e-4: RS@k 88.0 (ViT-B/16, AdamW 5e-5), triplets of
+  open-metric-learning 86.6 (ViT-S/16), hyperbolic ViT 85.9 (ViT-S/16). LoRA with InfoNCE gave 83.13 with this encoder
+  (configs/dinov3_sop_seed.py). Lower rates for earlier blocks are the custom in fine-tuning masked and contrastive
+  encoders; `optim_wrapper.layer_decay=None` switches them off.
+- 4 images a class in large batches: RS@k 4 x 1,000; the others 2 to 6 a class in 192 to 900. 1,024 here, in chunks.
+- Classes of a batch from few super-classes, as in the 86.6 of open-metric-learning: negatives are harder.
+- Random crops of 20 to 100 % and flips: all of the above.
+- Supervised contrastive loss at 0.1: the spherical variant of the hyperbolic paper does as well as its own within a
+  point. The loss of RS@k: `"model.loss=dict(type='losses.RecallAtK')"`.
+- Averaged weights, and the interpolation with the pretrained ones that validates best, can only be chosen where they
+  do not lose on held-out training classes. The test set is seen before and after only.
 """
 _base_ = ['_base_/runtime.py']
-_root = 'data/stanford_online_products'
+_test = dict(batch_size=256, num_workers=4)
 model = dict(
     type='core.Embedder',
-    backbone=dict(type='dinov3.ViT', name='vitb16', tune=dict(mode='lora', rank=16)),
+    backbone=dict(type='dinov3.ViT', name='vitb16', size=224, tune=dict(mode='full')),
     pool='cls',
     head=dict(type='core.Projection', dim=512),
     loss=dict(type='losses.SupCon', temperature=0.1))
 train_dataloader = dict(
-    dataset=dict(type='datasets.SOP', root=_root, split='train'),
+    dataset=dict(type='datasets.SOP', root='data/stanford_online_products', split='train'),
     augment=dict(type='core.RetrievalAugment'),
-    sampler=dict(type='core.PK', classes=32, per_class=4),
-    num_workers=4)
-val_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='val'), batch_size=256, num_workers=4)
+    sampler=dict(type='core.GroupPK', groups=4, classes=256, per_class=4),
+    num_workers=8)
+val_dataloader = dict(
+    dataset=dict(type='datasets.SOP', root='{train_dataloader.dataset.root}', split='val'), **_test)
 val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
-test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test'), batch_size=256, num_workers=4)
-test_evaluator = val_evaluator
+test_dataloader = dict(
+    dataset=dict(type='datasets.SOP', root='{train_dataloader.dataset.root}', split='test'), **_test)
+test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
-    optimizer=dict(type='core.AdamW', lr=1e-4, weight_decay=0.05),
-    parts={'model.head': dict(lr=1e-3)},
-    accumulative_counts=1,
+    optimizer=dict(type='core.AdamW', lr=5e-5, weight_decay=0.05),
+    parts={'model.head': dict(lr=5e-4)},
+    layer_decay=0.8,
+    grad_cache=dict(chunk_size=128),
+    average=dict(decay=0.99),
     clip_grad=dict(max_norm=1.0),
     precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
-train_cfg = dict(max_epochs=20)
-custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=5)]
+train_cfg = dict(max_epochs=50, val_interval=2, wise_ft=dict(alphas=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0]))
+custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=8)]

@@ -5,7 +5,9 @@ docs/from_seed_scripts.md shows this table; a test proves that every answer is a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -139,3 +141,12 @@ FOREIGN: dict[str, Foreign] = {
     "hard_mining_lambda": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
     "use_memory_bank": Foreign("model.loss=dict(type='losses.CrossBatchMemory',loss=dict(type='losses.SupCon'))"),
 }  # fmt: skip
+
+
+def translated(file: Path) -> list[str]:
+    """What the keys of a flat YAML recipe are here: a line each."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    keys = [match[1] for line in lines if (match := re.match(r"(\w+)\s*:", line))]
+    answers = {key: FOREIGN[key].ours or FOREIGN[key].note if key in FOREIGN else "unknown here" for key in keys}
+    start = "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py, with these as --cfg-options:"
+    return [start, *(f"  {key}: {answer}" for key, answer in answers.items()), "See docs/from_seed_scripts.md."]

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from toolbox.config.foreign import translated
 from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
 from toolbox.config.references import resolve
@@ -111,6 +112,10 @@ def find_recipe(name: str) -> Path:
     """The file that a recipe's name stands for."""
     path = Path(name)
     if path.is_file():
+        if path.suffix in (".yaml", ".yml"):
+            raise ToolboxError(
+                "A recipe is a Python file, and this is YAML.", where=name, hint="\n".join(translated(path))
+            )
         if path.suffix != ".py":
             raise ToolboxError(f"A recipe is a Python file, and this is {path.suffix or 'none'}.", where=name)
         return path

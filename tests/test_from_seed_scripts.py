@@ -1,0 +1,216 @@
+"""docs/from_seed_scripts.md: every key of flat embedding recipes has an answer here, and every answer is true."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toolbox.api import check_config
+from toolbox.cli.train import parser
+from toolbox.config import load_config
+from toolbox.config.foreign import FOREIGN
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "from_seed_scripts.md"
+DOCUMENTED = [
+    "model_name",
+    "model_name_or_path",
+    "retrieval_mode",
+    "data_path",
+    "val_data_path",
+    "image_root",
+    "output_dir",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "lr",
+    "loss_type",
+    "use_lora",
+    "save_steps",
+    "logging_steps",
+    "report_to",
+    "model_path",
+    "sop_root",
+]
+"""The keys and arguments that the document of the published recipe shows."""
+
+DATACLASS = [
+    "model_name_or_path",
+    "model_name",
+    "model_type",
+    "encoder_mode",
+    "text_model_name",
+    "image_model_name",
+    "use_lora",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "teacher_model_name",
+    "projection_dim",
+    "pooling_method",
+    "torch_dtype",
+    "attn_implementation",
+    "data_path",
+    "val_data_path",
+    "image_root",
+    "column_mapping",
+    "num_workers",
+    "pin_memory",
+    "prefetch_factor",
+    "persistent_workers",
+    "enable_image_cache",
+    "validate_data",
+    "skip_invalid_records",
+    "output_dir",
+    "batch_size",
+    "learning_rate",
+    "lr",
+    "epochs",
+    "loss_type",
+    "retrieval_mode",
+    "use_gradient_cache",
+    "gradient_cache_chunk_size",
+    "use_mrl",
+    "mrl_dims",
+    "mrl_weights",
+    "report_to",
+    "gradient_checkpointing",
+    "save_steps",
+    "logging_steps",
+    "num_gpus",
+    "dry_run",
+    "use_fsdp",
+    "overwrite_output_dir",
+    "save_strategy",
+    "max_seq_length",
+    "max_image_size",
+    "weight_decay",
+    "max_grad_norm",
+    "scheduler_type",
+    "warmup_ratio",
+    "warmup_steps",
+    "fp16",
+    "topk_tokens",
+    "temperature",
+    "distillation_alpha",
+    "distillation_temperature",
+    "distillation_loss_type",
+    "debug_gpu_memory",
+]
+READ_BUT_DROPPED = [
+    "triplet_margin",
+    "cosent_scale",
+    "hard_topk",
+    "hard_mining_topk",
+    "use_all_negatives",
+    "loss_bidirectional",
+    "enable_gather",
+    "init_logit_scale",
+    "init_logit_bias",
+    "eval_batch_size",
+    "prompt",
+    "use_torch_compile",
+    "ddp_find_unused_parameters",
+    "projection_layers",
+]
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """`recipe(options)`: the published baseline's recipe on a small records file, with a tiny encoder."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for number in range(12):
+        Image.new("RGB", (20, 20), (20 * number, 90, 60)).save(f"{number}.jpg")
+        partner = number + 1 if number % 2 == 0 else number - 1
+        rows.append({"query_image": f"{number}.jpg", "positive": f"{partner}.jpg", "label": number // 2})
+    for name in ("train", "val"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def load(options):
+        small = [
+            "train_dataloader.dataset=dict(type='datasets.Records',path='train.jsonl')",
+            "test_dataloader.dataset=dict(type='datasets.Records',path='val.jsonl')",
+            "val_dataloader=dict(dataset=dict(type='datasets.Records',path='val.jsonl'),batch_size=4)",
+            "val_evaluator=[dict(type='core.RetrievalRecall',ks=[1])]",
+            "test_evaluator=[dict(type='core.RetrievalRecall',ks=[1])]",
+            "train_dataloader.sampler.batch_size=4",
+        ]
+        return load_config(ROOT / "configs" / "dinov3_sop_seed.py", [*small, *options])
+
+    return load
+
+
+def test_every_key_has_an_answer():
+    assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED} - FOREIGN.keys()
+
+
+def rows() -> list[str]:
+    return [f"| `{key}` | {f'`{to.ours}`' if to.ours else '–'} | {to.note} |" for key, to in FOREIGN.items()]
+
+
+def test_the_page_shows_the_table():
+    page = PAGE.read_text(encoding="utf-8").partition("## Keys and arguments")[2]
+    assert [row for row in rows() if row not in page] == []
+    assert {line for line in page.splitlines() if line.startswith("| `")} == set(rows())
+
+
+NEEDED_BESIDE = {
+    "teacher_model_name": ["model.loss=dict(type='losses.Distillation')"],
+    "distillation_alpha": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
+    "distillation_temperature": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
+    "distillation_loss_type": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
+    "topk_tokens": ["model.loss=dict(type='losses.MaxSim')"],
+    "column_mapping": [],
+    "val_data_path": [],
+    "save_strategy": ["default_hooks.checkpoint.interval=1"],
+}
+
+
+@pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.ours and "=" in to.ours])
+def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
+    ours = FOREIGN[key].ours
+    if ours.endswith(("=train.jsonl", "=val.jsonl")):
+        pass
+    elif "root=" in ours:
+        folder = tmp_path / ours.partition("=")[2]
+        folder.mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (20, 20)).save(folder / f"{number}.jpg")
+    elif key == "column_mapping":
+        text = Path("train.jsonl").read_text()
+        Path("train.jsonl").write_text(text.replace("query_image", "file").replace("label", "product"))
+    elif key == "batch_size":
+        ours = ours.replace("128", "6")
+    found = check_config(recipe([ours, *NEEDED_BESIDE.get(key, [])]))
+    assert [str(problem) for problem in found] == []
+
+
+@pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.ours and to.ours.startswith("--")])
+def test_arguments_of_the_command_exist(key):
+    parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].ours)])
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_the_foreign_key_itself_is_refused_with_the_answer(key, recipe):
+    problems = [problem for problem in check_config(recipe([f"{key}=1"])) if problem.where.endswith(key)]
+    assert len(problems) == 1
+    assert f"There is no key '{key}'" in problems[0].message
+    assert problems[0].hint == FOREIGN[key].hint
+    assert FOREIGN[key].ours or FOREIGN[key].note
+
+
+def test_a_recipe_in_yaml_is_told_key_by_key(tmp_path, command):
+    file = tmp_path / "dinov3_i2i.yaml"
+    file.write_text("model_name: facebook/dinov3-vitb16-pretrain-lvd1689m\nlearning_rate: 0.0001\nnonsense: 3\n")
+    done = command("train", file)
+    assert done.returncode == 2
+    assert "learning_rate: optim_wrapper.optimizer.lr" in done.stderr
+    assert "nonsense: unknown" in done.stderr
+    assert "configs/dinov3_sop_seed.py" in done.stderr
+    assert "Traceback" not in done.stderr
