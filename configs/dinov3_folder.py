@@ -6,7 +6,8 @@ Data: DIR/<class>/*.jpg, at any depth below a class, from 6 classes up. A fifth 
 the result on and a tenth to choose the best checkpoint, at least 2 each: retrieval is about classes never seen. For
 fewer classes, or a division of your own, make DIR/train, DIR/val and DIR/test with class folders in each.
 Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds pictures with what was trained.
-Larger: `model.backbone.name=vitb16`. More images: `train_dataloader.sampler.batch_size=64`.
+Larger: `model.backbone.name=vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
+`train_cfg.max_steps=2000`.
 """
 _base_ = ['_base_/runtime.py']
 _loader = dict(batch_size=64, num_workers=2)
@@ -33,6 +34,6 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
     precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.1)
-train_cfg = dict(max_epochs=20)
-default_hooks = dict(logger=dict(interval=5))
+train_cfg = dict(max_steps=400, val_interval=40)  # an epoch of few images is few steps
+default_hooks = dict(checkpoint=dict(interval=40))
 custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=5)]
