@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from toolbox_losses.left_out import without_left_out
+
 
 def directions(x: Tensor) -> Tensor:
     """(B, D) -> (B, D): rows of length 1. A zero row has no direction: it stays zero and gets no gradient."""
@@ -37,7 +39,8 @@ def pair_masks(
         negative = ~positive
         if ref_embeddings is None:
             positive = positive & ~torch.eye(rows, dtype=torch.bool, device=device)
-        return positive, negative
+            return positive, negative
+        return without_left_out(positive, negative)
     if ref_embeddings is None:
         raise ValueError(
             "this loss has neither labels nor a second view, so no pair is positive: use a labelled dataset, "

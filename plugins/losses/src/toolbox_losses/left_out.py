@@ -1,0 +1,41 @@
+"""Pairs that are neither positive nor negative for a reason that labels do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class LeftOut:
+    """- `pairs`: (B, R), True for pairs that no loss may look at; `asked`: how often a loss has left them out."""
+
+    pairs: Tensor
+    asked: int = 0
+
+
+_current: ContextVar[LeftOut | None] = ContextVar("left_out", default=None)
+
+
+@contextmanager
+def leaving_out(pairs: Tensor) -> Iterator[LeftOut]:
+    """Inside, `pair_masks` of labels with a second view leaves out `pairs`, (B, R) bool."""
+    found = LeftOut(pairs)
+    token = _current.set(found)
+    try:
+        yield found
+    finally:
+        _current.reset(token)
+
+
+def without_left_out(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """The two (B, R) masks without the pairs that are left out here."""
+    found = _current.get()
+    if found is None:
+        return positive, negative
+    found.asked += 1
+    return positive & ~found.pairs, negative & ~found.pairs
