@@ -69,6 +69,19 @@ CASES = [
     ("losses.ProxyAnchor", dict()),
     ("losses.ArcFace", dict()),
     ("losses.SubCenterArcFace", dict()),
+    ("losses.CoSENT", dict()),
+    ("losses.CoSENT", dict(within_anchor=True)),
+    ("losses.SigLIP", dict()),
+    ("losses.MaxSim", dict()),
+    ("losses.MaxSim", dict(reduce="sum", temperature=0.5)),
+    *(("losses.Distillation", dict(kind=kind)) for kind in ("kl", "mse", "embedding")),
+    ("losses.Sum", dict(losses=[dict(type="losses.SupCon"), dict(type="losses.SigLIP")], weights=[1, 0.5])),
+    ("losses.Sum", dict(losses=[dict(type="losses.ProxyAnchor"), dict(type="losses.Distillation")])),
+    ("losses.Matryoshka", dict(loss=dict(type="losses.SupCon"), dims=[16, 8])),
+    ("losses.Matryoshka", dict(loss=dict(type="losses.ProxyAnchor"), dims=[4, 16], weights=[0.5, 1])),
+    ("losses.Matryoshka", dict(loss=dict(type="losses.MaxSim"), dims=[4, 16])),
+    ("losses.CrossBatchMemory", dict(loss=dict(type="losses.SupCon"), size=20)),
+    ("losses.CrossBatchMemory", dict(loss=dict(type="losses.Triplet"), size=5, warmup=1)),
 ]
 
 

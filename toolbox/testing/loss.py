@@ -6,19 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolbox.base import Loss
 from toolbox.testing.material import check_registered, check_state_dict, close, require, without_gradient
 
 ROWS = 12
+TOKENS = 5
 
 
 def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
     """Check a loss against `toolbox.base.Loss`; raises AssertionError that names the broken contract.
 
-    The loss is called with labels, with labels and references, and, if it needs no labels, with pairs of views. What
-    it refuses with ValueError is left out; one way must remain.
+    The loss is called with labels, with labels and references, and, if it needs no labels, with pairs of views and,
+    if it needs a teacher, with one view and nothing else. What it refuses with ValueError is left out; one way must
+    remain. A loss with `reads_tokens` is given tokens, some of them padding, and one with `needs_teacher` a teacher's
+    embeddings of the same width. What a loss remembers of a batch is put back between calls that are compared.
 
     - `make`: returns a new instance at every call.
     - `dim`: D, the embedding width it is connected to.
@@ -39,9 +42,13 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
         _check_value(loss, arguments, f"{name} with {way}")
         _check_precision(loss, arguments, f"{name} with {way}")
         _check_permutation(loss, arguments, f"{name} with {way}")
+        if loss.reads_tokens:
+            _check_padding(loss, arguments, f"{name} with {way}")
+        if loss.needs_teacher:
+            _check_teacher(loss, arguments, f"{name} with {way}")
         require(set(loss.state_dict()) == names, f"{name}: parameters belong into __init__ or connect, not forward.")
         check_registered(loss, name)
-        check_state_dict(loss, connected(), lambda m, a=arguments: m(**a).detach(), name)
+        check_state_dict(loss, connected(), lambda m, a=arguments: _value(m, a), name)
     loss = connected()
     for arguments in ways.values():
         if any(p.requires_grad for p in loss.parameters()):
@@ -55,8 +62,11 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
 
 def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(ROWS, dim, generator=generator)
-    views = 0.3 * embeddings + torch.randn(ROWS, dim, generator=generator)
+    shape = (ROWS, TOKENS, dim) if loss.reads_tokens else (ROWS, dim)
+    embeddings = torch.randn(shape, generator=generator)
+    views = 0.3 * embeddings + torch.randn(shape, generator=generator)
+    if loss.reads_tokens:
+        embeddings[: ROWS // 2, -1] = views[ROWS // 3 :, -2:] = 0
     labels = torch.arange(ROWS) // 3
     ways: dict[str, dict[str, Any]] = {
         "labels": {"embeddings": embeddings, "labels": labels},
@@ -69,7 +79,24 @@ def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
     }
     if not loss.needs_labels:
         ways["pairs"] = {"embeddings": embeddings, "ref_embeddings": views}
+    if loss.needs_teacher:
+        if not loss.needs_labels:
+            ways["a teacher alone"] = {"embeddings": embeddings}
+        taught = {"teacher": torch.randn(ROWS, dim, generator=generator)}
+        taught_refs = {"ref_teacher": taught["teacher"] + torch.randn(ROWS, dim, generator=generator)}
+        for arguments in ways.values():
+            arguments |= taught | (taught_refs if "ref_embeddings" in arguments else {})
     return ways
+
+
+def _value(loss: Loss, arguments: dict[str, Any]) -> Tensor:
+    """The value without its gradient; the loss is left as it was, whatever it remembers of the batch."""
+    state = {key: value.clone() for key, value in loss.state_dict().items()}
+    with torch.no_grad():
+        value = loss(**arguments)
+    names = loss.state_dict().keys() & state.keys()
+    loss.load_state_dict({key: state[key] for key in names}, strict=False)
+    return value
 
 
 def _accepts(loss: Loss, arguments: dict[str, Any]) -> bool:
@@ -98,8 +125,8 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
             key: v.to(dtype).to(compute or dtype) if v is not None and v.is_floating_point() else v
             for key, v in arguments.items()
         }
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
-            return loss(**cast)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            return _value(loss, cast)
 
     single, double = value(torch.float32), value(torch.float64)
     require(single.dtype == torch.float32, f"{name} of float32 embeddings must be float32, not {single.dtype}.")
@@ -115,9 +142,26 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
 def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
-    with torch.no_grad():
-        fine = close(loss(**arguments), loss(**permuted))
+    fine = close(_value(loss, arguments), _value(loss, permuted))
     require(fine, f"{name} must not depend on the order of the rows.")
+
+
+def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    padded = {
+        key: nn.functional.pad(value, (0, 0, 0, 3)) if value.ndim == 3 else value for key, value in arguments.items()
+    }
+    fine = close(_value(loss, arguments), _value(loss, padded))
+    require(fine, f"{name}: tokens of zeros are padding and must change nothing.")
+
+
+def _check_teacher(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    other = {key: value.flip(0) if key.endswith("teacher") else value for key, value in arguments.items()}
+    fine = not close(_value(loss, arguments), _value(loss, other), 1e-6)
+    require(fine, f"{name} must depend on the teacher's embeddings; or set needs_teacher to False.")
+    teacher, embeddings = (arguments[key].clone().requires_grad_() for key in ("teacher", "embeddings"))
+    loss(**arguments | {"teacher": teacher, "embeddings": embeddings}).backward()
+    fine = teacher.grad is None or not bool(teacher.grad.any())
+    require(fine, f"{name} must not send a gradient to the teacher: detach its embeddings.")
 
 
 def _check_odd_labels(loss: Loss, arguments: dict[str, Any], name: str) -> None:
@@ -128,7 +172,7 @@ def _check_odd_labels(loss: Loss, arguments: dict[str, Any], name: str) -> None:
         "a lone label": {"labels": lone},
         "no two equal labels": {"labels": torch.arange(ROWS)},
         "one label only": {"labels": torch.zeros(ROWS, dtype=torch.long)},
-        "equal embeddings": {"embeddings": arguments["embeddings"][:1].repeat(ROWS, 1)},
+        "equal embeddings": {"embeddings": arguments["embeddings"][:1].expand_as(arguments["embeddings"]).clone()},
     }
     for case, changed in cases.items():
         varied = arguments | changed

@@ -42,4 +42,32 @@ def toolbox_components():
             "loss", "SubCenterArcFace", "toolbox_losses.arcface:SubCenterArcFace",
             "ArcFace with several centres for each class, for noisy labels",
         ),
+        Component(
+            "loss", "CoSENT", "toolbox_losses.cosent:CoSENT",
+            "every positive pair more similar than every negative one, in one logarithm for the batch",
+        ),
+        Component(
+            "loss", "SigLIP", "toolbox_losses.siglip:SigLIP",
+            "each pair classified by a sigmoid with a learned scale and bias",
+        ),
+        Component(
+            "loss", "MaxSim", "toolbox_losses.maxsim:MaxSim",
+            "late interaction of token sets (ColBERT)",
+        ),
+        Component(
+            "loss", "Distillation", "toolbox_losses.distillation:Distillation",
+            "a teacher's similarities or embeddings",
+        ),
+        Component(
+            "loss", "Sum", "toolbox_losses.sum:Sum",
+            "several losses at once, weighted",
+        ),
+        Component(
+            "loss", "Matryoshka", "toolbox_losses.matryoshka:Matryoshka",
+            "a loss over the first components too, for embeddings that can be cut",
+        ),
+        Component(
+            "loss", "CrossBatchMemory", "toolbox_losses.memory:CrossBatchMemory",
+            "a pair loss with the embeddings of past batches as further candidates",
+        ),
     ]  # fmt: skip

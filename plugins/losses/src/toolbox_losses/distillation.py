@@ -1,0 +1,87 @@
+"""Learning a teacher's similarities, or its embeddings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Loss
+from toolbox_losses.pairs import check_temperature, directions, views
+
+
+class Distillation(Loss):
+    """The embeddings should be as similar to each other as a teacher's are; the teacher gets no gradient.
+
+    S is the matrix of cosines of embeddings with the second view, or among themselves without the diagonal; S' is the
+    same of the teacher, whose embeddings may have any width.
+
+    - `kind`: "kl": T^2 times the mean over rows of KL(softmax(S'/T) || softmax(S/T)). "mse": the mean of
+      (S' - S)^2. "embedding": the mean over all embeddings of 1 - cos(embedding, teacher's embedding), half the
+      squared distance of the two unit vectors, for a teacher of the same width.
+    - `temperature`: T of "kl"; below 1 the nearest neighbours count most, as cosines differ by little. 1 is the
+      usual definition, 0.05 to 0.2 what similarity matrices ask for.
+
+    Needs no labels; it is often added to a loss that does, by `losses.Sum`. Exactly 0 where there is nothing to
+    compare. Sources: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015 (T^2); Park et al.,
+    "Relational Knowledge Distillation", 2019. Raises ValueError for an unknown kind, a temperature that is not
+    positive, and when rows, or for "embedding" widths, of teacher and student differ.
+    """
+
+    needs_labels = False
+    needs_teacher = True
+
+    def __init__(self, kind: Literal["kl", "mse", "embedding"] = "kl", temperature: float = 1.0):
+        super().__init__()
+        if kind not in ("kl", "mse", "embedding"):
+            raise ValueError(f"kind must be 'kl', 'mse' or 'embedding', not {kind!r}")
+        self.kind, self.temperature = kind, check_temperature(temperature)
+
+    def compute(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        ref_embeddings: Tensor | None,
+        ref_labels: Tensor | None,
+        teacher: Tensor,
+        ref_teacher: Tensor | None = None,
+    ) -> Tensor:
+        _check_rows("embeddings", embeddings, teacher)
+        if ref_embeddings is not None:
+            _check_rows("rows of the second view", ref_embeddings, ref_teacher)
+        teacher = teacher.detach().to(embeddings.dtype)
+        ref_teacher = None if ref_embeddings is None else ref_teacher.detach().to(embeddings.dtype)
+        if self.kind == "embedding":
+            return _apart(_stacked(embeddings, ref_embeddings), _stacked(teacher, ref_teacher))
+        anchors, candidates = views(embeddings, ref_embeddings)
+        taught, taught_candidates = views(teacher, ref_teacher)
+        scores, wanted = anchors @ candidates.T, taught @ taught_candidates.T
+        kept = torch.ones_like(scores, dtype=torch.bool)
+        if ref_embeddings is None:
+            kept.fill_diagonal_(False)
+        if self.kind == "mse":
+            return torch.where(kept, scores - wanted, 0).square().sum() / kept.sum().clamp(min=1)
+        lowest = torch.finfo(scores.dtype).min
+        student, target = ((x / self.temperature).masked_fill(~kept, lowest).log_softmax(1) for x in (scores, wanted))
+        divergence = torch.where(kept, target.exp() * (target - student), 0).sum()
+        return self.temperature**2 * divergence / len(embeddings)
+
+
+def _check_rows(what: str, student: Tensor, teacher: Tensor | None) -> None:
+    rows = "none" if teacher is None else str(len(teacher))
+    if rows != str(len(student)):
+        raise ValueError(f"a teacher's embedding belongs to each of the {len(student)} {what}, but there are {rows}")
+
+
+def _stacked(rows: Tensor, more: Tensor | None) -> Tensor:
+    return rows if more is None else torch.cat([rows, more])
+
+
+def _apart(student: Tensor, teacher: Tensor) -> Tensor:
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"kind='embedding' compares embeddings of one width, but the student's have {student.shape[1]} and the "
+            f"teacher's {teacher.shape[1]}: give the student a head of {teacher.shape[1]}, or use kind='kl'"
+        )
+    return (1 - (directions(student) * directions(teacher)).sum(dim=1)).mean()

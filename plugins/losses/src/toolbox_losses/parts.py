@@ -1,0 +1,57 @@
+"""What losses that are made of other losses share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from toolbox.base import Loss
+
+
+def take_over(loss: Loss, parts: Iterable[Loss]) -> None:
+    """Give `loss` the needs of its parts. Raises ValueError when only some of them read tokens."""
+    parts = list(parts)
+    loss.needs_labels = any(part.needs_labels for part in parts)
+    loss.needs_teacher = any(part.needs_teacher for part in parts)
+    loss.reads_tokens = any(part.reads_tokens for part in parts)
+    if not all(part.reads_tokens == loss.reads_tokens for part in parts):
+        kinds = [f"{type(part).__name__} {'sets of tokens' if part.reads_tokens else 'one vector'}" for part in parts]
+        raise ValueError(f"the losses read different embeddings of an item: {', '.join(kinds)}")
+
+
+def check_loss_object(value: Loss, name: str) -> None:
+    """Raise ValueError unless it is a loss."""
+    if not isinstance(value, Loss):
+        raise ValueError(f"{name} must be a loss, e.g. dict(type='losses.SupCon'), not {value!r}")
+
+
+def check_weights(weights: Iterable[float] | None, count: int, what: str) -> list[float]:
+    """The weights, 1 each for None. Raises ValueError unless there are `count` of them, 0 or more and not all 0."""
+    found = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    if len(found) != count:
+        raise ValueError(f"weights must hold one number for each of the {count} {what}, not {len(found)}: {found}")
+    if not all(weight >= 0 and math.isfinite(weight) for weight in found) or not any(found):
+        raise ValueError(f"weights must be 0 or more, and not all 0, not {found}")
+    return found
+
+
+def value_of(
+    loss: Loss,
+    embeddings: Tensor,
+    labels: Tensor | None,
+    ref_embeddings: Tensor | None,
+    ref_labels: Tensor | None,
+    teacher: Tensor | None,
+    ref_teacher: Tensor | None,
+) -> Tensor:
+    """`compute` of a part: its arguments are gathered and promoted already."""
+    extra = {"teacher": teacher, "ref_teacher": ref_teacher} if loss.needs_teacher else {}
+    return loss.compute(embeddings, labels, ref_embeddings, ref_labels, **extra)
+
+
+def leaves(loss: nn.Module) -> list[Loss]:
+    """The losses in `loss`, itself included, that are made of no other."""
+    found = [module for module in loss.modules() if isinstance(module, Loss)]
+    return [item for item in found if not any(isinstance(part, Loss) for part in list(item.modules())[1:])]

@@ -1,0 +1,61 @@
+"""The sigmoid loss of SigLIP."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Loss
+from toolbox_losses.pairs import check_positive, pair_masks, views
+
+
+class SigLIP(Loss):
+    """Every pair by itself is classified as positive or negative, with a learned scale and bias.
+
+        loss = 1/B * sum over pairs of log(1 + exp(-y * (exp(log_scale) * cos + bias))),  y = +1 or -1
+
+    Unlike a softmax it needs no large batch, and it is the same in both directions. Source: Zhai et al., "Sigmoid Loss
+    for Language Image Pre-Training", 2023, equation 1.
+
+    - `log_scale`: where the learned parameter `log_scale` starts; 2.6592 is a scale of 14.3, the paper starts at 10.
+    - `bias`: where the learned `bias` starts; strongly negative, as nearly all pairs of a batch are negative.
+    - `max_scale`: the scale is kept at this or below after every update; None for no limit.
+
+    Both parameters are the part `model.criterion` of a recipe, with a learning rate of their own if
+    `optim_wrapper.parts` gives one. Pairs of equal labels are positive; without labels, an embedding and its second
+    view, and rows from B on are explicit negatives. Without a second view self pairs are left out. Raises ValueError
+    for a start that is not finite or above the limit, or when there are neither labels nor a second view.
+    """
+
+    needs_labels = False
+
+    def __init__(self, log_scale: float = 2.6592, bias: float = -10.0, max_scale: float | None = 100.0):
+        super().__init__()
+        for name, value in (("log_scale", log_scale), ("bias", bias)):
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, not {value}")
+        if max_scale is not None and log_scale > math.log(check_positive("max_scale", max_scale, "try 100")):
+            raise ValueError(
+                f"log_scale={log_scale} is the logarithm of a scale above max_scale={max_scale}: start at most at "
+                f"{math.log(max_scale):.4f}, or raise max_scale"
+            )
+        self.max_scale = max_scale
+        self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def compute(
+        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+    ) -> Tensor:
+        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
+        anchors, candidates = views(embeddings, ref_embeddings)
+        scores = anchors @ candidates.T
+        logits = self.log_scale.to(scores.dtype).exp() * scores + self.bias.to(scores.dtype)
+        losses = -nn.functional.logsigmoid(torch.where(positive, logits, -logits))
+        return torch.where(positive | negative, losses, 0).sum() / len(embeddings)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if self.max_scale is not None:
+            self.log_scale.clamp_(max=math.log(self.max_scale))
