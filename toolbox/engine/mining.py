@@ -54,7 +54,7 @@ def mine(
     """
     check_numbers(negatives, top, skip, positives)
     found = Mined()
-    chunk = max(1, min(1024, memory_mb * 2**20 // (12 * len(embeddings) + 1)))
+    chunk = max(1, min(1024, memory_mb * 2**20 // (20 * len(embeddings) + 1)))
     for start in range(0, len(embeddings), chunk):
         rows = torch.arange(start, min(start + chunk, len(embeddings)), device=embeddings.device)
         similar = embeddings[rows] @ embeddings.T
