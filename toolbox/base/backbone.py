@@ -71,7 +71,7 @@ class Backbone(nn.Module, ABC):
     from_recipe: int | None = None  # the id of the object that the registry built: a copy of it has another
     tune: Tune | None = None
     gradient_checkpointing: bool = False
-    adapter: Any = None  # what `tune` added: state_dict, load_state_dict, save_config, parameter_names
+    adapter: Any = None  # what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale
     _frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod

@@ -58,7 +58,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, *, backbone: bool = Tr
 def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
     from toolbox import api
-    from toolbox.config import load_plugins
+    from toolbox.config import changed, complete, load_plugins
     from toolbox.engine.device import choose_device, set_threads
 
     name, device = arguments.model, arguments.device or "auto"
@@ -77,11 +77,9 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
         recipe = api.runnable(api.load_config(name, overrides, arguments.plugin), arguments.device, training=False)
         told = f"{name}, zero-shot: pooled features of its backbone"
         return _zero_shot(recipe, choose_device(recipe["env_cfg"]["device"]), told)
-    from toolbox.config import changed
-
     component = arguments.backbone or component_of(name)
     given = {"type": "core.Embedder", "backbone": {"type": component, "name": name}}
-    bare = changed({"model": given, "load_from": None}, overrides)
+    bare = complete(changed({"model": given}, overrides))
     return _zero_shot(bare, choose_device(device), f"{component} {name}, zero-shot, pool '{_pool(bare)}'")
 
 
@@ -91,7 +89,7 @@ def _zero_shot(recipe: dict[str, Any], device: Device, told: str) -> Source:
     from toolbox.engine import checkpoint as checkpoints
     from toolbox.engine.assemble import build_model
 
-    found = checkpoints.read(recipe["load_from"]) if recipe["load_from"] else None
+    found = checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
     model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
     return Source(model.to(torch.device(str(device))).eval(), device, "baseline", told)

@@ -51,9 +51,10 @@ def show_plan(plan: Plan) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for part in plan.parts:
-        frozen = part.lr is None
+        frozen, spread = part.lr is None, part.lowest_lr is not None
+        rate = "frozen" if frozen else f"{part.lowest_lr:.3g} to {part.lr:g}" if spread else f"{part.lr:g}"
         table.add_row(
-            part.name, f"{part.parameters:,}", f"{part.trainable:,}", "frozen" if frozen else f"{part.lr:g}",
+            part.name, f"{part.parameters:,}", f"{part.trainable:,}", rate,
             "" if frozen else f"{part.weight_decay:g}",
         )  # fmt: skip
     out = Console()

@@ -62,6 +62,7 @@ def _loader(*, train: bool) -> dict[str, Key]:
 PART = {
     "lr": Key("Learning rate of this part.", float),
     "weight_decay": Key("Weight decay of this part.", float),
+    "layer_decay": Key("As `optim_wrapper.layer_decay`, for the backbone layers of this part.", float),
 }
 
 TOP_LEVEL: dict[str, Key] = {
@@ -83,12 +84,33 @@ TOP_LEVEL: dict[str, Key] = {
                 "Settings of parts by module path, e.g. `{'model.head': dict(lr=1e-3)}`; the longest path wins.",
                 any_key=Key("Settings of one part.", keys=PART),
             ),
+            "layer_decay": Key(
+                "Factor on the learning rate from each block of a backbone to the one below it, 0 to 1: block i of L "
+                "gets its part's rate times `layer_decay ** (L - i)`, i from 0, what stands before the blocks one "
+                "factor more, what stands after them all of it. Heads and losses keep theirs.",
+                float | None,
+            ),
             "decay_one_dim": Key("Whether biases, norms and other vectors are decayed too.", bool, default=False),
             "accumulative_counts": Key("Batches whose gradients are averaged into one step.", int, default=1),
             "grad_cache": Key(
                 "Passes each batch through the model in chunks, with the gradient of the whole batch: a batch needs "
                 "the memory of a chunk and a third more time.",
                 keys={"chunk_size": Key("Rows that pass the model together.", int, default=REQUIRED)},
+                optional=True,
+            ),
+            "average": Key(
+                "Keeps an average of the trained weights over the steps. It is what is validated, tested and found in "
+                "checkpoints; training goes on with the weights themselves. Buffers (batch-norm statistics) are the "
+                "newest ones.",
+                keys={
+                    "decay": Key(
+                        "Share of the old average that a step keeps (exponential moving average); None weighs all "
+                        "steps equally (SWA).",
+                        float | None,
+                        default=0.999,
+                    ),
+                    "start": Key("Where averaging starts: a share of the run below 1, or a step.", float, default=0.0),
+                },
                 optional=True,
             ),
             "clip_grad": Key(
@@ -108,6 +130,18 @@ TOP_LEVEL: dict[str, Key] = {
             "val_interval": Key(
                 "Epochs between validations (steps, with `max_steps`); default: one epoch. The end is always judged.",
                 int | None,
+            ),
+            "wise_ft": Key(
+                "After training, mixes the backbones' pretrained and trained weights (WiSE-FT) and keeps the mix that "
+                "validates best, in the run's folder `wise_ft`; it is what is tested.",
+                keys={
+                    "alphas": Key(
+                        "Shares of the trained weights to try, 0 to 1; 1.0 is one of them.",
+                        list[float],
+                        default=[0.0, 0.25, 0.5, 0.75, 1.0],
+                    )
+                },
+                optional=True,
             ),
         },
     ),
@@ -150,6 +184,11 @@ TOP_LEVEL: dict[str, Key] = {
         "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
     ),
     "load_from": Key("A checkpoint whose weights to start from.", str | None),
+    "load_parts": Key(
+        "The parts to take from `load_from`, by module path, e.g. `['model.backbone']`; default: all, and the model "
+        "must then be the same.",
+        list[str] | None,
+    ),
     "resume": Key("Continue the run in `work_dir`, or from the checkpoint named here.", bool | str, default=False),
     "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),
     "plugins": Key("Local plugins to load: Python files or modules.", list[str], default=[]),

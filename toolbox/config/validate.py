@@ -36,7 +36,7 @@ def _filled(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
             filled[name] = _filled(filled.get(name) or {}, key.keys)
         elif key.keys is not None and filled.get(name) is not None:
             filled[name] = _filled(filled[name], key.keys)
-        elif filled.get(name) is None:
+        elif name not in filled or (filled[name] is None and not fits(None, key.annotation)):
             filled[name] = None if key.default is REQUIRED else copy.deepcopy(key.default)
     return filled
 
@@ -55,6 +55,9 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
         )  # fmt: skip
     if not loader.get("sampler") and loader.get("batch_size") is None:
         problems.append(Problem("Give a sampler or a batch_size.", "train_dataloader"))
+    if recipe.get("load_parts") is not None and not (recipe.get("load_from") and recipe["load_parts"]):
+        what = "It names no part." if recipe.get("load_from") else "It has no effect without load_from."
+        problems.append(Problem(what, "load_parts", "Remove it."))
     clip = (recipe.get("optim_wrapper") or {}).get("clip_grad") or {}
     if clip.get("max_norm", 1) <= 0:
         problems.append(Problem(f"It must be above 0, not {clip['max_norm']}.", "optim_wrapper.clip_grad.max_norm"))

@@ -58,6 +58,13 @@ class Adapter:
             for key, parameter in own.items():
                 parameter.copy_(state[key])
 
+    def scale(self, factor: float) -> None:
+        """Multiply what the adapter adds to its layers by `factor`, in place."""
+        with torch.no_grad():
+            for key, parameter in self._parameters().items():
+                if ".lora_B." in key:
+                    parameter.mul_(factor)
+
     def save_config(self, folder: str | Path) -> None:
         """Write `adapter_config.json` into `folder`, which is created."""
         config = copy(self.config)

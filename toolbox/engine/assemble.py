@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from toolbox.base import Augment, Model
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import seed_everything
+from toolbox.engine.transfer import chosen
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
 
@@ -56,6 +58,18 @@ def build_model(
     return model
 
 
+def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> dict[str, Tensor]:
+    """The pretrained values of backbone tensors, by their names in `state_dict` after `tune`, on the CPU."""
+    unused = catalog().resolve(recipe["model"]["type"], "model").training_only
+    recipe = recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
+    model = build_structure(recipe, classes)
+    for path, backbone in backbones(model).items():
+        if any(name.startswith(f"{path}.") for name in names):
+            _call(backbone.load_weights, path)
+    apply_tuning(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+
 def build_augment(config: dict[str, Any]) -> Augment | dict[str, Augment]:
     """The augmentation of a dataloader: one for all inputs, or {input name: one}."""
     where = "train_dataloader.augment"
@@ -66,7 +80,7 @@ def build_augment(config: dict[str, Any]) -> Augment | dict[str, Augment]:
 
 def _brings_weights(path: str, checkpoint: checkpoints.Checkpoint | None) -> bool:
     """Whether a backbone's own weights are needed: a checkpoint has everything but frozen pretrained tensors."""
-    return checkpoint is None or path in checkpoint.manifest["frozen"]
+    return checkpoint is None or not chosen(path, checkpoint.parts) or path in checkpoint.manifest["frozen"]
 
 
 def _call(action: Callable[[], None], path: str) -> None:

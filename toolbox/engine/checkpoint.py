@@ -14,30 +14,36 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from toolbox.base import Backbone, Model
 from toolbox.engine.files import as_json, new_folder, point, sha256
 from toolbox.engine.state import join, split
+from toolbox.engine.transfer import Transfer, match, touched
 from toolbox.errors import ToolboxError
 
 FORMAT = 1
+WISE_FT = "wise_ft"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass
 class Checkpoint:
-    """A verified checkpoint on disk."""
+    """A verified checkpoint on disk.
+
+    - `parts`: the parts that are wanted of it, as in `load_parts`; None for all.
+    """
 
     path: Path
     manifest: dict[str, Any]
+    parts: list[str] | None = None
 
     @property
     def step(self) -> int:
@@ -47,12 +53,22 @@ class Checkpoint:
         """What `model.safetensors` holds."""
         return load_file(self.path / "model.safetensors")
 
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shapes of `model_tensors`, from the file's header."""
+        with safe_open(self.path / "model.safetensors", framework="pt") as file:
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    def adapters(self) -> list[str]:
+        """The parts that have an adapter here."""
+        files = (Path(name).parts for name in self.manifest["files"])
+        return sorted({names[1] for names in files if names[0] == "adapters"})
+
     def adapter_tensors(self, part: str) -> dict[str, Tensor]:
         """One adapter's tensors, under peft's names."""
         return load_file(self.path / "adapters" / part / "adapter_model.safetensors")
 
-    def state(self) -> dict[str, Any]:
-        """The training state."""
+    def state(self) -> dict[str, Any] | None:
+        """The training state; None for weights that no run can continue from."""
         value = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
         return join(value, load_file(self.path / "state.safetensors"))
 
@@ -60,12 +76,22 @@ class Checkpoint:
 def save(
     folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any]
 ) -> Path:
-    """Write `checkpoint-<step>` into `folder` and move `last` to it. Raises ToolboxError when the disk refuses.
+    """Write `checkpoint-<step>` into `folder` and move `last` to it; arguments as of `write`."""
+    target = folder / f"checkpoint-{step}"
+    write(target, step, model, state, recipe=recipe, extra=extra)
+    point(folder / "last", target)
+    return target
 
-    - `state`: the training state; `recipe`: the resolved configuration.
+
+def write(
+    target: Path, step: int, model: Model, state: dict[str, Any] | None, *, recipe: dict[str, Any],
+    extra: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write a checkpoint as the folder `target`. Raises ToolboxError when the disk refuses.
+
+    - `state`: the training state, None for weights that no run can continue from; `recipe`: the resolved configuration.
     - `extra`: further entries of the manifest (plugins, classes, frozen parts).
     """
-    target = folder / f"checkpoint-{step}"
     value, tensors = split(state)
     with new_folder(target) as part:
         _write(model_state(model), part / "model.safetensors")
@@ -84,8 +110,6 @@ def save(
         }
         manifest = {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra}
         (part / "manifest.json").write_text(as_json(manifest), encoding="utf-8")
-    point(folder / "last", target)
-    return target
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
@@ -96,14 +120,16 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Open and verify a checkpoint: its folder, a `best` or `last` link, or a run's folder (its best, else last).
+    """Open and verify a checkpoint: its folder, a `best` or `last` link, or a run's folder.
+
+    In a run's folder it is what the run was tested with: `wise_ft` if there is one, else `best`, else `last`.
 
     Raises ToolboxError if it is none, or damaged, naming the file.
     """
     given = Path(path)
     path = given
     if not (path / "manifest.json").is_file():
-        inside = [path / name for name in ("best", "last") if (path / name / "manifest.json").is_file()]
+        inside = [path / name for name in (WISE_FT, "best", "last") if (path / name / "manifest.json").is_file()]
         if not inside:
             what = (
                 "does not exist" if not given.exists() else "is no checkpoint of this toolbox: it has no manifest.json"
@@ -206,29 +232,46 @@ def model_state(model: Model) -> dict[str, Tensor]:
     return tensors
 
 
+def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
+    """What a recipe's `load_from` and `load_parts` name; None for a recipe that starts from no checkpoint."""
+    return replace(read(recipe["load_from"]), parts=recipe.get("load_parts")) if recipe["load_from"] else None
+
+
+def compare(model: Model, checkpoint: Checkpoint) -> Transfer:
+    """What of a checkpoint would go where in a model, which may be on torch's meta device.
+
+    Raises ToolboxError naming what is missing, unexpected or of another shape.
+    """
+    unused = tuple(f"{name}." for name in model.training_only if getattr(model, name, None) is None)
+    held = {name: shape for name, shape in checkpoint.shapes().items() if not name.startswith(unused)}
+    parts, path = checkpoint.parts, str(checkpoint.path)
+    here = {f"{name}.adapter": (name, backbone) for name, backbone in adapted(model).items()}
+    there = {f"{name}.adapter": name for name in checkpoint.adapters() if not f"{name}.".startswith(unused)}
+    cut = [part for part in parts or [] for name, _ in here.values() if part.startswith(f"model.{name}.")]
+    if cut:
+        raise ToolboxError(f"'{cut[0]}' is part of a backbone with an adapter.", where="load_parts",
+                           hint="An adapter is loaded whole: name the backbone.")  # fmt: skip
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    # an adapter counts as one tensor; its own are compared when they are loaded
+    whole = torch.Size()
+    found = match(
+        own | dict.fromkeys(here, whole), left_out(model), held | dict.fromkeys(there, whole), parts
+    )  # fmt: skip
+    found.check(path)
+    return found
+
+
 def load_into(model: Model, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's tensors into a model of the same structure, its frozen weights already in place.
+    """Put a checkpoint's tensors, or those of its `parts`, into a model whose frozen weights are already in place.
 
     Raises ToolboxError naming what is missing, unexpected or of another shape, or if other weights were frozen.
     """
-    unused = tuple(f"{name}." for name in model.training_only if getattr(model, name, None) is None)
-    tensors = {key: value for key, value in checkpoint.model_tensors().items() if not key.startswith(unused)}
-    own = model.state_dict()
-    expected = own.keys() - left_out(model)
-    shapes = [key for key in tensors.keys() & own.keys() if tensors[key].shape != own[key].shape]
-    wrong = {
-        "missing": sorted(expected - tensors.keys()), "unexpected": sorted(tensors.keys() - expected),
-        "of another shape": sorted(shapes),
-    }  # fmt: skip
-    if any(wrong.values()):
-        listed = "; ".join(f"{what}: {', '.join(k[:3])} ({len(k)} in all)" for what, k in wrong.items() if k)
-        raise ToolboxError(
-            f"The checkpoint {checkpoint.path} is of another model: {listed}.",
-            hint="Use the recipe that it was made with (config.py beside it).",
-        )
+    taken = set(compare(model, checkpoint).taken)
     _check_frozen(model, checkpoint)
-    model.load_state_dict(tensors, strict=False)
+    model.load_state_dict({k: v for k, v in checkpoint.model_tensors().items() if k in taken}, strict=False)
     for name, backbone in adapted(model).items():
+        if f"{name}.adapter" not in taken:
+            continue
         try:
             backbone.adapter.load_state_dict(checkpoint.adapter_tensors(name))
         except (OSError, SafetensorError, ValueError) as error:
@@ -252,6 +295,8 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
 
 def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
     for path, here in frozen_identity(model).items():
+        if not touched(path, checkpoint.parts):
+            continue
         then = checkpoint.manifest["frozen"].get(path)
         if then is None or then["sha256"] != here["sha256"]:
             was = then["weights"] if then else "none"

@@ -86,8 +86,8 @@ def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str |
         raise ToolboxError.of(problems)
     device = choose_device(settings("env_cfg.device"))
     set_threads(settings("env_cfg.threads"))
-    start = checkpoint or recipe["load_from"]  # the weights from which the recipe would start, as train's "before"
-    found = checkpoints.read(start) if start else None
+    # without a checkpoint, the weights from which the recipe would start, as train's "before"
+    found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
     model.to(torch.device(str(device)))

@@ -7,57 +7,117 @@ from typing import Any
 
 from torch import nn
 
-from toolbox.base import Optimizer
+from toolbox.base import Backbone, Model, Optimizer
+from toolbox.engine.checkpoint import backbones
+from toolbox.engine.transfer import below
 from toolbox.errors import Problem, ToolboxError
 
 
 @dataclass
 class Group:
-    """Parameters with equal settings, by name (as in `model.named_parameters()`)."""
+    """Parameters with equal settings, by name (as in `model.named_parameters()`).
+
+    - `part_lr`: the learning rate of the part, before layer-wise decay made `lr` of it.
+    """
 
     lr: float
     weight_decay: float
+    part_lr: float
     params: dict[str, nn.Parameter] = field(default_factory=dict)
 
 
 def parameter_groups(
-    model: nn.Module, optimizer: Optimizer, parts: dict[str, dict[str, float]], decay_one_dim: bool = False
-) -> list[Group]:
+    model: Model, optimizer: Optimizer, parts: dict[str, dict[str, float]], decay_one_dim: bool = False,
+    layer_decay: float | None = None,
+) -> list[Group]:  # fmt: skip
     """Group the trainable parameters of a model.
 
     - `parts`: settings by path from the recipe, `{"model.head": {"lr": 1e-3}}`; the longest matching path wins.
     - `decay_one_dim`: whether vectors (biases, norms, scales) are decayed too.
+    - `layer_decay`: the factor on the learning rate from each block of a backbone to the one below it, None for none;
+      `parts` may give another one. It multiplies the learning rate that the part has.
 
-    Raises ToolboxError for a path that names nothing, or only frozen parameters.
+    Raises ToolboxError for settings that have no effect.
     """
-    problems = part_problems(model, parts)
+    problems = part_problems(model, parts, layer_decay)
     if problems:
         raise ToolboxError.of(problems)
-    groups: dict[tuple[float, float], Group] = {}
+    groups: dict[tuple[float, float, float], Group] = {}
+    depths = distances(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        settings = _settings(f"model.{name}", parts)
-        lr = settings.get("lr", optimizer.lr)
+        settings = _settings(name, parts)
+        factor = settings.get("layer_decay", layer_decay)
+        part_lr = settings.get("lr", optimizer.lr)
+        lr = part_lr * factor ** depths[name] if factor is not None and name in depths else part_lr
         decay = settings.get("weight_decay", optimizer.weight_decay)
         if parameter.ndim <= 1 and not decay_one_dim:
             decay = 0.0
-        groups.setdefault((lr, decay), Group(lr, decay)).params[name] = parameter
+        groups.setdefault((lr, decay, part_lr), Group(lr, decay, part_lr)).params[name] = parameter
     return list(groups.values())
 
 
-def part_problems(model: nn.Module, parts: dict[str, dict[str, float]]) -> list[Problem]:
-    """Paths in `optim_wrapper.parts` that cannot have an effect."""
-    problems = []
-    names = {f"model.{name}": parameter for name, parameter in model.named_parameters()}
-    for path in parts:
+def distances(model: Model) -> dict[str, int]:
+    """How many blocks below the output each backbone parameter is, by its name in `model.named_parameters()`.
+
+    Of L blocks the last one is 1 away, the first one L, and what stands before it L + 1; what stands after the last
+    block is 0 away. A parameter between two blocks belongs to the upper one. (The convention of BEiT and DINOv3.)
+    Adapters count with the block that they sit in.
+    """
+    found: dict[str, int] = {}
+    for path, backbone in backbones(model).items():
+        prefix = f"{path}." if path else ""
+        found |= {prefix + name: distance for name, distance in _distances(backbone).items()}
+    return found
+
+
+def _distances(backbone: Backbone) -> dict[str, int]:
+    layers = backbone.layers()
+    inside = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer.parameters()}
+    found, reached = {}, -1
+    upper = max(inside.values(), default=-1)
+    for name, parameter in backbone.named_parameters():
+        if id(parameter) in inside:
+            number = inside[id(parameter)]
+            reached = max(reached, number)
+            found[name] = len(layers) - number
+        elif reached < 0:
+            found[name] = len(layers) + 1
+        else:
+            found[name] = 0 if reached == upper else len(layers) - reached - 1
+    return found
+
+
+def part_problems(
+    model: Model, parts: dict[str, dict[str, float]], layer_decay: float | None = None
+) -> list[Problem]:  # fmt: skip
+    """Settings of `optim_wrapper` that cannot have an effect."""
+    factors = {f"parts.{path}.layer_decay": given.get("layer_decay") for path, given in parts.items()}
+    problems = [
+        Problem(f"layer_decay is above 0 and at most 1, not {factor:g}.", f"optim_wrapper.{where}", "Try 0.75.")
+        for where, factor in {"layer_decay": layer_decay, **factors}.items()
+        if factor is not None and not 0 < factor <= 1
+    ]
+    names = dict(model.named_parameters())
+    decayed = distances(model).keys()
+    for path, given in parts.items():
         where = f"optim_wrapper.parts.{path}"
-        found = [parameter for name, parameter in names.items() if _below(name, path)]
+        found = {name: parameter for name, parameter in names.items() if below(name, path)}
+        trained = {name for name, parameter in found.items() if parameter.requires_grad}
         if not found:
-            known = sorted({name.rsplit(".", 1)[0] for name in names}, key=len)[:6]
+            known = sorted({f"model.{name}".rsplit(".", 1)[0] for name in names}, key=len)[:6]
             problems.append(Problem(f"There is no part '{path}'.", where, f"Parts are, e.g., {', '.join(known)}."))
-        elif not any(parameter.requires_grad for parameter in found):
+        elif not trained:
             problems.append(Problem(f"'{path}' is frozen, so its settings have no effect.", where, "Remove them."))
+        elif given.get("layer_decay") is not None and not trained & decayed:
+            message = f"'{path}' holds no backbone that trains, so layer_decay has no effect."
+            problems.append(Problem(message, f"{where}.layer_decay", "Remove it, or set lr."))
+    if layer_decay is not None and not any(names[name].requires_grad for name in decayed):
+        problems.append(
+            Problem("No backbone trains, so layer_decay has no effect.", "optim_wrapper.layer_decay",
+                    "Remove it, or set the backbone's tune.")
+        )  # fmt: skip
     return problems
 
 
@@ -73,12 +133,8 @@ def torch_groups(groups: list[Group]) -> list[dict[str, Any]]:
 
 
 def _settings(name: str, parts: dict[str, dict[str, float]]) -> dict[str, float]:
-    matching = sorted((path for path in parts if _below(name, path)), key=len)
+    matching = sorted((path for path in parts if below(name, path)), key=len)
     merged: dict[str, float] = {}
     for path in matching:
-        merged |= parts[path]
+        merged |= {key: value for key, value in parts[path].items() if value is not None}
     return merged
-
-
-def _below(name: str, path: str) -> bool:
-    return name == path or name.startswith(path + ".") or path == "model"

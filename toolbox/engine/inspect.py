@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import average, grad_cache, interpolate
+from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import choose_device

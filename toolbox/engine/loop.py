@@ -6,9 +6,9 @@ a pure function of its number or part of the state: so a resumed run repeats the
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,8 @@ from toolbox.base import Batch, Dataset, Finding, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
 from toolbox.engine import workdir
-from toolbox.engine.assemble import build_augment, build_model
+from toolbox.engine.assemble import build_augment, build_model, pretrained
+from toolbox.engine.average import Average
 from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, shown
 from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
@@ -28,6 +29,7 @@ from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import parameter_groups
+from toolbox.engine.interpolate import curve, mix
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import Interrupted, StopSignal
@@ -62,6 +64,7 @@ class Run:
             "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0,
             "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None,
         }  # fmt: skip
+        self._curves: list[Finding] = []
         self._signal = StopSignal()
         self._overwrite, self._warned = overwrite, False
         self._lock = workdir.lock(work_dir)
@@ -84,12 +87,14 @@ class Run:
         loader = recipe["train_dataloader"]
         self.dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
         self.classes = len(self.dataset.classes) if self.dataset.classes is not None else None
-        start = self._from or (checkpoints.read(recipe["load_from"]) if recipe["load_from"] else None)
+        start = self._from or checkpoints.start_of(recipe)
         if start is not None and self._overwrite and start.path.parent == self.work_dir.resolve():
             raise ToolboxError(
                 "load_from names a checkpoint of the run that would be replaced.", hint="Choose another --work-dir."
             )
         self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
+        if start is not None and start.parts:
+            self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
         self.frozen = checkpoints.frozen_identity(self.model)
         self.torch_device = torch.device(str(self.device))
         self.model.to(self.torch_device)
@@ -109,14 +114,18 @@ class Run:
         self.steps_per_epoch = settings.steps_per_epoch(len(self.sampler))
         optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
         groups = parameter_groups(
-            self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim")
-        )
+            self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),
+            settings("optim_wrapper.layer_decay"),
+        )  # fmt: skip
         clip = settings("optim_wrapper.clip_grad")
         self.update = Step(
             self.model, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
             [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
             self.precision, clip["max_norm"] if clip else None, self._grad_cache(),
         )  # fmt: skip
+        trained = {name: parameter for group in groups for name, parameter in group.params.items()}
+        average = settings("optim_wrapper.average")
+        self.average = Average(trained, **average, steps=self.steps) if average else None
         self.hooks: list[Hook] = [
             build(item, "hook", where=f"custom_hooks.{index}")
             for index, item in enumerate(recipe["custom_hooks"] or [])
@@ -142,6 +151,7 @@ class Run:
         state = checkpoint.state()
         self.step = checkpoint.step
         self.update.load_state_dict(state["update"])
+        resuming.restore_average(self.average, state.get("average"), dict(self.model.named_parameters()))
         resuming.restore_hooks(self.hooks, state["hooks"], self.console)
         self.progress, self.metrics = state["progress"], state["metrics"]
         self.bad_items.found = state["bad_items"]
@@ -149,14 +159,7 @@ class Run:
         then = checkpoint.manifest["recipe"]
         if any(then[key] != self.config[key] for key in ("train_cfg", "custom_hooks")):
             self.progress["stopped"] = None  # what ended the run was changed: it may go on
-        resuming.set_aside_newer(self.work_dir, self.step, self.console)
-        best = self.progress["best"]
-        if best and not (self.work_dir / f"checkpoint-{best['step']}").is_dir():
-            self.console.warn(f"The best checkpoint, of step {best['step']}, is not here: the search for it restarts.")
-            self.progress["best"] = None
-        elif best:  # the run may have been killed before it moved the link
-            checkpoints.point(self.work_dir / "best", self.work_dir / f"checkpoint-{best['step']}")
-        workdir.cut_metrics(self.work_dir / "metrics.jsonl", self.step)
+        resuming.turn_back(self.work_dir, self.step, self.progress, self.console)
         self.console.info(f"Resuming at step {self.step} from {checkpoint.path}.")
 
     # ---- what hooks may call
@@ -167,14 +170,7 @@ class Run:
         if not self.is_main:
             return
         line = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
-        try:
-            with (self.work_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise ToolboxError(
-                f"metrics.jsonl cannot be written: {error.strerror or error}.",
-                hint="Free some space, then --resume: checkpoints are untouched.",
-            ) from error
+        workdir.add_metrics(self.work_dir / "metrics.jsonl", line)
         for hook in self.hooks:
             hook.after_log(self, values)
 
@@ -196,10 +192,11 @@ class Run:
         state = {
             "update": self.update.state_dict(), "random": random_state(self.device), "progress": self.progress,
             "metrics": self.metrics, "hooks": resuming.hook_states(self.hooks), "bad_items": self.bad_items.found,
+            "average": self.average.state_dict() if self.average else None,
         }  # fmt: skip
-        best = self.progress["best"]
-        extra = {"classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": best}
-        path = checkpoints.save(self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra)
+        best, extra = self.progress["best"], self._identity()
+        with self._averaged():
+            path = checkpoints.save(self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra)
         if best and best["step"] == self.step:
             checkpoints.point(self.work_dir / "best", path)
         checkpoints.rotate(self.work_dir, self.settings("default_hooks.checkpoint.max_keep_ckpts"))
@@ -276,6 +273,8 @@ class Run:
             self.update([batch for batch in got if batch["items"]], self.step, self.steps)
             self.model.after_step(self.step, self.steps)
             self.step += 1
+            if self.average:
+                self.average.update(self.step)
             for hook in self._step_hooks:
                 hook.after_step(self)
             due = self.step % interval == 0 or self.step == self.steps
@@ -334,17 +333,22 @@ class Run:
 
     def _after(self) -> dict[str, Any]:
         best = self.progress["best"]
+        if self.average:
+            self.average.swap()  # for good: from here on the model is what checkpoints hold
+            self.average = None
         if best and best["step"] != self.step:
             checkpoints.load_into(self.model, checkpoints.read(self.work_dir / f"checkpoint-{best['step']}"))
-        after = best["metrics"] if best else None
+        mixed = self._mix(best)
+        after = mixed["val"][mixed["alpha"]] if mixed else best["metrics"] if best else None
         if self.test is not None:
-            self.console.info(f"Evaluating the {'best' if best else 'last'} checkpoint on the test set ...")
+            what = f"mix with alpha {mixed['alpha']:g}" if mixed else "best checkpoint" if best else "last checkpoint"
+            self.console.info(f"Evaluating the {what} on the test set ...")
             after = self._judge(self.test, "predict") or self._leave()
             self.console.info("after: " + shown(after))
         seconds = self.progress["seconds"]
         results = {
             "pixels": self.progress["pixels"], "before": self.progress["before"], "after": after, "best": best,
-            "steps": self.step, "seconds": round(seconds, 3),
+            "wise_ft": mixed, "steps": self.step, "seconds": round(seconds, 3),
             "items_per_second": round(self.progress["items"] / seconds, 2) if seconds else None,
             "data_wait_seconds": round(self.progress["data_wait_seconds"], 3),
             "peak_memory_bytes": peak_memory(self.device), "device": str(self.device), "threads": self.threads,
@@ -353,12 +357,31 @@ class Run:
         write_json(self.work_dir / "train_results.json", results)
         return results
 
+    def _mix(self, best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Give the model the mix of pretrained and trained weights that validates best, and save it in `wise_ft`."""
+        setting = self.settings("train_cfg.wise_ft")
+        if setting is None or self.val is None:
+            return None
+        known = {1.0: best["metrics"]} if best else {}
+        alpha, found = mix(
+            self.model, lambda names: pretrained(self.config, self.classes, names), setting["alphas"], known=known,
+            judge=lambda: self._judge(self.val, "predict") or self._leave(), say=self.console.info,
+            metric=lambda numbers: self.settings.best_metric(numbers, self.val.better),
+        )  # fmt: skip
+        checkpoints.write(
+            self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
+            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}},
+        )  # fmt: skip
+        self._curves = [curve(found)]
+        return {"alpha": alpha, "val": found}
+
     def findings(self) -> tuple[Dataset, list[Finding]] | None:
         """What the last evaluation shows beyond numbers, with the dataset that its indices are of."""
         target = self.test or self.val
         if target is None:
             return None
-        return target.dataset, [found for metric in target.metrics for found in metric.findings(target.dataset)]
+        found = [found for metric in target.metrics for found in metric.findings(target.dataset)]
+        return target.dataset, found + self._curves
 
     # ---- small parts
 
@@ -366,10 +389,21 @@ class Run:
         self, target: EvalSet, mode: str, *, interruptible: bool = True, model: nn.Module | None = None
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
-        return target.evaluate(
-            model or self.model, self.inputs, self.device, self.precision, mode=mode,
-            stop=lambda: interruptible and self._signal.received is not None,
-        )  # fmt: skip
+        with self._averaged():
+            return target.evaluate(
+                model or self.model, self.inputs, self.device, self.precision, mode=mode,
+                stop=lambda: interruptible and self._signal.received is not None,
+            )  # fmt: skip
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within, the model holds the averaged weights, where the recipe asks for them."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says beside the recipe."""
+        return {
+            "classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": self.progress["best"],
+        }  # fmt: skip
 
     def _leave(self) -> NoReturn:
         signum = self._signal.received

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from toolbox.base import Hook
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import workdir
+from toolbox.engine.average import Average, restore_weights
 from toolbox.engine.console import Console
-from toolbox.engine.files import recover
+from toolbox.engine.files import point, recover
 from toolbox.errors import ToolboxError
 
 _ELSEWHERE = ("work_dir", "resume", "load_from", "env_cfg.device")
@@ -30,6 +34,11 @@ def open_folder(
     recover(folder)
     if isinstance(resume, str):
         found = checkpoints.read(resume)
+        if found.state() is None:
+            raise ToolboxError(
+                f"{found.path} holds weights alone: no training can continue from it.",
+                hint="Resume a checkpoint-<step>, or start a new run with load_from.",
+            )
         if found.path.parent != folder.resolve() and workdir.holds_run(folder):
             raise ToolboxError(
                 f"{folder} already holds another run than {found.path}.",
@@ -92,7 +101,30 @@ def restore_hooks(hooks: list[Hook], saved: list[dict[str, Any]], console: Conso
         hook.load_state_dict(item["state"])
 
 
-def set_aside_newer(folder: Path, step: int, console: Console) -> None:
+def restore_average(
+    average: Average | None, saved: dict[str, Any] | None, parameters: dict[str, nn.Parameter]
+) -> None:  # fmt: skip
+    """Put the weights that training goes on from into a model that holds what the checkpoint's model held."""
+    if average is not None and saved is not None:
+        average.load_state_dict(saved)
+    elif saved is not None:  # averaging was switched off
+        restore_weights(parameters, saved)
+
+
+def turn_back(folder: Path, step: int, progress: dict[str, Any], console: Console) -> None:
+    """Make a run's folder what it was at `step`; `progress` forgets a best checkpoint that is not there."""
+    _set_aside_newer(folder, step, console)
+    shutil.rmtree(folder / checkpoints.WISE_FT, ignore_errors=True)  # of an end of the run, which will come again
+    best = progress["best"]
+    if best and not (folder / f"checkpoint-{best['step']}").is_dir():
+        console.warn(f"The best checkpoint, of step {best['step']}, is not here: the search for it restarts.")
+        progress["best"] = None
+    elif best:  # the run may have been killed before it moved the link
+        point(folder / "best", folder / f"checkpoint-{best['step']}")
+    workdir.cut_metrics(folder / "metrics.jsonl", step)
+
+
+def _set_aside_newer(folder: Path, step: int, console: Console) -> None:
     """Move checkpoints after `step` to `abandoned/`: the run takes another way from here, or they are damaged."""
     newer = [path for path in checkpoints.all_in(folder) if int(path.name.rpartition("-")[2]) > step]
     for path in newer:

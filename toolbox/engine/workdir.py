@@ -75,7 +75,20 @@ def clear(folder: Path) -> None:
     recover(folder)
     for path in checkpoints.all_in(folder):
         shutil.rmtree(path)
-    shutil.rmtree(folder / "abandoned", ignore_errors=True)
+    for name in ("abandoned", checkpoints.WISE_FT):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def add_metrics(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to metrics.jsonl. Raises ToolboxError when the disk refuses."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise ToolboxError(
+            f"metrics.jsonl cannot be written: {error.strerror or error}.",
+            hint="Free some space, then --resume: checkpoints are untouched.",
+        ) from error
 
 
 def cut_metrics(path: Path, step: int) -> None:
