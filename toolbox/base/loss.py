@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from toolbox.base.functional import gather
+from toolbox.base.functional import gather, world
 
 
 class Loss(nn.Module, ABC):
@@ -96,6 +96,11 @@ def _all(x: Tensor | None) -> Tensor | None:
 
 def _all_refs(x: Tensor | None, rows: int) -> Tensor | None:
     """The same, second views before explicit negatives, so that row i stays the view of embedding i."""
-    if x is None or len(x) <= rows:
-        return _all(x)
-    return torch.cat([_all(x[:rows]), _all(x[rows:])])
+    everything = _all(x)
+    if x is None or everything is None or world()[1] == 1:
+        return everything
+    # every process takes part in the same collective calls, also one that has no explicit negative
+    sizes = gather(torch.tensor([[rows, len(x)]], device=x.device)).tolist()
+    parts = everything.split([length for _, length in sizes])
+    cut = [(part[:own], part[own:]) for part, (own, _) in zip(parts, sizes, strict=True)]
+    return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

@@ -11,7 +11,8 @@ from toolbox_losses.pairs import check_positive, log_one_plus_exp, masked_logsum
 class Circle(Loss):
     """Positives are pulled and negatives pushed, each as strongly as it is far from its optimum.
 
-        loss_i = log(1 + sum over positives p, negatives n of exp(gamma * (w_n * (cos_in - m) + w_p * (1 - m - cos_ip))))
+        loss_i = log(1 + sum over positives p and negatives n of exp(gamma * e_pn))
+        e_pn = w_n * (cos_in - m) + w_p * (1 - m - cos_ip)
         w_p = max(0, 1 + m - cos_ip),  w_n = max(0, cos_in + m), both without gradient
 
     The result is the mean of loss_i over the anchors that have a positive and a negative; exactly 0 when there are
