@@ -1,0 +1,153 @@
+"""Two runs judged item by item: which items flipped, and whether that may be chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from toolbox.base.findings import Outcomes
+
+RESAMPLES = 20_000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Flip:
+    """An item that one run has right at rank 1 and the other has not.
+
+    - `position`: its place among the first run's items; `first`, `second`: its rank in either run, NaN for none.
+    """
+
+    id: str
+    position: int
+    group: str
+    first: float
+    second: float
+
+    @property
+    def depth(self) -> float:
+        """The rank in the run that missed it, infinite where it found nothing."""
+        worse = self.second if self.first == 1 else self.first
+        return math.inf if math.isnan(worse) else worse
+
+
+@dataclass(frozen=True)
+class GroupChange:
+    """A super-class: its items, those that each run has right, and the flips either way."""
+
+    name: str
+    items: int
+    first: int
+    second: int
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What two runs did with the same items.
+
+    - `items`; `first_hits`, `second_hits`: those that are right at rank 1.
+    - `lost`: right in the first run alone; `gained`: in the second alone; the deepest rank of the other run first.
+    - `p_value`: of the exact McNemar test, which is the sign test of the flips.
+    - `difference`: of Recall@1, second minus first; `interval`: its paired bootstrap interval.
+    - `unfound`: items for which neither run has a rank: they count as missed in both.
+    """
+
+    title: str
+    items: int
+    first_hits: int
+    second_hits: int
+    lost: list[Flip]
+    gained: list[Flip]
+    p_value: float
+    difference: float
+    interval: tuple[float, float]
+    unfound: int
+    groups: list[GroupChange]
+
+
+def hits(values: list[float]) -> list[bool]:
+    """Which items are right: their number is 1, a rank or a yes."""
+    return [value == 1 for value in values]
+
+
+def unfit(outcomes: Outcomes) -> str:
+    """Why these numbers say nothing about hits at rank 1, empty when they do."""
+    if not outcomes.ids:
+        return "it holds no item"
+    if len(set(outcomes.ids)) < len(outcomes.ids):
+        return f"{len(outcomes.ids) - len(set(outcomes.ids)):,} of its ids stand there more than once"
+    if any(value < 0 or not value.is_integer() for value in outcomes.values if math.isfinite(value)):
+        return "its numbers are no ranks"
+    return ""
+
+
+def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
+    """Compare two runs item by item, by rank 1. Raises ValueError unless both judged the same items.
+
+    - `seed`: of the bootstrap; the same runs give the same interval.
+    """
+    for outcomes in (first, second):
+        if reason := unfit(outcomes):
+            raise ValueError(reason)
+    if set(first.ids) != set(second.ids):
+        raise ValueError("the two runs were judged on different items")
+    other = dict(zip(second.ids, second.values, strict=True))
+    values = [other[name] for name in first.ids]
+    groups = first.groups or [""] * len(first.ids)
+    flips = [
+        Flip(name, position, group, a, b)
+        for position, (name, group, a, b) in enumerate(zip(first.ids, groups, first.values, values, strict=True))
+        if (a == 1) != (b == 1)
+    ]
+    flips.sort(key=lambda flip: -flip.depth)
+    lost, gained = [flip for flip in flips if flip.first == 1], [flip for flip in flips if flip.second == 1]
+    count, a, b = len(first.ids), hits(first.values), hits(values)
+    unfound = sum(not math.isfinite(x) and not math.isfinite(y) for x, y in zip(first.values, values, strict=True))
+    return Paired(
+        first.title, count, sum(a), sum(b), lost, gained, sign_test(len(lost), len(gained)),
+        (len(gained) - len(lost)) / count, bootstrap(len(lost), len(gained), count, seed=seed), unfound,
+        _by_group(first.groups, a, b),
+    )  # fmt: skip
+
+
+def sign_test(lost: int, gained: int) -> float:
+    """Two-sided p-value of the exact McNemar test: as many flips one way, or more, if either way were a fair coin.
+
+    min(1, 2 * sum over i <= min(lost, gained) of C(n, i) / 2^n), n = lost + gained, in whole numbers. McNemar, "Note
+    on the sampling error of the difference between correlated proportions or percentages", 1947.
+    """
+    n, fewer = lost + gained, min(lost, gained)
+    ways = total = 1
+    for i in range(fewer):
+        ways = ways * (n - i) // (i + 1)
+        total += ways
+    return min(1.0, 2 * total / 2**n)
+
+
+def bootstrap(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[float, float]:
+    """Paired percentile bootstrap interval (95 %) of the difference of Recall@1, over items.
+
+    An item's difference is -1, 0 or 1, so a resample of the items is one draw of a multinomial distribution. Efron,
+    "Bootstrap methods: another look at the jackknife", 1979.
+    """
+    shares = np.array([lost, gained, items - lost - gained]) / items
+    draws = np.random.default_rng(seed).multinomial(items, shares, size=RESAMPLES)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / items, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _by_group(groups: list[str], first: list[bool], second: list[bool]) -> list[GroupChange]:
+    """Of each super-class, the one that changed most first; nothing where all items are of one."""
+    counts: dict[str, list[int]] = {}
+    for group, a, b in zip(groups, first, second, strict=bool(groups)):
+        found = counts.setdefault(group, [0] * 5)
+        for place, true in enumerate((True, a, b, a and not b, b and not a)):
+            found[place] += true
+    changes = [GroupChange(name, *found) for name, found in counts.items()]
+    changes.sort(key=lambda change: (-abs(change.second - change.first) / change.items, change.name))
+    return changes if len(changes) > 1 else []
