@@ -12,7 +12,8 @@ class Run(Protocol):
     """A training run in progress.
 
     - `step`: optimizer updates done; `steps`: updates in the whole run; `steps_per_epoch`.
-    - `model`: the bare model, without wrappers.
+    - `model`: the bare model, without wrappers, with the weights that train: where the recipe averages weights, what
+      is validated and saved are the averages.
     - `metrics`: newest value of every number logged so far.
     - `work_dir`: the run's folder; write to it only where `is_main` is True.
     """
@@ -28,6 +29,9 @@ class Run(Protocol):
 
     def log(self, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl, with the step."""
+
+    def warn(self, text: str) -> None:
+        """Tell the user, on the console and in train.log."""
 
     def stop(self, reason: str) -> None:
         """End the run after this step, as if it had reached its length."""

@@ -44,15 +44,6 @@ class Average:
         if step >= self.start or self.count:  # once begun it goes on, also where a longer run would start later
             self._averages.update_parameters(self._own)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within, the model holds the averages, once there are any."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
-
     def swap(self) -> None:
         """Exchange weights and averages, once there are any. Nothing is copied and no bit changes."""
         if self.count == 0:
@@ -73,6 +64,19 @@ class Average:
                 for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
                     average.copy_(own)
             restore_weights(dict(zip(self._names, self._own, strict=True)), saved)
+
+
+@contextmanager
+def applied(average: Average | None) -> Iterator[None]:
+    """Within, the model holds the averages, once there are any."""
+    if average is None:
+        yield
+        return
+    average.swap()
+    try:
+        yield
+    finally:
+        average.swap()
 
 
 def restore_weights(parameters: dict[str, nn.Parameter], saved: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
 from toolbox.engine import workdir
 from toolbox.engine.assemble import build_augment, build_model, pretrained
-from toolbox.engine.average import Average
+from toolbox.engine.average import Average, applied
 from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, shown
 from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
@@ -174,6 +173,10 @@ class Run:
         for hook in self.hooks:
             hook.after_log(self, values)
 
+    def warn(self, text: str) -> None:
+        """Tell the user, on the console and in train.log."""
+        self.console.warn(text)
+
     def stop(self, reason: str) -> None:
         """End the run after this step, as if it had reached its length."""
         self.progress["stopped"] = reason
@@ -195,7 +198,7 @@ class Run:
             "average": self.average.state_dict() if self.average else None,
         }  # fmt: skip
         best, extra = self.progress["best"], self._identity()
-        with self._averaged():
+        with applied(self.average):
             path = checkpoints.save(self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra)
         if best and best["step"] == self.step:
             checkpoints.point(self.work_dir / "best", path)
@@ -339,20 +342,15 @@ class Run:
         if best and best["step"] != self.step:
             checkpoints.load_into(self.model, checkpoints.read(self.work_dir / f"checkpoint-{best['step']}"))
         mixed = self._mix(best)
-        after = mixed["val"][mixed["alpha"]] if mixed else best["metrics"] if best else None
-        if self.test is not None:
+        after, target = best["metrics"] if best else None, self.test or (self.val if mixed else None)
+        if target is not None:
             what = f"mix with alpha {mixed['alpha']:g}" if mixed else "best checkpoint" if best else "last checkpoint"
-            self.console.info(f"Evaluating the {what} on the test set ...")
-            after = self._judge(self.test, "predict") or self._leave()
+            self.console.info(f"Evaluating the {what} on the {target.name} set ...")
+            after = self._judge(target, "predict") or self._leave()
             self.console.info("after: " + shown(after))
-        seconds = self.progress["seconds"]
-        results = {
-            "pixels": self.progress["pixels"], "before": self.progress["before"], "after": after, "best": best,
-            "wise_ft": mixed, "steps": self.step, "seconds": round(seconds, 3),
-            "items_per_second": round(self.progress["items"] / seconds, 2) if seconds else None,
-            "data_wait_seconds": round(self.progress["data_wait_seconds"], 3),
-            "peak_memory_bytes": peak_memory(self.device), "device": str(self.device), "threads": self.threads,
-            "unreadable_items": len(self.bad_items.found), "stopped": self.progress["stopped"],
+        results = workdir.results(self.progress, after) | {
+            "wise_ft": mixed, "steps": self.step, "peak_memory_bytes": peak_memory(self.device),
+            "device": str(self.device), "threads": self.threads, "unreadable_items": len(self.bad_items.found),
         }  # fmt: skip
         write_json(self.work_dir / "train_results.json", results)
         return results
@@ -373,7 +371,7 @@ class Run:
             recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}},
         )  # fmt: skip
         self._curves = [curve(found)]
-        return {"alpha": alpha, "val": found}
+        return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}
 
     def findings(self) -> tuple[Dataset, list[Finding]] | None:
         """What the last evaluation shows beyond numbers, with the dataset that its indices are of."""
@@ -389,21 +387,16 @@ class Run:
         self, target: EvalSet, mode: str, *, interruptible: bool = True, model: nn.Module | None = None
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
-        with self._averaged():
+        with applied(self.average):
             return target.evaluate(
                 model or self.model, self.inputs, self.device, self.precision, mode=mode,
                 stop=lambda: interruptible and self._signal.received is not None,
             )  # fmt: skip
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Within, the model holds the averaged weights, where the recipe asks for them."""
-        return self.average.applied() if self.average else nullcontext()
-
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint's manifest says beside the recipe."""
-        return {
-            "classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": self.progress["best"],
-        }  # fmt: skip
+        best = self.progress["best"]
+        return {"classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": best}
 
     def _leave(self) -> NoReturn:
         signum = self._signal.received

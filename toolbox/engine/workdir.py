@@ -19,7 +19,7 @@ from toolbox.errors import ToolboxError
 
 _FILES = (
     "config.py", "environment.json", "metrics.jsonl", "train.log", "train_results.json", "bad_items.jsonl",
-    "findings.json", "report.html",
+    "findings.json", "report.html", "trackers.json",
 )  # fmt: skip
 
 
@@ -103,6 +103,17 @@ def cut_metrics(path: Path, step: int) -> None:
         except (ValueError, KeyError):
             continue  # a line that a killed process left unfinished
     write_text(path, "".join(line + "\n" for line in kept))
+
+
+def results(progress: dict[str, Any], after: dict[str, float] | None) -> dict[str, Any]:
+    """What train_results.json tells of a run's progress; `after`: the numbers of what it trained."""
+    seconds = progress["seconds"]
+    return {
+        "pixels": progress["pixels"], "before": progress["before"], "after": after, "best": progress["best"],
+        "stopped": progress["stopped"], "seconds": round(seconds, 3),
+        "items_per_second": round(progress["items"] / seconds, 2) if seconds else None,
+        "data_wait_seconds": round(progress["data_wait_seconds"], 3),
+    }  # fmt: skip
 
 
 def environment(device: str, plugins: dict[str, Any]) -> dict[str, Any]:

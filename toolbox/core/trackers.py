@@ -1,0 +1,245 @@
+"""Hooks that send what a run logs to an experiment tracker: every line of metrics.jsonl, and the recipe.
+
+A tracker never ends a run. One that cannot start is a ToolboxError before the first step, as for any wrong setting;
+one that fails later is reported once and left out from then on: metrics.jsonl has everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+from toolbox.base import Hook, Run
+from toolbox.errors import Problem, ToolboxError
+
+
+class Tracker(Hook):
+    """Opens a tracker before the first step, sends it every logged line, closes it at the end."""
+
+    _open = False
+
+    @abstractmethod
+    def start(self, run: Run) -> None:
+        """Open the tracker and tell it the recipe."""
+
+    @abstractmethod
+    def send(self, run: Run, values: dict[str, float]) -> None:
+        """Log numbers at `run.step`."""
+
+    @abstractmethod
+    def finish(self, failed: bool) -> None:
+        """Close the tracker; `failed`: the run came to no regular end."""
+
+    def before_run(self, run: Run) -> None:
+        if not run.is_main:
+            return
+        try:
+            self.start(run)
+        except Exception as error:  # any library's own kinds
+            name = type(self).__name__
+            raise ToolboxError(
+                f"core.{name} cannot start: {_told(error)}", where="custom_hooks",
+                hint=f"Log in, update the package, try mode='offline' where there is one, or remove core.{name}.",
+            ) from error  # fmt: skip
+        self._open = True
+
+    def after_log(self, run: Run, values: dict[str, float]) -> None:
+        if not self._open:
+            return
+        try:
+            self.send(run, {"epoch": run.step / run.steps_per_epoch, **values})
+        except Exception as error:
+            self._open = False
+            run.warn(
+                f"core.{type(self).__name__} failed at step {run.step} and is left out for the rest of the run: "
+                f"{_told(error)}. metrics.jsonl holds every number."
+            )
+
+    def after_run(self, run: Run) -> None:
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.finish(failed=sys.exc_info()[0] is not None)
+        except Exception as error:
+            run.warn(f"core.{type(self).__name__} could not be closed: {_told(error)}.")
+
+
+class TensorBoard(Tracker):
+    """Writes event files for TensorBoard.
+
+    - `log_dir`: where; the run's folder gets one of its name there. None: `tensorboard` in the run's folder.
+
+    A resumed run replaces what was written after the step that it continues from.
+    """
+
+    def __init__(self, log_dir: str | None = None):
+        self.log_dir = log_dir
+
+    def start(self, run: Run) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.work_dir / "tensorboard" if self.log_dir is None else Path(self.log_dir) / run.work_dir.name
+        self._writer = SummaryWriter(str(folder), purge_step=run.step + 1 if run.step else 0)
+        if not run.step:
+            text = json.dumps(run.config, indent=2, default=str)
+            self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+
+    def send(self, run: Run, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, run.step)
+
+    def after_save(self, run: Run, path: Any) -> None:
+        if self._open:
+            self._writer.flush()  # a run that continues from here finds all lines before it
+
+    def finish(self, failed: bool) -> None:
+        self._writer.close()
+
+
+class Service(Tracker):
+    """A tracker that knows runs by an id. A resumed run goes on under its id and sends no line twice.
+
+    What was sent is noted in `trackers.json` in the run's folder: a killed run repeats the lines since its last
+    checkpoint, with the same numbers, and they are there already.
+    """
+
+    resumed = False
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(11)[:21]  # SwanLab wants 21 characters
+
+    @abstractmethod
+    def open(self, run: Run) -> None:
+        """Open the run `self.id`, which exists already where `self.resumed`."""
+
+    @abstractmethod
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Log numbers at a step."""
+
+    def check(self, metrics: list[str] | None) -> list[Problem]:
+        return [] if self.project.strip() else [Problem("A project has a name.", "project")]
+
+    def start(self, run: Run) -> None:
+        sent = _read(run.work_dir / "trackers.json").get(self.id, {})
+        self._step, self._names = sent.get("step", -1), set(sent.get("names", ()))
+        self.open(run)
+
+    def send(self, run: Run, values: dict[str, float]) -> None:
+        new = {k: v for k, v in values.items() if run.step > self._step or k not in self._names}
+        if run.step < self._step or not new.keys() - {"epoch"}:
+            return
+        self.log(new, run.step)
+        self._names = (self._names if run.step == self._step else set()) | new.keys()
+        self._step = run.step
+        file = run.work_dir / "trackers.json"
+        known = _read(file) | {self.id: {"step": self._step, "names": sorted(self._names)}}
+        beside = file.with_suffix(".part")
+        beside.write_text(json.dumps(known), encoding="utf-8")
+        os.replace(beside, file)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self.id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.id, self.resumed = state["id"], True
+
+
+class WandB(Service):
+    """Sends metrics and the recipe to Weights & Biases.
+
+    - `project`: where the run appears; `name`: of the run, None for that of its folder.
+    - `mode`: "online", "offline" (files in the run's folder, for `wandb sync`) or "disabled"; None: as W&B is set up.
+    """
+
+    def __init__(
+        self, project: str, name: str | None = None, mode: Literal["online", "offline", "disabled"] | None = None
+    ):
+        super().__init__()
+        self.project, self.name, self.mode = project, name, mode
+
+    def open(self, run: Run) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=self.project, name=self.name or run.work_dir.name, id=self.id, dir=str(run.work_dir),
+            config=run.config, mode=self.mode, resume="allow" if self.resumed else None, allow_val_change=True,
+        )  # fmt: skip
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class Trackio(Service):
+    """Logs metrics and the recipe with Trackio, locally; `trackio show` displays them.
+
+    - `project`: where the run appears; `name`: of the run, None for that of its folder and a few digits. A run of
+      this name that the project has already is continued only by `--resume`.
+    """
+
+    def __init__(self, project: str, name: str | None = None):
+        super().__init__()
+        self.project, self.name = project, name
+
+    def open(self, run: Run) -> None:
+        import trackio
+
+        name = self.name or f"{run.work_dir.name}-{self.id[:6]}"
+        self._run = trackio.init(
+            project=self.project, name=name, config=run.config, resume="allow" if self.resumed else "never"
+        )
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish()
+
+
+class SwanLab(Service):
+    """Sends metrics and the recipe to SwanLab.
+
+    - `project`: where the run appears; `name`: of the run, None for that of its folder.
+    - `mode`: "cloud", "local", "offline" or "disabled"; None: as SwanLab is set up.
+    """
+
+    def __init__(
+        self, project: str, name: str | None = None,
+        mode: Literal["cloud", "local", "offline", "disabled"] | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        self.project, self.name, self.mode = project, name, mode
+
+    def open(self, run: Run) -> None:
+        import swanlab
+
+        resumable = {"id": self.id, "resume": "allow"} if self.mode in (None, "cloud") else {}
+        self._run = swanlab.init(
+            project=self.project, experiment_name=self.name or run.work_dir.name, config=run.config, mode=self.mode,
+            logdir=str(run.work_dir / "swanlog"), **resumable,
+        )  # fmt: skip
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _told(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
