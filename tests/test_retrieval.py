@@ -132,7 +132,7 @@ def test_a_large_gallery_finds_the_nearest_through_groups():
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(5, 128 * 130, generator=generator)
     for count in (1, 3, 40, 400, 5000):
-        largest, columns = retrieval._largest(values, count)
+        largest, columns = retrieval.largest(values, count)
         assert torch.equal(largest, values.topk(count, dim=1).values), count
         assert torch.equal(values.gather(1, columns), largest), count
     x, labels = items(n=2000, classes=300, noise=2.0)

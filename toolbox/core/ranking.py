@@ -77,7 +77,7 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """The gallery's size, rounded up for `_largest`."""
+        """The gallery's size, rounded up for `largest`."""
         return -(-len(self.order) // 128) * 128
 
     def rows(self, memory_mb: int, buffers: int = 1) -> int:
@@ -119,7 +119,7 @@ def rank_queries(
       id is left out. None when no query stands in the gallery.
     - `memory_mb`: cap in MiB on the working memory beyond the embeddings and one normalised copy of the gallery.
     - `rescore`: called with (rows of `queries`, gallery row of each column, cosines (rows, columns)); turns these
-      cosines into other scores in place. It may use as much memory again as the cosines take.
+      cosines into other scores in place. It may use twice as much memory again as the cosines take.
     - `tie`: scores nearer than this count as equal.
 
     Returns what `rank_scores` does. Raises ValueError when embeddings hold NaN or infinity.
@@ -128,7 +128,7 @@ def rank_queries(
     if queries is not gallery:
         check_finite(queries, "query")
     layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
-    rows = layout.rows(memory_mb, buffers=1 if rescore is None else 2)
+    rows = layout.rows(memory_mb, buffers=1 if rescore is None else 3)
     table = torch.zeros(layout.columns if len(layout.answerable) else 0, gallery.shape[1], device=gallery.device)
     if len(table):
         torch.index_select(gallery.float(), 0, layout.order, out=table[: len(gallery)])
@@ -171,7 +171,7 @@ def rank_scores(
         "nearest_negative": torch.full((size,), -1, dtype=torch.long, device=device),
     }
     padded = torch.nn.functional.pad(layout.order, (0, layout.columns - len(layout.order)), value=-1)
-    with _full_precision():
+    with full_precision():
         for chunk in layout.answerable.split(rows) if len(layout.answerable) else ():
             similar = score(chunk)
             similar[:, len(layout.order) :] = -torch.inf
@@ -249,8 +249,8 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> di
     """What `rank_scores` says of negatives and sorted positives, with columns for rows. Overwrites `similar`."""
     most = int(positives.max())
     threshold = scores[:, :most] - tie
-    largest, columns = _largest(similar, most)
-    nearest = largest.flip(1).contiguous()
+    best, columns = largest(similar, most)
+    nearest = best.flip(1).contiguous()
     before = most - torch.searchsorted(nearest, threshold)  # exact below `most`, which is all that can matter
     found = torch.arange(1, most + 1, device=scores.device)
     hit = (found + before <= positives[:, None]) & (found <= positives[:, None])
@@ -260,11 +260,11 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> di
     first = similar.ge_(threshold[:, :1]).sum(dim=1).long() + 1  # sums of ones: exact in float32 up to 2**24
     return {
         "rank": first, "map@r": precision, "r_precision": hit.sum(dim=1) / positives,
-        "negative": largest[:, 0], "nearest_negative": columns[:, 0],
+        "negative": best[:, 0], "nearest_negative": columns[:, 0],
     }  # fmt: skip
 
 
-def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Each row's `count` largest values, descending, and their columns.
 
     Looks at the maxima of `parts`-element groups first: the largest values lie in the groups of the largest maxima.
@@ -283,7 +283,7 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Matrix products in true float32, also where a recipe allows TF32 or bfloat16 in training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,0 +1,65 @@
+"""Confidence intervals of retrieval numbers by resampling classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+SEED = 0
+_DRAWS = 2**22
+"""How many draws are made at a time."""
+
+
+def intervals(
+    found: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *,
+    lone: Literal["miss", "skip"] = "miss", level: float = 0.95,
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """{name: (low, high)} of the numbers of `summarize`, at 95 %.
+
+    - `found`: what `rank_queries` returned; `labels`: (Q,) the queries' classes.
+    - `resamples`: how often as many classes as there are get drawn, with replacement and with all their queries.
+
+    The percentile bootstrap over clusters: the queries of a class look for each other, so that one odd class moves
+    all of them together, and drawing single queries would give intervals that are too narrow. The draws depend on the
+    number of classes alone. What it cannot know: the same embedder trained again.
+    Raises ValueError for fewer than two classes.
+    """
+    _, cluster = labels.cpu().unique(return_inverse=True)
+    classes = int(cluster.max()) + 1 if len(cluster) else 0
+    if classes < 2:
+        raise ValueError(f"an interval needs queries of two classes at least, and there are {classes}: use intervals=0")
+    outcomes = query_outcomes(found, ks, lone=lone)
+    # of each number the sum and the count of its queries, by class
+    columns = [column for values, counted in outcomes.values() for column in (values * counted, counted)]
+    sums = torch.zeros(classes, len(columns)).double().index_add_(0, cluster, torch.stack(columns, dim=1))
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = []
+    for rows in torch.arange(resamples).split(max(1, _DRAWS // classes)):
+        chosen = torch.randint(classes, (len(rows), classes), generator=generator)
+        chosen += torch.arange(len(rows))[:, None] * classes
+        times = torch.bincount(chosen.flatten(), minlength=len(rows) * classes).view(len(rows), classes)
+        drawn.append(times.double() @ sums)
+    totals = torch.cat(drawn)
+    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()
+    result = {}
+    for index, name in enumerate(outcomes):
+        means = totals[:, 2 * index] / totals[:, 2 * index + 1].clamp(min=1)
+        low, high = means.quantile(bounds).tolist()
+        result[name] = low, high
+    return result
+
+
+def query_outcomes(
+    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "miss"
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """{name: (value of each query, 1 where it counts)}: `summarize` gives the means of these."""
+    rank = found["rank"].cpu()
+    answerable = (rank > 0).double()
+    asked = torch.ones_like(answerable) if lone == "miss" else answerable
+    outcomes = {f"recall@{k}": ((rank <= k).double() * answerable, asked) for k in ks}
+    for name in ("map@r", "r_precision"):
+        outcomes[name] = found[name].cpu().double(), answerable
+    return outcomes | {"mrr": (answerable / rank.clamp(min=1), answerable)}

@@ -1,0 +1,85 @@
+"""Whitening by principal components, learned from embeddings that stream by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolbox.base import gather
+from toolbox.core.neighbours import unit_rows
+from toolbox.core.ranking import normalize_rows
+
+WIDEST = 8192
+"""Of wider embeddings the covariance alone would take more than half a GiB, and its eigenvectors hours."""
+
+
+class Whitening:
+    """y = L^-1/2 U^T (x - mean) and then length 1, with the `dim` largest principal directions U of variances L.
+
+    Jégou and Chum, "Negative evidences and co-occurrences in image retrieval: the benefit of PCA and whitening", 2012.
+    Rows are made of length 1 before they count, and sums are kept in float64 on the CPU: (D, D) and nothing else.
+
+    - `dim`: the width that is kept.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim, self.count = dim, 0
+        self._sum: Tensor | None = None
+        self._products: Tensor | None = None
+
+    def see(self, embeddings: Tensor) -> None:
+        """Take in (B, D). Raises ValueError where D is below `dim` or above `WIDEST`."""
+        width = embeddings.shape[1]
+        if width > WIDEST:
+            raise ValueError(f"whitening needs a covariance of the embeddings, and {width} is too wide: {WIDEST} at most")
+        if width < self.dim:
+            raise ValueError(f"whiten={self.dim} is wider than the embeddings, which have {width} dimensions")
+        if self._sum is None:
+            self._sum, self._products = torch.zeros(width).double(), torch.zeros(width, width).double()
+        for part in embeddings.split(4096):
+            rows = unit_rows(part).cpu().double()
+            self.count += len(rows)
+            self._sum += rows.sum(dim=0)
+            self._products.addmm_(rows.T, rows)
+
+    def merged(self) -> Whitening:
+        """What all processes saw together; every one of them must have seen something, or none."""
+        whole = Whitening(self.dim)
+        if self._sum is not None:
+            counts = gather(torch.tensor([self.count]))
+            whole.count = int(counts.sum())
+            whole._sum = gather(self._sum[None]).sum(dim=0)
+            whole._products = gather(self._products[None]).sum(dim=0)
+        return whole
+
+    def fit(self) -> Projected:
+        """The projection. Raises ValueError when the rows seen do not vary in `dim` directions."""
+        if self._sum is None or not bool(self._sum.isfinite().all()):
+            raise ValueError("whitening saw no embeddings, or some that hold NaN or infinity")
+        mean = self._sum / self.count
+        covariance = self._products / self.count - mean[:, None] * mean[None]
+        variances, directions = torch.linalg.eigh(covariance)
+        known = int((variances > 1e-10 * variances[-1].clamp(min=1e-12)).sum())
+        if known < self.dim:
+            raise ValueError(
+                f"whiten={self.dim} asks for more directions than the {known} in which the {self.count} embeddings "
+                f"that it is learned from vary: use whiten={max(known, 1)} at most"
+            )
+        return Projected(mean, directions[:, -self.dim :] / variances[-self.dim :].sqrt(), self.count)
+
+
+class Projected:
+    """A fitted whitening; `count`: of the embeddings that it was learned from."""
+
+    def __init__(self, mean: Tensor, matrix: Tensor, count: int) -> None:
+        self.mean, self.matrix, self.count = mean, matrix, count
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """(N, D) -> (N, dim) float32 of length 1, on the same device."""
+        if embeddings.shape[1] != len(self.mean):
+            raise ValueError(
+                f"whitening was learned from embeddings of {len(self.mean)} dimensions, and these have "
+                f"{embeddings.shape[1]}"
+            )
+        parts = [(unit_rows(part).cpu().double() - self.mean) @ self.matrix for part in embeddings.split(4096)]
+        return normalize_rows(torch.cat(parts)).float().to(embeddings.device)
