@@ -15,17 +15,22 @@ ROOT = Path(__file__).parents[1]
 PLUGINS = ["core", "datasets", "dinov3", "glyphs", "losses"]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
+TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
 BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
 
 CASES = [
     ("core.Embedder", dict(backbone=BACKBONE)),
     ("core.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
+    ("core.Timm", dict(name="vit_tiny_patch16_224", size=32, weights=False, arch=TIMM_VIT)),
+    ("core.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
     ("core.Tune", dict(mode="full")),
     ("core.Tune", dict(mode="frozen")),
     ("core.Tune", dict(mode="lora", rank=2)),
     ("core.Tune", dict(mode="last", last=1)),
     *(("core.Pool", dict(mode=mode)) for mode in ("cls", "mean", "cls+mean", "gem", "last")),
     ("core.Projection", dict(dim=6)),
+    ("core.BNNeck", dict()),
+    ("core.BNNeck", dict(dim=6)),
     ("core.Projection", dict(dim=6, layers=3, hidden=10, norm="layer")),
     ("core.PK", dict(classes=4, per_class=2)),
     ("core.PK", dict(classes=3, per_class=4, short_classes="drop")),
@@ -45,6 +50,8 @@ CASES = [
     ("core.WarmupCosine", dict(warmup=1, final=0.1)),
     ("core.Constant", dict()),
     ("core.EarlyStop", dict(patience=2)),
+    ("core.TensorBoard", dict()),
+    *((f"core.{name}", dict(project="chairs")) for name in ("WandB", "Trackio", "SwanLab")),
     ("datasets.SOP", dict(root="sop", split="train", val_share=0.5)),
     ("datasets.SOP", dict(root="sop", split="val", val_share=0.5)),
     ("datasets.SOP", dict(root="sop", split="trainval")),
@@ -117,6 +124,9 @@ def test_plugin(namespace):
 
 @pytest.mark.parametrize(("fullname", "arguments"), CASES, ids=name_of)
 def test_component(fullname, arguments, folders, monkeypatch):
+    entry = next(entry for entry in catalog().entries if entry.fullname == fullname)
+    if missing := entry.missing:
+        pytest.skip(f"needs {', '.join(missing)}")
     monkeypatch.chdir(folders)
     check_component(fullname, **arguments)
 

@@ -11,9 +11,11 @@ from toolbox.plugin import Component, Device, hookimpl
 def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
+        Component("backbone", "Timm", "toolbox.core.timm_backbone:Timm", "any image encoder of timm", ("timm",)),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
+        Component("head", "BNNeck", "toolbox.core.bn_neck:BNNeck", "batch norm without shift, after a linear layer"),
         Component("sampler", "PK", "toolbox.core.pk:PK", "batches of P classes with K images each"),
         Component(
             "sampler",
@@ -32,6 +34,10 @@ def toolbox_components() -> list[Component]:
         Component("optimizer", "SGD", "toolbox.core.optim:SGD", "gradient descent with momentum"),
         Component("schedule", "WarmupCosine", "toolbox.core.schedules:WarmupCosine", "linear warm-up, then a cosine"),
         Component("schedule", "Constant", "toolbox.core.schedules:Constant", "the same learning rate throughout"),
+        Component("hook", "TensorBoard", "toolbox.core.trackers:TensorBoard", "event files", ("tensorboard",)),
+        Component("hook", "WandB", "toolbox.core.trackers:WandB", "logs to Weights & Biases", ("wandb",)),
+        Component("hook", "Trackio", "toolbox.core.trackers:Trackio", "logs with Trackio, locally", ("trackio",)),
+        Component("hook", "SwanLab", "toolbox.core.trackers:SwanLab", "logs to SwanLab", ("swanlab",)),
         Component("hook", "EarlyStop", "toolbox.core.early_stop:EarlyStop", "ends a run that improves no more"),
     ]
 

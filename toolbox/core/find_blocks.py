@@ -1,0 +1,43 @@
+"""The blocks of a net that somebody else wrote, in the order that data passes them."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+_LISTS = re.compile(r"(transformer_)?(res)?(blocks?|layers?|stages?|levels?|encoder|network)_?\d*")
+"""How libraries call the lists that hold their blocks."""
+
+
+def find_blocks(net: nn.Module) -> list[nn.Module]:
+    """The innermost repeated parts of `net`: the layers of a transformer, the blocks of every stage of a hierarchy.
+
+    A list of blocks is an `nn.ModuleList` or `nn.Sequential` with a name such as layer, blocks or stages whose items
+    have parts of their own. Empty where there is none.
+    """
+    found = []
+    for name, child in net.named_children():
+        if _is_list(child):
+            if _LISTS.fullmatch(name):
+                found += _items(child)
+        else:
+            found += find_blocks(child)
+    return found
+
+
+def top_level(net: nn.Module) -> list[nn.Module]:
+    """What stands in for blocks where there are none to find: the outermost parts of `net` that have parameters."""
+    parts = [child for child in net.children() if any(True for _ in child.parameters())]
+    return top_level(parts[0]) or parts if len(parts) == 1 else parts
+
+
+def _items(blocks: nn.Module) -> list[nn.Module]:
+    items = [item for item in blocks.children() if any(True for _ in item.parameters())]
+    if not all(any(True for _ in item.children()) for item in items):
+        return []  # bare layers among them: the list is a block, not of blocks
+    return [block for item in items for block in (_items(item) if _is_list(item) else find_blocks(item)) or [item]]
+
+
+def _is_list(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential)

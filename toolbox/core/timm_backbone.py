@@ -1,0 +1,247 @@
+"""Any image encoder of the timm library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.core import timm_source
+from toolbox.core.find_blocks import find_blocks, top_level
+
+
+class Timm(Backbone):
+    """An image encoder of timm (https://github.com/huggingface/pytorch-image-models), without its classifier.
+
+    Its tokens are those after the final norm (that of a net which norms only after pooling is applied to each token).
+    The first is the CLS token; in a net that has none, or that pools by attention, it is the net's own pooled output,
+    timm's embedding. Registers follow, then the patches. For a convolutional or hierarchical net the patches are the
+    cells of its last map, each sent through what timm has between the map and the classifier.
+
+    - `name`: timm's name, with or without the tag of its weights (vit_base_patch14_dinov2.lvd142m, convnext_tiny,
+      resnet50), or a local folder in timm's format (config.json, model.safetensors).
+    - `size`: height and width of the images in pixels; None is the net's own. Learned positions are resampled to it.
+    - `weights`: False leaves random weights, for a dry run or training from scratch.
+    - `checkpoint`: a file (.safetensors, or .pth of tensors) with weights for the net `name`, instead of timm's.
+    - `revision`: commit, tag or branch on the Hub; None is main.
+    - `arch`: keywords of timm's constructor, e.g. `dict(depth=2, embed_dim=64)`; what changes the structure needs
+      `weights=False`.
+    - `drop_path`: probability of skipping a residual branch per image in training mode, rising from 0 in the first
+      block to this value in the last, where the net follows timm's rule.
+
+    Images are scaled by the mean, std and interpolation of timm's description, but cut as those of every backbone here:
+    the largest centred part of the wanted shape. timm's own `crop_pct` and squashing are not followed, so that encoders
+    are compared on the same pixels. Raises ValueError for values that fit nothing, naming what does.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        name: str,
+        size: int | None = None,
+        weights: bool = True,
+        checkpoint: str | None = None,
+        revision: str | None = None,
+        arch: dict[str, Any] | None = None,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, not {drop_path}.")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be a positive number of pixels, not {size}.")
+        if checkpoint is not None and not weights:
+            raise ValueError("weights=False would leave the checkpoint unread: remove one.")
+        self._source = timm_source.resolve(name, checkpoint, revision, arch)
+        cfg = self._source.cfg
+        self.size: tuple[int, int] = tuple(cfg.input_size[-2:]) if size is None else (size, size)
+        self._built_for = self.size if cfg.fixed_input_size else None
+        if weights and self._source.weights_id is None:
+            raise ValueError(f"timm has no weights of {name!r}: set weights=False, or give a checkpoint.")
+        with torch.device("meta"):
+            draft = timm_source.create(self._source, self._built_for, drop_path)
+        self._layout = _look_at(draft, name, self.size, cfg.input_size[-2:])
+        if size is not None and size % self._layout.patch and self.size != tuple(cfg.input_size[-2:]):
+            below = max(size // self._layout.patch, 1) * self._layout.patch
+            raise ValueError(
+                f"{name!r} reads patches of {self._layout.patch} pixels: size must be a multiple of it, not {size}: "
+                f"try {below} or {below + self._layout.patch}."
+            )
+        self.model = draft
+        if not torch.empty(0).is_meta:
+            self.model = timm_source.create(self._source, self._built_for, drop_path)
+        self.dim: int = self._layout.dim
+        self.prefix: int = self._layout.prefix
+        self.abilities = self._layout.abilities
+        self.weights_id = self._source.weights_id if weights else None
+
+    def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
+        """Encode (B, 3, H, W) normalized pixels; nets with learned positions take their own H and W only."""
+        if mask is not None:
+            raise ValueError("nets of timm have no mask token: core.HFVision and dinov3.ViT take masked input.")
+        depth = len(self.model.blocks) if "layers" in self.abilities else 1
+        if not 1 <= layers <= depth:
+            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
+        _check_pixels(inputs)
+        try:
+            if layers == 1:
+                return self._layout.features(self.model, self.model.forward_features(inputs), inputs)
+            return self._several(inputs, layers)
+        except AssertionError as error:  # of a net that was built for another size
+            raise ValueError(f"{self._source.name!r} does not take these images: {error}.") from error
+
+    def preprocess(self) -> ImagePreprocess:
+        cfg = self._source.cfg
+        interpolation = cfg.interpolation if cfg.interpolation in ("bilinear", "lanczos", "nearest") else "bicubic"
+        return ImagePreprocess(self.size, cfg.mean, cfg.std, interpolation)
+
+    def layers(self) -> list[nn.Module]:
+        return find_blocks(self.model) or top_level(self.model)
+
+    def find_weights(self) -> None:
+        if self.weights_id is not None:
+            timm_source.find(self._source)
+
+    def load_weights(self) -> None:
+        if self.weights_id is not None:
+            timm_source.load(self.model, self._source, self._built_for)
+
+    def adapter_root(self) -> nn.Module:
+        return self.model
+
+    def enable_checkpointing(self) -> None:
+        if "checkpointing" not in self.abilities:
+            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
+        self.model.set_grad_checkpointing(True)
+
+    def _several(self, inputs: Tensor, layers: int) -> Features:
+        output, pairs = self.model.forward_intermediates(
+            inputs, indices=layers, norm=True, output_fmt="NLC", return_prefix_tokens=True
+        )
+        features = self._layout.features(self.model, output, inputs)
+        earlier = [pair if isinstance(pair, Tensor) else torch.cat(pair[::-1], dim=1) for pair in pairs[:-1]]
+        blocks = [self._layout.features(self.model, tokens, inputs).tokens for tokens in earlier]
+        features.blocks = (*blocks, features.tokens)
+        return features
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the output of a net's `forward_features` becomes tokens.
+
+    - `name`: of the net, for messages; `dim`: width of the tokens.
+    - `cells`: "NCHW" or "NHWC" for a map, None for tokens.
+    - `own`: how many prefix tokens are in the output; `pooled`: whether the pooled output is put before them.
+    - `reduction`: pixels a side of a patch.
+    """
+
+    name: str
+    dim: int
+    cells: str | None
+    own: int
+    pooled: bool
+    reduction: int
+    abilities: frozenset[str]
+
+    @property
+    def prefix(self) -> int:
+        return self.own + self.pooled
+
+    @property
+    def patch(self) -> int:
+        """What sizes are a multiple of; a map is padded to any."""
+        return self.reduction if self.cells is None else 1
+
+    def features(self, net: nn.Module, output: Tensor, inputs: Tensor) -> Features:
+        """From the output of `forward_features` for `inputs`."""
+        grid = self.grid(output, inputs)
+        if self.cells is None:
+            norm = getattr(net, "fc_norm", None)
+            tokens = output if norm is None else norm(output)
+        else:
+            height, width = grid
+            maps = output.permute(0, 2, 3, 1) if self.cells == "NCHW" else output
+            single = maps.reshape(-1, *((maps.shape[3], 1, 1) if self.cells == "NCHW" else (1, 1, maps.shape[3])))
+            tokens = net.forward_head(single, pre_logits=True).view(len(output), height * width, -1)
+        if self.pooled:
+            tokens = torch.cat([net.forward_head(output, pre_logits=True).unsqueeze(1), tokens], dim=1)
+        return Features(tokens, prefix=self.prefix, grid=grid)
+
+    def grid(self, output: Tensor, inputs: Tensor) -> tuple[int, int]:
+        """(rows, columns) of patches. Raises ValueError where the output has another number of them."""
+        if self.cells is not None:
+            return (output.shape[2], output.shape[3]) if self.cells == "NCHW" else (output.shape[1], output.shape[2])
+        height, width = inputs.shape[-2:]
+        for extra in (0, self.reduction - 1):  # most nets cut a remainder off, some pad it
+            rows, columns = (height + extra) // self.reduction, (width + extra) // self.reduction
+            if rows * columns + self.own == output.shape[1]:
+                return rows, columns
+        raise ValueError(
+            f"core.Timm cannot read {self.name!r}: it makes {output.shape[1] - self.own} patch tokens of "
+            f"{height} x {width} pixels, and its patches have {self.reduction} x {self.reduction}."
+        )
+
+
+def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
+    """Find out the layout of a net on the meta device, by sending an empty picture through it."""
+    pixels = torch.empty(2, 3, *size, device="meta")
+    net.eval()
+    try:
+        with torch.no_grad():
+            output = net.forward_features(pixels)
+            pooled = net.forward_head(output, pre_logits=True)
+    except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{name!r} does not take images of {size[0]} x {size[1]} pixels ({reason}); its own size is "
+            f"{own_size[0]} x {own_size[1]}."
+        ) from error
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4) or pooled.ndim != 2:
+        raise ValueError(f"core.Timm cannot read {name!r}: its features are neither one map nor one row of tokens.")
+    checkpointing = frozenset({"checkpointing"}) if _can_checkpoint(net) else frozenset()
+    if output.ndim == 4:
+        layout = Layout(name, pooled.shape[1], getattr(net, "output_fmt", "NCHW"), 0, True, 1, checkpointing)
+    else:
+        reduction = net.feature_info[-1]["reduction"]
+        classed = _has_class_token(net)
+        own = getattr(net, "num_prefix_tokens", int(classed))
+        pooled_first = not classed or getattr(net, "attn_pool", None) is not None
+        layers = frozenset({"layers"}) if _gives_blocks(net) else frozenset()
+        layout = Layout(name, output.shape[2], None, own, pooled_first, reduction, checkpointing | layers)
+    with torch.no_grad():
+        features = layout.features(net, output, pixels)
+    if features.tokens.shape[-1] != layout.dim or features.grid[0] * features.grid[1] < 1:
+        raise ValueError(f"core.Timm cannot read {name!r}: its pooled output and its tokens differ in width.")
+    net.train()
+    return layout
+
+
+def _has_class_token(net: nn.Module) -> bool:
+    return any(key.rpartition(".")[2].startswith("cls_token") for key, _ in net.named_parameters())
+
+
+def _gives_blocks(net: nn.Module) -> bool:
+    """Whether the final norm of the last block's tokens is all that comes after the blocks."""
+    from timm.models.beit import Beit
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    return isinstance(net, Beit | Eva | VisionTransformer)
+
+
+def _can_checkpoint(net: nn.Module) -> bool:
+    try:
+        net.set_grad_checkpointing(True)
+        net.set_grad_checkpointing(False)
+    except (AssertionError, AttributeError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _check_pixels(pixels: Tensor) -> None:
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(pixels.shape)}.")

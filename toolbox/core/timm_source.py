@@ -1,0 +1,285 @@
+"""Which net of timm a name means, how it is built, and where its weights are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from toolbox.base import hub, weight_files
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+_ARGUMENTS = {
+    "img_size": "size",
+    "drop_path_rate": "drop_path",
+    "pretrained": "weights",
+    "checkpoint_path": "checkpoint",
+}
+_FIXED = ("num_classes", "in_chans", "features_only", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "device")
+_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class TimmSource:
+    """A net of timm.
+
+    - `name`: as the user wrote it; `architecture`: its name in timm's registry, without the tag of its weights.
+    - `arguments`: keywords of its constructor; `cfg`: timm's description of its weights and images.
+    - `file`: a checkpoint instead of the published weights; `folder`: a local copy of a repository.
+    """
+
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    cfg: PretrainedCfg
+    file: Path | None = None
+    folder: Path | None = None
+    revision: str | None = None
+
+    @property
+    def weights_id(self) -> str | None:
+        """The file, folder, repository or address that has the weights; None where timm has none."""
+        if self.file is not None or self.folder is not None:
+            return str(self.file or self.folder)
+        return self.cfg.hf_hub_id or self.cfg.url or None
+
+
+def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mapping[str, Any] | None) -> TimmSource:
+    """Look `name` up. Reads config.json of a folder, and nothing else from anywhere.
+
+    A name in timm's registry wins over a folder of that name; write `./resnet50` to mean the folder.
+    Raises ValueError, with the names that were probably meant, or OSError for a folder that is none.
+    """
+    from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
+
+    arguments = _checked(arch or {})
+    bare = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    path = Path(name).expanduser()
+    file = None if checkpoint is None else Path(checkpoint).expanduser()
+    if bare and is_model(split_model_name_tag(bare)[0]):
+        try:
+            cfg = get_pretrained_cfg(bare)
+        except RuntimeError:
+            raise ValueError(_unknown(bare)) from None
+        if revision is not None and file is not None:
+            raise ValueError("revision belongs to a repository on the Hub, and checkpoint is a file: remove one.")
+        architecture = split_model_name_tag(bare)[0]
+        return TimmSource(name, architecture, arguments, cfg, file=file, revision=revision)
+    if name and path.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
+        return _from_folder(name, path, file, arguments)
+    if name and path.is_file():
+        raise ValueError(
+            f"{name!r} is a file, which does not say of what net: give timm's name of that as name, "
+            f"and checkpoint={name!r}."
+        )
+    raise ValueError(_unknown(bare))
+
+
+def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -> nn.Module:
+    """A net of random weights, without classifier.
+
+    - `size`: (height, width) of its images, None for nets that take any.
+
+    Raises ValueError for arguments that it does not take, or sizes that do not go together.
+    """
+    try:
+        net = _construct(source, size, drop_path)
+    except _REFUSALS as error:
+        raise ValueError(f"timm cannot build {source.name!r} so: {_line(error)}.") from error
+    if drop_path and not any(getattr(module, "drop_prob", None) for module in net.modules()):
+        raise ValueError(f"{source.name!r} has no residual branches to skip: remove drop_path.")
+    for module in net.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            # else the bias goes with the bare weight matrix past the layer, and so past an adapter on the layer
+            module.qkv_bias_separate = True
+    return net
+
+
+_REFUSALS = (
+    AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What timm's nets raise, each its own, for arguments and files that do not fit."""
+
+
+def _construct(source: TimmSource, size: tuple[int, int] | None, drop_path: float, **more: Any) -> nn.Module:
+    import timm
+
+    arguments = {"num_classes": 0, **source.arguments, "pretrained_cfg": source.cfg, **more}
+    if size is not None:
+        arguments["img_size"] = size
+    try:
+        return timm.create_model(source.architecture, drop_path_rate=drop_path, **arguments)
+    except TypeError as error:
+        if "'drop_path_rate'" not in str(error):
+            raise
+        return timm.create_model(source.architecture, **arguments)
+
+
+def find(source: TimmSource) -> Path:
+    """The file with the weights, downloaded if need be. Raises OSError, with the steps to take, or ValueError."""
+    if source.file is not None:
+        if not source.file.is_file():
+            raise FileNotFoundError(f"the checkpoint {source.file} does not exist (looked in {Path.cwd()}).")
+        file = source.file
+    elif source.folder is not None:
+        file = _in_folder(source.folder)
+        if file is None:
+            raise FileNotFoundError(f"{source.folder} has none of {', '.join(_FILES)}. Download it again.")
+    else:
+        file = _download(source)
+    if file.suffix == ".safetensors":
+        weight_files.check_weight_file(file)
+    elif file.suffix == ".npz":
+        raise ValueError(f"{file} is of the original authors' format: use timm's copy of it, without checkpoint.")
+    return file
+
+
+def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> None:
+    """Replace all values of `net` by those of its weights, positions resampled to its size, without the classifier.
+
+    Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
+    """
+    file = find(source)
+    # timm compares keys strictly only where the classifier fits too
+    classes = _classes(file, source.cfg.classifier)
+    overlay = {"file": str(file), "custom_load": False, "source": None, "label_offset": 0, "num_classes": classes}
+    try:
+        loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
+    except _REFUSALS as error:
+        raise ValueError(f"The weights in {file} do not fit {source.name!r}: {_line(error)}. {_HINT}") from error
+    state = loaded.state_dict()
+    own = net.state_dict()
+    weight_files.fill(net, {key: tensor for key, tensor in state.items() if key in own}, file, _HINT)
+
+
+_HINT = "Name the net that they are of, without arch, or set weights=False."
+
+
+def _checked(arch: Mapping[str, Any]) -> dict[str, Any]:
+    for key in arch:
+        if key in _ARGUMENTS:
+            raise ValueError(f"arch has no {key!r}: it is the argument {_ARGUMENTS[key]!r} of core.Timm.")
+        if key in _FIXED:
+            raise ValueError(f"arch has no {key!r}: core.Timm decides it, reading tokens of RGB images.")
+    return dict(arch)
+
+
+def _unknown(name: str) -> str:
+    from timm.models import is_model, list_models, list_pretrained
+
+    if "/" in name or "\\" in name or name.startswith((".", "~")):
+        return (
+            f"There is no folder {name!r} (looked in {Path.cwd()}), and timm has no such net. For a repository in "
+            f"timm's format: hf download {name} --local-dir weights/NAME, then name='weights/NAME'. For a model of "
+            f"transformers use core.HFVision."
+        )
+    architecture, _, tag = name.partition(".")
+    if tag and is_model(architecture):
+        tags = list_pretrained(f"{architecture}.*")
+        return f"timm has no weights {name!r}. Of {architecture} there are: {', '.join(tags) or 'none'}."
+    names = [*list_models(), *list_pretrained()]
+    close = get_close_matches(name, names, 3) or [known for known in names if name and name in known][:3]
+    hint = (
+        f"Did you mean {' or '.join(map(repr, close))}?"
+        if close
+        else "Names: python -c 'import timm; print(timm.list_models())'."
+    )
+    return f"timm has no net {name!r}. {hint}"
+
+
+def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any]) -> TimmSource:
+    from timm.models import PretrainedCfg, is_model
+
+    config = folder / "config.json"
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder} has no config.json. A folder in timm's format holds it and model.safetensors, "
+            f"as `hf download timm/NAME --local-dir {folder}` writes them."
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{config} is no valid JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict) or not is_model(content.get("architecture", "")):
+        found = content.get("model_type") if isinstance(content, dict) else None
+        hint = f"It describes transformers' {found!r}: use core.HFVision." if found else "Download it again."
+        raise ValueError(f"{config} names no architecture that timm has. {hint}")
+    known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"file", "state_dict", "source"}
+    # the oldest files have the description on the top level
+    described = content.get("pretrained_cfg") or content
+    cfg = PretrainedCfg(**{key: value for key, value in described.items() if key in known})
+    saved = {key: value for key, value in (content.get("model_args") or {}).items() if key != "num_classes"}
+    own = {"architecture": content["architecture"]}
+    if "img_size" in saved:
+        size = saved.pop("img_size")
+        own |= {"input_size": (3, *([size] * 2 if isinstance(size, int) else size)), "fixed_input_size": True}
+    cfg = dataclasses.replace(cfg, **own)
+    return TimmSource(name, content["architecture"], {**saved, **arch}, cfg, file=file, folder=folder)
+
+
+def _download(source: TimmSource) -> Path:
+    repository, url = source.cfg.hf_hub_id, source.cfg.url
+    if not repository and not url:
+        raise ValueError(f"timm has no weights of {source.name!r}: set weights=False, or give a checkpoint.")
+    short = source.architecture + (f".{source.cfg.tag}" if source.cfg.tag else "")
+    if not repository:
+        file = f"weights/{short}{Path(url).suffix}"
+        raise FileNotFoundError(
+            f"The weights of {source.name!r} are not on the Hugging Face Hub.\n"
+            f"  1. curl -L --create-dirs -o {file} {url}\n"
+            f"  2. Run again with --cfg-options model.backbone.checkpoint={file}"
+        )
+    at = f" --revision {source.revision}" if source.revision else ""
+
+    def steps(reason: str) -> str:
+        return (
+            f"The weights of core.Timm {source.name!r} ({repository}) are not on this machine: {reason}.\n"
+            f"  1. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
+            f"  2. hf download {repository}{at} --local-dir weights/{short}\n"
+            f"  3. Run again with --cfg-options model.backbone.name=weights/{short}\n"
+            f"Or try the recipe with random weights: --cfg-options model.backbone.weights=False"
+        )
+
+    for name in _FILES:  # most repositories hold the first, and the others beside it would be downloaded in vain
+        folder = hub.snapshot(
+            repository, ["config.json", name], lambda folder: _in_folder(folder) is not None, steps, source.revision
+        )
+        file = _in_folder(folder)
+        if file is not None:
+            return file
+    raise FileNotFoundError(f"{repository} has none of {', '.join(_FILES)}.")
+
+
+def _in_folder(folder: Path) -> Path | None:
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def _classes(file: Path, classifier: str | tuple[str, ...] | None) -> int:
+    """How many classes the classifier in a checkpoint tells apart, 0 where it has none."""
+    from safetensors import safe_open
+    from timm.models import load_state_dict
+
+    names = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as content:
+            keys = set(content.keys())
+            return next((content.get_slice(name).get_shape()[0] for name in names if name in keys), 0)
+    try:
+        content = load_state_dict(str(file))
+    except Exception as error:  # pickle raises anything on a damaged file
+        raise OSError(f"{file} cannot be read as a checkpoint: {_line(error)}. Download it again.") from error
+    return next((content[name].shape[0] for name in names if name in content), 0)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__
