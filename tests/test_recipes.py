@@ -1,0 +1,49 @@
+"""The recipes that ship: they are whole, and need the memory that docs/jobs/retrieval.md says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from toolbox.api import plan
+from toolbox.config import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "jobs" / "retrieval.md").read_text(encoding="utf-8")
+RECIPES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "_base_" not in path.parts)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_is_whole_but_for_its_data(recipe):
+    found = plan(load_config(recipe), data=False, device="cpu")
+    assert found.problems == []
+    assert found.parts
+    assert found.memory["parameters"] > 0
+
+
+def cells() -> list[tuple[str, int, int, bool]]:
+    """(encoder, GB of the card, chunk size, gradient checkpointing) of the page's table."""
+    rows = re.findall(r"^\| `([\w-]+)`[^|]*\|([^|]+)\|([^|]+)\|([^|]+)\|$", PAGE, re.MULTILINE)
+    return [
+        (name, card, int(re.search(r"\d+", cell)[0]), "gradient_checkpointing" in cell)
+        for name, *texts in rows
+        for card, cell in zip((24, 40, 80), texts, strict=True)
+    ]
+
+
+def test_the_table_is_found():
+    assert len(cells()) == 27
+
+
+@pytest.mark.parametrize(("name", "card", "chunk", "checkpointing"), [c for c in cells() if c[1] != 40])
+def test_the_chunk_of_the_page_fits_the_card(name, card, chunk, checkpointing):
+    options = {
+        "model.backbone.type": "dinov3.ConvNeXt" if name.startswith("convnext") else "dinov3.ViT",
+        "model.backbone.name": name, "optim_wrapper.grad_cache.chunk_size": chunk,
+        "model.backbone.gradient_checkpointing": checkpointing,
+    }  # fmt: skip
+    found = plan(load_config(ROOT / "configs" / "dinov3_sop.py", options), data=False, device="cpu")
+    assert found.problems == []
+    assert sum(found.memory.values()) < 0.85 * card * 1e9
