@@ -51,6 +51,10 @@ class Dataset(ABC):
         """What is missing on disk, with the command that makes it; called before a run starts."""
         return []
 
+    def notes(self) -> list[str]:
+        """What a user should know of data that can be used as they are (left out, repeated, guessed), with counts."""
+        return []
+
     @classmethod
     def prepare(cls, out: str) -> str:
         """Create or check the dataset's files under `out`, for `tools/prepare_data.py`; returns a summary to print.

@@ -141,7 +141,7 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
         plan.batch_size = sampler.batch_size  # setup may have made it smaller
         plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
         plan.steps = settings.steps(len(sampler))
-        plan.notes += sampler.notes()
+        plan.notes += [*dataset.notes(), *sampler.notes()]
     return [] if dataset.classes is None else [len(dataset.classes)]
 
 

@@ -234,7 +234,7 @@ class Run:
         write_text(self.work_dir / "config.py", self.source)
         write_json(self.work_dir / "environment.json", workdir.environment(str(self.device), self.plugins))
         self.console.log_file = self.work_dir / "train.log"
-        for note in self.sampler.notes():
+        for note in (*self.dataset.notes(), *self.sampler.notes()):
             self.console.info(note)
         workers = self.settings("train_dataloader.num_workers")
         if workers > cores():
