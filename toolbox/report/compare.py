@@ -82,7 +82,7 @@ def compare(paths: list[str | Path]) -> Comparison:
     machines = [_machine(run.environment) for run in runs]
     comparison = Comparison(
         runs, {name: [run.metrics.get(name) for run in runs] for name in names},
-        differing([run.recipe for run in runs]), differing(machines),
+        differing([run.recipe for run in runs]), differing(machines, text=str),
     )  # fmt: skip
     comparison.alarms = [*_other_items(runs), *_other_data(runs)]
     comparison.duels = list(_duels(runs))

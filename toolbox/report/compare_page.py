@@ -190,7 +190,8 @@ def sentences(first: str, second: str, found: Paired) -> list[str]:
     low, high = found.interval
     said = [
         f"Of {found.items:,} items {first} has {found.first_hits:,} right at rank 1 and {second} "
-        f"{found.second_hits:,}: {len(found.lost):,} are right in {first} alone and {len(found.gained):,} in {second} alone.",
+        f"{found.second_hits:,}: {len(found.lost):,} are right in {first} alone and {len(found.gained):,} in "
+        f"{second} alone.",
         f"Recall@1 differs by {_signed(found.difference)}, with a 95 % paired bootstrap interval over items from "
         f"{_signed(low)} to {_signed(high)}; exact McNemar test: p {p_text(found.p_value)}.",
     ]

@@ -93,11 +93,14 @@ def _note(found: dict[str, Any], runs: list[RunRecord], note_of: Callable[[Any],
 
 def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
     first = next(iter(tables.values()))
-    keyed = {label: {row[0]: row for row in table.rows if row} for label, table in tables.items()}
-    if any(len(keyed[label]) < len(table.rows) for label, table in tables.items()) or not first.columns:
-        return Grid(
-            title, note, remarks=["It is not shown side by side: its first column does not name each row once."]
-        )
+    keyed = {label: {str(row[0]): row for row in table.rows if row} for label, table in tables.items()}
+    problem = ""
+    if any(len(keyed[label]) < len(table.rows) for label, table in tables.items()):
+        problem = "its first column does not name each row once"
+    elif any(len(set(table.columns)) < len(table.columns) for table in tables.values()):
+        problem = "two of its columns have one name"
+    if problem:
+        return Grid(title, note, remarks=[f"It is not shown side by side: {problem}."])
     keys = list(dict.fromkeys(key for rows in keyed.values() for key in rows))
     shown = keys[:MOST_ROWS]
     remarks = [f"{len(keys) - len(shown):,} more rows are in findings.json."] if len(keys) > len(shown) else []

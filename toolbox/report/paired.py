@@ -80,7 +80,7 @@ def unfit(outcomes: Outcomes) -> str:
         return "it holds no item"
     if len(set(outcomes.ids)) < len(outcomes.ids):
         return f"{len(outcomes.ids) - len(set(outcomes.ids)):,} of its ids stand there more than once"
-    if any(value < 0 or not value.is_integer() for value in outcomes.values if math.isfinite(value)):
+    if any(value < 0 or value % 1 for value in outcomes.values if math.isfinite(value)):
         return "its numbers are no ranks"
     return ""
 

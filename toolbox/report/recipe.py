@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _NAMES = {"inf": float("inf"), "nan": float("nan")}
@@ -56,24 +56,22 @@ def flat(recipe: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return found
 
 
-def differing(recipes: list[Mapping[str, Any] | None]) -> list[tuple[str, list[str]]]:
+def differing(
+    recipes: list[Mapping[str, Any] | None], *, text: Callable[[Any], str] = repr
+) -> list[tuple[str, list[str]]]:
     """(key path, what each recipe sets it to) of the keys that are not the same in all.
 
     The text is empty where a recipe does not set the key, and "?" where a recipe is None: not known. The folder of a
     run is no setting.
+
+    - `text`: how a value is written.
     """
     keys = [None if recipe is None else flat(recipe) for recipe in recipes]
     known = [found for found in keys if found is not None]
     names = dict.fromkeys(name for found in known for name in found if name not in _NO_SETTINGS)
     rows = []
     for name in names:
-        texts = [_text(found, name) for found in keys]
-        if len({text for text, found in zip(texts, keys, strict=True) if found is not None}) > 1:
+        texts = ["?" if found is None else text(found[name]) if name in found else "" for found in keys]
+        if len({shown for shown, found in zip(texts, keys, strict=True) if found is not None}) > 1:
             rows.append((name, texts))
     return rows
-
-
-def _text(found: dict[str, Any] | None, name: str) -> str:
-    if found is None:
-        return "?"
-    return repr(found[name]) if name in found else ""
