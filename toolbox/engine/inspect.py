@@ -227,7 +227,7 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
     augment = recipe["train_dataloader"]["augment"]
     made = build_augment(augment) if augment else None
     rows = {
-        name: (plan.batch_size or 1) * getattr(made.get(name) if isinstance(made, dict) else made, "views", 1)
+        name: (plan.batch_size or 2) * getattr(made.get(name) if isinstance(made, dict) else made, "views", 1)
         for name in preprocess
     }
     chunk = settings("optim_wrapper.grad_cache")
