@@ -166,7 +166,7 @@ def test_a_file_of_hard_negatives(toy, pictures, capsys):
     printed = capsys.readouterr().out
     assert "hard.jsonl: 28 of 29 items with up to 3 negatives each" in printed
     assert "1 items are alone in their class and left out" in printed
-    assert "type='datasets.Records', file='hard.jsonl', root='./pictures'" in printed
+    assert "type='datasets.Records', path='hard.jsonl', root='./pictures'" in printed
     lines = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
     dataset = toolbox.build(dict(type="datasets.ImageFolder", root="pictures"))
     assert {line["query_image"] for line in lines} == {name for name, _ in dataset.items if not name.startswith("i/")}

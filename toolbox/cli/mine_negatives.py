@@ -125,5 +125,5 @@ def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPat
     ):
         if count:
             print(f"  {count:,} {what}")
-    root = f", root='{dataset.root}'" if dataset.root is not None else ""
-    print(f"Train on it: train_dataloader.dataset=dict(type='datasets.Records', file='{arguments.out}'{root})")
+    given = f"type='datasets.Records', path='{arguments.out}', root='{dataset.root or '.'}'"
+    print(f'Train on it: --cfg-options "train_dataloader.dataset=dict({given})"')

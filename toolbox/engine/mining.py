@@ -115,14 +115,14 @@ def check_numbers(negatives: int, top: int, skip: int, positives: int) -> None:
 
 
 class ByPath(Dataset):
-    """A dataset whose items are known by their path, relative to its `root` where it has one and they are below it.
+    """A dataset whose items are known by their path, relative to its `root` or `folder` if they are below it.
 
     Raises ValueError at an item that has no "path".
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset, self.labels, self.classes = dataset, dataset.labels, dataset.classes
-        self.root = getattr(dataset, "root", None)
+        self.root = getattr(dataset, "root", None) or getattr(dataset, "folder", None)
 
     def __len__(self) -> int:
         return len(self.dataset)
