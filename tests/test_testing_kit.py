@@ -313,7 +313,59 @@ LOSSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", [Proxy, Pairs])
+class Tokens(Loss):
+    """Cosines of the sums of tokens."""
+
+    needs_labels = False
+    reads_tokens = True
+
+    def compute(self, embeddings, labels, ref_embeddings, ref_labels):
+        if ref_embeddings is None or labels is not None:
+            raise ValueError("two views without labels, please")
+        return Pairs.compute(self, self.pooled(embeddings), None, self.pooled(ref_embeddings), None)
+
+    def pooled(self, tokens):
+        return nn.functional.normalize(tokens.sum(1), dim=-1)
+
+
+class Taught(Loss):
+    """The squared distance to the teacher's embeddings."""
+
+    needs_labels = False
+    needs_teacher = True
+
+    def compute(self, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher):
+        if ref_embeddings is not None:
+            raise ValueError("one view only")
+        return (embeddings - teacher.detach()).square().mean()
+
+
+class Counting(Proxy):
+    """Remembers how many rows it has seen, and lets them count."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+
+    def compute(self, embeddings, labels, ref_embeddings, ref_labels):
+        self.seen += len(embeddings)
+        return Proxy.compute(self, embeddings, labels, ref_embeddings, ref_labels) * self.seen
+
+
+LOSSES |= {
+    "padding": (variant(Tokens, pooled=lambda self, tokens: tokens.mean(1)), "zeros are padding"),
+    "teacher trained": (
+        variant(Taught, compute=lambda self, e, *_, teacher, ref_teacher: (e - teacher).square().mean()),
+        "must not send a gradient to the teacher",
+    ),
+    "teacher ignored": (
+        variant(Taught, compute=lambda self, e, *_, teacher, ref_teacher: e.square().mean()),
+        "must depend on the teacher",
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", [Proxy, Pairs, Tokens, Taught, Counting])
 def test_loss_passes(loss):
     check_loss(loss)
 
