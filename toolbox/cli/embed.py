@@ -61,6 +61,8 @@ def _embed(arguments: argparse.Namespace) -> int:
         raise ToolboxError(str(error)) from error
     ours, data = overrides_of(arguments)
     dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
+    for note in dataset.notes():
+        print(note)
     source = load_source(arguments, ours)
     told = f"{arguments.split} of {arguments.images or arguments.model}" if arguments.split else arguments.images
     print(f"Embedding {len(dataset):,} images of {told} with {source.told}", flush=True)
@@ -88,8 +90,6 @@ def _pictures(arguments: argparse.Namespace) -> Dataset:
     from toolbox.engine.pictures import find_pictures
 
     found = find_pictures(arguments.images)
-    for note in found.notes:
-        print(f"{arguments.images}: {note}")
     missing = found.missing()
     if missing and arguments.on_bad_item == "raise":
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")

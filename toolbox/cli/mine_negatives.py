@@ -77,6 +77,8 @@ def _mine(arguments: argparse.Namespace) -> int:
     if dataset.labels is None:
         raise ToolboxError("Negatives are items of other classes, and these data have no labels.",
                            where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
+    for note in dataset.notes():
+        print(note)
     source = load_source(arguments, arguments.cfg_options)
     print(f"Embedding {len(dataset):,} images of {arguments.split} with {source.told}", flush=True)
     found = run(source, dataset, arguments)

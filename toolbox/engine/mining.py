@@ -133,6 +133,9 @@ class ByPath(Dataset):
             raise ValueError(f"items of {type(self.dataset).__name__} have no 'path' that a file could name")
         return sample | {"id": self.relative(str(sample["path"]))}
 
+    def notes(self) -> list[str]:
+        return self.dataset.notes()
+
     def relative(self, path: str) -> str:
         """A path without the dataset's root, with forward slashes."""
         below = self.root is not None and Path(path).is_relative_to(self.root)

@@ -27,7 +27,7 @@ class Pictures(Dataset):
     def __init__(
         self, root: Path, names: list[str], ids: list[str] | None = None, notes: list[str] | None = None
     ) -> None:
-        self.root, self.names, self.ids, self.notes = root, names, ids or names, notes or []
+        self.root, self.names, self.ids, self._notes = root, names, ids or names, notes or []
 
     def __len__(self) -> int:
         return len(self.names)
@@ -35,6 +35,9 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> Sample:
         path = self.root / self.names[index]
         return {"image": read_image(path), "id": self.ids[index], "path": str(path)}
+
+    def notes(self) -> list[str]:
+        return self._notes
 
     def missing(self) -> list[str]:
         """Those of `names` that do not exist."""
