@@ -8,6 +8,14 @@ def toolbox_components():
     return [
         Component("dataset", "SOP", "toolbox_datasets.sop:SOP", "Stanford Online Products: 120,053 product photos"),
         Component(
+            "dataset", "InShop", "toolbox_datasets.inshop:InShop", "DeepFashion In-shop: 52,712 photos of clothes"
+        ),
+        Component("dataset", "CUB", "toolbox_datasets.cub:CUB", "Caltech-UCSD Birds: 11,788 photos of 200 species"),
+        Component("dataset", "Cars", "toolbox_datasets.cars:Cars", "Stanford Cars (Cars196): 16,185 photos of cars"),
+        Component(
             "dataset", "ImageFolder", "toolbox_datasets.imagefolder:ImageFolder", "your own images, one folder a class"
+        ),
+        Component(
+            "dataset", "Records", "toolbox_datasets.records:Records", "your own pairs, in JSONL, CSV, TSV or Parquet"
         ),
     ]

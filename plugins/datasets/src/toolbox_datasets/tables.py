@@ -48,10 +48,12 @@ def rows(path: Path, wanted: Collection[str] | None = None) -> Iterator[Row]:
         yield from csv_rows(path, "," if kind == "csv" else "\t")
 
 
-def columns_of(path: Path, limit: int = 1000) -> list[str]:
-    """The columns of a file; of JSONL the keys of its first `limit` rows."""
+def columns_of(path: Path, limit: int | None = 1000) -> list[str]:
+    """The columns of a file; of JSONL the keys of its first `limit` rows, None for all."""
     if kind_of(path) == "parquet":
         return list(parquet_file(path).schema_arrow.names)
+    if kind_of(path) != "json":
+        limit = 1  # the header names them all
     return list(dict.fromkeys(name for _, row in islice(rows(path), limit) for name in row))
 
 

@@ -1,0 +1,87 @@
+"""Caltech-UCSD Birds in its own layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from toolbox_datasets.files import first_of
+from toolbox_datasets.listed import Item, Listed
+from toolbox_datasets.unpack import place
+
+PAGE = "https://data.caltech.edu/records/65de6-vp158"
+TRAINING = 100
+"""Classes 1 to 100 are trained on, the others are the test: the convention of metric learning."""
+
+
+class CUB(Listed):
+    """Photos of birds, a class being a species (Wah et al. 2011, "The Caltech-UCSD Birds-200-2011 Dataset").
+
+    - `root`: the folder that holds images.txt, image_class_labels.txt and images/, or CUB_200_2011/ with them.
+    - `split`: "trainval" is the first 100 classes, which "train" and "val" divide; "test" is the last 100. The file
+      train_test_split.txt, made for classification, is not looked at.
+    - `val_share`: share of the training classes that "val" gets, 0.1 by default: every tenth.
+
+    A sample holds "image", "label", "id" (the image's number) and "path". `classes` are folder names such as
+    "001.Black_footed_Albatross"; there are no groups. The lists are read on first use: OSError or ValueError then tells
+    what is wrong with them. Raises ValueError for an unknown split or a share outside (0, 1).
+    """
+
+    published = {"train": (5_864, 100), "test": (5_924, 100)}
+
+    def read(self, part: Literal["train", "test"]) -> list[Item]:
+        path = first_of(Path(self.root), ("images.txt", "CUB_200_2011/images.txt"))
+        folder = path.parent.relative_to(self.root).as_posix()
+        prefix = "images/" if folder == "." else f"{folder}/images/"
+        names, labels = read_numbered(path), read_numbered(first_of(path.parent, ["image_class_labels.txt"]))
+        if names.keys() != labels.keys():
+            some = sorted(names.keys() ^ labels.keys())[:3]
+            raise ValueError(f"{path} and image_class_labels.txt number different images, such as {some}")
+        wrong = next((text for text in labels.values() if not text.isdecimal()), None)
+        if wrong is not None:
+            raise ValueError(f"{path.parent / 'image_class_labels.txt'}: a class is a number, not '{wrong}'")
+        return [
+            Item(number, int(labels[number]), prefix + name)
+            for number, name in names.items()
+            if (int(labels[number]) <= TRAINING) == (part == "train")
+        ]
+
+    def name_of(self, class_id: int | str, items: list[Item]) -> str:
+        names = {Path(item.path).parent.name for item in items}
+        return names.pop() if len(names) == 1 else ""
+
+    @classmethod
+    def how_to_get(cls, root: str) -> str:
+        return (
+            f"Download CUB_200_2011.tgz from {PAGE} and run `python tools/prepare_data.py cub --out {root} "
+            "--source CUB_200_2011.tgz`; without --source it checks what is there."
+        )
+
+    @classmethod
+    def prepare(cls, out: str, *, source: str | None = None) -> str:
+        """Check the dataset in a folder, unpacking it there first if its archive is given. Returns what was found.
+
+        - `out`: the folder that is to hold images.txt.
+        - `source`: CUB_200_2011.tgz, or a folder that holds it unpacked; without it, `out` is only checked.
+
+        Raises ValueError if images are missing, or if `out` holds something else already; OSError if the dataset is
+        not there.
+        """
+        if source is not None:
+            place(Path(source), Path(out), "images.txt")
+        return cls.checked(out)
+
+
+def read_numbered(path: Path) -> dict[int, str]:
+    """Lines of a number, from 1, and a text. Raises ValueError naming file and line for any other, or one twice."""
+    found: dict[int, str] = {}
+    for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        number, _, text = line.strip().partition(" ")
+        if not line.strip():
+            continue
+        if not number.isdecimal() or not text or int(number) in found:
+            raise ValueError(f"{path}:{line_number}: expected a new number and a text, not '{line[:80]}'")
+        found[int(number)] = text.strip()
+    if not found:
+        raise ValueError(f"{path} lists nothing: unpack the dataset again")
+    return found

@@ -1,0 +1,192 @@
+"""Your own pairs: records in a JSONL, CSV, TSV or Parquet file."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from toolbox.base import Dataset, Sample, read_image
+from toolbox.plugin import Problem
+from toolbox_datasets import records_index, records_samples, tables
+from toolbox_datasets.files import listing, missing_files
+from toolbox_datasets.imagefolder import EXTENSIONS
+from toolbox_datasets.records_fields import Reader, check_columns
+from toolbox_datasets.records_index import Index, Relations, oddities, read_pairs
+from toolbox_datasets.records_samples import Samples, read_samples
+from toolbox_datasets.splits import require_share
+
+Mode = Literal["i2i", "t2i", "i2t", "t2t", "m2i", "m2t"]
+TEXT_INSTEAD = {"i2i": "i2t", "t2i": "t2t", "m2i": "m2t"}
+
+
+class Records(Dataset):
+    """Records of what belongs together, one a line: `{"query_image": "a.jpg", "positive": "b.jpg", "label": 7}`.
+
+    - `path`: a .jsonl, .csv, .tsv or .parquet file (this takes pyarrow).
+    - `root`: the folder that its image paths are relative to; "": the folder of the file.
+    - `mode`: what finds what: i is an image, t a text, m an image with a text. It alone says which field is which.
+    - `columns`: {field: column} where the file calls a field otherwise, {'label': None} to read none.
+    - `split`: "train" and "val" divide the classes of the file, "all" is everything.
+    - `val_share`: share of the classes that "val" gets, 0.1 by default.
+
+    Fields: `query` (text), `query_image`, `positive` and `negatives` (a string or a list; in a table a list may be
+    written as JSON), `label` (or class_id, or id), `group` (super-class).
+
+    "i2i": items are the different images of the file, in the order of their first appearance; a sample holds "image",
+    "label", "id" (the path), "path" and, if given, "group". `records` says which images pair; core.Pairs draws by it.
+    A label is that of the record's query and positives; without labels, images that records join, directly or over
+    others, form a class. An image that is named as a negative only forms a class of its own.
+
+    Other modes: a sample is a record. It holds the query ("text", "image" or both), what is to be found ("image" or
+    "text" where this is free, else "positive_image" or "positive_text"; several texts are a list, several images make
+    several samples), "label" and "id" (the line). Without labels, samples that share an image or a text form a class,
+    for "m2i" and "m2t" those that share the whole query or a positive. Negatives are not read.
+
+    "val" gets evenly spaced classes in the order of group and label, the same in every run, and no class is in both.
+    The file is read on first use: OSError or ValueError then tells what is wrong, with the line. `notes` counts what is
+    odd. Raises ValueError for an unknown mode, split or field, an ending it cannot read, and a share outside (0, 1).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        root: str = "",
+        mode: Mode = "i2i",
+        columns: dict[str, str | None] | None = None,
+        split: Literal["train", "val", "all"] = "all",
+        val_share: float = 0.1,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
+        if split not in ("train", "val", "all"):
+            raise ValueError(f"split must be 'train', 'val' or 'all', not {split!r}")
+        require_share("val_share", val_share)
+        check_columns(columns or {})
+        self.file = Path(path).expanduser()
+        tables.kind_of(self.file)
+        self.folder = Path(root).expanduser() if root else self.file.parent
+        self.mode, self.columns, self.split, self.val_share = mode, dict(columns or {}), split, val_share
+
+    @cached_property
+    def index(self) -> Index | Samples:
+        """What the split holds."""
+        reader = Reader(self.file, self.mode, self.columns)
+        module, read = (records_index, read_pairs) if self.mode == "i2i" else (records_samples, read_samples)
+        whole: Any = read(reader, self.folder)
+        if self.split != "all":
+            return module.divided(whole, self.split, self.val_share, self.file)
+        return whole
+
+    @cached_property
+    def labels(self) -> list[int]:
+        return self.index.labels.tolist()
+
+    @property
+    def classes(self) -> list[str]:
+        return self.index.classes
+
+    @property
+    def groups(self) -> list[str] | None:
+        return self.index.groups
+
+    @property
+    def records(self) -> Relations | None:
+        return self.index.relations if isinstance(self.index, Index) else None
+
+    def notes(self) -> list[str]:
+        """What is odd in the file, with counts; what was guessed of its columns."""
+        found = self.index
+        return [*found.notes, *(oddities(found) if isinstance(found, Index) else [])]
+
+    def __len__(self) -> int:
+        return len(self.index.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        found = self.index
+        if isinstance(found, Index):
+            fields, name = {"image": index}, found.paths[index]
+        else:
+            fields, name = {field: values[index] for field, values in found.fields.items()}, found.ids[index]
+        sample: Sample = {"label": self.labels[index], "id": name}
+        for field, value in fields.items():
+            if field.endswith("image"):
+                path = self.folder / found.paths[value]
+                sample[field] = read_image(path)
+                sample["path" if field == "image" else "positive_path"] = str(path)
+            else:
+                sample[field] = value
+        if found.groups and found.groups[index]:
+            sample["group"] = found.groups[index]
+        return sample
+
+    def check(self) -> list[Problem]:
+        """A missing or malformed file, a split that holds nothing, images that are not there or are texts."""
+        if not self.file.is_file():
+            return [Problem(f"The file {self.file} does not exist.", "path", self.how_to_write())]
+        try:
+            found = self.index
+        except (OSError, ValueError) as error:
+            return [Problem(str(error), "path")]
+        absent = missing_files(self.folder, found.paths)
+        return self._missing(absent, found) if absent else []
+
+    def _missing(self, absent: list[str], found: Index | Samples) -> list[Problem]:
+        """What to do about images that are not there."""
+        line_of = dict(zip(found.paths, found.image_lines.tolist(), strict=True))
+        texts = [path for path in absent if looks_like_text(path)]
+        if texts:
+            where = tables.place(self.file, line_of[texts[0]])
+            hint = f"If these are texts, set mode='{TEXT_INSTEAD[self.mode]}'." if self.mode in TEXT_INSTEAD else ""
+            message = (
+                f"{where} names '{texts[0][:80]}' where mode '{self.mode}' reads an image ({len(texts):,} such values)."
+            )
+            return [Problem(message, "mode", hint)]
+        links = [path for path in absent if "://" in path]
+        if links:
+            where = tables.place(self.file, line_of[links[0]])
+            message = f"{where} names the address {links[0][:80]} ({len(links):,} of them); images are read from files."
+            return [Problem(message, "path", "Download them, and write the files' paths.")]
+        message = (
+            f"{len(absent):,} of {len(found.paths):,} images that {self.file} names do not exist in {self.folder}: "
+            f"{listing(absent)} (first in line {line_of[absent[0]]})."
+        )
+        return [Problem(message, "root", self._better_root(absent))]
+
+    def _better_root(self, absent: list[str]) -> str:
+        """A folder in which the first missing images are, if one is near."""
+        some = absent[:20]
+        for folder in (Path("."), self.file.parent, *self.file.parent.parents):
+            if folder != self.folder and not missing_files(folder, some):
+                return f"They are in {folder.absolute()}: set root='{folder}'."
+        return "Set root to the folder that the paths are relative to."
+
+    def how_to_write(self) -> str:
+        return (
+            'Write one JSON object a line, such as {"query_image": "a.jpg", "positive": "b.jpg", "label": 7}. For '
+            "Stanford Online Products: `python tools/prepare_data.py sop --out data/stanford_online_products --jsonl`."
+        )
+
+    @classmethod
+    def prepare(cls, out: str, *, mode: Mode = "i2i", root: str = "") -> str:
+        """Check a file of records and return what is in it.
+
+        - `out`: the file.
+        - `mode`: i2i, t2i, i2t, t2t, m2i or m2t: which fields are images, and which texts.
+        - `root`: the folder that its image paths are relative to; by default the file's.
+
+        Raises ValueError with what is wrong in it.
+        """
+        dataset = cls(out, root, mode)
+        problems = dataset.check()
+        if problems:
+            raise ValueError("\n".join(map(str, problems)))
+        records = f" in {len(dataset.records):,} records" if dataset.records is not None else ""
+        kind = "images" if mode == "i2i" else "samples"
+        found = f"{out} is readable: {len(dataset):,} {kind} of {len(dataset.classes):,} classes{records}"
+        return "\n".join([found, *dataset.notes()])
+
+
+def looks_like_text(path: str) -> bool:
+    """Whether a missing path has no ending of a file; for messages only."""
+    return "://" not in path and not path.lower().endswith(EXTENSIONS) and ("." not in path or " " in path)
