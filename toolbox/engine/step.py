@@ -42,7 +42,10 @@ class Step:
         self._schedule(step, steps)
         values: dict[str, Tensor] = {}
         for batch in batches:
-            found = self._gradients(batch, 1 / len(batches))
+            try:
+                found = self._gradients(batch, 1 / len(batches))
+            except ValueError as error:  # a batch that does not fit the model's settings
+                raise ToolboxError(f"{error} (at step {step + 1}).", where="model") from error
             for name, value in found.items():
                 values[name] = values.get(name, 0) + value.detach().float() / len(batches)
         scaler = self.precision.scaler
