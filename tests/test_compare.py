@@ -333,6 +333,8 @@ def test_outcomes_of_another_evaluation(tmp_path):
     ranks = (1, 2, NAN, NAN)
     fine = compare([make(tmp_path / "c", ranks, results={"after": {"recall@1": 0.5}}), tmp_path / "a"])
     assert fine.notes == []
+    also = {"recall@1": 0.4, "queries": 5}  # one that counts as missed has no outcome
+    assert compare([make(tmp_path / "d", (1, 1, 2, 3), results={"after": also}), tmp_path / "a"]).notes == []
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format":1,"findings":[{"kind":"curve"}]}', None])
@@ -427,7 +429,7 @@ def test_several_series_of_several_runs_differ(tmp_path):
 
 
 @pytest.mark.parametrize(("tables", "remark"), [
-    ([Table("t", ["n", "x"], [["a", 1], ["a", 2]])] * 2, "does not name each row once"),
+    ([Table("t", ["n", "x"], [["a", 1], ["a", 2]])] * 2, "do not name each row once"),
     ([Table("t", ["n", "x", "x"], [["a", 1, 2]])] * 2, "two of its columns"),
 ])  # fmt: skip
 def test_tables_that_have_no_place_side_by_side(tmp_path, tables, remark):
@@ -440,6 +442,16 @@ def test_rows_that_only_one_table_has(tmp_path):
     runs = compare([make(tmp_path / "a", findings=[first]), make(tmp_path / "b", findings=[second])]).runs
     rows = [[cell.text for cell in row] for row in table_grids(runs)[0].rows]
     assert rows == [["a", "0.5000", "0.7500", "+0.2500"], ["b", "0.2500", "–", "–"], ["c", "–", "0.5000", "–"]]
+
+
+def test_rows_that_two_columns_name(tmp_path):
+    tables = [Table("t", ["class", "other", "x"], [["a", "b", 1], ["a", "c", number]]) for number in (2, 5)]
+    runs = compare([make(tmp_path / name, findings=[t]) for name, t in zip("ab", tables, strict=True)]).runs
+    (grid,) = table_grids(runs)
+    assert [name for name, _ in grid.columns] == ["class", "other", "x, a", "x, b", "difference"]
+    assert [cell.text for cell in grid.rows[1]] == ["a", "c", "2", "5", "+3"]
+    empty = compare([make(tmp_path / name, findings=[Table("t", ["class", "x"], [])]) for name in ("c", "d")]).runs
+    assert table_grids(empty)[0].rows == []
 
 
 def test_items_are_found_by_id(monkeypatch):

@@ -178,8 +178,10 @@ def _disagreements(run: RunRecord) -> list[str]:
     if ranks is None or not is_finite(said):
         return []
     count, right = len(ranks.ids), sum(hits(ranks.values))
-    found = sum(math.isfinite(value) for value in ranks.values)  # queries without any match may be left out
-    if any(items and abs(right / items - said) < _SAME for items in (count, found)):
+    found = sum(math.isfinite(value) for value in ranks.values)
+    # queries without any match may be left out of the one or of the other
+    counts = (count, found, run.metrics.get("queries"))
+    if any(is_finite(items) and items > 0 and abs(right / items - said) < _SAME for items in counts):
         return []
     return [
         f"Its outcomes give Recall@1 {right / count:.4f} and its results say {said:.4f}: they are of different "

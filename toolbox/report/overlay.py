@@ -19,6 +19,7 @@ def learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     names = dict.fromkeys(
         name for run in runs for name, points in run.series.items() if points and not is_count(points)
     )
+    names = {name: None for name in ("loss", *names) if name in names}
     last = max((points[-1][0] for run in runs for points in run.series.values() if points), default=0)
     main, other = [], []
     for name in names:
@@ -93,19 +94,23 @@ def _note(found: dict[str, Any], runs: list[RunRecord], note_of: Callable[[Any],
 
 def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
     first = next(iter(tables.values()))
-    keyed = {label: {str(row[0]): row for row in table.rows if row} for label, table in tables.items()}
+    width = min(_names_of_rows(table) for table in tables.values())
+    keyed = {label: {tuple(map(str, row[:width])): row for row in table.rows} for label, table in tables.items()}
     problem = ""
     if any(len(keyed[label]) < len(table.rows) for label, table in tables.items()):
-        problem = "its first column does not name each row once"
+        problem = "its first columns do not name each row once"
     elif any(len(set(table.columns)) < len(table.columns) for table in tables.values()):
         problem = "two of its columns have one name"
+    elif len({tuple(table.columns[:width]) for table in tables.values()}) > 1:
+        problem = "its first columns differ"
     if problem:
         return Grid(title, note, remarks=[f"It is not shown side by side: {problem}."])
     keys = list(dict.fromkeys(key for rows in keyed.values() for key in rows))
     shown = keys[:MOST_ROWS]
     remarks = [f"{len(keys) - len(shown):,} more rows are in findings.json."] if len(keys) > len(shown) else []
-    columns, cells = [(first.columns[0] if first.columns else "", False)], [[Cell(key) for key in shown]]
-    for name in dict.fromkeys(name for table in tables.values() for name in table.columns[1:]):
+    columns = [(name, False) for name in first.columns[:width]]
+    cells = [[Cell(key[place]) for key in shown] for place in range(width)]
+    for name in dict.fromkeys(name for table in tables.values() for name in table.columns[width:]):
         values = {
             label: [_at(rows.get(key), table, name) for key in shown]
             for (label, rows), table in zip(keyed.items(), tables.values(), strict=True)
@@ -126,6 +131,12 @@ def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
             columns.append(("difference", True))
             cells.append([Cell(difference(a, b, places) or MISSING, True) for a, b in zip(*every, strict=True)])
     return Grid(title, note, columns, [list(row) for row in zip(*cells, strict=True)], remarks)
+
+
+def _names_of_rows(table: Table) -> int:
+    """How many leading columns hold texts alone: they name the rows. At least the first does."""
+    texts = [all(isinstance(value, str) for value in column) for column in zip(*table.rows, strict=True)]
+    return max(1, texts.index(False) if False in texts else len(texts))
 
 
 def _at(row: list[Any] | None, table: Table, name: str) -> Any:
