@@ -194,14 +194,13 @@ def test_a_resumed_run_that_forgets_its_weights_would_differ(toy, monkeypatch):
 
 def test_switching_it_off_or_on_when_resuming(toy, monkeypatch):
     toolbox.train(toy(), work_dir="plain")
-    interrupt_at(monkeypatch, 7)
-    interrupted(toy([EMA]), work_dir="off")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        interrupted(toy([EMA]), work_dir="off")
     said = Said()
     toolbox.train(toy(), work_dir="off", resume=True, console=said)
     assert any("recipe differs" in line and "average" in line for line in said.lines)
     assert same(tensors("plain/last"), tensors("off/last"))
-    monkeypatch.undo()
-    monkeypatch.chdir(Path("off").resolve().parent)
     interrupt_at(monkeypatch, 7)
     interrupted(toy(), work_dir="on")
     toolbox.train(toy([EMA]), work_dir="on", resume=True)
