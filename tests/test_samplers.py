@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from toolbox_datasets.records import Records
+from toolbox_losses.infonce import InfoNCE
+from torch import nn
 
+from toolbox.base import Backbone, Features, Preprocess, l2_normalize
+from toolbox.core.embedder import Embedder
 from toolbox.core.pairs import Pairs
 from toolbox.core.pk import PK, add_groups, fewest, fullest, seat_batches
 from toolbox.core.plain_samplers import Sequential, Shuffled
+from toolbox.engine.data import Fetch, inputs_of
 
 
 class Labels:
     """A dataset as samplers see it."""
 
-    def __init__(self, labels=None, count=None):
+    def __init__(self, labels=None, count=None, records=None):
         self.labels, self.count = labels, len(labels) if count is None else count
+        self.records = records
 
     def __len__(self):
         return self.count
 
 
-def ready(sampler, labels=None, *, count=None, seed=0):
-    sampler.setup(Labels(labels, count), seed)
+def ready(sampler, labels=None, *, count=None, seed=0, records=None):
+    sampler.setup(Labels(labels, count, records), seed)
     return sampler
 
 
@@ -226,6 +237,173 @@ def test_pairs_draw_every_other_image_equally_often():
         partners.update(zip(batch[:5], batch[5:], strict=True))
     assert len(partners) == 20
     assert min(partners.values()) > 60, "100 are expected of each"
+
+
+def records(count=30, least=2, seed=0):
+    """Records over 100 items: 1 to 3 positives, `least` or more negatives, all different."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for query in range(count):
+        others = rng.permutation(np.delete(np.arange(100), query))[:12].tolist()
+        positives = 1 + query % 3
+        found.append((query, others[:positives], others[positives : positives + least + query % 4]))
+    return found
+
+
+def test_pairs_of_records():
+    named = records()
+    sampler = ready(Pairs(batch_size=7, negatives=2), count=100, records=named)
+    assert (sampler.blocks, sampler.pairs, sampler.batch_size, len(sampler)) == (4, 7, 28, 4)
+    drawn = []
+    for batch in epoch(sampler) + epoch(sampler, 1):
+        query, positive, *negatives = np.asarray(batch).reshape(4, 7)
+        for row, item in enumerate(query):
+            _, right, wrong = named[item]
+            assert positive[row] in right
+            chosen = [int(block[row]) for block in negatives]
+            assert len(set(chosen)) == 2
+            assert set(chosen) <= set(wrong)
+        drawn += query.tolist()
+    assert len(set(drawn[:28])) == len(set(drawn[28:])) == 28, "each record once an epoch"
+    assert sampler.notes() == ["2 of 30 records are left out each epoch, others every time"]
+    again = [
+        batch for number in (1, 0) for batch in reversed(epoch(ready(Pairs(7, 2), count=100, records=named), number))
+    ]
+    assert again[::-1] == epoch(sampler) + epoch(sampler, 1), "a batch depends on its number alone"
+    assert epoch(sampler) != epoch(sampler, 1)
+    assert epoch(sampler) != epoch(ready(Pairs(7, 2), count=100, records=named, seed=1))
+
+
+def test_positives_and_negatives_of_a_record_are_drawn_equally_often():
+    named = [(0, [1, 2, 3], [4, 5, 6, 7, 7, 4])]
+    sampler = ready(Pairs(batch_size=1, negatives=3), count=8, records=named)
+    counts = Counter()
+    for number in range(1200):
+        _, positive, *negatives = sampler.batch(number)
+        counts.update([(1, positive), (3, tuple(negatives))])
+    assert min(counts[1, positive] for positive in (1, 2, 3)) > 320, "400 are expected of each"
+    ordered = [key[1] for key in counts if key[0] == 3]
+    assert len(ordered) == 24, "every choice of three different ones, in every order"
+    assert min(counts[3, chosen] for chosen in ordered) > 25, "50 are expected of each"
+    everything = ready(Pairs(batch_size=1, negatives=4), count=8, records=named)
+    assert all(sorted(everything.batch(number)[2:]) == [4, 5, 6, 7] for number in range(20))
+
+
+def test_records_that_cannot_fill_a_batch_are_refused():
+    named = records(least=2)
+    with pytest.raises(ValueError, match=r"8 of 30 records name fewer than negatives=3.*number is negatives=2"):
+        ready(Pairs(batch_size=2, negatives=3), count=100, records=named)
+    with pytest.raises(ValueError, match=r"larger than the data, which have 30 records\. Try batch_size=30"):
+        ready(Pairs(batch_size=31), count=100, records=named)
+    assert len(ready(Pairs(batch_size=30), count=100, records=named)) == 1
+    with pytest.raises(ValueError, match="1 of 2 records name no positive"):
+        ready(Pairs(batch_size=2), count=3, records=[(0, [1], []), (1, [], [2])])
+    with pytest.raises(ValueError, match="negatives=1 takes records that name them, and Labels has none"):
+        ready(Pairs(batch_size=2, negatives=1), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="0 of them or more"):
+        Pairs(batch_size=2, negatives=-1)
+
+
+def test_negatives_that_nothing_uses_are_told():
+    told = ready(Pairs(batch_size=3), count=100, records=records()).notes()
+    assert told == [
+        "30 of 30 records name negatives, and none is used: set negatives=1 of core.Pairs, up to negatives=2"
+    ]
+    some = [(query, right, wrong if query else []) for query, right, wrong in records()]
+    (told,) = ready(Pairs(batch_size=3), count=100, records=some).notes()
+    assert told.startswith("29 of 30 records name negatives, and none is used")
+    assert told.endswith("once every record has some")
+    none = [(query, right, []) for query, right, _ in records()]
+    assert ready(Pairs(batch_size=3), count=100, records=none).notes() == []
+
+
+def test_records_by_the_hundred_thousand_are_planned_quickly():
+    named = [(i, [i + 1], [(i + 7) % 99_000, (i + 9) % 99_000]) for i in range(100_000)]
+    began = time.perf_counter()
+    ready(Pairs(batch_size=128, negatives=2), count=100_001, records=named).batch(0)
+    assert time.perf_counter() - began < 3.0, "it takes a fifth of a second; this bound is loose"
+
+
+class Colour(Backbone):
+    """An image -> three tokens, one of each channel's mean times its weights."""
+
+    modality, dim = "image", 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3, dtype=torch.float64) + 0.1)
+
+    def forward(self, inputs, *, layers=1, mask=None):
+        return Features((inputs @ self.weight)[:, None], prefix=1)
+
+    def layers(self):
+        return []
+
+    def preprocess(self):
+        return Mean()
+
+
+class Mean(Preprocess):
+    size = (4, 4)
+
+    def __call__(self, value):
+        return torch.from_numpy(np.asarray(value, dtype=np.float64).mean((0, 1)) / 255)
+
+
+@pytest.fixture
+def coloured(tmp_path):
+    """A function: {name: negatives} of four pairs -> the loss of their one batch, and the same by hand."""
+    rng = np.random.default_rng(0)
+    colours = {name: rng.integers(20, 235, 3).tolist() for name in "abcdefghuvwxyz"}
+    for name, colour in colours.items():
+        Image.new("RGB", (4, 4), tuple(colour)).save(tmp_path / f"{name}.png")
+    pairs = ["ab", "cd", "ef", "gh"]
+
+    def run(negatives, count, labelled=True):
+        lines = [
+            {"query_image": f"{q}.png", "positive": f"{p}.png", "negatives": [f"{n}.png" for n in negatives[q]]}
+            | ({"label": q} if labelled else {})
+            for q, p in pairs
+        ]
+        (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        dataset = Records(str(tmp_path / "train.jsonl"))
+        sampler = Pairs(batch_size=4, negatives=count)
+        sampler.setup(dataset, seed=0)
+        model = Embedder(backbone=Colour(), loss=InfoNCE(temperature=0.1), cross_view=True)
+        fetch = Fetch(dataset, inputs_of(model), blocks=sampler.blocks)
+        batch = fetch[sampler.draws(0)]
+        loss = model(batch, "loss")["loss"]
+        loss.backward()
+        weight = model.backbone.weight.detach().clone().requires_grad_()
+        seen = [dict(pairs)[Path(name).stem] for name in batch["ids"][:4]]
+        assert [Path(name).stem for name in batch["ids"][4:8]] == seen
+
+        def rows(names):
+            return l2_normalize(torch.tensor([colours[n] for n in names], dtype=torch.float64) / 255 @ weight)
+
+        first = [Path(name).stem for name in batch["ids"][:4]]
+        others = seen + [Path(name).stem for name in batch["ids"][8:]]
+        logits = rows(first) @ rows(others).T / 0.1
+        by_hand = torch.nn.functional.cross_entropy(logits, torch.arange(4))
+        by_hand.backward()
+        torch.testing.assert_close(model.backbone.weight.grad, weight.grad, rtol=1e-10, atol=1e-12)
+        assert len(others) == 4 + 4 * count
+        return loss.item(), by_hand.item()
+
+    return run
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_explicit_negatives_add_to_those_in_the_batch(coloured, labelled):
+    hard = {"a": "uv", "c": "vw", "e": "wx", "g": "yz"}
+    swapped = {**hard, "a": "zy"}
+    found = {}
+    for name, negatives, count in (("none", hard, 0), ("hard", hard, 2), ("swapped", swapped, 2)):
+        loss, by_hand = coloured(negatives, count, labelled)
+        assert abs(loss - by_hand) < 1e-10
+        found[name] = loss
+    assert found["hard"] > found["none"], "the sum of the denominator grows"
+    assert abs(found["hard"] - found["swapped"]) > 1e-4, "the negatives are not looked at"
 
 
 def test_shuffled_sees_every_item_once():
