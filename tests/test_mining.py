@@ -25,7 +25,7 @@ def data(count=60, classes=9, dim=5, seed=0):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), labels
 
 
-def plainly(rows, labels, *, negatives, top, skip=0, margin=None, max_similarity=None, positives=1):
+def plainly(rows, labels, *, negatives, top, skip=0, margin=None, max_similarity=None, positives=1, keep_short=False):
     """The same, item by item with a stable sort."""
     similar, found, counts = rows @ rows.T, [], dict(alone=0, empty=0, short=0, by_margin=0, by_similarity=0)
     for i in range(len(rows)):
@@ -45,8 +45,8 @@ def plainly(rows, labels, *, negatives, top, skip=0, margin=None, max_similarity
                 kept.append(j)
         kept = kept[:negatives]
         counts["empty"] += not kept
-        counts["short"] += 0 < len(kept) < negatives
-        if kept:
+        counts["short"] += len(kept) < negatives
+        if len(kept) >= (1 if keep_short else negatives):
             found.append((i, own, kept))
     return found, counts
 
@@ -58,6 +58,7 @@ def plainly(rows, labels, *, negatives, top, skip=0, margin=None, max_similarity
         dict(negatives=3, top=10, skip=4),
         dict(negatives=3, top=10, margin=0.0),
         dict(negatives=3, top=30, margin=0.3, positives=2),
+        dict(negatives=9, top=10, margin=0.3, keep_short=True),
         dict(negatives=3, top=30, margin=-0.2, max_similarity=0.6, skip=2),
         dict(negatives=4, top=500, max_similarity=0.2, positives=100),
     ],
@@ -164,7 +165,7 @@ def test_a_file_of_hard_negatives(toy, pictures, capsys):
     toy()
     assert command("hard.jsonl", "--negatives", 3, "--top", 20) == 0
     printed = capsys.readouterr().out
-    assert "hard.jsonl: 28 of 29 items with up to 3 negatives each" in printed
+    assert "hard.jsonl: 28 of 29 items with 3 negatives each" in printed
     assert "1 items are alone in their class and left out" in printed
     assert "type='datasets.Records', path='hard.jsonl', root='./pictures'" in printed
     lines = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -198,9 +199,13 @@ def test_a_file_of_hard_negatives(toy, pictures, capsys):
 
 def test_several_positives_and_limits_are_counted(toy, pictures, capsys):
     toy()
-    assert command("hard.jsonl", "--positives", 2, "--margin", 0, "--max-similarity", 0.99999, "--skip", 1) == 0
+    given = ["--positives", 2, "--margin", 0, "--max-similarity", 0.99999, "--skip", 1, "--negatives", 20]
+    assert command("hard.jsonl", *given) == 0
     printed = capsys.readouterr().out
     assert "candidates were left out by --margin" in printed
+    assert "items have fewer negatives and are left out" in printed
+    assert command("hard.jsonl", *given, "--keep-short", "--overwrite") == 0
+    assert "items have fewer negatives and are kept" in capsys.readouterr().out
     lines = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(len(line["positive"]) == 2 for line in lines)
 
@@ -225,7 +230,7 @@ def test_unreadable_items_are_named(toy, pictures, capsys):
         (["hard.jsonl", "--top", "3"], "try top=50"),
         (["there.jsonl"], "--overwrite"),
         (["hard.jsonl", "--split", "test"], "no test_dataloader"),
-        (["hard.jsonl", "--max-similarity", "-2"], "28 have no negative left"),
+        (["hard.jsonl", "--max-similarity", "-2"], "28 have no negative, 0 fewer"),
     ],
 )
 def test_mistakes_have_one_message(toy, pictures, capsys, arguments, message):
@@ -252,3 +257,37 @@ def test_paths_are_relative_to_the_root(pictures):
         assert dataset[0]["id"] == "c/0.png"
     dataset.root = None
     assert dataset[0]["id"] == (pictures / "c/0.png").as_posix()
+
+
+def test_a_mined_file_trains_with_explicit_negatives(toy, pictures):
+    toy()
+    assert command("hard.jsonl", "--negatives", 3, "--positives", 2) == 0
+    records = "train_dataloader.dataset=dict(type='datasets.Records',path='hard.jsonl',root='pictures')"
+    config = toy(
+        [
+            records, "train_dataloader.sampler=dict(type='core.Pairs',batch_size=7,negatives=3)",
+            "model.loss=dict(type='losses.InfoNCE')", "model.cross_view=True", "val_dataloader=None",
+            "val_evaluator=None", "train_cfg=dict(max_steps=4)", "evaluate_before=False",
+        ]
+    )  # fmt: skip
+    results = toolbox.train(config, work_dir="run", device="cpu")
+    assert results["steps"] == 4
+    losses = [json.loads(line)["loss"] for line in Path("run/metrics.jsonl").read_text().splitlines() if "loss" in line]
+    assert losses
+    assert np.isfinite(losses).all()
+    # a batch is queries, positives and the mined negatives of each query
+    rows = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = {row["query_image"]: row for row in rows}
+    dataset = toolbox.build(dict(type="datasets.Records", path="hard.jsonl", root="pictures"))
+    sampler = toolbox.build(dict(type="core.Pairs", batch_size=7, negatives=3))
+    sampler.setup(dataset, seed=0)
+    assert len(dataset.records) == 28
+    for number in range(len(sampler)):
+        blocks = np.array([dataset.index.paths[index] for index in sampler.batch(number)]).reshape(5, 7)
+        for query, positive, *negatives in blocks.T:
+            assert positive in lines[query]["positive"]
+            assert set(negatives) == set(lines[query]["negatives"])
+    # mining in what was mined, with what was trained on it
+    assert main(["run", "again.jsonl", "--device", "cpu", "--negatives", "3"]) == 0
+    again = [json.loads(line) for line in Path("again.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["query_image"] for line in again} == set(lines)

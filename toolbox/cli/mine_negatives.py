@@ -38,13 +38,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .jsonl")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="whose data (train)")
     count = {"metavar": "N"}
-    parser.add_argument("--negatives", type=from_least(1), default=5, help="negatives of an item, at most (5)", **count)
+    parser.add_argument("--negatives", type=from_least(1), default=5, help="negatives of an item (5)", **count)
     parser.add_argument("--positives", type=from_least(1), default=1, help="positives, the most similar (1)", **count)
     parser.add_argument("--top", type=from_least(1), default=50, help="of the N most similar of others (50)", **count)
     parser.add_argument("--skip", type=from_least(0), default=0, help="without the first N of them (0)", **count)
     parser.add_argument("--margin", type=float, metavar="X",
                         help="without those more similar than the positive minus X (default: no limit)")  # fmt: skip
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
+    parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
     add_source_arguments(parser, backbone=False)
     arguments = parser.parse_intermixed_args(argv)
     return guarded(stoppable(lambda: _mine(arguments)))
@@ -86,11 +87,12 @@ def _mine(arguments: argparse.Namespace) -> int:
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)
     with progress(len(labels), "mining") as advance:
         rows = torch.from_numpy(found.embeddings).to(device)
-        mined = mine(rows, labels, **numbers, **limits, progress=advance)
+        mined = mine(rows, labels, **numbers, **limits, keep_short=arguments.keep_short, progress=advance)
     if not mined.rows:
         raise ToolboxError(
-            f"No item has both a positive and a negative: {mined.alone:,} are alone in their class, and "
-            f"{mined.empty:,} have no negative left.", hint="Loosen --margin, --max-similarity or --skip.",
+            f"No item has a positive and {arguments.negatives} negatives: {mined.alone:,} are alone in their class, "
+            f"{mined.empty:,} have no negative, {mined.short - mined.empty:,} fewer.",
+            hint="Loosen --margin, --max-similarity or --skip, or ask for fewer --negatives.",
         )  # fmt: skip
     try:
         with new_file(arguments.out) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
@@ -117,15 +119,22 @@ def label_of(dataset: ByPath, label: int) -> str | int:
 
 def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPath) -> None:
     """What was written and what was left out, with counts."""
-    print(f"{arguments.out}: {len(mined.rows):,} of {total:,} items with up to {arguments.negatives} negatives each")
+    print(f"{arguments.out}: {len(mined.rows):,} of {total:,} items with {arguments.negatives} negatives each")
     for count, what in (
         (mined.alone, "items are alone in their class and left out"),
-        (mined.empty, "items have no negative left and are left out"),
-        (mined.short, f"items have fewer than {arguments.negatives} negatives"),
+        (mined.empty, "items have no negative and are left out"),
+        (
+            mined.short - mined.empty,
+            f"items have fewer negatives and are {'kept' if arguments.keep_short else 'left out'}",
+        ),
         (mined.by_margin, "candidates were left out by --margin"),
         (mined.by_similarity, "candidates were left out by --max-similarity"),
     ):
         if count:
             print(f"  {count:,} {what}")
     given = f"type='datasets.Records', path='{arguments.out}', root='{dataset.root or '.'}'"
-    print(f'Train on it: --cfg-options "train_dataloader.dataset=dict({given})"')
+    fewest = min(len(negatives) for _, _, negatives in mined.rows)
+    print(f'Train on it: --cfg-options "train_dataloader.dataset=dict({given})" \\')
+    print(
+        f"  \"train_dataloader.sampler=dict(type='core.Pairs',batch_size=64,negatives={fewest})\" model.cross_view=True"
+    )

@@ -17,8 +17,8 @@ class Mined:
     """What `mine` found, in indices of rows.
 
     - `rows`: (query, positives, negatives), most similar first.
-    - `alone`: queries without another item of their class; `empty`: queries of which no negative was left; both have
-      no row. `short`: rows with fewer negatives than asked for.
+    - `alone`: queries without another item of their class; `short`: queries with fewer negatives than asked for,
+      `empty`: of these, the ones that have none. They have no row, except the others of `short` with `keep_short`.
     - `by_margin`, `by_similarity`: candidates that each limit left out.
     """
 
@@ -32,13 +32,14 @@ class Mined:
 
 def mine(
     embeddings: Tensor, labels: Tensor, *, negatives: int = 5, top: int = 50, skip: int = 0,
-    margin: float | None = None, max_similarity: float | None = None, positives: int = 1,
+    margin: float | None = None, max_similarity: float | None = None, positives: int = 1, keep_short: bool = False,
     memory_mb: int = 256, progress: Callable[[int], None] = lambda done: None,
 ) -> Mined:  # fmt: skip
     """Hard negatives of every item among all others.
 
     - `embeddings`: (N, D) rows of length 1, whose products are similarities; `labels`: (N,) integers.
-    - `negatives`: at most so many for each item, the most similar ones of other classes.
+    - `negatives`: so many for each item, the most similar ones of other classes; items that have fewer get no row,
+      as core.Pairs takes equally many of all. `keep_short`: they get one, with at least one negative.
     - `top`: only the `top` most similar items of other classes are candidates; of these
     - `skip`: leaves out the first, where wrong labels gather;
     - `margin`: leaves out those whose similarity is above the positive's minus this, likely of the same kind; None
@@ -78,8 +79,8 @@ def mine(
         counts = keep.sum(dim=1)
         found.alone += int(alone.sum())
         found.empty += int((~alone & (counts == 0)).sum())
-        found.short += int(((counts > 0) & (counts < negatives)).sum())
-        for place in torch.nonzero(counts)[:, 0].tolist():
+        found.short += int((~alone & (counts < negatives)).sum())
+        for place in torch.nonzero(counts >= (1 if keep_short else negatives))[:, 0].tolist():
             own_class = near_columns[place][near[place] > -torch.inf].tolist()
             found.rows.append((start + place, own_class, columns[place][keep[place]].tolist()))
         progress(start + len(rows))
