@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ CASES = [
     ("datasets.SOP", dict(root="sop", split="val", val_share=0.5)),
     ("datasets.SOP", dict(root="sop", split="trainval")),
     ("datasets.SOP", dict(root="sop", split="test")),
+    ("datasets.InShop", dict(root="inshop", split="train", val_share=0.5)),
+    ("datasets.InShop", dict(root="inshop", split="test")),
+    ("datasets.CUB", dict(root="cub", split="val", val_share=0.5)),
+    ("datasets.CUB", dict(root="cub", split="test")),
+    ("datasets.Cars", dict(root="cars", split="trainval")),
+    ("datasets.Cars", dict(root="cars", split="test")),
+    ("datasets.Records", dict(path="sop/pairs.jsonl")),
+    ("datasets.Records", dict(path="sop/pairs.jsonl", split="val", val_share=0.5, columns={"label": None})),
+    ("datasets.Records", dict(path="sop/pairs.jsonl", mode="i2t")),
+    ("datasets.Records", dict(path="sop/pairs.jsonl", mode="t2t", columns={"query": "query_image"})),
     ("datasets.ImageFolder", dict(root="images")),
     ("datasets.ImageFolder", dict(root="images", split="test", test_share=0.5)),
     ("dinov3.ViT", dict(name=None, arch=VIT, size=16)),
@@ -98,7 +109,7 @@ def name_of(case) -> str:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder with `sop/`, in the layout of Stanford Online Products, and `images/`, one folder a class."""
+    """A folder with `sop/`, `inshop/`, `cub/` and `cars/` in their layouts, and `images/`, one folder a class."""
     folder = tmp_path_factory.mktemp("data")
     dataset = LabelledImages([2] * 8)
     lines = {"train": [], "test": []}
@@ -111,9 +122,31 @@ def folders(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
         lines[split].append(f"{number} {label + 1} 1 chair_final/{number}.JPG\n")
+        for name, path in (
+            ("cub", f"images/{label}.Bird/{number}.jpg"), ("cars", f"car_ims/{number}.jpg"),
+            ("inshop", f"img/WOMEN/Tees/id_{label}/{number}.jpg"),
+        ):  # fmt: skip
+            (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / name / path)
     for split, rows in lines.items():
         header = "image_id class_id super_class_id path\n"
         (folder / "sop" / f"Ebay_{split}.txt").write_text(header + "".join(rows))
+    numbered = list(enumerate(dataset.labels, start=1))
+    pairs = [
+        {"query_image": f"chair_final/{i}.JPG", "positive": f"chair_final/{i + 1}.JPG", "label": label}
+        for i, label in numbered[::2]
+    ]
+    (folder / "sop" / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "cub" / "images.txt").write_text("".join(f"{i} {c}.Bird/{i}.jpg\n" for i, c in numbered))
+    later = [(i, c + 1 if c < 4 else c + 100) for i, c in numbered]  # the second half of the classes is the test
+    (folder / "cub" / "image_class_labels.txt").write_text("".join(f"{i} {c}\n" for i, c in later))
+    rows = "".join(f"car_ims/{i}.jpg,{c}\n" for i, c in later)
+    (folder / "cars" / "cars_annos.csv").write_text("relative_im_path,class\n" + rows)
+    roles = ["train" if c < 4 else ("query", "gallery")[i % 2] for i, c in numbered]
+    named = zip(numbered, roles, strict=True)
+    rows = "".join(f"img/WOMEN/Tees/id_{c}/{i}.jpg id_{c} {role}\n" for (i, c), role in named)
+    listed = f"{len(numbered)}\nimage_name item_id evaluation_status\n{rows}"
+    (folder / "inshop" / "list_eval_partition.txt").write_text(listed)
     return folder
 
 
