@@ -68,6 +68,8 @@ def toys(monkeypatch):
     [
         ("sop", "datasets.SOP"), ("SOP", "datasets.SOP"), ("datasets.sop", "datasets.SOP"),
         ("glyphs", "glyphs.Glyphs"), ("Glyphs.GLYPHS", "glyphs.Glyphs"), ("imagefolder", "datasets.ImageFolder"),
+        ("inshop", "datasets.InShop"), ("cub", "datasets.CUB"), ("cars", "datasets.Cars"),
+        ("records", "datasets.Records"),
     ],
 )  # fmt: skip
 def test_names(name, fullname):
@@ -76,7 +78,7 @@ def test_names(name, fullname):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("glyhps", "glyphs.Glyphs"), ("datasets", "datasets.ImageFolder, datasets.SOP"), ("datasets.SPO", "datasets.SOP")],
+    [("glyhps", "glyphs.Glyphs"), ("datasets", r"datasets\.Cars,.* datasets\.SOP"), ("datasets.SPO", "datasets.SOP")],
 )
 def test_an_unknown_name_brings_the_nearest(name, expected):
     with pytest.raises(ToolboxError, match=expected):
