@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import recall as benchmark
+from toolbox.core import bootstrap
 from toolbox.core import ranking as retrieval
+from toolbox.core.bootstrap import query_outcomes
 from toolbox.core.ranking import rank_metrics, rank_queries, summarize
 from toolbox.core.retrieval import RetrievalRecall
 
@@ -376,6 +378,21 @@ def test_check_names_the_ks_that_fit():
         ({"ks": [1, 1]}, "ks must be"),
         ({"memory_mb": 0}, "memory_mb must be"),
         ({"lone": "keep"}, "lone must be"),
+        ({"dims": [0]}, "dims must be"),
+        ({"dims": [8, 8]}, "dims must be"),
+        ({"intervals": -1}, "intervals must be"),
+        ({"intervals": 3}, "intervals must be"),
+        ({"whiten": 0}, "whiten must be"),
+        ({"whiten": 8, "whiten_from": "test"}, "whiten_from must be"),
+        ({"expand_gallery": True}, "no effect without alpha_qe"),
+        ({"alpha_qe": [10]}, "alpha_qe must be"),
+        ({"alpha_qe": [0, 3]}, "alpha_qe must be"),
+        ({"alpha_qe": [2.5, 3]}, "alpha_qe must be"),
+        ({"alpha_qe": [10, -1]}, "alpha_qe must be"),
+        ({"rerank": [20, 6]}, "rerank must be"),
+        ({"rerank": [6, 20, 0.3]}, "rerank must be"),
+        ({"rerank": [20, 6, 1.1]}, "rerank must be"),
+        ({"rerank": [20.5, 6, 0.3]}, "rerank must be"),
     ],
 )
 def test_nonsense_arguments_are_refused(arguments, message):
@@ -455,26 +472,205 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         assert torch.load(tmp_path / f"{rank}.pt") == [expected, expected]
 
 
+# findings
+
+
+class Shapes(Labelled):
+    def __init__(self, labels, groups=None, classes=None):
+        super().__init__(labels)
+        self.groups, self.classes = groups, classes
+
+
+def judged(n=200, classes=50, noise=2.0, indices=True, **arguments):
+    """A metric after `compute`, its embeddings, labels and dataset; item i has the dataset index i + 100."""
+    x, labels = items(n=n, classes=classes, noise=noise)
+    labels[labels >= 900] -= 840
+    metric = RetrievalRecall(ks=[1, 10], **arguments)
+    for part in torch.arange(n).split(32):
+        ids = [f"item {i:03}" for i in part.tolist()]
+        batch = {"labels": labels[part], "ids": ids} | ({"indices": (part + 100).tolist()} if indices else {})
+        metric.update({"embeddings": x[part]}, batch)
+    numbers = metric.compute()
+    groups = ["none"] * 100 + ["even" if label % 2 == 0 else "odd" for label in labels.tolist()]
+    dataset = Shapes([0] * 100 + labels.tolist(), groups, [f"class {i}" for i in range(70)])
+    return metric, numbers, x, labels, dataset
+
+
+def titled(findings):
+    return {finding.title: finding for finding in findings}
+
+
 def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
-    generator = torch.Generator().manual_seed(0)
-    metric = RetrievalRecall(ks=[1])
-    labels = torch.arange(40) // 4
-    embeddings = torch.randn(40, 8, generator=generator) + 2 * torch.randn(10, 8, generator=generator)[labels]
-    for part in torch.arange(40).split(16):
-        ids = [f"item {i}" for i in part.tolist()]
-        metric.update(
-            {"embeddings": embeddings[part]}, {"labels": labels[part], "ids": ids, "indices": (part + 100).tolist()}
-        )
-    recall = metric.compute()["recall@1"]
-    assert 0.2 < recall < 1
-    found = metric._examples(count=40, results=5)
-    assert len({example.query for example in found}) == len(found) > 20
-    similar = torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(embeddings).T
-    for example in found:
+    metric, _, x, labels, dataset = judged()
+    similar = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
+    ranks = metric._found[""]["rank"]
+    found = titled(metric.findings(dataset))
+    spread = found["Queries and what was found"].examples
+    assert len({example.query for example in spread}) == len(spread) > 20
+    assert {example.results[0][1] for example in spread} == {True, False}
+    hardest = found["Hardest misses"].examples
+    confused = found["Confused classes"].examples if "Confused classes" in found else []
+    for example in [*spread, *hardest, *confused]:
         query = example.query - 100
         assert example.query not in [index for index, _, _ in example.results]
-        expected = similar[query].index_fill(0, torch.tensor(query), -2).topk(5)
+        expected = similar[query].index_fill(0, torch.tensor(query), -2).topk(10)
         assert [index - 100 for index, _, _ in example.results] == expected.indices.tolist()
         assert [score for _, _, score in example.results] == pytest.approx(expected.values.tolist(), abs=1e-6)
         assert [right for _, right, _ in example.results] == (labels[expected.indices] == labels[query]).tolist()
-    assert {example.results[0][1] for example in found} == {True, False}
+    shown = [int(ranks[example.query - 100]) for example in hardest]
+    assert shown == ranks.sort(descending=True).values[: len(shown)].tolist()
+    assert [example.note for example in hardest] == [f"first match at rank {rank:,}" for rank in shown]
+
+
+def test_findings_say_what_the_numbers_say():
+    metric, numbers, x, labels, dataset = judged(dims=[4], alpha_qe=[3, 1.0])
+    everything = metric.findings(dataset)
+    found = titled(everything)
+    for prefix, name in (("", "plain"), ("dim4/", "dim4"), ("alpha_qe/", "alpha_qe")):
+        curve = dict(found["Recall@K"].series[name])
+        assert (curve[1], curve[10]) == pytest.approx((numbers[f"{prefix}recall@1"], numbers[f"{prefix}recall@10"]))
+        assert list(curve.values()) == sorted(curve.values())
+        assert max(curve) == 199
+    shorter = dict(found["Shorter embeddings"].series["map@r"])
+    assert shorter == pytest.approx({4: numbers["dim4/map@r"], 16: numbers["map@r"]})
+    table = found["By super-class"]
+    assert table.columns == ["group", "queries", "recall@1", "recall@10", "map@r"]
+    assert {row[0] for row in table.rows} == {"even", "odd"}
+    assert sum(row[1] for row in table.rows) == 200
+    assert sum(row[1] * row[2] for row in table.rows) / 200 == pytest.approx(numbers["recall@1"])
+    ranks = [rank for rank in metric._found[""]["rank"].tolist() if rank]
+    outcomes = everything[-1]
+    assert outcomes.title == "rank of the first match"
+    assert outcomes.values == ranks
+    assert outcomes.ids[0].startswith("item ")
+    assert set(outcomes.groups) == {"even", "odd"}
+    where = found["Where the first match stands"]
+    assert sum(row[1] for row in where.rows) == 200
+    assert where.rows[0][1:] == [ranks.count(1), ranks.count(1) / 200]
+    histogram = found["Similarity of the nearest"]
+    unit = torch.nn.functional.normalize(x.double())
+    similar = (unit @ unit.T).fill_diagonal_(-2)
+    same = labels[:, None] == labels[None]
+    asked = (same.sum(1) > 1).nonzero()[:, 0]
+    for name, mask in (("nearest positive", same), ("nearest negative", ~same)):
+        nearest = similar.masked_fill(~mask, -2).amax(1)[asked]
+        expected = torch.histogram(nearest, torch.tensor(histogram.edges).double()).hist / len(asked)
+        assert histogram.series[name] == pytest.approx(expected.tolist(), abs=1e-9)
+    assert "By super-class" not in titled(judged(by_group=False)[0].findings(dataset))
+
+
+def test_confused_classes_are_counted_in_both_directions():
+    metric, _, x, labels, dataset = judged(classes=12, noise=3.0)
+    table = next(f for f in metric.findings(dataset) if f.title == "Confused classes" and hasattr(f, "rows"))
+    unit = torch.nn.functional.normalize(x)
+    first = labels[(unit @ unit.T).fill_diagonal_(-2).argmax(1)].tolist()
+    asked = [i for i in range(200) if (labels == labels[i]).sum() > 1]
+    pairs = [(labels[i].item(), first[i]) for i in asked if first[i] != labels[i]]
+    assert table.rows[0][2] + table.rows[0][3] == max(pairs.count((a, b)) + pairs.count((b, a)) for a, b in pairs)
+    for a, b, forth, back, share in table.rows:
+        a, b = int(a.removeprefix("class ")), int(b.removeprefix("class "))
+        assert (forth, back) == (pairs.count((a, b)), pairs.count((b, a)))
+        assert share == pytest.approx((forth + back) / ((labels == a) | (labels == b)).sum().item())
+
+
+def test_findings_without_indices_groups_or_mistakes():
+    metric, *_, dataset = judged(indices=False)
+    kinds = {type(finding).__name__ for finding in metric.findings(dataset)}
+    assert kinds == {"Curve", "Histogram", "Table", "Outcomes"}
+    assert metric.findings(dataset)[-1].groups == []
+    assert RetrievalRecall().findings(dataset) == []
+    perfect, *_ = judged(noise=0.01)
+    titles = titled(perfect.findings(Shapes([0] * 300)))
+    assert "Hardest misses" not in titles
+    assert "Confused classes" not in titles
+    tiny = RetrievalRecall(ks=[1])
+    tiny.update({"embeddings": torch.eye(2)}, {"labels": torch.zeros(2).long(), "ids": ["a", "b"], "indices": [0, 1]})
+    assert tiny.compute()["recall@1"] == 1
+    assert tiny.findings(Shapes([0, 0]))
+
+
+# shorter embeddings and intervals
+
+
+def test_dims_judge_the_first_dimensions_and_change_no_plain_number():
+    x, labels = items(noise=2.0)
+    plain = feed(RetrievalRecall(ks=[1, 10]), x, labels)
+    metric = RetrievalRecall(ks=[1, 10], dims=[16, 3])
+    found = feed(metric, x, labels)
+    assert list(found) == metric.names()
+    assert list(found)[: len(plain)] == list(plain)
+    assert {name: found[name] for name in plain} == plain
+    for d in (3, 16):
+        expected = leave_one_out(x[:, :d].contiguous(), labels, ks=[1, 10])
+        assert {name: found[f"dim{d}/{name}"] for name in expected if not name.startswith("queries")} == {
+            name: value for name, value in expected.items() if not name.startswith("queries")
+        }
+    assert found["dim16/recall@1"] == found["recall@1"] != found["dim3/recall@1"]
+    too_wide = RetrievalRecall(ks=[1], dims=[17])
+    (problem,) = too_wide.check_outputs({"embeddings": x})
+    assert problem.where == "dims"
+    with pytest.raises(ValueError, match="17 dimensions, and the embeddings have 16"):
+        feed(too_wide, x, labels)
+
+
+def test_summaries_are_the_means_of_outcomes():
+    x, labels = items(noise=2.0)
+    numbers = torch.arange(300)
+    found = rank_queries(x, x, query_labels=labels, gallery_labels=labels, query_ids=numbers, gallery_ids=numbers)
+    for lone in ("miss", "skip"):
+        expected = summarize(found, [1, 10], lone=lone)
+        for name, (values, counted) in query_outcomes(found, [1, 10], lone=lone).items():
+            assert (values * counted).sum() / counted.sum() == pytest.approx(expected[name]), name
+
+
+def outcomes_of(hits, labels):
+    """Per-query numbers of queries that find their match first, or second."""
+    return {"rank": 2 - hits.long(), "map@r": hits.float(), "r_precision": hits.float()}, labels
+
+
+def test_intervals_equal_a_plain_bootstrap_over_classes():
+    x, labels = items(n=120, classes=20, noise=3.0)
+    numbers = torch.arange(120)
+    found = rank_queries(x, x, query_labels=labels, gallery_labels=labels, query_ids=numbers, gallery_ids=numbers)
+    names = labels.unique().tolist()
+    generator = torch.Generator().manual_seed(0)
+    for lone in ("miss", "skip"):
+        got = bootstrap.intervals(found, labels, [1, 10], 50, lone=lone)
+        means = []
+        generator.manual_seed(0)
+        for row in torch.randint(len(names), (50, len(names)), generator=generator).tolist():
+            rows = torch.cat([(labels == names[cluster]).nonzero()[:, 0] for cluster in row])
+            means.append(summarize({name: values[rows] for name, values in found.items()}, [1, 10], lone=lone))
+        for name, bounds in got.items():
+            expected = np.quantile([mean[name] for mean in means], [0.025, 0.975])
+            assert bounds == pytest.approx(tuple(expected), abs=1e-12), name
+
+
+def test_intervals_do_not_depend_on_how_draws_are_split(monkeypatch):
+    found, labels = outcomes_of(torch.rand(200) < 0.7, torch.arange(200) // 4)
+    expected = bootstrap.intervals(found, labels, [1], 100)
+    monkeypatch.setattr(bootstrap, "_DRAWS", 170)
+    assert bootstrap.intervals(found, labels, [1], 100) == expected
+
+
+def test_intervals_are_those_of_the_binomial_and_wider_where_a_class_moves_together():
+    generator = torch.Generator().manual_seed(1)
+    hits = torch.rand(2000, generator=generator) < 0.7
+    single = bootstrap.intervals(*outcomes_of(hits, torch.arange(2000)), [1], 2000)["recall@1"]
+    p = hits.float().mean().item()
+    expected = 1.96 * (p * (1 - p) / 2000) ** 0.5
+    assert single == pytest.approx((p - expected, p + expected), abs=0.1 * expected)
+    together = hits[:500].repeat_interleave(4)
+    wide = bootstrap.intervals(*outcomes_of(together, torch.arange(2000) // 4), [1], 2000)["recall@1"]
+    naive = bootstrap.intervals(*outcomes_of(together, torch.arange(2000)), [1], 2000)["recall@1"]
+    assert (wide[1] - wide[0]) / (naive[1] - naive[0]) == pytest.approx(2, rel=0.1)
+
+
+def test_the_metric_gives_bounds_around_its_numbers():
+    x, labels = items(noise=2.5)
+    found = feed(RetrievalRecall(ks=[1, 10], intervals=200), x, labels)
+    for name in ("recall@1", "recall@10", "map@r", "r_precision", "mrr"):
+        assert found[f"{name}_low"] < found[name] < found[f"{name}_high"], name
+    with pytest.raises(ValueError, match="two classes"):
+        feed(RetrievalRecall(ks=[1], intervals=200), x, torch.zeros(300).long())
+    assert RetrievalRecall([1], intervals=200).check(Labelled([0] * 160))[0].where == "intervals"

@@ -54,3 +54,14 @@ class Metric(ABC):
     def check(self, dataset: Dataset) -> list[Problem]:
         """What makes this metric meaningless on `dataset`; called before a run starts."""
         return []
+
+    def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        """What this metric misses in a model's outputs; their shapes count, their values may not be there yet."""
+        return []
+
+    def wants_training(self) -> bool:
+        """Whether `learn` must see the training set, without augmentation, before `compute`."""
+        return False
+
+    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Take in the model's `predict` of a batch of the training set; `reset` forgets it."""

@@ -43,7 +43,7 @@ def intervals(
         times = torch.bincount(chosen.flatten(), minlength=len(rows) * classes).view(len(rows), classes)
         drawn.append(times.double() @ sums)
     totals = torch.cat(drawn)
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()
+    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     result = {}
     for index, name in enumerate(outcomes):
         means = totals[:, 2 * index] / totals[:, 2 * index + 1].clamp(min=1)

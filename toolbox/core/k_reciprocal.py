@@ -111,9 +111,7 @@ def closeness(items: Tensor, start: Tensor, columns: Tensor, memory_mb: int) -> 
     """exp(-d(i, j)) for every member j of every set i."""
     step = max(1, memory_mb * 2**20 // (12 * items.shape[1]))
     rows = _rows(start)
-    cosines = [
-        (items[i] * items[j]).sum(dim=1) for i, j in zip(rows.split(step), columns.split(step), strict=True)
-    ]
+    cosines = [(items[i] * items[j]).sum(dim=1) for i, j in zip(rows.split(step), columns.split(step), strict=True)]
     return (2 * torch.cat(cosines).clamp(max=1) - 2).exp_()
 
 
@@ -141,10 +139,7 @@ def _mutual(neighbours: Tensor, memory_mb: int) -> Tensor:
     step = max(1, memory_mb * 2**20 // (10 * wide * wide))
     own = torch.arange(size, device=neighbours.device)[:, None, None]
     return torch.cat(
-        [
-            (neighbours[chunk] == i).any(dim=2)
-            for chunk, i in zip(neighbours.split(step), own.split(step), strict=True)
-        ]
+        [(neighbours[chunk] == i).any(dim=2) for chunk, i in zip(neighbours.split(step), own.split(step), strict=True)]
     )
 
 

@@ -50,9 +50,7 @@ def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb:
     return cosines, places.clamp_(max=len(gallery) - 1)
 
 
-def expand(
-    queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512
-) -> Tensor:
+def expand(queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512) -> Tensor:
     """Alpha query expansion: q + sum over its k nearest x of max(q·x, 0)^alpha x, made of length 1.
 
     Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018. The query itself has

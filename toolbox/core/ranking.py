@@ -93,7 +93,9 @@ def lay_out(
     """The layout of a gallery for queries; the arguments are those of `rank_queries`."""
     order, classes = _by_class(gallery_labels)
     start, count = _find_class(query_labels, *classes)
-    own = _find_item(query_ids, gallery_ids, order, len(query_labels))
+    own = torch.full((len(query_labels),), -1, device=order.device)
+    if query_ids is not None and gallery_ids is not None:
+        own = find_items(query_ids, gallery_ids[order])
     positives = count - ((own >= start) & (own < start + count)).long()
     answerable = torch.nonzero(positives > 0)[:, 0]
     return Layout(order, start, count, own, positives, answerable[start[answerable].argsort(stable=True)])
@@ -145,9 +147,7 @@ def rank_queries(
     return rank_scores(layout, score, rows=rows, tie=tie)
 
 
-def rank_scores(
-    layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int, tie: float = TIE
-) -> dict[str, Tensor]:
+def rank_scores(layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int, tie: float = TIE) -> dict[str, Tensor]:
     """Judge the ranking that scores give, `rows` queries at a time.
 
     - `score`: query rows -> their scores (rows, `layout.columns`) in the layout's order, overwritten afterwards.
@@ -223,15 +223,16 @@ def _find_class(labels: Tensor, names: Tensor, starts: Tensor, sizes: Tensor) ->
     return starts[at], torch.where(names[at] == labels, sizes[at], 0)
 
 
-def _find_item(query_ids: Tensor | None, gallery_ids: Tensor | None, order: Tensor, count: int) -> Tensor:
-    """The column of each query's own item, -1 where the gallery does not hold it."""
-    if query_ids is None or gallery_ids is None:
-        return torch.full((count,), -1, device=order.device)
-    names, columns = gallery_ids[order].sort()
+def find_items(query_ids: Tensor, gallery_ids: Tensor) -> Tensor:
+    """(Q,): the gallery row of each query's own item, -1 where the gallery does not hold it.
+
+    Raises ValueError when ids repeat in the gallery.
+    """
+    names, rows = gallery_ids.sort()
     if (names[1:] == names[:-1]).any():
         raise ValueError("gallery_ids are not unique: leave repeated items out")
     at = torch.searchsorted(names, query_ids.contiguous()).clamp(max=len(names) - 1)
-    return torch.where(names[at] == query_ids, columns[at], -1)
+    return torch.where(names[at] == query_ids, rows[at], -1)
 
 
 def _take_positives(similar: Tensor, start: Tensor, count: Tensor, own: Tensor) -> Tensor:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Example, Finding, Gallery, Metric, gather, world
-from toolbox.core.ranking import normalize_rows, rank_queries, summarize
+from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
+from toolbox.core import k_reciprocal
+from toolbox.core.bootstrap import intervals as resampled
+from toolbox.core.neighbours import expand, unit_rows
+from toolbox.core.ranking import TIE, rank_queries, summarize
+from toolbox.core.retrieval_findings import describe
+from toolbox.core.seen import Items, Seen
+from toolbox.core.whitening import Projected, Whitening
 from toolbox.errors import Problem
+
+_MEANS = ("map@r", "r_precision", "mrr")
+
+
+@dataclass
+class _Variant:
+    """Embeddings to rank: those of the queries and of the gallery, and how to change their cosines, if at all."""
+
+    queries: Tensor
+    gallery: Tensor
+    rescore: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    tie: float = TIE
 
 
 class RetrievalRecall(Metric):
@@ -20,17 +39,46 @@ class RetrievalRecall(Metric):
     - `memory_mb`: cap on the working memory in MiB beyond the embeddings; changes speed, not results.
     - `lone`: what a query without any positive in the gallery does to Recall@K. "miss": it counts as a miss.
       "skip": it is left out. It is always left out of the other numbers.
+    - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
+    - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
+      drawn, as queries of a class depend on each other (toolbox/core/bootstrap.py).
+    - `by_group`: whether the findings hold a table by super-class, where the dataset has `groups`.
+    - `whiten`: width of a whitening by principal components (toolbox/core/whitening.py); None for none.
+    - `whiten_from`: what it is learned from: "train", the training set without augmentation, which is embedded for
+      it; or "gallery", the very items that are judged, though not their labels.
+    - `alpha_qe`: [k, alpha] of alpha query expansion (toolbox/core/neighbours.py), e.g. [10,3]; None for none. A query
+      joins its k nearest others in the gallery; it never sees other queries.
+    - `expand_gallery`: whether the gallery's items are expanded too. Each by its nearest in the gallery, of which the
+      query may be one: so a query's answer then depends on the query being there.
+    - `rerank`: [k1, k2, lambda] of k-reciprocal re-ranking (toolbox/core/k_reciprocal.py), e.g. [20,6,0.3]; None for
+      none. It looks at neighbours among all items: queries and gallery, each id once. Its neighbourhoods depend on
+      what other queries there are.
 
     Reads `outputs["embeddings"]` (B, D), of any length; `batch["labels"]` (B,) and `batch["ids"]`, B ints or strings.
     A batch may carry `batch["roles"]`, B times "query" or "gallery": then queries are compared with the gallery only.
     An item is never found by itself, known by its id wherever it stands, and an id seen twice counts once.
 
     `compute` gives "recall@K" for each K, "map@r", "r_precision" and "mrr" (each 0 to 1; see toolbox/core/ranking.py),
-    "queries", and "queries_without_positive". Every process gets the same numbers, for any number of processes.
+    "queries", and "queries_without_positive". Then, where asked for, bounds "recall@1_low" and "recall@1_high", and the
+    same numbers once more as "dim64/recall@1", "whiten/recall@1", "alpha_qe/recall@1" and "k_reciprocal/recall@1",
+    each alone from the embeddings as they are. Every process gets the same numbers, for any number of processes.
     Raises ValueError for arguments that make no sense, and for batches without labels or ids.
     """
 
-    def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Literal["miss", "skip"] = "miss"):
+    def __init__(
+        self,
+        ks: list[int] | None = None,
+        memory_mb: int = 512,
+        lone: Literal["miss", "skip"] = "miss",
+        dims: list[int] | None = None,
+        intervals: int = 0,
+        by_group: bool = True,
+        whiten: int | None = None,
+        whiten_from: Literal["train", "gallery"] = "train",
+        alpha_qe: list[float] | None = None,
+        expand_gallery: bool = False,
+        rerank: list[float] | None = None,
+    ):
         self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[1,10]")
@@ -38,138 +86,204 @@ class RetrievalRecall(Metric):
             raise ValueError(f"memory_mb must be at least 1, not {memory_mb}: try 512")
         if lone not in ("miss", "skip"):
             raise ValueError(f"lone must be 'miss' or 'skip', not {lone!r}")
-        self.memory_mb, self.lone = memory_mb, lone
+        self.dims = list(dims or [])
+        if any(d < 1 for d in self.dims) or len(set(self.dims)) < len(self.dims):
+            raise ValueError(f"dims must be different widths from 1 up, not {self.dims}: try dims=[64,128]")
+        if intervals < 0 or 0 < intervals < 20:
+            raise ValueError(f"intervals must be 0 for none, or at least 20 resamples, not {intervals}: try 1000")
+        if whiten is not None and whiten < 1:
+            raise ValueError(f"whiten must be at least 1 dimension, not {whiten}: try 128")
+        if whiten_from not in ("train", "gallery"):
+            raise ValueError(f"whiten_from must be 'train' or 'gallery', not {whiten_from!r}")
+        if expand_gallery and alpha_qe is None:
+            raise ValueError("expand_gallery=True has no effect without alpha_qe: set it, e.g. to [10,3]")
+        self.memory_mb, self.lone, self.intervals, self.by_group = memory_mb, lone, intervals, by_group
+        self.whiten, self.whiten_from, self.expand_gallery = whiten, whiten_from, expand_gallery
+        self.alpha_qe = None if alpha_qe is None else _query_expansion(list(alpha_qe))
+        self.rerank = None if rerank is None else _re_ranking(list(rerank))
         self.reset()
 
     def reset(self) -> None:
-        self._embeddings: list[Tensor] = []
-        self._labels: list[Tensor] = []
-        self._ids: list[int | str] = []
-        self._indices: list[int] = []
-        self._roles: list[str] = []
+        self._seen = Seen("Recall@K", "embeddings")
+        self._whitening = Whitening(self.whiten) if self.whiten else None
+        self._items: Items | None = None
+        self._found: dict[str, dict[str, Tensor]] = {}
 
     def names(self) -> list[str]:
-        recalls = [f"recall@{k}" for k in self.ks]
-        return [*recalls, "map@r", "r_precision", "mrr", "queries", "queries_without_positive"]
+        means = [*(f"recall@{k}" for k in self.ks), *_MEANS]
+        variants = [*(f"dim{d}" for d in self.dims)]
+        variants += [
+            name
+            for name, used in (("whiten", self.whiten), ("alpha_qe", self.alpha_qe), ("k_reciprocal", self.rerank))
+            if used
+        ]
+        bounds = [f"{name}_{end}" for name in means for end in ("low", "high")] if self.intervals else []
+        return [
+            *means, "queries", "queries_without_positive", *bounds,
+            *(f"{variant}/{name}" for variant in variants for name in means),
+        ]  # fmt: skip
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        if dataset.labels is None:
-            message = "Recall@K needs labels, and this dataset has none."
-            return [Problem(message, hint="Use a labelled dataset, or another metric.")]
-        largest = len(dataset) - 1
-        if len(set(map(int, dataset.labels))) > largest:
-            message = "No two items of this dataset share a class, so no query has anything to find."
-            return [Problem(message, hint="Use a dataset with several items in a class.")]
-        fitting = [k for k in self.ks if k <= largest] or [largest]
-        if fitting == self.ks:
+        return check_labels(dataset, self.ks) + self._check_classes(dataset)
+
+    def _check_classes(self, dataset: Dataset) -> list[Problem]:
+        if not self.intervals or dataset.labels is None or len(set(map(int, dataset.labels))) > 1:
             return []
-        message = (
-            f"Recall@{max(self.ks)} asks for more than the {largest} items that a query is compared with: "
-            f"the largest K is {largest}."
-        )
-        return [Problem(message, "ks", f"use ks=[{','.join(map(str, fitting))}]")]
+        return [Problem("Intervals are of several classes, and this dataset has one.", "intervals", "Set it to 0.")]
+
+    def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        if "embeddings" not in outputs:
+            return [Problem(f"Recall@K reads the model's 'embeddings', and it gives {', '.join(sorted(outputs))}.")]
+        width = outputs["embeddings"].shape[1]
+        asked = [("dims", d) for d in self.dims] + ([("whiten", self.whiten)] if self.whiten else [])
+        return [
+            Problem(f"{name} asks for {d} dimensions, and the embeddings have {width}.", name, f"Use {width} at most.")
+            for name, d in asked
+            if d > width
+        ]
+
+    def wants_training(self) -> bool:
+        return self.whiten is not None and self.whiten_from == "train"
+
+    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        if self._whitening is not None and self.whiten_from == "train":
+            self._whitening.see(outputs["embeddings"].detach())
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        labels, ids, roles = batch.get("labels"), batch.get("ids"), batch.get("roles")
-        if "embeddings" not in outputs:
-            raise ValueError(f"Recall@K reads the model's 'embeddings', and this model gives {sorted(outputs)}")
-        if labels is None or ids is None:
-            raise ValueError("Recall@K needs labels and ids, and this batch lacks them: use a labelled dataset")
-        embeddings = outputs["embeddings"].detach().float()
-        if not len(embeddings) == len(labels) == len(ids) == len(ids if roles is None else roles):
-            raise ValueError(
-                f"one label, id and role belong to each embedding, but there are {len(embeddings)} embeddings, "
-                f"{len(labels)} labels and {len(ids)} ids" + ("" if roles is None else f" and {len(roles)} roles")
-            )
-        if unknown := set(roles or ()) - {"query", "gallery"}:
-            raise ValueError(f"roles are 'query' or 'gallery', not {sorted(unknown)}")
-        self._embeddings.append(embeddings)
-        self._labels.append(labels.to(embeddings.device))
-        self._ids += ids
-        self._indices += batch.get("indices") or []
-        self._roles += ["both"] * len(ids) if roles is None else roles
+        self._seen.add(outputs, batch)
 
     def compute(self) -> dict[str, float]:
-        embeddings, labels, ids, roles = self._gathered()
-        if len(set(roles)) > 1 and "both" in roles:
-            raise ValueError("some batches have roles and some have none: give roles for every item, or for none")
-        # the same items in the same order, whichever process saw them and whatever was padded
-        unique = {
-            (role, type(name).__name__, name): row for row, (role, name) in enumerate(zip(roles, ids, strict=True))
-        }
-        order = [unique[key] for key in sorted(unique)]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
-        ids = torch.tensor([numbers[name] for name in ids], device=embeddings.device)
-
-        def select(left_out: str) -> tuple[Tensor, Tensor, Tensor]:
-            rows = torch.tensor([row for row in order if roles[row] != left_out], device=embeddings.device).long()
-            return embeddings[rows], labels[rows], ids[rows]
-
-        gallery = select("query")
-        queries = gallery if "both" in roles else select("gallery")
-        if not len(gallery[0]) or not len(queries[0]):
-            raise ValueError(
-                f"Recall@K needs queries and a gallery, and saw {len(queries[0])} and {len(gallery[0])} items"
-            )
-        rank, size = world()
-        found = rank_queries(
-            queries[0][rank::size], gallery[0], query_labels=queries[1][rank::size], gallery_labels=gallery[1],
-            query_ids=queries[2][rank::size], gallery_ids=gallery[2], memory_mb=self.memory_mb,
-        )  # fmt: skip
-        if size > 1:
-            shares = torch.cat([torch.arange(r, len(queries[0]), size) for r in range(size)])
-            place = shares.argsort().to(embeddings.device)
-            found = {name: gather(values)[place] for name, values in found.items()}
-        return summarize(found, self.ks, lone=self.lone)
+        self._items = items = self._seen.items()
+        self._found = {}
+        numbers: dict[str, float] = {}
+        for prefix, variant in self._variants(items):
+            found = self._found[prefix] = self._ranked(variant, items)
+            means = summarize(found, self.ks, lone=self.lone)
+            if prefix:
+                numbers |= {f"{prefix}/{name}": means[name] for name in means if not name.startswith("queries")}
+                continue
+            numbers |= means
+            if self.intervals:
+                labels = items.labels[items.queries]
+                for name, bounds in resampled(found, labels, self.ks, self.intervals, lone=self.lone).items():
+                    numbers |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
+        return numbers
 
     def findings(self, dataset: Dataset) -> list[Finding]:
-        return [Gallery("Queries and what was found", self._examples(24, 10))]
-
-    def _examples(self, count: int, results: int) -> list[Example]:
-        """Queries spread evenly over the data, about half of them missed; none when several processes share it."""
-        if world()[1] > 1 or len(self._ids) < 2 or len(self._indices) != len(self._ids):
+        if self._items is None:
             return []
-        embeddings, labels = normalize_rows(torch.cat(self._embeddings)), torch.cat(self._labels)
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(self._ids))}
-        ids = torch.tensor([numbers[name] for name in self._ids], device=embeddings.device)
-        gallery = torch.tensor([row for row, role in enumerate(self._roles) if role != "query"])
-        queries = torch.tensor([row for row, role in enumerate(self._roles) if role != "gallery"])
-        queries = queries[:: max(1, len(queries) // (10 * count))]
-        similar = embeddings[queries] @ embeddings[gallery].T
-        similar.masked_fill_(ids[queries][:, None] == ids[gallery][None], -torch.inf)
-        scores, columns = similar.topk(min(results, len(gallery) - 1))
-        right = labels[gallery[columns.cpu()]] == labels[queries][:, None]
-        found = [
-            Example(self._indices[query], list(zip(*rows, strict=True)))
-            for query, *rows in zip(
-                queries.tolist(),
-                [[self._indices[row] for row in rows] for rows in gallery[columns.cpu()].tolist()],
-                right.tolist(), scores.tolist(), strict=True,
+        return describe(self._items, self._found, dataset, self.ks, lone=self.lone, by_group=self.by_group)
+
+    def _variants(self, items: Items) -> Iterator[tuple[str, _Variant]]:
+        """What is ranked, under its prefix; each is made when the one before it is done with."""
+        gallery = items.of(items.gallery)
+        queries = gallery if items.alone else items.of(items.queries)
+        yield "", _Variant(queries, gallery)
+        for d in self.dims:
+            if d > gallery.shape[1]:
+                raise ValueError(f"dims asks for {d} dimensions, and the embeddings have {gallery.shape[1]}")
+            yield f"dim{d}", _Variant(queries[:, :d], gallery[:, :d])
+        if self._whitening is not None:
+            whiten = self._whitened(gallery)
+            new = whiten(gallery)
+            yield "whiten", _Variant(new if items.alone else whiten(queries), new)
+        if self.alpha_qe:
+            yield "alpha_qe", self._expanded(queries, gallery, items)
+        if self.rerank:
+            yield "k_reciprocal", self._re_ranked(queries, gallery, items)
+
+    def _whitened(self, gallery: Tensor) -> Projected:
+        whitening = self._whitening
+        if self.whiten_from == "gallery":
+            whitening = Whitening(self.whiten)
+            whitening.see(gallery)
+            return whitening.fit()
+        whitening = whitening.merged()
+        if not whitening.count:
+            raise ValueError(
+                "whiten is learned from the training set's embeddings, and none were given: "
+                "evaluate with a recipe that has a train_dataloader, or use whiten_from='gallery'"
             )
-        ]  # fmt: skip
-        missed = _spread([example for example in found if not example.results[0][1]], count // 2)
-        hit = _spread([example for example in found if example.results[0][1]], count - len(missed))
-        return sorted(missed + hit, key=lambda example: example.query)
+        return whitening.fit()
 
-    def _gathered(self) -> tuple[Tensor, Tensor, list[int | str], list[str]]:
-        """Everything that all processes saw, in rank order; one of them may have seen nothing."""
-        ids, roles, size = self._ids, self._roles, world()[1]
-        width, device = 0, "cpu"
-        if self._embeddings:
-            self._embeddings, self._labels = [torch.cat(self._embeddings)], [torch.cat(self._labels)]
-            width, device = self._embeddings[0].shape[1], self._embeddings[0].device.type
+    def _expanded(self, queries: Tensor, gallery: Tensor, items: Items) -> _Variant:
+        k, alpha = self.alpha_qe
+        units = unit_rows(gallery)
+        asked = units if items.alone else unit_rows(queries)
+        new = expand(asked, units, items.own(), k, alpha, memory_mb=self.memory_mb)
+        if self.expand_gallery:
+            own = torch.arange(len(units), device=units.device)
+            units = new if items.alone else expand(units, units, own, k, alpha, memory_mb=self.memory_mb)
+        return _Variant(new, units)
+
+    def _re_ranked(self, queries: Tensor, gallery: Tensor, items: Items) -> _Variant:
+        units = unit_rows(gallery)
+        asked = units if items.alone else unit_rows(queries)
+        node = items.own()
+        new = torch.nonzero(node < 0)[:, 0]
+        node[new] = len(gallery) + torch.arange(len(new), device=node.device)
+        nodes = torch.cat([units, asked[new]]) if len(new) else units
+        k1, k2, weight = self.rerank
+        encoded = k_reciprocal.KReciprocal(nodes, len(units), k1, k2, weight, memory_mb=self.memory_mb)
+
+        def rescore(rows: Tensor, order: Tensor, cosines: Tensor) -> None:
+            encoded.rescore(node[rows], order, cosines)
+
+        return _Variant(asked, units, rescore, k_reciprocal.TIE)
+
+    def _ranked(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
+        """What `rank_queries` says, this process asking its share of the queries."""
+        rank, size = world()
+        rescore, labelling = variant.rescore, items.labelling()
         if size > 1:
-            parts: list = [None] * size
-            dist.all_gather_object(parts, (ids, roles, width, device))
-            ids, roles = ([row for part in parts for row in part[i]] for i in (0, 1))
-            _, _, width, device = max(parts, key=lambda part: part[2])
-        if not ids:
-            raise ValueError("Recall@K saw no item at all")
-        embeddings = self._embeddings[0] if self._embeddings else torch.empty(0, width, device=device)
-        labels = self._labels[0] if self._labels else torch.empty(0, dtype=torch.long, device=device)
-        return gather(embeddings), gather(labels.long()), ids, roles
+            share = torch.arange(rank, len(variant.queries), size, device=variant.queries.device)
+            labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
+            queries = variant.queries[share]
+            if rescore is not None:
+                rescore = lambda rows, *rest: variant.rescore(share[rows], *rest)  # noqa: E731
+        else:
+            queries = variant.queries
+        found = rank_queries(
+            queries, variant.gallery, **labelling, memory_mb=self.memory_mb, rescore=rescore, tie=variant.tie
+        )
+        if size > 1:
+            shares = torch.cat([torch.arange(r, len(variant.queries), size) for r in range(size)])
+            place = shares.argsort().to(queries.device)
+            found = {name: gather(values)[place] for name, values in found.items()}
+        return found
 
 
-def _spread(items: list[Example], count: int) -> list[Example]:
-    """At most `count` of the items, evenly spaced."""
-    return items[:: max(1, len(items) // max(1, count))][:count]
+def check_labels(dataset: Dataset, ks: list[int]) -> list[Problem]:
+    """What makes Recall at these K meaningless on a dataset."""
+    if dataset.labels is None:
+        message = "Recall@K needs labels, and this dataset has none."
+        return [Problem(message, hint="Use a labelled dataset, or another metric.")]
+    most = len(dataset) - 1
+    if len(set(map(int, dataset.labels))) > most:
+        message = "No two items of this dataset share a class, so no query has anything to find."
+        return [Problem(message, hint="Use a dataset with several items in a class.")]
+    fitting = [k for k in ks if k <= most] or [most]
+    if fitting == ks:
+        return []
+    message = (
+        f"Recall@{max(ks)} asks for more than the {most} items that a query is compared with: the largest K is {most}."
+    )
+    return [Problem(message, "ks", f"use ks=[{','.join(map(str, fitting))}]")]
+
+
+def _query_expansion(given: list[Any]) -> tuple[int, float]:
+    if len(given) != 2 or given[0] != int(given[0]) or given[0] < 1 or not 0 <= given[1] < float("inf"):
+        raise ValueError(
+            f"alpha_qe must be [k, alpha] with a whole k from 1 up and alpha >= 0, not {given}: try [10,3]"
+        )
+    return int(given[0]), float(given[1])
+
+
+def _re_ranking(given: list[Any]) -> tuple[int, int, float]:
+    fine = len(given) == 3 and all(k == int(k) for k in given[:2]) and 1 <= given[1] <= given[0] and 0 <= given[2] <= 1
+    if not fine:
+        raise ValueError(
+            f"rerank must be [k1, k2, lambda] with whole numbers k1 >= k2 >= 1 and lambda from 0 to 1, not {given}: "
+            "try [20,6,0.3]"
+        )
+    return int(given[0]), int(given[1]), float(given[2])

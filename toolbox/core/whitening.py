@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import gather
+from toolbox.base import world
 from toolbox.core.neighbours import unit_rows
 from toolbox.core.ranking import normalize_rows
 
@@ -31,7 +32,9 @@ class Whitening:
         """Take in (B, D). Raises ValueError where D is below `dim` or above `WIDEST`."""
         width = embeddings.shape[1]
         if width > WIDEST:
-            raise ValueError(f"whitening needs a covariance of the embeddings, and {width} is too wide: {WIDEST} at most")
+            raise ValueError(
+                f"whitening needs a covariance of the embeddings, and {width} is too wide: {WIDEST} at most"
+            )
         if width < self.dim:
             raise ValueError(f"whiten={self.dim} is wider than the embeddings, which have {width} dimensions")
         if self._sum is None:
@@ -43,13 +46,16 @@ class Whitening:
             self._products.addmm_(rows.T, rows)
 
     def merged(self) -> Whitening:
-        """What all processes saw together; every one of them must have seen something, or none."""
+        """What all processes saw together."""
+        if world()[1] == 1:
+            return self
+        parts: list = [None] * world()[1]
+        dist.all_gather_object(parts, (self.count, self._sum, self._products))
         whole = Whitening(self.dim)
-        if self._sum is not None:
-            counts = gather(torch.tensor([self.count]))
-            whole.count = int(counts.sum())
-            whole._sum = gather(self._sum[None]).sum(dim=0)
-            whole._products = gather(self._products[None]).sum(dim=0)
+        seen = [part for part in parts if part[0]]
+        if seen:
+            whole.count = sum(part[0] for part in seen)
+            whole._sum, whole._products = (torch.stack([part[i] for part in seen]).sum(dim=0) for i in (1, 2))
         return whole
 
     def fit(self) -> Projected:

@@ -1,0 +1,253 @@
+"""What retrieval shows beyond its numbers: curves, tables, misses and confused classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
+from toolbox.core.bootstrap import query_outcomes
+from toolbox.core.neighbours import unit_rows
+from toolbox.core.ranking import TIE, full_precision
+from toolbox.core.seen import Items
+
+RESULTS = 10
+"""How many results an example shows."""
+
+_MOST_GROUPS = 100
+
+
+def describe(
+    items: Items, found: dict[str, dict[str, Tensor]], dataset: Dataset, ks: Sequence[int], *,
+    lone: Literal["miss", "skip"] = "miss", by_group: bool = True,
+) -> list[Finding]:  # fmt: skip
+    """The findings of a retrieval metric.
+
+    - `items`: what was ranked; `dataset`: the one that its indices are of.
+    - `found`: {prefix: what `rank_queries` returned}, "" for the embeddings as they are.
+    """
+    found = {prefix: {name: values.cpu() for name, values in one.items()} for prefix, one in found.items()}
+    plain = found[""]
+    findings: list[Finding | None] = [
+        recall_curve(found, len(items.gallery) - int(items.alone), ks, lone),
+        dimension_curve(found, items.values.shape[1], ks, lone),
+        similarities(plain),
+        positions(plain["rank"]),
+    ]
+    groups = _groups(items, dataset)
+    if groups and by_group:
+        findings.append(group_table(plain, groups, ks, lone))
+    confused = Confused(items, plain)
+    name = _namer(dataset)
+    findings.append(confused.table(name))
+    if items.indices:
+        findings += [
+            Gallery("Queries and what was found", spread_examples(items, plain["rank"], 24),
+                    "Spread evenly over the queries, about half of them missed."),
+            Gallery("Hardest misses", hardest_misses(items, plain, 12), "The queries whose first match ranks worst."),
+            Gallery("Confused classes", confused.examples(name, 8), "For each pair of classes its surest mistake."),
+        ]  # fmt: skip
+    findings.append(outcomes(items, plain["rank"], groups))
+    return [finding for finding in findings if finding is not None and getattr(finding, "examples", True)]
+
+
+def recall_curve(
+    found: dict[str, dict[str, Tensor]], largest: int, ks: Sequence[int], lone: Literal["miss", "skip"]
+) -> Curve | None:
+    """Recall@K for K up to 1000, a line for each way to rank."""
+    limit = min(1000, largest)
+    if limit < 2:
+        return None
+    spaced = torch.logspace(0, math.log10(limit), 61).round().long().tolist()
+    points = sorted({min(k, limit) for k in (*spaced, *ks)})
+    series = {}
+    for prefix, one in found.items():
+        ranks = one["rank"][one["rank"] > 0].sort().values
+        asked = len(one["rank"]) if lone == "miss" else len(ranks)
+        hits = torch.searchsorted(ranks, torch.tensor(points), right=True).tolist()
+        series[prefix or "plain"] = [(k, hit / max(asked, 1)) for k, hit in zip(points, hits, strict=True)]
+    return Curve("Recall@K", series, x="K", y="Recall@K", log_x=True)
+
+
+def dimension_curve(
+    found: dict[str, dict[str, Tensor]], width: int, ks: Sequence[int], lone: Literal["miss", "skip"]
+) -> Curve | None:
+    """The first numbers over the width of the embedding, where several widths were judged."""
+    widths = {int(prefix[3:]): one for prefix, one in found.items() if prefix.startswith("dim")}
+    if not widths:
+        return None
+    series: dict[str, list[tuple[float, float]]] = {f"recall@{min(ks)}": [], "map@r": []}
+    for d, one in sorted(({width: found[""]} | widths).items()):
+        means = _means(one, ks, lone)
+        for name, line in series.items():
+            line.append((d, means[name]))
+    return Curve("Shorter embeddings", series, x="dimensions", y="value", log_x=True)
+
+
+def similarities(found: dict[str, Tensor]) -> Histogram | None:
+    """How similar the nearest positive and the nearest negative of a query are."""
+    series = {f"nearest {name}": found[name][found[name].isfinite()].double() for name in ("positive", "negative")}
+    values = torch.cat(list(series.values()))
+    if not len(values):
+        return None
+    low, high = math.floor(20 * values.min().item()) / 20, math.ceil(20 * values.max().item()) / 20
+    edges = torch.linspace(low, max(high, low + 0.05), 51, dtype=torch.float64)
+    shares = {}
+    for name, one in series.items():
+        place = (torch.searchsorted(edges, one, right=True) - 1).clamp(0, 49)
+        shares[name] = (torch.bincount(place, minlength=50).double() / max(len(one), 1)).tolist()
+    note = "Over queries. Where the two overlap little, a threshold tells matches from others."
+    return Histogram("Similarity of the nearest", edges.tolist(), shares, x="cosine similarity", note=note)
+
+
+def positions(rank: Tensor) -> Table:
+    """How many queries have their first match where."""
+    bounds = [(1, 1), (2, 10), (11, 100), (101, 1000), (1001, None)]
+    rows = []
+    for low, high in bounds:
+        count = int(((rank >= low) & (rank <= (high or rank.max().clamp(min=low)))).sum())
+        name = str(low) if low == high else f"{low:,} to {high:,}" if high else f"beyond {low - 1:,}"
+        rows.append([name, count, count / max(len(rank), 1)])
+    if absent := int((rank == 0).sum()):
+        rows.append(["nothing to find", absent, absent / len(rank)])
+    return Table("Where the first match stands", ["rank", "queries", "share"], rows)
+
+
+def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], lone: Literal["miss", "skip"]) -> Table:
+    """The numbers of each super-class, the worst first. The gallery is the whole one."""
+    names = sorted(set(groups))
+    number = {name: index for index, name in enumerate(names)}
+    cluster = torch.tensor([number[group] for group in groups])
+    columns = ["group", "queries", *(f"recall@{k}" for k in ks), "map@r"]
+    rows = []
+    for index, name in enumerate(names):
+        chosen = cluster == index
+        means = _means({key: values[chosen] for key, values in found.items()}, ks, lone)
+        rows.append([name, int(chosen.sum()), *(means[column] for column in columns[2:])])
+    rows.sort(key=lambda row: (row[2], row[0]))
+    note = "Every query is compared with the whole gallery."
+    if len(rows) > _MOST_GROUPS:
+        note += f" The worst {_MOST_GROUPS} of {len(rows)} groups."
+    return Table("By super-class", columns, rows[:_MOST_GROUPS], note)
+
+
+class Confused:
+    """Pairs of classes of which one stands first for queries of the other, most frequent first."""
+
+    def __init__(self, items: Items, found: dict[str, Tensor], most: int = 20) -> None:
+        self.items = items
+        self._wrong = torch.nonzero(found["rank"] > 1)[:, 0]
+        self._surely = (found["negative"] - found["positive"])[self._wrong]
+        labels = items.labels.cpu()
+        own, gallery = labels[items.queries.cpu()], labels[items.gallery.cpu()]
+        pairs = torch.stack([own[self._wrong], gallery[found["nearest_negative"][self._wrong]]], dim=1)
+        unordered, self._pair = pairs.sort(dim=1).values.unique(dim=0, return_inverse=True)
+        times = torch.bincount(self._pair, minlength=len(unordered))
+        self.chosen = times.argsort(descending=True, stable=True)[:most].tolist()
+        self.classes, self.times = unordered.tolist(), times.tolist()
+        self._first_is_own = pairs[:, 0] == unordered[self._pair, 0] if len(pairs) else torch.zeros(0, dtype=torch.bool)
+        self._sizes = dict(zip(*(x.tolist() for x in own.unique(return_counts=True)), strict=True))
+
+    def table(self, name: Callable[[int], str]) -> Table | None:
+        """Counts in both directions."""
+        rows = []
+        for pair in self.chosen:
+            a, b = self.classes[pair]
+            forth = int(self._first_is_own[self._pair == pair].sum())
+            rows.append([name(a), name(b), forth, self.times[pair] - forth, self.times[pair] / self._queries(pair)])
+        if not rows:
+            return None
+        columns = ["class", "other class", "class found other", "other found class", "share of their queries"]
+        return Table("Confused classes", columns, rows, "Pairs of which one most often stands first for the other.")
+
+    def examples(self, name: Callable[[int], str], count: int) -> list[Example]:
+        """Of each pair the query whose wrong answer is farthest ahead."""
+        chosen = self.chosen[:count]
+        queries, notes = [], []
+        for pair in chosen:
+            members = torch.nonzero(self._pair == pair)[:, 0]
+            queries.append(int(self._wrong[members[self._surely[members].argmax()]]))
+            a, b = self.classes[pair]
+            notes.append(f"{name(a)} and {name(b)}: {self.times[pair]} of {self._queries(pair)} queries")
+        return examples(self.items, queries, notes)
+
+    def _queries(self, pair: int) -> int:
+        return sum(self._sizes.get(label, 0) for label in self.classes[pair])
+
+
+def hardest_misses(items: Items, found: dict[str, Tensor], count: int) -> list[Example]:
+    """The queries whose first match ranks worst."""
+    rank = found["rank"]
+    worst = rank.argsort(descending=True, stable=True)[:count]
+    worst = [int(query) for query in worst if rank[query] > 1]
+    return examples(items, worst, [f"first match at rank {int(rank[query]):,}" for query in worst])
+
+
+def spread_examples(items: Items, rank: Tensor, count: int) -> list[Example]:
+    """Queries spread evenly over the data, about half of them missed."""
+    missed = _spread(torch.nonzero(rank != 1)[:, 0].tolist(), count // 2)
+    hit = _spread(torch.nonzero(rank == 1)[:, 0].tolist(), count - len(missed))
+    found = examples(items, missed + hit)
+    return sorted(found, key=lambda example: example.query)
+
+
+def examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -> list[Example]:
+    """The first results of some queries, by their positions; of equal cosines negatives stand first, as in ranking."""
+    if not queries or len(items.gallery) < 2:
+        return []
+    rows = items.queries[torch.tensor(queries, device=items.values.device)]
+    gallery = items.gallery
+    units = unit_rows(items.values[rows])
+    with full_precision():
+        similar = torch.cat([units @ unit_rows(items.values[part]).T for part in gallery.split(4096)], dim=1)
+    right = items.labels[rows][:, None] == items.labels[gallery][None]
+    own = items.ids[rows][:, None] == items.ids[gallery][None]
+    order = (similar - TIE * right).masked_fill_(own, -torch.inf)
+    columns = order.topk(min(RESULTS + 1, len(gallery)), dim=1).indices
+    found = []
+    for position, row in enumerate(rows.tolist()):
+        results = [
+            (items.indices[index], bool(right[position, column]), float(similar[position, column]))
+            for column, index in zip(columns[position].tolist(), gallery[columns[position]].tolist(), strict=True)
+            if not own[position, column]
+        ]
+        found.append(Example(items.indices[row], results[:RESULTS], notes[position] if notes else ""))
+    return found
+
+
+def outcomes(items: Items, rank: Tensor, groups: list[str]) -> Outcomes:
+    """The rank of every query's first match; queries without any are left out."""
+    asked = torch.nonzero(rank > 0)[:, 0].tolist()
+    queries = items.queries.tolist()
+    names = [str(items.names[queries[query]]) for query in asked]
+    ranks = rank[asked].tolist()
+    return Outcomes("rank of the first match", names, ranks, [groups[query] for query in asked] if groups else [])
+
+
+def _groups(items: Items, dataset: Dataset) -> list[str]:
+    """The super-class of each query, [] where they are not known."""
+    groups: Sequence[Any] | None = getattr(dataset, "groups", None)
+    if groups is None or not items.indices:
+        return []
+    return [str(groups[items.indices[row]]) for row in items.queries.tolist()]
+
+
+def _namer(dataset: Dataset) -> Callable[[int], str]:
+    classes = getattr(dataset, "classes", None)
+    return lambda label: str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
+
+
+def _means(found: dict[str, Tensor], ks: Sequence[int], lone: Literal["miss", "skip"]) -> dict[str, float]:
+    return {
+        name: float((values * counted).sum() / counted.sum().clamp(min=1))
+        for name, (values, counted) in query_outcomes(found, ks, lone=lone).items()
+    }
+
+
+def _spread(items: list[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly spaced."""
+    return items[:: max(1, len(items) // max(1, count))][:count]

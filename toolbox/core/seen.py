@@ -1,0 +1,149 @@
+"""What a retrieval metric has seen: every item once, in one order, whichever process saw it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from toolbox.base import Batch, gather, world
+from toolbox.core.ranking import find_items
+
+
+@dataclass
+class Items:
+    """All items, ordered by role and id; `queries` and `gallery` are rows, the same ones where there are no roles.
+
+    - `values`: (N, ...); `labels`, `ids`: (N,), a number for each id; `names`: the ids as given.
+    - `indices`: of the dataset, empty where batches do not tell them.
+    """
+
+    values: Tensor
+    labels: Tensor
+    ids: Tensor
+    names: list[int | str]
+    indices: list[int]
+    queries: Tensor
+    gallery: Tensor
+
+    @property
+    def alone(self) -> bool:
+        """Whether every item is a query against all others."""
+        return self.queries is self.gallery
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The values of queries or of the gallery, not copied where they are all there are."""
+        return self.values if len(rows) == len(self.values) else self.values[rows]
+
+    def own(self) -> Tensor:
+        """(Q,): which gallery item a query is itself, -1 where the gallery does not hold it."""
+        return find_items(self.ids[self.queries], self.ids[self.gallery])
+
+    def labelling(self) -> dict[str, Tensor]:
+        """The labels and ids that ranking takes."""
+        return {
+            "query_labels": self.labels[self.queries], "gallery_labels": self.labels[self.gallery],
+            "query_ids": self.ids[self.queries], "gallery_ids": self.ids[self.gallery],
+        }  # fmt: skip
+
+
+class Seen:
+    """Collects batches.
+
+    - `metric`: its name for messages; `output`: the model's output that it reads.
+    """
+
+    def __init__(self, metric: str, output: str) -> None:
+        self.metric, self.output = metric, output
+        self._values: list[Tensor] = []
+        self._labels: list[Tensor] = []
+        self._ids: list[int | str] = []
+        self._indices: list[int] = []
+        self._roles: list[str] = []
+
+    def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Take in a batch. Raises ValueError where labels, ids or roles are absent or do not fit."""
+        labels, ids, roles = batch.get("labels"), batch.get("ids"), batch.get("roles")
+        if self.output not in outputs:
+            raise ValueError(f"{self.metric} reads the model's '{self.output}', and this model gives {sorted(outputs)}")
+        if labels is None or ids is None:
+            raise ValueError(f"{self.metric} needs labels and ids, and this batch lacks them: use a labelled dataset")
+        values = outputs[self.output].detach().float()
+        if not len(values) == len(labels) == len(ids) == len(ids if roles is None else roles):
+            raise ValueError(
+                f"one label, id and role belong to each embedding, but there are {len(values)} embeddings, "
+                f"{len(labels)} labels and {len(ids)} ids" + ("" if roles is None else f" and {len(roles)} roles")
+            )
+        if unknown := set(roles or ()) - {"query", "gallery"}:
+            raise ValueError(f"roles are 'query' or 'gallery', not {sorted(unknown)}")
+        self._values.append(values)
+        self._labels.append(labels.to(values.device))
+        self._ids += ids
+        self._indices += batch.get("indices") or []
+        self._roles += ["both"] * len(ids) if roles is None else roles
+
+    def items(self) -> Items:
+        """Everything that all processes saw, each id once a role. Raises ValueError where nothing can be ranked."""
+        values, labels, ids, indices, roles = self._gathered()
+        if len(set(roles)) > 1 and "both" in roles:
+            raise ValueError("some batches have roles and some have none: give roles for every item, or for none")
+        unique = {
+            (role, type(name).__name__, name): row for row, (role, name) in enumerate(zip(roles, ids, strict=True))
+        }
+        rows = [unique[key] for key in sorted(unique)]
+        indices = [indices[row] for row in rows] if len(indices) == len(ids) else []
+        ids, roles = [ids[row] for row in rows], [roles[row] for row in rows]
+        place = torch.tensor(rows, device=values.device)
+        values, labels = values[place], labels[place]
+        if world()[1] == 1:  # so that only one copy is kept
+            self._values, self._labels, self._ids = [values], [labels], list(ids)
+            self._indices, self._roles = list(indices), list(roles)
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
+
+        def having(left_out: str) -> Tensor:
+            return torch.tensor(
+                [row for row, role in enumerate(roles) if role != left_out], device=values.device
+            ).long()
+
+        gallery = having("query")
+        queries = gallery if "both" in roles else having("gallery")
+        if not len(gallery) or not len(queries):
+            raise ValueError(
+                f"{self.metric} needs queries and a gallery, and saw {len(queries)} and {len(gallery)} items"
+            )
+        numbered = torch.tensor([numbers[name] for name in ids], device=values.device)
+        return Items(values, labels, numbered, ids, indices, queries, gallery)
+
+    def _gathered(self) -> tuple[Tensor, Tensor, list[int | str], list[int], list[str]]:
+        """What all processes saw, in rank order; one of them may have seen nothing."""
+        shape, device = (), "cpu"
+        if self._values:
+            self._values, self._labels = [_joined(self._values)], [torch.cat(self._labels)]
+            shape, device = tuple(self._values[0].shape[1:]), self._values[0].device.type
+        told = (self._ids, self._indices, self._roles)
+        if world()[1] > 1:
+            parts: list = [None] * world()[1]
+            dist.all_gather_object(parts, (*told, shape, device))
+            told = tuple([row for part in parts for row in part[i]] for i in range(3))
+            shape, device = max((part[3:] for part in parts), key=lambda found: (len(found[0]), found[0]))
+        if not told[0]:
+            raise ValueError(f"{self.metric} saw no item at all")
+        values = self._values[0] if self._values else torch.empty(0, *shape, device=device)
+        labels = self._labels[0] if self._labels else torch.empty(0, dtype=torch.long, device=device)
+        if len(shape) == 2 and values.shape[1] < shape[0]:
+            values = _padded(values, shape[0])
+        return gather(values), gather(labels.long()), *told
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Batches as one tensor; sets of tokens are padded with zeros to the largest set."""
+    if parts[0].ndim == 3:
+        longest = max(part.shape[1] for part in parts)
+        parts = [_padded(part, longest) for part in parts]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _padded(tokens: Tensor, count: int) -> Tensor:
+    return torch.nn.functional.pad(tokens, (0, 0, 0, count - tokens.shape[1]))
