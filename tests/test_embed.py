@@ -164,6 +164,25 @@ def test_a_split_has_the_ids_of_its_dataset_and_teaches(run, tmp_path):
     assert (ids, rows.shape) == ([str(index) for index in range(8)], (8, 4))
 
 
+def test_a_teacher_from_a_file_trains_a_student(toy, tmp_path):
+    toy()
+    recipe = ROOT / "tests/toy_recipe.py"
+    assert embed(recipe, "teacher.parquet", "--split", "train", "--cfg-options", "model.backbone.width=24") == 0
+    taught = [
+        "model.loss=dict(type='losses.Distillation')", "model.teacher_file=teacher.parquet", "model.head=None",
+        "train_cfg.max_steps=6", "val_dataloader=None", "val_evaluator=None", "evaluate_before=False",
+    ]  # fmt: skip
+    assert toolbox.train(toy(taught), work_dir="student", device="cpu")["steps"] == 6
+    # the same student can be used where the file is gone, and a file of other data is refused
+    Path("teacher.parquet").unlink()
+    assert toolbox.load("student", device="cpu").encode_image(Image.new("RGB", (20, 20))).shape == (1, 16)
+    assert (
+        embed(recipe, "teacher.parquet", "--split", "train", "--cfg-options", "train_dataloader.dataset.count=32") == 0
+    )
+    with pytest.raises(ToolboxError, match="holds no embedding of"):
+        toolbox.train(toy(taught), work_dir="other", device="cpu")
+
+
 def test_the_head_is_left_out_zero_shot_and_on_request(run, photos, tmp_path):
     recipe = ROOT / "tests/toy_recipe.py"
     assert embed(recipe, photos, "zero.npz") == 0
@@ -392,6 +411,8 @@ def test_a_released_backbone_by_its_name(toy, photos, tmp_path):
         assert embed(name, photos, "out.npz", "--overwrite", "--cfg-options", *small) == 0
         ids, rows = read_embeddings(tmp_path / "out.npz")
         assert (ids, rows.shape) == (NAMES, (5, 384 if name == "vits16" else 768))
+    assert embed("test_vit", photos, "out.npz", "--overwrite", "--cfg-options", small[0]) == 0
+    assert read_embeddings(tmp_path / "out.npz")[1].shape == (5, 64)
 
 
 @pytest.mark.parametrize(
