@@ -170,9 +170,12 @@ class WandB(Service):
             project=self.project, name=self.name or run.work_dir.name, id=self.id, dir=str(run.work_dir),
             config=run.config, mode=self.mode, resume="allow" if self.resumed else None, allow_val_change=True,
         )  # fmt: skip
+        # an axis of our own: on W&B's, a resumed run can add nothing to the last step that it has logged
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, values: dict[str, float], step: int) -> None:
-        self._run.log(values, step=step)
+        self._run.log({"step": step, **values})
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
