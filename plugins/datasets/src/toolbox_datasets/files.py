@@ -39,7 +39,7 @@ def first_of(root: Path, names: Sequence[str]) -> Path:
             return root / name
     if root.is_dir():
         raise FileNotFoundError(f"The folder {root} has no {names[0]}.")
-    raise FileNotFoundError(f"The folder {root}, which is to hold {names[0]}, does not exist.")
+    raise FileNotFoundError(f"The folder {root} does not exist.")
 
 
 def listing(paths: Sequence[str], count: int = 3) -> str:
