@@ -32,10 +32,11 @@ def glyphs(tmp_path_factory):
         lines = []
         for item in range(letters * 12):
             sample, number = dataset[item], number + 1
-            path = folder / f"{split}_final" / f"{number}.JPG"
+            group = 4 * index + sample["label"] % 4
+            path = folder / f"{split}{group}_final" / f"{number}.JPG"
             path.parent.mkdir(parents=True, exist_ok=True)
             sample["image"].save(path, quality=95)
-            lines.append(f"{number} {100 * index + sample['label'] + 1} {index + 1} {split}_final/{number}.JPG\n")
+            lines.append(f"{number} {100 * index + sample['label'] + 1} {group + 1} {path.relative_to(folder)}\n")
         (folder / f"Ebay_{split}.txt").write_text(header + "".join(lines))
     return folder
 
@@ -64,6 +65,7 @@ def small(glyphs, weights, tmp_path, monkeypatch):
     return [
         str(ROOT / "configs/dinov3_sop.py"), "--work-dir", "run", "--cfg-options", *roots, *workers,
         f"model.backbone.name={weights}", "model.backbone.size=32", "train_dataloader.sampler.classes=8",
+        "model.backbone.tune.mode=lora", "model.backbone.tune.rank=4", "optim_wrapper.grad_cache.chunk_size=20",
         "train_cfg.max_epochs=2", "val_evaluator.0.ks=[1,10]", "test_evaluator.0.ks=[1,10]",
         "train_dataloader.dataset.val_share=0.2", "val_dataloader.dataset.val_share=0.2",
     ]  # fmt: skip
@@ -110,10 +112,10 @@ def test_a_trained_adapter_is_loaded_by_peft_alone(small, weights, glyphs):
         ours = encoder.model.backbone(pixels).tokens
         bare = DINOv3ViTModel.from_pretrained(weights).eval()
         without = bare(pixels).last_hidden_state
-        adapted = PeftModel.from_pretrained(bare, "run/best/adapters/backbone").eval()
+        adapted = PeftModel.from_pretrained(bare, "run/wise_ft/adapters/backbone").eval()
         assert torch.equal(ours, adapted(pixels).last_hidden_state)
     assert not torch.allclose(ours, without)
-    config = json.loads(Path("run/best/adapters/backbone/adapter_config.json").read_text())
+    config = json.loads(Path("run/wise_ft/adapters/backbone/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(weights)
     names = {key.split(".")[-3] for key in encoder.model.backbone.adapter.state_dict()}
     assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}
@@ -149,7 +151,7 @@ def test_other_frozen_weights_are_refused(small, weights, tmp_path):
 def test_check_prints_the_recipe_its_parts_and_memory_and_writes_nothing(small, capsys):
     assert train.main([*small, "--check"]) == 0
     said = capsys.readouterr().out
-    for words in ("model.backbone", "frozen", "0.001", "Estimated memory", "steps an epoch", "type='core.Embedder'"):
+    for words in ("model.backbone", "frozen", "0.0005", "Estimated memory", "steps an epoch", "type='core.Embedder'"):
         assert words in said
     assert not Path("run").exists()
 
