@@ -17,6 +17,7 @@ PLUGINS = ["core", "datasets", "dinov3", "glyphs", "losses"]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
+HF_VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
 
 CASES = [
@@ -24,6 +25,8 @@ CASES = [
     ("core.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
     ("core.Timm", dict(name="vit_tiny_patch16_224", size=32, weights=False, arch=TIMM_VIT)),
     ("core.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
+    ("core.HFVision", dict(name=None, size=16, arch=dict(model_type="dinov2", **HF_VIT))),
+    ("core.HFVision", dict(name=None, size=16, arch=dict(model_type="siglip_vision_model", **HF_VIT))),
     ("core.Tune", dict(mode="full")),
     ("core.Tune", dict(mode="frozen")),
     ("core.Tune", dict(mode="lora", rank=2)),
@@ -72,6 +75,7 @@ CASES = [
     ("dinov3.ViT", dict(name=None, arch=VIT, size=16)),
     ("dinov3.ViT", dict(name=None, arch={**VIT, "num_register_tokens": 2, "use_gated_mlp": True}, size=16)),
     ("dinov3.ConvNeXt", dict(name=None, arch=CONVNEXT, size=32)),
+    ("dinov3.ViT", dict(name=None, arch=VIT, size=16, source="timm")),
     ("glyphs.Glyphs", dict(split="val", size=16)),
     ("glyphs.Glyphs", dict(split="test", views=2)),
     ("losses.SupCon", dict()),

@@ -11,10 +11,10 @@ _LISTS = re.compile(r"(transformer_)?(res)?(blocks?|layers?|stages?|levels?|enco
 
 
 def find_blocks(net: nn.Module) -> list[nn.Module]:
-    """The innermost repeated parts of `net`: the layers of a transformer, the blocks of every stage of a hierarchy.
+    """The layers of a transformer, the blocks of all stages of a hierarchy.
 
-    A list of blocks is an `nn.ModuleList` or `nn.Sequential` with a name such as layer, blocks or stages whose items
-    have parts of their own. Empty where there is none.
+    They are the items of an `nn.ModuleList` or `nn.Sequential` with a name such as layer, blocks or stages; an item
+    that is a list itself, or whose class is called a stage, gives way to its own. Empty where there is none.
     """
     found = []
     for name, child in net.named_children():
@@ -36,7 +36,13 @@ def _items(blocks: nn.Module) -> list[nn.Module]:
     items = [item for item in blocks.children() if any(True for _ in item.parameters())]
     if not all(any(True for _ in item.children()) for item in items):
         return []  # bare layers among them: the list is a block, not of blocks
-    return [block for item in items for block in (_items(item) if _is_list(item) else find_blocks(item)) or [item]]
+    return [block for item in items for block in _inside(item) or [item]]
+
+
+def _inside(item: nn.Module) -> list[nn.Module]:
+    if _is_list(item):
+        return _items(item)
+    return find_blocks(item) if re.search("Stage|Level", type(item).__name__) else []
 
 
 def _is_list(module: nn.Module) -> bool:

@@ -12,6 +12,10 @@ def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
         Component("backbone", "Timm", "toolbox.core.timm_backbone:Timm", "any image encoder of timm", ("timm",)),
+        Component(
+            "backbone", "HFVision", "toolbox.core.hf_vision:HFVision", "any image encoder of transformers",
+            ("transformers",),
+        ),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),

@@ -1,0 +1,305 @@
+"""Where a model of transformers comes from: its configuration first, its weights when they are asked for."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from toolbox.base import hub, weight_files
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_WEIGHTS = (
+    ("model*.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
+)
+_IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
+_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclass(frozen=True)
+class HFSource:
+    """A vision model of transformers.
+
+    - `name`: as the user wrote it; `config`: of the vision part alone.
+    - `images`: how it wants its images, in the words of preprocessor_config.json.
+    - `folder`, `repository`, `revision`: where its weights are; none for a model that `arch` describes.
+    """
+
+    name: str
+    config: PretrainedConfig
+    images: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    repository: str | None = None
+    revision: str | None = None
+
+    @property
+    def weights_id(self) -> str | None:
+        return self.repository if self.folder is None else str(self.folder)
+
+    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+        """Mean and std of RGB values in [0, 1], and the interpolation."""
+        images = self.images
+        factor = 255 * images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 255.0
+        plain = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
+        numbers = {**_IMAGENET, **images} if images.get("do_normalize", True) else plain
+        mean, std = (tuple(value / factor for value in numbers[key]) for key in ("image_mean", "image_std"))
+        return mean, std, _PIL.get(images.get("resample"), "bicubic")
+
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the images that its processor makes, where that says so."""
+        crop = self.images.get("crop_size") if self.images.get("do_center_crop", "crop_size" in self.images) else None
+        for size in (crop, self.images.get("size")):
+            if isinstance(size, int):
+                return size, size
+            if isinstance(size, dict) and {"height", "width"} <= size.keys():
+                return size["height"], size["width"]
+            if isinstance(size, dict) and "shortest_edge" in size:
+                return size["shortest_edge"], size["shortest_edge"]
+        return None
+
+
+def resolve(
+    name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None
+) -> HFSource:  # fmt: skip
+    """Decide between `name` and `arch`; the configuration of a name on the Hub is downloaded if it is not cached.
+
+    - `size`: of the images, for which `arch` has positions unless it says otherwise.
+
+    Raises ValueError for contradictory or unknown values, OSError, with the steps to take, for files that are missing.
+    """
+    if arch is not None:
+        if name is not None or revision is not None:
+            raise ValueError("core.HFVision takes either name or arch: with arch, set name=None and no revision.")
+        return HFSource("arch", vision_part(_from_fields(arch, size), "arch"))
+    if not name:
+        raise ValueError("core.HFVision needs a name such as 'facebook/dinov2-base', a folder, or arch with its sizes.")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
+        return HFSource(name, vision_part(_read(path), name), _images(path), folder=path)
+    if path.is_file() or name.startswith((".", "~", "/")) or name.count("/") != 1 or "\\" in name:
+        raise ValueError(
+            f"There is no folder {name!r} (looked in {Path.cwd()}). Give a folder with config.json and "
+            f"model.safetensors, or an id of the Hugging Face Hub such as 'facebook/dinov2-base'; for nets of timm use "
+            f"core.Timm."
+        )
+    folder = hub.snapshot(
+        name,
+        _CONFIGS,
+        lambda folder: (folder / "config.json").is_file(),
+        _steps("configuration", name, revision),
+        revision,
+    )
+    return HFSource(name, vision_part(_read(folder), name), _images(folder), repository=name, revision=revision)
+
+
+def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
+    """The part of a configuration that describes the image encoder. Raises ValueError where transformers has none."""
+    from transformers import AutoModel
+
+    config = getattr(config, "vision_config", None) or config
+    if config.model_type == "timm_wrapper":
+        raise ValueError(f"{name!r} is a net of timm: use core.Timm.")
+    if type(config) not in AutoModel._model_mapping:
+        raise ValueError(
+            f"transformers has no model of its own for the images of {name!r} ({config.model_type}): use core.Timm, or "
+            f"a backbone of a plugin."
+        )
+    return config
+
+
+def create(config: PretrainedConfig) -> nn.Module:
+    """A model of random weights, without a pooler that the tokens do not need."""
+    return _model_class(config)._from_config(config, **_options(config))
+
+
+def find(source: HFSource) -> Path:
+    """The folder with the weights, downloaded if need be. Raises OSError, with the steps to take."""
+    if source.folder is not None:
+        _check(source.folder)
+        return source.folder
+    steps = _steps("weights", source.repository, source.revision)
+    for patterns in _WEIGHTS:  # most repositories hold the first, and the others beside it would be downloaded in vain
+        folder = hub.snapshot(source.repository, (*_CONFIGS, *patterns), _has_weights, steps, source.revision)
+        if _has_weights(folder):
+            break
+    _check(folder)
+    return folder
+
+
+def load(model: nn.Module, source: HFSource) -> None:
+    """Replace all values of `model` by those of its weights, in float32.
+
+    Those of other parts, such as a text tower or a classifier, are left out.
+    Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
+    """
+    folder = find(source)
+    with quiet():
+        loaded, report = type(model).from_pretrained(
+            str(folder),
+            config=model.config,
+            dtype=torch.float32,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **_options(model.config),
+        )
+    own = model.state_dict()
+    problems = {
+        label: [key for key in (k if isinstance(k, str) else k[0] for k in report.get(kind, ())) if key in own]
+        for kind, label in (("missing_keys", "missing"), ("mismatched_keys", "of another shape"))
+    }
+    hint = "Download it again, or correct its config.json."
+    weight_files.raise_misfit(problems, folder, hint)
+    state = loaded.state_dict()
+    weight_files.fill(model, {key: state[key] for key in own if key in state}, folder, hint)
+
+
+def set_drop_path(config: PretrainedConfig, rate: float) -> None:
+    """Make `rate` the probability of skipping a residual branch. Raises ValueError for a model that skips none."""
+    now = getattr(config, "drop_path_rate", None)
+    if isinstance(now, int | float):
+        if rate != now:
+            config.drop_path_rate = rate
+    elif rate:
+        raise ValueError(f"{config.model_type!r} has no single rate of skipped residual branches: remove drop_path.")
+    elif now is not None:
+        config.drop_path_rate = [0.0] * len(now)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bar and table of keys: what matters of them becomes one message."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _model_class(config: PretrainedConfig) -> Any:
+    from transformers import AutoModel
+
+    found = AutoModel._model_mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _options(config: PretrainedConfig) -> dict[str, bool]:
+    takes = "add_pooling_layer" in inspect.signature(_model_class(config).__init__).parameters
+    # the pooler of nets that average holds their final norm
+    return {"add_pooling_layer": bool(getattr(config, "use_mean_pooling", False))} if takes else {}
+
+
+def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = arch.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        near = get_close_matches(str(kind), CONFIG_MAPPING_NAMES, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else "For example 'dinov2', 'vit' or 'siglip_vision_model'."
+        raise ValueError(f"arch needs the model_type of a model in transformers, not {kind!r}. {hint}")
+    fields = {key: value for key, value in arch.items() if key != "model_type"}
+    default = AutoConfig.for_model(kind)
+    known = vars(default).keys() | getattr(default, "attribute_map", {}).keys()
+    for key in fields:
+        if key == "drop_path_rate":
+            raise ValueError("arch has no 'drop_path_rate': it is the argument 'drop_path' of core.HFVision.")
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else "See the documentation of transformers."
+            raise ValueError(f"{kind!r} has no field {key!r}. {hint}")
+    own = getattr(default, "image_size", None)
+    if size is not None and own is not None:
+        fields.setdefault("image_size", size if isinstance(own, int) else [size, size])
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except Exception as error:  # the types of transformers' own complaints differ by version
+        raise ValueError(f"These fields make no {kind!r}: {' '.join(str(error).split())}.") from error
+
+
+def _read(folder: Path) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    content = _json(file)
+    if "architecture" in content and "model_type" not in content:
+        raise ValueError(f"{folder} holds timm's {content['architecture']!r}: use core.Timm.")
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the types of transformers' own complaints differ by version
+        raise ValueError(f"transformers cannot read {file}: {' '.join(str(error).split())[:300]}.") from error
+
+
+def _images(folder: Path) -> dict[str, Any]:
+    for name in _CONFIGS[1:]:
+        if (folder / name).is_file():
+            content = _json(folder / name)
+            return content.get("image_processor", content)
+    raise FileNotFoundError(
+        f"{folder} has no preprocessor_config.json, which says how images are scaled. Get it from where the weights "
+        f"are from: hf download ID preprocessor_config.json --local-dir {folder}"
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file.parent} has no {file.name}. A folder in Hugging Face format holds config.json, "
+            f"preprocessor_config.json and model.safetensors: hf download ID --local-dir {file.parent}"
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is no valid JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object. Download it again.")
+    return content
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(patterns[0])) for patterns in _WEIGHTS)
+
+
+def _check(folder: Path) -> None:
+    if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("model*.safetensors")):
+        return  # transformers reads it, tensors only
+    weight_files.check_weight_files(folder)
+
+
+def _steps(what: str, repository: str, revision: str | None) -> Callable[[str], str]:
+    folder = f"weights/{repository.rpartition('/')[2]}"
+    at = f" --revision {revision}" if revision else ""
+    verb = "is" if what == "configuration" else "are"
+    random = "\nOr try the recipe with random weights: --cfg-options model.backbone.weights=False"
+
+    def message(reason: str) -> str:
+        return (
+            f"The {what} of core.HFVision {repository!r} {verb} not on this machine: {reason}.\n"
+            f"  1. If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login\n"
+            f"  2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
+            f"  3. hf download {repository}{at} --local-dir {folder}\n"
+            f"  4. Run again with --cfg-options model.backbone.name={folder}" + (random if what == "weights" else "")
+        )
+
+    return message

@@ -1,0 +1,312 @@
+"""Any image encoder of the transformers library."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.core import hf_source
+from toolbox.core.find_blocks import find_blocks
+
+
+class HFVision(Backbone):
+    """An image encoder of transformers: DINOv2, ViT, BEiT, MAE, the vision tower of CLIP or SigLIP, Swin, ConvNeXt ...
+
+    Its tokens are those after the final norm (a norm that the net applies to its pooled output only is applied to each
+    token). The first is the CLS token; in a net that has none it is the net's own pooled output: SigLIP's attention
+    pooling, a hierarchical net's mean. Registers follow, then the patches, or the cells of the last map. What the
+    library calls `pooler_output` is used in no other case, so `pool='mean'` is the mean of patches.
+
+    - `name`: an id on the Hugging Face Hub (facebook/dinov2-base, google/siglip-base-patch16-224), or a local folder
+      with config.json, preprocessor_config.json and weights. Of a model with a text tower, the vision tower is taken.
+      The configuration of an id is read from the local cache, else downloaded, alone, when the backbone is built.
+    - `size`: height and width of the images in pixels; None is what the model's processor makes. Learned positions are
+      interpolated as transformers does, at every size that is not the model's.
+    - `weights`: False leaves random weights, for a dry run or training from scratch.
+    - `revision`: commit, tag or branch on the Hub; None is main.
+    - `arch`: instead of a name (`name=None`), the `model_type` and fields of its configuration, e.g.
+      `dict(model_type='dinov2', hidden_size=64, num_hidden_layers=2, num_attention_heads=2)`, for random weights.
+    - `drop_path`: probability of skipping a residual branch per image in training mode, where the model has it.
+
+    Images are scaled by the mean, std and interpolation of the model's processor, but cut as those of every backbone
+    here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is dinov3.ViT, which keeps
+    positions exact in training. Raises ValueError for values that fit nothing,
+    OSError, with the steps to take, where a configuration cannot be had.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        name: str | None = "facebook/dinov2-base",
+        size: int | None = None,
+        weights: bool = True,
+        revision: str | None = None,
+        arch: dict[str, Any] | None = None,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be at least 0 and below 1, not {drop_path}.")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be a positive number of pixels, not {size}.")
+        self._source = hf_source.resolve(name, revision, arch, size)
+        config = self._source.config
+        hf_source.set_drop_path(config, drop_path)
+        if config.model_type == "vit_mae":
+            config.mask_ratio = 0.0  # or it would drop patches in evaluation too
+        own = _pair(getattr(config, "image_size", 224))
+        self.size: tuple[int, int] = (size, size) if size is not None else self._source.size() or own
+        with torch.device("meta"):
+            draft = _create(self._source, config)
+        self._layout = _look_at(draft, self._source.name, self.size, own)
+        self.model = draft if torch.empty(0).is_meta else _create(self._source, config)
+        self.dim: int = self._layout.dim
+        self.prefix: int = self._layout.prefix
+        self.abilities = self._layout.abilities
+        self.weights_id = self._source.weights_id if weights else None
+
+    def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
+        """Encode (B, 3, H, W) normalized pixels.
+
+        - `layers`: n > 1 also returns the last n blocks' tokens, through the final norm.
+        - `mask`: (B, H/patch * W/patch) bool, row by row; True puts the mask token in a patch's place.
+        """
+        if inputs.ndim != 4 or inputs.shape[1] != 3:
+            raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(inputs.shape)}.")
+        depth = len(self.layers()) if "layers" in self.abilities else 1
+        if not 1 <= layers <= depth:
+            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
+        if mask is not None and "mask" not in self.abilities:
+            raise ValueError(f"{self._source.name!r} has no mask token.")
+        return self._layout.encode(self.model, inputs, layers, mask)
+
+    def preprocess(self) -> ImagePreprocess:
+        return ImagePreprocess(self.size, *self._source.scaling())
+
+    def layers(self) -> list[nn.Module]:
+        return find_blocks(self.model)
+
+    def find_weights(self) -> None:
+        if self.weights_id is not None:
+            hf_source.find(self._source)
+
+    def load_weights(self) -> None:
+        if self.weights_id is not None:
+            hf_source.load(self.model, self._source)
+
+    def adapter_root(self) -> nn.Module:
+        return self.model
+
+    def enable_checkpointing(self) -> None:
+        if "checkpointing" not in self.abilities:
+            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
+        newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
+        (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the output of a model becomes tokens.
+
+    - `name`: of the model, for messages; `dim`: width of the tokens.
+    - `own_size`: the size of images that its positions are for, None where it takes any without being told.
+    - `patch`: pixels a side of a patch, None for a map.
+    - `own`: how many prefix tokens are in the output; `pooled`: whether the pooled output is put before them.
+    - `norm`: the path of a norm that the model applies to its pooled output only.
+    - `final`: the path of the norm between the last block and the tokens.
+    """
+
+    name: str
+    dim: int = 0
+    own_size: tuple[int, int] | None = None
+    patch: tuple[int, int] | None = None
+    own: int = 0
+    pooled: bool = False
+    norm: str | None = None
+    final: str | None = None
+    noise: bool = False
+    abilities: frozenset[str] = frozenset()
+
+    @property
+    def prefix(self) -> int:
+        return self.own + self.pooled
+
+    def encode(self, model: nn.Module, inputs: Tensor, layers: int, mask: Tensor | None) -> Features:
+        grid = self.grid(inputs) if self.patch is not None else None
+        if mask is not None and mask.shape != (len(inputs), grid[0] * grid[1]):
+            raise ValueError(
+                f"mask must have shape {(len(inputs), grid[0] * grid[1])}, one value a patch, not {tuple(mask.shape)}."
+            )
+        out = self.run(model, inputs, layers, mask)
+        hidden = out.last_hidden_state
+        if self.patch is None:
+            grid = (hidden.shape[2], hidden.shape[3])
+            hidden = hidden.flatten(2).transpose(1, 2)
+        elif hidden.shape[1] != self.own + grid[0] * grid[1]:
+            raise ValueError(
+                f"{self.name!r} makes {hidden.shape[1]} tokens of {inputs.shape[-2]} x {inputs.shape[-1]} pixels, not "
+                f"{self.own} + {grid[0]} * {grid[1]}: give images of {self.own_size} pixels."
+            )
+        tokens = self.normed(model, hidden, self.norm)
+        blocks = None
+        if layers > 1:
+            earlier = [self.normed(model, state, self.final) for state in out.hidden_states[-layers:-1]]
+            blocks = (*earlier, tokens)
+        if self.pooled:
+            pooled = getattr(out, "pooler_output", None)
+            first = hidden.mean(dim=1) if pooled is None else pooled.flatten(1)
+            tokens = torch.cat([first.unsqueeze(1), tokens], dim=1)
+        return Features(tokens, prefix=self.prefix, grid=grid, blocks=blocks)
+
+    def run(self, model: nn.Module, inputs: Tensor, layers: int, mask: Tensor | None) -> Any:
+        extra: dict[str, Any] = {}
+        if self.own_size is not None and tuple(inputs.shape[-2:]) != self.own_size:
+            extra["interpolate_pos_encoding"] = True
+        if mask is not None:
+            extra["bool_masked_pos"] = mask.bool()
+        if layers > 1:
+            extra["output_hidden_states"] = True
+        if self.noise:  # what it sorts patches by
+            rows, columns = self.grid(inputs)
+            order = torch.arange(rows * columns, device=inputs.device, dtype=torch.float32)
+            extra["noise"] = order.expand(len(inputs), -1)
+        return model(pixel_values=inputs, **extra)
+
+    def grid(self, inputs: Tensor) -> tuple[int, int]:
+        """(rows, columns) of patches. Raises ValueError for images that are no multiple of a patch."""
+        height, width = inputs.shape[-2:]
+        if (height % self.patch[0] or width % self.patch[1]) and (height, width) != self.own_size:
+            raise ValueError(
+                f"{self.name!r} reads patches of {self.patch[0]} x {self.patch[1]} pixels: image height and width must "
+                f"be multiples of it, not {height} x {width}."
+            )
+        return height // self.patch[0], width // self.patch[1]
+
+    @staticmethod
+    def normed(model: nn.Module, tokens: Tensor, norm: str | None) -> Tensor:
+        return tokens if norm is None else model.get_submodule(norm)(tokens)
+
+
+def _create(source: hf_source.HFSource, config: Any) -> nn.Module:
+    try:
+        return hf_source.create(config)
+    except Exception as error:  # the types of transformers' own complaints differ by version
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"transformers cannot build {source.name!r} ({type(error).__name__}: {reason}).") from error
+
+
+def _look_at(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
+    """Find out the layout of a model on the meta device, by sending an empty picture through it."""
+    takes = inspect.signature(model.forward).parameters
+    patch = _pair(getattr(model.config, "patch_size", 1))
+    layout = Layout(
+        name, own_size=own_size if "interpolate_pos_encoding" in takes else None, patch=patch, noise="noise" in takes
+    )
+    pixels = torch.empty(2, 3, *size, device="meta")
+    blocks = find_blocks(model)
+    if "pixel_values" not in takes or not blocks:
+        parts = ", ".join(child for child, _ in model.named_children())
+        raise ValueError(
+            f"core.HFVision cannot use {name!r} ({type(model).__name__}): it must read pixel_values, its blocks in "
+            f"a list called layer, layers, blocks or stages; its parts are {parts}."
+        )
+    model.eval()
+    with torch.no_grad(), _watched(model, blocks[-1]) as (norms, last):
+        layout = _probe(model, layout, pixels, norms, last, own_size)
+    model.train()
+    return layout
+
+
+def _probe(
+    model: nn.Module, layout: Layout, pixels: Tensor, norms: list[tuple[str, Tensor, Tensor]], last: list[Tensor],
+    own_size: tuple[int, int],
+) -> Layout:  # fmt: skip
+    name, (height, width) = layout.name, pixels.shape[-2:]
+    try:
+        hidden = layout.run(model, pixels, 1, None).last_hidden_state
+    except Exception as error:  # every model has its own way to refuse
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{name!r} does not take images of {height} x {width} pixels ({reason}); its own size is "
+            f"{own_size[0]} x {own_size[1]}."
+        ) from error
+    found = {"dim": hidden.shape[1 if hidden.ndim == 4 else 2], "patch": None, "pooled": True}
+    if hidden.ndim == 3:
+        found |= _tokens(model, layout, hidden.shape[1], height, width)
+    alone = [path for path, given, _ in norms if given.ndim == 2]
+    if len(alone) > 1:
+        raise ValueError(
+            f"core.HFVision cannot tell the final norm of {name!r}: {', '.join(alone)} see pooled outputs."
+        )
+    norm = alone[0] if alone else None
+    final = next((path for path, _, made in norms if made is hidden), norm if last and last[-1] is hidden else None)
+    abilities = {"checkpointing"} if getattr(model, "supports_gradient_checkpointing", False) else set()
+    layout = replace(layout, **found, norm=norm, final=final)
+    if not layout.pooled:
+        states = layout.run(model, pixels, 2, None).hidden_states if final is not None else None
+        if states is not None and len(states) == len(find_blocks(model)) + 1 and states[-2].shape == hidden.shape:
+            abilities.add("layers")
+        masked = "bool_masked_pos" in inspect.signature(model.forward).parameters
+        if masked and any(key.endswith("mask_token") for key, _ in model.named_parameters()):
+            abilities.add("mask")
+    layout = replace(layout, abilities=frozenset(abilities))
+    features = layout.encode(model, pixels, 1, None)
+    if features.tokens.shape[-1] != layout.dim:
+        raise ValueError(f"core.HFVision cannot read {name!r}: its pooled output and its tokens differ in width.")
+    return layout
+
+
+def _tokens(model: nn.Module, layout: Layout, count: int, height: int, width: int) -> dict[str, Any]:
+    """What stands for what in a row of `count` tokens: patches in the end, of a size that later stages may double."""
+    for factor in (1, 2, 4, 8, 16, 32):
+        patch = (layout.patch[0] * factor, layout.patch[1] * factor)
+        patches = (height // patch[0]) * (width // patch[1])
+        if count == patches or (factor == 1 and count > patches > 0):
+            break
+    else:
+        raise ValueError(f"core.HFVision cannot read {layout.name!r}: {count} tokens of {height} x {width} pixels.")
+    own, names = count - patches, [name for name, _ in model.named_parameters()]
+    classed = any(re.search(r"(cls|class)_(token|embedding)s?$", key) for key in names)
+    if own and (not classed or any("detection_tokens" in key for key in names)):
+        raise ValueError(f"core.HFVision cannot tell what the first {own} tokens of {layout.name!r} are.")
+    return {"patch": patch, "own": own, "pooled": own == 0}
+
+
+@contextmanager
+def _watched(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[tuple[str, Tensor, Tensor]], list[Tensor]]]:
+    """While the model runs: (path, input, output) of its norms, and the outputs of one block."""
+    norms: list[tuple[str, Tensor, Tensor]] = []
+    outputs: list[Tensor] = []
+
+    def note(path: str) -> Any:
+        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+            if given and all(path != seen for seen, _, _ in norms):
+                norms.append((path, given[0], made))
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(path))
+        for path, module in model.named_modules()
+        if re.search(r"(Layer|RMS)_?Norm$", type(module).__name__)
+    ]
+    keep = lambda _, __, made: outputs.append(made[0] if isinstance(made, tuple) else made)  # noqa: E731
+    handles.append(block.register_forward_hook(keep))
+    try:
+        yield norms, outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[-2]), int(value[-1]))
