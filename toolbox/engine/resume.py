@@ -16,7 +16,7 @@ from toolbox.engine.console import Console
 from toolbox.engine.files import point, recover
 from toolbox.errors import ToolboxError
 
-_ELSEWHERE = ("work_dir", "resume", "load_from", "env_cfg.device")
+_ELSEWHERE = ("work_dir", "resume", "load_from", "load_parts", "env_cfg.device")
 
 
 def open_folder(
