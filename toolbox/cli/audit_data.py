@@ -1,0 +1,199 @@
+"""`tools/audit_data.py`: duplicates, label conflicts, leaks between splits and unreadable files of a recipe's data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from toolbox.cli.common import guarded, prepare_process
+from toolbox.errors import ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.base import Dataset
+    from toolbox.engine.audit import Counts, Fingerprint, Pair
+
+TELLS = """\
+Looks at every image of train_dataloader, val_dataloader and test_dataloader, without augmentation:
+  same file        items whose file has the same bytes as an earlier one's
+  same pixels      others whose decoded image is the same
+  label conflicts  those of both, within a split, whose copy is of another class
+  near             with --near: pairs whose 64-bit difference hashes differ in at most 3 bits; candidates to look at
+  classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes
+In a column of two splits, such as train+test, an item of the second is counted that also stands in the first: a leak.
+OUT gets a line for each pair, and for each unreadable item. The exit code is 0 whatever is found, 2 when the request is
+wrong.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0 done, whatever was found, 2 the request was wrong."""
+    from toolbox.cli.sources import from_least, stoppable
+
+    parser = argparse.ArgumentParser(
+        prog="tools/audit_data.py", description="Find duplicates and leaks in a recipe's data.", epilog=TELLS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("config", metavar="CONFIG", help="a recipe, a checkpoint or a run's folder")
+    parser.add_argument("--out", type=Path, metavar="OUT", help="a file that ends in .jsonl, for the pairs")
+    parser.add_argument("--near", action="store_true", help="also look for near duplicates")
+    parser.add_argument("--workers", type=from_least(1), metavar="N", help="threads that decode (the number of cores)")
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
+    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    arguments = parser.parse_intermixed_args(argv)
+    return guarded(stoppable(lambda: _audit(arguments)))
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    if arguments.out is not None and arguments.out.suffix != ".jsonl":
+        raise ToolboxError(f"{arguments.out} must end in .jsonl.", where="--out")
+    prepare_process()
+    from toolbox.core.stored import check_file
+    from toolbox.engine.audit import Counts, duplicates, near_duplicates
+    from toolbox.engine.device import cores
+
+    if arguments.out is not None:
+        try:
+            check_file(arguments.out, overwrite=arguments.overwrite)
+        except (OSError, ValueError) as error:
+            raise ToolboxError(str(error), where="--out") from error
+    found = _read(arguments, arguments.workers or cores())
+    counts = Counts(found)
+    with _lines(arguments.out) as out:
+        for one in found:
+            if one.error:
+                _write(out, {"kind": "unreadable", **_told(one), "error": one.error})
+        for pair in duplicates(found):
+            _take(pair, found, counts, out)
+        crowded = 0
+        if arguments.near:
+            pairs, crowded = near_duplicates(found)
+            for pair in pairs:
+                _take(pair, found, counts, out)
+    _show(counts, near=arguments.near)
+    if crowded:
+        print(f"{crowded:,} images share their hash with hundreds of others: it says nothing, and they are left out.")
+    if arguments.out is not None:
+        print(f"Pairs: {arguments.out}")
+    return 0
+
+
+def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
+    """The fingerprints of all splits."""
+    from toolbox.cli.sources import kind_of, progress, recipe_of
+    from toolbox.config import load_plugins, validate
+    from toolbox.engine.audit import fingerprints
+
+    load_plugins(arguments.plugin)
+    if kind_of(arguments.config) == "backbone":
+        raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
+    recipe = recipe_of(arguments.config, arguments.cfg_options, arguments.plugin)
+    problems = validate(recipe)
+    if problems:
+        raise ToolboxError.of(problems)
+    splits = _datasets(recipe)
+    found: list[Fingerprint] = []
+    with progress(sum(map(len, splits.values())), "reading") as advance:
+        for split, dataset in splits.items():
+            for one in fingerprints(dataset, split, near=arguments.near, workers=workers):
+                found.append(one)
+                advance(len(found))
+    return found
+
+
+def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
+    """The different datasets of a recipe. Raises ToolboxError if one cannot be listed; missing files are only told."""
+    from toolbox.registry import build
+
+    splits: dict[str, Dataset] = {}
+    seen: list[tuple[str, Any]] = []
+    for split in ("train", "val", "test"):
+        key = f"{split}_dataloader.dataset"
+        given = (recipe.get(f"{split}_dataloader") or {}).get("dataset")
+        if given is None:
+            continue
+        twin = next((name for name, other in seen if other == given), None)
+        if twin is not None:
+            print(f"{key} is the same as {twin}_dataloader.dataset: all of it is in both.", file=sys.stderr)
+            continue
+        seen.append((split, given))
+        dataset = build(given, "dataset", where=key)
+        problems = [problem.under(key) for problem in dataset.check()]
+        try:
+            _ = len(dataset), dataset.labels, dataset.classes  # read here, where no other thread does
+        except (OSError, ValueError) as error:
+            raise (ToolboxError.of(problems) if problems else ToolboxError(str(error), where=key)) from error
+        if problems and not len(dataset):
+            raise ToolboxError.of(problems)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        splits[split] = dataset
+    if not any(map(len, splits.values())):
+        raise ToolboxError("The recipe names no data, or empty ones.", where="train_dataloader.dataset")
+    return splits
+
+
+@contextmanager
+def _lines(path: Path | None) -> Iterator[TextIO | None]:
+    """The file to write to, whole or absent; None without a path."""
+    from toolbox.core.stored import new_file
+
+    with nullcontext() if path is None else new_file(path) as beside:
+        if beside is None:
+            yield None
+            return
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                yield file
+        except OSError as error:
+            raise ToolboxError(f"{path} cannot be written: {error}", where="--out") from error
+
+
+def _take(pair: Pair, found: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:
+    """Count a pair and write it down."""
+    from toolbox.engine.audit import conflicts, where
+
+    counts.add(pair)
+    first, second = found[pair.first], found[pair.second]
+    line = {"kind": pair.kind, "where": where(found, pair), "distance": pair.distance}
+    line |= {"label_conflict": conflicts(found, pair), "first": _told(first), "second": _told(second)}
+    _write(out, line)
+
+
+def _told(one: Fingerprint) -> dict[str, Any]:
+    return {"split": one.split, "index": one.index, "id": one.id, "path": one.path, "label": one.label}
+
+
+def _write(out: TextIO | None, line: dict[str, Any]) -> None:
+    if out is not None:
+        out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _show(counts: Counts, *, near: bool) -> None:
+    """The table of counts; what nothing can be counted for stays empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    splits = list(counts.rows["images"])
+    both = [f"{first}+{second}" for at, second in enumerate(splits) for first in splits[:at]]
+    table = Table("", *splits, *both)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, row in counts.rows.items():
+        if name == "near" and not near:
+            continue
+        inside = name != "classes in both"
+        across = name not in ("images", "unreadable", "label conflicts")
+        cells = [f"{row[split]:,}" if inside else "" for split in splits]
+        table.add_row(name, *cells, *(f"{row[pair]:,}" if across else "" for pair in both))
+    Console().print(table)
+    leaks = sum(row[pair] for name, row in counts.rows.items() if name.startswith("same") for pair in both)
+    wrong, unreadable = sum(counts.rows["label conflicts"].values()), sum(counts.rows["unreadable"].values())
+    said = [f"{leaks:,} leaks between splits", f"{wrong:,} label conflicts", f"{unreadable:,} unreadable items"]
+    print(", ".join(said) + ".")

@@ -1,0 +1,221 @@
+"""Duplicates, leaks and unreadable files: what the images of several splits have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from toolbox.base import Dataset
+
+NEAR = 3
+"""Bits in which the hashes of near duplicates differ at most."""
+
+CROWD = 256
+"""Different images of one hash, above which the hash says nothing of them: blank pages, mostly background."""
+
+MASKS = [np.packbits(np.indices((8, 8)).sum(0) % 4 == part).view(">u8").astype(np.uint64)[0] for part in range(4)]
+"""Four parts of a hash, 16 bits each from all over the image: hashes that differ in 3 bits agree in one of them."""
+
+
+@dataclass(slots=True)
+class Fingerprint:
+    """What is kept of an item.
+
+    - `split`, `index`, `id`, `path`: which one; `label`: the name of its class.
+    - `file`: SHA-256 of the file's bytes, None for an item without a file; `pixels`: digest of size and pixels.
+    - `hash`: `difference_hash`. - `error`: why it could not be read, else "".
+    """
+
+    split: str
+    index: int
+    id: int | str
+    path: str = ""
+    label: str | None = None
+    file: bytes | None = None
+    pixels: bytes | None = None
+    hash: int = 0
+    error: str = ""
+
+
+class Pair(NamedTuple):
+    """Two items that are the same or alike, as places in a list of fingerprints; `first` comes first.
+
+    - `kind`: "same file", "same pixels" (of another file) or "near"; `distance`: bits in which the hashes differ.
+    """
+
+    kind: str
+    first: int
+    second: int
+    distance: int = 0
+
+
+def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: int = 4) -> Iterator[Fingerprint]:
+    """A fingerprint of each item, in order; unreadable items have an `error`. Several threads decode."""
+    labels, classes = dataset.labels, dataset.classes
+
+    def take(index: int) -> Fingerprint:
+        name = None if labels is None or classes is None else str(classes[labels[index]])
+        found = Fingerprint(split, index, index, label=name)
+        try:
+            sample = dataset[index]
+            found.id, found.path = sample.get("id", index), str(sample.get("path") or "")
+            if "image" not in sample:
+                raise ValueError("the item holds no image")
+            if found.path and Path(found.path).is_file():
+                found.file = hashlib.sha256(Path(found.path).read_bytes()).digest()
+            found.pixels = pixel_digest(sample["image"])
+            found.hash = difference_hash(sample["image"]) if near else 0
+        except (OSError, ValueError) as error:
+            found.error = str(error) or type(error).__name__
+        return found
+
+    window = 64 * workers  # not all at once: a stop waits for what has begun
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(dataset), window):
+            yield from pool.map(take, range(start, min(start + window, len(dataset))))
+
+
+def pixel_digest(image: Image.Image) -> bytes:
+    """The same for images of one size whose RGB pixels are the same."""
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+    digest.update(image.convert("RGB").tobytes())
+    return digest.digest()
+
+
+def difference_hash(image: Image.Image) -> int:
+    """64 bits, row by row: whether a pixel is brighter than the next one to its left, in 9 x 8 gray pixels.
+
+    Source: N. Krawetz, "Kind of like that", 2013 (dHash). Scaling, compression and slight changes of color keep most.
+    """
+    gray = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), "big")
+
+
+def duplicates(found: Sequence[Fingerprint]) -> Iterator[Pair]:
+    """The exact duplicates: each item beside the first copy of it in its own split, and in each split before.
+
+    Of several copies the first with the same file counts, else the first with the same pixels.
+    """
+    splits = list(dict.fromkeys(one.split for one in found))
+    first: dict[tuple[str, bytes], int] = {}
+    for place, one in enumerate(found):
+        if one.error or one.pixels is None:
+            continue
+        for split in splits[: splits.index(one.split) + 1]:
+            same_file = None if one.file is None else first.get((split, b"f" + one.file))
+            same_pixels = first.get((split, b"p" + one.pixels))
+            if same_file is not None:
+                yield Pair("same file", same_file, place)
+            elif same_pixels is not None:
+                yield Pair("same pixels", same_pixels, place)
+        if one.file is not None:
+            first.setdefault((one.split, b"f" + one.file), place)
+        first.setdefault((one.split, b"p" + one.pixels), place)
+
+
+def near_duplicates(found: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
+    """Pairs of different images whose hashes differ in at most `NEAR` bits: candidates, to be looked at.
+
+    Of exact copies in a split only the first takes part. Returns the pairs, and how many images were left out because
+    more than `CROWD` share their hash.
+    """
+    places: dict[tuple[str, bytes], int] = {}
+    for place, one in enumerate(found):
+        if not one.error and one.pixels is not None:
+            places.setdefault((one.split, one.pixels), place)
+    chosen = np.fromiter(places.values(), dtype=np.int64, count=len(places))
+    hashes, of, sizes = np.unique(
+        np.array([found[place].hash for place in chosen], dtype=np.uint64), return_inverse=True, return_counts=True
+    )
+    members = np.split(chosen[np.argsort(of, kind="stable")], np.cumsum(sizes)[:-1])
+    crowded = sizes > CROWD
+    kept = np.flatnonzero(~crowded)
+
+    def pairs() -> Iterator[Pair]:
+        for one in kept[sizes[kept] > 1].tolist():
+            group = members[one].tolist()
+            for at, first in enumerate(group):
+                yield from (Pair("near", first, second, 0) for second in group[at + 1 :] if differ(first, second))
+        for a, b, distance in close(hashes[kept]):
+            for first in members[kept[a]].tolist():
+                for second in members[kept[b]].tolist():
+                    yield Pair("near", min(first, second), max(first, second), distance)
+
+    def differ(first: int, second: int) -> bool:
+        return found[first].pixels != found[second].pixels
+
+    return pairs(), int(sizes[crowded].sum())
+
+
+def close(hashes: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, int]]:
+    """(i, j, bits) of all pairs of different hashes that differ in 1 to `NEAR` bits, i < j, each once.
+
+    - `hashes`: (N,) uint64, all different.
+
+    Only hashes that agree in one of the four `MASKS` are compared, which all such pairs do. A pair that agrees in
+    several is found in the first of them.
+    """
+    for part, mask in enumerate(MASKS):
+        keys = hashes & mask
+        order = np.argsort(keys, kind="stable")
+        borders = np.flatnonzero(np.diff(keys[order])) + 1
+        for group in np.split(order, borders):
+            for start in range(0, len(group) - 1, chunk):
+                rows, columns = group[start : start + chunk], group[start:]
+                other = hashes[rows][:, None] ^ hashes[columns][None]
+                less = other
+                for _ in range(NEAR):  # each step clears a bit
+                    less = less & (less - (less > 0))
+                new = (less == 0) & (np.arange(len(rows))[:, None] < np.arange(len(columns))[None])
+                for earlier in MASKS[:part]:
+                    new &= (other & earlier) != 0
+                for row, column in zip(*np.nonzero(new), strict=True):
+                    i, j = sorted((int(rows[row]), int(columns[column])))
+                    yield i, j, int(other[row, column]).bit_count()
+
+
+def where(found: Sequence[Fingerprint], pair: Pair) -> str:
+    """The split that both items are in, or the two, as "train+test"."""
+    splits = found[pair.first].split, found[pair.second].split
+    return splits[0] if splits[0] == splits[1] else "+".join(splits)
+
+
+def conflicts(found: Sequence[Fingerprint], pair: Pair) -> bool:
+    """Whether the items are of one split and of different classes."""
+    first, second = found[pair.first], found[pair.second]
+    return first.split == second.split and first.label != second.label
+
+
+class Counts:
+    """The numbers of an audit: {name of the row: {split, or "train+test": number}}."""
+
+    def __init__(self, found: Sequence[Fingerprint]) -> None:
+        self.found = found
+        self.rows: dict[str, Counter[str]] = {
+            "images": Counter(one.split for one in found),
+            "unreadable": Counter(one.split for one in found if one.error),
+            "same file": Counter(), "same pixels": Counter(), "label conflicts": Counter(), "near": Counter(),
+            "classes in both": Counter(),
+        }  # fmt: skip
+        names: dict[str, set[str]] = {}
+        for one in found:
+            names.setdefault(one.split, set()).update(() if one.label is None else [one.label])
+        splits = list(names)
+        for at, second in enumerate(splits):
+            for first in splits[:at]:
+                self.rows["classes in both"][f"{first}+{second}"] = len(names[first] & names[second])
+
+    def add(self, pair: Pair) -> None:
+        """Count a pair."""
+        place = where(self.found, pair)
+        self.rows[pair.kind][place] += 1
+        if pair.kind != "near":
+            self.rows["label conflicts"][place] += conflicts(self.found, pair)

@@ -1,0 +1,12 @@
+"""Duplicates and leaks:    python tools/audit_data.py configs/dinov3_sop.py --near --out pairs.jsonl"""
+
+import sys
+
+try:
+    from toolbox.cli.audit_data import main
+except ModuleNotFoundError as error:
+    print(f"{error}: run `make venv`, then `.venv/bin/python tools/audit_data.py`.", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    sys.exit(main())
