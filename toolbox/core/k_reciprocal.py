@@ -43,7 +43,7 @@ class KReciprocal:
         values = closeness(items, *sets, memory_mb)
         self.start, self.columns, self.values = averaged(*sets, values, neighbours[:, :k2], memory_mb)
         rows = _rows(self.start)
-        self.total = torch.zeros(len(items), dtype=values.dtype, device=items.device).index_add_(0, rows, self.values)
+        self.total = values.new_zeros(len(items)).index_add_(0, rows, self.values)
         # the same entries by column, of gallery items only: who else holds what a query holds
         kept = torch.nonzero(rows < gallery)[:, 0]
         kept = kept[self.columns[kept].argsort(stable=True)]
@@ -69,7 +69,7 @@ class KReciprocal:
             place[order] = torch.arange(len(order), device=order.device)
             self._placed = order, place[self._holders]
         holders = self._placed[1]
-        common = torch.zeros(len(items), len(order), device=order.device)
+        common = self.values.new_zeros(len(items), len(order))
         row, entry = _entries(self.start, items)
         first, last = self._column_start[self.columns[entry]], self._column_start[self.columns[entry] + 1]
         for part in _pieces(last - first):
@@ -126,7 +126,7 @@ def averaged(
         chosen = neighbours[part]
         row, entry = _entries(start, chosen.flatten())
         keys, place = (row // count * size + columns[entry]).unique(return_inverse=True)
-        total = torch.zeros(len(keys), dtype=values.dtype, device=values.device)
+        total = values.new_zeros(len(keys))
         sums.append(total.index_add_(0, place, values[entry]).div_(count))
         found.append(keys % size)
         counts.append(torch.bincount(keys // size, minlength=len(chosen)))

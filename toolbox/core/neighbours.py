@@ -12,8 +12,8 @@ _SPARE = 16
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """A copy in float32 whose rows have length 1; zero rows stay zero."""
-    return normalize_rows(x.to(torch.float32, copy=True))
+    """A copy in float32 (float64 stays) whose rows have length 1; zero rows stay zero."""
+    return normalize_rows(x.to(torch.promote_types(x.dtype, torch.float32), copy=True))
 
 
 def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: int = 512) -> tuple[Tensor, Tensor]:
@@ -31,9 +31,9 @@ def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb:
     wide = min(k + _SPARE, columns)
     rows = max(1, min(1024, memory_mb * 2**20 // (4 * columns + 64 * wide)))
     table = torch.nn.functional.pad(gallery, (0, 0, 0, columns - len(gallery)))
-    cosines = torch.empty(len(queries), k, device=gallery.device)
+    cosines = gallery.new_empty(len(queries), k)
     places = torch.empty(len(queries), k, dtype=torch.long, device=gallery.device)
-    buffer = torch.empty(min(rows, len(queries)), columns, device=gallery.device)
+    buffer = gallery.new_empty(min(rows, len(queries)), columns)
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
         mine = own[chunk]

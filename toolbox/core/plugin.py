@@ -13,7 +13,10 @@ def toolbox_components() -> list[Component]:
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
         Component("backbone", "Timm", "toolbox.core.timm_backbone:Timm", "any image encoder of timm", ("timm",)),
         Component(
-            "backbone", "HFVision", "toolbox.core.hf_vision:HFVision", "any image encoder of transformers",
+            "backbone",
+            "HFVision",
+            "toolbox.core.hf_vision:HFVision",
+            "any image encoder of transformers",
             ("transformers",),
         ),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
@@ -34,6 +37,12 @@ def toolbox_components() -> list[Component]:
             "augment", "RetrievalAugment", "toolbox.core.augment:RetrievalAugment", "random crop, flip, color ..."
         ),
         Component("metric", "RetrievalRecall", "toolbox.core.retrieval:RetrievalRecall", "exact Recall@K by cosine"),
+        Component(
+            "metric",
+            "LateInteractionRecall",
+            "toolbox.core.late_interaction:LateInteractionRecall",
+            "exact Recall@K of token sets",
+        ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),
         Component("optimizer", "SGD", "toolbox.core.optim:SGD", "gradient descent with momentum"),
         Component("schedule", "WarmupCosine", "toolbox.core.schedules:WarmupCosine", "linear warm-up, then a cosine"),

@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import world
-from toolbox.core.neighbours import unit_rows
 from toolbox.core.ranking import normalize_rows
 
 WIDEST = 8192
@@ -40,7 +39,7 @@ class Whitening:
         if self._sum is None:
             self._sum, self._products = torch.zeros(width).double(), torch.zeros(width, width).double()
         for part in embeddings.split(4096):
-            rows = unit_rows(part).cpu().double()
+            rows = _unit(part)
             self.count += len(rows)
             self._sum += rows.sum(dim=0)
             self._products.addmm_(rows.T, rows)
@@ -87,5 +86,10 @@ class Projected:
                 f"whitening was learned from embeddings of {len(self.mean)} dimensions, and these have "
                 f"{embeddings.shape[1]}"
             )
-        parts = [(unit_rows(part).cpu().double() - self.mean) @ self.matrix for part in embeddings.split(4096)]
+        parts = [(_unit(part) - self.mean) @ self.matrix for part in embeddings.split(4096)]
         return normalize_rows(torch.cat(parts)).float().to(embeddings.device)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of length 1, in float64 on the CPU: not every accelerator has it."""
+    return normalize_rows(x.to("cpu", torch.float64, copy=True))

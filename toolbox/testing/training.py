@@ -90,7 +90,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
 
     - `make`: returns a new instance at every call.
     - `outputs`: what a model's `predict` gives for 24 items in 6 classes, (24, ...) each; default "embeddings"
-      (24, 8) of length 1 and "logits" (24, 6), both random.
+      (24, 8) of length 1, "logits" (24, 6) and "tokens" (24, 5, 8) of length 1 with some padding, all random.
     """
     name = type(make()).__name__
     require(isinstance(make(), Metric), f"{name} must be a subclass of toolbox.base.Metric.")
@@ -100,15 +100,21 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         outputs = {
             "embeddings": nn.functional.normalize(embeddings, dim=1),
             "logits": torch.randn(ITEMS, 6, generator=generator),
+            "tokens": nn.functional.normalize(torch.randn(ITEMS, 5, 8, generator=generator), dim=2),
         }
+        outputs["tokens"][::2, 3:] = 0
     labels = torch.arange(ITEMS) % 6
+    problems = make().check_outputs(outputs)
+    fine = isinstance(problems, list) and not problems
+    require(fine, f"{name}.check_outputs must return [] where nothing is missing, not {problems!r}.")
 
     def measure(metric: Metric, order: Tensor, sizes: tuple[int, ...]) -> dict[str, float]:
         metric.reset()
-        for rows in order.split(list(sizes)):
-            numbers = rows.tolist()
-            batch = {"labels": labels[rows], "ids": numbers, "indices": numbers, "inputs": {}, "views": {}, "blocks": 1}
-            metric.update({key: value[rows] for key, value in outputs.items()}, batch)
+        for take in [metric.learn, metric.update] if metric.wants_training() else [metric.update]:
+            for rows in order.split(list(sizes)):
+                numbers = rows.tolist()
+                batch = {"labels": labels[rows], "ids": numbers, "indices": numbers, "inputs": {}, "views": {}}
+                take({key: value[rows] for key, value in outputs.items()}, batch | {"blocks": 1})
         return metric.compute()
 
     in_order = torch.arange(ITEMS)
@@ -119,6 +125,8 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     for key, value in result.items():
         fine = isinstance(value, (int, float)) and math.isfinite(value)
         require(fine, f"{name}: {key!r} must be a finite Python number, not {value!r}.")
+    names = metric.names()
+    require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
     findings = metric.findings(LabelledImages([4] * 6))
     fine = isinstance(findings, list) and all(isinstance(found, get_args(Finding)) for found in findings)
     require(fine, f"{name}.findings must return a list of toolbox.base.Finding.")

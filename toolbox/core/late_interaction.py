@@ -1,0 +1,136 @@
+"""Exact retrieval metrics of items that are sets of tokens, compared by late interaction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
+from toolbox.core.neighbours import unit_rows
+from toolbox.core.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
+from toolbox.core.retrieval import check_labels
+from toolbox.core.retrieval_findings import outcomes, positions, recall_curve
+from toolbox.core.seen import Items, Seen
+from toolbox.errors import Problem
+
+TIE = 1e-6
+"""Scores are means of cosines in float32; nearer ones than this count as equal."""
+
+PREFIX = "late_interaction/"
+
+
+class LateInteractionRecall(Metric):
+    """Recall@K of token sets: each item is a query against all others, and a score is the mean over the query's tokens
+    of the largest cosine with a token of the other item (Khattab and Zaharia, "ColBERT", 2020, who sum instead).
+
+    - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000.
+    - `memory_mb`: cap on the working memory in MiB beyond the tokens; changes speed, not results.
+    - `lone`: what a query without any positive does to Recall@K: "miss" or "skip", as in core.RetrievalRecall.
+
+    Reads `outputs["tokens"]` (B, N, E) of any length, zero tokens being padding (`pool='tokens'` makes them), and
+    labels, ids and roles as core.RetrievalRecall does. Every pair of items is compared, token by token: the time grows
+    with the square of the items and of their tokens, and all tokens are kept. Gives
+    "late_interaction/recall@K", "late_interaction/map@r", "late_interaction/r_precision" and "late_interaction/mrr".
+    Raises ValueError for arguments that make no sense, for batches without labels or ids, and for empty token sets.
+    """
+
+    def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Literal["miss", "skip"] = "miss"):
+        self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
+        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
+            raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[1,10]")
+        if memory_mb < 1:
+            raise ValueError(f"memory_mb must be at least 1, not {memory_mb}: try 512")
+        if lone not in ("miss", "skip"):
+            raise ValueError(f"lone must be 'miss' or 'skip', not {lone!r}")
+        self.memory_mb, self.lone = memory_mb, lone
+        self.reset()
+
+    def reset(self) -> None:
+        self._seen = Seen("Late interaction", "tokens")
+        self._items: Items | None = None
+        self._found: dict[str, Tensor] = {}
+
+    def names(self) -> list[str]:
+        return [PREFIX + name for name in (*(f"recall@{k}" for k in self.ks), "map@r", "r_precision", "mrr")]
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        return check_labels(dataset, self.ks)
+
+    def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        if "tokens" in outputs:
+            return []
+        message = f"Late interaction reads the model's 'tokens', and it gives {', '.join(sorted(outputs))}."
+        return [Problem(message, hint="Set model.pool='tokens', or use core.RetrievalRecall.")]
+
+    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        self._seen.add(outputs, batch)
+
+    def compute(self) -> dict[str, float]:
+        self._items = items = self._seen.items()
+        check_finite(items.values.flatten(1), "token")
+        if empty := int((~items.values.flatten(1).any(dim=1)).sum()):
+            raise ValueError(f"{empty} of {len(items.values)} items have no token that is not zero: nothing to compare")
+        gallery, queries = items.of(items.gallery), items.of(items.queries)
+        (rank, size), labelling = world(), items.labelling()
+        share = torch.arange(rank, len(queries), size, device=queries.device)
+        labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
+        found = rank_token_sets(queries[share] if size > 1 else queries, gallery, memory_mb=self.memory_mb, **labelling)
+        if size > 1:
+            shares = torch.cat([torch.arange(r, len(queries), size) for r in range(size)])
+            place = shares.argsort().to(queries.device)
+            found = {name: gather(values)[place] for name, values in found.items()}
+        self._found = found
+        means = summarize(found, self.ks, lone=self.lone)
+        return {name: means[name.removeprefix(PREFIX)] for name in self.names()}
+
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        if self._items is None:
+            return []
+        rank, largest = self._found["rank"].cpu(), len(self._items.gallery) - int(self._items.alone)
+        found = [
+            recall_curve({"": {"rank": rank}}, largest, self.ks, self.lone), positions(rank),
+            outcomes(self._items, rank, []),
+        ]  # fmt: skip
+        for finding in found:
+            if finding is not None:
+                finding.title += ", late interaction"
+        return [finding for finding in found if finding is not None]
+
+
+def rank_token_sets(
+    queries: Tensor, gallery: Tensor, *, query_labels: Tensor, gallery_labels: Tensor, query_ids: Tensor,
+    gallery_ids: Tensor, memory_mb: int = 512,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Rank token sets, (Q, N, E) against (G, M, E), by late interaction; the rest is as in `rank_queries`."""
+    layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
+    rows = layout.rows(max(1, memory_mb // 2))
+    # a product of some queries with some items is as large as their tokens' numbers multiplied
+    budget = memory_mb * 2**17 // 4
+    rows = max(1, min(rows, budget // (queries.shape[1] * gallery.shape[1])))
+
+    def score(chunk: Tensor) -> Tensor:
+        scores = gallery.new_full((len(chunk), layout.columns), -torch.inf)
+        asked = unit_rows(queries[chunk].flatten(0, 1)).view(len(chunk), *queries.shape[1:])
+        step = max(1, budget // (len(chunk) * queries.shape[1] * gallery.shape[1]))
+        for start in range(0, len(gallery), step):
+            part = gallery[layout.order[start : start + step]]
+            scores[:, start : start + len(part)] = late_interaction(asked, part)
+        return scores
+
+    return rank_scores(layout, score, rows=rows, tie=TIE)
+
+
+def late_interaction(queries: Tensor, documents: Tensor) -> Tensor:
+    """(Q, N, E) and (G, M, E) -> (Q, G): the mean over a query's tokens of the largest cosine with a document's.
+
+    Zero tokens count on neither side; every set must hold another one.
+    """
+    asked = unit_rows(queries.flatten(0, 1))
+    others = unit_rows(documents.flatten(0, 1))
+    with full_precision():
+        similar = (asked @ others.T).view(*queries.shape[:2], *documents.shape[:2])
+    nearest = similar.masked_fill_(~documents.any(dim=2), -torch.inf).amax(dim=3)
+    valid = queries.any(dim=2)
+    return nearest.masked_fill_(~valid[:, :, None], 0).sum(dim=1) / valid.sum(dim=1)[:, None]
