@@ -272,6 +272,36 @@ def test_proxies_of_absent_classes_are_pushed_only():
     assert (moved[0, torch.arange(CLASSES) != 2] <= 0).all()
 
 
+@classification
+def test_class_losses_learn_to_tell_classes_apart(kind):
+    torch.manual_seed(0)
+    classes = torch.randn(40, 16)
+    mix, distract = torch.randn(16, 64) / 4, torch.randn(48, 64) / 5
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 16))
+    loss = kind()
+    loss.connect(16, 40)
+
+    def batch(chosen):
+        labels = chosen.repeat_interleave(4)
+        return classes[labels] @ mix + torch.randn(len(labels), 48) @ distract, labels
+
+    def recall():
+        rows, labels = batch(torch.arange(40))
+        with torch.no_grad():
+            x = directions(net(rows))
+        return (labels[(x @ x.T).fill_diagonal_(-2).argmax(dim=1)] == labels).float().mean()
+
+    before = recall()
+    optimizer = torch.optim.AdamW([{"params": net.parameters()}, {"params": loss.parameters(), "lr": 1e-2}], lr=2e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        rows, labels = batch(torch.randperm(40)[:16])
+        loss(net(rows), labels).backward()
+        optimizer.step()
+    assert before < 0.3
+    assert recall() > 0.9
+
+
 # smooth recall
 
 

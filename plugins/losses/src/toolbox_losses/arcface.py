@@ -25,8 +25,9 @@ class ArcFace(Loss):
     - `scale`: multiplies the cosines.
 
     `connect(dim, classes)` creates `weight`, (classes, D), drawn from a normal distribution of standard deviation 0.01
-    as in the authors' code; only directions count. An embedding exactly at its centre, or opposite to it, has an angle
-    without a slope: there the margin adds nothing to the gradient, and it stays finite.
+    as in the authors' code; only directions count. They need a higher learning rate than a pretrained backbone:
+    optim_wrapper.parts={'model.criterion': dict(lr=...)}. An embedding exactly at its centre, or opposite to it, has an
+    angle without a slope: there the margin adds nothing to the gradient, and it stays finite.
 
     Rows of a second view are further labelled embeddings. Raises ValueError for arguments outside their range, without
     labels or classes, and on the CPU for a label that is no class.

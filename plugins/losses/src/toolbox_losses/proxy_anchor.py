@@ -23,8 +23,9 @@ class ProxyAnchor(Loss):
     - `alpha`: how sharply the loss turns to the hardest embeddings.
 
     `connect(dim, classes)` creates `proxies`, (classes, D), drawn from a normal distribution of standard deviation
-    sqrt(2 / classes) as in the authors' code; only their directions count. They usually need a learning rate about 100
-    times that of the backbone. Source: Kim et al., "Proxy Anchor Loss for Deep Metric Learning", 2020, equation 4.
+    sqrt(2 / classes) as in the authors' code; only their directions count. They need a higher learning rate than a
+    pretrained backbone, 100 times in that code: optim_wrapper.parts={'model.criterion': dict(lr=...)}. Source: Kim et
+    al., "Proxy Anchor Loss for Deep Metric Learning", 2020, equation 4.
 
     Rows of a second view are further labelled embeddings. Raises ValueError for arguments outside their range, without
     labels or classes, and on the CPU for a label that is no class.
