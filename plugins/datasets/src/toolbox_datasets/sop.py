@@ -48,9 +48,8 @@ class SOP(Listed):
     @classmethod
     def how_to_get(cls, root: str) -> str:
         return (
-            f"Download Stanford_Online_Products.zip from {PAGE} and run `python tools/prepare_data.py sop --out {root} "
-            "--source Stanford_Online_Products.zip`, or let `--download` fetch it from Kaggle; without either it "
-            "checks what is there. To try the same recipe on embedded data: `make demo`."
+            f"{by_hand(root)}, or let `--download` fetch it from Kaggle; without either it checks what is there. "
+            "To try the same recipe on embedded data: `make demo`."
         )
 
     @classmethod
@@ -74,9 +73,17 @@ class SOP(Listed):
         if source is not None:
             place(Path(source), Path(out), "Ebay_train.txt")
         if download:
-            sop_prepare.fetch(Path(out), cls.how_to_get(out))
+            sop_prepare.fetch(Path(out), by_hand(out))
         found = cls.checked(out)
         if not jsonl:
             return found
         splits = {split: cls(out, split, val_share).items for split in ("train", "val", "test")}
         return f"{found}\n{sop_prepare.write_records(Path(out), splits)}"
+
+
+def by_hand(root: str) -> str:
+    """How to get the dataset without Kaggle."""
+    return (
+        f"Download Stanford_Online_Products.zip from {PAGE} and run `python tools/prepare_data.py sop --out {root} "
+        "--source Stanford_Online_Products.zip`"
+    )
