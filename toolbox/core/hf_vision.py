@@ -123,6 +123,7 @@ class Layout:
     - `own`: how many prefix tokens are in the output; `pooled`: whether the pooled output is put before them.
     - `norm`: the path of a norm that the model applies to its pooled output only.
     - `final`: the path of the norm between the last block and the tokens.
+    - `noise`: whether the model shuffles its patches unless it is told their order.
     """
 
     name: str
@@ -208,9 +209,8 @@ def _look_at(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple
     """Find out the layout of a model on the meta device, by sending an empty picture through it."""
     takes = inspect.signature(model.forward).parameters
     patch = _pair(getattr(model.config, "patch_size", 1))
-    layout = Layout(
-        name, own_size=own_size if "interpolate_pos_encoding" in takes else None, patch=patch, noise="noise" in takes
-    )
+    own = own_size if "interpolate_pos_encoding" in takes else None
+    layout = Layout(name, own_size=own, patch=patch, noise=model.config.model_type == "vit_mae")
     pixels = torch.empty(2, 3, *size, device="meta")
     blocks = find_blocks(model)
     if "pixel_values" not in takes or not blocks:

@@ -34,7 +34,8 @@ class Timm(Backbone):
 
     Images are scaled by the mean, std and interpolation of timm's description, but cut as those of every backbone here:
     the largest centred part of the wanted shape. timm's own `crop_pct` and squashing are not followed, so that encoders
-    are compared on the same pixels. Raises ValueError for values that fit nothing, naming what does.
+    are compared on the same pixels. With gradient checkpointing, batch norms count each batch twice. Raises ValueError
+    for values that fit nothing, naming what does.
     """
 
     modality = "image"
