@@ -35,14 +35,14 @@ def measured(model) -> int:
 @pytest.mark.parametrize("mode", ["full", "lora", "last", "frozen"])
 def test_the_estimate_is_what_a_real_step_takes(mode, checkpointing):
     tune = dict(mode=mode)
-    told = step_memory(build("meta", tune, checkpointing), {"image": ROWS}, "fp32", None)
+    told, _ = step_memory(build("meta", tune, checkpointing), {"image": ROWS}, "fp32", None)
     assert told["activations and gradients"] == pytest.approx(measured(build("cpu", tune, checkpointing)), rel=0.1)
     assert told["inputs"] == ROWS * 3 * SIZE * SIZE * 4
 
 
 def estimate(precision="fp32", chunk=None, rows=32, **options) -> int:
     model = build("meta", options.pop("tune", dict(mode="full")), **options)
-    return step_memory(model, {"image": rows}, precision, chunk)["activations and gradients"]
+    return step_memory(model, {"image": rows}, precision, chunk)[0]["activations and gradients"]
 
 
 def test_what_saves_memory_is_seen_to_save_it():
@@ -63,3 +63,21 @@ def test_the_functions_of_torch_are_put_back():
     with pytest.raises(RuntimeError):
         step_memory(broken, {"image": 2}, "fp32", None)
     assert before == (functional.linear, functional.scaled_dot_product_attention, functional.layer_norm)
+
+
+def test_trainable_tensors_that_no_gradient_reaches_are_named():
+    assert step_memory(build("meta", dict(mode="lora")), {"image": 2}, "fp32", None)[1] == []
+    model = build("meta", dict(mode="full"))
+    assert step_memory(model, {"image": 2}, "fp32", None)[1] == ["backbone.model.embeddings.mask_token"]
+
+
+def test_an_adapter_that_is_never_called_is_refused(toy):
+    from toolbox.api import plan
+
+    config = toy({"model.backbone.tune": dict(mode="lora", rank=2)})
+    assert plan(config).problems == []
+    config = toy({"model.backbone": dict(type="toy.Bypassed", tune=dict(mode="lora", rank=2))})
+    found = plan(config).problems
+    assert len(found) == 1
+    assert "would never learn" in found[0].message
+    assert found[0].where.endswith("model.backbone.tune")

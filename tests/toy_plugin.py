@@ -18,6 +18,7 @@ def toolbox_components():
     here = __name__
     return [
         Component("backbone", "Patches", f"{here}:Patches", "a convolution and a block"),
+        Component("backbone", "Bypassed", f"{here}:Bypassed", "reads the weight of a layer past the layer"),
         Component("loss", "Pull", f"{here}:Pull", "softmax over labels, with a learnable scale"),
         Component("dataset", "Noise", f"{here}:Noise", "coloured noise in classes"),
         Component("metric", "Nearest", f"{here}:Nearest", "share of items whose nearest neighbour is of their class"),
@@ -55,6 +56,13 @@ class Patches(Backbone):
 
     def layers(self):
         return [self.block]
+
+
+class Bypassed(Patches):
+    def forward(self, inputs, *, layers=1, mask=None):
+        tokens = self.embed(inputs).flatten(2).transpose(1, 2)
+        weight = getattr(self.block[1], "base_layer", self.block[1]).weight
+        return Features(tokens + nn.functional.linear(tokens, weight))
 
 
 class Pull(Loss):

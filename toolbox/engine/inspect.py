@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import average, grad_cache, interpolate
+from toolbox.engine import average, grad_cache, interpolate, outputs
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checkpoint import backbones
@@ -105,6 +105,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     )
     plan.parts = _table(model, {name: group for group in groups for name in group.params})
     _shapes_and_memory(recipe, settings, model, plan)
+    if data and not plan.problems:
+        plan.problems += outputs.problems(recipe, settings, model)
     return plan
 
 
@@ -232,7 +234,8 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
     }
     chunk = settings("optim_wrapper.grad_cache")
     try:
-        plan.memory = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
+        plan.memory, idle = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
+        _tell_idle(model, idle, plan)
         if settings("optim_wrapper.average"):
             plan.memory["average"] = sum(part.nbytes for part in model.parameters() if part.requires_grad)
     except ToolboxError as error:
@@ -243,3 +246,18 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
         if "meta" in str(error):
             return  # likewise
         plan.problems.append(Problem(f"The parts do not fit together: {str(error).splitlines()[0]}", "model"))
+
+
+def _tell_idle(model: Model, idle: list[str], plan: Plan) -> None:
+    """An adapter that no gradient reaches stands where the network does not use it; other parts may be idle."""
+    for path, backbone in checkpoints.adapted(model).items():
+        names = {f"{path}.{name}" for name in backbone.adapter.parameter_names()}
+        lost = [name for name in idle if name in names]
+        idle = [name for name in idle if name not in names]
+        if lost:
+            message = f"{len(lost)} of {len(names)} adapter tensors would never learn, such as {lost[0]}."
+            hint = "The network does not call these layers: leave them out of tune.targets."
+            plan.problems.append(Problem(message, f"model.{path}.tune", hint))
+    if idle:
+        shown = ", ".join(idle[:3]) + (" ..." if len(idle) > 3 else "")
+        plan.notes.append(f"No gradient reaches {len(idle)} trainable tensors, which stay as they are: {shown}.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from toolbox.base import Model
+from toolbox.base import Loss, Model
 from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
 
@@ -98,9 +98,12 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, value)
 
 
-def step_memory(model: Model, rows: dict[str, int], precision: str, chunk_size: int | None) -> dict[str, int]:
+def step_memory(
+    model: Model, rows: dict[str, int], precision: str, chunk_size: int | None
+) -> tuple[dict[str, int], list[str]]:
     """Bytes that one step takes: parameters, the optimizer's state (two values a trained one), inputs, and the peak of
-    activations and gradients together. The loss of the embeddings is not counted.
+    activations and gradients together (the loss of the embeddings is not counted); and the names of trainable
+    parameters that no gradient reaches, those of losses left aside.
 
     - `model`: on torch's meta device, tuned.
     - `rows`: the rows of each image input; `precision`: of the forward pass; `chunk_size`: of GradCache.
@@ -120,6 +123,12 @@ def step_memory(model: Model, rows: dict[str, int], precision: str, chunk_size: 
         if learning:
             torch.autograd.backward(learning, [torch.ones_like(value) for value in learning])
         peak_bytes = peak.peak
+    of_losses = {id(p) for module in model.modules() if isinstance(module, Loss) for p in module.parameters()}
+    idle = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.grad is None and id(parameter) not in of_losses
+    ]
     model.zero_grad(set_to_none=True)
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     return {
@@ -127,7 +136,7 @@ def step_memory(model: Model, rows: dict[str, int], precision: str, chunk_size: 
         "optimizer": 2 * trained,
         "inputs": sum(value.nbytes for value in inputs.values()),
         "activations and gradients": peak_bytes,
-    }
+    }, idle if learning else []
 
 
 def _forward(model: Model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
