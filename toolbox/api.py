@@ -11,7 +11,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from toolbox.config import changed, complete, dump, load_config, load_plugins, places_of, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry import Entry, catalog
+from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
     from toolbox.engine.console import Console
-    from toolbox.engine.encoder import Encoder
+    from toolbox.engine.encoder import Encoder, Evaluation
     from toolbox.engine.inspect import Plan
 
 __all__ = ["build", "check_config", "evaluate", "list_components", "load", "load_config", "train"]
@@ -105,19 +105,54 @@ def train(
 
 def evaluate(
     config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
-    device: str | None = None,
+    device: str | None = None, metrics: Mapping[str, Any] | None = None, out: str | Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
 
     - `split`: "test" or "val"; default: "test" where the recipe has one, else "val".
-    """
-    from toolbox.engine.encoder import evaluate as run
+    - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"dims": [64, 128]}` for
+      core.RetrievalRecall.
+    - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
+      evaluation.
+    - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
 
-    recipe = runnable(config, device, training=False)
+    Raises ToolboxError with every problem of the recipe before anything is loaded or written.
+    """
+    from toolbox.engine import encoder, testdir
+    from toolbox.engine.options import set_metric_arguments
+
+    folder, recipe = None if out is None else Path(out), _plain(config)
+    if metrics:
+        problems = validate(recipe)
+        if problems:
+            raise ToolboxError.of(_located(problems, places_of(config)))
     try:
-        return run(recipe, checkpoint, split)
+        if metrics:
+            set_metric_arguments(recipe, encoder.split_of(recipe, split), metrics)
+        recipe = runnable(recipe, device, training=False)
+        if folder is not None:
+            testdir.claim(folder)
+        found = encoder.evaluate(recipe, checkpoint, split, tell)
+        if folder is not None:
+            _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
         raise _placed(error, config) from error
+    return found.metrics
+
+
+def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -> None:
+    from toolbox.engine.files import write_json, write_text
+    from toolbox.engine.settings import Settings
+    from toolbox.engine.workdir import environment
+    from toolbox.report import save_findings, write_report
+
+    write_text(folder / "config.py", dump(recipe))
+    write_json(folder / "environment.json", environment(found.device, provenance(Settings(recipe).namespaces())))
+    save_findings(folder, found.findings)
+    write_json(folder / "test_results.json", found.as_json())
+    judged = {"before" if found.checkpoint is None else "after": found.metrics}
+    write_report(folder, judged | {"device": found.device, "split": found.split}, (found.dataset, found.findings))
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None) -> Encoder:

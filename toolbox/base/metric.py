@@ -63,5 +63,9 @@ class Metric(ABC):
         """Whether `learn` must see the training set, without augmentation, before `compute`."""
         return False
 
+    def notes(self, training: int | None) -> list[str]:
+        """What a reader of the numbers should be told beforehand; `training`: items of the training set, if known."""
+        return []
+
     def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in the model's `predict` of a batch of the training set; `reset` forgets it."""

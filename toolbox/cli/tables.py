@@ -37,11 +37,24 @@ def show_results(results: dict[str, Any]) -> None:
 
 
 def show_metrics(numbers: dict[str, float], title: str) -> None:
-    """One column of metrics."""
-    table = Table("", "", title=title, show_header=False)
-    table.columns[1].justify = "right"
-    for name, value in numbers.items():
-        table.add_row(name, number(value))
+    """Metrics by name; those of one prefix ("dim64/recall@1") in a column, bounds ("recall@1_low") in one more."""
+    bounds = {name for name in numbers if "/" not in name and {f"{name}_low", f"{name}_high"} <= numbers.keys()}
+    plain = {name for name in numbers if not any(name in (f"{own}_low", f"{own}_high") for own in bounds)}
+    prefixes = list(dict.fromkeys(name.rpartition("/")[0] for name in numbers if name in plain))
+    prefixes = [""] + [prefix for prefix in prefixes if prefix] if "" in prefixes else prefixes
+    headed = len(prefixes) > 1 or bool(bounds) or prefixes != [""]
+    columns = [column for prefix in prefixes for column in ([prefix, "95 %"] if prefix == "" and bounds else [prefix])]
+    table = Table("", *(column or "plain" for column in columns), title=title, show_header=headed)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in dict.fromkeys(name.rpartition("/")[2] for name in numbers if name in plain):
+        cells = []
+        for column in columns:
+            if column == "95 %":
+                cells.append(f"{numbers[f'{name}_low']:.4f} to {numbers[f'{name}_high']:.4f}" if name in bounds else "")
+            else:
+                cells.append(number(numbers.get(f"{column}/{name}" if column else name)))
+        table.add_row(name, *cells)
     Console().print(table)
 
 

@@ -145,6 +145,16 @@ class RetrievalRecall(Metric):
     def wants_training(self) -> bool:
         return self.whiten is not None and self.whiten_from == "train"
 
+    def notes(self, training: int | None) -> list[str]:
+        if self.whiten is None:
+            return []
+        if self.whiten_from == "gallery":
+            return [
+                f"Whitening to {self.whiten} dimensions is learned from the gallery itself: the items being judged."
+            ]
+        count = "" if training is None else f", {training:,} items,"
+        return [f"Whitening to {self.whiten} dimensions is learned from the training set{count} without augmentation."]
+
     def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         if self._whitening is not None and self.whiten_from == "train":
             self._whitening.see(outputs["embeddings"].detach())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from toolbox.base import read_image
+from toolbox.base import Dataset, Finding, read_image
 from toolbox.base.images import to_rgb
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import build_model
@@ -74,16 +77,66 @@ class Encoder:
         return torch.cat(parts)
 
 
-def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str | None) -> dict[str, float]:
-    """Metrics of a checkpoint on the recipe's test (else validation) set; without one, of the backbone as it comes."""
-    settings = Settings(recipe)
+@dataclass
+class Evaluation:
+    """What an evaluation came to.
+
+    - `metrics`: the numbers; `better`: "greater" or "less" for each.
+    - `split`: "test" or "val"; `dataset`: what was judged; `findings`: what the metrics show of it.
+    - `checkpoint`, `step`: what was judged, None for the backbone as it comes.
+    - `learned_from`: how many items of the training set metrics were shown first, None if they asked for none.
+    """
+
+    metrics: dict[str, float]
+    better: dict[str, str]
+    split: str
+    dataset: Dataset
+    findings: list[Finding]
+    checkpoint: str | None
+    step: int | None
+    device: str
+    learned_from: int | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What test_results.json holds."""
+        left_out = ("dataset", "findings")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
+
+
+def split_of(recipe: dict[str, Any], split: str | None) -> str:
+    """The set that is judged: the one asked for, else the test set, else the validation set.
+
+    Raises ToolboxError where the recipe has none.
+    """
     name = split or ("test" if recipe.get("test_dataloader") else "val")
     if not recipe.get(f"{name}_dataloader") or not recipe.get(f"{name}_evaluator"):
         raise ToolboxError(f"The recipe has no {name} set.", hint=f"Set {name}_dataloader and {name}_evaluator.")
-    target = EvalSet(recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"], name=name)
+    return name
+
+
+def evaluate(
+    recipe: dict[str, Any], checkpoint: str | Path | None, split: str | None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Evaluation:  # fmt: skip
+    """Judge a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
+
+    - `tell`: called with sentences that whoever reads the numbers should know.
+    """
+    settings, started = Settings(recipe), time.perf_counter()
+    name = split_of(recipe, split)
+    target = EvalSet(
+        recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"], name=name, training=recipe["train_dataloader"]
+    )
     problems = target.problems()
+    training = target.training_set() if target.learning else None
+    if training is not None:
+        problems += [problem.under("train_dataloader.dataset") for problem in training.check()]
     if problems:
         raise ToolboxError.of(problems)
+    for metric in target.metrics:
+        for note in metric.notes(None if training is None else len(training)):
+            tell(note)
     device = choose_device(settings("env_cfg.device"))
     set_threads(settings("env_cfg.threads"))
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
@@ -92,7 +145,15 @@ def evaluate(recipe: dict[str, Any], checkpoint: str | Path | None, split: str |
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
-    return target.evaluate(model, inputs_of(model), device, precision, mode="predict" if checkpoint else "baseline")
+    mode = "predict" if checkpoint else "baseline"
+    numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode)
+    return Evaluation(
+        metrics=numbers, better=target.better, split=name, dataset=target.dataset,
+        findings=[one for metric in target.metrics for one in metric.findings(target.dataset)],
+        checkpoint=str(found.path) if checkpoint else None, step=found.step if checkpoint else None,
+        device=str(device), learned_from=None if training is None else len(training),
+        seconds=round(time.perf_counter() - started, 3),
+    )  # fmt: skip
 
 
 def _picture(image: Any) -> Image.Image:

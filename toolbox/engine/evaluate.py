@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -28,11 +28,14 @@ class EvalSet:
     """A dataset with its metrics, ready to be evaluated.
 
     - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
+    - `training`: the recipe's `train_dataloader`, for metrics that learn from the training set.
     - `name`: "val" or "test", for messages.
     """
 
-    def __init__(self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str) -> None:
-        self.name, self.loader = name, loader
+    def __init__(
+        self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str, training: dict[str, Any] | None = None
+    ) -> None:
+        self.name, self.loader, self.training = name, loader, training
         self.better: dict[str, str] = {}
         self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
         evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
@@ -40,12 +43,10 @@ class EvalSet:
             build(metric, "metric", where=f"{name}_evaluator.{index}") for index, metric in enumerate(evaluator)
         ]
 
-    def sampler(self) -> Sampler:
-        """Every item once, in order."""
-        size = min(self.loader.get("batch_size") or 64, len(self.dataset))
-        sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
-        sampler.setup(self.dataset, seed=0)
-        return sampler
+    @property
+    def learning(self) -> list[Metric]:
+        """The metrics that must see the training set."""
+        return [metric for metric in self.metrics if metric.wants_training()]
 
     def evaluate(
         self, model: nn.Module, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
@@ -54,39 +55,38 @@ class EvalSet:
         """The metrics' numbers; None if `stop` said so between two batches.
 
         - `mode`: "predict", or "baseline" for the backbone alone.
-        Unreadable items under 'skip' are counted as "unreadable_items" in the result.
+        Unreadable items under 'skip' are counted as "unreadable_items" in the result. Metrics that learn from the
+        training set see it first, without augmentation.
         """
-        sampler = self.sampler()
-        skip = self.loader.get("on_bad_item", "raise") == "skip"
-        fetch = Fetch(self.dataset, inputs, skip_bad=skip)
         for metric in self.metrics:
             metric.reset()
         was_training, bad = model.training, 0
+        passes = [(self.training_set(), self.training, "train")] if self.learning else []
+        passes.append((self.dataset, self.loader, self.name))
         model.eval()
         try:
             with torch.inference_mode():
-                for batch in batches(
-                    fetch, Draws(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
-                    prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
-                ):  # fmt: skip
-                    if stop():
-                        return None
-                    bad += len(batch["bad"])
-                    self.check_bad(bad)
-                    if not batch["items"]:
-                        continue
-                    with precision.autocast():
-                        outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
-                    for metric in self.metrics:
-                        metric.update(outputs, batch)
+                for dataset, loader, name in passes:
+                    bad, checked = 0, False
+                    for batch in self._batches(dataset, loader, inputs, device):
+                        if stop():
+                            return None
+                        bad += len(batch["bad"])
+                        check_bad(bad, dataset, loader, name)
+                        if not batch["items"]:
+                            continue
+                        with precision.autocast():
+                            outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
+                        if not checked:  # at once, not when everything is embedded
+                            self._check(outputs)
+                            checked = True
+                        for metric in self.learning if name == "train" else self.metrics:
+                            self._say(metric.learn if name == "train" else metric.update, outputs, batch)
         finally:
             model.train(was_training)
         numbers: dict[str, float] = {}
         for metric in self.metrics:
-            try:
-                found = metric.compute()
-            except ValueError as error:
-                raise ToolboxError(str(error), where=f"{self.name}_evaluator") from error
+            found = self._say(metric.compute)
             if twice := sorted(found.keys() & numbers.keys()):
                 raise ToolboxError(
                     f"Two metrics give the same numbers: {', '.join(twice)}.", where=f"{self.name}_evaluator",
@@ -96,14 +96,47 @@ class EvalSet:
             self.better |= dict.fromkeys(found, metric.better)
         return numbers | ({"unreadable_items": bad} if bad else {})
 
-    def check_bad(self, bad: int) -> None:
-        """Raise ToolboxError when more items were unreadable than the recipe allows."""
-        allowed = self.loader.get("max_bad_share", 0.01)
-        if bad > allowed * len(self.dataset):
+    def training_set(self) -> Dataset:
+        """The training set, as it is. Raises ToolboxError where there is none."""
+        if self.training is None:
             raise ToolboxError(
-                f"{bad} of {len(self.dataset)} items cannot be read, more than the share of {allowed:g} allowed.",
-                where=f"{self.name}_dataloader", hint="Mend the files, or raise max_bad_share.",
+                "A metric learns from the training set, and there is none.", where=f"{self.name}_evaluator",
+                hint="Give a train_dataloader.",
             )  # fmt: skip
+        return build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
+
+    def _batches(
+        self, dataset: Dataset, loader: dict[str, Any], inputs: dict[str, Inputs], device: Device
+    ) -> Iterator[Batch]:
+        """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones."""
+        size = min(self.loader.get("batch_size") or 64, len(dataset))
+        sampler: Sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
+        sampler.setup(dataset, seed=0)
+        fetch = Fetch(dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip")
+        return batches(
+            fetch, Draws(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
+            prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
+        )  # fmt: skip
+
+    def _check(self, outputs: dict[str, Tensor]) -> None:
+        """Raise ToolboxError with all that the metrics miss in a model's outputs."""
+        if found := self.missing(outputs):
+            raise ToolboxError.of(found)
+
+    def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        """What the metrics miss in a model's outputs."""
+        return [
+            problem.under(f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.metrics)
+            for problem in metric.check_outputs(outputs)
+        ]
+
+    def _say(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a metric; what it refuses is said with its place."""
+        try:
+            return action(*arguments)
+        except ValueError as error:
+            raise ToolboxError(str(error), where=f"{self.name}_evaluator") from error
 
     def problems(self) -> list[Problem]:
         """What the dataset and the metrics find wrong before anything runs."""
@@ -115,3 +148,13 @@ class EvalSet:
             for index, metric in enumerate(self.metrics)
             for problem in metric.check(self.dataset)
         ]
+
+
+def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> None:
+    """Raise ToolboxError when more items were unreadable than the recipe allows."""
+    allowed = loader.get("max_bad_share", 0.01)
+    if bad > allowed * len(dataset):
+        raise ToolboxError(
+            f"{bad} of {len(dataset)} items cannot be read, more than the share of {allowed:g} allowed.",
+            where=f"{name}_dataloader", hint="Mend the files, or raise max_bad_share.",
+        )  # fmt: skip

@@ -142,7 +142,8 @@ class Run:
 
     def _eval_set(self, name: str) -> EvalSet | None:
         loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]
-        return EvalSet(loader, evaluator, name=name) if loader and evaluator else None
+        training = self.config["train_dataloader"]
+        return EvalSet(loader, evaluator, name=name, training=training) if loader and evaluator else None
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         for difference in resuming.differences(checkpoint, self.config, self.plugins):

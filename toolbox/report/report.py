@@ -43,7 +43,7 @@ def write_report(
     dataset, given = findings or (None, [])
     usable, remarks = _sorted_out(given)
     config = read_text(work_dir / "config.py")
-    split = _split(config)
+    split = {"val": "validation"}.get(results.get("split"), results.get("split")) or _split(config)
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
