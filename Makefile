@@ -37,6 +37,7 @@ bench: venv
 	$(BIN)/python tools/benchmark.py engine
 	$(BIN)/python tools/benchmark.py loader
 	$(BIN)/python tools/benchmark.py recall
+	$(BIN)/python tools/benchmark.py rerank
 
 clean:
 	rm -rf $(VENV) work_dirs data/glyphs_sop

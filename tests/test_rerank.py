@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from toolbox.cli.benchmarks import rerank as benchmark
 from toolbox.core import k_reciprocal
 from toolbox.core.k_reciprocal import KReciprocal
 from toolbox.core.neighbours import expand, nearest, unit_rows
@@ -217,6 +218,13 @@ def test_memory_stays_bounded():
         KReciprocal(units, 3000, 20, 6, 0.3, memory_mb=4)
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 2**20 < largest < 16 * 2**20 < 3000 * 3000 * 4
+
+
+def test_the_benchmark_reports_its_promise():
+    result = benchmark.run(n=500, dim=16)
+    assert result["name"] == "rerank"
+    assert result["seconds_plain"] > 0
+    assert 5 * 10**7 < result["peak_bytes"] < result["promise_bytes"] == 4 * 10**9
 
 
 # neighbours and query expansion

@@ -16,6 +16,7 @@ BENCHMARKS = {
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),
     "loader": ("the data loader against reading and transforming alone", {}),
     "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),
+    "rerank": ("k-reciprocal re-ranking against ranking by cosine", {"n": 20000, "dim": 256}),
 }
 """Name -> what is compared, and options with their defaults."""
 

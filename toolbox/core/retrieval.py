@@ -47,7 +47,7 @@ class RetrievalRecall(Metric):
     - `whiten_from`: what it is learned from: "train", the training set without augmentation, which is embedded for
       it; or "gallery", the very items that are judged, though not their labels.
     - `alpha_qe`: [k, alpha] of alpha query expansion (toolbox/core/neighbours.py), e.g. [10,3]; None for none. A query
-      joins its k nearest others in the gallery; it never sees other queries.
+      is joined by the k items of the gallery nearest to it, never by itself, and meets the gallery as it is.
     - `expand_gallery`: whether the gallery's items are expanded too. Each by its nearest in the gallery, of which the
       query may be one: so a query's answer then depends on the query being there.
     - `rerank`: [k1, k2, lambda] of k-reciprocal re-ranking (toolbox/core/k_reciprocal.py), e.g. [20,6,0.3]; None for

@@ -132,11 +132,11 @@ def evaluate(
     training = target.training_set() if target.learning else None
     if training is not None:
         problems += [problem.under("train_dataloader.dataset") for problem in training.check()]
+    for metric in target.metrics:
+        for note in metric.notes(None if training is None or problems else len(training)):
+            tell(note)
     if problems:
         raise ToolboxError.of(problems)
-    for metric in target.metrics:
-        for note in metric.notes(None if training is None else len(training)):
-            tell(note)
     device = choose_device(settings("env_cfg.device"))
     set_threads(settings("env_cfg.threads"))
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
