@@ -66,6 +66,8 @@ def test_options_add_numbers_after_the_plain_ones(trained, capsys):
     prefixes = dict.fromkeys(name.split("/")[0] for name in found if "/" in name)
     assert list(prefixes) == ["dim2", "dim4", "whiten", "alpha_qe", "k_reciprocal"]
     assert found["recall@1_low"] <= found["recall@1"] <= found["recall@1_high"]
+    both = numbers_of(capsys, *trained, "--alpha-qe", 3, 2.5, "--expand-gallery")
+    assert both["alpha_qe/map@r"] != found["alpha_qe/map@r"]
     other = numbers_of(capsys, *trained, "--rerank", 3, 2, 1.0)
     # with lambda 1 the distance is that of the cosine
     assert {name: other[f"k_reciprocal/{name}"] for name in PLAIN[:5]} == pytest.approx(
@@ -93,6 +95,7 @@ def test_bare_rerank_means_the_papers_values(trained, monkeypatch):
         (["--dims", "0"], "dims must be"),
         (["--whiten", "9"], "9 dimensions, and the embeddings have 8"),
         (["--whiten-from", "gallery"], "no effect without --whiten"),
+        (["--expand-gallery"], "no effect without --alpha-qe"),
         (["--bootstrap", "3"], "at least 20 resamples"),
         (["--alpha-qe", "0", "3"], "alpha_qe must be"),
         (["--split", "test"], "no test set"),
@@ -164,6 +167,14 @@ def test_raw_pixels_have_no_tokens(toy):
     (problem,) = api.check_config(toy({**tokens, "val_evaluator": [late], "evaluate_pixels": True}))
     assert "Raw pixels" in problem.message
     assert "evaluate_pixels=False" in problem.hint
+
+
+def test_token_sets_are_judged_beside_embeddings(toy):
+    late = {"type": "core.LateInteractionRecall", "ks": [1, 10]}
+    tokens = {"model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "val_evaluator": [RECALL, late]}
+    numbers = api.evaluate(toy(tokens))
+    assert list(numbers) == [*PLAIN, *(f"late_interaction/{name}" for name in PLAIN[:5])]
+    assert numbers["late_interaction/map@r"] != numbers["map@r"]
 
 
 # whitening

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument(
         "--alpha-qe", nargs=2, type=float, metavar=("K", "ALPHA"), help="also after alpha query expansion, e.g. 10 3"
     )
+    more.add_argument("--expand-gallery", action="store_true", help="with --alpha-qe: expand the gallery's items too")
     more.add_argument(
         "--rerank", nargs="*", type=float, metavar="K1 K2 LAMBDA",
         help="also after k-reciprocal re-ranking (bare: 20 6 0.3)",
@@ -51,6 +52,8 @@ def metric_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the options say to the metric. Raises ToolboxError for options that make no sense together."""
     if arguments.whiten_from and arguments.whiten is None:
         raise ToolboxError("--whiten-from has no effect without --whiten.", hint="Add e.g. --whiten 128.")
+    if arguments.expand_gallery and arguments.alpha_qe is None:
+        raise ToolboxError("--expand-gallery has no effect without --alpha-qe.", hint="Add e.g. --alpha-qe 10 3.")
     if arguments.rerank is not None and len(arguments.rerank) not in (0, 3):
         raise ToolboxError(
             f"--rerank takes K1 K2 LAMBDA, and has {len(arguments.rerank)} numbers.", hint="Bare it means 20 6 0.3."
@@ -58,7 +61,8 @@ def metric_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     rerank = RERANK if arguments.rerank == [] else arguments.rerank
     given = {
         "dims": arguments.dims, "intervals": arguments.bootstrap, "whiten": arguments.whiten,
-        "whiten_from": arguments.whiten_from, "alpha_qe": arguments.alpha_qe, "rerank": rerank,
+        "whiten_from": arguments.whiten_from, "alpha_qe": arguments.alpha_qe,
+        "expand_gallery": arguments.expand_gallery or None, "rerank": rerank,
     }  # fmt: skip
     return {name: _whole(value) for name, value in given.items() if value is not None}
 
