@@ -16,10 +16,12 @@ model = dict(
         tune=dict(mode='full')),
     pool='cls',
     head=dict(type='core.Projection', dim=128),
-    loss=dict(type='losses.SupCon', temperature=0.1))
+    loss=dict(
+        type='losses.Sum', weights=[0.5, 1.0],
+        losses=[dict(type='losses.SupCon', temperature=0.1), dict(type='losses.RecallAtK')]))
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root=_root, split='train'),
-    augment=dict(type='core.RetrievalAugment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0),
+    augment=dict(type='core.RetrievalAugment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0, color=0.4),
     sampler=dict(type='core.PK', classes=32, per_class=4),
     num_workers=2)
 val_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='val'), batch_size=256, num_workers=0)
@@ -28,6 +30,7 @@ test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test
 test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=2e-3, weight_decay=0.05),
+    average=dict(decay=0.98),
     clip_grad=dict(max_norm=1.0),
     precision='fp32')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)

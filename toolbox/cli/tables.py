@@ -73,7 +73,7 @@ def show_plan(plan: Plan) -> None:
     out = Console()
     out.print(table)
     for note in plan.notes:
-        out.print(note, highlight=False)
+        out.print(note, highlight=False, soft_wrap=True)
     if plan.steps:
         out.print(
             f"{plan.steps:,} steps of {plan.batch_size} items, {plan.steps_per_epoch:,} steps an epoch.",

@@ -21,14 +21,16 @@ BASELINE = {
 }
 """Pairs in plain shuffled order, InfoNCE over them, no augmentation, features without a head."""
 
-SWITCHES = {
-    "class-balanced batches": ("train_dataloader.sampler", "model.cross_view"),
-    "supervised contrastive loss": ("model.loss",),
-    "projection head": ("model.head",),
-    "augmentation": ("train_dataloader.augment",),
-    "averaged weights": ("optim_wrapper.average",),
+SUPCON = {"type": "losses.SupCon", "temperature": 0.1}
+SWITCHES: dict[str, dict[str, Any]] = {
+    "class-balanced batches": {"train_dataloader.sampler": ..., "model.cross_view": ...},
+    "supervised contrastive loss": {"model.loss": SUPCON},
+    "projection head": {"model.head": ...},
+    "augmentation": {"train_dataloader.augment": ...},
+    "smooth recall in the loss": {"model.loss": ...},
+    "averaged weights": {"optim_wrapper.average": ...},
 }
-"""In this order each switch gives its keys the values of the demo's recipe."""
+"""Each switch changes these keys and leaves those of the switches before it; `...` is the value in the recipe."""
 
 
 def run(*, steps: int = 900, seeds: int = 3) -> dict[str, Any]:
@@ -39,8 +41,8 @@ def run(*, steps: int = 900, seeds: int = 3) -> dict[str, Any]:
     """
     stages = {"baseline": dict(BASELINE)}
     options = dict(BASELINE)
-    for name, keys in SWITCHES.items():
-        options = {key: value for key, value in options.items() if key not in keys}
+    for name, changes in SWITCHES.items():
+        options = {key: value for key, value in (options | changes).items() if value is not ...}
         stages["+ " + name] = options
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in stages}
     for seed in range(seeds):
