@@ -64,6 +64,21 @@ def test_dropped_images_are_counted():
     assert f"{len(dataset) - len(seen)} of {len(dataset)} images are left out each epoch" in sampler.notes()
 
 
+def test_a_super_class_may_be_dropped_whole():
+    dataset = Listed(per_group=(2, 2, 2))
+    dataset.labels = [0, 0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    dataset.groups = [f"g{label // 2}" for label in dataset.labels]
+    dataset.labels[1] = 1  # blocks: one of each super-class, of which a batch takes two
+    dataset.groups[1] = "g0"
+    sampler = made(dataset, groups=2, classes=4, per_class=1, short_classes="drop")
+    left_out = set()
+    for number in range(60 * len(sampler)):
+        batch = sampler.batch(number)
+        assert len({dataset.groups[i] for i in batch}) == 2
+        left_out |= {"g0", "g1", "g2"} - {dataset.groups[i] for i in batch}
+    assert left_out == {"g0", "g1", "g2"}
+
+
 def test_small_super_classes_stand_together():
     dataset = Listed(per_group=(12, 2, 1, 2))
     sampler = made(dataset, groups=2, classes=8, per_class=2)

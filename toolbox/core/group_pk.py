@@ -93,6 +93,7 @@ class GroupPK(EpochSampler):
                 (blocks[group], share, self.per_class), drop, rng,
             )
             for group in sequence
+            if blocks[group]  # all of it may have been dropped
             for members in [self._members[group]]
         ]  # fmt: skip
         table = np.empty((batches, self.groups, share * self.per_class), dtype=np.int64)
