@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 import toolbox
+from toolbox.base import files
 from toolbox.cli import sources
 from toolbox.cli.embed import main
-from toolbox.core import stored
 from toolbox.core.stored import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 from toolbox.engine.pictures import find_pictures
 from toolbox.errors import ToolboxError
@@ -246,7 +246,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
         path = tmp_path / f"out{kind}"
         write_embeddings(path, ["a", "b", "c"], rows)
         with monkeypatch.context() as patch:
-            patch.setattr(stored.os, "fsync", interrupted)
+            patch.setattr(files.os, "fsync", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 write_embeddings(path, ["d", "e"], rows[:2])
         if kind == ".npy":  # two files cannot be replaced at once: then there is none

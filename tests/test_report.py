@@ -475,7 +475,7 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("toolbox.report.files.os.replace", refuse)
+    monkeypatch.setattr("toolbox.base.files.os.replace", refuse)
     with pytest.raises(ToolboxError, match=r"report\.html cannot be written: No space left"):
         write_report(tmp_path, full_results(), None)
     assert path.read_text() == "old"

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -54,15 +54,12 @@ def _audit(arguments: argparse.Namespace) -> int:
     if arguments.out is not None and arguments.out.suffix != ".jsonl":
         raise ToolboxError(f"{arguments.out} must end in .jsonl.", where="--out")
     prepare_process()
-    from toolbox.core.stored import check_file
+    from toolbox.base.files import check_file
     from toolbox.engine.audit import Counts, duplicates, near_duplicates
     from toolbox.engine.device import cores
 
     if arguments.out is not None:
-        try:
-            check_file(arguments.out, overwrite=arguments.overwrite)
-        except (OSError, ValueError) as error:
-            raise ToolboxError(str(error), where="--out") from error
+        check_file(arguments.out, overwrite=arguments.overwrite)
     found = _read(arguments, arguments.workers or cores())
     counts = Counts(found)
     with _lines(arguments.out) as out:
@@ -142,17 +139,13 @@ def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
 @contextmanager
 def _lines(path: Path | None) -> Iterator[TextIO | None]:
     """The file to write to, whole or absent; None without a path."""
-    from toolbox.core.stored import new_file
+    from toolbox.base.files import new_file
 
-    with nullcontext() if path is None else new_file(path) as beside:
-        if beside is None:
-            yield None
-            return
-        try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                yield file
-        except OSError as error:
-            raise ToolboxError(f"{path} cannot be written: {error}", where="--out") from error
+    if path is None:
+        yield None
+        return
+    with new_file(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
 
 
 def _take(pair: Pair, found: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:

@@ -57,7 +57,7 @@ def _embed(arguments: argparse.Namespace) -> int:
 
     try:
         check_free(arguments.out, overwrite=arguments.overwrite)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ToolboxError(str(error)) from error
     ours, data = overrides_of(arguments)
     dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
@@ -69,8 +69,8 @@ def _embed(arguments: argparse.Namespace) -> int:
     found = run(source, dataset, arguments)
     try:
         write_embeddings(arguments.out, found.ids, found.embeddings)
-    except (OSError, ValueError) as error:
-        raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
+    except ValueError as error:
+        raise ToolboxError(str(error)) from error
     count, width = found.embeddings.shape
     left = f"; {len(found.bad)} unreadable images left out" if found.bad else ""
     print(f"{arguments.out}: {count:,} embeddings of {width} numbers (float32, length 1){left}")

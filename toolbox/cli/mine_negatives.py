@@ -57,17 +57,17 @@ def _mine(arguments: argparse.Namespace) -> int:
     prepare_process()
     import torch
 
+    from toolbox.base.files import check_file, new_file
     from toolbox.cli.sources import kind_of, load_source, progress, recipe_of, run, split_of
-    from toolbox.core.stored import check_file, new_file
     from toolbox.engine.mining import ByPath, check_numbers, mine
 
     numbers = {name: getattr(arguments, name) for name in ("negatives", "top", "skip", "positives")}
     limits = {name: getattr(arguments, name) for name in ("margin", "max_similarity")}
     try:
         check_numbers(**numbers)
-        check_file(arguments.out, overwrite=arguments.overwrite)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ToolboxError(str(error)) from error
+    check_file(arguments.out, overwrite=arguments.overwrite)
     if kind_of(arguments.model) == "backbone":
         raise ToolboxError(
             f"{arguments.model} is no checkpoint and no recipe, and negatives are mined in a recipe's data.",
@@ -99,7 +99,7 @@ def _mine(arguments: argparse.Namespace) -> int:
             for query, positives, negatives in mined.rows:
                 names = [[found.ids[row] for row in group] for group in ([query], positives, negatives)]
                 stream.write(line(*names, label_of(dataset, int(labels[query]))) + "\n")
-    except (OSError, UnicodeError) as error:
+    except UnicodeError as error:
         raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
     tell(arguments, mined, len(labels), dataset)
     return 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from toolbox.base.files import check_file, new_file
 
 KINDS = (".npz", ".npy", ".parquet")
 
@@ -42,7 +41,7 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 
     - `overwrite`: whether a file that is there may be replaced.
 
-    Raises ValueError for another ending, a missing pyarrow or a file that is there, OSError where none can be written.
+    Raises ValueError for another ending or a missing pyarrow, ToolboxError as `check_file`.
     """
     if path.suffix not in KINDS:
         raise ValueError(f"{path} must end in {', '.join(KINDS)}")
@@ -52,41 +51,14 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         check_file(file, overwrite=overwrite)
 
 
-def check_file(path: Path, *, overwrite: bool = False) -> None:
-    """Raise ValueError where a file is in the way (`overwrite`: a folder only), OSError where none can be written."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give the name of a file in it")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} is there already: choose another name, or replace it with --overwrite")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"Nothing can be written to {path.parent}: {error.strerror or error}") from error
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A file to write to; it stands at `path`, whole and on disk, when the block ends without an error."""
-    path = Path(os.path.realpath(path))  # a link stays one
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield beside
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarray) -> None:
     """Write (N, D) embeddings as float32, and their ids as texts. The file is whole or absent.
 
     - `path`: .npz (arrays `ids` and `embeddings`), .parquet (columns `id` and `embedding`), or .npy with the ids, one
       a line, in a file beside it that ends in .ids.txt. A file that is there is replaced.
 
-    Raises ValueError for another ending, for rows and ids that do not fit together, and for NaN or infinity.
+    Raises ValueError for another ending, for rows and ids that do not fit together, and for NaN or infinity,
+    ToolboxError when the disk refuses.
     """
     path, names = Path(path), [str(name) for name in ids]
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)

@@ -7,7 +7,6 @@ one that fails later is reported once and left out from then on: metrics.jsonl h
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sys
 from abc import abstractmethod
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolbox.base import Hook, Run
+from toolbox.base.files import write_text
 from toolbox.errors import Problem, ToolboxError
 
 
@@ -139,9 +139,7 @@ class Service(Tracker):
         self._step = run.step
         file = run.work_dir / "trackers.json"
         known = _read(file) | {self.id: {"step": self._step, "names": sorted(self._names)}}
-        beside = file.with_suffix(".part")
-        beside.write_text(json.dumps(known), encoding="utf-8")
-        os.replace(beside, file)
+        write_text(file, json.dumps(known))
 
     def state_dict(self) -> dict[str, Any]:
         return {"id": self.id}

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolbox.base import Augment, Model
 from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import seed_everything
+from toolbox.engine.parts import backbones
 from toolbox.engine.transfer import chosen
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
@@ -38,9 +38,7 @@ def build_model(
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
     - `training`: False for a model that only encodes: without a teacher and what else is `training_only`.
     """
-    if not training:
-        unused = catalog().resolve(recipe["model"]["type"], "model").training_only
-        recipe = recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
+    recipe = recipe if training else _to_encode(recipe)
     with torch.device("meta"):  # a large model takes long to build, so what may be missing is looked for first
         for path, backbone in backbones(build_structure(recipe, classes)).items():
             if _brings_weights(path, checkpoint):
@@ -60,9 +58,7 @@ def build_model(
 
 def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> dict[str, Tensor]:
     """The pretrained values of backbone tensors, by their names in `state_dict` after `tune`, on the CPU."""
-    unused = catalog().resolve(recipe["model"]["type"], "model").training_only
-    recipe = recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
-    model = build_structure(recipe, classes)
+    model = build_structure(_to_encode(recipe), classes)
     for path, backbone in backbones(model).items():
         if any(name.startswith(f"{path}.") for name in names):
             _call(backbone.load_weights, path)
@@ -70,9 +66,17 @@ def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> 
     return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
-def build_augment(config: dict[str, Any]) -> Augment | dict[str, Augment]:
-    """The augmentation of a dataloader: one for all inputs, or {input name: one}."""
+def _to_encode(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe without what its model needs in training only."""
+    unused = catalog().resolve(recipe["model"]["type"], "model").training_only
+    return recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
+
+
+def build_augment(config: dict[str, Any] | None) -> Augment | dict[str, Augment] | None:
+    """The augmentation of a dataloader: one for all inputs, or {input name: one}; None for none."""
     where = "train_dataloader.augment"
+    if not config:
+        return None
     if "type" in config:
         return build(config, "augment", where=where)
     return {name: build(item, "augment", where=f"{where}.{name}") for name, item in config.items()}

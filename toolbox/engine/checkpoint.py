@@ -10,7 +10,6 @@ checkpoint-120/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -23,8 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from toolbox.base import Backbone, Model
+from toolbox.base import Model
 from toolbox.engine.files import as_json, new_folder, point, sha256
+from toolbox.engine.parts import adapted, frozen_identity, left_out, model_state
 from toolbox.engine.state import join, split
 from toolbox.engine.transfer import Transfer, match, touched
 from toolbox.errors import ToolboxError
@@ -188,50 +188,6 @@ def rotate(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def backbones(model: Model) -> dict[str, Backbone]:
-    """The backbones that the recipe describes or that the model's inputs name, by module path.
-
-    A copy that the model made of one, a moving-average teacher say, is none of them: it is a part like a head.
-    """
-    named = {id(backbone) for backbone in model.inputs.values()}
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if id(module) in named or (isinstance(module, Backbone) and module.from_recipe == id(module))
-    }
-
-
-def adapted(model: Model) -> dict[str, Backbone]:
-    """Backbones with an adapter, by their module path."""
-    return {path: backbone for path, backbone in backbones(model).items() if backbone.adapter is not None}
-
-
-def left_out(model: Model) -> set[str]:
-    """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
-    skipped: set[int] = set()
-    for module in backbones(model).values():
-        if module.adapter is not None:
-            adapter = module.adapter.parameter_names()
-            skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
-        if module.weights_id is not None:
-            skipped |= {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
-            skipped |= {id(buffer) for buffer in module.buffers()} if module.frozen else set()
-    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in skipped}
-
-
-def model_state(model: Model) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds outside adapters, each with storage of its own."""
-    skip = left_out(model)
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name not in skip:
-            tensor = tensor.detach().cpu().contiguous()
-            tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-            seen.add(tensor.data_ptr())
-    return tensors
-
-
 def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
     """What a recipe's `load_from` and `load_parts` name; None for a recipe that starts from no checkpoint."""
     return replace(read(recipe["load_from"]), parts=recipe.get("load_parts")) if recipe["load_from"] else None
@@ -254,9 +210,7 @@ def compare(model: Model, checkpoint: Checkpoint) -> Transfer:
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     # an adapter counts as one tensor; its own are compared when they are loaded
     whole = torch.Size()
-    found = match(
-        own | dict.fromkeys(here, whole), left_out(model), held | dict.fromkeys(there, whole), parts
-    )  # fmt: skip
+    found = match(own | dict.fromkeys(here, whole), left_out(model), held | dict.fromkeys(there, whole), parts)
     found.check(path)
     return found
 
@@ -278,21 +232,6 @@ def load_into(model: Model, checkpoint: Checkpoint) -> None:
             raise ToolboxError(f"The checkpoint {checkpoint.path} has another adapter for {name}: {error}") from error
 
 
-def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
-    """For each backbone with frozen pretrained tensors: what was loaded, and a checksum of its frozen tensors."""
-    skip = left_out(model)
-    found = {}
-    for path, module in backbones(model).items():
-        if module.weights_id is not None:
-            adapter = module.adapter.parameter_names() if module.adapter is not None else set()
-            prefix = f"{path}." if path else ""
-            own = module.state_dict()
-            names = sorted(name for name in own if prefix + name in skip and name not in adapter)
-            if names:
-                found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
-    return found
-
-
 def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
     for path, here in frozen_identity(model).items():
         if not touched(path, checkpoint.parts):
@@ -305,13 +244,6 @@ def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
                 f"({was}).",
                 hint="Give the original weights, e.g. --cfg-options model.backbone.name=<folder>.",
             )
-
-
-def _digest(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _because(error: ToolboxError, reason: str) -> ToolboxError:

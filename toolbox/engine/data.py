@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from toolbox.base import Augment, Batch, Dataset, Model, Preprocess, Sampler, world
+from toolbox.engine.assemble import build_augment
+from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
 
 
@@ -177,6 +179,22 @@ def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_m
         if isinstance(batch, Problem):
             raise ToolboxError.of([batch])
         yield batch
+
+
+def training_batches(
+    settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
+    pin_memory: bool,
+) -> Iterator[Batch]:  # fmt: skip
+    """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
+    fetch = Fetch(
+        dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),
+        seed=settings("randomness.seed"), blocks=sampler.blocks,
+        skip_bad=settings("train_dataloader.on_bad_item") == "skip",
+    )  # fmt: skip
+    return batches(
+        fetch, Draws(sampler, first, last), workers=settings("train_dataloader.num_workers"),
+        prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory,
+    )  # fmt: skip
 
 
 def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batch:

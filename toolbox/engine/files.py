@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, flush to disk, rename."""
+"""Files and folders of a run that are either whole or absent, and what a killed process left of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolbox.base import files
 from toolbox.errors import ToolboxError
 
 
@@ -81,17 +82,8 @@ def recover(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file in one step. Raises ToolboxError when the disk refuses."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        sync(beside)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ToolboxError(
-            f"{path} cannot be written: {error.strerror or error}.", hint="Choose another --work-dir."
-        ) from error
+    """Replace a text file of a run in one step. Raises ToolboxError when the disk refuses."""
+    files.write_text(path, text, hint="Choose another --work-dir.")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from toolbox.base import Backbone, Model, Optimizer
-from toolbox.engine.checkpoint import backbones
+from toolbox.engine.parts import backbones
 from toolbox.engine.transfer import below
 from toolbox.errors import Problem, ToolboxError
 

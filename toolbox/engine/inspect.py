@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +14,11 @@ from toolbox.base import Dataset, Model, Sampler
 from toolbox.engine import average, grad_cache, interpolate, outputs
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
-from toolbox.engine.checkpoint import backbones
 from toolbox.engine.device import choose_device
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.groups import Group, parameter_groups, part_problems
 from toolbox.engine.memory import step_memory
+from toolbox.engine.parts import adapted, backbones
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
@@ -62,14 +64,16 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     about_data = len(plan.problems)
     if about_data or not data:
         classes = 2  # any number stands for that of data which nobody has looked at
-    _try(plan, "", lambda: Precision(settings("optim_wrapper.precision"), choose_device(settings("env_cfg.device"))))
+    with _noted(plan):
+        Precision(settings("optim_wrapper.precision"), choose_device(settings("env_cfg.device")))
     try:
         with torch.device("meta"):
             model = build_structure(recipe, classes)
             apply_tuning(model)
             optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
             for item in settings.schedules():
-                _try(plan, "param_scheduler", lambda item=item: _check_schedule(item, plan))
+                with _noted(plan, "param_scheduler"):
+                    _check_schedule(item, plan)
     except ToolboxError as error:
         plan.problems += error.problems
         return plan
@@ -77,7 +81,9 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         plan.problems += [problem.under("model") for problem in model.check()]
     names = _metric_names(recipe)
     for index, item in enumerate(recipe["custom_hooks"] or []):
-        _try(plan, "", lambda item=item, where=f"custom_hooks.{index}": _check_hook(item, where, names, plan))
+        with _noted(plan):
+            hook = build(item, "hook", where=f"custom_hooks.{index}")
+            plan.problems += [problem.under(f"custom_hooks.{index}") for problem in hook.check(names)]
     best = settings("default_hooks.checkpoint.save_best")
     if names and best != "auto" and best not in names:
         near = difflib.get_close_matches(best, names, n=1)
@@ -85,7 +91,11 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         where = "default_hooks.checkpoint.save_best"
         plan.problems.append(Problem(f"There is no validation metric '{best}'.", where, hint))
     if data and recipe["load_from"]:
-        _try(plan, "load_from", lambda: _compare(model, recipe, plan, whole=not about_data))
+        with _noted(plan, "load_from"):
+            checkpoint = checkpoints.start_of(recipe)
+            if not about_data:  # else the model may not be as large as it will be
+                found = checkpoints.compare(model, checkpoint)
+                plan.notes += [f"load_from: {found.summary()}."] if checkpoint.parts else []
     if settings("optim_wrapper.grad_cache"):
         plan.problems += grad_cache.problems(model)
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
@@ -112,44 +122,45 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
 
 def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
     """Datasets, batches and metrics; returns the number of classes."""
-    classes: list[int] = []
-    _try(plan, "train_dataloader.dataset", lambda: classes.extend(_look_at_training(recipe, settings, plan)))
+    classes = None
+    with _noted(plan, "train_dataloader.dataset"):
+        classes = _look_at_training(recipe, settings, plan)
     for name in ("val", "test"):
         loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         if bool(loader) != bool(evaluator):
             here, there = (f"{name}_dataloader", f"{name}_evaluator")[:: 1 if loader else -1]
             plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
         elif loader:
-            where = f"{name}_dataloader.dataset"
-            _try(plan, where, lambda: plan.problems.extend(EvalSet(loader, evaluator, name=name).problems()))  # noqa: B023
-    return classes[0] if classes else None
+            with _noted(plan, f"{name}_dataloader.dataset"):
+                plan.problems += EvalSet(loader, evaluator, name=name).problems()
+    return classes
 
 
-def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> list[int]:
-    """The training data and its batches; returns [number of classes], or [] if unknown."""
+def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
+    """The training data and its batches; returns the number of classes, None if unknown."""
     loader = recipe["train_dataloader"]
-    if loader["augment"]:
-        build_augment(loader["augment"])
+    build_augment(loader["augment"])
     dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
     sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
     plan.batch_size = sampler.batch_size
     found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
     plan.problems += found
     if found:
-        return []
-    before = len(plan.problems)
-    _try(plan, "train_dataloader.sampler", lambda: sampler.setup(dataset, settings("randomness.seed")))
-    if len(plan.problems) == before:
+        return None
+    with _noted(plan, "train_dataloader.sampler"):
+        sampler.setup(dataset, settings("randomness.seed"))
         plan.batch_size = sampler.batch_size  # setup may have made it smaller
         plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
         plan.steps = settings.steps(len(sampler))
         plan.notes += [*dataset.notes(), *sampler.notes()]
-    return [] if dataset.classes is None else [len(dataset.classes)]
+    return None if dataset.classes is None else len(dataset.classes)
 
 
-def _try(plan: Plan, where: str, action: Any) -> None:
+@contextmanager
+def _noted(plan: Plan, where: str = "") -> Iterator[None]:
+    """An error inside becomes a problem of the plan."""
     try:
-        action()
+        yield
     except ToolboxError as error:
         plan.problems += error.problems
     except (ValueError, OSError) as error:
@@ -162,10 +173,6 @@ def _metric_names(recipe: dict[str, Any]) -> list[str] | None:
     evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
     names = [build(item, "metric", where="val_evaluator").names() for item in evaluators]
     return None if None in names else [name for found in names for name in found]
-
-
-def _check_hook(item: dict[str, Any], where: str, names: list[str] | None, plan: Plan) -> None:
-    plan.problems += [problem.under(where) for problem in build(item, "hook", where=where).check(names)]
 
 
 def _check_schedule(item: dict[str, Any], plan: Plan) -> None:
@@ -188,15 +195,6 @@ def _augment_problems(augment: dict[str, Any] | None, model: Model) -> list[Prob
         for name in augment
         if name not in images
     ]  # fmt: skip
-
-
-def _compare(model: Model, recipe: dict[str, Any], plan: Plan, *, whole: bool) -> None:
-    """What `load_from` gives the model; only the checkpoint is read when the model's data is not known as a `whole`."""
-    checkpoint = checkpoints.start_of(recipe)
-    if whole and checkpoint is not None:
-        found = checkpoints.compare(model, checkpoint)
-        if checkpoint.parts:
-            plan.notes.append(f"load_from: {found.summary()}.")
 
 
 def _table(model: Model, settings: dict[str, Group]) -> list[Part]:
@@ -226,10 +224,9 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
     preprocess = model.preprocess()
     if any(source.size is None for source in preprocess.values()):
         return
-    augment = recipe["train_dataloader"]["augment"]
-    made = build_augment(augment) if augment else None
+    augment = build_augment(recipe["train_dataloader"]["augment"])
     rows = {
-        name: (plan.batch_size or 2) * getattr(made.get(name) if isinstance(made, dict) else made, "views", 1)
+        name: (plan.batch_size or 2) * getattr(augment.get(name) if isinstance(augment, dict) else augment, "views", 1)
         for name in preprocess
     }
     chunk = settings("optim_wrapper.grad_cache")
@@ -250,7 +247,7 @@ def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model,
 
 def _tell_idle(model: Model, idle: list[str], plan: Plan) -> None:
     """An adapter that no gradient reaches stands where the network does not use it; other parts may be idle."""
-    for path, backbone in checkpoints.adapted(model).items():
+    for path, backbone in adapted(model).items():
         names = {f"{path}.{name}" for name in backbone.adapter.parameter_names()}
         lost = [name for name in idle if name in names]
         idle = [name for name in idle if name not in names]
@@ -260,4 +257,4 @@ def _tell_idle(model: Model, idle: list[str], plan: Plan) -> None:
             plan.problems.append(Problem(message, f"model.{path}.tune", hint))
     if idle:
         shown = ", ".join(idle[:3]) + (" ..." if len(idle) > 3 else "")
-        plan.notes.append(f"No gradient reaches {len(idle)} trainable tensors, which stay as they are: {shown}.")
+        plan.notes.append(f"No gradient reaches these trainable tensors ({len(idle)}), so they stay as they are: {shown}.")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Curve, Model
-from toolbox.engine.checkpoint import adapted, backbones, left_out
 from toolbox.engine.console import shown
+from toolbox.engine.parts import adapted, backbones, left_out
 from toolbox.errors import Problem, ToolboxError
 
 

@@ -7,28 +7,28 @@ a pure function of its number or part of the state: so a resumed run repeats the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from toolbox.base import Batch, Dataset, Finding, Hook, Sampler, world
+from toolbox.base import Dataset, Finding, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
 from toolbox.engine import workdir
-from toolbox.engine.assemble import build_augment, build_model, pretrained
+from toolbox.engine.assemble import build_model, pretrained
 from toolbox.engine.average import Average, applied
 from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, shown
-from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
+from toolbox.engine.data import inputs_of, ready, training_batches
 from toolbox.engine.device import choose_device, cores, peak_memory, random_state, set_random_state, set_threads
 from toolbox.engine.evaluate import EvalSet, Pixels
 from toolbox.engine.files import write_json, write_text
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import parameter_groups
 from toolbox.engine.interpolate import curve, mix
+from toolbox.engine.parts import frozen_identity
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import Interrupted, StopSignal
@@ -83,18 +83,14 @@ class Run:
 
     def _build_model(self) -> None:
         recipe, settings = self.config, self.settings
-        loader = recipe["train_dataloader"]
-        self.dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
+        where = "train_dataloader.dataset"
+        self.dataset: Dataset = build(settings(where), "dataset", where=where)
         self.classes = len(self.dataset.classes) if self.dataset.classes is not None else None
-        start = self._from or checkpoints.start_of(recipe)
-        if start is not None and self._overwrite and start.path.parent == self.work_dir.resolve():
-            raise ToolboxError(
-                "load_from names a checkpoint of the run that would be replaced.", hint="Choose another --work-dir."
-            )
+        start = self._from or resuming.start_of(recipe, self.work_dir, self._overwrite)
         self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
         if start is not None and start.parts:
             self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
-        self.frozen = checkpoints.frozen_identity(self.model)
+        self.frozen = frozen_identity(self.model)
         self.torch_device = torch.device(str(self.device))
         self.model.to(self.torch_device)
         self.inputs = inputs_of(self.model)
@@ -116,11 +112,12 @@ class Run:
             self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),
             settings("optim_wrapper.layer_decay"),
         )  # fmt: skip
-        clip = settings("optim_wrapper.clip_grad")
+        clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
         self.update = Step(
             self.model, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
             [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
-            self.precision, clip["max_norm"] if clip else None, self._grad_cache(),
+            self.precision, clip["max_norm"] if clip else None,
+            GradCache(self.model, cache["chunk_size"], self.precision, self.device) if cache else None,
         )  # fmt: skip
         trained = {name: parameter for group in groups for name, parameter in group.params.items()}
         average = settings("optim_wrapper.average")
@@ -135,10 +132,6 @@ class Run:
             self.console,
         )  # fmt: skip
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
-
-    def _grad_cache(self) -> GradCache | None:
-        setting = self.settings("optim_wrapper.grad_cache")
-        return GradCache(self.model, setting["chunk_size"], self.precision, self.device) if setting else None
 
     def _eval_set(self, name: str) -> EvalSet | None:
         loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]
@@ -254,13 +247,15 @@ class Run:
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
         self.progress["before"] = self._judge(target, "baseline") or self._leave()
         self.console.info("before: " + shown(self.progress["before"]))
-        known = {name: self.progress[name] for name in ("pixels", "before")}
-        write_json(self.work_dir / "train_results.json", known)
+        write_json(self.work_dir / "train_results.json", {name: self.progress[name] for name in ("pixels", "before")})
 
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
         self.model.train()
-        stream = self._stream()
+        stream = training_batches(
+            self.settings, self.dataset, self.sampler, self.training_inputs, first=self.step * self.accumulate,
+            last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu",
+        )  # fmt: skip
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
         if self._from is not None and self._validate_if_due():
             self.save()  # the interrupted run was saved before it could be judged
@@ -300,19 +295,6 @@ class Run:
                 self._leave()
         if self.progress["stopped"]:
             self.console.info(f"Stopped at step {self.step}: {self.progress['stopped']}.")
-
-    def _stream(self) -> Iterator[Batch]:
-        augment = self.config["train_dataloader"]["augment"]
-        fetch = Fetch(
-            self.dataset, self.training_inputs, seed=self.settings("randomness.seed"), blocks=self.sampler.blocks,
-            augment=build_augment(augment) if augment else None,
-            skip_bad=self.settings("train_dataloader.on_bad_item") == "skip",
-        )  # fmt: skip
-        draws = Draws(self.sampler, self.step * self.accumulate, self.steps * self.accumulate)
-        return batches(
-            fetch, draws, workers=self.settings("train_dataloader.num_workers"),
-            prefetch=self.settings("train_dataloader.prefetch_factor"), pin_memory=self.device.type != "cpu",
-        )  # fmt: skip
 
     def _validate_if_due(self) -> bool:
         """Evaluate this step on the validation set, once; whether it is the best so far."""
@@ -400,10 +382,9 @@ class Run:
         return {"classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": best}
 
     def _leave(self) -> NoReturn:
-        signum = self._signal.received
         saved = checkpoints.all_in(self.work_dir)
         how = "Continue with --resume." if saved else "Nothing was trained yet: start again with --overwrite."
-        raise Interrupted(signum, f"Interrupted at step {self.step} of {self.steps}. {how}")
+        raise Interrupted(self._signal.received, f"Interrupted at step {self.step} of {self.steps}. {how}")
 
     def _log_step(self, numbers: dict[str, float], since: dict[str, Any]) -> None:
         spent = {key: self.progress[key] - since[key] for key in ("seconds", "items", "data_wait_seconds")}

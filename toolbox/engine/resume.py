@@ -57,6 +57,19 @@ def open_folder(
     return found
 
 
+def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoints.Checkpoint | None:
+    """What a new run starts from: its recipe's `load_from`, None without one.
+
+    Raises ToolboxError where that would be removed with the run that `overwrite` replaces.
+    """
+    start = checkpoints.start_of(recipe)
+    if start is not None and overwrite and start.path.parent == folder.resolve():
+        raise ToolboxError(
+            "load_from names a checkpoint of the run that would be replaced.", hint="Choose another --work-dir."
+        )
+    return start
+
+
 def differences(checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any]) -> list[str]:
     """What to tell the user: settings and plugins that are not those of the checkpoint."""
     found = []

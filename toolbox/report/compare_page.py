@@ -13,7 +13,7 @@ from toolbox.errors import ToolboxError
 from toolbox.report import charts
 from toolbox.report.charts import style_of
 from toolbox.report.compare import Comparison, Duel
-from toolbox.report.files import replace_text
+from toolbox.report.files import write_text
 from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
 from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, is_number, memory, scientific
@@ -90,7 +90,7 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
             f"The folder cannot be made: {error.strerror or error}.", where=str(folder), hint="Choose another --out."
         ) from error
     path = folder / "compare.html"
-    replace_text(path, page, hint="Choose another --out.")
+    write_text(path, page, hint="Choose another --out.")
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.errors import ToolboxError
-from toolbox.report.files import replace_text
+from toolbox.report.files import write_text
 
 NAME = "findings.json"
 FORMAT = 1
@@ -33,7 +33,7 @@ def save_findings(path: str | Path, findings: Iterable[Finding]) -> Path:
     path = path / NAME if path.is_dir() else path
     written = [_as_dict(as_saved(finding)) for finding in findings]
     text = json.dumps({"format": FORMAT, "findings": written}, allow_nan=False, separators=(",", ":"))
-    replace_text(path, text + "\n", hint="Free some space or make the folder writable.")
+    write_text(path, text + "\n", hint="Free some space or make the folder writable.")
     return path
 
 

@@ -13,7 +13,7 @@ from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Outcomes, 
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves
 from toolbox.report.charts import Chart, curve_chart, histogram_chart
-from toolbox.report.files import read_text, replace_text
+from toolbox.report.files import read_text, write_text
 from toolbox.report.findings import as_saved
 from toolbox.report.gallery import Pictures, show_galleries
 from toolbox.report.grid import Grid, grid
@@ -63,7 +63,7 @@ def write_report(
         config=config, environment=_pretty(read_text(work_dir / "environment.json")), costs=costs(results),
     )  # fmt: skip
     path = work_dir / "report.html"
-    replace_text(
+    write_text(
         path, page,
         hint="The run's numbers are safe in train_results.json. Free some space or make the folder writable.",
     )  # fmt: skip

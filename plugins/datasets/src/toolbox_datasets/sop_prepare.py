@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from toolbox.base.files import new_file
 from toolbox_datasets.listed import Item
 from toolbox_datasets.unpack import place
 
@@ -65,9 +65,8 @@ def write_records(out: Path, splits: Mapping[str, Sequence[Item]]) -> str:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{path} holds something else already: move it away first")
     for path, text in texts.items():
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        with new_file(path) as beside:
+            beside.write_text(text, encoding="utf-8", newline="\n")
     return f"wrote to {out}: " + ", ".join(findings)
 
 

@@ -1,0 +1,56 @@
+"""Files that are either whole or as they were: write beside, flush to disk, rename."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolbox.errors import ToolboxError
+
+
+@contextmanager
+def new_file(path: Path, *, hint: str = "") -> Iterator[Path]:
+    """A file to write to; it stands at `path`, whole and on disk, when the block ends without an error.
+
+    - `hint`: what to try when the disk refuses. Raises ToolboxError then.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise ToolboxError(f"{path} cannot be written: {error.strerror or error}.", hint=hint) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, hint: str = "", errors: str = "strict") -> None:
+    """Replace a text file in one step, so that no reader ever sees half of one; in UTF-8.
+
+    - `hint`: as of `new_file`; `errors`: what to make of characters that UTF-8 refuses, as in `open`.
+    """
+    with new_file(path, hint=hint) as beside:
+        beside.write_text(text, encoding="utf-8", errors=errors)
+
+
+def check_file(path: Path, *, overwrite: bool = False) -> None:
+    """Raise ToolboxError where `new_file` could not write, to be asked before long work.
+
+    - `overwrite`: whether a file that is there may be replaced.
+    """
+    if path.is_dir():
+        raise ToolboxError(f"{path} is a folder.", hint="Give the name of a file in it.")
+    if path.exists() and not overwrite:
+        raise ToolboxError(f"{path} is there already.", hint="Choose another name, or replace it with --overwrite.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ToolboxError(f"Nothing can be written to {path.parent}: {error.strerror or error}.") from error

@@ -1,0 +1,76 @@
+"""What a model is made of: its backbones and adapters, and which tensors a checkpoint holds of them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Backbone, Model
+
+
+def backbones(model: Model) -> dict[str, Backbone]:
+    """The backbones that the recipe describes or that the model's inputs name, by module path.
+
+    A copy that the model made of one, a moving-average teacher say, is none of them: it is a part like a head.
+    """
+    named = {id(backbone) for backbone in model.inputs.values()}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if id(module) in named or (isinstance(module, Backbone) and module.from_recipe == id(module))
+    }
+
+
+def adapted(model: Model) -> dict[str, Backbone]:
+    """Backbones with an adapter, by their module path."""
+    return {path: backbone for path, backbone in backbones(model).items() if backbone.adapter is not None}
+
+
+def left_out(model: Model) -> set[str]:
+    """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
+    skipped: set[int] = set()
+    for module in backbones(model).values():
+        if module.adapter is not None:
+            adapter = module.adapter.parameter_names()
+            skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
+        if module.weights_id is not None:
+            skipped |= {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
+            skipped |= {id(buffer) for buffer in module.buffers()} if module.frozen else set()
+    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in skipped}
+
+
+def model_state(model: Model) -> dict[str, Tensor]:
+    """The tensors that a checkpoint holds outside adapters, each with storage of its own."""
+    skip = left_out(model)
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name not in skip:
+            tensor = tensor.detach().cpu().contiguous()
+            tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+            seen.add(tensor.data_ptr())
+    return tensors
+
+
+def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
+    """For each backbone with frozen pretrained tensors: what was loaded, and a checksum of its frozen tensors."""
+    skip = left_out(model)
+    found = {}
+    for path, module in backbones(model).items():
+        if module.weights_id is not None:
+            adapter = module.adapter.parameter_names() if module.adapter is not None else set()
+            prefix = f"{path}." if path else ""
+            own = module.state_dict()
+            names = sorted(name for name in own if prefix + name in skip and name not in adapter)
+            if names:
+                found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
+    return found
+
+
+def _digest(tensors: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
