@@ -38,7 +38,10 @@ class LabelledImages(Dataset):
         sizes = list(sizes)
         self.labels = [label for label, size in enumerate(sizes) for _ in range(size)]
         self.classes = [f"class {label}" for label in range(len(sizes))]
-        self.groups = [("even", "odd")[label % 2] for label in self.labels]
+
+    @property
+    def groups(self) -> list[str]:
+        return [("even", "odd")[label % 2] for label in self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)
