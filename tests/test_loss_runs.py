@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at, trained
 
 import toolbox
+from toolbox.core.stored import write_embeddings
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
 
@@ -171,6 +173,27 @@ def test_an_option_reaches_into_a_list_of_losses(toy):
 def test_what_does_not_fit_is_said_before_a_run(toy, loss, message):
     found = messages(toy(with_loss(loss)))
     assert any(message in line and "model" in line for line in found), found
+
+
+def test_a_teacher_that_does_not_fit_is_found_before_a_run(toy, tmp_path):
+    alike = "dict(type='losses.Distillation',kind='embedding')"
+    summed = f"dict(type='losses.Sum',losses=[{SUPCON},{alike}])"
+    wide, fitting = (f"model.teacher=dict(type='toy.Patches',width={width})" for width in (24, 8))
+    widths = ["model.teacher_pool=mean", "model.head=dict(type='core.Projection',dim=8)"]
+    for loss in (alike, summed):
+        found = messages(toy(with_loss(loss, wide, *widths)))
+        assert len(found) == 1, found
+        assert "the student's have 8 and the teacher's 24" in found[0]
+        assert messages(toy(with_loss(loss, fitting, *widths))) == []
+    cut = f"dict(type='losses.Matryoshka',loss={alike},dims=[8,4])"
+    assert "the student's have 4" in messages(toy(with_loss(cut, fitting, *widths)))[0], "a teacher is never cut"
+    assert messages(toy(with_loss(TAUGHT, wide, *widths))) == [], "similarities of any width can be compared"
+    file = tmp_path / "teacher.npz"
+    write_embeddings(file, ["a"], np.ones((1, 24)))
+    assert "the teacher's 24" in messages(toy(with_loss(alike, f"model.teacher_file={file}", *widths)))[0]
+    found = messages(toy(with_loss(TAUGHT, wide, "model.teacher_pool=tokens")))
+    assert len(found) == 1, found
+    assert "the teacher's pool keeps tokens" in found[0]
 
 
 def test_a_teacher_without_a_loss_that_looks_at_it_is_said(toy):

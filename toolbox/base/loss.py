@@ -38,6 +38,12 @@ class Loss(nn.Module, ABC):
         Raises ValueError for settings that do not fit them.
         """
 
+    def check_teacher(self, dim: int, teacher_dim: int) -> None:
+        """Raise ValueError where a teacher's embeddings of width `teacher_dim` cannot teach ones of width `dim`.
+
+        Called before a run starts, for losses that need a teacher.
+        """
+
     def after_step(self) -> None:
         """Called after every update: the place to clamp a learned scale."""
 

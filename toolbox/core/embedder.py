@@ -94,7 +94,24 @@ class Embedder(Model):
                 self._stored = StoredEmbeddings(self.teacher_file)
             except (OSError, ValueError) as error:
                 found.append(Problem(str(error), "teacher_file"))
-        return found
+        if self.teacher is not None and self.teacher_pool.keeps_tokens and self.criterion.needs_teacher:
+            found.append(Problem(f"{name} compares with one vector an item, and the teacher's pool keeps tokens.",
+                                 "teacher_pool", "Set teacher_pool='cls'."))  # fmt: skip
+        return found or self._check_teacher()
+
+    def _check_teacher(self) -> list[Problem]:
+        """Whether the loss can do with the widths of student and teacher."""
+        if self.teacher is not None:
+            width = self.teacher_pool.dim(self.teacher.dim)
+        elif self._stored is not None:
+            width = self._stored.embeddings.shape[1]
+        else:
+            return []
+        try:
+            self.criterion.check_teacher(self.embedding_dim, width)
+        except ValueError as error:
+            return [Problem(f"{error}.", "loss")]
+        return []
 
     def connect(self, classes: int | None = None) -> None:
         if self._connected:

@@ -38,6 +38,13 @@ class Distillation(Loss):
             raise ValueError(f"kind must be 'kl', 'mse' or 'embedding', not {kind!r}")
         self.kind, self.temperature = kind, check_temperature(temperature)
 
+    def check_teacher(self, dim: int, teacher_dim: int) -> None:
+        if self.kind == "embedding" and dim != teacher_dim:
+            raise ValueError(
+                f"kind='embedding' compares embeddings of one width, but the student's have {dim} and the teacher's "
+                f"{teacher_dim}: give the student a head of {teacher_dim}, or use kind='kl'"
+            )
+
     def compute(
         self,
         embeddings: Tensor,
@@ -52,6 +59,7 @@ class Distillation(Loss):
             _check_rows("rows of the second view", ref_embeddings, ref_teacher)
         teacher = teacher.detach().to(embeddings.dtype)
         ref_teacher = None if ref_embeddings is None else ref_teacher.detach().to(embeddings.dtype)
+        self.check_teacher(embeddings.shape[1], teacher.shape[1])
         if self.kind == "embedding":
             return _apart(_stacked(embeddings, ref_embeddings), _stacked(teacher, ref_teacher))
         anchors, candidates = views(embeddings, ref_embeddings)
@@ -69,6 +77,8 @@ class Distillation(Loss):
 
 
 def _check_rows(what: str, student: Tensor, teacher: Tensor | None) -> None:
+    if teacher is not None and teacher.ndim != 2:
+        raise ValueError(f"a teacher gives one embedding an item (B, D), not {tuple(teacher.shape)}: pool its tokens")
     rows = "none" if teacher is None else str(len(teacher))
     if rows != str(len(student)):
         raise ValueError(f"a teacher's embedding belongs to each of the {len(student)} {what}, but there are {rows}")
@@ -79,9 +89,4 @@ def _stacked(rows: Tensor, more: Tensor | None) -> Tensor:
 
 
 def _apart(student: Tensor, teacher: Tensor) -> Tensor:
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            f"kind='embedding' compares embeddings of one width, but the student's have {student.shape[1]} and the "
-            f"teacher's {teacher.shape[1]}: give the student a head of {teacher.shape[1]}, or use kind='kl'"
-        )
     return (1 - (directions(student) * directions(teacher)).sum(dim=1)).mean()

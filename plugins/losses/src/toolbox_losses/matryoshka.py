@@ -42,6 +42,10 @@ class Matryoshka(Loss):
         for loss, width in zip(self.losses, self.dims, strict=True):
             loss.connect(width, classes)
 
+    def check_teacher(self, dim: int, teacher_dim: int) -> None:
+        for loss, width in zip(self.losses, self.dims, strict=True):
+            loss.check_teacher(width, teacher_dim)
+
     def compute(
         self,
         embeddings: Tensor,

@@ -40,6 +40,10 @@ class Sum(Loss):
         for loss in self.losses:
             loss.connect(dim, classes)
 
+    def check_teacher(self, dim: int, teacher_dim: int) -> None:
+        for loss in self.losses:
+            loss.check_teacher(dim, teacher_dim)
+
     def compute(
         self,
         embeddings: Tensor,
