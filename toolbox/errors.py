@@ -46,3 +46,8 @@ class ToolboxError(Exception):
 
     def __reduce__(self):
         return (ToolboxError.of, (self.problems,))
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of another library says, within a sentence: at most `most` characters, without a last dot."""
+    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__

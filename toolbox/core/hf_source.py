@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from toolbox.base import hub, weight_files
+from toolbox.errors import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -70,9 +71,7 @@ class HFSource:
         return None
 
 
-def resolve(
-    name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None
-) -> HFSource:  # fmt: skip
+def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None) -> HFSource:
     """Decide between `name` and `arch`; the configuration of a name on the Hub is downloaded if it is not cached.
 
     - `size`: of the images, for which `arch` has positions unless it says otherwise.
@@ -234,7 +233,7 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(kind, **fields)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        raise ValueError(f"These fields make no {kind!r}: {' '.join(str(error).split())}.") from error
+        raise ValueError(f"These fields make no {kind!r}: {one_line(error)}.") from error
 
 
 def _read(folder: Path) -> PretrainedConfig:
@@ -248,7 +247,7 @@ def _read(folder: Path) -> PretrainedConfig:
         with quiet():
             return AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        raise ValueError(f"transformers cannot read {file}: {' '.join(str(error).split())[:300]}.") from error
+        raise ValueError(f"transformers cannot read {file}: {one_line(error)}.") from error
 
 
 def _images(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.base.backbone import check_images, check_rate
 from toolbox.core import hf_source
 from toolbox.core.find_blocks import find_blocks
+from toolbox.errors import one_line
 
 
 class HFVision(Backbone):
@@ -38,8 +40,8 @@ class HFVision(Backbone):
 
     Images are scaled by the mean, std and interpolation of the model's processor, but cut as those of every backbone
     here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is dinov3.ViT, which keeps
-    positions exact in training. Raises ValueError for values that fit nothing,
-    OSError, with the steps to take, where a configuration cannot be had.
+    positions exact in training. Raises ValueError for values that fit nothing, OSError, with the steps to take, where a
+    configuration cannot be had.
     """
 
     modality = "image"
@@ -54,8 +56,7 @@ class HFVision(Backbone):
         drop_path: float = 0.0,
     ):
         super().__init__()
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be at least 0 and below 1, not {drop_path}.")
+        check_rate("drop_path", drop_path)
         if size is not None and size < 1:
             raise ValueError(f"size must be a positive number of pixels, not {size}.")
         self._source = hf_source.resolve(name, revision, arch, size)
@@ -80,8 +81,7 @@ class HFVision(Backbone):
         - `layers`: n > 1 also returns the last n blocks' tokens, through the final norm.
         - `mask`: (B, H/patch * W/patch) bool, row by row; True puts the mask token in a patch's place.
         """
-        if inputs.ndim != 4 or inputs.shape[1] != 3:
-            raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(inputs.shape)}.")
+        check_images(inputs)
         depth = len(self.layers()) if "layers" in self.abilities else 1
         if not 1 <= layers <= depth:
             raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
@@ -201,8 +201,8 @@ def _create(source: hf_source.HFSource, config: Any) -> nn.Module:
     try:
         return hf_source.create(config)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"transformers cannot build {source.name!r} ({type(error).__name__}: {reason}).") from error
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
 
 
 def _look_at(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
@@ -234,9 +234,8 @@ def _probe(
     try:
         hidden = layout.run(model, pixels, 1, None).last_hidden_state
     except Exception as error:  # every model has its own way to refuse
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{name!r} does not take images of {height} x {width} pixels ({reason}); its own size is "
+            f"{name!r} does not take images of {height} x {width} pixels ({one_line(error)}); its own size is "
             f"{own_size[0]} x {own_size[1]}."
         ) from error
     found = {"dim": hidden.shape[1 if hidden.ndim == 4 else 2], "patch": None, "pooled": True}

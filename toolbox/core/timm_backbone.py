@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.base.backbone import check_images, check_rate
 from toolbox.core import timm_source
 from toolbox.core.find_blocks import find_blocks, top_level
+from toolbox.errors import one_line
 
 
 class Timm(Backbone):
@@ -51,8 +53,7 @@ class Timm(Backbone):
         drop_path: float = 0.0,
     ):
         super().__init__()
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be at least 0 and below 1, not {drop_path}.")
+        check_rate("drop_path", drop_path)
         if size is not None and size < 1:
             raise ValueError(f"size must be a positive number of pixels, not {size}.")
         if checkpoint is not None and not weights:
@@ -87,7 +88,7 @@ class Timm(Backbone):
         depth = len(self.model.blocks) if "layers" in self.abilities else 1
         if not 1 <= layers <= depth:
             raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
-        _check_pixels(inputs)
+        check_images(inputs)
         try:
             if layers == 1:
                 return self._layout.features(self.model, self.model.forward_features(inputs), inputs)
@@ -196,9 +197,8 @@ def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[i
             output = net.forward_features(pixels)
             pooled = net.forward_head(output, pre_logits=True)
     except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{name!r} does not take images of {size[0]} x {size[1]} pixels ({reason}); its own size is "
+            f"{name!r} does not take images of {size[0]} x {size[1]} pixels ({one_line(error)}); its own size is "
             f"{own_size[0]} x {own_size[1]}."
         ) from error
     if not isinstance(output, Tensor) or output.ndim not in (3, 4) or pooled.ndim != 2:
@@ -241,8 +241,3 @@ def _can_checkpoint(net: nn.Module) -> bool:
     except (AssertionError, AttributeError, TypeError, RuntimeError):
         return False
     return True
-
-
-def _check_pixels(pixels: Tensor) -> None:
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(pixels.shape)}.")

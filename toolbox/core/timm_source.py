@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from toolbox.base import hub, weight_files
+from toolbox.errors import one_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -95,7 +96,7 @@ def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -
     try:
         net = _construct(source, size, drop_path)
     except _REFUSALS as error:
-        raise ValueError(f"timm cannot build {source.name!r} so: {_line(error)}.") from error
+        raise ValueError(f"timm cannot build {source.name!r} so: {one_line(error)}.") from error
     if drop_path and not any(getattr(module, "drop_prob", None) for module in net.modules()):
         raise ValueError(f"{source.name!r} has no residual branches to skip: remove drop_path.")
     for module in net.modules():
@@ -156,7 +157,7 @@ def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> No
     try:
         loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except _REFUSALS as error:
-        raise ValueError(f"The weights in {file} do not fit {source.name!r}: {_line(error)}. {_HINT}") from error
+        raise ValueError(f"The weights in {file} do not fit {source.name!r}: {one_line(error)}. {_HINT}") from error
     state = loaded.state_dict()
     own = net.state_dict()
     weight_files.fill(net, {key: tensor for key, tensor in state.items() if key in own}, file, _HINT)
@@ -277,9 +278,5 @@ def _classes(file: Path, classifier: str | tuple[str, ...] | None) -> int:
     try:
         content = load_state_dict(str(file))
     except Exception as error:  # pickle raises anything on a damaged file
-        raise OSError(f"{file} cannot be read as a checkpoint: {_line(error)}. Download it again.") from error
+        raise OSError(f"{file} cannot be read as a checkpoint: {one_line(error)}. Download it again.") from error
     return next((content[name].shape[0] for name in names if name in content), 0)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400].rstrip(".") or type(error).__name__

@@ -257,4 +257,6 @@ def _tell_idle(model: Model, idle: list[str], plan: Plan) -> None:
             plan.problems.append(Problem(message, f"model.{path}.tune", hint))
     if idle:
         shown = ", ".join(idle[:3]) + (" ..." if len(idle) > 3 else "")
-        plan.notes.append(f"No gradient reaches these trainable tensors ({len(idle)}), so they stay as they are: {shown}.")
+        plan.notes.append(
+            f"No gradient reaches these trainable tensors ({len(idle)}), so they stay as they are: {shown}."
+        )

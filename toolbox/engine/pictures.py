@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.base import Dataset, Sample, read_image
+from toolbox.base.images import IMAGE_SUFFIXES
 from toolbox.errors import ToolboxError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 LISTS = (".txt", ".jsonl")
 _FIELDS = ("image", "path", "query_image")
 
@@ -64,8 +64,8 @@ def find_pictures(source: str | Path) -> Pictures:
             return _in_list(path)
     except OSError as error:
         raise ToolboxError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if path.suffix.lower() not in SUFFIXES:
-        known = f"Images end in {', '.join(SUFFIXES)}, lists in {' or '.join(LISTS)}."
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        known = f"Images end in {', '.join(IMAGE_SUFFIXES)}, lists in {' or '.join(LISTS)}."
         raise ToolboxError(f"{path} is neither a folder, an image nor a list.", hint=known)
     return Pictures(path.parent, [path.name])
 
@@ -77,7 +77,7 @@ def _in_folder(root: Path) -> Pictures:
     ignored = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.most_common())
     if not names:
         what = f" Other files there: {ignored}." if ignored else ""
-        raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {', '.join(SUFFIXES)}.")
+        raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
     return Pictures(root, sorted(names), notes=[f"{others.total()} other files ignored ({ignored})"] if ignored else [])
 
 
@@ -91,7 +91,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], names: list[str], o
                 real = os.path.realpath(entry.path)
                 if real not in above:
                     _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real), names, others)
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES and (
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in IMAGE_SUFFIXES and (
                 entry.is_file() or entry.is_symlink()  # a broken link is an unreadable image, no absent one
             ):
                 names.append(prefix + entry.name)

@@ -12,7 +12,7 @@ from typing import Any
 from toolbox.base.findings import Outcomes
 from toolbox.report.numbers import is_finite, is_number
 from toolbox.report.paired import Paired, hits, pair, unfit
-from toolbox.report.recipe import differing, flat
+from toolbox.report.recipe import differing, flat, judged_split
 from toolbox.report.runs import RunRecord, read_runs
 
 _SAME = 1e-4
@@ -146,12 +146,10 @@ def _other_data(runs: list[RunRecord]) -> Iterator[str]:
 
 def judged_on(run: RunRecord) -> dict[str, Any] | None:
     """The dataset that a run was evaluated on, as its recipe describes it; None if that is not known."""
-    recipe, split = run.recipe or {}, run.info.get("split")
-    for name in (split,) if split in ("test", "val") else ("test", "val"):
-        loader = recipe.get(f"{name}_dataloader")
-        if isinstance(loader, dict) and recipe.get(f"{name}_evaluator") and isinstance(loader.get("dataset"), dict):
-            return loader["dataset"]
-    return None
+    recipe = run.recipe or {}
+    loader = recipe.get(f"{run.info.get('split') or judged_split(recipe)}_dataloader")
+    dataset = loader.get("dataset") if isinstance(loader, dict) else None
+    return dataset if isinstance(dataset, dict) else None
 
 
 def _duels(runs: list[RunRecord]) -> Iterator[Duel]:

@@ -42,6 +42,14 @@ def _value(node: ast.expr) -> Any:
     raise ValueError(f"line {node.lineno} holds more than plain data")
 
 
+def judged_split(recipe: Mapping[str, Any]) -> str:
+    """The set that a run is judged on in the end: "test" where there is one, else "val"; empty for none."""
+    for name in ("test", "val"):
+        if recipe.get(f"{name}_dataloader") is not None and recipe.get(f"{name}_evaluator") is not None:
+            return name
+    return ""
+
+
 def flat(recipe: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """{key path: value}, through dicts and lists of dicts; an empty dict is a value."""
     found: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from datetime import datetime
 from itertools import groupby
@@ -19,6 +18,7 @@ from toolbox.report.gallery import Pictures, show_galleries
 from toolbox.report.grid import Grid, grid
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
+from toolbox.report.recipe import judged_split, read_recipe
 from toolbox.report.table import headline, rows
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def write_report(
     dataset, given = findings or (None, [])
     usable, remarks = _sorted_out(given)
     config = read_text(work_dir / "config.py")
-    split = {"val": "validation"}.get(results.get("split"), results.get("split")) or _split(config)
+    split = results.get("split") or _split(config)
+    split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
@@ -130,24 +131,11 @@ def _pretty(text: str) -> str:
 
 
 def _split(config: str) -> str:
-    """Which set `before` and `after` were measured on, from the recipe's text: the test set where there is one."""
+    """Which set `before` and `after` were measured on, from the recipe's text; empty where it does not say."""
     try:
-        body = ast.parse(config).body
-    except (SyntaxError, ValueError):
+        return judged_split(read_recipe(config))
+    except ValueError:
         return ""
-    given = {
-        target.id
-        for line in body if isinstance(line, ast.Assign) and not _is_none(line.value)
-        for target in line.targets if isinstance(target, ast.Name)
-    }  # fmt: skip
-    for key, name in (("test", "test"), ("val", "validation")):
-        if {f"{key}_dataloader", f"{key}_evaluator"} <= given:
-            return name
-    return ""
-
-
-def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
 
 
 def _date(work_dir: Path) -> datetime:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from toolbox.base.images import IMAGE_SUFFIXES
 from toolbox_datasets import tables
 from toolbox_datasets.files import first_of
-from toolbox_datasets.imagefolder import EXTENSIONS, folders_in, list_classes
-from toolbox_datasets.listed import Item, Listed
+from toolbox_datasets.imagefolder import folders_in, list_classes
+from toolbox_datasets.listed import Item, Listed, common_folder
 
 CLASSES, TRAINING = 196, 98
 """Classes 1 to 98 are trained on, the others are the test: the convention of metric learning."""
@@ -50,8 +51,7 @@ class Cars(Listed):
         return [Item(path, class_id, path) for path, class_id in pairs if (class_id <= TRAINING) == (part == "train")]
 
     def name_of(self, class_id: int | str, items: list[Item]) -> str:
-        names = {Path(item.path).parent.name for item in items}
-        return names.pop() if len(names) == 1 else ""
+        return common_folder(items)
 
     @classmethod
     def how_to_get(cls, root: str) -> str:
@@ -107,7 +107,7 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
     tops = [root / name for name in ("train", "test") if folders_in(root / name)] or [root]
     files: dict[str, list[str]] = {}
     for top in tops:
-        for name, paths in list_classes(root, top, EXTENSIONS).files.items():
+        for name, paths in list_classes(root, top, IMAGE_SUFFIXES).files.items():
             files.setdefault(name, []).extend(paths)
     if not any(files.values()):
         first_of(root, ["cars_annos.csv, cars_annos.mat or class folders"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox_datasets.files import first_of
-from toolbox_datasets.listed import Item, Listed
+from toolbox_datasets.listed import Item, Listed, common_folder
 from toolbox_datasets.unpack import place
 
 PAGE = "https://data.caltech.edu/records/65de6-vp158"
@@ -47,8 +47,7 @@ class CUB(Listed):
         ]
 
     def name_of(self, class_id: int | str, items: list[Item]) -> str:
-        names = {Path(item.path).parent.name for item in items}
-        return names.pop() if len(names) == 1 else ""
+        return common_folder(items)
 
     @classmethod
     def how_to_get(cls, root: str) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from toolbox.base import Dataset, Sample, read_image
+from toolbox.base.images import IMAGE_SUFFIXES
 from toolbox.plugin import Problem
 from toolbox_datasets.splits import LEAST, held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class Listing(NamedTuple):
@@ -66,7 +65,7 @@ class ImageFolder(Dataset):
         if extensions is not None and not extensions:
             raise ValueError("extensions is empty: name at least one, such as ['jpg'], or leave it out")
         self.root, self.split, self.val_share, self.test_share = root, split, val_share, test_share
-        self.extensions = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or EXTENSIONS)
+        self.extensions = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or IMAGE_SUFFIXES)
 
     @cached_property
     def split_folders(self) -> list[str]:

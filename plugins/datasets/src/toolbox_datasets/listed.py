@@ -155,3 +155,9 @@ class Listed(Dataset):
         - `out`: the folder that holds it. Raises ValueError, with the steps to take, if something is missing.
         """
         return cls.checked(out)
+
+
+def common_folder(items: list[Item]) -> str:
+    """The name of the folder that holds all of these images, empty where there are several."""
+    names = {Path(item.path).parent.name for item in items}
+    return names.pop() if len(names) == 1 else ""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toolbox.base import Dataset, Sample, read_image
+from toolbox.base.images import IMAGE_SUFFIXES
 from toolbox.plugin import Problem
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files
-from toolbox_datasets.imagefolder import EXTENSIONS
 from toolbox_datasets.records_fields import Reader, check_columns
 from toolbox_datasets.records_index import Index, Relations, oddities, read_pairs
 from toolbox_datasets.records_samples import Samples, read_samples
@@ -190,4 +190,4 @@ class Records(Dataset):
 
 def looks_like_text(path: str) -> bool:
     """Whether a missing path has no ending of a file; for messages only."""
-    return "://" not in path and not path.lower().endswith(EXTENSIONS) and ("." not in path or " " in path)
+    return "://" not in path and not path.lower().endswith(IMAGE_SUFFIXES) and ("." not in path or " " in path)

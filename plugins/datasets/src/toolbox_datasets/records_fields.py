@@ -35,6 +35,7 @@ class Reader:
     def __init__(self, path: Path, mode: str, columns: Mapping[str, str | None]) -> None:
         self.path, self.mode, self.mapped = path, mode, columns
         self.columns = tables.columns_of(path)
+        self._first: tuple[int, bool] | None = None
         self.csv = tables.kind_of(path) in ("csv", "tsv")
         known = set(self.columns)
         self.column = {field: columns.get(field, field) for field in FIELDS}
@@ -55,10 +56,28 @@ class Reader:
                     + near(field, self.columns, field)
                 )
 
-    def check_unlabelled(self, row: Mapping[str, Any], number: int) -> None:
-        """Raises ValueError for a label in a file whose first records had none."""
+    def label(self, row: Mapping[str, Any], number: int) -> str | None:
+        """The label of a record, None where the file has none. Raises ValueError unless all records have one or none.
+
+        Records are read in their order, from the first on.
+        """
+        label = self.scalar(row, number, "label")
+        if self._first is None:
+            self._first = number, label is not None
+        first, labelled = self._first
+        if labelled != (label is not None):
+            this, that = ("has no label", "has one") if labelled else ("has a label", "has none")
+            raise ValueError(f"{self.place(number)} {this}, and {self.place(first)} {that}: give all or none")
+        # a column of labels that the first records do not have
         if self.column["label"] is None and "label" not in self.mapped and not row.keys().isdisjoint(LABELS):
             raise ValueError(f"{self.place(number)} has a label, and the first records have none: give it to all")
+        return label
+
+    def labelled(self) -> bool:
+        """Whether the records that were read have labels. Raises ValueError if there was none."""
+        if self._first is None:
+            raise ValueError(f"{self.path} holds no record")
+        return self._first[1]
 
     def first_place(self) -> str:
         """Where the first record stands."""

@@ -156,7 +156,6 @@ def read_pairs(reader: Reader, folder: Path) -> Index:
     images, labels, groups = Images(folder), Named(reader, "label"), Named(reader, "group")
     query, positives, negatives = array("q"), array("q"), array("q")
     positive_starts, negative_starts = array("q", [0]), array("q", [0])
-    labelled = None
     for line, row in tables.rows(reader.path, reader.wanted()):
         first = images.number(reader.one(row, line, "query_image"), line)
         right = list(dict.fromkeys(images.number(path, line) for path in reader.needed(row, line, "positive")))
@@ -164,15 +163,8 @@ def read_pairs(reader: Reader, folder: Path) -> Index:
         if wrong and not set(wrong).isdisjoint((first, *right)):
             path = images.paths[min(set(wrong) & {first, *right})]
             raise ValueError(f"{reader.place(line)}: '{path}' is a negative and also the query or a positive")
-        label, group = reader.scalar(row, line, "label"), reader.scalar(row, line, "group")
-        if labelled is None:
-            labelled, first_line = label is not None, line
-        if labelled != (label is not None):
-            this, that = ("has no label", "has one") if labelled else ("has a label", "has none")
-            raise ValueError(f"{reader.place(line)} {this}, and {reader.place(first_line)} {that}: give all or none")
-        if not labelled:
-            reader.check_unlabelled(row, line)
-        else:
+        label, group = reader.label(row, line), reader.scalar(row, line, "group")
+        if label is not None:
             labels.give((first, *right), label, line, images.paths)
         if group is not None:
             groups.give((first, *right), group, line, images.paths)
@@ -181,8 +173,7 @@ def read_pairs(reader: Reader, folder: Path) -> Index:
         negatives.extend(wrong)
         positive_starts.append(len(positives))
         negative_starts.append(len(negatives))
-    if labelled is None:
-        raise ValueError(f"{reader.path} holds no record")
+    labelled = reader.labelled()
     relations = Relations(
         np.asarray(query), Lists(np.asarray(positives), np.asarray(positive_starts)),
         Lists(np.asarray(negatives), np.asarray(negative_starts)),

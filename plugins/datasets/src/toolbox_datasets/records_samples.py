@@ -58,7 +58,6 @@ def read_samples(reader: Reader, folder: Path) -> Samples:
     names: dict[str, int] = {}
     groups: list[str] = []
     records = repeated = unused = 0
-    labelled = None
     for line, row in tables.rows(reader.path, reader.wanted()):
         query = {
             name: images.number(reader.one(row, line, field), line) if name == "image" else reader.one(row, line, field)
@@ -70,14 +69,7 @@ def read_samples(reader: Reader, folder: Path) -> Samples:
         if target.endswith("image"):
             right = list(dict.fromkeys(images.number(path, line) for path in right))
         unused += bool(reader.several(row, line, "negatives"))
-        label, group = reader.scalar(row, line, "label"), reader.scalar(row, line, "group")
-        if labelled is None:
-            labelled, first_line = label is not None, line
-        if labelled != (label is not None):
-            this, that = ("has no label", "has one") if labelled else ("has a label", "has none")
-            raise ValueError(f"{reader.place(line)} {this}, and {reader.place(first_line)} {that}: give all or none")
-        if not labelled:
-            reader.check_unlabelled(row, line)
+        label, group = reader.label(row, line), reader.scalar(row, line, "group")
         asked = [("query", *query.values())] if mode in COMPOSED else list(query.values())
         new = keys.join((*asked, *right), label is None)
         repeated += keys.seen((*query.values(), *right))
@@ -91,9 +83,7 @@ def read_samples(reader: Reader, folder: Path) -> Samples:
             labels.append(new if label is None else names.setdefault(label, len(names)))
             groups.append(group or "")
         records += 1
-    if labelled is None:
-        raise ValueError(f"{reader.path} holds no record")
-    if labelled:
+    if reader.labelled():
         of, classes = in_order(np.asarray(labels), list(names))
     else:
         # numbers count up, so classes are in the order of their first sample

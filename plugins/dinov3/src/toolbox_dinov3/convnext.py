@@ -7,10 +7,11 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from toolbox.base import Features
+from toolbox.base.backbone import check_rate
 from toolbox_dinov3 import timm_nets
 from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
-from toolbox_dinov3.structure import build, check_pixels, check_rate, check_size, trunk
+from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
 
 
 class ConvNeXt(Encoder):

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from toolbox.base.backbone import check_images
+
 
 def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     """A model of random weights: what `model_class` makes of the configuration.
@@ -35,17 +37,9 @@ def check_size(size: int, patch: int) -> int:
     return size
 
 
-def check_rate(name: str, value: float) -> float:
-    """`value` itself, when it is a probability below 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, not {value}.")
-    return value
-
-
 def check_pixels(pixels: Tensor, patch: int) -> tuple[int, int]:
     """The (rows, columns) of patches in a batch of images."""
-    if pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise ValueError(f"images must have shape (B, 3, H, W), not {tuple(pixels.shape)}.")
+    check_images(pixels)
     height, width = pixels.shape[-2:]
     if height < patch or width < patch or height % patch or width % patch:
         raise ValueError(f"image height and width must be multiples of {patch} pixels, not {height} x {width}.")

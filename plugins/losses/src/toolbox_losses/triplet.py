@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Loss
-from toolbox_losses.pairs import pair_masks, views
+from toolbox_losses.pairs import masked_mean, pair_masks, views
 
 
 class Triplet(Loss):
@@ -74,7 +74,7 @@ class Triplet(Loss):
         counted = positive.any(dim=1) & negative.any(dim=1)
         if self.reducer == "nonzero":
             counted = counted & (losses > 0)
-        return (losses * counted).sum() / counted.sum().clamp(min=1)
+        return masked_mean(losses, counted)
 
     def _many(self, distances: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         # The sum over losing triplets is linear in the distances, so counting how often each distance takes part gives
