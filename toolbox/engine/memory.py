@@ -16,6 +16,10 @@ from toolbox.base import Loss, Model
 from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
 
+_IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
+_IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")
+"""What autocast computes in the lower precision and what it keeps in float32 on GPUs, as far as encoders use it."""
+
 
 class Peak(TorchDispatchMode):
     """Counts the bytes of the storages that operations inside it make, as long as they live."""
@@ -89,11 +93,6 @@ def as_on_a_gpu(dtype: torch.dtype | None) -> Iterator[None]:
             setattr(functional, name, function)
 
 
-_IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
-_IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")
-"""What autocast computes in the lower precision and what it keeps in float32 on GPUs, as far as encoders use it."""
-
-
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, value)
 
@@ -101,12 +100,14 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 def step_memory(
     model: Model, rows: dict[str, int], precision: str, chunk_size: int | None
 ) -> tuple[dict[str, int], list[str]]:
-    """Bytes that one step takes: parameters, the optimizer's state (two values a trained one), inputs, and the peak of
-    activations and gradients together (the loss of the embeddings is not counted); and the names of trainable
-    parameters that no gradient reaches, those of losses left aside.
+    """({what: bytes that one step takes}, names of trainable parameters that no gradient reaches).
+
+    Counted are parameters, the optimizer's state (two values a trained one), inputs, and the peak of activations and
+    gradients together. The loss of the embeddings is not, nor do parameters of losses count as unreached.
 
     - `model`: on torch's meta device, tuned.
-    - `rows`: the rows of each image input; `precision`: of the forward pass; `chunk_size`: of GradCache.
+    - `rows`: the rows of each image input; `precision`: of the forward pass.
+    - `chunk_size`: of GradCache, None without it.
 
     Raises RuntimeError, ValueError or TypeError when the parts of the model do not fit together, NotImplementedError
     when values would be needed.
