@@ -282,7 +282,7 @@ def check_labels(dataset: Dataset, ks: list[int]) -> list[Problem]:
 
 
 def _query_expansion(given: list[Any]) -> tuple[int, float]:
-    if len(given) != 2 or given[0] != int(given[0]) or given[0] < 1 or not 0 <= given[1] < float("inf"):
+    if len(given) != 2 or not _whole(given[0]) or given[0] < 1 or not 0 <= given[1] < float("inf"):
         raise ValueError(
             f"alpha_qe must be [k, alpha] with a whole k from 1 up and alpha >= 0, not {given}: try [10,3]"
         )
@@ -290,10 +290,15 @@ def _query_expansion(given: list[Any]) -> tuple[int, float]:
 
 
 def _re_ranking(given: list[Any]) -> tuple[int, int, float]:
-    fine = len(given) == 3 and all(k == int(k) for k in given[:2]) and 1 <= given[1] <= given[0] and 0 <= given[2] <= 1
+    fine = len(given) == 3 and all(map(_whole, given[:2])) and 1 <= given[1] <= given[0] and 0 <= given[2] <= 1
     if not fine:
         raise ValueError(
             f"rerank must be [k1, k2, lambda] with whole numbers k1 >= k2 >= 1 and lambda from 0 to 1, not {given}: "
             "try [20,6,0.3]"
         )
     return int(given[0]), int(given[1]), float(given[2])
+
+
+def _whole(number: float) -> bool:
+    """Whether it is a whole number; neither infinity nor NaN is."""
+    return float(number).is_integer()
