@@ -89,7 +89,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
         index = _index(node, name, path)
         node[index] = _typed(value, node[index], None)
     elif isinstance(node, dict):
-        node[name] = _typed(value, node.get(name), _annotation(config, node, names))
+        node[name] = _typed(value, node.get(name), _annotation(node, names))
     else:
         raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"--cfg-options {path}")
 
@@ -114,7 +114,7 @@ def _index(node: list, name: str, path: str) -> int:
     return int(name)
 
 
-def _annotation(config: dict[str, Any], node: dict[str, Any], names: list[str]) -> Any:
+def _annotation(node: dict[str, Any], names: list[str]) -> Any:
     """The declared type of a key: a constructor's, or the schema's."""
     if isinstance(node.get("type"), str):
         try:

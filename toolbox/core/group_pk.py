@@ -9,7 +9,7 @@ import numpy as np
 from toolbox.base import Dataset
 from toolbox.core.classes import Classes
 from toolbox.core.epoch_sampler import EpochSampler
-from toolbox.core.pk import add_groups, fewest, fullest, pk_table, remove_groups, seat_batches
+from toolbox.core.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
 
 
 class GroupPK(EpochSampler):
@@ -81,10 +81,7 @@ class GroupPK(EpochSampler):
     def plan(self, rng: np.random.Generator) -> np.ndarray:
         batches, drop, share = len(self), self.short_classes == "drop", self.classes // self.groups
         total = batches * self.groups
-        if drop:
-            blocks = remove_groups(np.minimum(self._blocks, batches), total, rng)
-        else:
-            blocks = add_groups(self._blocks, total, batches, rng)
+        blocks = fitted(self._blocks, total, batches, drop, rng)
         ordered = self._classes.shuffled(rng)
         sequence = rng.permutation(len(blocks))
         tables = [
@@ -108,8 +105,4 @@ class GroupPK(EpochSampler):
         if self._small:
             fate = "are left out" if self._lost else "stand together as one"
             notes.append(f"{self._small} super-classes with fewer than {share} classes {fate}")
-        if seen > total:
-            notes.append(f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen")
-        elif seen < total:
-            notes.append(f"{total - seen} of {total} images are left out each epoch")
-        return notes
+        return notes + coverage(seen, total)

@@ -78,11 +78,7 @@ class PK(EpochSampler):
             fate = "are left out" if self.short_classes == "drop" else "repeat images within a batch"
             few = f"{self._short} of {len(self._classes.sizes)} classes have fewer than {self.per_class} images"
             notes.append(f"{few} and {fate}")
-        if seen > total:
-            notes.append(f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen")
-        elif seen < total:
-            notes.append(f"{total - seen} of {total} images are left out each epoch")
-        return notes
+        return notes + coverage(seen, total)
 
 
 def pk_table(
@@ -96,10 +92,7 @@ def pk_table(
     - `shape`: (batches, classes, per_class); batches at least `fewest`, or with `drop` at most `fullest`.
     """
     batches, classes, per_class = shape
-    if drop:
-        groups = remove_groups(np.minimum(groups, batches), batches * classes, rng)
-    else:
-        groups = add_groups(groups, batches * classes, batches, rng)
+    groups = fitted(groups, batches * classes, batches, drop, rng)
     sequence = rng.permutation(len(groups))
     seats = groups[sequence] * per_class
     begins = np.cumsum(seats) - seats
@@ -125,6 +118,20 @@ def fullest(groups: np.ndarray, classes: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if np.minimum(groups, middle).sum() >= classes * middle else (low, middle - 1)
     return low
+
+
+def coverage(seen: int, total: int) -> list[str]:
+    """What to tell of an epoch that draws `seen` images of `total`."""
+    if seen > total:
+        return [f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen"]
+    return [f"{total - seen} of {total} images are left out each epoch"] if seen < total else []
+
+
+def fitted(groups: np.ndarray, total: int, most: int, drop: bool, rng: np.random.Generator) -> np.ndarray:
+    """`groups` with the sum `total`, none above `most`: raised, or with `drop` lowered."""
+    if drop:
+        return remove_groups(np.minimum(groups, most), total, rng)
+    return add_groups(groups, total, most, rng)
 
 
 def add_groups(groups: np.ndarray, total: int, most: int, rng: np.random.Generator) -> np.ndarray:
