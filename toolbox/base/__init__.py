@@ -1,15 +1,16 @@
 """The extension points: one small abstract class a file, and the few helpers every author needs."""
 
 from toolbox.base.augment import Augment
-from toolbox.base.backbone import Backbone, Preprocess
+from toolbox.base.backbone import Backbone, Preprocess, check_images, check_rate
 from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.features import Features
+from toolbox.base.files import new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.base.functional import cls_token, gather, l2_normalize, last_token, mean_tokens, world
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.image_preprocess import ImagePreprocess
-from toolbox.base.images import read_image
+from toolbox.base.images import IMAGE_SUFFIXES, read_image
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
 from toolbox.base.model import Batch, Model
@@ -20,8 +21,10 @@ from toolbox.base.sampler import Sampler
 from toolbox.base.tune import Tune
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Features", "Finding", "Gallery", "Head",
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
     "Run", "Sample", "Sampler", "Schedule", "Table", "Tune",
-    "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "read_image", "world",
+    "check_images", "check_rate", "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "new_file",
+    "read_image", "world",
 ]  # fmt: skip

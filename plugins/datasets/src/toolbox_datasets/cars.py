@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base.images import IMAGE_SUFFIXES
+from toolbox.base import IMAGE_SUFFIXES
 from toolbox_datasets import tables
 from toolbox_datasets.files import first_of
 from toolbox_datasets.imagefolder import folders_in, list_classes

@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from toolbox.base import Dataset, Sample, read_image
-from toolbox.base.images import IMAGE_SUFFIXES
+from toolbox.base import IMAGE_SUFFIXES, Dataset, Sample, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets.splits import LEAST, held_out, require_share, without
 

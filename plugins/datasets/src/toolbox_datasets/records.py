@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import Dataset, Sample, read_image
-from toolbox.base.images import IMAGE_SUFFIXES
+from toolbox.base import IMAGE_SUFFIXES, Dataset, Sample, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from toolbox.base.files import new_file
+from toolbox.base import new_file
 from toolbox_datasets.listed import Item
 from toolbox_datasets.unpack import place
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolbox.base.backbone import check_images
+from toolbox.base import check_images
 
 
 def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:

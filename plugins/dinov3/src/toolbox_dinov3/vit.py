@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from toolbox.base import Features
-from toolbox.base.backbone import check_rate
+from toolbox.base import Features, check_rate
 from toolbox_dinov3 import timm_nets
 from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
