@@ -13,6 +13,7 @@ import pytest
 
 from toolbox.cli import common, test, train
 from toolbox.engine import files
+from toolbox.errors import Problem
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -283,3 +284,9 @@ def test_wrong_types_of_checkpoint_state_run_no_code(run, tmp_path):
     sources = "".join(path.read_text() for path in (ROOT / "toolbox").rglob("*.py"))
     assert "torch.load(" not in sources
     assert "import pickle" not in "".join(path.read_text() for path in (ROOT / "toolbox/engine").rglob("*.py"))
+
+
+@pytest.mark.parametrize(("message", "text"), [("It broke", "w: It broke. Mend it."), ("Why?", "w: Why? Mend it.")])
+def test_a_hint_is_a_sentence_of_its_own(message, text):
+    assert str(Problem(message, "w", "Mend it.")) == text
+    assert str(Problem(message, "w")) == f"w: {message}", "another library's words stay as they are"

@@ -314,3 +314,16 @@ def test_a_finished_folder_can_be_moved(toy):
     shutil.move("w", "elsewhere")
     assert toolbox.load("elsewhere").encode_image(toolbox.build({"type": "toy.Noise"})[0]["image"]).shape == (1, 8)
     assert toolbox.train(toy(), work_dir="elsewhere", resume=True)["steps"] == 12
+
+
+def test_data_with_other_classes_are_told(toy, monkeypatch):
+    interrupt_at(monkeypatch, 5)
+    data = "train_dataloader.dataset.count={}".format
+    interrupted(toy([data(64)]), work_dir="w")
+    same_data, said = Said(), Said()
+    interrupt_at(monkeypatch, 6)
+    with pytest.raises(Interrupted):
+        toolbox.train(toy([data(64)]), work_dir="w", resume=True, console=same_data)
+    assert not any("training data had" in line for line in same_data.lines), same_data.lines
+    toolbox.train(toy([data(72)]), work_dir="w", resume=True, console=said)
+    assert any("had 16 classes and have 18 now" in line for line in said.lines), said.lines

@@ -129,9 +129,8 @@ def load_plugins(names: Iterable[str]) -> None:
     """Load local plugins: Python files or modules. Raises ToolboxError for one that is broken or missing."""
     for plugin in add_local(names):
         if plugin.error is not None:
-            raise ToolboxError(
-                f"The local plugin cannot be loaded: {plugin.reason}.", where=plugin.path
-            ) from plugin.error
+            reason = str(plugin.reason).rstrip(".")
+            raise ToolboxError(f"The local plugin cannot be loaded: {reason}.", where=plugin.path) from plugin.error
 
 
 def _beside(recipe: Path, plugin: str) -> str:

@@ -139,7 +139,7 @@ class Run:
         return EvalSet(loader, evaluator, name=name, training=training) if loader and evaluator else None
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        for difference in resuming.differences(checkpoint, self.config, self.plugins):
+        for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes):
             self.console.warn(difference)
         state = checkpoint.state()
         self.step = checkpoint.step

@@ -70,8 +70,13 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
     return start
 
 
-def differences(checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any]) -> list[str]:
-    """What to tell the user: settings and plugins that are not those of the checkpoint."""
+def differences(
+    checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any], classes: int | None
+) -> list[str]:
+    """What to tell the user: settings, plugins and training classes that are not those of the checkpoint.
+
+    - `classes`: how many the training data have now.
+    """
     found = []
     changed = changed_settings(checkpoint.manifest["recipe"], recipe)
     if changed:
@@ -83,6 +88,11 @@ def differences(checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plug
                 f"The plugin {namespace} has changed since the checkpoint ({then['version']} -> {now['version']}): "
                 "the run may not continue exactly."
             )
+    if (then := checkpoint.manifest["classes"]) != classes:
+        found.append(
+            f"The training data had {then or 'no'} classes and have {classes or 'none'} now: batches and labels are "
+            "not those that the run would have had."
+        )
     return found
 
 
