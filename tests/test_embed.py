@@ -236,6 +236,16 @@ def test_the_target_is_checked_before_anything_is_computed(toy, photos, tmp_path
     assert (tmp_path / "there.npz").read_text() == "precious"
 
 
+@pytest.mark.parametrize(("name", "kind"), [(b"two\nlines.png", ".npy"), (b"\xff.png", ".parquet")])
+def test_names_that_the_format_cannot_hold_are_found_before_anything_is_computed(
+    toy, photos, tmp_path, capsys, name, kind
+):
+    toy()
+    draw(photos / os.fsdecode(name), 9)
+    said = failed(capsys, "no-such-model", photos, tmp_path / f"out{kind}")
+    assert "choose .npz" in said, "the model is not even looked for"
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     rows = np.eye(3, dtype=np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -259,9 +260,12 @@ def test_paths_are_relative_to_the_root(pictures):
     assert dataset[0]["id"] == (pictures / "c/0.png").as_posix()
 
 
-def test_a_mined_file_trains_with_explicit_negatives(toy, pictures):
+def test_a_mined_file_trains_with_explicit_negatives(toy, pictures, capsys):
     toy()
     assert command("hard.jsonl", "--negatives", 3, "--positives", 2) == 0
+    said = capsys.readouterr().out.partition("--cfg-options")[2].replace("\\\n", " ")
+    more = ["model.loss=dict(type='losses.InfoNCE')", "val_dataloader=None", "val_evaluator=None"]
+    assert toolbox.check_config(toy([*shlex.split(said), *more])) == [], "what it says to type can be typed"
     records = "train_dataloader.dataset=dict(type='datasets.Records',path='hard.jsonl',root='pictures')"
     config = toy(
         [

@@ -87,9 +87,14 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
+    from toolbox.core.stored import check_ids
     from toolbox.engine.pictures import find_pictures
 
     found = find_pictures(arguments.images)
+    try:
+        check_ids(arguments.out, found.ids)  # now, not when everything is embedded
+    except ValueError as error:
+        raise ToolboxError(str(error)) from error
     missing = found.missing()
     if missing and arguments.on_bad_item == "raise":
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")

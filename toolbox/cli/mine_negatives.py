@@ -135,6 +135,5 @@ def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPat
     given = f"type='datasets.Records', path='{arguments.out}', root='{dataset.root or '.'}'"
     fewest = min(len(negatives) for _, _, negatives in mined.rows)
     print(f'Train on it: --cfg-options "train_dataloader.dataset=dict({given})" \\')
-    print(
-        f"  \"train_dataloader.sampler=dict(type='core.Pairs',batch_size=64,negatives={fewest})\" model.cross_view=True"
-    )
+    sampler = f"type='core.Pairs',batch_size={min(64, len(mined.rows))},negatives={fewest}"
+    print(f'  "train_dataloader.sampler=dict({sampler})" model.cross_view=True')

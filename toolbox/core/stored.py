@@ -51,6 +51,21 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         check_file(file, overwrite=overwrite)
 
 
+def check_ids(path: Path, ids: Sequence[int | str]) -> None:
+    """Whether `write_embeddings` could write these ids there; to be asked early as well, where they are known.
+
+    Raises ValueError naming one that the format has no place for.
+    """
+    for name in map(str, ids):
+        if path.suffix == ".npy" and "\n" in name:
+            raise ValueError(f"the id {name!r} is no line of a text file: choose .npz or .parquet")
+        if path.suffix == ".parquet":
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"the id {name!r} is no Unicode text: choose .npz") from error
+
+
 def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarray) -> None:
     """Write (N, D) embeddings as float32, and their ids as texts. The file is whole or absent.
 
@@ -63,12 +78,11 @@ def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarra
     path, names = Path(path), [str(name) for name in ids]
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     _check(path, names, embeddings)
+    check_ids(path, names)
     if path.suffix == ".npz":
         with new_file(path) as file, file.open("wb") as stream:
             np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings)
     elif path.suffix == ".npy":
-        if broken := [name for name in names if "\n" in name]:
-            raise ValueError(f"the id {broken[0]!r} is no line of a text file: choose .npz or .parquet")
         with new_file(path) as file, new_file(_beside(path)) as listing:
             with file.open("wb") as stream:
                 np.save(stream, embeddings)
@@ -77,10 +91,7 @@ def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarra
             path.unlink(missing_ok=True)  # ids without rows are an error, ids of other rows would not be noticed
     elif path.suffix == ".parquet":
         arrow, parquet = _pyarrow()
-        try:
-            column = arrow.array(names, arrow.string())
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the id {error.object!r} is no Unicode text: choose .npz") from error
+        column = arrow.array(names, arrow.string())
         width = arrow.list_(arrow.float32(), embeddings.shape[1])
         rows = arrow.FixedSizeListArray.from_arrays(arrow.array(embeddings.reshape(-1)), type=width)
         with new_file(path) as file:
