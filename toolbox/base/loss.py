@@ -83,7 +83,8 @@ class Loss(nn.Module, ABC):
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
         extra = {"teacher": _all(teacher), "ref_teacher": _all_refs(ref_teacher, len(embeddings))}
-        with torch.autocast(embeddings.device.type, enabled=False):
+        device = embeddings.device.type
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # meta has no autocast
             return self.compute(
                 _all(embeddings),
                 _all(labels),

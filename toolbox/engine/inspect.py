@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import average, grad_cache, interpolate, outputs
+from toolbox.engine import average, first_batch, grad_cache, interpolate, outputs
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.device import choose_device
@@ -60,7 +60,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     """
     plan = Plan()
     settings = Settings(recipe)
-    classes = _look_at_data(recipe, settings, plan) if data else None
+    dataset, sampler = _look_at_data(recipe, settings, plan) if data else (None, None)
+    classes = None if dataset is None or dataset.classes is None else len(dataset.classes)
     about_data = len(plan.problems)
     if about_data or not data:
         classes = 2  # any number stands for that of data which nobody has looked at
@@ -114,17 +115,20 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
     )
     plan.parts = _table(model, {name: group for group in groups for name in group.params})
-    _shapes_and_memory(recipe, settings, model, plan)
+    views = _views(recipe, model)
+    _shapes_and_memory(settings, model, views, plan)
+    if sampler is not None and not plan.problems:
+        plan.problems += first_batch.problems(model, dataset, sampler, views)
     if data and not plan.problems:
         plan.problems += outputs.problems(recipe, settings, model)
     return plan
 
 
-def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
-    """Datasets, batches and metrics; returns the number of classes."""
-    classes = None
+def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tuple[Dataset | None, Sampler | None]:
+    """Datasets, batches and metrics; returns what training reads, None where something is wrong with it."""
+    training: tuple[Dataset | None, Sampler | None] = (None, None)
     with _noted(plan, "train_dataloader.dataset"):
-        classes = _look_at_training(recipe, settings, plan)
+        training = _look_at_training(recipe, settings, plan)
     for name in ("val", "test"):
         loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         if bool(loader) != bool(evaluator):
@@ -133,11 +137,11 @@ def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int
         elif loader:
             with _noted(plan, f"{name}_dataloader.dataset"):
                 plan.problems += EvalSet(loader, evaluator, name=name).problems()
-    return classes
+    return training
 
 
-def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> int | None:
-    """The training data and its batches; returns the number of classes, None if unknown."""
+def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tuple[Dataset | None, Sampler | None]:
+    """The training data and its batches, None where something is wrong with them."""
     loader = recipe["train_dataloader"]
     build_augment(loader["augment"])
     dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
@@ -146,14 +150,15 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
     found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
     plan.problems += found
     if found:
-        return None
+        return None, None
     with _noted(plan, "train_dataloader.sampler"):
         sampler.setup(dataset, settings("randomness.seed"))
         plan.batch_size = sampler.batch_size  # setup may have made it smaller
         plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
         plan.steps = settings.steps(len(sampler))
         plan.notes += [*dataset.notes(), *sampler.notes()]
-    return None if dataset.classes is None else len(dataset.classes)
+        return dataset, sampler
+    return dataset, None
 
 
 @contextmanager
@@ -219,16 +224,21 @@ def _part_of(name: str, model: Model) -> str:
     return "model." + name.split(".")[0]
 
 
-def _shapes_and_memory(recipe: dict[str, Any], settings: Settings, model: Model, plan: Plan) -> None:
+def _views(recipe: dict[str, Any], model: Model) -> dict[str, int]:
+    """How many views the augmentation makes of an item, for each input."""
+    augment = build_augment(recipe["train_dataloader"]["augment"])
+    return {
+        name: getattr(augment.get(name) if isinstance(augment, dict) else augment, "views", 1)
+        for name in model.preprocess()
+    }
+
+
+def _shapes_and_memory(settings: Settings, model: Model, views: dict[str, int], plan: Plan) -> None:
     """Run a step without data: shapes are checked, memory is counted."""
     preprocess = model.preprocess()
     if any(source.size is None for source in preprocess.values()):
         return
-    augment = build_augment(recipe["train_dataloader"]["augment"])
-    rows = {
-        name: (plan.batch_size or 2) * getattr(augment.get(name) if isinstance(augment, dict) else augment, "views", 1)
-        for name in preprocess
-    }
+    rows = {name: (plan.batch_size or 2) * count for name, count in views.items()}
     chunk = settings("optim_wrapper.grad_cache")
     try:
         plan.memory, idle = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
