@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from toolbox.core.group_pk import GroupPK
-from toolbox.core.pk import PK
+from toolbox.core.samplers.group_pk import GroupPK
+from toolbox.core.samplers.pk import PK
 
 
 class Listed:

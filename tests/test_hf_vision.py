@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from toolbox.base import Features
-from toolbox.core.hf_vision import HFVision
+from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.pool import Pool
 from toolbox.core.tune import Tune
 from toolbox.testing import check_backbone

@@ -125,7 +125,7 @@ def test_one_component_in_full(capsys, name):
     code, out, _ = run(capsys, name)
     assert code == 0
     assert out.startswith("core.PK  (sampler)")
-    assert "toolbox.core.pk:PK" in out
+    assert "toolbox.core.samplers.pk:PK" in out
     assert "  classes: int  (required)\n      different classes in a batch." in out
     assert "  short_classes: 'repeat' | 'drop' | 'error' = 'repeat'" in out
     assert "sampler=dict(type='core.PK', classes=1, per_class=1)" in out

@@ -17,9 +17,9 @@ from torch import nn
 
 from toolbox.base import Backbone, Features, Preprocess, l2_normalize
 from toolbox.core.embedder import Embedder
-from toolbox.core.pairs import Pairs
-from toolbox.core.pk import PK, add_groups, fewest, fullest, seat_batches
-from toolbox.core.plain_samplers import Sequential, Shuffled
+from toolbox.core.samplers.pairs import Pairs
+from toolbox.core.samplers.pk import PK, add_groups, fewest, fullest, seat_batches
+from toolbox.core.samplers.plain_samplers import Sequential, Shuffled
 from toolbox.engine.data import Fetch, inputs_of
 
 

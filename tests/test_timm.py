@@ -10,8 +10,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolbox.core.find_blocks import find_blocks
-from toolbox.core.timm_backbone import Timm
+from toolbox.core.backbones.find_blocks import find_blocks
+from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.tune import Tune
 from toolbox.testing import check_backbone
 

@@ -11,11 +11,13 @@ from toolbox.plugin import Component, Device, hookimpl
 def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
-        Component("backbone", "Timm", "toolbox.core.timm_backbone:Timm", "any image encoder of timm", ("timm",)),
+        Component(
+            "backbone", "Timm", "toolbox.core.backbones.timm_backbone:Timm", "any image encoder of timm", ("timm",)
+        ),
         Component(
             "backbone",
             "HFVision",
-            "toolbox.core.hf_vision:HFVision",
+            "toolbox.core.backbones.hf_vision:HFVision",
             "any image encoder of transformers",
             ("transformers",),
         ),
@@ -23,24 +25,32 @@ def toolbox_components() -> list[Component]:
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
         Component("head", "BNNeck", "toolbox.core.bn_neck:BNNeck", "batch norm without shift, after a linear layer"),
-        Component("sampler", "PK", "toolbox.core.pk:PK", "batches of P classes with K images each"),
+        Component("sampler", "PK", "toolbox.core.samplers.pk:PK", "batches of P classes with K images each"),
         Component(
             "sampler",
             "GroupPK",
-            "toolbox.core.group_pk:GroupPK",
+            "toolbox.core.samplers.group_pk:GroupPK",
             "P x K out of few super-classes, for harder negatives",
         ),
-        Component("sampler", "Pairs", "toolbox.core.pairs:Pairs", "every image beside another one of its class"),
-        Component("sampler", "Shuffled", "toolbox.core.plain_samplers:Shuffled", "a new random order every epoch"),
-        Component("sampler", "Sequential", "toolbox.core.plain_samplers:Sequential", "the order of the dataset"),
+        Component(
+            "sampler", "Pairs", "toolbox.core.samplers.pairs:Pairs", "every image beside another one of its class"
+        ),
+        Component(
+            "sampler", "Shuffled", "toolbox.core.samplers.plain_samplers:Shuffled", "a new random order every epoch"
+        ),
+        Component(
+            "sampler", "Sequential", "toolbox.core.samplers.plain_samplers:Sequential", "the order of the dataset"
+        ),
         Component(
             "augment", "RetrievalAugment", "toolbox.core.augment:RetrievalAugment", "random crop, flip, color ..."
         ),
-        Component("metric", "RetrievalRecall", "toolbox.core.retrieval:RetrievalRecall", "exact Recall@K by cosine"),
+        Component(
+            "metric", "RetrievalRecall", "toolbox.core.metrics.retrieval:RetrievalRecall", "exact Recall@K by cosine"
+        ),
         Component(
             "metric",
             "LateInteractionRecall",
-            "toolbox.core.late_interaction:LateInteractionRecall",
+            "toolbox.core.metrics.late_interaction:LateInteractionRecall",
             "exact Recall@K of token sets",
         ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),

@@ -44,7 +44,8 @@ class Tune(TuneBase):
             ignored = [name for name, value in arguments.items() if value is not None and mode != owner]
             if ignored:
                 raise ValueError(
-                    f"tune mode {mode!r} has no {', '.join(ignored)}: remove it, or set mode to {owner!r}."
+                    f"tune mode {mode!r} has no {', '.join(ignored)}: give tune as a whole, "
+                    f"\"model.backbone.tune=dict(mode='{mode}')\", or set mode to {owner!r}."
                 )
         self.mode = mode
         self.rank = 16 if rank is None else rank

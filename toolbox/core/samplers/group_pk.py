@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.classes import Classes
-from toolbox.core.epoch_sampler import EpochSampler
-from toolbox.core.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
+from toolbox.core.samplers.classes import Classes
+from toolbox.core.samplers.epoch_sampler import EpochSampler
+from toolbox.core.samplers.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
 
 
 class GroupPK(EpochSampler):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.neighbours import unit_rows
-from toolbox.core.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
-from toolbox.core.retrieval import check_labels
-from toolbox.core.retrieval_findings import outcomes, positions, recall_curve
-from toolbox.core.seen import Items, Seen
+from toolbox.core.metrics.neighbours import unit_rows
+from toolbox.core.metrics.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
+from toolbox.core.metrics.retrieval import check_labels
+from toolbox.core.metrics.retrieval_findings import outcomes, positions, recall_curve
+from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
 
 TIE = 1e-6

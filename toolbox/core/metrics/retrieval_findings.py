@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
-from toolbox.core.bootstrap import query_outcomes
-from toolbox.core.neighbours import unit_rows
-from toolbox.core.ranking import TIE, full_precision
-from toolbox.core.seen import Items
+from toolbox.core.metrics.bootstrap import query_outcomes
+from toolbox.core.metrics.neighbours import unit_rows
+from toolbox.core.metrics.ranking import TIE, full_precision
+from toolbox.core.metrics.seen import Items
 
 RESULTS = 10
 """How many results an example shows."""

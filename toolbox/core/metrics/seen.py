@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, gather, world
-from toolbox.core.ranking import find_items
+from toolbox.core.metrics.ranking import find_items
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.epoch_sampler import EpochSampler, check_batch_size, check_fits
+from toolbox.core.samplers.epoch_sampler import EpochSampler, check_batch_size, check_fits
 
 
 class Shuffled(EpochSampler):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core import k_reciprocal
-from toolbox.core.bootstrap import intervals as resampled
-from toolbox.core.neighbours import expand, unit_rows
-from toolbox.core.ranking import TIE, rank_queries, summarize
-from toolbox.core.retrieval_findings import describe
-from toolbox.core.seen import Items, Seen
-from toolbox.core.whitening import Projected, Whitening
+from toolbox.core.metrics import k_reciprocal
+from toolbox.core.metrics.bootstrap import intervals as resampled
+from toolbox.core.metrics.neighbours import expand, unit_rows
+from toolbox.core.metrics.ranking import TIE, rank_queries, summarize
+from toolbox.core.metrics.retrieval_findings import describe
+from toolbox.core.metrics.seen import Items, Seen
+from toolbox.core.metrics.whitening import Projected, Whitening
 from toolbox.errors import Problem
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -41,16 +41,16 @@ class RetrievalRecall(Metric):
       "skip": it is left out. It is always left out of the other numbers.
     - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
-      drawn, as queries of a class depend on each other (toolbox/core/bootstrap.py).
+      drawn, as queries of a class depend on each other (toolbox/core/metrics/bootstrap.py).
     - `by_group`: whether the findings hold a table by super-class, where the dataset has `groups`.
-    - `whiten`: width of a whitening by principal components (toolbox/core/whitening.py); None for none.
+    - `whiten`: width of a whitening by principal components (whitening.py beside this file); None for none.
     - `whiten_from`: what it is learned from: "train", the training set without augmentation, which is embedded for
       it; or "gallery", the very items that are judged, though not their labels.
-    - `alpha_qe`: [k, alpha] of alpha query expansion (toolbox/core/neighbours.py), e.g. [10,3]; None for none. A query
+    - `alpha_qe`: [k, alpha] of alpha query expansion (neighbours.py), e.g. [10,3]; None for none. A query
       is joined by the k items of the gallery nearest to it, never by itself, and meets the gallery as it is.
     - `expand_gallery`: whether the gallery's items are expanded too. Each by its nearest in the gallery, of which the
       query may be one: so a query's answer then depends on the query being there.
-    - `rerank`: [k1, k2, lambda] of k-reciprocal re-ranking (toolbox/core/k_reciprocal.py), e.g. [20,6,0.3]; None for
+    - `rerank`: [k1, k2, lambda] of k-reciprocal re-ranking (k_reciprocal.py), e.g. [20,6,0.3]; None for
       none. It looks at neighbours among all items: queries and gallery, each id once. Its neighbourhoods depend on
       what other queries there are.
 
@@ -58,7 +58,7 @@ class RetrievalRecall(Metric):
     A batch may carry `batch["roles"]`, B times "query" or "gallery": then queries are compared with the gallery only.
     An item is never found by itself, known by its id wherever it stands, and an id seen twice counts once.
 
-    `compute` gives "recall@K" for each K, "map@r", "r_precision" and "mrr" (each 0 to 1; see toolbox/core/ranking.py),
+    `compute` gives "recall@K" for each K, "map@r", "r_precision" and "mrr" (each 0 to 1; see ranking.py),
     "queries", and "queries_without_positive". Then, where asked for, bounds "recall@1_low" and "recall@1_high", and the
     same numbers once more as "dim64/recall@1", "whiten/recall@1", "alpha_qe/recall@1" and "k_reciprocal/recall@1",
     each alone from the embeddings as they are. Every process gets the same numbers, for any number of processes.

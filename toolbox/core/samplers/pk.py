@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.classes import Classes
-from toolbox.core.epoch_sampler import EpochSampler
+from toolbox.core.samplers.classes import Classes
+from toolbox.core.samplers.epoch_sampler import EpochSampler
 
 ShortClasses = Literal["repeat", "drop", "error"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.classes import Classes
-from toolbox.core.epoch_sampler import EpochSampler, check_batch_size, check_fits
+from toolbox.core.samplers.classes import Classes
+from toolbox.core.samplers.epoch_sampler import EpochSampler, check_batch_size, check_fits
 
 
 class Pairs(EpochSampler):

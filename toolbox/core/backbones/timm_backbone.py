@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, ImagePreprocess
 from toolbox.base.backbone import check_images, check_rate
-from toolbox.core import timm_source
-from toolbox.core.find_blocks import find_blocks, top_level
+from toolbox.core.backbones import timm_source
+from toolbox.core.backbones.find_blocks import find_blocks, top_level
 from toolbox.errors import one_line
 
 

@@ -1,0 +1,1 @@
+"""Judging embeddings: retrieval, its ranking and what is done to embeddings before."""
