@@ -105,6 +105,15 @@ def test_an_unknown_recipe_names_the_nearest(monkeypatch):
         assert right in str(caught.value)
 
 
+def test_a_folder_of_a_run_in_place_of_a_recipe_names_the_recipe_in_it(tmp_path):
+    (tmp_path / "run" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "run" / "config.py").write_text("")
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-5"):
+        with pytest.raises(toolbox.ToolboxError, match="folder of a run") as caught:
+            load_config(str(folder))
+        assert str(tmp_path / "run" / "config.py") in str(caught.value)
+
+
 def test_overrides_take_the_type_of_what_they_replace(toy):
     config = toy(
         [

@@ -174,6 +174,7 @@ def test_parts_of_a_checkpoint_go_into_a_model_with_another_head_and_loss(toy):
     with pytest.raises(toolbox.ToolboxError, match="of another model: of another shape: head") as caught:
         toolbox.train(toy(other), work_dir="v")
     assert "load_parts=['model.backbone']" in str(caught.value)
+    assert "w/config.py" in str(caught.value), "the recipe that it was made with"
     said = Said()
     toolbox.train(toy([*other, "load_parts=['model.backbone']"]), work_dir="v", console=said)
     before, after = tensors("w/last"), tensors("v/last")

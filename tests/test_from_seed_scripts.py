@@ -167,6 +167,7 @@ NEEDED_BESIDE = {
     "distillation_loss_type": ["model.teacher=dict(type='dinov3.ViT',name='vits16')"],
     "topk_tokens": ["model.loss=dict(type='losses.MaxSim')"],
     "warmup_steps": ["train_cfg.max_steps=1000", "train_cfg.max_epochs=None"],
+    "use_memory_bank": ["model.cross_view=False"],
     "save_strategy": ["default_hooks.checkpoint.interval=1"],
 }
 

@@ -374,11 +374,14 @@ def test_same_names_outside_the_blocks_are_no_trap():
     ("arguments", "message"),
     [
         ({"mode": "lorra"}, "one of 'frozen', 'lora', 'last', 'full', not 'lorra'"),
-        ({"mode": "full", "rank": 8}, "'full' has no rank: remove it, or set mode to 'lora'"),
+        (
+            {"mode": "full", "rank": 8},
+            "'full' has no rank: give tune as a whole, .*dict.mode='full'.*or set mode to 'lora'",
+        ),
         ({"rank": 16}, "'full' has no rank"),
         ({"mode": "frozen", "dropout": 0.0, "alpha": 1.0}, "'frozen' has no alpha, dropout"),
         ({"mode": "last", "targets": ["q_proj"]}, "'last' has no targets"),
-        ({"mode": "lora", "last": 2}, "'lora' has no last: remove it, or set mode to 'last'"),
+        ({"mode": "lora", "last": 2}, "'lora' has no last: give tune as a whole.*, or set mode to 'last'"),
         ({"mode": "lora", "rank": 0}, "rank and last must be at least 1"),
         ({"mode": "last", "last": 0}, "rank and last must be at least 1"),
         ({"mode": "lora", "alpha": 0.0}, "alpha must be positive"),

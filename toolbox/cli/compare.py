@@ -73,11 +73,10 @@ def judged_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset 
 
 
 def _show(comparison: Comparison, page: Path) -> None:
-    from rich.console import Console
-
+    from toolbox.cli.tables import terminal
     from toolbox.report.compare_page import costs_grid, metrics_grid, sentences
 
-    out = Console()
+    out = terminal()
     for alarm in comparison.alarms:
         out.print(f"NOT THE SAME TEST. {alarm}", style="bold red", highlight=False, soft_wrap=True, markup=False)
     _print_grid(out, metrics_grid(comparison), "metrics")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from toolbox.engine.inspect import Plan
+
+
+def terminal() -> Console:
+    """Where tables go: as wide as the terminal, and in a file or a pipe wide enough to cut no name short."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 
 
 def show_results(results: dict[str, Any]) -> None:
@@ -22,7 +29,7 @@ def show_results(results: dict[str, Any]) -> None:
         a, b = before.get(name), after.get(name)
         change = f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""
         table.add_row(name, *([number(pixels.get(name))] if pixels else []), number(a), number(b), change)
-    out = Console()
+    out = terminal()
     if before or after:
         out.print(table)
     seconds = results["seconds"]
@@ -55,7 +62,7 @@ def show_metrics(numbers: dict[str, float], title: str) -> None:
             else:
                 cells.append(number(numbers.get(f"{column}/{name}" if column else name)))
         table.add_row(name, *cells)
-    Console().print(table)
+    terminal().print(table)
 
 
 def show_plan(plan: Plan) -> None:
@@ -70,7 +77,7 @@ def show_plan(plan: Plan) -> None:
             part.name, f"{part.parameters:,}", f"{part.trainable:,}", rate,
             "" if frozen else f"{part.weight_decay:g}",
         )  # fmt: skip
-    out = Console()
+    out = terminal()
     out.print(table)
     for note in plan.notes:
         out.print(note, highlight=False, soft_wrap=True)

@@ -27,7 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=["test", "val"], help="which set (default: test, else val)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     parser.add_argument(
-        "--out", metavar="DIR", help="write test_results.json, findings.json and report.html to this new folder"
+        "--out",
+        metavar="DIR",
+        help="write test_results.json, findings.json and report.html to this folder: new, empty, or of an earlier test",
     )
     more = parser.add_argument_group("more numbers of core.RetrievalRecall")
     more.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="also of the first DIM dimensions alone")

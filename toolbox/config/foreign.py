@@ -139,7 +139,8 @@ FOREIGN: dict[str, Foreign] = {
     "distillation_loss_type": Foreign("model.loss=dict(type='losses.Distillation',kind='kl')"),
     "enable_hard_mining": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
     "hard_mining_lambda": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
-    "use_memory_bank": Foreign("model.loss=dict(type='losses.CrossBatchMemory',loss=dict(type='losses.SupCon'))"),
+    "use_memory_bank": Foreign("model.loss=dict(type='losses.CrossBatchMemory',loss=dict(type='losses.SupCon'))",
+                               "With model.cross_view=False: all views are one batch."),
 }  # fmt: skip
 
 

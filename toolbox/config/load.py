@@ -122,6 +122,10 @@ def find_recipe(name: str) -> Path:
     namespace, colon, recipe = name.partition(":")
     if colon and namespace.isidentifier():
         return _shipped(namespace, recipe)
+    for folder in (path, path.parent):  # a run's folder, or a checkpoint in it
+        if path.is_dir() and (folder / "config.py").is_file():
+            raise ToolboxError("This is a folder of a run, and no recipe.", where=name,
+                               hint=f"Its recipe is {folder / 'config.py'}.")  # fmt: skip
     raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
 
 

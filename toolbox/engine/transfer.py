@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Size
 
 from toolbox.errors import ToolboxError
 
 _UNLIKE = (
-    "Use the recipe that it was made with (config.py beside it). Another training may start from parts of it: "
+    "Use the recipe that it was made with ({recipe}). Another training may start from parts of it: "
     "load_parts=['model.backbone']."
 )
 _FROZEN = (
@@ -33,7 +34,10 @@ class Transfer:
         """Raise ToolboxError naming what does not fit."""
         if any(self.wrong.values()):
             listed = "; ".join(f"{what}: {', '.join(k[:3])} ({len(k)} in all)" for what, k in self.wrong.items() if k)
-            raise ToolboxError(f"The checkpoint {source} is of another model: {listed}.", hint=self.hint)
+            files = (folder / "config.py" for folder in (Path(source), Path(source).parent))
+            recipe = next((str(file) for file in files if file.is_file()), "config.py of its run")
+            hint = self.hint.replace("{recipe}", recipe)
+            raise ToolboxError(f"The checkpoint {source} is of another model: {listed}.", hint=hint)
 
     def summary(self) -> str:
         """What was and what was not taken, with counts."""
