@@ -449,6 +449,14 @@ def test_one_message_for_each_mistake(toy, photos, capsys, arguments, message):
     assert "Traceback" not in said
 
 
+def test_a_run_that_is_not_there_is_no_id_of_a_backbone(toy, photos, tmp_path, capsys):
+    toy()
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "config.py").write_text("")
+    said = failed(capsys, "runs/frist", photos, "out.npz")
+    assert "runs/frist does not exist. In runs there is, e.g., first." in said
+
+
 def test_a_diverged_model_is_no_silent_nan(run, photos, capsys, monkeypatch):
     from toolbox.core.embedder import Embedder
 

@@ -323,6 +323,18 @@ def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monke
     assert "Nothing can be written to file" in capsys.readouterr().err
 
 
+def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ToolboxError("no")
+
+    monkeypatch.setattr("toolbox.engine.encoder.evaluate", fail)
+    (tmp_path / "own").mkdir()
+    for name in ("new", "own"):
+        assert main([*trained, "--out", name]) == 2
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "own").is_dir(), "it was there before"
+
+
 def test_zero_shot_is_the_backbone_as_it_comes(recipe, tmp_path, capsys):
     numbers = numbers_of(capsys, recipe(), "--out", "zero")
     results = json.loads((tmp_path / "zero" / "test_results.json").read_text())

@@ -122,7 +122,7 @@ def evaluate(
     from toolbox.engine import encoder, testdir
     from toolbox.engine.options import set_metric_arguments
 
-    folder, recipe = None if out is None else Path(out), _plain(config)
+    folder, recipe, is_new = None if out is None else Path(out), _plain(config), False
     if metrics:
         problems = validate(recipe)
         if problems:
@@ -132,12 +132,15 @@ def evaluate(
             set_metric_arguments(recipe, encoder.split_of(recipe, split), metrics)
         recipe = runnable(recipe, device, training=False)
         if folder is not None:
-            testdir.claim(folder)
+            is_new = testdir.claim(folder)
         found = encoder.evaluate(recipe, checkpoint, split, tell)
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
         raise _placed(error, config) from error
+    finally:
+        if is_new:
+            testdir.release(folder)
     return found.metrics
 
 

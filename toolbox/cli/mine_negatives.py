@@ -70,8 +70,7 @@ def _mine(arguments: argparse.Namespace) -> int:
     check_file(arguments.out, overwrite=arguments.overwrite)
     if kind_of(arguments.model) == "backbone":
         raise ToolboxError(
-            f"{arguments.model} is no run's folder, checkpoint or recipe that is there, and negatives are mined in a "
-            "recipe's data.",
+            f"{arguments.model} is no checkpoint and no recipe, and negatives are mined in a recipe's data.",
             hint="To mine with a bare backbone, name it in the recipe: --cfg-options model.backbone.name=...",
         )
     recipe = recipe_of(arguments.model, arguments.cfg_options, arguments.plugin)

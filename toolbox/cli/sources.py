@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -101,8 +102,16 @@ def _pool(recipe: dict[str, Any]) -> str:
 
 
 def kind_of(name: str) -> str:
-    """Whether a command's argument means a "checkpoint", a "recipe", or a "backbone" by its id or folder."""
+    """Whether a command's argument means a "checkpoint", a "recipe", or a "backbone" by its id or folder.
+
+    Raises ToolboxError for a run that is not there, beside others: any other path might be the id of a backbone.
+    """
     path = Path(name)
+    if not path.exists() and path.suffix != ".py" and path.parent.is_dir():
+        runs = sorted(file.parent.name for file in path.parent.glob("*/config.py"))
+        if runs and len(path.parts) > 1:
+            near = difflib.get_close_matches(path.name, runs, n=1) or runs
+            raise ToolboxError(f"{name} does not exist.", hint=f"In {path.parent} there is, e.g., {near[0]}.")
     if path.is_dir():
         ours = any((path / inner / "manifest.json").is_file() for inner in ("", "best", "last"))
         return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"

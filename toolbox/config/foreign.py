@@ -149,5 +149,8 @@ def translated(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     keys = [match[1] for line in lines if (match := re.match(r"(\w+)\s*:", line))]
     answers = {key: FOREIGN[key].ours or FOREIGN[key].note if key in FOREIGN else "unknown here" for key in keys}
-    start = "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py, with these as --cfg-options:"
+    start = (
+        "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py, with these as --cfg-options, your values in "
+    )
+    start += "place of the examples:"
     return [start, *(f"  {key}: {answer}" for key, answer in answers.items()), "See docs/from_seed_scripts.md."]

@@ -55,7 +55,7 @@ class EarlyStop(Hook):
             return
         self.waited += 1
         if self.waited >= self.patience:
-            run.stop(f"{self.metric} has not improved on {self.best} in {self.waited} evaluations")
+            run.stop(f"{self.metric} has not improved on {self.best:.4g} in {self.waited} evaluations")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
