@@ -55,7 +55,8 @@ class EarlyStop(Hook):
             return
         self.waited += 1
         if self.waited >= self.patience:
-            run.stop(f"{self.metric} has not improved on {self.best:.4g} in {self.waited} evaluations")
+            best = "none" if self.best is None else f"{self.best:.4g}"
+            run.stop(f"{self.metric} has not improved on {best} in {self.waited} evaluations")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
