@@ -38,6 +38,8 @@ bench: venv
 	$(BIN)/python tools/benchmark.py loader
 	$(BIN)/python tools/benchmark.py recall
 	$(BIN)/python tools/benchmark.py rerank
+	$(BIN)/python tools/benchmark.py grad_cache
+	$(BIN)/python tools/benchmark.py ablation
 
 clean:
 	rm -rf $(VENV) work_dirs data/glyphs_sop
