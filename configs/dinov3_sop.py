@@ -16,8 +16,8 @@ What each choice rests on, in published Recall@1 on SOP (this recipe's own numbe
 - 4 images a class in large batches: RS@k 4 x 1,000; the others 2 to 6 a class in 192 to 900. 1,024 here, in chunks.
 - Classes of a batch from few super-classes, as in the 86.6 of open-metric-learning: negatives are harder.
 - Random crops of 20 to 100 % and flips: all of the above.
-- The smooth Recall@k of RS@k, beside a supervised contrastive loss that still teaches where ranks are far off: the sum
-  did best on letters (docs/benchmarks.md).
+- The smooth Recall@k of RS@k, beside a supervised contrastive loss that still teaches where ranks are far off: adding
+  it to that one gained 2 points on letters (docs/benchmarks.md).
 - Averaged weights, and the interpolation with the pretrained ones that validates best, can only be chosen where they
   do not lose on held-out training classes. The test set is seen before and after only.
 """
