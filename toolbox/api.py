@@ -70,7 +70,7 @@ def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = N
 
 def train(
     config: Mapping[str, Any], *, work_dir: str | Path | None = None, resume: bool | str | None = None,
-    overwrite: bool = False, device: str | None = None, console: Console | None = None,
+    overwrite: bool = False, device: str | None = None, console: Console | None = None, profile: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a recipe and evaluate it before and after; returns what `train_results.json` holds.
 
@@ -79,12 +79,17 @@ def train(
     - `overwrite`: replace a run that `work_dir` holds.
     - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
     - `console`: where messages go; default: plain lines on standard output.
+    - `profile`: after a few steps to warm up, profile so many and write `profile/` into the run's folder.
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
     from toolbox.engine.loop import Run
+    from toolbox.engine.profiling import profiled
+    from toolbox.engine.speed import explained
     from toolbox.report import save_findings, write_report
 
+    if profile is not None and profile < 1:
+        raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
     recipe = runnable(config, device)
@@ -94,7 +99,8 @@ def train(
     recipe["work_dir"] = str(folder)
     try:
         run = Run(recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console)
-        results = run.execute()
+        with profiled(run, profile), explained():
+            results = run.execute()
         found = run.findings()
         results["report"] = str(write_report(folder, results, found))
         save_findings(folder, found[1] if found else [])

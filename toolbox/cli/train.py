@@ -29,6 +29,10 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
+    parser.add_argument(
+        "--profile", nargs="?", const=5, type=int, metavar="STEPS",
+        help="profile so many steps (default: 5) after the first few; see the folder's profile/table.txt",
+    )  # fmt: skip
     return parser
 
 
@@ -45,7 +49,7 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         results = api.train(
             config, work_dir=arguments.work_dir, resume=arguments.resume, overwrite=arguments.overwrite,
-            device=arguments.device, console=console(),
+            device=arguments.device, console=console(), profile=arguments.profile,
         )  # fmt: skip
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)

@@ -177,6 +177,14 @@ TOP_LEVEL: dict[str, Key] = {
                 "Threads of torch on a CPU; default: half the cores, whatever the workers, as sums depend on it.",
                 int | None,
             ),
+            "compile": Key(
+                "torch.compile of every block of every backbone: True, or a dict of `mode`, `backend`, `dynamic`.",
+                bool | dict[str, Any],
+                default=False,
+            ),
+            "channels_last": Key(
+                "Keeps images and convolutions in channels-last memory, for convolutional nets.", bool, default=False
+            ),
         },
     ),
     "evaluate_before": Key("Evaluate the untrained backbone on the test data first.", bool, default=True),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import average, first_batch, grad_cache, interpolate, outputs
+from toolbox.engine import average, first_batch, grad_cache, interpolate, outputs, speed
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.device import choose_device
@@ -104,6 +104,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += part_problems(model, parts, settings("optim_wrapper.layer_decay"))
     plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)
     plan.problems += interpolate.problems(recipe, model)
+    plan.problems += speed.problems(settings("env_cfg"))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         plan.problems.append(
             Problem("Nothing would be trained: every part is frozen.", "model", "Add a head, or set a backbone's tune.")
@@ -111,6 +112,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     if len(plan.problems) > about_data:
         return plan
     plan.notes += average.notes(settings("optim_wrapper.average"), plan.steps)
+    plan.notes += speed.notes(model, settings("env_cfg"))
     groups = parameter_groups(
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
     )

@@ -16,7 +16,7 @@ from torch import nn
 from toolbox.base import Dataset, Finding, Hook, Sampler, world
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
-from toolbox.engine import workdir
+from toolbox.engine import speed, workdir
 from toolbox.engine.assemble import build_model, pretrained
 from toolbox.engine.average import Average, applied
 from toolbox.engine.bad_items import BadItems
@@ -30,6 +30,7 @@ from toolbox.engine.groups import parameter_groups
 from toolbox.engine.interpolate import curve, mix
 from toolbox.engine.parts import frozen_identity
 from toolbox.engine.precision import Precision
+from toolbox.engine.profiling import phase
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import Interrupted, StopSignal
 from toolbox.engine.step import Step
@@ -93,6 +94,7 @@ class Run:
         self.frozen = frozen_identity(self.model)
         self.torch_device = torch.device(str(self.device))
         self.model.to(self.torch_device)
+        speed.prepare(self.model, settings("env_cfg"), self.torch_device)
         self.inputs = inputs_of(self.model)
         self.training_inputs = inputs_of(self.model, training=True)
 
@@ -264,7 +266,8 @@ class Run:
         mark = dict(self.progress)
         while self.step < self.steps and self.progress["stopped"] is None:
             started = time.perf_counter()
-            got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(self.accumulate)]
+            with phase("waiting for data"):
+                got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(self.accumulate)]
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.note(got)
             self.progress["items"] += sum(batch["items"] for batch in got)

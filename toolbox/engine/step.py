@@ -11,6 +11,7 @@ from toolbox.base import Batch, Schedule
 from toolbox.engine.grad_cache import GradCache, row_count
 from toolbox.engine.groups import Group, torch_groups
 from toolbox.engine.precision import Precision
+from toolbox.engine.profiling import phase
 from toolbox.errors import ToolboxError
 
 
@@ -48,6 +49,11 @@ class Step:
                 raise ToolboxError(f"{error} (at step {step + 1}).", where="model") from error
             for name, value in found.items():
                 values[name] = values.get(name, 0) + value.detach().float() / len(batches)
+        with phase("optimizer"):
+            self._update(values, step)
+
+    def _update(self, values: dict[str, Tensor], step: int) -> None:
+        """Clip the gradients and take the step; `values` are remembered, the norm of the gradients among them."""
         scaler = self.precision.scaler
         if self.max_norm is not None:
             if scaler:
@@ -66,11 +72,13 @@ class Step:
 
         def backward(loss: Tensor) -> None:
             loss = loss * share
-            (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
+            with phase("backward"):
+                (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
 
         if self.grad_cache is not None and row_count(batch["inputs"]) > self.grad_cache.chunk_size:
-            return self.grad_cache(batch, backward)
-        with self.precision.autocast():
+            with phase("forward and backward in chunks"):
+                return self.grad_cache(batch, backward)
+        with phase("forward"), self.precision.autocast():
             found = self.model(batch, "loss")
         backward(found["loss"])
         return found
@@ -144,7 +152,11 @@ class Step:
                 hint="Resume with the recipe of that run, or start a new one with load_from.",
             )
         known = saved["optimizer"]
-        state = {position: known[name] for position, name in enumerate(names) if name in known}
+        state = {
+            position: _laid_out_as(parameter, known[name])
+            for position, (name, parameter) in enumerate(zip(names, self.parameters, strict=True))
+            if name in known
+        }
         groups = self.optimizer.state_dict()["param_groups"]
         if len(groups) == len(saved["groups"]):
             groups = [group | then for group, then in zip(groups, saved["groups"], strict=True)]
@@ -153,6 +165,16 @@ class Step:
             self.precision.scaler.load_state_dict(saved["scaler"])
         device = self.parameters[0].device
         self._sums, self._count = {name: value.to(device) for name, value in saved["sums"].items()}, saved["count"]
+
+
+def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's state in the parameter's own memory format: fused optimizers go through memory, not by index."""
+    return {
+        key: torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+        if isinstance(value, Tensor) and value.shape == parameter.shape
+        else value
+        for key, value in state.items()
+    }
 
 
 _FROM_RECIPE = ("params", "lr", "weight_decay", "base_lr", "base_weight_decay")
