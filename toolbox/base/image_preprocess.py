@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -54,8 +55,16 @@ class ImagePreprocess(Preprocess):
         return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
 
     def finish(self, batch: Tensor) -> Tensor:
-        mean, std = (torch.tensor(numbers, device=batch.device).view(3, 1, 1) for numbers in (self.mean, self.std))
-        return batch.float().mul_(1 / (255 * std)).sub_(mean / std)
+        factor, offset = _constants(self.mean, self.std, batch.device)
+        return batch.float().mul_(factor).sub_(offset)
+
+
+@lru_cache
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What bytes are multiplied by, and what is then subtracted. Kept, as a copy to a device waits for it."""
+    with torch.inference_mode(False):
+        means, stds = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+        return (1 / (255 * stds)).to(device), (means / stds).to(device)
 
 
 def _center(have: tuple[int, int], want: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -42,7 +42,17 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights that step number `step` (the first one is 1) has left."""
         if step >= self.start or self.count:  # once begun it goes on, also where a longer run would start later
-            self._averages.update_parameters(self._own)
+            self._take_in()
+
+    @torch.no_grad()
+    def _take_in(self) -> None:
+        """`AveragedModel.update_parameters`, which would copy the count to the device and wait for that."""
+        averages, own = list(self._averages.module.parameters()), list(self._own)
+        if self.count:
+            self._averages.multi_avg_fn(averages, own, self.count)
+        else:
+            torch._foreach_copy_(averages, own)
+        self._averages.n_averaged += 1
 
     def swap(self) -> None:
         """Exchange weights and averages, once there are any. Nothing is copied and no bit changes."""
