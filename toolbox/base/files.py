@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from toolbox.errors import ToolboxError
@@ -27,7 +27,8 @@ def new_file(path: Path, *, hint: str = "") -> Iterator[Path]:
     except OSError as error:
         raise ToolboxError(f"{path} cannot be written: {error.strerror or error}.", hint=hint) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that refuses this too has been named above
+            beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, *, hint: str = "", errors: str = "strict") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -11,6 +12,7 @@ from importlib import metadata
 
 from toolbox.errors import Problem, ToolboxError
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, whatever was to be written
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
 
 
@@ -32,6 +34,12 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        name = f"{error.filename} cannot be written: " if error.filename else ""
+        complain([Problem(f"{name}{error.strerror}.", hint="Free some space, or write to another disk.")])
+        return 2
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:

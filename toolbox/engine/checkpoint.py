@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from toolbox.base import Model
-from toolbox.engine.files import as_json, new_folder, point, sha256
+from toolbox.engine.files import as_json, new_folder, point, remove, sha256
 from toolbox.engine.parts import adapted, frozen_identity, left_out, model_state
 from toolbox.engine.state import join, split
 from toolbox.engine.transfer import Transfer, match, touched
@@ -185,7 +184,7 @@ def rotate(folder: Path, keep: int) -> None:
     kept = {(folder / name).resolve() for name in ("best", "last")}
     for path in all_in(folder)[: -keep or None]:
         if path.resolve() not in kept:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def start_of(recipe: dict[str, Any]) -> Checkpoint | None:

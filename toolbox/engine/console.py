@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -51,7 +52,8 @@ class Console:
 
     def _keep(self, text: str) -> None:
         if self.log_file is not None:
-            with self.log_file.open("a", encoding="utf-8") as file:
+            # a line of the log is not worth a run: what the run needs will complain itself
+            with suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
 

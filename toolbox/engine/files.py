@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def new_folder(target: Path) -> Iterator[Path]:
         for path in [*beside.rglob("*"), beside]:
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)  # safetensors writes for the owner alone
             sync(path)
-        if target.exists():
+        if target.exists() and exchange(beside, target):
+            sync(target.parent)
+            shutil.rmtree(beside, ignore_errors=True)
+        elif target.exists():
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             os.rename(target, old)
             try:
@@ -51,19 +55,27 @@ def new_folder(target: Path) -> Iterator[Path]:
             except OSError:
                 os.rename(old, target)
                 raise
+            sync(target.parent)
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.rename(beside, target)
-        sync(target.parent)
+            sync(target.parent)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise ToolboxError(
-            f"{target} cannot be written: {error.strerror or error}.",
-            hint="What was written before is untouched. Free some space or choose another --work-dir, then --resume.",
-        ) from error
+        raise _refused(target, error) from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+# Python has no name for it: two folders swap names, so that at no moment one is missing
+_renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+_HERE, _EXCHANGE = -100, 2
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system or the disk cannot."""
+    return _renameat2 is not None and _renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0
 
 
 def recover(folder: Path) -> None:
@@ -73,12 +85,24 @@ def recover(folder: Path) -> None:
         if target.exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            os.rename(path, target)
+            try:
+                os.rename(path, target)
+            except OSError as error:
+                raise _refused(target, error) from error
     for path in folder.glob(".*.partial"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def remove(folder: Path) -> None:
+    """Take away a folder, in one step for those who look. One that the disk does not let go of stays."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    with suppress(OSError):
+        os.rename(folder, beside)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -97,8 +121,21 @@ def as_json(value: Any) -> str:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make the relative link `link` lead to `target`, in one step."""
+    """Make the relative link `link` lead to `target`, in one step. Raises ToolboxError when the disk refuses."""
     beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target.name)
-    os.replace(beside, link)
+    try:
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(target.name)
+        os.replace(beside, link)
+        sync(link.parent)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise _refused(link, error) from error
+
+
+def _refused(target: Path, error: OSError) -> ToolboxError:
+    return ToolboxError(
+        f"{target} cannot be written: {error.strerror or error}.",
+        hint="What was written before is untouched. Free some space or choose another --work-dir, then --resume.",
+    )

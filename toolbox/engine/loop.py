@@ -62,7 +62,7 @@ class Run:
         self.metrics: dict[str, float] = {}
         self.progress: dict[str, Any] = {
             "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0,
-            "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None,
+            "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None, "lines": 0,
         }  # fmt: skip
         self._curves: list[Finding] = []
         self._signal = StopSignal()
@@ -155,6 +155,8 @@ class Run:
         if any(then[key] != self.config[key] for key in ("train_cfg", "custom_hooks")):
             self.progress["stopped"] = None  # what ended the run was changed: it may go on
         resuming.turn_back(self.work_dir, self.step, self.progress, self.console)
+        lines = self.progress.get("lines")
+        self.progress["lines"] = workdir.cut_metrics(self.work_dir / "metrics.jsonl", self.step, lines)
         self.console.info(f"Resuming at step {self.step} from {checkpoint.path}.")
 
     # ---- what hooks may call
@@ -166,6 +168,7 @@ class Run:
             return
         line = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
         workdir.add_metrics(self.work_dir / "metrics.jsonl", line)
+        self.progress["lines"] += 1
         for hook in self.hooks:
             hook.after_log(self, values)
 
@@ -286,11 +289,7 @@ class Run:
                 self._log_step(numbers, mark)
                 mark = dict(self.progress)
             self.console.advance(self.step, numbers)
-            try:
-                better = self._validate_if_due()
-            except ToolboxError:
-                self.save()  # the step is good, only its judge failed
-                raise
+            better = self._validate_if_due()
             last = self.step == self.steps or self.progress["stopped"] is not None
             if last or better or self.step % save_every == 0 or self._signal.received:
                 self.save()
@@ -305,13 +304,17 @@ class Run:
         due = self.step and (last or self.step % self.settings.validate_every(self.steps_per_epoch) == 0)
         if self.val is None or not due or self.progress["validated"] == self.step:
             return False
-        found = self._judge(self.val, "predict")
-        if found is None:
-            return False  # interrupted: the resumed run does it
+        try:
+            found = self._judge(self.val, "predict")
+            if found is None:
+                return False  # interrupted: the resumed run does it
+            name, greater = self.settings.best_metric(found, self.val.better)
+        except ToolboxError:
+            self.save()  # the step is good, only its judge failed
+            raise
         self.progress["validated"] = self.step
         self.log({f"val/{name}": value for name, value in found.items()})
         self.console.info(f"step {self.step} val: {shown(found)}")
-        name, greater = self.settings.best_metric(found, self.val.better)
         best = self.progress["best"]
         better = best is None or (found[name] > best["value"] if greater else found[name] < best["value"])
         if better:

@@ -52,6 +52,7 @@ def open_folder(
         raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with --overwrite.")
     if found is None:
         console.warn(f"{folder} holds no checkpoint to resume: the run starts from the beginning.")
+        workdir.cut_metrics(folder / "metrics.jsonl", -1)  # of the run that ended before its first checkpoint
     elif complaints:
         console.warn(f"Falling back to {found.path.name}.")
     return found
@@ -138,13 +139,14 @@ def turn_back(folder: Path, step: int, progress: dict[str, Any], console: Consol
     """Make a run's folder what it was at `step`; `progress` forgets a best checkpoint that is not there."""
     _set_aside_newer(folder, step, console)
     shutil.rmtree(folder / checkpoints.WISE_FT, ignore_errors=True)  # of an end of the run, which will come again
+    if (here := folder / f"checkpoint-{step}").is_dir():
+        point(folder / "last", here)  # the run may have been killed before it moved the link
     best = progress["best"]
     if best and not (folder / f"checkpoint-{best['step']}").is_dir():
         console.warn(f"The best checkpoint, of step {best['step']}, is not here: the search for it restarts.")
         progress["best"] = None
-    elif best:  # the run may have been killed before it moved the link
+    elif best:
         point(folder / "best", folder / f"checkpoint-{best['step']}")
-    workdir.cut_metrics(folder / "metrics.jsonl", step)
 
 
 def _set_aside_newer(folder: Path, step: int, console: Console) -> None:

@@ -9,6 +9,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -42,8 +44,10 @@ def check_writable(folder: Path) -> None:
     probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("x")
-        probe.unlink()
+        try:
+            probe.write_text("x")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise ToolboxError(
             f"Nothing can be written to {folder}: {error.strerror or error}.",
@@ -55,6 +59,7 @@ def lock(folder: Path) -> IO[str]:
     """Make the folder this process's own until the file is closed. Raises ToolboxError while another one holds it."""
     check_writable(folder)
     file = (folder / ".lock").open("a+", encoding="utf-8")
+    _locks.add(file)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -62,10 +67,15 @@ def lock(folder: Path) -> IO[str]:
         owner = file.read().strip() or "another process"
         file.close()
         raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another --work-dir.") from error
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
+    with suppress(OSError):  # whose it is helps people, and is not needed
+        file.truncate(0)
+        os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
     return file
+
+
+# Data workers outlive a killed run by some seconds: if they kept its lock, it could not be resumed at once.
+_locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: [file.close() for file in list(_locks)])
 
 
 def clear(folder: Path) -> None:
@@ -81,20 +91,26 @@ def clear(folder: Path) -> None:
 
 def add_metrics(path: Path, line: dict[str, Any]) -> None:
     """Add a line to metrics.jsonl. Raises ToolboxError when the disk refuses."""
+    before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, before)  # the half of a line
         raise ToolboxError(
             f"metrics.jsonl cannot be written: {error.strerror or error}.",
             hint="Free some space, then --resume: checkpoints are untouched.",
         ) from error
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`: a resumed run writes them again."""
+def cut_metrics(path: Path, step: int, lines: int | None = None) -> int:
+    """Drop the lines after `step`, and all but the first `lines`: a resumed run writes them again.
+
+    Returns how many lines are left. What was logged at `step` itself may be of before or after its checkpoint.
+    """
     if not path.exists():
-        return
+        return 0
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -102,7 +118,9 @@ def cut_metrics(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # a line that a killed process left unfinished
+    kept = kept[:lines]
     write_text(path, "".join(line + "\n" for line in kept))
+    return len(kept)
 
 
 def results(progress: dict[str, Any], after: dict[str, float] | None) -> dict[str, Any]:
