@@ -1,13 +1,9 @@
-"""Runs repeat bit for bit: with other workers, after an interruption, after a kill."""
+"""Runs repeat bit for bit: with other workers, after an interruption; tests/faults kills them."""
 
 from __future__ import annotations
 
 import json
-import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 import toolbox
-from toolbox.base import Hook
 from toolbox.engine import loop
 from toolbox.engine.signals import Interrupted
 
@@ -122,52 +117,3 @@ def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
     assert torch.equal(first[1], fetch(0)[[(11, 3)]]["inputs"]["image"][0])
     assert not torch.equal(first, fetch(1)[[(10, 3), (11, 3)]]["inputs"]["image"])
     assert torch.equal(state, torch.get_rng_state())  # the model's generator is untouched
-
-
-class Slow(Hook):
-    """Makes a step last, so that a kill can hit it anywhere."""
-
-    def __init__(self, seconds: float = 0.02):
-        self.seconds = seconds
-
-    def after_step(self, run):
-        time.sleep(self.seconds)
-
-
-@pytest.mark.slow
-def test_kill_at_ten_random_moments(toy, tmp_path):
-    """A process that is killed again and again ends with the same weights and optimizer state."""
-    length = ["train_cfg.max_steps=120", "train_cfg.val_interval=40", "default_hooks.checkpoint.interval=3"]
-    toolbox.train(toy(length), work_dir="whole")
-    program = f"""
-import sys; sys.path.insert(0, {str(HERE)!r})
-import toolbox, test_exactness
-from toolbox.registry import add_local
-from toolbox.engine.loop import Run
-add_local([{str(HERE / "toy_plugin.py")!r}])
-config = toolbox.load_config({str(HERE / "toy_recipe.py")!r}, sys.argv[1:])
-original = Run._build_training
-def build(self):
-    original(self)
-    self.hooks.append(test_exactness.Slow()); self._step_hooks = self.hooks
-Run._build_training = build
-print("ready", flush=True)
-toolbox.train(config, work_dir="killed", resume=True)
-"""
-    moments = random.Random(0)
-    kills = 0
-    while kills < 10:
-        with subprocess.Popen(
-            [sys.executable, "-c", program, *length], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.DEVNULL,
-        ) as process:  # fmt: skip
-            assert process.stdout.readline().strip() == "ready"
-            time.sleep(moments.uniform(0.02, 0.6))
-            if process.poll() is not None:
-                break  # it reached the end before this kill
-            process.kill()
-        kills += 1
-    assert kills >= 8
-    done = subprocess.run([sys.executable, "-c", program, *length], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_same(Path("whole"), Path("killed"))

@@ -65,7 +65,7 @@ class Tally(Hook):
 
 
 class Strike(Hook):
-    """- `stop`: at this step it asks the run to end, by SIGTERM; `sleep`: after so many steps it sleeps for a minute."""
+    """- `stop`: the step at which it sends SIGTERM; `sleep`: the steps after which it sleeps for a minute."""
 
     def before_run(self, run):
         self.sleep, self.stop = _wanted().get("sleep"), _wanted().get("stop")

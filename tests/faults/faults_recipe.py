@@ -8,7 +8,9 @@ train_dataloader = dict(num_workers=2)
 val_dataloader = dict(num_workers=1)
 val_evaluator = [dict(type="toy.Nearest"), dict(type="faults.Spread")]
 optim_wrapper = dict(
-    accumulative_counts=2, grad_cache=dict(chunk_size=3), average=dict(decay=0.9, start=5),
+    accumulative_counts=2,
+    grad_cache=dict(chunk_size=3),
+    average=dict(decay=0.9, start=5),
     parts={"model.head": dict(lr=3e-3)},
 )
 param_scheduler = [dict(type="core.WarmupCosine", warmup=0.05), dict(type="core.Constant")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from disk import Disk
-from lives import HERE, RECIPE, assert_same_run
+from lives import RECIPE, assert_same_run
 from safetensors import SafetensorError
 
 from toolbox.cli import train

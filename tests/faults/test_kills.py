@@ -77,7 +77,7 @@ def test_25_kills_over_one_run_change_no_bit_of_it(whole, tmp_path):
 
 
 def test_some_kills_change_no_bit_of_a_run(whole, tmp_path):
-    kill_again_and_again(tmp_path / "killed", whole(60), 60, kills=4, seed=1)
+    kill_again_and_again(tmp_path / "killed", whole(60), 60, kills=3, seed=1)
 
 
 def stop_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, signals: list[int], seed: int) -> None:
@@ -112,7 +112,7 @@ def test_some_signals_change_no_bit_of_a_run(whole, tmp_path):
     stop_again_and_again(tmp_path / "stopped", whole(60), 60, [signal.SIGTERM, signal.SIGINT], seed=3)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
 def test_a_second_signal_ends_a_long_step_at_once(tmp_path, signum):
     life = Life(tmp_path, options(60, 1), sleep=6)
     assert life.wait_for("asleep"), life.end()
