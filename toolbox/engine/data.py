@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from toolbox.base import Augment, Batch, Dataset, Model, Preprocess, Sampler, world
 from toolbox.engine.assemble import build_augment
 from toolbox.engine.settings import Settings
-from toolbox.errors import Problem, ToolboxError
+from toolbox.engine.workers import Board, Watch
+from toolbox.errors import Problem, ToolboxError, one_line
 
 
 @dataclass
@@ -57,12 +58,15 @@ class Fetch(torch.utils.data.Dataset):
         # one augment gives all inputs the same view; one for each gives them views of their own
         self.streams = {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
         self.seed, self.blocks, self.skip_bad = seed, blocks, skip_bad
+        self.board: Board | None = None
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
         items: list[dict[str, Any]] = []
         bad: list[tuple[int, str]] = []
         with _random_state_kept():
             for draw, index in draws:
+                if self.board is not None:
+                    self.board.reading(draw, index)
                 try:
                     items.append(self._item(draw, index))
                 except (OSError, ValueError) as error:
@@ -72,9 +76,23 @@ class Fetch(torch.utils.data.Dataset):
                             hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader.",
                         )
                     bad.append((index, str(error)))
+                except Exception as error:  # a defect of the dataset, say: it keeps its traceback
+                    error.add_note(f"This happened at item {index} of {type(self.dataset).__name__}.")
+                    raise
+        if self.board is not None and draws:
+            self.board.collating(draws[0][0])
         if self.blocks > 1 and bad:
             items = _whole_rows(items, {index for index, _ in bad}, draws, self.blocks)
-        return _collate(items, self.inputs, self.blocks, bad)
+        try:
+            batch = _collate(items, self.inputs, self.blocks, bad)
+        except Exception as error:
+            listed = ", ".join(str(item["index"]) for item in items)
+            error.add_note(f"This happened as items {listed} of {type(self.dataset).__name__} became a batch.")
+            raise
+        found = _shared(batch) if get_worker_info() else batch
+        if self.board is not None:
+            self.board.idle()
+        return found
 
     def _item(self, draw: int, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
@@ -118,6 +136,27 @@ def _collate(items: list[dict], inputs: dict[str, Inputs], blocks: int, bad: lis
     if items[0]["role"] is not None:
         batch["roles"] = [item["role"] for item in items]
     return batch
+
+
+def _shared(batch: Batch) -> Batch | Problem:
+    """The batch, its tensors in shared memory. Torch would put them there later, where a failure is only printed."""
+    try:
+        _share(batch)
+    except (RuntimeError, OSError) as error:
+        return Problem(
+            f"A batch finds no room in the memory that data workers share (/dev/shm): {one_line(error)}.",
+            hint="Fewer workers or a smaller prefetch_factor need less, and num_workers=0 needs none; a container gets "
+            "more with --shm-size or --ipc=host.",
+        )  # fmt: skip
+    return batch
+
+
+def _share(value: Any) -> None:
+    if isinstance(value, torch.Tensor) and value.numel():
+        value.share_memory_()
+    elif isinstance(value, dict):
+        for item in value.values():
+            _share(item)
 
 
 def _seed_item(seed: int, draw: int, stream: int) -> None:
@@ -167,23 +206,42 @@ def _quiet_worker(_: int) -> None:
         signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
 
 
-def batches(fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False) -> Iterator[Batch]:
-    """Batches in the plan's order. Raises ToolboxError at an unreadable item under the policy 'raise'."""
+def batches(
+    fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False,
+    where: str = "train_dataloader", tell: Callable[[str], None] | None = None,
+) -> Iterator[Batch]:  # fmt: skip
+    """Batches in the plan's order.
+
+    - `where`: the recipe's key of this dataloader, for messages.
+    - `tell`: gets a warning every minute that a batch is awaited; default: standard error.
+
+    Raises ToolboxError at an unreadable item under the policy 'raise', and when a worker dies.
+    """
     # the run says itself when there are more workers than cores
     warnings.filterwarnings("ignore", message="This DataLoader will create")
+    watch = Watch(plan, workers, dataset=type(fetch.dataset).__name__, where=where, tell=tell)
+    fetch.board = watch.board
     loader = DataLoader(
-        fetch, batch_size=None, sampler=plan, num_workers=workers, prefetch_factor=prefetch if workers else None,
+        fetch, batch_size=None, sampler=watch, num_workers=workers, prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    for batch in loader:
-        if isinstance(batch, Problem):
-            raise ToolboxError.of([batch])
-        yield batch
+    stream = None
+    try:
+        with watch.starting():
+            stream = iter(loader)
+        for _ in range(len(plan)):
+            with watch.awaiting():
+                batch = next(stream)
+            if isinstance(batch, Problem):
+                raise ToolboxError.of([batch])
+            yield batch
+    finally:
+        watch.close(stream)
 
 
 def training_batches(
     settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
-    pin_memory: bool,
+    pin_memory: bool, tell: Callable[[str], None] | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
     fetch = Fetch(
@@ -193,7 +251,7 @@ def training_batches(
     )  # fmt: skip
     return batches(
         fetch, Draws(sampler, first, last), workers=settings("train_dataloader.num_workers"),
-        prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory,
+        prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory, tell=tell,
     )  # fmt: skip
 
 

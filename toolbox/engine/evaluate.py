@@ -116,6 +116,7 @@ class EvalSet:
         return batches(
             fetch, Draws(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
             prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
+            where=f"{self.name}_dataloader",
         )  # fmt: skip
 
     def _check(self, outputs: dict[str, Tensor]) -> None:

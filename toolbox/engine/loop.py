@@ -259,7 +259,7 @@ class Run:
         self.model.train()
         stream = training_batches(
             self.settings, self.dataset, self.sampler, self.training_inputs, first=self.step * self.accumulate,
-            last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu",
+            last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu", tell=self.console.warn,
         )  # fmt: skip
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
         if self._from is not None and self._validate_if_due():
