@@ -124,7 +124,9 @@ class Watch:
             yield
         except (RuntimeError, OSError, EOFError) as error:
             if not isinstance(error, RuntimeError):  # a worker that is just ending no longer hands its batches over
-                connection.wait([process.sentinel for process in self._processes], timeout=5)
+                ending = connection.wait([process.sentinel for process in self._processes], timeout=5)
+                for process in self._processes:
+                    process.join(5 if process.sentinel in ending else 0)
             if dead := [process for process in self._processes if process.exitcode is not None]:
                 raise self._death(dead) from error
             raise
