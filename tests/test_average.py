@@ -291,7 +291,7 @@ def test_checkpoints_from_before_there_were_averages_resume(toy, monkeypatch):
     interrupted(toy(), work_dir="w")
     original = checkpoints.Checkpoint.state
 
-    def older(self):
+    def older(self, into):
         return {key: value for key, value in original(self).items() if key != "average"}
 
     monkeypatch.setattr(checkpoints.Checkpoint, "state", older)

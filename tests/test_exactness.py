@@ -45,15 +45,15 @@ def whole(toy):
 
 def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
     """Send this process a real signal once, during `step`."""
-    original, calls = loop.BadItems.note, []
+    original, calls = loop.BadItems.check, []
 
-    def note(self, got):
+    def check(self, got, processes):
         calls.append(True)
         if len(calls) == step:
             signal.raise_signal(signum)
-        original(self, got)
+        original(self, got, processes)
 
-    monkeypatch.setattr(loop.BadItems, "note", note)
+    monkeypatch.setattr(loop.BadItems, "check", check)
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11])

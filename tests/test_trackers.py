@@ -30,15 +30,15 @@ class Crash(RuntimeError):
 
 def crash_at(monkeypatch, step: int) -> None:
     """Let a run die in a step, without a checkpoint."""
-    original, calls = loop.BadItems.note, []
+    original, calls = loop.BadItems.check, []
 
-    def note(self, got):
+    def check(self, got, processes):
         calls.append(True)
         if len(calls) == step:
             raise Crash
-        original(self, got)
+        original(self, got, processes)
 
-    monkeypatch.setattr(loop.BadItems, "note", note)
+    monkeypatch.setattr(loop.BadItems, "check", check)
 
 
 def logged(folder: str) -> dict[str, list[tuple[int, float]]]:

@@ -24,6 +24,7 @@ from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
     from toolbox.engine.console import Console
+    from toolbox.engine.distributed.team import Team
     from toolbox.engine.encoder import Encoder, Evaluation
     from toolbox.engine.inspect import Plan
 
@@ -71,6 +72,7 @@ def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = N
 def train(
     config: Mapping[str, Any], *, work_dir: str | Path | None = None, resume: bool | str | None = None,
     overwrite: bool = False, device: str | None = None, console: Console | None = None, profile: int | None = None,
+    team: Team | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a recipe and evaluate it before and after; returns what `train_results.json` holds.
 
@@ -80,9 +82,11 @@ def train(
     - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
     - `console`: where messages go; default: plain lines on standard output.
     - `profile`: after a few steps to warm up, profile so many and write `profile/` into the run's folder.
+    - `team`: the processes that train together, of which this is one; default: this one alone.
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
+    from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.loop import Run
     from toolbox.engine.profiling import profiled
     from toolbox.engine.speed import explained
@@ -92,18 +96,25 @@ def train(
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
-    recipe = runnable(config, device)
+    found = plan(config, device=device)
+    if found.problems:
+        raise ToolboxError.of(found.problems)
+    recipe = _on(complete(to_dict(config)), device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
     folder = Path(work_dir or recipe["work_dir"] or Path("work_dirs") / name_of(config))
     recipe["work_dir"] = str(folder)
     try:
-        run = Run(recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console)
+        run = Run(
+            recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console,
+            team=team or ALONE, idle=bool(found.idle),
+        )  # fmt: skip
         with profiled(run, profile), explained():
             results = run.execute()
-        found = run.findings()
-        results["report"] = str(write_report(folder, results, found))
-        save_findings(folder, found[1] if found else [])
+        if run.is_main:
+            shown = run.findings()
+            results["report"] = str(write_report(folder, results, shown))
+            save_findings(folder, shown[1] if shown else [])
     except ToolboxError as error:
         raise _placed(error, config) from error
     return results

@@ -6,7 +6,7 @@ from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.features import Features
 from toolbox.base.files import new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
-from toolbox.base.functional import cls_token, gather, l2_normalize, last_token, mean_tokens, world
+from toolbox.base.functional import cls_token, gather, gather_rows, l2_normalize, last_token, mean_tokens, world
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.image_preprocess import ImagePreprocess
@@ -25,6 +25,6 @@ __all__ = [
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Features", "Finding", "Gallery", "Head",
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
     "Run", "Sample", "Sampler", "Schedule", "Table", "Tune",
-    "check_images", "check_rate", "cls_token", "gather", "l2_normalize", "last_token", "mean_tokens", "new_file",
-    "read_image", "world",
+    "check_images", "check_rate", "cls_token", "gather", "gather_rows", "l2_normalize", "last_token", "mean_tokens",
+    "new_file", "read_image", "world",
 ]  # fmt: skip

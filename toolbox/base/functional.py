@@ -74,13 +74,27 @@ def gather(x: Tensor) -> Tensor:
     When every process computes the same full-batch loss of the result, gradients averaged over the
     processes equal those of one process that holds the whole batch. Identity in a single process.
     """
+    return gather_rows(x)[0]
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, slice]:
+    """`gather`, and which of the rows are this process's own."""
     rank, size = world()
     if size == 1:
-        return x
-    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(size)]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    counts = [int(count) for count in counts]
+        return x, slice(0, len(x))
+    counts = [count for (count,) in gather_numbers(len(x), device=x.device)]
+    own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
     if x.is_floating_point():
-        return _Gather.apply(x, counts, rank)
+        return _Gather.apply(x, counts, rank), own
     with torch.no_grad():
-        return _Gather.apply(x.contiguous(), counts, rank)
+        return _Gather.apply(x.contiguous(), counts, rank), own
+
+
+def gather_numbers(*values: int, device: torch.device) -> list[tuple[int, ...]]:
+    """A few whole numbers of every process, by rank; `device`: where to tell them if it cannot be on the CPU."""
+    # reading them from a device would wait for all that it has to do
+    place = "cpu" if "cpu:" in str(dist.get_backend_config()) else device
+    own = torch.tensor(values, device=place)
+    found = [torch.empty_like(own) for _ in range(world()[1])]
+    dist.all_gather(found, own)
+    return [tuple(other.tolist()) for other in found]

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from toolbox.base.functional import gather, world
+from toolbox.base.functional import gather, gather_numbers, world
 
 
 class Loss(nn.Module, ABC):
@@ -107,7 +107,7 @@ def _all_refs(x: Tensor | None, rows: int) -> Tensor | None:
     if x is None or everything is None or world()[1] == 1:
         return everything
     # every process takes part in the same collective calls, also one that has no explicit negative
-    sizes = gather(torch.tensor([[rows, len(x)]], device=x.device)).tolist()
+    sizes = gather_numbers(rows, len(x), device=x.device)
     parts = everything.split([length for _, length in sizes])
     cut = [(part[:own], part[own:]) for part, (own, _) in zip(parts, sizes, strict=True)]
     return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

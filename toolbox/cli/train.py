@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
+LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
+
 if TYPE_CHECKING:
     from toolbox.engine.inspect import Plan
 
@@ -28,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const=True, metavar="CHECKPOINT", help="continue the run in its folder, or a checkpoint"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, help="who started this process (default: torchrun, if it did; else none)"
+    )
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
     parser.add_argument(
         "--profile", nargs="?", const=5, type=int, metavar="STEPS",
@@ -41,22 +46,33 @@ def _train(arguments: argparse.Namespace) -> int:
     from toolbox import api
     from toolbox.cli.progress import console
 
-    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     if arguments.check:
-        return _check(config, arguments.device)
+        return _check(api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), arguments.device)
+    from toolbox.engine.distributed.launch import find_place
+    from toolbox.engine.distributed.team import OtherProcessFailed, Team
     from toolbox.engine.signals import Interrupted
 
+    place = find_place(arguments.launcher)
+    resume, overwrite = arguments.resume, arguments.overwrite
+    if place.restarts and resume is None:  # the launcher has started the run again
+        resume, overwrite = True, False
     try:
-        results = api.train(
-            config, work_dir=arguments.work_dir, resume=arguments.resume, overwrite=arguments.overwrite,
-            device=arguments.device, console=console(), profile=arguments.profile,
-        )  # fmt: skip
+        with Team(place) as team:
+            config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+            results = api.train(
+                config, work_dir=arguments.work_dir, resume=resume, overwrite=overwrite, device=arguments.device,
+                console=console(), team=team, profile=arguments.profile,
+            )  # fmt: skip
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        if place.rank == 0:
+            print(interrupted, file=sys.stderr)
         return 128 + interrupted.signum
+    except OtherProcessFailed as failure:  # that one says why
+        return failure.code
     from toolbox.cli.tables import show_results
 
-    show_results(results)
+    if place.rank == 0:
+        show_results(results)
     return 0
 
 

@@ -173,6 +173,22 @@ TOP_LEVEL: dict[str, Key] = {
         "The machine.",
         keys={
             "device": Key("'auto', 'cpu', 'cuda', 'cuda:1' ...; `--device` wins.", str, default="auto"),
+            "parallel": Key(
+                "How several processes train one model (`--launcher`); a single one ignores it.",
+                keys={
+                    "mode": Key(
+                        "'ddp': each holds the model, and gradients are averaged; 'fsdp': each holds a part of every "
+                        "tensor (FSDP2).",
+                        Literal["ddp", "fsdp"],
+                        default="ddp",
+                    ),
+                    "find_unused_parameters": Key(
+                        "Of 'ddp': look at every step for parameters without a gradient; default: where the model's "
+                        "structure has some.",
+                        bool | None,
+                    ),
+                },
+            ),
             "threads": Key(
                 "Threads of torch on a CPU; default: half the cores, whatever the workers, as sums depend on it.",
                 int | None,

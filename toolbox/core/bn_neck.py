@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolbox.base import Head
+from toolbox.base import Head, gather_rows
 from toolbox.errors import ToolboxError
 
 
@@ -17,8 +17,12 @@ class BNNeck(Head):
     angles. (In the paper a triplet loss reads the features before the norm and a classifier those after it.) The
     scale is learned; the shift is frozen at 0, so that classes are not told apart by an offset.
 
+    Over several processes the statistics are those of the whole batch.
+
     Training needs 2 items or more a batch: ToolboxError for a single one. Raises ValueError for `dim` below 1.
     """
+
+    gathers_rows = True  # the engine looks for it: batch norms that see one process's rows alone are refused
 
     def __init__(self, dim: int | None = None):
         super().__init__()
@@ -38,9 +42,13 @@ class BNNeck(Head):
                 f"BNNeck normalises one vector an item, (B, {self.in_dim}), not {tuple(x.shape)}: use a pool other "
                 "than 'tokens', or core.Projection."
             )
-        if self.training and len(x) < 2:
+        x = self.linear(x)
+        if not self.training:
+            return self.norm(x)
+        everything, own = gather_rows(x)
+        if len(everything) < 2:
             raise ToolboxError(
                 "The statistics of BNNeck need at least 2 items in a training batch, and there is 1.",
                 where="train_dataloader", hint="Use a larger batch, or leave an incomplete last one out.",
             )  # fmt: skip
-        return self.norm(self.linear(x))
+        return self.norm(everything)[own]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from toolbox.engine.distributed.tensors import local, placed_like, rejoined
 from toolbox.errors import Problem
 
 
@@ -23,8 +24,9 @@ class Average:
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float | None, start: float, steps: int) -> None:
-        self.start, self._names = start_step(start, steps), list(parameters)
-        self._own = nn.ParameterList(parameters.values())
+        self.start, self._parameters, self._swapped = start_step(start, steps), parameters, False
+        # of a tensor that is spread over processes, each averages its part
+        self._own = nn.ParameterList(nn.Parameter(local(p.detach()), p.requires_grad) for p in parameters.values())
         self._averages = AveragedModel(
             self._own, multi_avg_fn=self._equally if decay is None else get_ema_multi_avg_fn(decay)
         )
@@ -54,17 +56,23 @@ class Average:
             torch._foreach_copy_(averages, own)
         self._averages.n_averaged += 1
 
+    @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and averages, once there are any. Nothing is copied and no bit changes."""
+        """Exchange weights and averages, once there are any: in place, as others hold the weights' storage too."""
         if self.count == 0:
             return
+        self._swapped = not self._swapped
         for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
-            own.data, average.data = average.data, own.data
+            weight = own.clone()
+            own.copy_(average)
+            average.copy_(weight)
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and the weights that training goes on from: the averages are a checkpoint's model."""
-        weights = dict(zip(self._names, self._own, strict=True)) if self.count else {}
-        return {"count": self.count, "weights": {name: weight.detach() for name, weight in weights.items()}}
+        held = self._averages.module if self._swapped else self._own
+        pairs = zip(self._parameters.items(), held.parameters(), strict=True)
+        weights = {name: rejoined(part.detach(), own) for (name, own), part in pairs} if self.count else {}
+        return {"count": self.count, "weights": weights}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back `state_dict`, where the model holds what the checkpoint's model held."""
@@ -73,7 +81,7 @@ class Average:
             with torch.no_grad():
                 for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
                     average.copy_(own)
-            restore_weights(dict(zip(self._names, self._own, strict=True)), saved)
+            restore_weights(self._parameters, saved)
 
 
 @contextmanager
@@ -93,7 +101,7 @@ def restore_weights(parameters: dict[str, nn.Parameter], saved: dict[str, Any]) 
     """Put the weights that training goes on from into the model; `saved` is a `state_dict` of an Average."""
     with torch.no_grad():
         for name, weight in saved["weights"].items():
-            parameters[name].copy_(weight)
+            parameters[name].copy_(placed_like(weight, parameters[name]))
 
 
 def start_step(start: float, steps: int) -> int:

@@ -16,27 +16,41 @@ class BadItems:
 
     - `file`: where they are listed.
     - `total`: items of the dataset; `share`: how much of it may be unreadable.
+    - `writes`: whether this process writes the file.
     - `found`: {index as text: message}; the run saves and restores it.
     """
 
-    def __init__(self, file: Path, total: int, share: float, console: Console) -> None:
-        self.file, self.total, self.share, self.console = file, total, share, console
+    def __init__(self, file: Path, total: int, share: float, console: Console, writes: bool = True) -> None:
+        self.file, self.total, self.share, self.console, self.writes = file, total, share, console, writes
         self.found: dict[str, str] = {}
 
-    def note(self, batches: list[Batch]) -> None:
-        """Take in the batches of a step. Raises ToolboxError if nothing could be read, or too little of all."""
-        fresh = {str(index): message for batch in batches for index, message in batch["bad"]}
-        fresh = {index: message for index, message in fresh.items() if index not in self.found}
-        if fresh:
-            self.found |= fresh
-            for index, message in fresh.items():
-                self.console.warn(f"Left out item {index}: {message}")
-            lines = [{"index": int(index), "error": message} for index, message in self.found.items()]
-            write_text(self.file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    def check(self, batches: list[Batch], processes: int) -> None:
+        """Raise ToolboxError if nothing of a step, or of a process's share of a batch, could be read."""
+        empty = [batch for batch in batches if not batch["items"]]
+        if not empty or (processes == 1 and len(empty) < len(batches)):
+            return
+        message = empty[0]["bad"][0][1] if empty[0]["bad"] else ""
+        whole = "this batch" if processes == 1 else "a process's share of this batch"
+        raise ToolboxError(
+            f"No item of {whole} can be read: {message}", where="train_dataloader", hint="Mend the files."
+        )
+
+    def fresh(self, batches: list[Batch]) -> list[tuple[int, str]]:
+        """The unreadable items of a step that are not known yet."""
+        return [(index, text) for batch in batches for index, text in batch["bad"] if str(index) not in self.found]
+
+    def note(self, fresh: list[tuple[int, str]]) -> None:
+        """Take in items. Raises ToolboxError if too little of all can be read."""
+        new = {str(index): text for index, text in fresh if str(index) not in self.found}
+        if new:
+            self.found |= new
+            for index, text in new.items():
+                self.console.warn(f"Left out item {index}: {text}")
+            lines = [{"index": int(index), "error": text} for index, text in self.found.items()]
+            if self.writes:
+                write_text(self.file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         if len(self.found) > self.share * self.total:
             raise ToolboxError(
                 f"{len(self.found)} of {self.total} items cannot be read: max_bad_share is {self.share:g}.",
                 where="train_dataloader", hint=f"They are named in {self.file}.",
             )  # fmt: skip
-        if not any(batch["items"] for batch in batches):
-            raise ToolboxError("No item of this batch can be read.", where="train_dataloader", hint="Mend the files.")

@@ -6,12 +6,17 @@ checkpoint-120/
   state.safetensors     tensors of the training state: optimizer, generators
   state.json            the rest of the training state
   manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
+
+Of a model that is spread over processes, model/ and state/ hold what each process has, as torch.distributed.checkpoint
+writes it to safetensors; everything else is the same, and any number of processes can read it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +25,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from toolbox.base import Model
+from toolbox.engine.distributed.team import ALONE, Team
+from toolbox.engine.distributed.tensors import are_sharded, load_shards, placed_like, save_shards, shard_shapes, whole
 from toolbox.engine.files import as_json, new_folder, point, remove, sha256
 from toolbox.engine.parts import adapted, frozen_identity, left_out, model_state
 from toolbox.engine.state import join, split
@@ -48,12 +56,19 @@ class Checkpoint:
     def step(self) -> int:
         return self.manifest["step"]
 
+    @property
+    def sharded(self) -> bool:
+        """Whether several processes wrote a part each."""
+        return (self.path / "model").is_dir()
+
     def model_tensors(self) -> dict[str, Tensor]:
-        """What `model.safetensors` holds."""
-        return load_file(self.path / "model.safetensors")
+        """Every trained or new tensor outside adapters, whole."""
+        return load_shards(self.path / "model") if self.sharded else load_file(self.path / "model.safetensors")
 
     def shapes(self) -> dict[str, torch.Size]:
-        """The shapes of `model_tensors`, from the file's header."""
+        """The shapes of `model_tensors`; no tensor is read."""
+        if self.sharded:
+            return shard_shapes(self.path / "model")
         with safe_open(self.path / "model.safetensors", framework="pt") as file:
             return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
@@ -66,48 +81,81 @@ class Checkpoint:
         """One adapter's tensors, under peft's names."""
         return load_file(self.path / "adapters" / part / "adapter_model.safetensors")
 
-    def state(self) -> dict[str, Any] | None:
-        """The training state; None for weights that no run can continue from."""
+    def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
+        """The training state; None for weights that no run can continue from.
+
+        - `into`: the trained parameters by name: of a sharded state, what belongs to one of them is read as it is
+          spread over processes. All processes must call it then.
+        """
         value = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
-        return join(value, load_file(self.path / "state.safetensors"))
+        if not (self.path / "state").is_dir():
+            return join(value, load_file(self.path / "state.safetensors"))
+        shapes = shard_shapes(self.path / "state")
+        owners = {path: into[name] for path in shapes for name in path.split("/") if name in (into or {})}
+        parts = {
+            path: torch.zeros_like(owner.detach())
+            for path, owner in owners.items()
+            if isinstance(owner, DTensor) and owner.shape == shapes[path]
+        }
+        return join(value, load_shards(self.path / "state", parts))
 
 
 def save(
-    folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any]
-) -> Path:
-    """Write `checkpoint-<step>` into `folder` and move `last` to it; arguments as of `write`."""
+    folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any],
+    team: Team = ALONE,
+) -> Path:  # fmt: skip
+    """Write `checkpoint-<step>` into `folder`, read it back, and move `last` to it; arguments as of `write`."""
     target = folder / f"checkpoint-{step}"
-    write(target, step, model, state, recipe=recipe, extra=extra)
-    point(folder / "last", target)
+    write(target, step, model, state, recipe=recipe, extra=extra, team=team)
+
+    def verified() -> None:
+        read(target)
+        point(folder / "last", target)
+
+    team.from_main(verified)
     return target
 
 
 def write(
     target: Path, step: int, model: Model, state: dict[str, Any] | None, *, recipe: dict[str, Any],
-    extra: dict[str, Any],
+    extra: dict[str, Any], team: Team = ALONE,
 ) -> None:  # fmt: skip
     """Write a checkpoint as the folder `target`. Raises ToolboxError when the disk refuses.
 
     - `state`: the training state, None for weights that no run can continue from; `recipe`: the resolved configuration.
     - `extra`: further entries of the manifest (plugins, classes, frozen parts).
+    - `team`: the processes of the run; all of them must call it.
     """
     value, tensors = split(state)
-    with new_folder(target) as part:
-        _write(model_state(model), part / "model.safetensors")
-        for name, backbone in adapted(model).items():
+    own = model_state(model)
+    sharded = are_sharded(own) or are_sharded(tensors)
+    adapters = {
+        name: {key: whole(t.detach()).cpu().contiguous() for key, t in backbone.adapter.state_dict().items()}
+        for name, backbone in adapted(model).items()
+    }
+    with ExitStack() as stack:
+        part = team.from_main(lambda: stack.enter_context(new_folder(target)))
+        if sharded:
+            for name, held in (("model", own), ("state", tensors)):
+                save_shards(held, part / name)
+            team.wait()
+        if not team.is_main:
+            return
+        if not sharded:
+            _write(own, part / "model.safetensors")
+            _write(tensors, part / "state.safetensors")
+        for name, adapter in adapters.items():
             adapter_folder = part / "adapters" / name
             adapter_folder.mkdir(parents=True)
-            adapter = {key: t.detach().cpu().contiguous() for key, t in backbone.adapter.state_dict().items()}
             _write(adapter, adapter_folder / "adapter_model.safetensors")
-            backbone.adapter.save_config(adapter_folder)
-        _write(tensors, part / "state.safetensors")
+            adapted(model)[name].adapter.save_config(adapter_folder)
         (part / "state.json").write_text(as_json(value), encoding="utf-8")
         files = {
             str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
-        manifest = {"format": FORMAT, "step": step, "recipe": recipe, "files": files, **extra}
+        manifest = {"format": FORMAT, "step": step, "processes": team.size, "recipe": recipe, "files": files, **extra}
         (part / "manifest.json").write_text(as_json(manifest), encoding="utf-8")
 
 
@@ -118,10 +166,12 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(str(error)) from error
 
 
-def read(path: str | Path) -> Checkpoint:
+def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
     """Open and verify a checkpoint: its folder, a `best` or `last` link, or a run's folder.
 
     In a run's folder it is what the run was tested with: `wise_ft` if there is one, else `best`, else `last`.
+
+    - `verify`: compare every file with its checksum; False where another process has done so.
 
     Raises ToolboxError if it is none, or damaged, naming the file.
     """
@@ -151,7 +201,7 @@ def read(path: str | Path) -> Checkpoint:
         raise _because(damaged, f"manifest.json lacks {', '.join(sorted(lacking))}")
     if version != FORMAT:
         raise ToolboxError(f"{path} has format {version}, and this toolbox reads {FORMAT}.", hint="Update one of them.")
-    for name, known in files.items():
+    for name, known in files.items() if verify else ():
         file = path / name
         if not file.is_file():
             raise _because(damaged, f"{name} is missing")
@@ -221,12 +271,15 @@ def load_into(model: Model, checkpoint: Checkpoint) -> None:
     """
     taken = set(compare(model, checkpoint).taken)
     _check_frozen(model, checkpoint)
-    model.load_state_dict({k: v for k, v in checkpoint.model_tensors().items() if k in taken}, strict=False)
+    own = model.state_dict()
+    found = {name: placed_like(t, own[name]) for name, t in checkpoint.model_tensors().items() if name in taken}
+    model.load_state_dict(found, strict=False)
     for name, backbone in adapted(model).items():
         if f"{name}.adapter" not in taken:
             continue
         try:
-            backbone.adapter.load_state_dict(checkpoint.adapter_tensors(name))
+            held, saved = backbone.adapter.state_dict(), checkpoint.adapter_tensors(name)
+            backbone.adapter.load_state_dict({key: placed_like(t, held.get(key, t)) for key, t in saved.items()})
         except (OSError, SafetensorError, ValueError) as error:
             raise ToolboxError(f"The checkpoint {checkpoint.path} has another adapter for {name}: {error}") from error
 

@@ -62,3 +62,13 @@ class Silent(Console):
 
     def show(self, text: str) -> None:
         pass
+
+
+class Mute(Console):
+    """Says nothing and writes nothing: of several processes, one speaks for all."""
+
+    def info(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass

@@ -195,8 +195,13 @@ class Draws:
 
 
 def share(draws: list[tuple[int, int]], rank: int, size: int, blocks: int) -> list[tuple[int, int]]:
-    """A process's contiguous part of every block of a batch."""
+    """A process's contiguous part of every block of a batch. Raises ToolboxError for one too small to share."""
     rows = len(draws) // blocks
+    if rows < size:
+        raise ToolboxError(
+            f"A batch of {rows} {'rows' if blocks > 1 else 'items'} cannot be shared by {size} processes.",
+            where="train_dataloader", hint="Use a larger batch, drop_last=True in the sampler, or fewer processes.",
+        )  # fmt: skip
     first, last = rows * rank // size, rows * (rank + 1) // size
     return [draw for block in range(blocks) for draw in draws[block * rows + first : block * rows + last]]
 

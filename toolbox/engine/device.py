@@ -11,28 +11,47 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolbox.engine.distributed.launch import Place
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import catalog
 
 
-def choose_device(requested: str) -> Device:
-    """The device that a plugin offers for `requested`: "auto", "cpu", "cuda:1", "npu" ..."""
+def choose_device(requested: str, place: Place | None = None) -> Device:
+    """The device that a plugin offers for `requested`: "auto", "cpu", "cuda:1", "npu" ...
+
+    - `place`: this process's among several, each of which gets a device of its own.
+    """
+    device = _offered(requested)
+    if place is not None and place.size > 1 and device.type != "cpu":
+        if device.index is not None and place.local_size > 1:
+            raise ToolboxError(
+                f"{place.local_size} processes on this machine cannot share {device}.", where="device",
+                hint=f"Use --device {device.type}: each process then gets one of its own.",
+            )  # fmt: skip
+        device = device if device.index is not None else _offered(f"{device.type}:{place.local_rank}")
+    if device.index is not None and device.type != "cpu":
+        torch.get_device_module(device.type).set_device(device.index)  # generators and memory are those of this one
+    return device
+
+
+def _offered(requested: str) -> Device:
     try:
         device = catalog().device(requested)
     except ValueError as error:
         raise ToolboxError(str(error), where="device") from error
     if device is None:
         raise ToolboxError(f"No plugin offers the device '{requested}'.", where="device", hint="Try --device cpu.")
-    if device.index is not None and device.type != "cpu":
-        torch.get_device_module(device.type).set_device(device.index)  # generators and memory are those of this one
     return device
 
 
-def set_threads(threads: int | None) -> int:
+def set_threads(threads: int | None, processes: int = 1) -> int:
     """Threads of torch's CPU operations. The default does not depend on the number of data workers, since sums are
-    split by thread: a run's bits must not change with its workers."""
-    count = threads or max(1, cores() // 2)
+    split by thread: a run's bits must not change with its workers.
+
+    - `processes`: of the run on this machine, which share its cores.
+    """
+    count = threads or max(1, cores() // (2 * processes))
     torch.set_num_threads(count)
     return count
 

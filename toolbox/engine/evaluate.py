@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize
-from toolbox.engine.data import Draws, Fetch, Inputs, batches, ready
+from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
+from toolbox.base.functional import gather_numbers
+from toolbox.engine.data import Fetch, Inputs, batches, ready
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -65,25 +66,31 @@ class EvalSet:
         passes.append((self.dataset, self.loader, self.name))
         model.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
                 for dataset, loader, name in passes:
-                    bad, checked = 0, False
-                    for batch in self._batches(dataset, loader, inputs, device):
+                    bad, checked, spare = 0, False, None
+                    for batch, is_own in self._batches(dataset, loader, inputs, device):
                         if stop():
                             return None
-                        bad += len(batch["bad"])
+                        bad += len(batch["bad"]) if is_own else 0
                         check_bad(bad, dataset, loader, name)
-                        if not batch["items"]:
+                        if not batch["items"]:  # other processes may be waiting for this one to call the model
+                            batch, is_own = spare, False
+                        if batch is None:
                             continue
+                        spare = batch if world()[1] > 1 else None
                         with precision.autocast():
                             outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
                         if not checked:  # at once, not when everything is embedded
                             self._check(outputs)
                             checked = True
-                        for metric in self.learning if name == "train" else self.metrics:
+                        for metric in (self.learning if name == "train" else self.metrics) if is_own else ():
                             self._say(metric.learn if name == "train" else metric.update, outputs, batch)
         finally:
             model.train(was_training)
+        if world()[1] > 1:
+            bad = sum(count for (count,) in gather_numbers(bad, device=torch.device(str(device))))
+            check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
         for metric in self.metrics:
             found = self._say(metric.compute)
@@ -107,17 +114,25 @@ class EvalSet:
 
     def _batches(
         self, dataset: Dataset, loader: dict[str, Any], inputs: dict[str, Inputs], device: Device
-    ) -> Iterator[Batch]:
-        """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones."""
+    ) -> Iterator[tuple[Batch, bool]]:
+        """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones.
+
+        Processes take whole batches in turn, so that each is computed as it would be by one process. The last ones may
+        be left without: they repeat a batch, which is not their own, as all must call the model equally often.
+        """
         size = min(self.loader.get("batch_size") or 64, len(dataset))
         sampler: Sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
         sampler.setup(dataset, seed=0)
         fetch = Fetch(dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip")
-        return batches(
-            fetch, Draws(sampler, 0, len(sampler)), workers=self.loader.get("num_workers", 2),
-            prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
-            where=f"{self.name}_dataloader",
+        rank, processes = world()
+        numbers = range(rank, -(-len(sampler) // processes) * processes, processes)
+        found = batches(
+            fetch, [sampler.draws(number % len(sampler)) for number in numbers],
+            workers=self.loader.get("num_workers", 2), prefetch=self.loader.get("prefetch_factor", 2),
+            pin_memory=device.type != "cpu", where=f"{self.name}_dataloader",
         )  # fmt: skip
+        for number, batch in zip(numbers, found, strict=True):
+            yield batch, number < len(sampler)
 
     def _check(self, outputs: dict[str, Tensor]) -> None:
         """Raise ToolboxError with all that the metrics miss in a model's outputs."""

@@ -22,6 +22,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(text: str) -> str:
+    """Checksum of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder to disk."""
     handle = os.open(path, os.O_RDONLY)

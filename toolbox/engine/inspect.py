@@ -42,7 +42,10 @@ class Part:
 
 @dataclass
 class Plan:
-    """What a recipe would do."""
+    """What a recipe would do.
+
+    - `idle`: trainable parameters that no gradient reaches, by name, as far as that can be told.
+    """
 
     problems: list[Problem] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
@@ -51,6 +54,7 @@ class Plan:
     steps_per_epoch: int | None = None
     batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
+    idle: list[str] = field(default_factory=list)
 
 
 def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
@@ -267,6 +271,7 @@ def _tell_idle(model: Model, idle: list[str], plan: Plan) -> None:
             message = f"{len(lost)} of {len(names)} adapter tensors would never learn, such as {lost[0]}."
             hint = "The network does not call these layers: leave them out of tune.targets."
             plan.problems.append(Problem(message, f"model.{path}.tune", hint))
+    plan.idle = idle
     if idle:
         shown = ", ".join(idle[:3]) + (" ..." if len(idle) > 3 else "")
         plan.notes.append(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Backbone, Curve, Model
 from toolbox.engine.console import shown
+from toolbox.engine.distributed.tensors import placed_like, whole
 from toolbox.engine.parts import adapted, backbones, left_out
 from toolbox.errors import Problem, ToolboxError
 
@@ -35,7 +36,8 @@ class Interpolation:
         }
         names = tensors_to_mix(model)
         state = model.state_dict()
-        self._trained = {name: state[name].detach().cpu().clone() for name in names}
+        # in one order everywhere, as processes gather them together
+        self._trained = {name: whole(state[name].detach()).cpu().clone() for name in sorted(names)}
         self._pretrained = pretrained(names) if names else {}
         missing = sorted(names - self._pretrained.keys())
         if missing:
@@ -51,7 +53,8 @@ class Interpolation:
             for name, trained in self._trained.items():
                 before = self._pretrained[name].to(trained)
                 # what is equal stays so, infinities included
-                state[name].copy_(torch.where(before == trained, trained, torch.lerp(before, trained, alpha)))
+                mixed = torch.where(before == trained, trained, torch.lerp(before, trained, alpha))
+                state[name].copy_(placed_like(mixed, state[name]))
             for path, adapter in self._adapters.items():
                 backbone = adapted(self.model)[path]
                 backbone.adapter.load_state_dict(adapter)

@@ -13,18 +13,29 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from toolbox.base import Dataset, Finding, Hook, Sampler, world
+from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
 from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
 from toolbox.engine import speed, workdir
 from toolbox.engine.assemble import build_model, pretrained
 from toolbox.engine.average import Average, applied
 from toolbox.engine.bad_items import BadItems
-from toolbox.engine.console import Console, shown
-from toolbox.engine.data import inputs_of, ready, training_batches
-from toolbox.engine.device import choose_device, cores, peak_memory, random_state, set_random_state, set_threads
+from toolbox.engine.console import Console, Mute, shown
+from toolbox.engine.data import inputs_of, ready, share, training_batches
+from toolbox.engine.device import (
+    choose_device,
+    cores,
+    peak_memory,
+    random_state,
+    seed_everything,
+    set_random_state,
+    set_threads,
+)
+from toolbox.engine.distributed.parallel import spread
+from toolbox.engine.distributed.team import ALONE, Team, check_same
+from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.evaluate import EvalSet, Pixels
-from toolbox.engine.files import write_json, write_text
+from toolbox.engine.files import as_json, sha256_of, write_json, write_text
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import parameter_groups
 from toolbox.engine.interpolate import curve, mix
@@ -46,18 +57,20 @@ class Run:
     - `resume`: continue from a checkpoint: True for the newest whole one in `work_dir`, or a path.
     - `overwrite`: replace a run that `work_dir` holds.
     - `console`: where messages go.
+    - `team`: the processes of the run, of which this is one.
+    - `idle`: whether some trained parameters get no gradient.
     """
 
     def __init__(
         self, recipe: dict[str, Any], work_dir: Path, *, source: str = "", resume: bool | str = False,
-        overwrite: bool = False, console: Console | None = None,
+        overwrite: bool = False, console: Console | None = None, team: Team = ALONE, idle: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.work_dir, self.source = recipe, work_dir, source
-        self.console = console or Console()
-        self.is_main = world()[0] == 0
+        self.team, self.is_main, self._idle = team, team.is_main, idle
+        self.console = (console or Console()) if team.is_main else Mute()
         self.settings = Settings(recipe)
-        self.device = choose_device(self.settings("env_cfg.device"))
-        self.threads = set_threads(self.settings("env_cfg.threads"))
+        self.device = choose_device(self.settings("env_cfg.device"), team.place)
+        self.threads = set_threads(self.settings("env_cfg.threads"), team.place.local_size)
         self.plugins = provenance(self.settings.namespaces())
         self.metrics: dict[str, float] = {}
         self.progress: dict[str, Any] = {
@@ -66,18 +79,22 @@ class Run:
         }  # fmt: skip
         self._curves: list[Finding] = []
         self._signal = StopSignal()
+        self._asked: int | None = None  # the signal that the processes have agreed to follow
         self._overwrite, self._warned = overwrite, False
-        self._lock = workdir.lock(work_dir)
+        team.start(self.device)
+        self._lock = workdir.lock(work_dir) if self.is_main else None
         try:
-            self._from = resuming.open_folder(work_dir, resume, overwrite, self.console)
+            self._from = resuming.open_together(work_dir, resume, overwrite, self.console, team)
             self._build_model()
             self._build_training()
             self.step = 0
+            if not self.is_main:  # what a model draws for other rows is other numbers
+                seed_everything(self.settings("randomness.seed") + 1_000_003 * team.rank)
             self._random = random_state(self.device)
             if self._from is not None:
                 self._restore(self._from)
         except BaseException:
-            self._lock.close()
+            self._unlock()
             raise
 
     # ---- set up
@@ -93,19 +110,22 @@ class Run:
             self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
         self.frozen = frozen_identity(self.model)
         self.torch_device = torch.device(str(self.device))
-        self.model.to(self.torch_device)
         speed.prepare(self.model, settings("env_cfg"), self.torch_device)
+        self.precision = Precision(settings("optim_wrapper.precision"), self.device)
+        self.parallel = spread(
+            self.model, self.team, settings("env_cfg.parallel"), self.device, self.precision, idle=self._idle
+        )
         self.inputs = inputs_of(self.model)
         self.training_inputs = inputs_of(self.model, training=True)
 
     def _build_training(self) -> None:
         recipe, settings = self.config, self.settings
-        self.precision = Precision(settings("optim_wrapper.precision"), self.device)
         self.sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
         try:
             self.sampler.setup(self.dataset, settings("randomness.seed"))
         except ValueError as error:
             raise ToolboxError(str(error), where="train_dataloader.sampler") from error
+        self._check_team()
         self.accumulate = settings("optim_wrapper.accumulative_counts")
         self.steps = settings.steps(len(self.sampler))
         self.steps_per_epoch = settings.steps_per_epoch(len(self.sampler))
@@ -116,10 +136,10 @@ class Run:
         )  # fmt: skip
         clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
         self.update = Step(
-            self.model, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
+            self.parallel, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
             [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
             self.precision, clip["max_norm"] if clip else None,
-            GradCache(self.model, cache["chunk_size"], self.precision, self.device) if cache else None,
+            GradCache(self.parallel.module, cache["chunk_size"], self.precision, self.device) if cache else None,
         )  # fmt: skip
         trained = {name: parameter for group in groups for name, parameter in group.params.items()}
         average = settings("optim_wrapper.average")
@@ -131,7 +151,7 @@ class Run:
         self._step_hooks = [hook for hook in self.hooks if type(hook).after_step is not Hook.after_step]
         self.bad_items = BadItems(
             self.work_dir / "bad_items.jsonl", len(self.dataset), settings("train_dataloader.max_bad_share"),
-            self.console,
+            self.console, self.is_main,
         )  # fmt: skip
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
 
@@ -141,22 +161,29 @@ class Run:
         return EvalSet(loader, evaluator, name=name, training=training) if loader and evaluator else None
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes):
+        for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes, self.team.size):
             self.console.warn(difference)
-        state = checkpoint.state()
+        parameters = dict(self.model.named_parameters())
+        state = checkpoint.state(parameters if are_sharded(parameters) else None)
         self.step = checkpoint.step
         self.update.load_state_dict(state["update"])
-        resuming.restore_average(self.average, state.get("average"), dict(self.model.named_parameters()))
+        resuming.restore_average(self.average, state.get("average"), parameters)
         resuming.restore_hooks(self.hooks, state["hooks"], self.console)
         self.progress, self.metrics = state["progress"], state["metrics"]
         self.bad_items.found = state["bad_items"]
-        self._random = state["random"]
+        random = state["random"] if isinstance(state["random"], list) else [state["random"]]
+        if len(random) == self.team.size:
+            self._random = random[self.team.rank]
         then = checkpoint.manifest["recipe"]
         if any(then[key] != self.config[key] for key in ("train_cfg", "custom_hooks")):
             self.progress["stopped"] = None  # what ended the run was changed: it may go on
-        resuming.turn_back(self.work_dir, self.step, self.progress, self.console)
-        lines = self.progress.get("lines")
-        self.progress["lines"] = workdir.cut_metrics(self.work_dir / "metrics.jsonl", self.step, lines)
+
+        def turn_back() -> tuple[dict[str, Any] | None, int]:
+            lines = self.progress.get("lines")
+            best = resuming.turn_back(self.work_dir, self.step, self.progress["best"], self.console)
+            return best, workdir.cut_metrics(self.work_dir / "metrics.jsonl", self.step, lines)
+
+        self.progress["best"], self.progress["lines"] = self.team.from_main(turn_back)
         self.console.info(f"Resuming at step {self.step} from {checkpoint.path}.")
 
     # ---- what hooks may call
@@ -191,17 +218,20 @@ class Run:
     def save(self) -> Path:
         """Write a checkpoint of this step now; returns its folder."""
         self.update.check_finite(weights=True)
-        state = {
-            "update": self.update.state_dict(), "random": random_state(self.device), "progress": self.progress,
-            "metrics": self.metrics, "hooks": resuming.hook_states(self.hooks), "bad_items": self.bad_items.found,
-            "average": self.average.state_dict() if self.average else None,
-        }  # fmt: skip
         best, extra = self.progress["best"], self._identity()
         with applied(self.average):
-            path = checkpoints.save(self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra)
-        if best and best["step"] == self.step:
-            checkpoints.point(self.work_dir / "best", path)
-        checkpoints.rotate(self.work_dir, self.settings("default_hooks.checkpoint.max_keep_ckpts"))
+            state = {
+                "update": self.update.state_dict(), "random": self.team.everywhere(random_state(self.device)),
+                "progress": self.progress, "metrics": self.metrics, "hooks": resuming.hook_states(self.hooks),
+                "bad_items": self.bad_items.found, "average": self.average.state_dict() if self.average else None,
+            }  # fmt: skip
+            path = checkpoints.save(
+                self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra, team=self.team
+            )
+        if self.is_main:
+            if best and best["step"] == self.step:
+                checkpoints.point(self.work_dir / "best", path)
+            checkpoints.rotate(self.work_dir, self.settings("default_hooks.checkpoint.max_keep_ckpts"))
         for hook in self.hooks:
             hook.after_save(self, path)
         return path
@@ -215,14 +245,14 @@ class Run:
         """
         with self._signal:
             try:
-                self._write_identity()
+                self.team.from_main(self._write_identity)
                 self._before()
                 for hook in self.hooks:
                     hook.before_run(self)
                 self._train()
                 return self._after()
             finally:
-                self._lock.close()
+                self._unlock()
                 self.console.stop()
                 for hook in self.hooks:
                     hook.after_run(self)
@@ -252,7 +282,7 @@ class Run:
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
         self.progress["before"] = self._judge(target, "baseline") or self._leave()
         self.console.info("before: " + shown(self.progress["before"]))
-        write_json(self.work_dir / "train_results.json", {name: self.progress[name] for name in ("pixels", "before")})
+        self._write_results({name: self.progress[name] for name in ("pixels", "before")})
 
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
@@ -272,8 +302,7 @@ class Run:
             with phase("waiting for data"):
                 got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(self.accumulate)]
             self.progress["data_wait_seconds"] += time.perf_counter() - started
-            self.bad_items.note(got)
-            self.progress["items"] += sum(batch["items"] for batch in got)
+            self.bad_items.check(got, self.team.size)
             self.model.before_step(self.step, self.steps)
             self.update([batch for batch in got if batch["items"]], self.step, self.steps)
             self.model.after_step(self.step, self.steps)
@@ -282,6 +311,7 @@ class Run:
                 self.average.update(self.step)
             for hook in self._step_hooks:
                 hook.after_step(self)
+            self._agree(got)
             due = self.step % interval == 0 or self.step == self.steps
             numbers = self.update.read() if due else {}
             self.progress["seconds"] += time.perf_counter() - started
@@ -291,12 +321,30 @@ class Run:
             self.console.advance(self.step, numbers)
             better = self._validate_if_due()
             last = self.step == self.steps or self.progress["stopped"] is not None
-            if last or better or self.step % save_every == 0 or self._signal.received:
+            if last or better or self.step % save_every == 0 or self._asked:
                 self.save()
-            if self._signal.received:
+            if self._asked:
                 self._leave()
         if self.progress["stopped"]:
             self.console.info(f"Stopped at step {self.step}: {self.progress['stopped']}.")
+
+    def _agree(self, got: list[Batch]) -> None:
+        """Tell the other processes what has happened to this one in a step, and learn the same of them."""
+        fresh = self.bad_items.fresh(got)
+        items = sum(batch["items"] for batch in got)
+        stopped = self.progress["stopped"]
+        told = self.team.numbers(self._signal.received or 0, int(stopped is not None), len(fresh), items)
+        self._asked = max(signum for signum, _, _, _ in told) or None
+        self.progress["items"] += sum(count for _, _, _, count in told)
+        if any(stop for _, stop, _, _ in told):
+            self.progress["stopped"] = next(filter(None, self.team.everywhere(stopped)))
+        if any(count for _, _, count, _ in told):
+            self.bad_items.note([one for found in self.team.everywhere(fresh) for one in found])
+
+    def _asked_to_leave(self) -> bool:
+        """Whether a signal has reached any process; all of them must ask."""
+        self._asked = max(signum for (signum,) in self.team.numbers(self._signal.received or 0)) or None
+        return self._asked is not None
 
     def _validate_if_due(self) -> bool:
         """Evaluate this step on the validation set, once; whether it is the best so far."""
@@ -329,7 +377,8 @@ class Run:
             self.average.swap()  # for good: from here on the model is what checkpoints hold
             self.average = None
         if best and best["step"] != self.step:
-            checkpoints.load_into(self.model, checkpoints.read(self.work_dir / f"checkpoint-{best['step']}"))
+            path = self.work_dir / f"checkpoint-{best['step']}"
+            checkpoints.load_into(self.model, checkpoints.read(path, verify=self.is_main))
         mixed = self._mix(best)
         after, target = best["metrics"] if best else None, self.test or (self.val if mixed else None)
         if target is not None:
@@ -341,7 +390,7 @@ class Run:
             "wise_ft": mixed, "steps": self.step, "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device), "threads": self.threads, "unreadable_items": len(self.bad_items.found),
         }  # fmt: skip
-        write_json(self.work_dir / "train_results.json", results)
+        self._write_results(results)
         return results
 
     def _mix(self, best: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -357,7 +406,7 @@ class Run:
         )  # fmt: skip
         checkpoints.write(
             self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
-            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}},
+            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}}, team=self.team,
         )  # fmt: skip
         self._curves = [curve(found)]
         return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}
@@ -372,14 +421,40 @@ class Run:
 
     # ---- small parts
 
+    def _check_team(self) -> None:
+        """Raise ToolboxError where the processes differ, or would find too little in a batch."""
+        if self.team.size == 1:
+            return
+        plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})" for name, p in self.plugins.items()}
+        recipe = sha256_of(as_json({**self.config, "work_dir": None}))
+        facts = {"torch": torch.__version__, **plugins, "recipe": recipe[:8], "device type": self.device.type}
+        facts |= {"training items": len(self.dataset), "training classes": self.classes}
+        check_same(self.team, facts)
+        rank, size = self.team.rank, self.team.size
+        for number in (0, len(self.sampler) - 1):
+            share(self.sampler.draws(number), rank, size, self.sampler.blocks)
+        if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):
+            raise ToolboxError(
+                f"Not every process sees {self.work_dir}.", where="work_dir",
+                hint="Put it on a file system that all machines share: --work-dir.",
+            )  # fmt: skip
+
+    def _write_results(self, results: dict[str, Any]) -> None:
+        if self.is_main:
+            write_json(self.work_dir / "train_results.json", results)
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
     def _judge(
         self, target: EvalSet, mode: str, *, interruptible: bool = True, model: nn.Module | None = None
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
         with applied(self.average):
             return target.evaluate(
-                model or self.model, self.inputs, self.device, self.precision, mode=mode,
-                stop=lambda: interruptible and self._signal.received is not None,
+                model or self.parallel.module, self.inputs, self.device, self.precision, mode=mode,
+                stop=lambda: interruptible and self._asked_to_leave(),
             )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:
@@ -390,7 +465,7 @@ class Run:
     def _leave(self) -> NoReturn:
         saved = checkpoints.all_in(self.work_dir)
         how = "Continue with --resume." if saved else "Nothing was trained yet: start again with --overwrite."
-        raise Interrupted(self._signal.received, f"Interrupted at step {self.step} of {self.steps}. {how}")
+        raise Interrupted(self._asked, f"Interrupted at step {self.step} of {self.steps}. {how}")
 
     def _log_step(self, numbers: dict[str, float], since: dict[str, Any]) -> None:
         spent = {key: self.progress[key] - since[key] for key in ("seconds", "items", "data_wait_seconds")}

@@ -6,8 +6,10 @@ import hashlib
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from toolbox.base import Backbone, Model
+from toolbox.engine.distributed.tensors import whole
 
 
 def backbones(model: Model) -> dict[str, Backbone]:
@@ -42,12 +44,14 @@ def left_out(model: Model) -> set[str]:
 
 
 def model_state(model: Model) -> dict[str, Tensor]:
-    """The tensors that a checkpoint holds outside adapters, each with storage of its own."""
+    """The tensors that a checkpoint holds outside adapters, each with storage of its own or spread over processes."""
     skip = left_out(model)
     seen: set[int] = set()
     tensors = {}
     for name, tensor in model.state_dict().items():
-        if name not in skip:
+        if name not in skip and isinstance(tensor, DTensor):
+            tensors[name] = tensor.detach()
+        elif name not in skip:
             tensor = tensor.detach().cpu().contiguous()
             tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
             seen.add(tensor.data_ptr())
@@ -72,5 +76,5 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
 def _digest(tensors: list[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(whole(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

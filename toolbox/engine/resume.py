@@ -13,6 +13,7 @@ from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import workdir
 from toolbox.engine.average import Average, restore_weights
 from toolbox.engine.console import Console
+from toolbox.engine.distributed.team import Team
 from toolbox.engine.files import point, recover
 from toolbox.errors import ToolboxError
 
@@ -58,6 +59,21 @@ def open_folder(
     return found
 
 
+def open_together(
+    folder: Path, resume: bool | str, overwrite: bool, console: Console, team: Team
+) -> checkpoints.Checkpoint | None:  # fmt: skip
+    """`open_folder` for all processes: the main one looks, and the others take what it has found."""
+
+    def look() -> Path | None:
+        nonlocal found
+        found = open_folder(folder, resume, overwrite, console)
+        return found and found.path
+
+    found: checkpoints.Checkpoint | None = None
+    path = team.from_main(look)
+    return found if team.is_main or path is None else checkpoints.read(path, verify=False)
+
+
 def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoints.Checkpoint | None:
     """What a new run starts from: its recipe's `load_from`, None without one.
 
@@ -72,11 +88,12 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
 
 
 def differences(
-    checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any], classes: int | None
-) -> list[str]:
+    checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any], classes: int | None,
+    processes: int = 1,
+) -> list[str]:  # fmt: skip
     """What to tell the user: settings, plugins and training classes that are not those of the checkpoint.
 
-    - `classes`: how many the training data have now.
+    - `classes`: how many the training data have now; `processes`: how many train now.
     """
     found = []
     changed = changed_settings(checkpoint.manifest["recipe"], recipe)
@@ -89,6 +106,11 @@ def differences(
                 f"The plugin {namespace} has changed since the checkpoint ({then['version']} -> {now['version']}): "
                 "the run may not continue exactly."
             )
+    if (then := checkpoint.manifest.get("processes", 1)) != processes:
+        found.append(
+            f"The checkpoint is of {then} process{'es' * (then > 1)}, and the run goes on with {processes}: batches "
+            "stay the same, but sums are rounded and dropout is drawn otherwise."
+        )
     if (then := checkpoint.manifest["classes"]) != classes:
         found.append(
             f"The training data had {then or 'no'} classes and have {classes or 'none'} now: batches and labels are "
@@ -135,18 +157,18 @@ def restore_average(
         restore_weights(parameters, saved)
 
 
-def turn_back(folder: Path, step: int, progress: dict[str, Any], console: Console) -> None:
-    """Make a run's folder what it was at `step`; `progress` forgets a best checkpoint that is not there."""
+def turn_back(folder: Path, step: int, best: dict[str, Any] | None, console: Console) -> dict[str, Any] | None:
+    """Make a run's folder what it was at `step`; returns `best`, unless that checkpoint is not there."""
     _set_aside_newer(folder, step, console)
     shutil.rmtree(folder / checkpoints.WISE_FT, ignore_errors=True)  # of an end of the run, which will come again
     if (here := folder / f"checkpoint-{step}").is_dir():
         point(folder / "last", here)  # the run may have been killed before it moved the link
-    best = progress["best"]
     if best and not (folder / f"checkpoint-{best['step']}").is_dir():
         console.warn(f"The best checkpoint, of step {best['step']}, is not here: the search for it restarts.")
-        progress["best"] = None
-    elif best:
+        return None
+    if best:
         point(folder / "best", folder / f"checkpoint-{best['step']}")
+    return best
 
 
 def _set_aside_newer(folder: Path, step: int, console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
@@ -13,8 +14,12 @@ _TUPLE = "$tuple"
 def split(tree: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
     """A tree of dicts, lists, tuples, numbers, strings and tensors -> (JSON value, tensors by path).
 
+    Tensors are copied to the CPU, unless they are spread over processes.
+
     Raises TypeError, naming the place, for anything else.
     """
+    if isinstance(tree, DTensor):
+        return {_TENSOR: path}, {path: tree.detach()}
     if isinstance(tree, Tensor):
         # a copy of its own storage, since safetensors refuses shared memory
         return {_TENSOR: path}, {path: tree.detach().cpu().contiguous().clone()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Schedule
+from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.grad_cache import GradCache, row_count
 from toolbox.engine.groups import Group, torch_groups
 from toolbox.engine.precision import Precision
@@ -18,7 +21,7 @@ from toolbox.errors import ToolboxError
 class Step:
     """Updates a model, once a call.
 
-    - `model`: what is called, wrapped or not; its parameters are those of `groups`.
+    - `parallel`: how the model is called and its gradients are averaged; its parameters are those of `groups`.
     - `build_optimizer`: torch groups -> torch optimizer.
     - `schedules`: factors on the groups' learning rates.
     - `max_norm`: clip the L2 norm of all gradients together; None for no clipping.
@@ -26,11 +29,11 @@ class Step:
     """
 
     def __init__(
-        self, model: nn.Module, groups: list[Group], build_optimizer: Any, schedules: list[Schedule],
+        self, parallel: Parallel, groups: list[Group], build_optimizer: Any, schedules: list[Schedule],
         precision: Precision, max_norm: float | None = None, grad_cache: GradCache | None = None,
     ) -> None:  # fmt: skip
         self.grad_cache = grad_cache
-        self.model, self.schedules, self.precision, self.max_norm = model, schedules, precision, max_norm
+        self.parallel, self.schedules, self.precision, self.max_norm = parallel, schedules, precision, max_norm
         self.names = [list(group.params) for group in groups]
         self.optimizer: torch.optim.Optimizer = build_optimizer(torch_groups(groups))
         self.parameters = [parameter for group in groups for parameter in group.params.values()]
@@ -42,13 +45,17 @@ class Step:
         """Update from the mean gradient of `batches`; `step` counts from 0."""
         self._schedule(step, steps)
         values: dict[str, Tensor] = {}
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
+            # chunks of a batch have no last one that reaches every parameter, so they are averaged at the end
+            alone = self.grad_cache is not None or number < len(batches)
             try:
-                found = self._gradients(batch, 1 / len(batches))
+                with self.parallel.held_back() if alone else nullcontext():
+                    found = self._gradients(batch, 1 / len(batches))
             except ValueError as error:  # a batch that does not fit the model's settings
                 raise ToolboxError(f"{error} (at step {step + 1}).", where="model") from error
             for name, value in found.items():
                 values[name] = values.get(name, 0) + value.detach().float() / len(batches)
+        self.parallel.finish(held_back=self.grad_cache is not None)
         with phase("optimizer"):
             self._update(values, step)
 
@@ -58,7 +65,7 @@ class Step:
         if self.max_norm is not None:
             if scaler:
                 scaler.unscale_(self.optimizer)
-            values["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
+            values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
         self._remember(values, step)
         if scaler:
             scaler.step(self.optimizer)
@@ -79,7 +86,7 @@ class Step:
             with phase("forward and backward in chunks"):
                 return self.grad_cache(batch, backward)
         with phase("forward"), self.precision.autocast():
-            found = self.model(batch, "loss")
+            found = self.parallel.module(batch, "loss")
         backward(found["loss"])
         return found
 
@@ -116,7 +123,7 @@ class Step:
         )
         if self._first_bad is not None and (first := float(self._first_bad)) != float("inf"):
             raise ToolboxError(f"The loss or its gradient is not finite at step {int(first)}.", hint=hint)
-        if weights and not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+        if weights and not all(bool(local(parameter).isfinite().all()) for parameter in self.parameters):
             raise ToolboxError("Trained weights are not finite: no checkpoint is written.", hint=hint)
 
     def read(self) -> dict[str, float]:
@@ -170,7 +177,7 @@ class Step:
 def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
     """A parameter's state in the parameter's own memory format: fused optimizers go through memory, not by index."""
     return {
-        key: torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+        key: torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(placed_like(value, parameter))
         if isinstance(value, Tensor) and value.shape == parameter.shape
         else value
         for key, value in state.items()

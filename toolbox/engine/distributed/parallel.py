@@ -1,0 +1,167 @@
+"""How a model is called and its gradients are averaged: alone, replicated (DDP), or sharded (FSDP2)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from toolbox.base import Model
+from toolbox.engine.distributed.team import Team
+from toolbox.engine.parts import backbones
+from toolbox.engine.precision import DTYPES, Precision
+from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+
+_SYNC_BUFFERS = next(  # what torch calls it by version
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
+_BUCKET = 2**25  # numbers averaged in one call
+
+
+class Parallel:
+    """One process: the model itself is called, and its gradients are complete.
+
+    - `module`: what to call instead of the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = model
+
+    def held_back(self) -> AbstractContextManager:
+        """Within, gradients stay with this process, and are added up there."""
+        return nullcontext()
+
+    def finish(self, held_back: bool) -> None:
+        """Average what is not averaged yet; `held_back`: all backward passes of the step were in `held_back`."""
+
+
+class Replicated(Parallel):
+    """Every process holds the model; gradients are averaged while the backward pass goes on."""
+
+    def __init__(self, model: nn.Module, device: torch.device, find_unused: bool) -> None:
+        self.model = model
+        super().__init__(
+            DistributedDataParallel(
+                model, device_ids=None if device.type == "cpu" else [device], find_unused_parameters=find_unused,
+                gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False},
+            )
+        )  # fmt: skip
+
+    def held_back(self) -> AbstractContextManager:
+        return self.module.no_sync()
+
+    def finish(self, held_back: bool) -> None:
+        if held_back:
+            _average(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+
+
+class Sharded(Parallel):
+    """Every process holds a part of each tensor, gathers a block's when it is computed, and lets them go again.
+
+    With bf16, blocks are gathered in bf16; what is outside of them, gradients and the optimizer stay in float32.
+    """
+
+    def __init__(self, model: Model, device: torch.device, precision: Precision, size: int) -> None:
+        super().__init__(model)
+        mesh = init_device_mesh(device.type, (size,))
+        # single numbers, such as a learned temperature, cannot be cut
+        self._whole = {parameter for parameter in model.parameters() if parameter.ndim == 0}
+        kind = DTYPES.get(precision.name)
+        policy = MixedPrecisionPolicy(kind, reduce_dtype=kind and torch.float32, cast_forward_inputs=False)
+        for backbone in backbones(model).values():
+            for block in backbone.layers():
+                fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
+        fully_shard(model, mesh=mesh, ignored_params=self._whole)
+        model.to(device)  # what is not cut: buffers and single numbers
+
+    def finish(self, held_back: bool) -> None:
+        _average(parameter for parameter in self._whole if parameter.requires_grad)
+
+
+def spread(
+    model: Model, team: Team, settings: dict[str, Any], device: Device, precision: Precision, *, idle: bool
+) -> Parallel:  # fmt: skip
+    """Put a model on its device, and its calls and gradients on all processes.
+
+    - `settings`: the recipe's `env_cfg.parallel`.
+    - `idle`: whether some trained parameters get no gradient, so that DDP must look for them at every step.
+
+    Raises ToolboxError for what several processes would compute otherwise than one.
+    """
+    on = torch.device(str(device))
+    if team.size == 1:
+        model.to(on)
+        return Parallel(model)
+    _synchronise_norms(model, on)
+    if settings["mode"] == "fsdp":
+        if precision.scaler is not None:
+            raise ToolboxError(
+                "fp16's gradient scaling is not made for sharded weights.", where="optim_wrapper.precision",
+                hint="Use bf16, or env_cfg.parallel.mode=ddp.",
+            )  # fmt: skip
+        return Sharded(model, on, precision, team.size)
+    model.to(on)
+    find = settings["find_unused_parameters"]
+    return Replicated(model, on, idle if find is None else find)
+
+
+def _synchronise_norms(model: Model, device: torch.device) -> None:
+    """Let batch norms that train see all processes' rows. Raises ToolboxError for one that cannot."""
+    model.train()
+    for path, module in list(model.named_modules()):
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.training or _gathers(model, path):
+            continue
+        if device.type == "cpu" or type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise ToolboxError(
+                f"{type(module).__name__} takes its statistics from one process's share of the batch, which changes "
+                "training.", where=f"model.{path}",
+                hint="Use another norm or freeze this part; on a GPU, torch's own batch norms are synchronised.",
+            )  # fmt: skip
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
+
+
+def _gathers(model: Model, path: str) -> bool:
+    """Whether a module stands in one that gathers the rows of all processes itself (`gathers_rows`)."""
+    names = path.split(".")
+    return any(getattr(model.get_submodule(".".join(names[:end])), "gathers_rows", False) for end in range(len(names)))
+
+
+def _average(parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over processes, many in one call; one that is absent here counts as zeros if others have it."""
+    parameters = list(parameters)
+    if not parameters:
+        return
+    # a process whose rows never reach a parameter has no gradient for it, and must still take part; told on the CPU,
+    # so that nothing waits for the device
+    have = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8)
+    dist.all_reduce(have, op=dist.ReduceOp.MAX)
+    for parameter, has in zip(parameters, have.tolist(), strict=True):
+        if has and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    bucket: list[Tensor] = []
+    for parameter in [*parameters, None]:
+        if bucket and (parameter is None or sum(map(Tensor.numel, bucket)) >= _BUCKET or _other(bucket[0], parameter)):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            flat /= dist.get_world_size()
+            for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+            bucket = []
+        if parameter is not None and parameter.grad is not None:
+            bucket.append(parameter.grad)
+
+
+def _other(gradient: Tensor, parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and parameter.grad.dtype != gradient.dtype

@@ -1,0 +1,229 @@
+"""The processes of a run: they meet, agree between two steps, and end together.
+
+Beside torch's process group, which carries tensors on the device, they have one of their own on the CPU: what is agreed
+there never waits for a device.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from toolbox.engine.distributed.launch import Place
+from toolbox.engine.signals import Interrupted
+from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+
+T = TypeVar("T")
+
+_FAILED = "failed"
+_WAIT = timedelta(minutes=5)  # for all processes to come
+_TIMEOUT = timedelta(hours=2)  # a process that writes a checkpoint or reads a dataset lets the others wait
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "connectFullMesh",
+)
+
+
+class OtherProcessFailed(Exception):
+    """Another process of the run has failed and says why; this one ends with its exit code, `code`."""
+
+    def __init__(self, rank: int, code: int) -> None:
+        super().__init__(f"Process {rank} failed.")
+        self.rank, self.code = rank, code
+
+
+class Team:
+    """The processes of a run, as one of them sees it; a single process is a team of one, for which nothing is sent.
+
+    A context: who leaves it by an error ends all others, which then raise OtherProcessFailed.
+
+    - `place`: this process's.
+    """
+
+    def __init__(self, place: Place | None = None) -> None:
+        self.place = place or Place()
+        self.rank, self.size = self.place.rank, self.place.size
+        self.is_main = self.rank == 0
+        self._store: dist.Store | None = None
+        self._control: dist.ProcessGroup | None = None
+        self._left = threading.Event()
+
+    def __enter__(self) -> Team:
+        """Meet the others. Raises ToolboxError when they do not come, or cannot."""
+        if self.size > 1:
+            try:
+                store, _, _ = next(dist.rendezvous("env://", timeout=_WAIT))
+                self._store = dist.PrefixStore(f"toolbox/{self.place.restarts}", store)
+                self._count_in()
+            except (dist.DistError, RuntimeError, ValueError) as error:
+                raise _cannot_meet(error, self.size) from error
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def _count_in(self) -> None:
+        """Wait for everyone: the first to fail must find all others listening."""
+        self._store.set(f"here/{self.rank}", "")
+        self._store.wait([f"here/{rank}" for rank in range(self.size)], _WAIT)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self._left.set()
+        if self.size == 1:
+            return
+        if error is None:
+            self.wait()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            return
+        if isinstance(error, Interrupted | OtherProcessFailed):
+            return
+        first = self._who_failed(claim=f"{self.rank}:{_exit_code(error)}")
+        if first is not None and first.rank != self.rank:
+            raise first from error
+        if _is_lost(error):
+            raise ToolboxError(
+                "The connection to another process is lost: it was killed, or its machine went away.",
+                hint="Look at its last lines (out of memory?). Continue with --resume; torchrun --max-restarts=3 does.",
+            ) from error
+
+    def start(self, device: Device) -> None:
+        """Join torch's process group. Raises ToolboxError when it cannot be made."""
+        if self.size == 1:
+            return
+        backend = device.backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{device.backend}"
+        store = dist.PrefixStore("torch", self._store)
+        try:
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=_TIMEOUT)
+            self._control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        except (RuntimeError, ValueError) as error:
+            raise ToolboxError(
+                f"The processes cannot talk over '{backend}': {_first_line(error)}",
+                hint="Check the network between the machines (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME).",
+            ) from error
+
+    # ---- agreeing; every process must call these, in the same order
+
+    def everywhere(self, value: T) -> list[T]:
+        """What each process has, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self._control)
+        return found
+
+    def numbers(self, *values: int) -> list[tuple[int, ...]]:
+        """The same for a few whole numbers, fast enough for every step."""
+        if self.size == 1:
+            return [values]
+        own = torch.tensor(values)
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(found, own, group=self._control)
+        return [tuple(other.tolist()) for other in found]
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What the main process makes, on all of them; its failure is theirs."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                box[1] = make()
+            except BaseException as error:
+                box[0] = _exit_code(error)
+                dist.broadcast_object_list(box, src=0, group=self._control)
+                raise
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        if box[0] is not None:
+            raise OtherProcessFailed(0, box[0])
+        return box[1]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1 and self._control is not None:
+            self.numbers(0)
+
+    # ---- failing together
+
+    def _watch(self) -> None:
+        """End this process when another one fails and it does not notice itself, in a collective call for example."""
+        while not self._left.wait(0.5):
+            try:
+                first = self._who_failed()
+            except (dist.DistError, RuntimeError):
+                return  # the store went away with the process that kept it
+            if first is not None:
+                if not self._left.wait(5):
+                    os._exit(first.code)
+                return
+
+    def _who_failed(self, claim: str | None = None) -> OtherProcessFailed | None:
+        """The process that failed first; `claim`: what to write where none has."""
+        if self._store is None:
+            return None
+        try:
+            if claim is not None:
+                told = self._store.compare_set(_FAILED, "", claim).decode()
+            elif self._store.check([_FAILED]):
+                told = self._store.get(_FAILED).decode()
+            else:
+                return None
+        except (dist.DistError, RuntimeError):
+            if claim is None:
+                raise
+            return None
+        rank, code = map(int, told.split(":"))
+        return OtherProcessFailed(rank, code)
+
+
+def check_same(team: Team, facts: dict[str, Any]) -> None:
+    """Raise ToolboxError where the processes do not have the same versions, recipe and data, naming what differs."""
+    everyone = team.everywhere((platform.node(), facts))
+    (main_node, main), others = everyone[0], everyone[1:]
+    for rank, (node, found) in enumerate(others, start=1):
+        different = [name for name in main if found[name] != main[name]]
+        if different:
+            name = different[0]
+            raise ToolboxError(
+                f"Process {rank} on {node} has {name} {found[name]}, and process 0 on {main_node} has {main[name]}.",
+                hint="All processes need the same installation, recipe and data.",
+            )
+
+
+ALONE = Team()
+
+
+def _exit_code(error: BaseException) -> int:
+    return 2 if isinstance(error, ToolboxError) else 1
+
+
+def _is_lost(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)
+    )
+
+
+def _cannot_meet(error: Exception, size: int) -> ToolboxError:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+        return ToolboxError(
+            f"The processes cannot meet at {address}: the port is in use.",
+            hint="Choose another: torchrun --master_port=29501 ..., or MASTER_PORT=29501 under SLURM.",
+        )
+    return ToolboxError(
+        f"The {size} processes did not all meet at {address}: {_first_line(error)}",
+        hint="Were all of them started, with the same address, and can the machines reach each other?",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
