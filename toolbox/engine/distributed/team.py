@@ -97,8 +97,8 @@ class Team:
             ) from error
 
     def start(self, device: Device) -> None:
-        """Join torch's process group. Raises ToolboxError when it cannot be made."""
-        if self.size == 1:
+        """Join torch's process group, once. Raises ToolboxError when it cannot be made."""
+        if self.size == 1 or self._control is not None:
             return
         backend = device.backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{device.backend}"
         store = dist.PrefixStore("torch", self._store)
