@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from toolbox.engine.distributed.launch import Place
 from toolbox.engine.signals import Interrupted
@@ -90,6 +91,8 @@ class Team:
         first = self._who_failed(claim=f"{self.rank}:{_exit_code(error)}")
         if first is not None and first.rank != self.rank:
             raise first from error
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            get_error_handler().record_exception(error)  # torchrun's last lines then say what it was
         if _is_lost(error):
             raise ToolboxError(
                 "The connection to another process is lost: it was killed, or its machine went away.",
