@@ -194,6 +194,26 @@ class Draws:
         return self.stop - self.start
 
 
+class Turns(Draws):
+    """All draws of a sampler, whole batches that processes take in turn, as many each: the last ones repeat a batch.
+
+    So each batch is computed as it would be by one process, and all processes call the model equally often.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        rank, size = world()
+        self.numbers = range(rank, -(-len(sampler) // size) * size, size)
+        super().__init__(sampler, 0, len(self.numbers))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for number in self.numbers:
+            yield self.sampler.draws(number % len(self.sampler))
+
+    def own(self) -> list[bool]:
+        """Which of the batches are this process's, and not repeated."""
+        return [number < len(self.sampler) for number in self.numbers]
+
+
 def share(draws: list[tuple[int, int]], rank: int, size: int, blocks: int) -> list[tuple[int, int]]:
     """A process's contiguous part of every block of a batch. Raises ToolboxError for one too small to share."""
     rows = len(draws) // blocks

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
-from toolbox.engine.data import Fetch, Inputs, batches, ready
+from toolbox.engine.data import Fetch, Inputs, Turns, batches, ready
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -117,22 +117,18 @@ class EvalSet:
     ) -> Iterator[tuple[Batch, bool]]:
         """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones.
 
-        Processes take whole batches in turn, so that each is computed as it would be by one process. The last ones may
-        be left without: they repeat a batch, which is not their own, as all must call the model equally often.
+        Each with whether it is this process's own; otherwise another process judges it too.
         """
         size = min(self.loader.get("batch_size") or 64, len(dataset))
         sampler: Sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
         sampler.setup(dataset, seed=0)
         fetch = Fetch(dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip")
-        rank, processes = world()
-        numbers = range(rank, -(-len(sampler) // processes) * processes, processes)
+        turns = Turns(sampler)
         found = batches(
-            fetch, [sampler.draws(number % len(sampler)) for number in numbers],
-            workers=self.loader.get("num_workers", 2), prefetch=self.loader.get("prefetch_factor", 2),
+            fetch, turns, workers=self.loader.get("num_workers", 2), prefetch=self.loader.get("prefetch_factor", 2),
             pin_memory=device.type != "cpu", where=f"{self.name}_dataloader",
         )  # fmt: skip
-        for number, batch in zip(numbers, found, strict=True):
-            yield batch, number < len(sampler)
+        yield from zip(found, turns.own(), strict=True)
 
     def _check(self, outputs: dict[str, Tensor]) -> None:
         """Raise ToolboxError with all that the metrics miss in a model's outputs."""
