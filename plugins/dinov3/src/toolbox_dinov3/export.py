@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from toolbox.base import Exported
-from toolbox.base.export import save_processor, save_timm, timm_code
+from toolbox.base import export as formats
 from toolbox_dinov3.weights import quiet
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def export(encoder: Encoder, folder: Path, *, as_base: bool) -> Exported:
         hub = known.timm if known is not None and encoder.revision is None else None
         if hub is None:
             cfg = {"fixed_input_size": False, "classifier": "head.fc" if encoder.family == "convnext" else "head"}
-            save_timm(encoder.model, folder, architecture, arguments, cfg, preprocess)
+            formats.save_timm(encoder.model, folder, architecture, arguments, cfg, preprocess)
         tokens = ["tokens = model.forward_features(pixels)"] if encoder.family == "vit" else _CONVNEXT_TOKENS
-        found = timm_code(preprocess, tokens, encoder.prefix, hub, arguments)
+        found = formats.timm_code(preprocess, tokens, encoder.prefix, hub, arguments)
     else:
         found = _in_transformers(encoder, folder, None if known is None else known.id)
     if encoder.weights_id is not None:
@@ -46,7 +46,7 @@ def export(encoder: Encoder, folder: Path, *, as_base: bool) -> Exported:
 
 
 def _in_transformers(encoder: Encoder, folder: Path, hub: str | None) -> Exported:
-    pixels, notes = save_processor(folder, encoder.preprocess())
+    pixels, notes = formats.save_processor(folder, encoder.preprocess())
     if hub is None:
         with quiet():
             encoder.model.save_pretrained(folder)
