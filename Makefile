@@ -39,6 +39,7 @@ bench: venv
 	$(BIN)/python tools/benchmark.py discovery
 	$(BIN)/python tools/benchmark.py engine
 	$(BIN)/python tools/benchmark.py loader
+	$(BIN)/python tools/benchmark.py throughput
 	$(BIN)/python tools/benchmark.py recall
 	$(BIN)/python tools/benchmark.py rerank
 	$(BIN)/python tools/benchmark.py grad_cache

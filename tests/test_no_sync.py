@@ -16,6 +16,7 @@ from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.average import Average
 from toolbox.engine.data import Inputs, ready
 from toolbox.engine.device import choose_device
+from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import Group
 from toolbox.engine.precision import Precision
@@ -64,7 +65,7 @@ def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **m
     precision = Precision("fp32", cpu)
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     update = Step(
-        model, [Group(1e-3, 0.05, 1e-3, parameters)], lambda groups: torch.optim.AdamW(groups), [],
+        Parallel(model), [Group(1e-3, 0.05, 1e-3, parameters)], lambda groups: torch.optim.AdamW(groups), [],
         precision, max_norm, GradCache(model, chunk, precision, cpu) if chunk else None,
     )  # fmt: skip
     average = Average(parameters, decay, 0.0, 3)

@@ -275,3 +275,8 @@ def test_the_check_says_where_channels_last_is_useless(toy):
     assert speed.notes(built(BACKBONES["dinov3.ViT"]), settings)
     assert not speed.notes(built(BACKBONES["dinov3.ConvNeXt"]), settings)
     assert not speed.notes(built(BACKBONES["timm resnet"]), settings)
+
+
+def test_channels_last_weights_cannot_be_sharded(toy):
+    found = toolbox.check_config(toy(["env_cfg.channels_last=True", "env_cfg.parallel.mode=fsdp"]))
+    assert [problem.where.split()[-1] for problem in found] == ["env_cfg.channels_last"]

@@ -17,6 +17,10 @@ BENCHMARKS = {
     "loader": ("the data loader against reading and transforming alone", {}),
     "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),
     "rerank": ("k-reciprocal re-ranking against ranking by cosine", {"n": 20000, "dim": 256}),
+    "throughput": (
+        "images/s of fine-tuning, and their share of the device's matrix rate",
+        {"backbone": "auto", "size": 0, "batch": 0, "steps": 0, "device": "auto", "variants": "auto"},
+    ),
 }
 """Name -> what is compared, and options with their defaults."""
 

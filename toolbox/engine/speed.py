@@ -25,9 +25,9 @@ _HINT = "Train without it: --cfg-options env_cfg.compile=False"
 
 
 def prepare(model: Model, settings: dict[str, Any], device: torch.device) -> None:
-    """Apply the switches to a model that is on its device. Raises ToolboxError where torch cannot compile.
+    """Apply the switches to a model, before it is spread over processes. Raises ToolboxError where nothing compiles.
 
-    - `settings`: the recipe's `env_cfg`.
+    - `settings`: the recipe's `env_cfg`; `device`: where the model will be.
     """
     if settings["channels_last"]:
         use_channels_last(model)
@@ -38,9 +38,12 @@ def prepare(model: Model, settings: dict[str, Any], device: torch.device) -> Non
 def problems(settings: dict[str, Any]) -> list[Problem]:
     """What is wrong with the switches of a recipe's `env_cfg`."""
     where, given = "env_cfg.compile", settings["compile"]
-    if not isinstance(given, dict):
-        return []
     found = []
+    if settings["channels_last"] and settings["parallel"]["mode"] == "fsdp":
+        hint = "Use env_cfg.parallel.mode=ddp, or remove channels_last."
+        found.append(Problem("Weights that are cut up cannot be channels-last.", "env_cfg.channels_last", hint))
+    if not isinstance(given, dict):
+        return found
     for name, value in given.items():
         if name not in OPTIONS:
             found.append(Problem(f"There is no key '{name}'.", f"{where}.{name}", f"Keys here: {', '.join(OPTIONS)}."))

@@ -6,15 +6,16 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 
 from toolbox.base import Batch
 from toolbox.config import complete
+from toolbox.engine import loop
 from toolbox.engine.console import Silent
 from toolbox.engine.loop import Run
 
@@ -41,7 +42,7 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     """
     with tempfile.TemporaryDirectory() as folder:
         engine = _Stretch(_recipe(model), Path(folder) / "run", console=Silent())
-        engine.batch = _batch(engine, *_MODELS[model][1:])
+        engine.batch = _batch(*_MODELS[model][1:])
         bare = _bare_loop(engine)
         engine.stretch(2)
         bare(2)
@@ -64,10 +65,8 @@ class _Stretch(Run):
 
     def stretch(self, steps: int) -> None:
         self.steps = self.step + steps
-        self._train()
-
-    def _stream(self) -> Iterator[Batch]:
-        return itertools.repeat(self.batch)
+        with mock.patch.object(loop, "training_batches", return_value=itertools.repeat(self.batch)):
+            self._train()
 
     def save(self) -> Path:
         return self.work_dir
@@ -91,10 +90,10 @@ def _recipe(model: str) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _batch(engine: Run, size: int, items: int) -> Batch:
+def _batch(size: int, items: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     return {
-        "inputs": {"image": torch.randn(items, 3, size, size, generator=generator)},
+        "inputs": {"image": torch.randint(0, 256, (items, 3, size, size), generator=generator, dtype=torch.uint8)},
         "labels": torch.arange(items) // 4, "ids": list(range(items)), "indices": list(range(items)),
         "views": {"image": 1}, "blocks": 1, "items": items, "bad": [],
     }  # fmt: skip
@@ -105,18 +104,20 @@ def _bare_loop(engine: _Stretch) -> Any:
     model = engine.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.device.fused_optimizer)
-    images, labels = engine.batch["inputs"]["image"], engine.batch["labels"]
+    images, labels = engine.batch["inputs"]["image"], engine.batch["labels"].to(engine.torch_device)
+    preprocess = model.backbone.preprocess()
 
-    def loop(steps: int) -> None:
+    def bare(steps: int) -> None:
         for _ in range(steps):
-            embeddings = model.head(model.pool(model.backbone(images)))
+            pixels = preprocess.finish(images.to(engine.torch_device))
+            embeddings = model.head(model.pool(model.backbone(pixels)))
             loss = model.criterion(embeddings, labels)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    return loop
+    return bare
 
 
 def _seconds(action: Any, steps: int) -> float:

@@ -1,0 +1,196 @@
+"""Fine-tuning speed: images a second, and the share of the device's own matrix rate that a step makes use of."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from toolbox.base import Batch, Model
+from toolbox.engine import speed
+from toolbox.engine.assemble import apply_tuning, build_structure
+from toolbox.engine.device import choose_device, cores, set_threads
+from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.groups import parameter_groups
+from toolbox.engine.precision import DTYPES, Precision
+from toolbox.engine.step import Step
+from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+PROMISE = 0.45
+"""Share of the measured matrix rate, of ViT-B/16 at 224 pixels in bf16 with compiled blocks on an NVIDIA GPU."""
+
+VARIANTS = {
+    "plain": {"compile": False, "channels_last": False},
+    "compiled": {"compile": True, "channels_last": False},
+    "channels_last": {"compile": False, "channels_last": True},
+    "compiled_channels_last": {"compile": True, "channels_last": True},
+}
+_SMALL = {
+    "small": {
+        "type": "dinov3.ViT", "name": None,
+        "arch": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768},
+    },
+    "demo": {
+        "type": "dinov3.ConvNeXt", "name": None,
+        "arch": {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0},
+    },
+}  # fmt: skip
+_ON_CPU = {"small": (96, 16), "demo": (32, 128)}
+
+
+def run(
+    *, pairs: int = 7, backbone: str = "auto", size: int = 0, batch: int = 0, steps: int = 0, device: str = "auto",
+    variants: str = "auto",
+) -> dict[str, Any]:  # fmt: skip
+    """Time steps of the engine's own `Step` on a batch that lies on the device, the variants in turn.
+
+    - `backbone`: a name of dinov3.ViT, "type:name" of another component ("core.Timm:resnet50"), "small" (a ViT) or
+      "demo" (the demo's ConvNeXt); "auto" is vitb16, and small on a CPU. Weights are random and all of them train.
+    - `size`: pixels a side; `batch`: images; 0 is 224 and 128, on a CPU 96 and 16.
+    - `steps`: a measurement; 0 is 20, on a CPU 4.
+    - `variants`: of `VARIANTS`, with commas between; "auto" is plain and compiled, on a CPU plain.
+
+    Computes in bf16, on a CPU in fp32. Floating-point operations are counted in one plain step, forward and backward;
+    the device's rate is that of its fastest square matrix product in the same precision. Returns for each variant
+    "images_per_second_<variant>", "tflops_<variant>", "share_<variant>" (of that rate) and "ratio_<variant>" (plain
+    seconds / its own), the `spread` of plain against plain, and the names of device and precision.
+    """
+    chosen = choose_device(device)
+    on_cpu = chosen.type == "cpu"
+    backbone = ("small" if on_cpu else "vitb16") if backbone == "auto" else backbone
+    default = _ON_CPU.get(backbone, (96, 16)) if on_cpu else (224, 128)
+    size, batch, steps = size or default[0], batch or default[1], steps or (4 if on_cpu else 20)
+    names = ("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants
+    wanted = list(dict.fromkeys(["plain", *names.split(",")]))
+    if unknown := sorted(set(wanted) - VARIANTS.keys()):
+        raise ToolboxError(f"There is no variant {', '.join(unknown)}.", hint=f"There are: {', '.join(VARIANTS)}.")
+    if on_cpu:
+        set_threads(None)
+    precision = "fp32" if on_cpu else "bf16"
+    images = _batch(batch, size, torch.device(str(chosen)))
+    stretches = {}
+    for name in wanted:
+        update = _step(_recipe(backbone, size), VARIANTS[name], chosen, precision)
+        if name == "plain":
+            flops = _flops(update, images)
+        stretches[name] = _stretch(update, images, steps, chosen)
+        stretches[name](3)
+    rate = matmul_rate(chosen, DTYPES.get(precision, torch.float32))
+    seconds: dict[str, list[float]] = {name: [] for name in wanted}
+    again = []
+    for _ in range(pairs):
+        for name in wanted:
+            seconds[name].append(stretches[name]())
+        again.append(stretches["plain"]() / seconds["plain"][-1])
+    rate = max(rate, matmul_rate(chosen, DTYPES.get(precision, torch.float32)))  # others may have used the device
+    found: dict[str, Any] = {
+        "name": "throughput", "device": device_name(chosen), "backbone": backbone, "size": size, "batch": batch,
+        "precision": precision, "matmul_tflops": rate / 1e12, "gflops_per_image": flops / batch / 1e9,
+        "spread": [min(again), max(again)], "promise": PROMISE,
+    }  # fmt: skip
+    for name, measured in seconds.items():
+        achieved = flops * steps / statistics.median(measured)
+        found |= {
+            f"images_per_second_{name}": batch * steps / statistics.median(measured),
+            f"tflops_{name}": achieved / 1e12, f"share_{name}": achieved / rate,
+            f"ratio_{name}": statistics.median(a / b for a, b in zip(seconds["plain"], measured, strict=True)),
+            f"seconds_{name}": measured,
+        }  # fmt: skip
+    return found
+
+
+def matmul_rate(device: Device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of the fastest of several square matrix products, best of five each."""
+    where = torch.device(str(device))
+    best = 0.0
+    for side in (512, 1024, 2048) if device.type == "cpu" else (2048, 4096, 8192, 16384):
+        a, b = (torch.randn(side, side, device=where, dtype=dtype) for _ in range(2))
+        out = torch.empty(side, side, device=where, dtype=dtype)
+        repeat = max(1, (10**10 if device.type == "cpu" else 2 * 10**13) // (2 * side**3))
+
+        def products(a: Any = a, b: Any = b, out: Any = out, repeat: int = repeat) -> None:
+            for _ in range(repeat):
+                torch.mm(a, b, out=out)
+
+        products(repeat=1)
+        best = max(best, *(2 * side**3 * repeat / _seconds(products, device) for _ in range(5)))
+    return best
+
+
+def device_name(device: Device) -> str:
+    """What the device calls itself."""
+    if device.type != "cpu":
+        return torch.get_device_module(device.type).get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} of {cores()} cores"
+
+
+def _recipe(backbone: str, size: int) -> dict[str, Any]:
+    kind, _, name = backbone.rpartition(":")
+    found = _SMALL.get(backbone) or {"type": kind or "dinov3.ViT", "name": name}
+    return {
+        "type": "core.Embedder", "backbone": found | {"size": size, "weights": False},
+        "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
+    }  # fmt: skip
+
+
+def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> Step:
+    torch.manual_seed(0)
+    where = torch.device(str(device))
+    model: Model = build_structure({"model": recipe}, classes=2).to(where).train()
+    apply_tuning(model)
+    speed.prepare(model, switches, where)
+    optimizer = build({"type": "core.AdamW", "lr": 1e-5}, "optimizer")
+    return Step(
+        Parallel(model), parameter_groups(model, optimizer, {}),
+        lambda groups: optimizer.build(groups, device.fused_optimizer), [], Precision(precision, device), max_norm=1.0,
+    )  # fmt: skip
+
+
+def _batch(items: int, size: int, device: torch.device) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "inputs": {"image": torch.randn(items, 3, size, size, generator=generator).to(device)},
+        "labels": (torch.arange(items) // 4).to(device), "ids": list(range(items)), "indices": list(range(items)),
+        "views": {"image": 1}, "blocks": 1, "items": items, "bad": [],
+    }  # fmt: skip
+
+
+def _flops(update: Step, batch: Batch) -> int:
+    """Of one step, forward and backward; a product of matrices counts a multiplication and an addition each."""
+    with FlopCounterMode(display=False) as counter:
+        update([batch], 0, 1)
+    return counter.get_total_flops()
+
+
+def _stretch(update: Step, batch: Batch, steps: int, device: Device) -> Callable[..., float]:
+    """A function that takes some steps and returns the seconds, the device's work included."""
+
+    def action(count: int = steps) -> float:
+        return _seconds(lambda: [update([batch], step, count) for step in range(count)], device)
+
+    return action
+
+
+def _seconds(action: Callable[[], Any], device: Device) -> float:
+    def wait() -> None:
+        if device.type != "cpu":
+            torch.get_device_module(device.type).synchronize()
+
+    wait()
+    start = time.perf_counter()
+    action()
+    wait()
+    return time.perf_counter() - start
