@@ -15,6 +15,7 @@ from toolbox.base import (
     Augment,
     Backbone,
     Dataset,
+    Exported,
     Features,
     Head,
     Loss,
@@ -207,6 +208,14 @@ def test_backbone_passes():
 def test_backbone_catches(case):
     changes, expected = TOWERS[case]
     caught(check_backbone, variant(Tower, **changes), expected)
+
+
+def exports_other_tokens(self, folder, *, as_base=False):
+    return Exported("torch", ["import torch"], [], [], ["tokens = torch.zeros(len(pixels), 5, 12)"], prefix=1)
+
+
+def test_backbone_catches_an_export_that_gives_other_tokens():
+    caught(check_backbone, variant(Tower, export=exports_other_tokens), "must give the tokens of forward")
 
 
 class Words(Preprocess):

@@ -10,6 +10,7 @@ _PUBLIC = {
     "build": "toolbox.api",
     "check_config": "toolbox.api",
     "evaluate": "toolbox.api",
+    "export": "toolbox.api",
     "list_components": "toolbox.api",
     "load": "toolbox.api",
     "load_config": "toolbox.api",

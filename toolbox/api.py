@@ -23,12 +23,13 @@ from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
+    from toolbox.engine.checkpoint import Checkpoint
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
     from toolbox.engine.encoder import Encoder, Evaluation
     from toolbox.engine.inspect import Plan
 
-__all__ = ["build", "check_config", "evaluate", "list_components", "load", "load_config", "train"]
+__all__ = ["build", "check_config", "evaluate", "export", "list_components", "load", "load_config", "train"]
 
 
 def list_components(kind: str | None = None) -> list[Entry]:
@@ -183,9 +184,46 @@ def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str
       frozen weights have moved.
     """
     from toolbox.engine import checkpoint as checkpoints
+
+    return _encoder(checkpoints.read(checkpoint), overrides, device)
+
+
+def export(
+    checkpoint: str | Path, folder: str | Path, *, merge: bool = False, onnx: bool = False,
+    overrides: Mapping[str, Any] | None = None, overwrite: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, float]:  # fmt: skip
+    """Write a trained model as a folder that transformers, timm or peft loads without this toolbox, and compare.
+
+    - `checkpoint`, `overrides`: as of `load`.
+    - `folder`: new or empty; its README.md says how to load it.
+    - `merge`: put adapters into the weights, for one plain folder.
+    - `onnx`: also write the whole model as model.onnx.
+    - `overwrite`: replace an earlier export.
+    - `tell`: called with sentences on what is exported and how much it differs.
+
+    Returns the largest differences from the toolbox's numbers. Raises ToolboxError, leaving no folder, above a
+    ten-thousandth, and where a backbone belongs to no other library.
+    """
+    from toolbox.engine import checkpoint as checkpoints
+    from toolbox.engine import export as exports
+    from toolbox.engine.onnx_file import check_packages
+
+    target = Path(folder).resolve()
+    exports.check_target(target, overwrite=overwrite)
+    if onnx:
+        check_packages()
+    found = checkpoints.read(checkpoint)
+    tell(f"Exporting {found.path}, step {found.step}")
+    encoder = _encoder(found, overrides, "cpu")
+    origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
+              "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
+    return exports.export(encoder.model, target, origin=origin, merge=merge, onnx=onnx, tell=tell)
+
+
+def _encoder(found: Checkpoint, overrides: Mapping[str, Any] | None, device: str) -> Encoder:
     from toolbox.engine.encoder import Encoder
 
-    found = checkpoints.read(checkpoint)
     recipe = changed(found.manifest["recipe"], overrides or {})
     problems = validate(recipe)
     if problems:

@@ -3,6 +3,7 @@
 from toolbox.base.augment import Augment
 from toolbox.base.backbone import Backbone, Preprocess, check_images, check_rate
 from toolbox.base.dataset import Dataset, Sample
+from toolbox.base.export import Exported
 from toolbox.base.features import Features
 from toolbox.base.files import new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
@@ -22,7 +23,7 @@ from toolbox.base.tune import Tune
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Features", "Finding", "Gallery", "Head",
+    "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features", "Finding", "Gallery", "Head",
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
     "Run", "Sample", "Sampler", "Schedule", "Table", "Tune",
     "check_images", "check_rate", "cls_token", "gather", "gather_rows", "l2_normalize", "last_token", "mean_tokens",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.utils.data import default_collate
 from toolbox.base.features import Features
 
 if TYPE_CHECKING:
+    from toolbox.base.export import Exported
     from toolbox.base.tune import Tune
 
 
@@ -71,7 +73,8 @@ class Backbone(nn.Module, ABC):
     from_recipe: int | None = None  # the id of the object that the registry built: a copy of it has another
     tune: Tune | None = None
     gradient_checkpointing: bool = False
-    adapter: Any = None  # what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale
+    # what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale, off, merge
+    adapter: Any = None
     _frozen: tuple[nn.Module, ...] = ()
 
     @abstractmethod
@@ -106,6 +109,17 @@ class Backbone(nn.Module, ABC):
     def adapter_root(self) -> nn.Module:
         """The module whose names an adapter's keys use, so that peft can load it on that module alone."""
         return self
+
+    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+        """Write this encoder into `folder` in the format of the library that it belongs to.
+
+        - `as_base`: it is what an adapter belongs to. Weights that anyone may load by a public name are then left out,
+          and named.
+
+        Its adapter, if any, is off meanwhile, so that tensors have their plain names. Raises ValueError for an encoder
+        that no library knows, or that its library cannot describe.
+        """
+        raise ValueError(f"{type(self).__name__} has no export: it belongs to no library that could load it")
 
     def enable_checkpointing(self) -> None:
         """Recompute activations in the backward pass (ability "checkpointing")."""

@@ -35,3 +35,12 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor | Features) -> Tensor:
         """(B, in_dim), or Features for heads that read tokens -> (B, out_dim)."""
+
+    def in_plain_torch(self, name: str) -> list[str]:
+        """Lines of Python that turn `x`, the pooled features, into the embedding; `F` is torch.nn.functional.
+
+        - `name`: of this head in the state dict `head`, which holds its tensors; `toolbox.base.plain_torch` helps.
+
+        Raises ValueError where there are none; so does the default.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")

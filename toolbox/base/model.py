@@ -84,6 +84,14 @@ class Model(nn.Module, ABC):
         """`predict` of the backbone as it came, newly initialised heads left out: the honest "before"."""
         return self.predict(batch)
 
+    def in_plain_torch(self) -> list[str]:
+        """Lines of Python from `tokens`, (B, N, D), `prefix` and the dict `head` to `embedding`, as `predict` gives it.
+
+        An export's README shows them. `head` holds the model's tensors outside its backbone, by their names here; `F`
+        is torch.nn.functional. Raises ValueError where there are none; so does the default.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")
+
     def check(self) -> list[Problem]:
         """What makes it impossible to train this model as it is; called before a run starts."""
         return []

@@ -32,3 +32,12 @@ class Pool(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Tensor:
         """(B, N, D) tokens -> (B, dim(D))."""
+
+    def in_plain_torch(self, name: str) -> list[str]:
+        """Lines of Python from `tokens`, (B, N, D), and `prefix` to `x`, the pooled features: for those without us.
+
+        - `name`: of this pool in the state dict `head`, which holds its tensors.
+
+        Raises ValueError where there are none; so does the default.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")

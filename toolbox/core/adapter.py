@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,10 +66,45 @@ class Adapter:
                 if ".lora_B." in key:
                     parameter.mul_(factor)
 
-    def save_config(self, folder: str | Path) -> None:
-        """Write `adapter_config.json` into `folder`, which is created."""
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """While the block runs the backbone is as it was without the adapter: its values and its names."""
+        root = self._backbone.adapter_root()
+        layers = self._layers()
+        described = root.__dict__.pop("peft_config", None)  # what peft notes on the module that it changed
+        for name, layer in layers.items():
+            root.set_submodule(name, layer.get_base_layer())
+        try:
+            yield
+        finally:
+            for name, layer in layers.items():
+                root.set_submodule(name, layer)
+            if described is not None:
+                root.peft_config = described
+
+    def merge(self) -> None:
+        """Put what the adapter adds into the weights of its layers, for good: the backbone has no adapter after it."""
+        root = self._backbone.adapter_root()
+        for name, layer in self._layers().items():
+            layer.merge()
+            root.set_submodule(name, layer.get_base_layer())
+        root.__dict__.pop("peft_config", None)
+        self._backbone.adapter = None
+
+    def _layers(self) -> dict[str, nn.Module]:
+        """The layers with an adapter, by their names in `adapter_root()`."""
+        from peft.tuners.lora import LoraLayer
+
+        root = self._backbone.adapter_root()
+        return {name: module for name, module in root.named_modules() if isinstance(module, LoraLayer)}
+
+    def save_config(self, folder: str | Path, base: str | None = None) -> None:
+        """Write `adapter_config.json` into `folder`, which is created.
+
+        - `base`: what it calls the weights that it belongs to; default: what the backbone loads.
+        """
         config = copy(self.config)
-        config.base_model_name_or_path = self._backbone.weights_id
+        config.base_model_name_or_path = base or self._backbone.weights_id
         config.inference_mode = True  # as peft saves it: loading for further training is asked for explicitly
         config.target_modules = sorted(config.target_modules)  # a set has another order in every process
         config.save_pretrained(str(folder))

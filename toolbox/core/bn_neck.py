@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolbox.base import Head, gather_rows
+from toolbox.base import Head, gather_rows, plain_torch
 from toolbox.errors import ToolboxError
 
 
@@ -52,3 +52,6 @@ class BNNeck(Head):
                 where="train_dataloader", hint="Use a larger batch, or leave an incomplete last one out.",
             )  # fmt: skip
         return self.norm(everything)[own]
+
+    def in_plain_torch(self, name: str) -> list[str]:
+        return plain_torch.lines(self.linear, f"{name}.linear") + plain_torch.lines(self.norm, f"{name}.norm")

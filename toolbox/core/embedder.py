@@ -164,6 +164,14 @@ class Embedder(Model):
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         return self._output(self._pooled(batch))
 
+    def in_plain_torch(self) -> list[str]:
+        lines = self.pool.in_plain_torch("pool")
+        if self.head is not None:
+            lines += self.head.in_plain_torch("head")
+        if self.pool.keeps_tokens:
+            return [*lines, "x = F.normalize(x, dim=-1).sum(dim=1)", "embedding = F.normalize(x, dim=-1)"]
+        return [*lines, "embedding = F.normalize(x, dim=-1)"]
+
     def _output(self, embeddings: Tensor) -> dict[str, Tensor]:
         if not self.pool.keeps_tokens:
             return {"embeddings": l2_normalize(embeddings.float())}

@@ -53,6 +53,28 @@ class Pool(base.Pool):
             return patch_tokens(features, self.keep)
         return generalized_mean(features, self.power)
 
+    def in_plain_torch(self, name: str) -> list[str]:
+        patches, power = "tokens[:, prefix:]", f'head["{name}.power"]'
+        if self.mode == "tokens" and self.keep is not None:
+            return [
+                f"x = {patches}",
+                "similar = F.cosine_similarity(x, tokens[:, :1], dim=-1)",
+                f"chosen = similar.topk(min({self.keep}, x.shape[1]), dim=1).indices",
+                "x = x.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))",
+            ]
+        if self.mode == "gem":
+            return [
+                f"x = ({patches}.clamp(min=1e-6) ** {power}).mean(dim=1)",
+                f"x = x.clamp(min=torch.finfo(x.dtype).tiny) ** (1 / {power})",
+            ]
+        return {
+            "cls": ["x = tokens[:, 0]"],
+            "mean": [f"x = {patches}.mean(dim=1)"],
+            "cls+mean": [f"x = torch.cat([tokens[:, 0], {patches}.mean(dim=1)], dim=-1)"],
+            "last": ["x = tokens[:, -1]"],
+            "tokens": [f"x = {patches}"],
+        }[self.mode]
+
 
 def patch_tokens(features: Features, keep: int | None = None) -> Tensor:
     """(B, N, D): the tokens after the prefix, padding as zeros; the `keep` most similar to the CLS token, or all."""

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from toolbox.base import Head
+from toolbox.base import Head, plain_torch
 
 Norm = Literal["none", "batch", "layer"]
 
@@ -63,3 +63,6 @@ class Projection(Head):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stack(x)
+
+    def in_plain_torch(self, name: str) -> list[str]:
+        return plain_torch.lines(self.stack, f"{name}.stack")

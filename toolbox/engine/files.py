@@ -15,6 +15,8 @@ from typing import Any
 from toolbox.base import files
 from toolbox.errors import ToolboxError
 
+_HINT = "What was written before is untouched. Free some space or choose another --work-dir, then --resume."
+
 
 def sha256(path: Path) -> str:
     """Checksum of a file."""
@@ -37,8 +39,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill; it appears as `target`, complete and on disk, when the block ends without an error."""
+def new_folder(target: Path, *, hint: str = _HINT) -> Iterator[Path]:
+    """A folder to fill; it appears as `target`, complete and on disk, when the block ends without an error.
+
+    - `hint`: what to try when the disk refuses. Raises ToolboxError then.
+    """
     beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         shutil.rmtree(beside, ignore_errors=True)
@@ -67,7 +72,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             sync(target.parent)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise _refused(target, error) from error
+        raise _refused(target, error, hint) from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -139,8 +144,5 @@ def point(link: Path, target: Path) -> None:
         raise _refused(link, error) from error
 
 
-def _refused(target: Path, error: OSError) -> ToolboxError:
-    return ToolboxError(
-        f"{target} cannot be written: {error.strerror or error}.",
-        hint="What was written before is untouched. Free some space or choose another --work-dir, then --resume.",
-    )
+def _refused(target: Path, error: OSError, hint: str = _HINT) -> ToolboxError:
+    return ToolboxError(f"{target} cannot be written: {error.strerror or error}.", hint=hint)

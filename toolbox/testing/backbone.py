@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, Preprocess
+from toolbox.base.export import run
 from toolbox.testing.material import (
     check_registered,
     check_state_dict,
@@ -41,6 +44,7 @@ def check_backbone(make: Callable[[], Backbone]) -> None:
     check_registered(backbone, name)
     check_state_dict(backbone, make().eval(), lambda m: m(inputs).tokens.detach(), name)
     _check_freeze(make(), inputs, name)
+    _check_export(make().eval(), inputs, name)
 
 
 def _check_attributes(backbone: Backbone, name: str) -> None:
@@ -175,6 +179,22 @@ def _check_freeze(backbone: Backbone, inputs: Any, name: str) -> None:
     modes = not any(module.training for module in backbone.modules())
     require(modes, f"{name}: a frozen backbone must stay in eval mode, also after train().")
     require(not backbone(inputs).tokens.requires_grad, f"{name}: tokens of a frozen backbone must need no gradient.")
+
+
+def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
+    """What another library makes of the export, where there is one, is the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            exported = backbone.export(Path(folder))
+        except ValueError:
+            return
+        lines = [*exported.imports, *exported.load, *exported.tokens]
+        tokens = run(lines, folder=folder, pixels=inputs).get("tokens")
+    with torch.no_grad():
+        features = backbone(inputs)
+    fine = isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and close(tokens, features.tokens)
+    require(fine, f"{name}.export: {exported.library} must give the tokens of forward for what was written.")
+    require(exported.prefix == features.prefix, f"{name}.export: prefix must be that of its features.")
 
 
 def _mask(features: Features) -> Tensor:

@@ -167,6 +167,23 @@ def load(model: nn.Module, source: HFSource) -> None:
     weight_files.fill(model, {key: state[key] for key in own if key in state}, folder, hint)
 
 
+def save(model: nn.Module, source: HFSource, folder: Path | None) -> str:
+    """Write a model into `folder`, or nothing for None; returns the line that loads it from there, or from the Hub."""
+    name, where, options = "AutoModel", "folder", dict(_options(model.config))
+    if folder is not None:
+        with quiet():
+            model.save_pretrained(folder)
+    else:
+        name = type(model).__name__  # the Hub's may have a text tower beside it
+        where = repr(source.repository)
+        if source.revision is not None:
+            options["revision"] = source.revision
+        if model.config.model_type == "vit_mae":
+            options["mask_ratio"] = 0.0
+    given = "".join(f", {key}={value!r}" for key, value in options.items())
+    return f"model = {name}.from_pretrained({where}{given}).eval()"
+
+
 def set_drop_path(config: PretrainedConfig, rate: float) -> None:
     """Make `rate` the probability of skipping a residual branch. Raises ValueError for a model that skips none."""
     now = getattr(config, "drop_path_rate", None)

@@ -7,13 +7,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess
 from toolbox.base.backbone import check_images, check_rate
+from toolbox.base.export import save_processor
 from toolbox.core.backbones import hf_source
 from toolbox.core.backbones.find_blocks import find_blocks
 from toolbox.errors import one_line
@@ -106,6 +108,24 @@ class HFVision(Backbone):
     def adapter_root(self) -> nn.Module:
         return self.model
 
+    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+        pixels, notes = save_processor(folder, self.preprocess())
+        hub = self._source.repository if as_base and self.weights_id is not None else None
+        load = hf_source.save(self.model, self._source, folder if hub is None else None)
+        loader = "AutoModel" if hub is None else type(self.model).__name__
+        if self._layout.own_size is not None and self.size != self._layout.own_size:
+            notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")
+        return Exported(
+            library="transformers",
+            imports=["import torch", f"from transformers import AutoImageProcessor, {loader}"],
+            load=[load],
+            pixels=pixels,
+            tokens=self._layout.in_plain_torch(self.size),
+            prefix=self.prefix,
+            hub=hub,
+            notes=notes,
+        )
+
     def enable_checkpointing(self) -> None:
         if "checkpointing" not in self.abilities:
             raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
@@ -179,8 +199,29 @@ class Layout:
         if self.noise:  # what it sorts patches by
             rows, columns = self.grid(inputs)
             order = torch.arange(rows * columns, device=inputs.device, dtype=torch.float32)
-            extra["noise"] = order.expand(len(inputs), -1)
+            extra["noise"] = order.expand(inputs.shape[0], -1)
         return model(pixel_values=inputs, **extra)
+
+    def in_plain_torch(self, size: tuple[int, int]) -> list[str]:
+        """Lines from `model` and `pixels` of `size` to `tokens`, as `encode` makes them."""
+        extra, lines = "", []
+        if self.own_size is not None and size != self.own_size:
+            extra += ", interpolate_pos_encoding=True"
+        if self.noise:
+            count = (size[0] // self.patch[0]) * (size[1] // self.patch[1])
+            lines.append(f"order = torch.arange({count}.0).expand(len(pixels), -1)  # or it would shuffle the patches")
+            extra += ", noise=order"
+        lines += [f"out = model(pixel_values=pixels{extra})", "tokens = out.last_hidden_state"]
+        if self.patch is None:
+            lines.append("tokens = tokens.flatten(2).transpose(1, 2)")
+        if self.pooled:
+            lines.append('pooled = out.get("pooler_output")')
+            lines.append("first = tokens.mean(dim=1) if pooled is None else pooled.flatten(1)")
+        if self.norm is not None:
+            lines.append(f"tokens = model.{self.norm}(tokens)")
+        if self.pooled:
+            lines.append("tokens = torch.cat([first[:, None], tokens], dim=1)")
+        return lines
 
     def grid(self, inputs: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches. Raises ValueError for images that are no multiple of a patch."""

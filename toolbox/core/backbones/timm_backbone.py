@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Features, ImagePreprocess
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess
 from toolbox.base.backbone import check_images, check_rate
+from toolbox.base.export import save_timm, timm_code
 from toolbox.core.backbones import timm_source
 from toolbox.core.backbones.find_blocks import find_blocks, top_level
 from toolbox.errors import one_line
@@ -115,6 +117,16 @@ class Timm(Backbone):
     def adapter_root(self) -> nn.Module:
         return self.model
 
+    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+        source, tokens = self._source, self._layout.in_plain_torch()
+        arguments = {**source.arguments, **({} if self._built_for is None else {"img_size": list(self._built_for)})}
+        hub = source.published if as_base and self.weights_id is not None else None
+        if hub is None:
+            cfg = source.cfg.to_dict(remove_source=True, remove_null=True)
+            cfg["fixed_input_size"] = self._built_for is not None
+            save_timm(self.model, folder, source.architecture, arguments, cfg, self.preprocess())
+        return timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
+
     def enable_checkpointing(self) -> None:
         if "checkpointing" not in self.abilities:
             raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
@@ -168,10 +180,25 @@ class Layout:
             height, width = grid
             maps = output.permute(0, 2, 3, 1) if self.cells == "NCHW" else output
             single = maps.reshape(-1, *((maps.shape[3], 1, 1) if self.cells == "NCHW" else (1, 1, maps.shape[3])))
-            tokens = net.forward_head(single, pre_logits=True).view(len(output), height * width, -1)
+            tokens = net.forward_head(single, pre_logits=True).view(output.shape[0], height * width, -1)
         if self.pooled:
             tokens = torch.cat([net.forward_head(output, pre_logits=True).unsqueeze(1), tokens], dim=1)
         return Features(tokens, prefix=self.prefix, grid=grid)
+
+    def in_plain_torch(self) -> list[str]:
+        """Lines from `model` and `pixels` to `tokens`, as `features` makes them."""
+        lines = ["out = model.forward_features(pixels)"]
+        if self.cells is None:
+            lines.append('tokens = getattr(model, "fc_norm", torch.nn.Identity())(out)')
+        else:
+            lines.append("maps = out.permute(0, 2, 3, 1)" if self.cells == "NCHW" else "maps = out")
+            cell = "maps.shape[3], 1, 1" if self.cells == "NCHW" else "1, 1, maps.shape[3]"
+            lines.append(f"cells = model.forward_head(maps.reshape(-1, {cell}), pre_logits=True)")
+            lines.append("tokens = cells.view(len(pixels), -1, cells.shape[-1])")
+        if self.pooled:
+            lines.append("first = model.forward_head(out, pre_logits=True)")
+            lines.append("tokens = torch.cat([first[:, None], tokens], dim=1)")
+        return lines
 
     def grid(self, output: Tensor, inputs: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches. Raises ValueError where the output has another number of them."""

@@ -52,6 +52,13 @@ class TimmSource:
             return str(self.file or self.folder)
         return self.cfg.hf_hub_id or self.cfg.url or None
 
+    @property
+    def published(self) -> str | None:
+        """The name by which timm itself loads these weights; None for files, folders and revisions."""
+        if self.file is not None or self.folder is not None or self.revision is not None:
+            return None
+        return self.architecture + (f".{self.cfg.tag}" if self.cfg.tag else "")
+
 
 def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mapping[str, Any] | None) -> TimmSource:
     """Look `name` up. Reads config.json of a folder, and nothing else from anywhere.

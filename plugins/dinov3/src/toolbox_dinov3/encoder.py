@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
-from toolbox.base import Backbone, ImagePreprocess
+from toolbox.base import Backbone, Exported, ImagePreprocess
+from toolbox_dinov3.export import export
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
 from toolbox_dinov3.weights import find, load
@@ -38,6 +41,9 @@ class Encoder(Backbone):
     def load_weights(self) -> None:
         if self.weights_id is not None:
             load(self.model, self.family, self._source, self.revision)
+
+    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+        return export(self, folder, as_base=as_base)
 
     def adapter_root(self) -> nn.Module:
         return self.model

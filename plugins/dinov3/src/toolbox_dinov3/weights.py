@@ -54,7 +54,7 @@ def find(source: Source, revision: str | None) -> Path | None:
 
 
 def _load_transformers(model: PreTrainedModel, folder: Path) -> None:
-    with _quiet():
+    with quiet():
         loaded, report = type(model).from_pretrained(
             str(folder),
             config=model.config,
@@ -83,7 +83,7 @@ def _copy(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bar and table of keys: what matters of them becomes one message."""
     from transformers.utils import logging
 

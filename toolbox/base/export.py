@@ -1,0 +1,159 @@
+"""What a backbone leaves in a folder for its own library to load, and how that library is asked for the same tokens."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolbox.base.image_preprocess import ImagePreprocess
+
+_RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers, as transformers writes them
+_IMAGES = (
+    "The toolbox cuts out the largest centred part of a picture and resizes it in one pass, by PIL. {library} resizes "
+    "the whole picture first and then cuts its centre out, at whole pixels{more}. The toolbox also turns pictures as "
+    "their EXIF data say and puts transparent ones on white: do so before, if yours need it. Pictures of exactly "
+    "{height} x {width} pixels are the same in both."
+)
+
+
+@dataclass
+class Exported:
+    """Lines of Python that use what `Backbone.export` wrote, without this toolbox.
+
+    The command puts them into the README of the folder, and runs them to compare.
+
+    - `library`: whose format it is, e.g. "transformers"; `imports`: the import lines that the others need.
+    - `load`: from `folder`, a string, to `model`, in eval mode.
+    - `pixels`: from `images`, a list of PIL images in RGB, to `pixels`, (B, 3, H, W) normalized.
+    - `tokens`: from `model` and `pixels` to `tokens`, (B, N, D): those of `Backbone.forward`.
+    - `prefix`: how many of the N are prefix tokens.
+    - `hub`: the public name of the weights, where they were left out because `load` gets them by it.
+    - `notes`: sentences on what the library cannot express, and on the licence of the weights.
+    """
+
+    library: str
+    imports: list[str]
+    load: list[str]
+    pixels: list[str]
+    tokens: list[str]
+    prefix: int
+    hub: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def run(lines: list[str], **names: Any) -> dict[str, Any]:
+    """Run lines that use an export, with the variables `names`; returns all variables after them.
+
+    Without gradients, and without what libraries print or warn of while they load. Raises whatever the lines raise.
+    """
+    code = compile("\n".join(lines), "README.md", "exec")
+    found = dict(names)
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        exec(code, found)
+    return found
+
+
+def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str], list[str]]:
+    """Write preprocessor_config.json, for transformers; returns the lines `Exported.pixels`, and notes."""
+    height, width = preprocess.size
+    content = {
+        "image_processor_type": "CLIPImageProcessor",  # the plainest that cuts: every version has it
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": max(height, width)},
+        "resample": _RESAMPLE[preprocess.interpolation],
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "preprocessor_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    lines = [
+        "processor = AutoImageProcessor.from_pretrained(folder)",
+        'pixels = processor(images=images, return_tensors="pt")["pixel_values"]',
+    ]
+    more = "" if height == width else ", and of a shape that is not square it keeps less"
+    return lines, [_IMAGES.format(library="transformers", more=more, height=height, width=width)]
+
+
+def save_timm(
+    net: nn.Module, folder: Path, architecture: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any],
+    preprocess: ImagePreprocess,
+) -> None:  # fmt: skip
+    """Write config.json and model.safetensors, as timm's `local-dir:` reads them.
+
+    - `architecture`, `arguments`: what timm's `create_model` makes the same structure of.
+    - `cfg`: further entries of its description of weights and images.
+    """
+    from safetensors.torch import save_file
+
+    described = {
+        **{key: value for key, value in cfg.items() if value is not None},
+        "input_size": [3, *preprocess.size],
+        **_timm_images(preprocess),
+        "num_classes": 0,
+        "custom_load": False,
+    }
+    for key in ("test_input_size", "test_crop_pct", "label_offset", "label_names", "label_descriptions", "pool_size"):
+        described.pop(key, None)
+    content = {
+        "architecture": architecture,
+        "num_classes": 0,
+        "num_features": net.num_features,
+        "model_args": {**arguments, "num_classes": 0},
+        "pretrained_cfg": described,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in net.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def timm_code(
+    preprocess: ImagePreprocess, tokens: list[str], prefix: int, hub: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Exported:  # fmt: skip
+    """The lines for a folder of `save_timm`; with `hub` for timm's own weights of that name and `arguments`."""
+    height, width = preprocess.size
+    if hub is None:
+        load = 'model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()'
+        images = "transform = create_transform(**resolve_data_config({}, model=model))"
+    else:
+        more = "".join(f", {key}={value!r}" for key, value in {**(arguments or {}), "num_classes": 0}.items())
+        load = f'model = timm.create_model("{hub}", pretrained=True{more}).eval()'
+        given = {"input_size": (3, height, width), **_timm_images(preprocess)}
+        images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+    return Exported(
+        library="timm",
+        imports=["import timm", "import torch", "from timm.data import create_transform, resolve_data_config"],
+        load=[load],
+        pixels=[images, "pixels = torch.stack([transform(image) for image in images])"],
+        tokens=tokens,
+        prefix=prefix,
+        hub=hub,
+        notes=[_IMAGES.format(library="timm", more="", height=height, width=width)],
+    )
+
+
+def _timm_images(preprocess: ImagePreprocess) -> dict[str, Any]:
+    return {
+        "interpolation": preprocess.interpolation,
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }

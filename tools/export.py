@@ -1,0 +1,12 @@
+"""Export for other libraries:    python tools/export.py work_dirs/dinov3_folder exported/"""
+
+import sys
+
+try:
+    from toolbox.cli.export import main
+except ModuleNotFoundError as error:
+    print(f"{error}: run `make venv`, then `.venv/bin/python tools/export.py`.", file=sys.stderr)
+    sys.exit(2)
+
+if __name__ == "__main__":
+    sys.exit(main())
