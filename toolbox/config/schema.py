@@ -118,6 +118,15 @@ TOP_LEVEL: dict[str, Key] = {
                 keys={"max_norm": Key("Largest L2 norm of all gradients together.", float, default=REQUIRED)},
                 optional=True,
             ),
+            "on_nonfinite": Key(
+                "'raise' stops at a step whose loss or gradient is not finite; 'skip' leaves its update out and counts "
+                "it: weights and the optimizer's state stay as they were, schedules go on.",
+                Literal["raise", "skip"],
+                default="raise",
+            ),
+            "max_skipped": Key(
+                "With 'skip': how many updates may be left out in all before the run stops.", int, default=10
+            ),
             "precision": Key("Autocast type of the forward pass.", Literal["fp32", "bf16", "fp16"], default="fp32"),
         },
     ),

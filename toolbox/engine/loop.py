@@ -140,6 +140,7 @@ class Run:
             [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
             self.precision, clip["max_norm"] if clip else None,
             GradCache(self.parallel.module, cache["chunk_size"], self.precision, self.device) if cache else None,
+            settings("optim_wrapper.max_skipped") if settings("optim_wrapper.on_nonfinite") == "skip" else None,
         )  # fmt: skip
         trained = {name: parameter for group in groups for name, parameter in group.params.items()}
         average = settings("optim_wrapper.average")
@@ -389,6 +390,7 @@ class Run:
         results = workdir.results(self.progress, after) | {
             "wise_ft": mixed, "steps": self.step, "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device), "threads": self.threads, "unreadable_items": len(self.bad_items.found),
+            "skipped_steps": self.update.skipping.count if self.update.skipping else 0,
         }  # fmt: skip
         self._write_results(results)
         return results

@@ -13,6 +13,7 @@ from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.grad_cache import GradCache, row_count
 from toolbox.engine.groups import Group, torch_groups
+from toolbox.engine.nonfinite import Skipping
 from toolbox.engine.precision import Precision
 from toolbox.engine.profiling import phase
 from toolbox.errors import ToolboxError
@@ -26,11 +27,13 @@ class Step:
     - `schedules`: factors on the groups' learning rates.
     - `max_norm`: clip the L2 norm of all gradients together; None for no clipping.
     - `grad_cache`: takes batches larger than its chunks; None computes every batch in one piece.
+    - `max_skipped`: leave out up to so many updates whose loss or gradient is not finite; None allows none.
     """
 
     def __init__(
         self, parallel: Parallel, groups: list[Group], build_optimizer: Any, schedules: list[Schedule],
         precision: Precision, max_norm: float | None = None, grad_cache: GradCache | None = None,
+        max_skipped: int | None = None,
     ) -> None:  # fmt: skip
         self.grad_cache = grad_cache
         self.parallel, self.schedules, self.precision, self.max_norm = parallel, schedules, precision, max_norm
@@ -40,10 +43,13 @@ class Step:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._first_bad: Tensor | None = None
+        self.skipping = None if max_skipped is None else Skipping(parallel.module, self.optimizer, max_skipped)
 
     def __call__(self, batches: list[Batch], step: int, steps: int) -> None:
         """Update from the mean gradient of `batches`; `step` counts from 0."""
         self._schedule(step, steps)
+        if self.skipping:
+            self.skipping.begin()
         values: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
             # chunks of a batch have no last one that reaches every parameter, so they are averaged at the end
@@ -62,14 +68,19 @@ class Step:
     def _update(self, values: dict[str, Tensor], step: int) -> None:
         """Clip the gradients and take the step; `values` are remembered, the norm of the gradients among them."""
         scaler = self.precision.scaler
+        if self.skipping and scaler:
+            self.skipping.overflow(values["loss"])
         if self.max_norm is not None:
             if scaler:
                 scaler.unscale_(self.optimizer)
             values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+        bad = self.skipping.judge(values, scaled=scaler is not None) if self.skipping else None
         self._remember(values, step)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
+        elif self.skipping:
+            self.skipping.step(bad)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -116,7 +127,11 @@ class Step:
         """Raise ToolboxError if a step's loss or gradient was not finite, naming the first such step.
 
         - `weights`: look at every trained parameter too, as before a checkpoint is written.
+
+        Where such steps are left out: if they are more than allowed.
         """
+        if self.skipping:
+            self.skipping.check()
         hint = (
             "Checkpoints of the run are from before. Try a lower learning rate, more warm-up, clip_grad, or "
             "precision='fp32'; a temperature near 0 or a broken image can cause it too."
@@ -129,9 +144,12 @@ class Step:
     def read(self) -> dict[str, float]:
         """Means since the last call. Waits for the device; raises ToolboxError if the loss was not finite."""
         self.check_finite()
-        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        count, told = self._count, {}
+        if self.skipping:  # a step that was left out is in no mean
+            count, told = count - self.skipping.lately(), {"skipped_steps": self.skipping.count}
+        means = {name: float(value) / count for name, value in self._sums.items()} if count else {}
         self._sums, self._count = {}, 0
-        return {**means, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
+        return {**means, **told, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state by parameter name, the scaler's, and the means in progress."""
@@ -147,6 +165,7 @@ class Step:
             "groups": [_own(group) for group in self.optimizer.param_groups],
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
             "sums": self._sums, "count": self._count,
+            "skipping": self.skipping.state_dict() if self.skipping else None,
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -170,6 +189,8 @@ class Step:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.precision.scaler and saved["scaler"]:
             self.precision.scaler.load_state_dict(saved["scaler"])
+        if self.skipping:
+            self.skipping.load_state_dict(saved.get("skipping"))
         device = self.parameters[0].device
         self._sums, self._count = {name: value.to(device) for name, value in saved["sums"].items()}, saved["count"]
 
