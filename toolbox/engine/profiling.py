@@ -66,7 +66,9 @@ class Profile(Hook):
             return
         with self._harmless(run):
             if self.done == 0:
-                self._profiler = torch.profiler.profile()  # of the processor and the accelerator
+                on_cpu = run.device.type == "cpu"  # then the profiler need not look for an accelerator
+                known = [torch.profiler.ProfilerActivity.CPU] if on_cpu else None
+                self._profiler = torch.profiler.profile(activities=known)
                 self._profiler.start()
             elif self.done == self.steps:
                 self._write(run)
