@@ -59,6 +59,7 @@ CASES = [
     ("core.EarlyStop", dict(patience=2)),
     ("core.TensorBoard", dict()),
     *((f"core.{name}", dict(project="chairs")) for name in ("WandB", "Trackio", "SwanLab")),
+    ("core.MLflow", dict(experiment="chairs")),
     ("datasets.SOP", dict(root="sop", split="train", val_share=0.5)),
     ("datasets.SOP", dict(root="sop", split="val", val_share=0.5)),
     ("datasets.SOP", dict(root="sop", split="trainval")),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
+from collections import namedtuple
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from test_exactness import assert_same, interrupt_at
@@ -245,7 +247,56 @@ def swanlab() -> Server:
     return server
 
 
-SERVICES = {"WandB": wandb, "Trackio": trackio, "SwanLab": swanlab}
+def mlflow() -> Server:
+    server = Server("mlflow")
+    server.entities = ModuleType("mlflow.entities")
+    server.entities.Metric = namedtuple("Metric", "key value timestamp step")
+    server.entities.Param = namedtuple("Param", "key value")
+
+    class Run(Handle):
+        def finish(self, status):
+            server.ended.append(status)
+
+    def init(key, new):
+        return Run(server, server.store(key, {}, new=new))
+
+    class MlflowClient:
+        def __init__(self, tracking_uri=None, registry_uri=None):
+            assert tracking_uri.startswith("sqlite:////")
+
+        def get_experiment_by_name(self, name):
+            assert name == "chairs"
+
+        def create_experiment(self, name, artifact_location=None, tags=None):
+            return "1"
+
+        def create_run(self, experiment_id, start_time=None, tags=None, run_name=None):
+            key = f"{len(server.runs):032x}"
+            self.run = server.init(key=key, new=True)
+            return SimpleNamespace(info=SimpleNamespace(run_id=key))
+
+        def update_run(self, run_id, status=None, name=None):
+            assert status == "RUNNING"
+            self.run = server.init(key=run_id, new=False)
+
+        def log_batch(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
+            assert len(params) <= 100
+            assert all(re.fullmatch(r"[\w\-. :/]+", param.key) for param in params)
+            known = server.runs[run_id]["config"]
+            assert not known.keys() & {param.key for param in params}
+            known.update(params)
+            if metrics:
+                (step,) = {metric.step for metric in metrics}
+                self.run.add({metric.key: metric.value for metric in metrics}, step)
+
+        def set_terminated(self, run_id, status=None, end_time=None):
+            self.run.finish(status=status)
+
+    server.init, server.MlflowClient = init, MlflowClient
+    return server
+
+
+SERVICES = {"WandB": wandb, "Trackio": trackio, "SwanLab": swanlab, "MLflow": mlflow}
 
 
 @contextmanager
@@ -263,8 +314,13 @@ def service(request, monkeypatch):
     """(the override that turns a tracker on, what its service has stored)."""
     server = SERVICES[request.param]()
     monkeypatch.setitem(sys.modules, server.__name__, server)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    place = "project"
+    if request.param == "MLflow":
+        monkeypatch.setitem(sys.modules, "mlflow.entities", server.entities)
+        place = "experiment"
     with looked_for_again(), isolated_catalog():
-        yield f"custom_hooks=[dict(type='core.{request.param}',project='chairs')]", server
+        yield f"custom_hooks=[dict(type='core.{request.param}',{place}='chairs')]", server
 
 
 def assert_sent(server: Server, folder: str) -> None:
@@ -278,8 +334,9 @@ def test_a_service_gets_every_line_and_the_recipe(service, toy):
     toolbox.train(toy([option]), work_dir="w")
     assert_sent(server, "w")
     ((_, run),) = server.runs.items()
-    assert run["config"]["model"]["type"] == "core.Embedder"
-    assert server.ended in ([0], [None])
+    config = run["config"]
+    assert (config["model.type"] if server.__name__ == "mlflow" else config["model"]["type"]) == "core.Embedder"
+    assert server.ended in ([0], [None], ["FINISHED"])
 
 
 @pytest.mark.parametrize("end", [interrupt_at, crash_at])
@@ -293,6 +350,8 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_repeats_no_line(service, toy,
             toolbox.train(toy(options), work_dir="w")
     if server.__name__ == "wandb":
         assert server.ended == [1]
+    if server.__name__ == "mlflow":
+        assert server.ended == ["FAILED" if end is crash_at else "KILLED"]
     toolbox.train(toy(options), work_dir="w", resume=True)
     assert len(server.runs) == 1
     assert_sent(server, "w")
@@ -373,7 +432,8 @@ def test_closing_may_fail(service, toy, monkeypatch):
 def test_a_project_has_a_name(service, toy):
     option, _ = service
     found = api.check_config(toy([option.replace("chairs", " ")]))
-    assert "A project has a name" in "\n".join(map(str, found))
+    assert re.search("A(n experiment| project) has a name", "\n".join(map(str, found)))
+    assert "has a name" in "\n".join(map(str, found))
 
 
 def test_two_trackers_at_once(service, toy):
@@ -391,3 +451,24 @@ def test_a_package_that_is_not_there_is_named_with_its_command(toy, monkeypatch)
         entry = next(entry for entry in catalog().entries if entry.fullname == "core.WandB")
     assert entry.missing == ("wandb",)
     assert "pip install wandb" in "\n".join(map(str, found))
+
+
+def test_what_mlflow_is_told_of_a_recipe():
+    from toolbox.core.trackers import flat
+
+    given = {"a": {"b": [1, {"c": None}], "d": {}}, "parts": {"model.head[0]": 2}}
+    assert flat(given) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "parts.model.head_0_": 2}
+
+
+def test_only_the_main_process_opens_a_tracker(service, toy, monkeypatch):
+    from toolbox.base import Run
+    from toolbox.registry import build
+
+    option, server = service
+    hook = build(toy([option]).custom_hooks[0], "hook")
+    run = SimpleNamespace(is_main=False, step=1, steps_per_epoch=1)
+    assert "is_main" in Run.__annotations__ or hasattr(Run, "is_main")
+    hook.before_run(run)
+    hook.after_log(run, {"loss": 1.0})
+    hook.after_run(run)
+    assert server.started == []

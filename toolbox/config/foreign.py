@@ -109,7 +109,8 @@ FOREIGN: dict[str, Foreign] = {
                           "the default here."),
     "save_strategy": Foreign("default_hooks.checkpoint.by_epoch=True"),
     "logging_steps": Foreign("default_hooks.logger.interval=10"),
-    "report_to": Foreign("custom_hooks=[dict(type='core.TensorBoard')]", "Or core.WandB, core.Trackio, core.SwanLab; "
+    "report_to": Foreign("custom_hooks=[dict(type='core.TensorBoard')]",
+                         "Or core.WandB, core.Trackio, core.SwanLab, core.MLflow; "
                          "metrics.jsonl and report.html are always written."),
     "num_gpus": Foreign(None, _MANY),
     "use_fsdp": Foreign(None, _MANY),

@@ -61,6 +61,7 @@ def toolbox_components() -> list[Component]:
         Component("hook", "WandB", "toolbox.core.trackers:WandB", "logs to Weights & Biases", ("wandb",)),
         Component("hook", "Trackio", "toolbox.core.trackers:Trackio", "logs with Trackio, locally", ("trackio",)),
         Component("hook", "SwanLab", "toolbox.core.trackers:SwanLab", "logs to SwanLab", ("swanlab",)),
+        Component("hook", "MLflow", "toolbox.core.trackers:MLflow", "logs with MLflow", ("mlflow",)),
         Component("hook", "EarlyStop", "toolbox.core.early_stop:EarlyStop", "ends a run that improves no more"),
     ]
 

@@ -7,9 +7,13 @@ one that fails later is reported once and left out from then on: metrics.jsonl h
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 import sys
+import time
 from abc import abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +45,8 @@ class Tracker(Hook):
         try:
             self.start(run)
         except Exception as error:  # any library's own kinds
+            with suppress(Exception):  # as far as it was opened
+                self.finish(failed=True)
             name = type(self).__name__
             raise ToolboxError(
                 f"core.{name} cannot start: {_told(error)}", where="custom_hooks",
@@ -233,6 +239,68 @@ class SwanLab(Service):
 
     def finish(self, failed: bool) -> None:
         self._run.finish()
+
+
+class MLflow(Service):
+    """Logs metrics and the recipe with MLflow; `mlflow ui --backend-store-uri URI` displays them.
+
+    - `experiment`: where the run appears; it is made if there is none. `name`: of the run, None for that of its folder.
+    - `tracking_uri`: a server or a store, such as "http://host:5000" or "sqlite:////data/mlflow.db". None: as
+      MLFLOW_TRACKING_URI says, else `mlflow.db` in the run's folder.
+
+    The recipe is there as parameters, one for every key. An interrupted run is marked as killed, one with an error as
+    failed; both run again when they are resumed.
+    """
+
+    def __init__(self, experiment: str = "toolbox", name: str | None = None, tracking_uri: str | None = None):
+        super().__init__()
+        self.experiment, self.name, self.tracking_uri = experiment, name, tracking_uri
+
+    def check(self, metrics: list[str] | None) -> list[Problem]:
+        return [] if self.experiment.strip() else [Problem("An experiment has a name.", "experiment")]
+
+    def open(self, run: Run) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        here = f"sqlite:///{run.work_dir.resolve() / 'mlflow.db'}"
+        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or here
+        self._client = MlflowClient(tracking_uri=uri)
+        if self.resumed:
+            self._client.update_run(self.id, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(self.experiment)
+        experiment = found.experiment_id if found else self._client.create_experiment(self.experiment)
+        self.id = self._client.create_run(experiment, run_name=self.name or run.work_dir.name).info.run_id
+        self._step, self._names = -1, set()
+        keys = [Param(key, str(value)[:_LONGEST]) for key, value in flat(run.config).items()]
+        for start in range(0, len(keys), _AT_ONCE):
+            self._client.log_batch(self.id, params=keys[start : start + _AT_ONCE])
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            self.id, metrics=[Metric(name, float(value), now, step) for name, value in values.items()]
+        )
+
+    def finish(self, failed: bool) -> None:
+        error = sys.exc_info()[1]
+        interrupted = isinstance(error, KeyboardInterrupt) or hasattr(error, "signum")
+        self._client.set_terminated(self.id, "KILLED" if interrupted else "FAILED" if failed else "FINISHED")
+
+
+_LONGEST, _AT_ONCE = 500, 100  # what every MLflow server takes: characters of a parameter, parameters of one call
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """{"key.path": plain value} of nested dicts and lists, empty ones included. "_" stands for letters that MLflow refuses."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found: dict[str, Any] = {}
+    for key, item in items:
+        found |= flat(item, f"{path}.{key}" if path else str(key))
+    return found or {re.sub(r"[^\w\-. :/]", "_", path): value}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from toolbox.errors import ToolboxError
 
 _FILES = (
     "config.py", "environment.json", "metrics.jsonl", "train.log", "train_results.json", "bad_items.jsonl",
-    "findings.json", "report.html", "trackers.json",
+    "findings.json", "report.html", "trackers.json", "mlflow.db",
 )  # fmt: skip
 
 
