@@ -30,16 +30,25 @@ class GradCache:
     def __init__(self, model: nn.Module, chunk_size: int, precision: Precision, device: Device) -> None:
         self.model, self.chunk_size, self.precision, self.device = model, chunk_size, precision, device
 
-    def __call__(self, batch: Batch, backward: Callable[[Tensor], None]) -> dict[str, Tensor]:
+    def count(self, batch: Batch) -> int:
+        """How many chunks a batch has. Raises ToolboxError when its inputs differ in rows."""
+        return -(-row_count(batch["inputs"]) // self.chunk_size)
+
+    def __call__(self, batch: Batch, backward: Callable[[Tensor], None], passes: int = 0) -> dict[str, Tensor]:
         """Add the batch's gradients to the parameters; returns what the objective found.
 
         - `backward`: is given the loss and scales it and calls its `backward`.
+        - `passes`: how many chunks pass the model at least; what the batch lacks is made up by some that count nothing.
         """
         states, parts = [], []
+        pieces = list(chunks(batch["inputs"], self.chunk_size))
+        own = len(pieces)
+        pieces += pieces[-1:] * (passes - own)
         with torch.no_grad():
-            for chunk in chunks(batch["inputs"], self.chunk_size):
+            for chunk in pieces:
                 states.append(random_state(self.device))
                 parts.append(self._represent(chunk))
+        del parts[own:]
         cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         sizes = [len(next(iter(part.values()))) for part in parts]
         del parts
@@ -51,11 +60,14 @@ class GradCache:
         found = {name: value.detach() for name, value in found.items()}
         after = random_state(self.device)
         gradients = {name: rows.grad.split(sizes) for name, rows in cached.items() if rows.grad is not None}
-        for number, chunk in enumerate(chunks(batch["inputs"], self.chunk_size)):
+        for number, chunk in enumerate(pieces):
             set_random_state(self.device, states[number])
             again = self._represent(chunk)
             learning = [name for name in gradients if again[name].requires_grad]
-            torch.autograd.backward([again[name] for name in learning], [gradients[name][number] for name in learning])
+            wanted = [
+                gradients[name][number] if number < own else torch.zeros_like(again[name]) for name in learning
+            ]  # fmt: skip
+            torch.autograd.backward([again[name] for name in learning], wanted)
         set_random_state(self.device, after)
         return found
 

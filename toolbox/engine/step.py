@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toolbox.base import Batch, Schedule
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.distributed.tensors import local, placed_like, whole
-from toolbox.engine.grad_cache import GradCache, row_count
+from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.groups import Group, torch_groups
 from toolbox.engine.nonfinite import Skipping
 from toolbox.engine.precision import Precision
@@ -93,9 +93,10 @@ class Step:
             with phase("backward"):
                 (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
 
-        if self.grad_cache is not None and row_count(batch["inputs"]) > self.grad_cache.chunk_size:
+        passes = self.parallel.passes(self.grad_cache.count(batch)) if self.grad_cache is not None else 1
+        if passes > 1:
             with phase("forward and backward in chunks"):
-                return self.grad_cache(batch, backward)
+                return self.grad_cache(batch, backward, passes)
         with phase("forward"), self.precision.autocast():
             found = self.parallel.module(batch, "loss")
         backward(found["loss"])

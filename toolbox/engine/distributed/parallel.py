@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model
+from toolbox.base.functional import gather_numbers
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.parts import backbones
 from toolbox.engine.precision import DTYPES, Precision
@@ -41,6 +42,10 @@ class Parallel:
     def held_back(self) -> AbstractContextManager:
         """Within, gradients stay with this process, and are added up there."""
         return nullcontext()
+
+    def passes(self, own: int) -> int:
+        """How often the model is called for a batch that this process would call it `own` times for."""
+        return own
 
     def finish(self, held_back: bool) -> None:
         """Average what is not averaged yet; `held_back`: all backward passes of the step were in `held_back`."""
@@ -84,6 +89,10 @@ class Sharded(Parallel):
                 fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
         fully_shard(model, mesh=mesh, ignored_params=self._whole)
         model.to(device)  # what is not cut: buffers and single numbers
+
+    def passes(self, own: int) -> int:
+        # every call gathers weights from all processes, and their shares of a batch may differ by a row
+        return max(count for (count,) in gather_numbers(own, device=torch.device("cpu")))
 
     def finish(self, held_back: bool) -> None:
         _average(parameter for parameter in self._whole if parameter.requires_grad)

@@ -1,0 +1,221 @@
+"""The gradients of the engine's own step, for every loss: what one process and several must agree on.
+
+A case is a loss, a way to make batches, and a way to go through them. Run by worker.py in 1, 2 and 4 processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from toy_plugin import Noise, Patches
+
+import toolbox.base.loss
+from toolbox.base import Batch, gather
+from toolbox.core.augment import RetrievalAugment
+from toolbox.core.embedder import Embedder
+from toolbox.core.optim import SGD
+from toolbox.engine.data import Fetch, inputs_of, share
+from toolbox.engine.distributed.parallel import Parallel, spread
+from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed.tensors import whole
+from toolbox.engine.grad_cache import GradCache
+from toolbox.engine.groups import parameter_groups
+from toolbox.engine.precision import Precision
+from toolbox.engine.step import Step
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+DEVICE = Device("cpu", "gloo")
+PAIRS = ("alone", "two views", "cross", "paired", "negatives", "few")
+LABELLED = ("alone", "two views", "cross", "few")
+AMONG = ("alone", "few")  # the memory takes no second view
+
+SUPCON = dict(type="losses.SupCon")
+# name of a loss of the plugin -> (arguments, the ways of making batches that it takes) for each variant to look at
+LOSSES: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
+    "SupCon": [({}, PAIRS)],
+    "InfoNCE": [({}, PAIRS), (dict(hardest=3), PAIRS), (dict(symmetric=True), ("cross", "paired", "negatives"))],
+    "Triplet": [
+        (dict(margin=0.3), PAIRS),
+        (dict(margin=0.3, miner="hard", distance="cosine"), PAIRS),
+        (dict(margin=0.3, miner="semi"), PAIRS),
+    ],
+    "MultiSimilarity": [({}, PAIRS), (dict(mine=True), PAIRS)],
+    "Circle": [(dict(gamma=16.0), PAIRS)],
+    "RecallAtK": [(dict(rank_temperature=0.1), PAIRS)],
+    "ProxyAnchor": [({}, LABELLED)],
+    "ArcFace": [({}, LABELLED)],
+    "SubCenterArcFace": [({}, LABELLED)],
+    "CoSENT": [({}, PAIRS), (dict(within_anchor=True), PAIRS)],
+    "SigLIP": [({}, PAIRS)],
+    "MaxSim": [({}, PAIRS), (dict(reduce="sum", temperature=1.0), ("alone",))],
+    "Distillation": [
+        (dict(temperature=0.2), PAIRS),
+        (dict(kind="mse"), PAIRS),
+        (dict(kind="embedding"), PAIRS),
+    ],
+    "Sum": [(dict(losses=[SUPCON, dict(type="losses.Distillation", temperature=0.2)], weights=[1, 0.5]), PAIRS)],
+    "Matryoshka": [
+        (dict(loss=SUPCON, dims=[8, 3]), PAIRS),
+        (dict(loss=dict(type="losses.ProxyAnchor"), dims=[8, 5], weights=[1, 0.5]), LABELLED),
+    ],
+    "CrossBatchMemory": [(dict(loss=SUPCON, size=30), AMONG), (dict(loss=SUPCON, size=200), ("two views",))],
+}
+STEPS = {"CrossBatchMemory": 3}
+WAYS = {"plain": (1, None), "accumulated": (2, None), "chunks": (1, 3), "accumulated chunks": (2, 3)}
+
+
+class Double(Patches):
+    """Tokens of images in double precision, without any chance."""
+
+    def __init__(self) -> None:
+        super().__init__(width=8, size=8, dropout=0.0)
+
+    def forward(self, inputs, *, layers=1, mask=None):
+        return super().forward(inputs.double(), layers=layers, mask=mask)
+
+
+class Explicit(Embedder):
+    """Blocks from the third on are explicit negatives, and no label tells what is positive.
+
+    The processes have unequal numbers of them: the first two rows of a batch, and no other, have one.
+    """
+
+    def objective(self, representations, batch):
+        if batch["blocks"] < 3:
+            return super().objective(representations, batch)
+        embeddings, teacher = representations["embeddings"], representations.get("teacher")
+        count = len(embeddings) // 3
+        kept = [*range(count, 2 * count), *(2 * count + row for row, first in enumerate(batch["first"]) if first)]
+        taught = {} if teacher is None else {"teacher": teacher[:count], "ref_teacher": teacher[kept]}
+        return {"loss": self.criterion(embeddings[:count], ref_embeddings=embeddings[kept], **taught)}
+
+
+def cases() -> Iterator[tuple[str, dict[str, Any], str, str]]:
+    """(key, the loss, how batches are made, how a step goes through them)."""
+    for name, variants in LOSSES.items():
+        for number, (arguments, makings) in enumerate(variants):
+            for making in makings:
+                for way in WAYS if number == 0 or making == makings[0] else ("plain",):
+                    yield f"{name}.{number}/{making}/{way}", dict(type=f"losses.{name}", **arguments), making, way
+
+
+def model_for(loss: dict[str, Any], making: str) -> Embedder:
+    """A model in double precision, the same in every process."""
+    torch.manual_seed(7)
+    criterion = build(loss, "loss")
+    kind = Explicit if making == "negatives" else Embedder
+    model = kind(
+        Double(), "tokens" if criterion.reads_tokens else "mean", None, criterion,
+        cross_view=making in ("cross", "paired"), teacher=Double() if criterion.needs_teacher else None,
+        teacher_pool="mean",
+    )  # fmt: skip
+    model.connect(5)
+    return model.double()
+
+
+def batch_for(model: Embedder, making: str, number: int, rank: int, size: int) -> Batch:
+    """A process's share of a batch of 13 rows, or of 5 for "few"."""
+    rows, blocks = 5 if making == "few" else 13, {"paired": 2, "negatives": 3}.get(making, 1)
+    dataset = Noise(count=40, per_class=8, seed=3)
+    chosen = torch.randperm(40, generator=torch.Generator().manual_seed(number))[: rows * blocks].tolist()
+    if making == "few":  # of two classes, so that there is something to compare
+        chosen = [0, 9, 1 + number, 10, 3]
+    draws = [(number * 100 + place, index) for place, index in enumerate(chosen)]
+    views = 2 if making in ("two views", "cross") else 1
+    fetch = Fetch(dataset, inputs_of(model, training=True), augment=RetrievalAugment(views=views), blocks=blocks)
+    own = share(draws, rank, size, blocks)
+    batch = fetch[own]
+    batch["first"] = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]
+    if making in ("paired", "negatives"):
+        batch["labels"] = None
+    return batch
+
+
+def gradients(
+    team: Team, loss: dict[str, Any], making: str, way: str, *, mode: str = "ddp",
+    wrap: Callable[..., Parallel] = spread,
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """Each step's gradients by parameter, as the optimizer finds them, and the loss."""
+    model, (accumulated, chunk) = model_for(loss, making), WAYS[way]
+    precision = Precision("fp32", DEVICE)
+    settings = {"mode": mode, "find_unused_parameters": None}
+    parallel = wrap(model, team, settings, DEVICE, precision, idle=False)
+    cache = GradCache(parallel.module, chunk, precision, DEVICE) if chunk else None
+    model.train()
+    optimizer = SGD(lr=0.05)
+    groups = parameter_groups(model, optimizer, {})
+    step = Step(parallel, groups, lambda found: optimizer.build(found, fused=False), [], precision, grad_cache=cache)
+    found: list[dict[str, Tensor]] = []
+
+    def keep(*_: Any) -> None:
+        found.append(
+            {
+                name: whole(parameter.grad).clone()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            }
+        )
+
+    step.optimizer.register_step_pre_hook(keep)
+    steps = STEPS.get(loss["type"].partition(".")[2], 1)
+    for number in range(steps):
+        batches = [
+            batch_for(model, making, number * accumulated + part, team.rank, team.size) for part in range(accumulated)
+        ]
+        step(batches, number, steps)
+        model.after_step(number, steps)
+        found[-1]["loss"] = torch.tensor(step.read()["loss"], dtype=torch.float64)
+    return found
+
+
+def without_average(model: Embedder, *_: Any, **__: Any) -> Parallel:
+    """A mistake: every process keeps its own gradients."""
+    return Parallel(model)
+
+
+@contextmanager
+def detached_gather() -> Iterator[None]:
+    """The usual mistake: rows of other processes arrive without gradient."""
+
+    def detached(x: Tensor) -> Tensor:
+        everything = gather(x.detach())
+        if not x.requires_grad:
+            return everything
+        from toolbox.base import world
+        from toolbox.base.functional import gather_numbers
+
+        counts = [count for (count,) in gather_numbers(len(x), device=x.device)]
+        parts = list(everything.split(counts))
+        parts[world()[0]] = x
+        return torch.cat(parts)
+
+    toolbox.base.loss.gather = detached
+    try:
+        yield
+    finally:
+        toolbox.base.loss.gather = gather
+
+
+def everything(team: Team) -> dict[str, list[dict[str, Tensor]]]:
+    """All cases; of several processes the mistakes too, and sharded models."""
+    found = {key: gradients(team, loss, making, way) for key, loss, making, way in cases()}
+    if team.size == 1:
+        return found
+    for name, variants in LOSSES.items():
+        loss, making = dict(type=f"losses.{name}", **variants[0][0]), variants[0][1][0]
+        key = f"{name}.0/{making}"
+        found[f"not averaged:{key}/plain"] = gradients(team, loss, making, "plain", wrap=without_average)
+        with detached_gather():
+            found[f"detached:{key}/plain"] = gradients(team, loss, making, "plain")
+        for way in ("plain", "accumulated chunks"):
+            found[f"fsdp:{key}/{way}"] = gradients(team, loss, making, way, mode="fsdp")
+    return found
