@@ -36,7 +36,7 @@ from toolbox.registry import build
 DEVICE = Device("cpu", "gloo")
 PAIRS = ("alone", "two views", "cross", "paired", "negatives", "few")
 LABELLED = ("alone", "two views", "cross", "few")
-AMONG = ("alone", "few")  # the memory takes no second view
+AMONG = ("alone", "two views", "few")  # the memory compares no views
 
 SUPCON = dict(type="losses.SupCon")
 # name of a loss of the plugin -> (arguments, the ways of making batches that it takes) for each variant to look at
@@ -67,7 +67,7 @@ LOSSES: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
         (dict(loss=SUPCON, dims=[8, 3]), PAIRS),
         (dict(loss=dict(type="losses.ProxyAnchor"), dims=[8, 5], weights=[1, 0.5]), LABELLED),
     ],
-    "CrossBatchMemory": [(dict(loss=SUPCON, size=30), AMONG), (dict(loss=SUPCON, size=200), ("two views",))],
+    "CrossBatchMemory": [(dict(loss=SUPCON, size=40), AMONG)],
 }
 STEPS = {"CrossBatchMemory": 3}
 WAYS = {"plain": (1, None), "accumulated": (2, None), "chunks": (1, 3), "accumulated chunks": (2, 3)}

@@ -144,6 +144,9 @@ class Embedder(Model):
                 "use the sampler core.Pairs, an augment with views=2, or cross_view=False"
             )
         if not self.cross_view:
+            # item by item, so that the rows of several processes follow each other as those of one do, which a memory
+            # of past rows depends on
+            embeddings, labels, teacher = (_by_item(rows, views) for rows in (embeddings, labels, teacher))
             return {"loss": self.criterion(embeddings, labels, teacher=teacher)}
         if labels is None and views > 2:
             raise ValueError(f"cross_view=True without labels takes exactly 2 views, and this batch has {views}")
@@ -194,3 +197,10 @@ class Embedder(Model):
         if self._stored is None:
             self._stored = StoredEmbeddings(self.teacher_file)
         return self._stored.rows(ids)
+
+
+def _by_item(rows: Tensor | None, views: int) -> Tensor | None:
+    """(V * B, ...), every item's first view before any second, as (B * V, ...), an item's views together."""
+    if rows is None or views == 1:
+        return rows
+    return rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(0, 1)

@@ -58,6 +58,7 @@ class Team:
         self.is_main = self.rank == 0
         self._store: dist.Store | None = None
         self._control: dist.ProcessGroup | None = None
+        self._watcher: threading.Thread | None = None
         self._left = threading.Event()
 
     def __enter__(self) -> Team:
@@ -69,7 +70,8 @@ class Team:
                 self._count_in()
             except (dist.DistError, RuntimeError, ValueError) as error:
                 raise _cannot_meet(error, self.size) from error
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
         return self
 
     def _count_in(self) -> None:
@@ -79,6 +81,8 @@ class Team:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         self._left.set()
+        if self._watcher is not None:  # a thread in the store's own code when Python ends takes the process with it
+            self._watcher.join(timeout=5)
         if self.size == 1:
             return
         if error is None:
