@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
@@ -74,11 +75,12 @@ class EvalSet:
                             return None
                         bad += len(batch["bad"]) if is_own else 0
                         check_bad(bad, dataset, loader, name)
+                        if spare is None:
+                            spare = _spare(batch)
                         if not batch["items"]:  # other processes may be waiting for this one to call the model
                             batch, is_own = spare, False
                         if batch is None:
                             continue
-                        spare = batch if world()[1] > 1 else None
                         with precision.autocast():
                             outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
                         if not checked:  # at once, not when everything is embedded
@@ -170,3 +172,22 @@ def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> 
             f"{bad} of {len(dataset)} items cannot be read, more than the share of {allowed:g} allowed.",
             where=f"{name}_dataloader", hint="Mend the files, or raise max_bad_share.",
         )  # fmt: skip
+
+
+def _spare(batch: Batch) -> Batch | None:
+    """A batch that the model can be called with: this process's own if it has items, else that of another one.
+
+    None in a single process, and where no process has any. Every process calls it with each batch until it gives one,
+    which it does for all of them at once.
+    """
+    rank, processes = world()
+    if processes == 1:
+        return None
+    have = [items > 0 for (items,) in gather_numbers(batch["items"], device=torch.device("cpu"))]
+    if not any(have):
+        return None
+    if not all(have):
+        box = [batch if have.index(True) == rank else None]
+        dist.broadcast_object_list(box, src=have.index(True))
+        batch = batch if batch["items"] else box[0]
+    return batch

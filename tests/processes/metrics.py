@@ -1,0 +1,62 @@
+"""Metrics over datasets of awkward sizes: what one process and several must agree on to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gradients import DEVICE
+from toy_plugin import Patches
+
+from toolbox.core.embedder import Embedder
+from toolbox.engine.data import inputs_of
+from toolbox.engine.distributed.parallel import spread
+from toolbox.engine.distributed.team import Team
+from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.precision import Precision
+
+BATCH = 8
+RECALL = dict(
+    type="core.RetrievalRecall", ks=[1, 2, 4], dims=[3, 8], intervals=40, alpha_qe=[3, 2.0], rerank=[4, 2, 0.3],
+    expand_gallery=True,
+)  # fmt: skip
+LATE = dict(type="core.LateInteractionRecall", ks=[1, 2, 4])
+# name -> (the dataset, the metrics)
+SETS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    f"{count} items": (dict(type="toy.Noise", count=count, seed=4), [RECALL, LATE]) for count in (6, 20, 32, 37, 71)
+}
+SETS["whitened by the training set"] = SETS["37 items"][0], [RECALL | {"whiten": 4}, LATE]
+SETS["whitened by the gallery"] = SETS["71 items"][0], [RECALL | {"whiten": 4, "whiten_from": "gallery"}]
+SETS["queries and gallery"] = dict(type="processes.Asked", count=53), [RECALL, LATE | {"lone": "skip"}]
+SETS["some unreadable"] = dict(type="toy.Noise", count=61, bad=[0, 9, 60]), [RECALL, LATE]
+# with two processes the second one, with four the second and the fourth read nothing at first
+SETS["whole batches unreadable"] = (
+    dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE],
+)  # fmt: skip
+SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE]
+TRAINING = dict(
+    dataset=dict(type="toy.Noise", count=45, seed=9, bad=[44]), on_bad_item="skip", max_bad_share=0.9, batch_size=BATCH
+)
+
+
+def judged(team: Team, dataset: dict[str, Any], metrics: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+    """What an evaluation finds: numbers, and what a report would show."""
+    torch.manual_seed(5)
+    model = Embedder(Patches(width=8, size=8), "tokens")
+    precision = Precision("fp32", DEVICE)
+    settings = {"mode": mode, "find_unused_parameters": None}
+    inputs = inputs_of(model)
+    parallel = spread(model, team, settings, DEVICE, precision, idle=False)
+    loader = dict(dataset=dataset, batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
+    target = EvalSet(loader, metrics, name="test", training=TRAINING)
+    numbers = target.evaluate(parallel.module, inputs, DEVICE, precision)
+    shown = [repr(finding) for metric in target.metrics for finding in metric.findings(target.dataset)]
+    return {"numbers": numbers, "findings": shown}
+
+
+def everything(team: Team) -> dict[str, dict[str, Any]]:
+    """All sets; with several processes also through a sharded model."""
+    found = {name: judged(team, *SETS[name], "ddp") for name in SETS}
+    if team.size > 1:
+        found |= {f"fsdp:{name}": judged(team, *SETS[name], "fsdp") for name in list(SETS)[-5:]}
+    return found
