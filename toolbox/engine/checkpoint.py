@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,20 @@ WISE_FT = "wise_ft"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
+def _readable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of Checkpoint raise ToolboxError for files that hold something else than they should."""
+
+    @wraps(method)
+    def reading(self: Checkpoint, *arguments: Any, **options: Any) -> Any:
+        try:
+            return method(self, *arguments, **options)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+            what = method.__name__.replace("_", " ")
+            raise ToolboxError(f"The {what} of the checkpoint {self.path} cannot be read: {error}.") from error
+
+    return reading
+
+
 @dataclass
 class Checkpoint:
     """A verified checkpoint on disk.
@@ -61,10 +76,12 @@ class Checkpoint:
         """Whether several processes wrote a part each."""
         return (self.path / "model").is_dir()
 
+    @_readable
     def model_tensors(self) -> dict[str, Tensor]:
         """Every trained or new tensor outside adapters, whole."""
         return load_shards(self.path / "model") if self.sharded else load_file(self.path / "model.safetensors")
 
+    @_readable
     def shapes(self) -> dict[str, torch.Size]:
         """The shapes of `model_tensors`; no tensor is read."""
         if self.sharded:
@@ -77,10 +94,12 @@ class Checkpoint:
         files = (Path(name).parts for name in self.manifest["files"])
         return sorted({names[1] for names in files if names[0] == "adapters"})
 
+    @_readable
     def adapter_tensors(self, part: str) -> dict[str, Tensor]:
         """One adapter's tensors, under peft's names."""
         return load_file(self.path / "adapters" / part / "adapter_model.safetensors")
 
+    @_readable
     def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The training state; None for weights that no run can continue from.
 
