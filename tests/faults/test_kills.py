@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faults_plugin import PACE
 from lives import Life, assert_same_run, to_the_end
 
 from toolbox.engine import checkpoint as checkpoints
@@ -19,13 +20,14 @@ WORKERS = (0, 1, 3)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """`whole(steps) -> (folder, seconds)`: an uninterrupted run, and how long it trained."""
+    """`whole(steps) -> folder`: an uninterrupted run."""
     done = {}
 
-    def run(steps: int) -> tuple[Path, float]:
+    def run(steps: int) -> Path:
         if steps not in done:
             folder = tmp_path_factory.mktemp("whole")
-            done[steps] = folder / "run", to_the_end(folder, [f"train_cfg.max_steps={steps}"], resume=False)
+            to_the_end(folder, [f"train_cfg.max_steps={steps}"], resume=False)
+            done[steps] = folder / "run"
         return done[steps]
 
     return run
@@ -39,9 +41,8 @@ def finished(folder: Path) -> bool:
     return (folder / "run/report.html").exists()
 
 
-def kill_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, kills: int, seed: int) -> list[str]:
+def kill_again_and_again(folder: Path, whole: Path, steps: int, kills: int, seed: int) -> list[str]:
     """Where it was hit."""
-    expected, seconds = whole
     moments, places = random.Random(seed), []
     while len(places) < kills:
         # two of five in the middle of writing something, one of ten before training begins
@@ -52,7 +53,7 @@ def kill_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, ki
         if kind == "start":
             time.sleep(moments.uniform(0.5, 3))
         elif kind == "time" and life.wait_for("training begins"):
-            time.sleep(moments.uniform(0, seconds / kills * 1.2))
+            time.sleep(moments.uniform(0, 1.5 * steps * PACE / kills))
         if kind != "write":
             life.send(signal.SIGKILL)
         code, said = life.end()
@@ -60,7 +61,7 @@ def kill_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, ki
         if code:
             places.append(f"{kind} {call if kind == 'write' else ''} {at(folder)}")
     to_the_end(folder, options(steps, 2))
-    assert_same_run(expected, folder / "run")
+    assert_same_run(whole, folder / "run")
     return places
 
 
@@ -80,13 +81,12 @@ def test_some_kills_change_no_bit_of_a_run(whole, tmp_path):
     kill_again_and_again(tmp_path / "killed", whole(60), 60, kills=3, seed=1)
 
 
-def stop_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, signals: list[int], seed: int) -> None:
-    expected, seconds = whole
+def stop_again_and_again(folder: Path, whole: Path, steps: int, signals: list[int], seed: int) -> None:
     moments, stops = random.Random(seed), []
     for number, signum in enumerate(signals):
         life = Life(folder, options(steps, WORKERS[number % 3]))
         assert life.wait_for("training begins"), life.end()
-        time.sleep(moments.uniform(0, seconds / len(signals)))
+        time.sleep(moments.uniform(0, 0.8 * steps * PACE / len(signals)))
         life.send(signum, group=signum == signal.SIGINT)  # a terminal's Ctrl-C reaches the data workers too
         code, said = life.end()
         if finished(folder):
@@ -99,7 +99,7 @@ def stop_again_and_again(folder: Path, whole: tuple[Path, float], steps: int, si
     assert len(stops) == len(signals), f"it ended after {len(stops)} signals"
     assert stops == sorted(stops)
     to_the_end(folder, options(steps, 2))
-    assert_same_run(expected, folder / "run")
+    assert_same_run(whole, folder / "run")
 
 
 @pytest.mark.faults
