@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -234,7 +234,7 @@ def _quiet_worker(_: int) -> None:
 def batches(
     fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False,
     where: str = "train_dataloader", tell: Callable[[str], None] | None = None,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Generator[Batch, None, None]:  # fmt: skip
     """Batches in the plan's order.
 
     - `where`: the recipe's key of this dataloader, for messages.
@@ -267,7 +267,7 @@ def batches(
 def training_batches(
     settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
     pin_memory: bool, tell: Callable[[str], None] | None = None,
-) -> Iterator[Batch]:  # fmt: skip
+) -> Generator[Batch, None, None]:  # fmt: skip
     """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
     fetch = Fetch(
         dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),

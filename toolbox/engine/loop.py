@@ -7,6 +7,7 @@ a pure function of its number or part of the state: so a resumed run repeats the
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,6 +79,7 @@ class Run:
             "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None, "lines": 0,
         }  # fmt: skip
         self._curves: list[Finding] = []
+        self._stream: Generator[Batch, None, None] | None = None
         self._signal = StopSignal()
         self._asked: int | None = None  # the signal that the processes have agreed to follow
         self._overwrite, self._warned = overwrite, False
@@ -253,6 +255,8 @@ class Run:
                 self._train()
                 return self._after()
             finally:
+                if self._stream is not None:
+                    self._stream.close()  # its workers end now, also where an error keeps hold of it
                 self._unlock()
                 self.console.stop()
                 for hook in self.hooks:
@@ -288,7 +292,7 @@ class Run:
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
         self.model.train()
-        stream = training_batches(
+        stream = self._stream = training_batches(
             self.settings, self.dataset, self.sampler, self.training_inputs, first=self.step * self.accumulate,
             last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu", tell=self.console.warn,
         )  # fmt: skip

@@ -142,13 +142,17 @@ class Watch:
         the process from ever ending: workers ignore SIGTERM, which reaches the main process too.
         """
         self._closed.set()
-        late = threading.Timer(_LATE, self._end_processes)
-        late.start()
         try:
-            if hasattr(stream, "_shutdown_workers"):
-                stream._shutdown_workers()
+            if sys.is_finalizing():  # no thread can start any more: waiting for one would never end
+                return
+            late = threading.Timer(_LATE, self._end_processes)
+            late.start()
+            try:
+                if hasattr(stream, "_shutdown_workers"):
+                    stream._shutdown_workers()
+            finally:
+                late.cancel()
         finally:
-            late.cancel()
             self._end_processes()
             atexit.unregister(self._end_processes)
 
