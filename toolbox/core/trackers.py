@@ -295,7 +295,7 @@ _LONGEST, _AT_ONCE = 500, 100  # what every MLflow server takes: characters of a
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """{"key.path": plain value} of nested dicts and lists, empty ones included. "_" stands for letters that MLflow refuses."""
+    """{"key.path": plain value} of nested dicts and lists; "_" stands for letters that MLflow refuses."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     found: dict[str, Any] = {}
     for key, item in items:

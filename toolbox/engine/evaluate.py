@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
+from toolbox.engine import out_of_memory
 from toolbox.engine.data import Fetch, Inputs, Turns, batches, ready
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
@@ -81,7 +82,7 @@ class EvalSet:
                             batch, is_own = spare, False
                         if batch is None:
                             continue
-                        with precision.autocast():
+                        with out_of_memory.judging(f"{self.name}_dataloader", batch), precision.autocast():
                             outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
                         if not checked:  # at once, not when everything is embedded
                             self._check(outputs)

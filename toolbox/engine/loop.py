@@ -16,8 +16,8 @@ from torch import nn
 
 from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
 from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine import out_of_memory, speed, workdir
 from toolbox.engine import resume as resuming
-from toolbox.engine import speed, workdir
 from toolbox.engine.assemble import build_model, pretrained
 from toolbox.engine.average import Average, applied
 from toolbox.engine.bad_items import BadItems
@@ -309,7 +309,9 @@ class Run:
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.check(got, self.team.size)
             self.model.before_step(self.step, self.steps)
-            self.update([batch for batch in got if batch["items"]], self.step, self.steps)
+            own = [batch for batch in got if batch["items"]]
+            with out_of_memory.training(self.config, self.classes, own, self.step + 1, self.device):
+                self.update(own, self.step, self.steps)
             self.model.after_step(self.step, self.steps)
             self.step += 1
             if self.average:
