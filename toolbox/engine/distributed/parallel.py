@@ -87,7 +87,8 @@ class Sharded(Parallel):
         for backbone in backbones(model).values():
             for block in backbone.layers():
                 fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
-        fully_shard(model, mesh=mesh, ignored_params=self._whole)
+        # also what is outside of blocks is let go at once: between two calls nothing may hold whole tensors
+        fully_shard(model, mesh=mesh, ignored_params=self._whole, reshard_after_forward=True)
         model.to(device)  # what is not cut: buffers and single numbers
 
     def passes(self, own: int) -> int:
