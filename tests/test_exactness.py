@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import toolbox
-from toolbox.engine import loop
+from toolbox.engine import bad_items, loop
 from toolbox.engine.signals import Interrupted
 
 HERE = Path(__file__).parent
@@ -45,7 +45,7 @@ def whole(toy):
 
 def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
     """Send this process a real signal once, during `step`."""
-    original, calls = loop.BadItems.check, []
+    original, calls = bad_items.BadItems.check, []
 
     def check(self, got, processes):
         calls.append(True)
@@ -53,7 +53,7 @@ def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
             signal.raise_signal(signum)
         original(self, got, processes)
 
-    monkeypatch.setattr(loop.BadItems, "check", check)
+    monkeypatch.setattr(bad_items.BadItems, "check", check)
 
 
 @pytest.mark.parametrize("step", [1, 5, 6, 11])

@@ -14,7 +14,7 @@ from torch import nn
 
 import toolbox
 from toolbox.api import check_config
-from toolbox.engine import loop
+from toolbox.engine import step
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.nonfinite import Skipping
@@ -39,7 +39,7 @@ WAYS = {
 @pytest.fixture
 def at_update(monkeypatch):
     """`at_update(what, *numbers)`: what befalls those updates (1 is the first): "left out", or "bad" gradients."""
-    original = loop.Step._update
+    original = step.Step._update
 
     def install(what, *numbers, size=float("nan")):
         def update(self, values, step):
@@ -50,7 +50,7 @@ def at_update(monkeypatch):
                 return
             original(self, values, step)
 
-        monkeypatch.setattr(loop.Step, "_update", update)
+        monkeypatch.setattr(step.Step, "_update", update)
 
     return install
 

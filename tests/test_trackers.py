@@ -18,7 +18,7 @@ from test_resume import Said, interrupted, metrics
 
 import toolbox
 from toolbox import api
-from toolbox.engine import loop
+from toolbox.engine import bad_items, loop
 from toolbox.registry import catalog
 from toolbox.registry.catalog import _is_installed
 from toolbox.testing import isolated_catalog
@@ -32,7 +32,7 @@ class Crash(RuntimeError):
 
 def crash_at(monkeypatch, step: int) -> None:
     """Let a run die in a step, without a checkpoint."""
-    original, calls = loop.BadItems.check, []
+    original, calls = bad_items.BadItems.check, []
 
     def check(self, got, processes):
         calls.append(True)
@@ -40,7 +40,7 @@ def crash_at(monkeypatch, step: int) -> None:
             raise Crash
         original(self, got, processes)
 
-    monkeypatch.setattr(loop.BadItems, "check", check)
+    monkeypatch.setattr(bad_items.BadItems, "check", check)
 
 
 def logged(folder: str) -> dict[str, list[tuple[int, float]]]:

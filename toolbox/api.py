@@ -108,7 +108,7 @@ def train(
     try:
         run = Run(
             recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console,
-            team=team or ALONE, idle=bool(found.idle),
+            team=team or ALONE, idle=found.idle != [],
         )  # fmt: skip
         with profiled(run, profile), explained():
             results = run.execute()

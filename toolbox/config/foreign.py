@@ -31,7 +31,6 @@ class Foreign:
 
 
 _TEXT = "Retrieval here embeds images: there is no text encoder."
-_MANY = "A run uses one device: --device cuda:0."
 _NOWHERE = "No code of the other tool ever read this key. "
 
 _MRL = "model.loss=dict(type='losses.Matryoshka',loss=dict(type='losses.SupCon'),dims=[512,256,128])"
@@ -65,7 +64,7 @@ FOREIGN: dict[str, Foreign] = {
     "bf16": Foreign("optim_wrapper.precision=bf16"),
     "attn_implementation": Foreign(None, "PyTorch's fused attention is used."),
     "gradient_checkpointing": Foreign("model.backbone.gradient_checkpointing=True"),
-    "use_torch_compile": Foreign(None, "Models are not compiled."),
+    "use_torch_compile": Foreign("env_cfg.compile=True"),
     # data
     "data_path": Foreign("train_dataloader.dataset.path=train.jsonl", "With train_dataloader.dataset.type="
                          "datasets.Records; a SOP folder needs no file: datasets.SOP."),
@@ -112,9 +111,12 @@ FOREIGN: dict[str, Foreign] = {
     "report_to": Foreign("custom_hooks=[dict(type='core.TensorBoard')]",
                          "Or core.WandB, core.Trackio, core.SwanLab, core.MLflow; "
                          "metrics.jsonl and report.html are always written."),
-    "num_gpus": Foreign(None, _MANY),
-    "use_fsdp": Foreign(None, _MANY),
-    "ddp_find_unused_parameters": Foreign(None, _MANY),
+    "num_gpus": Foreign(None, "Start as many processes: torchrun --nproc_per_node=8 tools/train.py CONFIG"),
+    "use_fsdp": Foreign("env_cfg.parallel.mode=fsdp"),
+    "ddp_find_unused_parameters": Foreign("env_cfg.parallel.find_unused_parameters=True"),
+    "find_unused_parameters": Foreign("env_cfg.parallel.find_unused_parameters=True"),
+    "model_wrapper_cfg": Foreign("env_cfg.parallel.mode=ddp", "Or 'fsdp'."),
+    "launcher": Foreign("--launcher pytorch", "An argument of tools/train.py, with torchrun."),
     "debug_gpu_memory": Foreign("--check", "It estimates the memory; train_results.json has the peak of the run."),
     # loss
     "loss_type": Foreign("model.loss=dict(type='losses.SupCon')", "losses.InfoNCE, Triplet, CoSENT, SigLIP, MaxSim "

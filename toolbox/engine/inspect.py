@@ -44,7 +44,7 @@ class Part:
 class Plan:
     """What a recipe would do.
 
-    - `idle`: trainable parameters that no gradient reaches, by name, as far as that can be told.
+    - `idle`: trainable parameters that no gradient reaches, by name; None where that cannot be told.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Plan:
     steps_per_epoch: int | None = None
     batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
-    idle: list[str] = field(default_factory=list)
+    idle: list[str] | None = None
 
 
 def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:

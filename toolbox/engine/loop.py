@@ -7,187 +7,31 @@ a pure function of its number or part of the state: so a resumed run repeats the
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
-from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
+from toolbox.base import Batch, Dataset, Finding
 from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine import out_of_memory, speed, workdir
+from toolbox.engine import out_of_memory, workdir
 from toolbox.engine import resume as resuming
-from toolbox.engine.assemble import build_model, pretrained
-from toolbox.engine.average import Average, applied
-from toolbox.engine.bad_items import BadItems
-from toolbox.engine.console import Console, Mute, shown
-from toolbox.engine.data import inputs_of, ready, share, training_batches
-from toolbox.engine.device import (
-    choose_device,
-    cores,
-    peak_memory,
-    random_state,
-    seed_everything,
-    set_random_state,
-    set_threads,
-)
-from toolbox.engine.distributed.parallel import spread
-from toolbox.engine.distributed.team import ALONE, Team, check_same
-from toolbox.engine.distributed.tensors import are_sharded
+from toolbox.engine.assemble import pretrained
+from toolbox.engine.average import applied
+from toolbox.engine.console import shown
+from toolbox.engine.data import ready, training_batches
+from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
 from toolbox.engine.evaluate import EvalSet, Pixels
-from toolbox.engine.files import as_json, sha256_of, write_json, write_text
-from toolbox.engine.grad_cache import GradCache
-from toolbox.engine.groups import parameter_groups
+from toolbox.engine.files import write_json, write_text
 from toolbox.engine.interpolate import curve, mix
-from toolbox.engine.parts import frozen_identity
-from toolbox.engine.precision import Precision
+from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
-from toolbox.engine.settings import Settings
-from toolbox.engine.signals import Interrupted, StopSignal
-from toolbox.engine.step import Step
+from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
-from toolbox.registry import build, provenance
 
 
-class Run:
-    """One training run; hooks see it as `toolbox.base.Run`.
-
-    - `recipe`: a validated, complete recipe of plain dicts.
-    - `work_dir`: the run's folder; `source`: the recipe as Python text for its config.py.
-    - `resume`: continue from a checkpoint: True for the newest whole one in `work_dir`, or a path.
-    - `overwrite`: replace a run that `work_dir` holds.
-    - `console`: where messages go.
-    - `team`: the processes of the run, of which this is one.
-    - `idle`: whether some trained parameters get no gradient.
-    """
-
-    def __init__(
-        self, recipe: dict[str, Any], work_dir: Path, *, source: str = "", resume: bool | str = False,
-        overwrite: bool = False, console: Console | None = None, team: Team = ALONE, idle: bool = False,
-    ) -> None:  # fmt: skip
-        self.config, self.work_dir, self.source = recipe, work_dir, source
-        self.team, self.is_main, self._idle = team, team.is_main, idle
-        self.console = (console or Console()) if team.is_main else Mute()
-        self.settings = Settings(recipe)
-        self.device = choose_device(self.settings("env_cfg.device"), team.place)
-        self.threads = set_threads(self.settings("env_cfg.threads"), team.place.local_size)
-        self.plugins = provenance(self.settings.namespaces())
-        self.metrics: dict[str, float] = {}
-        self.progress: dict[str, Any] = {
-            "seconds": 0.0, "data_wait_seconds": 0.0, "items": 0,
-            "pixels": None, "before": None, "best": None, "validated": 0, "stopped": None, "lines": 0,
-        }  # fmt: skip
-        self._curves: list[Finding] = []
-        self._stream: Generator[Batch, None, None] | None = None
-        self._signal = StopSignal()
-        self._asked: int | None = None  # the signal that the processes have agreed to follow
-        self._overwrite, self._warned = overwrite, False
-        team.start(self.device)
-        self._lock = workdir.lock(work_dir) if self.is_main else None
-        try:
-            self._from = resuming.open_together(work_dir, resume, overwrite, self.console, team)
-            self._build_model()
-            self._build_training()
-            self.step = 0
-            if not self.is_main:  # what a model draws for other rows is other numbers
-                seed_everything(self.settings("randomness.seed") + 1_000_003 * team.rank)
-            self._random = random_state(self.device)
-            if self._from is not None:
-                self._restore(self._from)
-        except BaseException:
-            self._unlock()
-            raise
-
-    # ---- set up
-
-    def _build_model(self) -> None:
-        recipe, settings = self.config, self.settings
-        where = "train_dataloader.dataset"
-        self.dataset: Dataset = build(settings(where), "dataset", where=where)
-        self.classes = len(self.dataset.classes) if self.dataset.classes is not None else None
-        start = self._from or resuming.start_of(recipe, self.work_dir, self._overwrite)
-        self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
-        if start is not None and start.parts:
-            self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
-        self.frozen = frozen_identity(self.model)
-        self.torch_device = torch.device(str(self.device))
-        speed.prepare(self.model, settings("env_cfg"), self.torch_device)
-        self.precision = Precision(settings("optim_wrapper.precision"), self.device)
-        self.parallel = spread(
-            self.model, self.team, settings("env_cfg.parallel"), self.device, self.precision, idle=self._idle
-        )
-        self.inputs = inputs_of(self.model)
-        self.training_inputs = inputs_of(self.model, training=True)
-
-    def _build_training(self) -> None:
-        recipe, settings = self.config, self.settings
-        self.sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
-        try:
-            self.sampler.setup(self.dataset, settings("randomness.seed"))
-        except ValueError as error:
-            raise ToolboxError(str(error), where="train_dataloader.sampler") from error
-        self._check_team()
-        self.accumulate = settings("optim_wrapper.accumulative_counts")
-        self.steps = settings.steps(len(self.sampler))
-        self.steps_per_epoch = settings.steps_per_epoch(len(self.sampler))
-        optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
-        groups = parameter_groups(
-            self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),
-            settings("optim_wrapper.layer_decay"),
-        )  # fmt: skip
-        clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
-        self.update = Step(
-            self.parallel, groups, lambda found: optimizer.build(found, fused=self.device.fused_optimizer),
-            [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
-            self.precision, clip["max_norm"] if clip else None,
-            GradCache(self.parallel.module, cache["chunk_size"], self.precision, self.device) if cache else None,
-            settings("optim_wrapper.max_skipped") if settings("optim_wrapper.on_nonfinite") == "skip" else None,
-        )  # fmt: skip
-        trained = {name: parameter for group in groups for name, parameter in group.params.items()}
-        average = settings("optim_wrapper.average")
-        self.average = Average(trained, **average, steps=self.steps) if average else None
-        self.hooks: list[Hook] = [
-            build(item, "hook", where=f"custom_hooks.{index}")
-            for index, item in enumerate(recipe["custom_hooks"] or [])
-        ]
-        self._step_hooks = [hook for hook in self.hooks if type(hook).after_step is not Hook.after_step]
-        self.bad_items = BadItems(
-            self.work_dir / "bad_items.jsonl", len(self.dataset), settings("train_dataloader.max_bad_share"),
-            self.console, self.is_main,
-        )  # fmt: skip
-        self.val, self.test = self._eval_set("val"), self._eval_set("test")
-
-    def _eval_set(self, name: str) -> EvalSet | None:
-        loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]
-        training = self.config["train_dataloader"]
-        return EvalSet(loader, evaluator, name=name, training=training) if loader and evaluator else None
-
-    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes, self.team.size):
-            self.console.warn(difference)
-        parameters = dict(self.model.named_parameters())
-        state = checkpoint.state(parameters if are_sharded(parameters) else None)
-        self.step = checkpoint.step
-        self.update.load_state_dict(state["update"])
-        resuming.restore_average(self.average, state.get("average"), parameters)
-        resuming.restore_hooks(self.hooks, state["hooks"], self.console)
-        self.progress, self.metrics = state["progress"], state["metrics"]
-        self.bad_items.found = state["bad_items"]
-        random = state["random"] if isinstance(state["random"], list) else [state["random"]]
-        if len(random) == self.team.size:
-            self._random = random[self.team.rank]
-        then = checkpoint.manifest["recipe"]
-        if any(then[key] != self.config[key] for key in ("train_cfg", "custom_hooks")):
-            self.progress["stopped"] = None  # what ended the run was changed: it may go on
-
-        def turn_back() -> tuple[dict[str, Any] | None, int]:
-            lines = self.progress.get("lines")
-            best = resuming.turn_back(self.work_dir, self.step, self.progress["best"], self.console)
-            return best, workdir.cut_metrics(self.work_dir / "metrics.jsonl", self.step, lines)
-
-        self.progress["best"], self.progress["lines"] = self.team.from_main(turn_back)
-        self.console.info(f"Resuming at step {self.step} from {checkpoint.path}.")
+class Run(Prepared):
+    """One training run, with the arguments of `Prepared`; hooks see it as `toolbox.base.Run`."""
 
     # ---- what hooks may call
 
@@ -429,31 +273,9 @@ class Run:
 
     # ---- small parts
 
-    def _check_team(self) -> None:
-        """Raise ToolboxError where the processes differ, or would find too little in a batch."""
-        if self.team.size == 1:
-            return
-        plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})" for name, p in self.plugins.items()}
-        recipe = sha256_of(as_json({**self.config, "work_dir": None}))
-        facts = {"torch": torch.__version__, **plugins, "recipe": recipe[:8], "device type": self.device.type}
-        facts |= {"training items": len(self.dataset), "training classes": self.classes}
-        check_same(self.team, facts)
-        rank, size = self.team.rank, self.team.size
-        for number in (0, len(self.sampler) - 1):
-            share(self.sampler.draws(number), rank, size, self.sampler.blocks)
-        if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):
-            raise ToolboxError(
-                f"Not every process sees {self.work_dir}.", where="work_dir",
-                hint="Put it on a file system that all machines share: --work-dir.",
-            )  # fmt: skip
-
     def _write_results(self, results: dict[str, Any]) -> None:
         if self.is_main:
             write_json(self.work_dir / "train_results.json", results)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
 
     def _judge(
         self, target: EvalSet, mode: str, *, interruptible: bool = True, model: nn.Module | None = None

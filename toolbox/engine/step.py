@@ -59,6 +59,13 @@ class Step:
                     found = self._gradients(batch, 1 / len(batches))
             except ValueError as error:  # a batch that does not fit the model's settings
                 raise ToolboxError(f"{error} (at step {step + 1}).", where="model") from error
+            except RuntimeError as error:
+                if "find_unused_parameters" not in str(error):
+                    raise
+                raise ToolboxError(
+                    f"Up to step {step + 1}, some trained parameters got no gradient on one of the processes.",
+                    where="env_cfg.parallel", hint="--cfg-options env_cfg.parallel.find_unused_parameters=True",
+                ) from error  # fmt: skip
             for name, value in found.items():
                 values[name] = values.get(name, 0) + value.detach().float() / len(batches)
         self.parallel.finish(held_back=self.grad_cache is not None)

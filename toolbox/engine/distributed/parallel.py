@@ -105,7 +105,7 @@ def spread(
     """Put a model on its device, and its calls and gradients on all processes.
 
     - `settings`: the recipe's `env_cfg.parallel`.
-    - `idle`: whether some trained parameters get no gradient, so that DDP must look for them at every step.
+    - `idle`: whether some trained parameters may get no gradient, so that DDP must look for them at every step.
 
     Raises ToolboxError for what several processes would compute otherwise than one.
     """
