@@ -11,7 +11,7 @@ import torch
 import toolbox
 from toolbox.api import check_config
 from toolbox.base import Model
-from toolbox.engine import loop
+from toolbox.engine import step
 from toolbox.engine.device import choose_device
 from toolbox.engine.out_of_memory import proposals, ran_out
 from toolbox.errors import ToolboxError
@@ -24,7 +24,7 @@ VIT = [f"model.backbone=dict(type='dinov3.ViT',name=None,size=32,arch={ARCH!r})"
 
 
 def fails(monkeypatch, error, at=3):
-    original, calls = loop.Step.__call__, []
+    original, calls = step.Step.__call__, []
 
     def call(self, *given):
         calls.append(True)
@@ -32,7 +32,7 @@ def fails(monkeypatch, error, at=3):
             raise error
         return original(self, *given)
 
-    monkeypatch.setattr(loop.Step, "__call__", call)
+    monkeypatch.setattr(step.Step, "__call__", call)
 
 
 def lines(hint: str) -> list[list[str]]:
