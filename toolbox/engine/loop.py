@@ -143,6 +143,8 @@ class Run(Prepared):
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
         if self._from is not None and self._validate_if_due():
             self.save()  # the interrupted run was saved before it could be judged
+        if self._asked:
+            self._leave()  # this run was interrupted there too: the next one judges this step
         interval = self.settings("default_hooks.logger.interval")
         save_every = self.settings.save_every(self.steps_per_epoch)
         mark = dict(self.progress)
