@@ -290,3 +290,15 @@ def test_wrong_types_of_checkpoint_state_run_no_code(run, tmp_path):
 def test_a_hint_is_a_sentence_of_its_own(message, text):
     assert str(Problem(message, "w", "Mend it.")) == text
     assert str(Problem(message, "w")) == f"w: {message}", "another library's words stay as they are"
+
+
+def test_a_checkpoint_that_brings_a_plugin_along_runs_no_code(toy, tmp_path):
+    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+    evil, manifest = tmp_path / "w" / "evil.py", tmp_path / "w" / "last" / "manifest.json"
+    evil.write_text("open('ran', 'w').close()\n")
+    told = json.loads(manifest.read_text())
+    told["recipe"]["plugins"] = [str(evil)]
+    manifest.write_text(json.dumps(told))
+    with pytest.raises(ToolboxError, match="brings code along"):
+        toolbox.load("w")
+    assert not Path("ran").exists()

@@ -61,6 +61,9 @@ class Model(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` is the scalar to minimise; other scalars are logged beside it.
 
+        Of several processes each sees its share of the batch, and their gradients are averaged: the scalar must be
+        that of the whole batch, as a `Loss` computes it; what is averaged here must be gathered first (`gather`).
+
         Write this, or `represent` and `objective`, which large batches in chunks need (`optim_wrapper.grad_cache`).
         """
         return self.objective(self.represent(batch), batch)

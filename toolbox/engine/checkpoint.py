@@ -226,7 +226,17 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
             raise _because(damaged, f"{name} is missing")
         if file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
             raise _because(damaged, f"{name} is not what was written")
+    carried = [plugin for plugin in manifest["recipe"].get("plugins") or [] if _is_inside(plugin, path.parent)]
+    if carried:
+        raise ToolboxError(
+            f"The checkpoint {path} brings code along, the plugin {carried[0]}, and reading a checkpoint runs none.",
+            hint="If you trust it, move that file out of the run's folder, and the recipe's `plugins` after it.",
+        )
     return Checkpoint(path, manifest)
+
+
+def _is_inside(plugin: str, folder: Path) -> bool:
+    return Path(plugin).suffix == ".py" and Path(plugin).resolve().is_relative_to(folder)
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
