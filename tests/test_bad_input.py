@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import toolbox
+
 from toolbox.cli import common, test, train
 from toolbox.engine import files
-from toolbox.errors import Problem
+from toolbox.errors import Problem, ToolboxError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
