@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import toolbox
-
 from toolbox.cli import common, test, train
 from toolbox.engine import files
 from toolbox.errors import Problem, ToolboxError
