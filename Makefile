@@ -28,7 +28,7 @@ test: venv
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-faults: venv
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults -m "faults or not faults"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults tests/processes -m "faults or not faults"
 
 lint: venv
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from toolbox.base import Backbone, Dataset, Features, Loss, Metric, Preprocess
+from toolbox.base import Backbone, Dataset, Features, Loss, Metric, Preprocess, gather
 from toolbox.plugin import Component, hookimpl
 
 namespace = "toy"
@@ -109,6 +109,6 @@ class Nearest(Metric):
         self.labels.append(batch["labels"])
 
     def compute(self):
-        rows, labels = torch.cat(self.rows), torch.cat(self.labels)
+        rows, labels = gather(torch.cat(self.rows)), gather(torch.cat(self.labels))
         nearest = (rows @ rows.T).fill_diagonal_(-2).argmax(1)
         return {"nearest": (labels[nearest] == labels).float().mean().item()}

@@ -22,6 +22,7 @@ import toolbox.base.loss
 from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
 from toolbox.core.augment import RetrievalAugment
+from toolbox.core.bn_neck import BNNeck
 from toolbox.core.embedder import Embedder
 from toolbox.core.optim import SGD
 from toolbox.engine.data import Fetch, Inputs, share
@@ -43,7 +44,7 @@ AMONG = ("alone", "two views", "few")  # the memory compares no views
 SUPCON = dict(type="losses.SupCon")
 # name of a loss of the plugin -> (arguments, the ways of making batches that it takes) for each variant to look at
 LOSSES: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
-    "SupCon": [({}, PAIRS)],
+    "SupCon": [({}, PAIRS), (dict(neck=True), ("two views", "cross"))],  # a batch norm, over all rows of all processes
     "InfoNCE": [({}, PAIRS), (dict(hardest=3), PAIRS), (dict(symmetric=True), ("cross", "paired", "negatives"))],
     "Triplet": [
         (dict(margin=0.3), PAIRS),
@@ -106,17 +107,21 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, str]]:
     for name, variants in LOSSES.items():
         for number, (arguments, makings) in enumerate(variants):
             for making in makings:
-                for way in WAYS if number == 0 or making == makings[0] else ("plain",):
+                ways = WAYS if making == makings[0] else ("plain", "accumulated chunks") if number == 0 else ("plain",)
+                if "neck" in arguments:  # chunks cannot give the statistics of a batch
+                    ways = ("plain", "accumulated")
+                for way in ways:
                     yield f"{name}.{number}/{making}/{way}", dict(type=f"losses.{name}", **arguments), making, way
 
 
 def model_for(loss: dict[str, Any], making: str) -> Embedder:
     """A model in double precision, the same in every process."""
     torch.manual_seed(7)
-    criterion = build(loss, "loss")
+    head = BNNeck(6) if loss.get("neck") else None
+    criterion = build({key: value for key, value in loss.items() if key != "neck"}, "loss")
     kind = Explicit if making == "negatives" else Embedder
     model = kind(
-        Double(), "tokens" if criterion.reads_tokens else "mean", None, criterion,
+        Double(), "tokens" if criterion.reads_tokens else "mean", head, criterion,
         cross_view=making in ("cross", "paired"), teacher=Double() if criterion.needs_teacher else None,
         teacher_pool="mean",
     )  # fmt: skip
@@ -178,6 +183,7 @@ def gradients(
         ]
         step(batches, number, steps)
         model.after_step(number, steps)
+        found[-1] |= {f"{name} after": buffer.clone().double() for name, buffer in model.named_buffers()}
         found[-1]["loss"] = torch.tensor(step.read()["loss"], dtype=torch.float64)
     return found
 

@@ -1,9 +1,16 @@
-"""Data for runs of several processes."""
+"""Data and hooks for runs of several processes."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
 from toy_plugin import Noise
 
+from toolbox.base import Hook, Metric, world
 from toolbox.plugin import Component, hookimpl
 
 namespace = "processes"
@@ -11,7 +18,15 @@ namespace = "processes"
 
 @hookimpl
 def toolbox_components():
-    return [Component("dataset", "Asked", f"{__name__}:Asked", "noise of which some items are queries")]
+    here = __name__
+    return [
+        Component("dataset", "Asked", f"{here}:Asked", "noise of which some items are queries"),
+        Component("metric", "Own", f"{here}:Own", "forgets that there are other processes"),
+        Component("hook", "Keep", f"{here}:Keep", "writes down the whole weights beside every checkpoint"),
+        Component("hook", "Break", f"{here}:Break", "one process fails at a step"),
+        Component("hook", "Past", f"{here}:Past", "calls the model past what it is wrapped in"),
+        Component("hook", "Draw", f"{here}:Draw", "draws from the generators"),
+    ]
 
 
 class Asked(Noise):
@@ -19,3 +34,63 @@ class Asked(Noise):
 
     def __getitem__(self, index):
         return {**super().__getitem__(index), "role": "gallery" if index % 3 else "query"}
+
+
+class Own(Metric):
+    def reset(self):
+        self.ids = []
+
+    def update(self, outputs, batch):
+        self.ids += batch["ids"]
+
+    def compute(self):
+        return {"own": float(sum(self.ids))}
+
+
+class Keep(Hook):
+    def after_save(self, run, path):
+        state = run.model.state_dict()
+        whole = {
+            name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in state.items()
+        }
+        if run.is_main:
+            torch.save({name: tensor.clone() for name, tensor in whole.items()}, path.parent / f"{path.name}.pt")
+
+
+class Draw(Hook):
+    def before_run(self, run):
+        torch.rand(3)
+
+
+class Break(Hook):
+    """- `rank`: which process; `step`: after which step, once a folder; `how`: "error", "kill" or "terminate"."""
+
+    def __init__(self, rank: int = 1, step: int = 3, how: str = "error"):
+        self.rank, self.step, self.how = rank, step, how
+
+    def before_run(self, run):
+        print(f"training begins {os.getpid()}", file=sys.__stdout__, flush=True)
+
+    def after_step(self, run):
+        mark = Path(run.work_dir).parent / f"broken-{world()[0]}"
+        if run.step != self.step or world()[0] != self.rank or mark.exists():
+            return
+        mark.touch()
+        if self.how == "error":
+            raise RuntimeError("the process of this test broke down")
+        os.kill(
+            os.getpid() if self.how == "kill" else os.getppid(),
+            signal.SIGKILL if self.how == "kill" else signal.SIGTERM,
+        )
+
+
+class Past(Hook):
+    """- `function`: of the model, called directly; None calls the model itself."""
+
+    def __init__(self, function: str | None = None):
+        self.function = function
+
+    def after_step(self, run):
+        batch = {"inputs": {"image": torch.zeros(2, 3, 16, 16)}}
+        with torch.no_grad():
+            getattr(run.model, self.function)(batch) if self.function else run.model(batch, "predict")

@@ -25,13 +25,15 @@ def test_every_loss_is_looked_at():
         if name.startswith("losses.")
     }
     assert set(gradients.LOSSES) == registered
-    assert len(list(gradients.cases())) > 300
+    assert len(list(gradients.cases())) > 200
 
 
 def test_gradients_are_large_enough_to_compare(found):
     for key, steps in found[1][0]["gradients"].items():
         for step in steps:
-            assert max(value.abs().max() for name, value in step.items() if name != "loss") > 1e-3, key
+            assert (
+                max(value.abs().max() for name, value in step.items() if "." in name and "after" not in name) > 1e-3
+            ), key
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,7 +97,7 @@ class EvalSet:
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
         for metric in self.metrics:
-            found = self._say(metric.compute)
+            found = _agreed(metric, self._say(metric.compute), self.name)
             if twice := sorted(found.keys() & numbers.keys()):
                 raise ToolboxError(
                     f"Two metrics give the same numbers: {', '.join(twice)}.", where=f"{self.name}_evaluator",
@@ -192,3 +193,33 @@ def _spare(batch: Batch) -> Batch | None:
         dist.broadcast_object_list(box, src=have.index(True))
         batch = batch if batch["items"] else box[0]
     return batch
+
+
+def _agreed(metric: Metric, numbers: dict[str, float], name: str) -> dict[str, float]:
+    """A metric's numbers as the main process has them, so that all decide alike.
+
+    Raises ToolboxError where another process has found others: the metric has not gathered what it saw.
+    """
+    processes = world()[1]
+    if processes == 1:
+        return numbers
+    everyone: list[Any] = [None] * processes
+    dist.all_gather_object(everyone, numbers)
+    main = everyone[0]
+    for other, found in enumerate(everyone):
+        if found.keys() != main.keys():
+            different = sorted(found.keys() ^ main.keys())
+        else:
+            different = [
+                key
+                for key in main
+                if not math.isclose(main[key], found[key], rel_tol=1e-4, abs_tol=1e-6)
+                and not (math.isnan(main[key]) and math.isnan(found[key]))
+            ]
+        if different:
+            raise ToolboxError(
+                f"{type(metric).__name__} gives another '{different[0]}' in process {other} than in process 0.",
+                where=f"{name}_evaluator",
+                hint="A metric gathers what it has seen before it computes: toolbox.base.gather.",
+            )
+    return main

@@ -88,10 +88,10 @@ def _as_torchrun(known: MutableMapping[str, str]) -> None:
 
 def first_host(nodes: str) -> str:
     """The first machine of SLURM's list, e.g. gpu003 of "gpu[003-006,9],big1"."""
-    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes)
+    match = re.match(r"[^,\[\]](?:[^,\[\]]|\[[^\]]+\])*", nodes)
     if match is None:
         raise ToolboxError(f"SLURM_JOB_NODELIST={nodes} names no machine.", hint="Set MASTER_ADDR.")
-    return (match[1] + (match[2] or "") + (match[3] or "")).strip()
+    return re.sub(r"\[([^,\-\]]+)[^\]]*\]", r"\1", match[0]).strip()
 
 
 def _tasks_on(node: int, counts: str, size: int) -> int:

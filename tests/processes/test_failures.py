@@ -1,0 +1,151 @@
+"""Processes that fail, are killed or told to stop: all end soon, one of them says why, and the run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import group
+import pytest
+import runs
+from test_runs import assert_equal
+
+from toolbox.engine import checkpoint as checkpoints
+
+HERE = Path(__file__).parent
+TRAIN = HERE.parent.parent / "tools" / "train.py"
+PLUGINS = ["--plugin", str(HERE.parent / "toy_plugin.py"), "--plugin", str(HERE / "processes_plugin.py")]
+
+
+def arguments(*options, resume=False, launcher=True):
+    return [
+        TRAIN, runs.RECIPE, *PLUGINS, "--work-dir", "run", *["--resume"] * resume,
+        *["--launcher", "pytorch"] * launcher, "--device", "cpu", *(["--cfg-options", *options] if options else []),
+    ]  # fmt: skip
+
+
+def broken(**how):
+    listed = ",".join(f"{name}={value!r}" for name, value in how.items())
+    return f"custom_hooks=[dict(type='processes.Break',{listed})]"
+
+
+def torchrun(folder, *options, processes=2, before=()):
+    """A run started by torchrun; its output is one text."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    return subprocess.Popen(
+        [*command, f"--master_port={group.free_port()}", *before, *map(str, arguments(*options, launcher=False))],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": _path()},
+    )  # fmt: skip
+
+
+def _path():
+    return os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+
+
+def ended(process, timeout=120):
+    try:
+        said = process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, said
+
+
+def train(folder, *options, timeout=120, **how):
+    """Two processes by hand; (code, standard output, standard error) of each."""
+    path = {"PYTHONPATH": _path()}
+    return group.Group(2, *arguments(*options, **how), cwd=folder, environment=path).end(timeout)
+
+
+def whole(folder, *options):
+    folder.mkdir()
+    for code, _, said in train(folder, *options):
+        assert code == 0, said
+    return folder
+
+
+def same(a, b):
+    ours, theirs = (checkpoints.read(folder / "run" / "last") for folder in (a, b))
+    assert ours.step == theirs.step
+    assert_equal(ours.model_tensors(), theirs.model_tensors(), "model")
+    ours, theirs = ours.state(), theirs.state()
+    assert_equal(ours, theirs, "state")
+    lines = [
+        [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()] for folder in (a, b)
+    ]
+    assert_equal(*lines, "metrics.jsonl")
+
+
+def test_a_failing_process_ends_all_with_its_own_message_alone(tmp_path):
+    two = group.Group(
+        2, *arguments("train_cfg.max_steps=100000", broken(step=3)), cwd=tmp_path, environment={"PYTHONPATH": _path()}
+    )
+    mark, began, until = tmp_path / "broken-1", None, time.monotonic() + 90
+    while any(process.poll() is None for process in two.processes) and time.monotonic() < until:
+        began = began or (time.monotonic() if mark.exists() else None)
+        time.sleep(0.02)
+    ends = time.monotonic()
+    (code, _, said), (other_code, _, other_said) = two.end(1)
+    assert began is not None, other_said
+    took = ends - began
+    assert "the process of this test broke down" in other_said
+    assert "Traceback" not in said
+    assert "broke down" not in said
+    assert code == other_code == 1
+    assert took < 15
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_a_run_of_which_a_process_was_killed_is_resumed_bit_by_bit(tmp_path, mode):
+    options = [f"env_cfg.parallel.mode={mode}", "custom_hooks=[dict(type='processes.Draw')]"]
+    reference = whole(tmp_path / "whole", *options)
+    for rank in (0, 1):
+        folder = tmp_path / f"killed-{rank}"
+        folder.mkdir()
+        step = random.randint(1, 11)
+        hooks = broken(rank=rank, step=step, how="kill").replace("[dict", "[dict(type='processes.Draw'),dict")
+        started = time.monotonic()
+        codes = [code for code, _, _ in train(folder, options[0], hooks)]
+        assert codes[rank] == -9
+        assert codes[1 - rank] not in (0, -9), step
+        assert time.monotonic() - started < 60
+        for code, _, said in train(folder, *options, resume=True):
+            assert code == 0, said
+        same(folder, reference)
+
+
+@pytest.mark.faults
+def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
+    reference, folder = whole(tmp_path / "whole"), tmp_path / "restarted"
+    folder.mkdir()
+    code, said = ended(torchrun(folder, broken(step=7, how="kill"), before=["--max-restarts=1"]))
+    assert code == 0, said
+    assert "Resuming at step 6" in said
+    assert checkpoints.read(folder / "run" / "last").step == 12
+    ours, theirs = (checkpoints.read(path / "run" / "last") for path in (folder, reference))
+    assert_equal(ours.model_tensors(), theirs.model_tensors())
+    assert_equal(ours.state()["update"], theirs.state()["update"])
+
+
+@pytest.mark.faults
+def test_a_run_told_to_stop_saves_and_goes_on_exactly(tmp_path):
+    reference, folder = whole(tmp_path / "whole"), tmp_path / "stopped"
+    folder.mkdir()
+    code, said = ended(torchrun(folder, broken(rank=1, step=6, how="terminate")))
+    assert code != 0
+    stopped = checkpoints.read(folder / "run" / "last").step
+    assert 6 <= stopped < 12, said
+    assert "Traceback" not in said.partition("torch/distributed")[0]
+    for code, _, said in train(folder, resume=True):
+        assert code == 0, said
+    ours, theirs = (checkpoints.read(path / "run" / "last") for path in (folder, reference))
+    assert_equal(ours.model_tensors(), theirs.model_tensors())
+    assert_equal(ours.state()["update"], theirs.state()["update"])

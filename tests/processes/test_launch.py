@@ -1,0 +1,150 @@
+"""How a process finds its place among others, and what it is told where it cannot."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from toolbox.cli.train import main
+from toolbox.engine.distributed.launch import Place, find_place, first_host
+from toolbox.engine.distributed.team import Team
+from toolbox.errors import ToolboxError
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "2",
+}  # fmt: skip
+SLURM = {
+    "SLURM_PROCID": "5", "SLURM_NTASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NODELIST": "gpu[003-004]", "SLURM_STEP_TASKS_PER_NODE": "4,3",
+}  # fmt: skip
+
+
+def without(known, *names):
+    return {name: value for name, value in known.items() if name not in names}
+
+
+def test_torchrun_tells_the_place_and_is_recognised():
+    for launcher in (None, "pytorch"):
+        assert find_place(launcher, dict(TORCHRUN)) == Place(3, 4, 1, 2, restarts=2)
+    by_hand = without(TORCHRUN, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+    assert find_place(None, dict(by_hand)) == Place()
+    assert find_place("pytorch", dict(by_hand)) == Place(3, 4, 1, 2)
+
+
+def test_slurm_tells_the_place_and_where_to_meet():
+    known = dict(SLURM)
+    assert find_place("slurm", known) == Place(5, 7, 1, 3)
+    assert known["MASTER_ADDR"] == "gpu003"
+    assert known["RANK"] == "5"
+    assert known["WORLD_SIZE"] == "7"
+    assert 20000 <= int(known["MASTER_PORT"]) < 40000
+    assert find_place(None, dict(SLURM)) == Place()  # one process of a job may well train alone
+
+
+def test_slurm_jobs_and_steps_meet_at_ports_of_their_own():
+    ports = set()
+    for job, step in (("77", "0"), ("77", "1"), ("78", "0"), ("78", "4294967291"), ("1234567", "0")):
+        known = {**SLURM, "SLURM_JOB_ID": job, "SLURM_STEP_ID": step}
+        find_place("slurm", known)
+        ports.add(known["MASTER_PORT"])
+        assert 20000 <= int(known["MASTER_PORT"]) < 40000
+    assert len(ports) == 5
+
+
+def test_what_is_set_by_hand_stays_under_slurm():
+    known = {**SLURM, "MASTER_ADDR": "elsewhere", "MASTER_PORT": "29501"}
+    find_place("slurm", known)
+    assert (known["MASTER_ADDR"], known["MASTER_PORT"]) == ("elsewhere", "29501")
+
+
+@pytest.mark.parametrize(
+    ("counts", "node", "own"),
+    [("4(x2),3", 0, 4), ("4(x2),3", 1, 4), ("4(x2),3", 2, 3), ("8", 0, 8), ("2(x3)", 2, 2)],
+)
+def test_slurm_tells_how_many_processes_share_a_machine(counts, node, own):
+    known = {**SLURM, "SLURM_NTASKS": "11", "SLURM_STEP_TASKS_PER_NODE": counts, "SLURM_NODEID": str(node)}
+    assert find_place("slurm", known | {"SLURM_LOCALID": "0"}).local_size == own
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu003", "gpu003"),
+        ("gpu003,gpu004", "gpu003"),
+        ("gpu[003-006,9],big1", "gpu003"),
+        ("gpu[9,11-12]", "gpu9"),
+        ("rack1-node[07-08]", "rack1-node07"),
+        ("login,gpu[1-2]", "login"),
+        ("n[1-2]-ib0", "n1-ib0"),
+        ("a-b-c", "a-b-c"),
+        ("gpu[3]", "gpu3"),
+        ("rack[1-2]node[3-4]", "rack1node3"),
+        ("node1.cluster.example.org", "node1.cluster.example.org"),
+    ],
+)
+def test_the_first_machine_of_a_list(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize("nodes", ["", "[1-2]", ","])
+def test_a_list_without_a_machine_is_refused(nodes):
+    with pytest.raises(ToolboxError, match="names no machine"):
+        first_host(nodes)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "known", "message"),
+    [
+        ("pytorch", without(TORCHRUN, "MASTER_PORT", "RANK"), "no RANK, MASTER_PORT"),
+        ("pytorch", TORCHRUN | {"RANK": "one"}, "RANK=one is no whole number"),
+        ("pytorch", TORCHRUN | {"RANK": "4"}, "do not fit together: RANK=4"),
+        ("pytorch", TORCHRUN | {"LOCAL_RANK": "2"}, "do not fit together"),
+        ("pytorch", {}, "Start it with torchrun"),
+        ("slurm", without(SLURM, "SLURM_PROCID"), "no SLURM_PROCID"),
+        ("slurm", {}, "Start it with srun"),
+        ("none", TORCHRUN, "torchrun has started 4 processes"),
+    ],
+)
+def test_an_environment_that_does_not_fit_its_launcher_is_told(launcher, known, message):
+    with pytest.raises(ToolboxError, match=message):
+        find_place(launcher, dict(known))
+
+
+def test_one_process_of_torchrun_may_train_alone():
+    alone = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    assert find_place("none", alone) == Place()
+
+
+def test_the_command_ends_with_2_and_one_message(toy, monkeypatch, capfd):
+    from runs import RECIPE
+
+    for name in TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    assert main([str(RECIPE), "--launcher", "pytorch"]) == 2
+    assert "Start it with torchrun" in capfd.readouterr().err
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(RECIPE), "--launcher", "none"]) == 2
+    said = capfd.readouterr().err
+    assert "torchrun has started 4 processes" in said
+    assert "Traceback" not in said
+    assert not os.path.exists("work_dirs")
+
+
+def test_a_port_in_use_is_told(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        with (
+            pytest.raises(ToolboxError, match=f"127.0.0.1:{port}: the port is in use") as told,
+            Team(Place(0, 2, 0, 2)),
+        ):
+            pass
+    assert "master_port" in str(told.value)
