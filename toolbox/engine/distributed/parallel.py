@@ -74,7 +74,8 @@ class Replicated(Parallel):
 class Sharded(Parallel):
     """Every process holds a part of each tensor, gathers a block's when it is computed, and lets them go again.
 
-    With bf16, blocks are gathered in bf16; what is outside of them, gradients and the optimizer stay in float32.
+    With bf16, blocks are gathered and computed in bf16, what they pass on included; what is outside of them, gradients
+    and the optimizer stay in float32.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: Precision, size: int) -> None:
@@ -83,7 +84,7 @@ class Sharded(Parallel):
         # single numbers, such as a learned temperature, cannot be cut
         self._whole = {parameter for parameter in model.parameters() if parameter.ndim == 0}
         kind = DTYPES.get(precision.name)
-        policy = MixedPrecisionPolicy(kind, reduce_dtype=kind and torch.float32, cast_forward_inputs=False)
+        policy = MixedPrecisionPolicy(kind, reduce_dtype=kind and torch.float32)
         for backbone in backbones(model).values():
             for block in backbone.layers():
                 fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
