@@ -71,6 +71,8 @@ class Prepared:
         self._lock = workdir.lock(work_dir) if self.is_main else None
         try:
             self._from = resuming.open_together(work_dir, resume, overwrite, self.console, team)
+            if self._from is not None:  # a new run has no train.log yet
+                self.console.log_file = work_dir / "train.log"
             self._build_model()
             self._build_training()
             self.step = 0
@@ -177,7 +179,7 @@ class Prepared:
         """Raise ToolboxError where the processes differ, or would find too little in a batch."""
         if self.team.size == 1:
             return
-        plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})" for name, p in self.plugins.items()}
+        plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})".strip() for name, p in self.plugins.items()}
         recipe = sha256_of(as_json({**self.config, "work_dir": None}))
         facts = {"torch": torch.__version__, **plugins, "recipe": recipe[:8], "device type": self.device.type}
         facts |= {"training items": len(self.dataset), "training classes": self.classes}

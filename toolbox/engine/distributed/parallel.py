@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -80,6 +81,8 @@ class Sharded(Parallel):
 
     def __init__(self, model: Model, device: torch.device, precision: Precision, size: int) -> None:
         super().__init__(model)
+        # nothing here changes in place what the model returns; of what its blocks return, torch may warn
+        warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view")
         mesh = init_device_mesh(device.type, (size,))
         # single numbers, such as a learned temperature, cannot be cut
         self._whole = {parameter for parameter in model.parameters() if parameter.ndim == 0}
