@@ -11,6 +11,9 @@ from toolbox.errors import Problem
 class Hook:
     """Override what you need; hooks run in the order of the recipe.
 
+    Of several processes each has its hooks, and calls all of these except `after_log`, which the main process calls
+    alone. What concerns all of them (`run.evaluate`, `run.save`, the model's state) must be called on all of them.
+
     For example:
 
         class StopWhenGood(Hook):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ T = TypeVar("T")
 _FAILED = "failed"
 _WAIT = timedelta(minutes=5)  # for all processes to come
 _TIMEOUT = timedelta(hours=2)  # a process that writes a checkpoint or reads a dataset lets the others wait
+_SILENCE = 120.0  # seconds after which a process that tells nothing is taken for dead
 _LOST = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -86,7 +89,10 @@ class Team:
         if self.size == 1:
             return
         if error is None:
-            self.wait()
+            try:
+                self.wait()
+            except (dist.DistError, RuntimeError) as lost:
+                raise self._who_failed() or OtherProcessFailed(0, 1) from lost
             if dist.is_initialized():
                 dist.destroy_process_group()
             return
@@ -163,15 +169,38 @@ class Team:
 
     def _watch(self) -> None:
         """End this process when another one fails and it does not notice itself, in a collective call for example."""
-        while not self._left.wait(0.5):
-            try:
-                first = self._who_failed()
-            except (dist.DistError, RuntimeError):
-                return  # the store went away with the process that kept it
-            if first is not None:
-                if not self._left.wait(5):
-                    os._exit(first.code)
+        heard: dict[int, tuple[bytes, float]] = {}
+        first, rounds = None, 0
+        while first is None:
+            if self._left.wait(0.5):
                 return
+            try:
+                first = self._who_failed() or (self._listen(heard, rounds // 10) if rounds % 10 == 0 else None)
+            except (dist.DistError, RuntimeError):  # the store went away with the main process, which kept it
+                first = OtherProcessFailed(0, 1)
+            rounds += 1
+        if not self._left.wait(5):
+            print(f"Process {self.rank} ends: {first}", file=sys.stderr, flush=True)
+            os._exit(first.code)
+
+    def _listen(self, heard: dict[int, tuple[bytes, float]], beat: int) -> OtherProcessFailed | None:
+        """Tell that this process lives; the main one looks whether all others do, and claims that one failed if not.
+
+        - `heard`: by rank, the last that was told, and when it changed.
+        """
+        self._store.set(f"alive/{self.rank}", str(beat))
+        if not self.is_main:
+            return None
+        now = time.monotonic()
+        for rank in range(1, self.size):
+            key = f"alive/{rank}"
+            told = self._store.get(key) if self._store.check([key]) else b""
+            if rank not in heard or heard[rank][0] != told:
+                heard[rank] = (told, now)
+            elif now - heard[rank][1] > _SILENCE:
+                print(f"Process {rank} has not been heard of for {_SILENCE:.0f} s.", file=sys.stderr, flush=True)
+                return self._who_failed(claim=f"{rank}:2")
+        return None
 
     def _who_failed(self, claim: str | None = None) -> OtherProcessFailed | None:
         """The process that failed first; `claim`: what to write where none has."""

@@ -1,0 +1,38 @@
+"""A process that neither fails nor answers is taken for dead."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from toolbox.engine.distributed import team as teams
+from toolbox.engine.distributed.launch import Place
+from toolbox.engine.distributed.team import Team
+
+
+def member(store: dist.Store, rank: int) -> Team:
+    team = Team(Place(rank, 2, rank, 2))
+    team._store = store
+    return team
+
+
+def test_the_main_process_claims_the_failure_of_one_that_is_silent(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(teams.time, "monotonic", lambda: now[0])
+    store, heard = dist.HashStore(), {}
+    main, other = member(store, 0), member(store, 1)
+    for beat in range(3):
+        assert other._listen({}, beat) is None
+        assert main._listen(heard, beat) is None
+        now[0] += teams._SILENCE - 1  # it is slow, and lives
+    now[0] += 2
+    found = main._listen(heard, 3)
+    assert (found.rank, found.code) == (1, 2)
+    assert other._who_failed().rank == 1
+    assert "Process 1 has not been heard of" in capsys.readouterr().err
+
+
+def test_whoever_failed_first_is_named(monkeypatch):
+    store = dist.HashStore()
+    assert member(store, 1)._who_failed() is None
+    assert member(store, 1)._who_failed(claim="1:2").rank == 1
+    assert member(store, 0)._who_failed(claim="0:1").rank == 1
