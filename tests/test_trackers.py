@@ -18,6 +18,7 @@ from test_resume import Said, interrupted, metrics
 
 import toolbox
 from toolbox import api
+from toolbox.base import Hook
 from toolbox.engine import bad_items, loop
 from toolbox.registry import catalog
 from toolbox.registry.catalog import _is_installed
@@ -472,3 +473,26 @@ def test_only_the_main_process_opens_a_tracker(service, toy, monkeypatch):
     hook.after_log(run, {"loss": 1.0})
     hook.after_run(run)
     assert server.started == []
+
+
+def test_a_hook_that_fails_at_the_end_keeps_no_other_from_closing(toy, monkeypatch):
+    closed = []
+
+    class Failing(Hook):
+        def after_run(self, run):
+            raise Crash
+
+    class Closing(Hook):
+        def after_run(self, run):
+            closed.append(run.step)
+
+    original = loop.Run._build_training
+
+    def build(self):
+        original(self)
+        self.hooks += [Failing(), Closing()]
+
+    monkeypatch.setattr(loop.Run, "_build_training", build)
+    with pytest.raises(Crash):
+        toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+    assert closed == [2]

@@ -7,6 +7,7 @@ a pure function of its number or part of the state: so a resumed run repeats the
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -103,8 +104,9 @@ class Run(Prepared):
                     self._stream.close()  # its workers end now, also where an error keeps hold of it
                 self._unlock()
                 self.console.stop()
-                for hook in self.hooks:
-                    hook.after_run(self)
+                with ExitStack() as last:  # one that fails keeps no other from closing what it has opened
+                    for hook in reversed(self.hooks):
+                        last.callback(hook.after_run, self)
 
     def _write_identity(self) -> None:
         if self._overwrite:
@@ -241,7 +243,8 @@ class Run(Prepared):
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
             "wise_ft": mixed, "steps": self.step, "peak_memory_bytes": peak_memory(self.device),
-            "device": str(self.device), "threads": self.threads, "unreadable_items": len(self.bad_items.found),
+            "device": str(self.device), "processes": self.team.size, "threads": self.threads,
+            "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.skipping.count if self.update.skipping else 0,
         }  # fmt: skip
         self._write_results(results)
