@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from toolbox.base import world
 from toolbox.engine.distributed.tensors import are_sharded, local, whole
 from toolbox.errors import ToolboxError
 
@@ -54,6 +56,9 @@ class Skipping:
             norm = values.get("grad_norm")
             finite = finite & (self._norm() if norm is None else norm).isfinite()
         bad = (~finite).float()
+        if world()[1] > 1:  # a model may have computed its loss of its own rows: all leave a step out, or none
+            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
+            finite = bad == 0
         self._count += bad
         self._lately += bad
         for name, value in values.items():
