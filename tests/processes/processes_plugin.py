@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from toy_plugin import Noise
 
-from toolbox.base import Hook, Metric, world
+from toolbox.base import Hook, Loss, Metric, world
 from toolbox.plugin import Component, hookimpl
 
 namespace = "processes"
@@ -22,6 +22,7 @@ def toolbox_components():
     return [
         Component("dataset", "Asked", f"{here}:Asked", "noise of which some items are queries"),
         Component("metric", "Own", f"{here}:Own", "forgets that there are other processes"),
+        Component("loss", "Explodes", f"{here}:Explodes", "is not finite once, on the last process alone"),
         Component("hook", "Keep", f"{here}:Keep", "writes down the whole weights beside every checkpoint"),
         Component("hook", "Break", f"{here}:Break", "one process fails at a step"),
         Component("hook", "Past", f"{here}:Past", "calls the model past what it is wrapped in"),
@@ -45,6 +46,19 @@ class Own(Metric):
 
     def compute(self):
         return {"own": float(sum(self.ids))}
+
+
+class Explodes(Loss):
+    def __init__(self, at: int = 2):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def compute(self, embeddings, labels, ref_embeddings, ref_labels):
+        self.calls += 1
+        x = torch.nn.functional.normalize(embeddings, dim=-1)
+        loss = (x @ x.T * torch.where(labels[:, None] == labels, -1.0, 1.0)).mean()
+        rank, size = world()
+        return loss * torch.nan if self.calls == self.at and rank == size - 1 else loss
 
 
 class Keep(Hook):

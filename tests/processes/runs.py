@@ -32,6 +32,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "lora": {"model.backbone.tune": dict(type="core.Tune", mode="lora", rank=2)},
     "frozen": {"model.backbone.tune": dict(type="core.Tune", mode="frozen")},
+    "skipped": {
+        "model.loss": dict(type="processes.Explodes"), "optim_wrapper.on_nonfinite": "skip",
+        "optim_wrapper.clip_grad": None,
+    },
     "bf16": {"optim_wrapper.precision": "bf16"},
 }  # fmt: skip
 # dropout of another number of processes is drawn otherwise

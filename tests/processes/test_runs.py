@@ -64,6 +64,12 @@ def test_sharded_training_is_replicated_training(found, folder, name):
     assert furthest(first, last) > 1e-4  # there was something to learn
 
 
+def test_an_update_that_is_not_finite_on_one_process_is_left_out_by_all(found):
+    for mode in ("ddp", "fsdp"):
+        for process in range(2):
+            assert found[2][process]["runs"][f"skipped-{mode}"]["skipped_steps"] == 1
+
+
 def test_only_sharded_runs_write_shards(folder):
     for name in runs.SETTINGS:
         assert checkpoints.read(folder / f"{name}-fsdp" / "last").sharded
