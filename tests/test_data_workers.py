@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,3 +187,15 @@ def test_no_worker_outlives_its_loader(toy, reads, monkeypatch, action):
         reading.close()
     assert time.monotonic() - started < 5
     assert not any(process.is_alive() for process in processes)
+
+
+def test_who_leaves_at_once_takes_its_data_workers_along(tmp_path):
+    code = (
+        "import multiprocessing, time; from toolbox.engine.signals import leave_at_once\n"
+        "worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True)\n"
+        "worker.start(); print(worker.pid, flush=True); leave_at_once(130)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done.stderr
+    state = Path("/proc", done.stdout.strip(), "stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"

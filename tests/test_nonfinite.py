@@ -14,6 +14,7 @@ from torch import nn
 
 import toolbox
 from toolbox.api import check_config
+from toolbox.cli.progress import LineConsole, LiveConsole
 from toolbox.engine import step
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
@@ -86,6 +87,17 @@ def test_a_line_of_left_out_steps_alone_has_no_loss(toy):
     toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), work_dir="w")
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines() if "lr" in line]
     assert [line["step"] for line in lines if "loss" not in line] == [5]
+
+
+@pytest.mark.parametrize("kind", [LineConsole, LiveConsole])
+def test_the_log_tells_of_updates_that_were_left_out(toy, kind):
+    toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), work_dir="run", console=kind())
+    lines = [line for line in Path("run/train.log").read_text().splitlines() if line.startswith("step ")]
+    told = {line.split()[1].partition("/")[0]: line for line in lines if "val:" not in line}
+    assert "left out" not in told["4"]
+    assert "loss not finite" in told["5"]
+    assert "1 left out so far" in told["5"]
+    assert "1 left out so far" in told["12"]
 
 
 def test_the_default_stops_the_run(toy):

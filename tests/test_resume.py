@@ -19,6 +19,7 @@ from toolbox.engine import files, loop
 from toolbox.engine.console import Console
 from toolbox.engine.evaluate import EvalSet
 from toolbox.engine.signals import Interrupted
+from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
 
 
@@ -205,6 +206,31 @@ def test_other_hooks_start_afresh_and_are_told(toy, monkeypatch):
     said = Said()
     toolbox.train(toy(), work_dir="w", resume=True, console=said)
     assert any("hooks are not those" in line for line in said.lines)
+
+
+ADAMW, SGD = "dict(type='core.AdamW',lr=1e-3)", "dict(type='core.SGD',lr=1e-3,momentum={})"
+
+
+@pytest.mark.parametrize(("first", "then"), [(ADAMW, SGD.format(0.9)), (SGD.format(0.9), ADAMW)])
+def test_the_state_of_another_optimizer_is_refused(toy, monkeypatch, first, then):
+    interrupt_at(monkeypatch, 5)
+    interrupted(toy([f"optim_wrapper.optimizer={first}"]), work_dir="w")
+    with pytest.raises(ToolboxError, match=r"optim_wrapper\.optimizer: The checkpoint's state is of the optimizer"):
+        toolbox.train(toy([f"optim_wrapper.optimizer={then}"]), work_dir="w", resume=True)
+
+
+def test_a_resumed_run_has_the_optimizer_settings_of_its_recipe(toy, monkeypatch):
+    interrupt_at(monkeypatch, 5)
+    interrupted(toy([f"optim_wrapper.optimizer={SGD.format(0.9)}"]), work_dir="w")
+    groups = []
+
+    class Look(Hook):
+        def after_step(self, run):
+            groups.extend(run.update.optimizer.param_groups)
+
+    with_hook(monkeypatch, Look())
+    toolbox.train(toy([f"optim_wrapper.optimizer={SGD.format(0.5)}"]), work_dir="w", resume=True)
+    assert {group["momentum"] for group in groups} == {0.5}
 
 
 @pytest.mark.parametrize("tune", ["dict(mode='full')", "dict(mode='lora',rank=2,dropout=0.1)", "dict(mode='last')"])

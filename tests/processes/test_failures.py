@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,9 +15,13 @@ from pathlib import Path
 import group
 import pytest
 import runs
+import torch
 from test_runs import assert_equal
 
 from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.distributed.launch import Place
+from toolbox.engine.distributed.team import Team
+from toolbox.errors import ToolboxError
 
 HERE = Path(__file__).parent
 TRAIN = HERE.parent.parent / "tools" / "train.py"
@@ -149,3 +154,20 @@ def test_a_run_told_to_stop_saves_and_goes_on_exactly(tmp_path):
     ours, theirs = (checkpoints.read(path / "run" / "last") for path in (folder, reference))
     assert_equal(ours.model_tensors(), theirs.model_tensors())
     assert_equal(ours.state()["update"], theirs.state()["update"])
+
+
+def test_a_disk_that_refuses_a_shard_is_one_message_whichever_process_it_reaches_first(tmp_path, monkeypatch):
+    class Other(Team):
+        def from_main(self, make):
+            return tmp_path / "part"
+
+    def full(tensors, folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "are_sharded", lambda tensors: True)
+    monkeypatch.setattr(checkpoints, "save_shards", full)
+    model = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(checkpoints, "model_state", lambda model: model.state_dict())
+    monkeypatch.setattr(checkpoints, "adapted", lambda model: {})
+    with pytest.raises(ToolboxError, match="checkpoint-3 cannot be written: No space left"):
+        checkpoints.write(tmp_path / "checkpoint-3", 3, model, None, recipe={}, extra={}, team=Other(Place(1, 2, 1, 2)))

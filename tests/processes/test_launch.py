@@ -100,6 +100,8 @@ def test_a_list_without_a_machine_is_refused(nodes):
     [
         ("pytorch", without(TORCHRUN, "MASTER_PORT", "RANK"), "no RANK, MASTER_PORT"),
         ("pytorch", TORCHRUN | {"RANK": "one"}, "RANK=one is no whole number"),
+        ("pytorch", TORCHRUN | {"MASTER_PORT": "abc"}, "MASTER_PORT=abc is no whole number"),
+        ("slurm", SLURM | {"MASTER_PORT": "abc"}, "MASTER_PORT=abc is no whole number"),
         ("pytorch", TORCHRUN | {"RANK": "4"}, "do not fit together: RANK=4"),
         ("pytorch", TORCHRUN | {"LOCAL_RANK": "2"}, "do not fit together"),
         ("pytorch", {}, "Start it with torchrun"),

@@ -72,10 +72,13 @@ class LiveConsole(Console):
 
 
 def describe(values: dict[str, float]) -> str:
-    """The numbers of a step that a person follows."""
-    text = f"loss {values['loss']:.4f} lr {values['lr']:.2e}"
+    """The numbers of a step that a person follows; without a loss where every update was left out."""
+    text = f"loss {values['loss']:.4f}" if "loss" in values else "loss not finite"
+    text += f" lr {values['lr']:.2e}"
     if "grad_norm" in values:
         text += f" grad_norm {values['grad_norm']:.2f}"
+    if values.get("skipped_steps"):
+        text += f" {values['skipped_steps']} left out so far,"
     return f"{text} {values['items_per_second']:.0f} items/s, {values['data_wait_share']:.0%} waiting for data"
 
 

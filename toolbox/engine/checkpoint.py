@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 from toolbox.base import Model
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.distributed.tensors import are_sharded, load_shards, placed_like, save_shards, shard_shapes, whole
-from toolbox.engine.files import as_json, new_folder, point, remove, sha256
+from toolbox.engine.files import as_json, new_folder, point, refused, remove, sha256
 from toolbox.engine.parts import adapted, frozen_identity, left_out, model_state
 from toolbox.engine.state import join, split
 from toolbox.engine.transfer import Transfer, match, touched
@@ -155,8 +155,11 @@ def write(
     with ExitStack() as stack:
         part = team.from_main(lambda: stack.enter_context(new_folder(target)))
         if sharded:
-            for name, held in (("model", own), ("state", tensors)):
-                save_shards(held, part / name)
+            try:
+                for name, held in (("model", own), ("state", tensors)):
+                    save_shards(held, part / name)
+            except OSError as error:  # every process gets it, and the first to say so is the one that is read
+                raise refused(target, error) from error
             team.wait()
         if not team.is_main:
             return

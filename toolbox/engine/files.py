@@ -72,7 +72,7 @@ def new_folder(target: Path, *, hint: str = _HINT) -> Iterator[Path]:
             sync(target.parent)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise _refused(target, error, hint) from error
+        raise refused(target, error, hint) from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -98,7 +98,7 @@ def recover(folder: Path) -> None:
             try:
                 os.rename(path, target)
             except OSError as error:
-                raise _refused(target, error) from error
+                raise refused(target, error) from error
     for path in folder.glob(".*.partial"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -141,8 +141,9 @@ def point(link: Path, target: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise _refused(link, error) from error
+        raise refused(link, error) from error
 
 
-def _refused(target: Path, error: OSError, hint: str = _HINT) -> ToolboxError:
+def refused(target: Path, error: OSError, hint: str = _HINT) -> ToolboxError:
+    """What to raise when the disk does not take `target`."""
     return ToolboxError(f"{target} cannot be written: {error.strerror or error}.", hint=hint)

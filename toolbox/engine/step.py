@@ -170,14 +170,22 @@ class Step:
         }
         return {
             "names": [name for names in self.names for name in names], "optimizer": by_name,
-            "groups": [_own(group) for group in self.optimizer.param_groups],
+            "kind": type(self.optimizer).__name__,
+            "groups": [_own(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
             "sums": self._sums, "count": self._count,
             "skipping": self.skipping.state_dict() if self.skipping else None,
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back `state_dict`. Raises ToolboxError if the trained parameters are others, naming them."""
+        """Take back `state_dict`. Raises ToolboxError where the optimizer or what it trains is another, naming it."""
+        kind = type(self.optimizer).__name__
+        if saved.get("kind", kind) != kind:
+            raise ToolboxError(
+                f"The checkpoint's state is of the optimizer {saved['kind']}, which {kind} cannot continue.",
+                where="optim_wrapper.optimizer",
+                hint="Resume with the optimizer of that run, or start a new one with load_from.",
+            )
         names = [name for names in self.names for name in names]
         other = sorted(set(names) ^ set(saved["names"]))
         if other:
@@ -216,7 +224,15 @@ def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
 _FROM_RECIPE = ("params", "lr", "weight_decay", "base_lr", "base_weight_decay")
 
 
-def _own(group: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer itself keeps in a group, beyond the settings that the recipe and its schedules give."""
-    plain = (bool, int, float, str, Tensor, type(None))
-    return {key: value for key, value in group.items() if key not in _FROM_RECIPE and isinstance(value, plain)}
+def _own(group: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer itself keeps in a group, beyond the settings that the recipe and its schedules give.
+
+    - `settings`: what the optimizer was made with; a resumed run takes them from its recipe, as it says.
+    """
+    own = {key: value for key, value in group.items() if key not in _FROM_RECIPE}
+    return {
+        key: value
+        for key, value in own.items()
+        if isinstance(value, Tensor)
+        or (isinstance(value, bool | int | float | str | None) and (key not in settings or value != settings[key]))
+    }

@@ -48,7 +48,7 @@ def find_place(launcher: str | None, environment: MutableMapping[str, str] | Non
         return Place()
     if launcher == "slurm":
         _as_torchrun(known)
-    numbers = _numbers(known, _TORCHRUN[:4], launcher, needed=_TORCHRUN)
+    *numbers, _ = _numbers(known, (*_TORCHRUN[:4], "MASTER_PORT"), launcher, needed=_TORCHRUN)
     place = Place(*numbers, restarts=int(known.get("TORCHELASTIC_RESTART_COUNT", 0)))
     if not (0 <= place.rank < place.size and 0 <= place.local_rank < place.local_size <= place.size):
         told = ", ".join(f"{name}={known[name]}" for name in _TORCHRUN[:4])

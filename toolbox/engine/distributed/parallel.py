@@ -57,6 +57,8 @@ class Replicated(Parallel):
 
     def __init__(self, model: nn.Module, device: torch.device, find_unused: bool) -> None:
         self.model = model
+        # of depthwise convolutions: strides over a dimension of size one, where nothing is lost
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         super().__init__(
             DistributedDataParallel(
                 model, device_ids=None if device.type == "cpu" else [device], find_unused_parameters=find_unused,

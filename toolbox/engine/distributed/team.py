@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from toolbox.engine.distributed.launch import Place
-from toolbox.engine.signals import Interrupted
+from toolbox.engine.signals import Interrupted, leave_at_once
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
@@ -181,7 +181,7 @@ class Team:
             rounds += 1
         if not self._left.wait(5):
             print(f"Process {self.rank} ends: {first}", file=sys.stderr, flush=True)
-            os._exit(first.code)
+            leave_at_once(first.code)
 
     def _listen(self, heard: dict[int, tuple[bytes, float]], beat: int) -> OtherProcessFailed | None:
         """Tell that this process lives; the main one looks whether all others do, and claims that one failed if not.
