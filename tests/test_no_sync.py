@@ -197,6 +197,9 @@ def test_gradients_that_must_be_finite_would_wait(monkeypatch):
 
 
 def test_torch_own_average_would_wait(monkeypatch):
-    monkeypatch.setattr(Average, "_take_in", lambda self: self._averages.update_parameters(self._own))
+    def update(average):
+        average._averages.update_parameters(torch.nn.ParameterList(average._own))
+
+    monkeypatch.setattr(Average, "_take_in", update)
     with pytest.raises(Waits, match="_to_copy from cpu"):
         stepped(SUPCON)

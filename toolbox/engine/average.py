@@ -25,11 +25,16 @@ class Average:
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float | None, start: float, steps: int) -> None:
         self.start, self._parameters, self._swapped = start_step(start, steps), parameters, False
-        # of a tensor that is spread over processes, each averages its part
-        self._own = nn.ParameterList(nn.Parameter(local(p.detach()), p.requires_grad) for p in parameters.values())
+        parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in self._own)
         self._averages = AveragedModel(
-            self._own, multi_avg_fn=self._equally if decay is None else get_ema_multi_avg_fn(decay)
+            parts, multi_avg_fn=self._equally if decay is None else get_ema_multi_avg_fn(decay)
         )
+
+    @property
+    def _own(self) -> list[Tensor]:
+        """The weights; of a tensor that is spread over processes, this one's part."""
+        # looked up each time: torch may move a part to other memory at the first call of the model
+        return [local(parameter.detach()) for parameter in self._parameters.values()]
 
     @torch.no_grad()
     def _equally(self, averages: list[Tensor], weights: list[Tensor], count: Any) -> None:
@@ -49,7 +54,7 @@ class Average:
     @torch.no_grad()
     def _take_in(self) -> None:
         """`AveragedModel.update_parameters`, which would copy the count to the device and wait for that."""
-        averages, own = list(self._averages.module.parameters()), list(self._own)
+        averages, own = list(self._averages.module.parameters()), self._own
         if self.count:
             self._averages.multi_avg_fn(averages, own, self.count)
         else:
@@ -69,8 +74,8 @@ class Average:
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and the weights that training goes on from: the averages are a checkpoint's model."""
-        held = self._averages.module if self._swapped else self._own
-        pairs = zip(self._parameters.items(), held.parameters(), strict=True)
+        held = [*self._averages.module.parameters()] if self._swapped else self._own
+        pairs = zip(self._parameters.items(), held, strict=True)
         weights = {name: rejoined(part.detach(), own) for (name, own), part in pairs} if self.count else {}
         return {"count": self.count, "weights": weights}
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model
@@ -96,6 +96,10 @@ class Sharded(Parallel):
         # also what is outside of blocks is let go at once: between two calls nothing may hold whole tensors
         fully_shard(model, mesh=mesh, ignored_params=self._whole, reshard_after_forward=True)
         model.to(device)  # what is not cut: buffers and single numbers
+        if device.type == "cpu":  # gloo adds up where torch 2.8 asks it for the mean, and does not say so
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.set_force_sum_reduction_for_comms(True)
 
     def passes(self, own: int) -> int:
         # every call gathers weights from all processes, and their shares of a batch may differ by a row

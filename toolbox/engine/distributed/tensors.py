@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+_EACH_ITS_OWN = next(  # "every process writes its part", as torch calls it by version
+    name
+    for name in ("save_distributed", "save_sharded")
+    if name in inspect.signature(dcp.HuggingFaceStorageWriter.__init__).parameters
+)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -46,7 +53,7 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write each process's parts to safetensors files in `folder`. Every process must call it."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    writer = dcp.HuggingFaceStorageWriter(str(folder), **{_EACH_ITS_OWN: True})
     try:
         dcp.save(dict(tensors), storage_writer=writer)
     except dcp.CheckpointException as error:
