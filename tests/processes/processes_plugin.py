@@ -25,6 +25,7 @@ def toolbox_components():
         Component("loss", "Explodes", f"{here}:Explodes", "is not finite once, on the last process alone"),
         Component("hook", "Keep", f"{here}:Keep", "writes down the whole weights beside every checkpoint"),
         Component("hook", "Break", f"{here}:Break", "one process fails at a step"),
+        Component("hook", "Stop", f"{here}:Stop", "one process stops the run"),
         Component("hook", "Past", f"{here}:Past", "calls the model past what it is wrapped in"),
         Component("hook", "Draw", f"{here}:Draw", "draws from the generators"),
     ]
@@ -96,6 +97,32 @@ class Break(Hook):
             os.getpid() if self.how == "kill" else os.getppid(),
             signal.SIGKILL if self.how == "kill" else signal.SIGTERM,
         )
+
+
+class Stop(Hook):
+    """- `place`: the method in which the main process stops the run; `step`: at which step."""
+
+    def __init__(self, place: str, step: int):
+        self.place, self.step = place, step
+
+    def _at(self, place, run):
+        if run.is_main and place == self.place and run.step == self.step:
+            run.stop("enough")
+
+    def before_run(self, run):
+        self._at("before_run", run)
+
+    def after_step(self, run):
+        self._at("after_step", run)
+
+    def after_log(self, run, values):
+        self._at("after_log", run)
+
+    def after_evaluate(self, run, metrics):
+        self._at("after_evaluate", run)
+
+    def after_save(self, run, path):
+        self._at("after_save", run)
 
 
 class Past(Hook):

@@ -34,10 +34,10 @@ class Run(Protocol):
         """Tell the user, on the console and in train.log."""
 
     def stop(self, reason: str) -> None:
-        """End the run after this step, as if it had reached its length."""
+        """End the run after this step, as if it had reached its length; one process of several is enough."""
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate on the validation set now, and log the result."""
 
     def save(self) -> Path:
-        """Write a checkpoint of this step now; returns its folder."""
+        """Write a checkpoint of this step now; returns its folder. Raises ToolboxError once training has ended."""

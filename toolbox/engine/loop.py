@@ -64,7 +64,12 @@ class Run(Prepared):
         return found
 
     def save(self) -> Path:
-        """Write a checkpoint of this step now; returns its folder."""
+        """Write a checkpoint of this step now; returns its folder. Raises ToolboxError when training has ended."""
+        if self._ended:  # the model may hold the best weights by now, or a mix, or an update may be half done
+            raise ToolboxError(
+                f"A hook saved after training had ended, when the model is no longer that of step {self.step}.",
+                where="custom_hooks", hint="Save in after_step or after_evaluate.",
+            )  # fmt: skip
         self.update.check_finite(weights=True)
         best, extra = self.progress["best"], self._identity()
         with applied(self.average):
@@ -82,6 +87,7 @@ class Run(Prepared):
             checkpoints.rotate(self.work_dir, self.settings("default_hooks.checkpoint.max_keep_ckpts"))
         for hook in self.hooks:
             hook.after_save(self, path)
+        self._agree_to_stop()
         return path
 
     # ---- the run
@@ -91,22 +97,23 @@ class Run(Prepared):
 
         Raises Interrupted after SIGINT or SIGTERM, with a checkpoint of the last step written if there was one.
         """
-        with self._signal:
-            try:
-                self.team.from_main(self._write_identity)
-                self._before()
-                for hook in self.hooks:
-                    hook.before_run(self)
-                self._train()
-                return self._after()
-            finally:
-                if self._stream is not None:
-                    self._stream.close()  # its workers end now, also where an error keeps hold of it
-                self._unlock()
-                self.console.stop()
-                with ExitStack() as last:  # one that fails keeps no other from closing what it has opened
-                    for hook in reversed(self.hooks):
-                        last.callback(hook.after_run, self)
+        with self._signal, ExitStack() as ends:
+            for hook in reversed(self.hooks):
+                ends.callback(hook.after_run, self)  # of each hook, also where another one's fails
+            ends.callback(self._end)
+            self.team.from_main(self._write_identity)
+            self._before()
+            for hook in self.hooks:
+                hook.before_run(self)
+            self._train()
+            return self._after()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._stream is not None:
+            self._stream.close()  # its workers end now, also where an error keeps hold of it
+        self._unlock()
+        self.console.stop()
 
     def _write_identity(self) -> None:
         if self._overwrite:
@@ -143,6 +150,7 @@ class Run(Prepared):
             last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu", tell=self.console.warn,
         )  # fmt: skip
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
+        self._agree_to_stop()
         if self._from is not None and self._validate_if_due():
             self.save()  # the interrupted run was saved before it could be judged
         if self._asked:
@@ -173,6 +181,7 @@ class Run(Prepared):
             if due:
                 self._log_step(numbers, mark)
                 mark = dict(self.progress)
+                self._agree_to_stop()
             self.console.advance(self.step, numbers)
             better = self._validate_if_due()
             last = self.step == self.steps or self.progress["stopped"] is not None
@@ -191,10 +200,20 @@ class Run(Prepared):
         told = self.team.numbers(self._signal.received or 0, int(stopped is not None), len(fresh), items)
         self._asked = max(signum for signum, _, _, _ in told) or None
         self.progress["items"] += sum(count for _, _, _, count in told)
-        if any(stop for _, stop, _, _ in told):
-            self.progress["stopped"] = next(filter(None, self.team.everywhere(stopped)))
+        self._stop_all(any(stop for _, stop, _, _ in told))
         if any(count for _, _, count, _ in told):
             self.bad_items.note([one for found in self.team.everywhere(fresh) for one in found])
+
+    def _agree_to_stop(self) -> None:
+        """Called where hooks have been: one that stops the run on a single process stops it on all."""
+        if self.hooks:
+            told = self.team.numbers(int(self.progress["stopped"] is not None))
+            self._stop_all(any(stop for (stop,) in told))
+
+    def _stop_all(self, wanted: bool) -> None:
+        if wanted:
+            reasons = self.team.everywhere(self.progress["stopped"])
+            self.progress["stopped"] = next(reason for reason in reasons if reason is not None)
 
     def _asked_to_leave(self) -> bool:
         """Whether a signal has reached any process; all of them must ask."""
@@ -213,7 +232,8 @@ class Run(Prepared):
                 return False  # interrupted: the resumed run does it
             name, greater = self.settings.best_metric(found, self.val.better)
         except ToolboxError:
-            self.save()  # the step is good, only its judge failed
+            if self.team.size == 1:  # of several processes one may fail alone, and saving takes them all
+                self.save()  # the step is good, only its judge failed
             raise
         self.progress["validated"] = self.step
         self.log({f"val/{name}": value for name, value in found.items()})
@@ -224,9 +244,11 @@ class Run(Prepared):
             self.progress["best"] = {"step": self.step, "metric": name, "value": found[name], "metrics": found}
         for hook in self.hooks:
             hook.after_evaluate(self, found)
+        self._agree_to_stop()
         return better
 
     def _after(self) -> dict[str, Any]:
+        self._ended = True
         best = self.progress["best"]
         if self.average:
             self.average.swap()  # for good: from here on the model is what checkpoints hold

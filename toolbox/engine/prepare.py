@@ -66,7 +66,7 @@ class Prepared:
         self._stream: Generator[Batch, None, None] | None = None
         self._signal = StopSignal()
         self._asked: int | None = None  # the signal that the processes have agreed to follow
-        self._overwrite, self._warned = overwrite, False
+        self._overwrite, self._warned, self._ended = overwrite, False, False
         team.start(self.device)
         self._lock = workdir.lock(work_dir) if self.is_main else None
         try:
@@ -92,6 +92,7 @@ class Prepared:
         where = "train_dataloader.dataset"
         self.dataset: Dataset = build(settings(where), "dataset", where=where)
         self.classes = len(self.dataset.classes) if self.dataset.classes is not None else None
+        self._check_same()
         start = self._from or resuming.start_of(recipe, self.work_dir, self._overwrite)
         self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
         if start is not None and start.parts:
@@ -113,7 +114,7 @@ class Prepared:
             self.sampler.setup(self.dataset, settings("randomness.seed"))
         except ValueError as error:
             raise ToolboxError(str(error), where="train_dataloader.sampler") from error
-        self._check_team()
+        self._check_shares()
         self.accumulate = settings("optim_wrapper.accumulative_counts")
         self.steps = settings.steps(len(self.sampler))
         self.steps_per_epoch = settings.steps_per_epoch(len(self.sampler))
@@ -175,8 +176,8 @@ class Prepared:
         self.progress["best"], self.progress["lines"] = self.team.from_main(turn_back)
         self.console.info(f"Resuming at step {self.step} from {checkpoint.path}.")
 
-    def _check_team(self) -> None:
-        """Raise ToolboxError where the processes differ, or would find too little in a batch."""
+    def _check_same(self) -> None:
+        """Raise ToolboxError where the processes differ, before they build models that would not fit together."""
         if self.team.size == 1:
             return
         plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})".strip() for name, p in self.plugins.items()}
@@ -184,14 +185,19 @@ class Prepared:
         facts = {"torch": torch.__version__, **plugins, "recipe": recipe[:8], "device type": self.device.type}
         facts |= {"training items": len(self.dataset), "training classes": self.classes}
         check_same(self.team, facts)
-        rank, size = self.team.rank, self.team.size
-        for number in (0, len(self.sampler) - 1):
-            share(self.sampler.draws(number), rank, size, self.sampler.blocks)
         if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):
             raise ToolboxError(
                 f"Not every process sees {self.work_dir}.", where="work_dir",
                 hint="Put it on a file system that all machines share: --work-dir.",
             )  # fmt: skip
+
+    def _check_shares(self) -> None:
+        """Raise ToolboxError where a process would find too little in a batch."""
+        if self.team.size == 1:
+            return
+        rank, size = self.team.rank, self.team.size
+        for number in (0, len(self.sampler) - 1):
+            share(self.sampler.draws(number), rank, size, self.sampler.blocks)
 
     def _unlock(self) -> None:
         if self._lock is not None:

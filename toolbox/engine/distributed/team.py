@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -83,24 +84,37 @@ class Team:
         self._store.wait([f"here/{rank}" for rank in range(self.size)], _WAIT)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self._left.set()
-        if self._watcher is not None:  # a thread in the store's own code when Python ends takes the process with it
-            self._watcher.join(timeout=5)
         if self.size == 1:
             return
-        if error is None:
-            try:
+        try:
+            if error is None or isinstance(error, Interrupted):  # all come here; one may still fail in its last lines
                 self.wait()
-            except (dist.DistError, RuntimeError) as lost:
-                raise self._who_failed() or OtherProcessFailed(0, 1) from lost
-            if dist.is_initialized():
-                dist.destroy_process_group()
+        except RuntimeError as lost:
+            self._leave()
+            if error is None:
+                self._fail(lost)
+                raise
             return
-        if isinstance(error, Interrupted | OtherProcessFailed):
-            return
+        self._leave()
+        if error is None and dist.is_initialized():
+            dist.destroy_process_group()
+        elif error is not None and not isinstance(error, Interrupted | OtherProcessFailed):
+            self._fail(error)
+
+    def _leave(self) -> None:
+        """End the watch: a thread in the store's own code when Python ends takes the process with it."""
+        self._left.set()
+        if self._watcher is not None:
+            self._watcher.join(timeout=5)
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell the others; raises OtherProcessFailed where one has failed before."""
         first = self._who_failed(claim=f"{self.rank}:{_exit_code(error)}")
         if first is not None and first.rank != self.rank:
             raise first from error
+        if self.is_main and self._store is not None:  # the store may end with this process: let the others hear first
+            with suppress(dist.DistError, RuntimeError):
+                self._store.wait([f"heard/{rank}" for rank in range(1, self.size)], timedelta(seconds=3))
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             get_error_handler().record_exception(error)  # torchrun's last lines then say what it was
         if _is_lost(error):
@@ -113,6 +127,7 @@ class Team:
         """Join torch's process group, once. Raises ToolboxError when it cannot be made."""
         if self.size == 1 or self._control is not None:
             return
+        self._meet_again()
         backend = device.backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{device.backend}"
         store = dist.PrefixStore("torch", self._store)
         try:
@@ -123,6 +138,12 @@ class Team:
                 f"The processes cannot talk over '{backend}': {_first_line(error)}",
                 hint="Check the network between the machines (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME).",
             ) from error
+
+    def _meet_again(self) -> None:
+        """Wait for everyone, asking now and then: in one long call to the store nothing would be heard of a failure."""
+        self._store.set(f"ready/{self.rank}", "")
+        while not self._store.check([f"ready/{rank}" for rank in range(self.size)]):
+            time.sleep(0.05)
 
     # ---- agreeing; every process must call these, in the same order
 
@@ -218,6 +239,9 @@ class Team:
                 raise
             return None
         rank, code = map(int, told.split(":"))
+        if rank != self.rank:
+            with suppress(dist.DistError, RuntimeError):
+                self._store.set(f"heard/{self.rank}", "")
         return OtherProcessFailed(rank, code)
 
 
@@ -226,11 +250,12 @@ def check_same(team: Team, facts: dict[str, Any]) -> None:
     everyone = team.everywhere((platform.node(), facts))
     (main_node, main), others = everyone[0], everyone[1:]
     for rank, (node, found) in enumerate(others, start=1):
-        different = [name for name in main if found[name] != main[name]]
+        different = [name for name in {**main, **found} if found.get(name) != main.get(name)]
         if different:
             name = different[0]
             raise ToolboxError(
-                f"Process {rank} on {node} has {name} {found[name]}, and process 0 on {main_node} has {main[name]}.",
+                f"Process {rank} on {node} has {name} {found.get(name)}, and process 0 on {main_node} has "
+                f"{main.get(name)}.",
                 hint="All processes need the same installation, recipe and data.",
             )
 

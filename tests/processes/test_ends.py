@@ -1,0 +1,41 @@
+"""However one of several processes ends, the others end with it: none waits for one that is gone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import group
+import pytest
+
+ENDS = Path(__file__).parent / "ends.py"
+
+
+def ended(case, folder):
+    """(exit code, standard output, standard error) of two processes, and the seconds they took."""
+    began = time.monotonic()
+    return group.Group(2, ENDS, case, folder).end(90), time.monotonic() - began
+
+
+def test_a_hook_that_stops_one_process_stops_all_at_the_same_step(tmp_path):
+    found, _ = ended("stop", tmp_path)
+    for code, said, _ in found:
+        assert code == 0, found
+        assert "{'before_run': 0, 'after_step': 3, 'after_log': 3, 'after_evaluate': 3, 'after_save': 3}" in said
+
+
+@pytest.mark.parametrize(
+    ("case", "rank", "message"),
+    [
+        ("judge", 1, "16 of 32 items cannot be read"),
+        ("before", 1, "this machine lacks something"),
+        ("after", 0, "the report cannot be written"),
+    ],
+)
+def test_a_process_that_fails_alone_is_the_one_that_says_why(tmp_path, case, rank, message):
+    found, seconds = ended(case, tmp_path)
+    assert seconds < 60
+    assert [code for code, _, _ in found] == [2, 2], found
+    assert message in found[rank][2]
+    assert message not in found[1 - rank][2]
+    assert "Traceback" not in found[1 - rank][2]
