@@ -356,3 +356,35 @@ def test_data_with_other_classes_are_told(toy, monkeypatch):
     assert not any("training data had" in line for line in same_data.lines), same_data.lines
     toolbox.train(toy([data(72)]), work_dir="w", resume=True, console=said)
     assert any("had 16 classes and have 18 now" in line for line in said.lines), said.lines
+
+
+def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(toy, monkeypatch):
+    class Late(Hook):
+        def after_run(self, run):
+            run.save()
+
+    original = loop.Run._build_training
+
+    def build(self):
+        original(self)
+        self.hooks += [Late()]
+
+    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="plain")
+    monkeypatch.setattr(loop.Run, "_build_training", build)
+    with pytest.raises(ToolboxError, match="saved after training had ended"):
+        toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+    ours, theirs = (checkpoints.read(Path(folder, "checkpoint-2")).model_tensors() for folder in ("w", "plain"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_that_its_launcher_starts_again_goes_on_from_its_own_newest_checkpoint(toy):
+    from toolbox.engine.distributed.launch import Place
+    from toolbox.engine.distributed.team import Team
+
+    toolbox.train(toy(), work_dir="w")
+    first = min(checkpoints.all_in(Path("w")), key=lambda path: int(path.name.partition("-")[2]))
+    said = Said()
+    again = Team(Place(restarts=1))
+    toolbox.train(toy(), work_dir="w", resume=str(first), console=said, team=again)
+    newest = checkpoints.read("w/last").step
+    assert any(f"Resuming at step {newest} " in line for line in said.lines)

@@ -496,3 +496,41 @@ def test_a_hook_that_fails_at_the_end_keeps_no_other_from_closing(toy, monkeypat
     with pytest.raises(Crash):
         toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
     assert closed == [2]
+
+
+def test_a_tracker_that_failed_is_closed_at_the_end_all_the_same():
+    from toolbox.core.trackers import Tracker
+
+    calls, told = [], []
+
+    class Broken(Tracker):
+        def start(self, run):
+            calls.append("start")
+
+        def send(self, run, values):
+            calls.append("send")
+            raise OSError("no space left")
+
+        def finish(self, failed):
+            calls.append("finish")
+            raise OSError("no space left")
+
+    hook, run = Broken(), SimpleNamespace(is_main=True, step=1, steps_per_epoch=1, warn=told.append)
+    hook.before_run(run)
+    hook.after_log(run, {"loss": 1.0})
+    hook.after_log(run, {"loss": 2.0})
+    hook.after_run(run)
+    assert calls == ["start", "send", "finish"]
+    assert len(told) == 1
+
+
+def test_tensorboard_that_cannot_flush_ends_no_run():
+    from toolbox.core.trackers import TensorBoard
+
+    def full():
+        raise OSError("no space left")
+
+    hook, told = TensorBoard(), []
+    hook._open, hook._writer = True, SimpleNamespace(flush=full, close=lambda: None)
+    hook.after_save(SimpleNamespace(step=1, warn=told.append), Path("w"))
+    assert "no space left" in told[0]

@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from toolbox.errors import Problem, ToolboxError
 class Tracker(Hook):
     """Opens a tracker before the first step, sends it every logged line, closes it at the end."""
 
-    _open = False
+    _open = _failed = False
 
     @abstractmethod
     def start(self, run: Run) -> None:
@@ -55,12 +56,16 @@ class Tracker(Hook):
         self._open = True
 
     def after_log(self, run: Run, values: dict[str, float]) -> None:
-        if not self._open:
+        self._try(run, lambda: self.send(run, {"epoch": run.step / run.steps_per_epoch, **values}))
+
+    def _try(self, run: Run, action: Callable[[], None]) -> None:
+        """Have the open tracker do something; the first time that it cannot is told, and it is asked no more."""
+        if not self._open or self._failed:
             return
         try:
-            self.send(run, {"epoch": run.step / run.steps_per_epoch, **values})
+            action()
         except Exception as error:
-            self._open = False
+            self._failed = True
             run.warn(
                 f"core.{type(self).__name__} failed at step {run.step} and is left out for the rest of the run: "
                 f"{_told(error)}. metrics.jsonl holds every number."
@@ -73,6 +78,8 @@ class Tracker(Hook):
         try:
             self.finish(failed=sys.exc_info()[0] is not None)
         except Exception as error:
+            if self._failed:
+                return  # it was told already that this one does not work
             run.warn(f"core.{type(self).__name__} could not be closed: {_told(error)}.")
 
 
@@ -101,8 +108,7 @@ class TensorBoard(Tracker):
             self._writer.add_scalar(name, value, run.step)
 
     def after_save(self, run: Run, path: Any) -> None:
-        if self._open:
-            self._writer.flush()  # a run that continues from here finds all lines before it
+        self._try(run, lambda: self._writer.flush())  # a run that continues from here finds all lines before it
 
     def finish(self, failed: bool) -> None:
         self._writer.close()

@@ -106,7 +106,7 @@ class Checkpoint:
         - `into`: the trained parameters by name: of a sharded state, what belongs to one of them is read as it is
           spread over processes. All processes must call it then.
         """
-        value = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+        value = self.plain_state()
         if not (self.path / "state").is_dir():
             return join(value, load_file(self.path / "state.safetensors"))
         shapes = shard_shapes(self.path / "state")
@@ -117,6 +117,11 @@ class Checkpoint:
             if isinstance(owner, DTensor) and owner.shape == shapes[path]
         }
         return join(value, load_shards(self.path / "state", parts))
+
+    @_readable
+    def plain_state(self) -> Any:
+        """The training state but for its tensors, of which none is read; None for weights alone."""
+        return json.loads((self.path / "state.json").read_text(encoding="utf-8"))
 
 
 def save(

@@ -35,7 +35,7 @@ def open_folder(
     recover(folder)
     if isinstance(resume, str):
         found = checkpoints.read(resume)
-        if found.state() is None:
+        if found.plain_state() is None:
             raise ToolboxError(
                 f"{found.path} holds weights alone: no training can continue from it.",
                 hint="Resume a checkpoint-<step>, or start a new run with load_from.",
@@ -66,7 +66,9 @@ def open_together(
 
     def look() -> Path | None:
         nonlocal found
-        found = open_folder(folder, resume, overwrite, console)
+        # started again by the launcher: what the run itself has saved since is newer than where it was told to begin
+        again = team.place.restarts > 0 and isinstance(resume, str) and bool(checkpoints.all_in(folder))
+        found = open_folder(folder, again or resume, overwrite, console)
         return found and found.path
 
     found: checkpoints.Checkpoint | None = None
