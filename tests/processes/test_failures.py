@@ -141,6 +141,29 @@ def test_torchrun_starts_a_run_again_that_lost_a_process(tmp_path):
 
 
 @pytest.mark.faults
+def test_a_restart_does_not_continue_a_run_that_was_there_before(tmp_path):
+    there = tmp_path / "there"
+    there.mkdir()
+    assert ended(torchrun(there))[0] == 0
+    code, said = ended(torchrun(there, "train_cfg.max_steps=14", before=["--max-restarts=1"]))
+    assert code != 0
+    assert said.count("already holds a run") >= 2, said
+    assert "Resuming" not in said
+    assert checkpoints.read(there / "run" / "last").step == 12
+
+
+@pytest.mark.parametrize(("agent", "known"), [("True", False), ("False", True)])
+def test_only_a_run_that_was_begun_is_continued_by_a_restart(monkeypatch, agent, known):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
+    store = torch.distributed.HashStore()
+    first, again = Team(Place(restarts=0)), Team(Place(restarts=1))
+    first._launch = again._launch = store
+    assert (first.has_begun(), again.has_begun()) == (False, known)
+    first.begin()
+    assert (first.has_begun(), again.has_begun()) == (False, True)
+
+
+@pytest.mark.faults
 def test_a_run_told_to_stop_saves_and_goes_on_exactly(tmp_path):
     reference, folder = whole(tmp_path / "whole"), tmp_path / "stopped"
     folder.mkdir()

@@ -54,10 +54,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
     place = find_place(arguments.launcher)
     resume, overwrite = arguments.resume, arguments.overwrite
-    if place.restarts and resume is None:  # the launcher has started the run again
-        resume, overwrite = True, False
     try:
         with Team(place) as team:
+            if resume is None and team.has_begun():  # the launcher has started the run again
+                resume, overwrite = True, False
             config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
             results = api.train(
                 config, work_dir=arguments.work_dir, resume=resume, overwrite=overwrite, device=arguments.device,

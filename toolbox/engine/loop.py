@@ -118,6 +118,7 @@ class Run(Prepared):
     def _write_identity(self) -> None:
         if self._overwrite:
             workdir.clear(self.work_dir)
+        self.team.begin()
         write_text(self.work_dir / "config.py", self.source)
         write_json(self.work_dir / "environment.json", workdir.environment(str(self.device), self.plugins))
         self.console.log_file = self.work_dir / "train.log"

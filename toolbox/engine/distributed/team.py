@@ -61,6 +61,7 @@ class Team:
         self.rank, self.size = self.place.rank, self.place.size
         self.is_main = self.rank == 0
         self._store: dist.Store | None = None
+        self._launch: dist.Store | None = None  # torchrun's own, which outlives a restart
         self._control: dist.ProcessGroup | None = None
         self._watcher: threading.Thread | None = None
         self._left = threading.Event()
@@ -70,6 +71,7 @@ class Team:
         if self.size > 1:
             try:
                 store, _, _ = next(dist.rendezvous("env://", timeout=_WAIT))
+                self._launch = dist.PrefixStore("toolbox/launch", store)
                 self._store = dist.PrefixStore(f"toolbox/{self.place.restarts}", store)
                 self._count_in()
             except (dist.DistError, RuntimeError, ValueError) as error:
@@ -144,6 +146,20 @@ class Team:
         self._store.set(f"ready/{self.rank}", "")
         while not self._store.check([f"ready/{rank}" for rank in range(self.size)]):
             time.sleep(0.05)
+
+    # ---- started again by the launcher
+
+    def has_begun(self) -> bool:
+        """Whether the run was begun before the launcher started it again, so that its folder is this run's own."""
+        if not self.place.restarts or self._launch is None:
+            return False
+        # where the store is made anew at each start, nobody knows
+        return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or self._launch.check(["begun"])
+
+    def begin(self) -> None:
+        """Remember, over restarts, that the run's folder is this run's own from now on."""
+        if self._launch is not None:
+            self._launch.set("begun", "")
 
     # ---- agreeing; every process must call these, in the same order
 
