@@ -194,3 +194,11 @@ def test_a_disk_that_refuses_a_shard_is_one_message_whichever_process_it_reaches
     monkeypatch.setattr(checkpoints, "adapted", lambda model: {})
     with pytest.raises(ToolboxError, match="checkpoint-3 cannot be written: No space left"):
         checkpoints.write(tmp_path / "checkpoint-3", 3, model, None, recipe={}, extra={}, team=Other(Place(1, 2, 1, 2)))
+
+
+def test_what_the_main_process_refuses_is_said_under_torchrun(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.py").write_text("")
+    code, said = ended(torchrun(tmp_path))
+    assert code != 0
+    assert "already holds a run" in said

@@ -100,7 +100,11 @@ class Team:
         self._leave()
         if error is None and dist.is_initialized():
             dist.destroy_process_group()
-        elif error is not None and not isinstance(error, Interrupted | OtherProcessFailed):
+        elif isinstance(error, OtherProcessFailed):
+            if self._store is not None:  # one that waits to be heard may be ended before it speaks
+                with suppress(dist.DistError, RuntimeError):
+                    self._store.set(f"heard/{self.rank}", "")
+        elif error is not None and not isinstance(error, Interrupted):
             self._fail(error)
 
     def _leave(self) -> None:
