@@ -16,9 +16,9 @@ from torch import nn
 
 import toolbox
 from toolbox import api
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import loop
-from toolbox.engine.average import Average, applied, start_step
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.updating.average import Average, applied, start_step
 
 EMA = "optim_wrapper.average=dict(decay=0.8)"
 SWA = "optim_wrapper.average=dict(decay=None,start=0.5)"
@@ -187,7 +187,7 @@ def test_a_resumed_run_that_forgets_its_weights_would_differ(toy, monkeypatch):
     toolbox.train(toy([EMA]), work_dir="whole")
     interrupt_at(monkeypatch, 7)
     interrupted(toy([EMA]), work_dir="stopped")
-    monkeypatch.setattr("toolbox.engine.average.restore_weights", lambda parameters, saved: None)
+    monkeypatch.setattr("toolbox.engine.updating.average.restore_weights", lambda parameters, saved: None)
     toolbox.train(toy([EMA]), work_dir="stopped", resume=True)
     assert not same(finished("whole")[0], finished("stopped")[0])
 

@@ -13,7 +13,7 @@ import pytest
 
 import toolbox
 from toolbox.cli import common, test, train
-from toolbox.engine import files
+from toolbox.engine.saving import files
 from toolbox.errors import Problem, ToolboxError
 
 HERE = Path(__file__).parent
@@ -103,7 +103,7 @@ def test_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(run):
     answer = run(train, "--work-dir", "w", "--cfg-options", "model.loss.explode_at=6")
     refused(answer, "not finite at step 6", "learning rate")
     assert os.readlink("w/last") == "checkpoint-4"
-    from toolbox.engine.checkpoint import read
+    from toolbox.engine.saving.checkpoint import read
 
     assert read("w/last").step == 4
 
@@ -210,7 +210,7 @@ def test_a_real_full_disk_is_one_message(run, monkeypatch):
     """safetensors has an exception of its own for it."""
     from safetensors import SafetensorError
 
-    from toolbox.engine import checkpoint
+    from toolbox.engine.saving import checkpoint
 
     def full(*arguments, **options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -227,7 +227,7 @@ def test_a_foreign_manifest(run):
 
 
 def test_a_folder_in_which_a_run_is_going_on(run):
-    from toolbox.engine import workdir
+    from toolbox.engine.saving import workdir
 
     Path("w").mkdir()
     with workdir.lock(Path("w")):

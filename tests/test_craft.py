@@ -19,8 +19,8 @@ from toolbox.base import Backbone, Features, Model
 from toolbox.core.bn_neck import BNNeck
 from toolbox.core.optim import AdamW
 from toolbox.core.tune import Tune
-from toolbox.engine.groups import distances, parameter_groups
-from toolbox.engine.transfer import below
+from toolbox.engine.saving.transfer import below
+from toolbox.engine.updating.groups import distances, parameter_groups
 from toolbox.registry import catalog
 
 GOLDEN = Path(__file__).parent / "golden"

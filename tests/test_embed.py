@@ -20,7 +20,7 @@ from toolbox.base import files
 from toolbox.cli import sources
 from toolbox.cli.embed import main
 from toolbox.core.stored import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
-from toolbox.engine.pictures import find_pictures
+from toolbox.engine.judging.pictures import find_pictures
 from toolbox.errors import ToolboxError
 
 ROOT = Path(__file__).parent.parent

@@ -14,8 +14,8 @@ from toolbox.base import Metric
 from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
-from toolbox.engine import evaluate as evaluating
-from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.judging import evaluate as evaluating
+from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.errors import ToolboxError
 from toolbox.report import load_findings
 
@@ -212,9 +212,9 @@ def embedder(size=16):
 
 
 def judge(target, **arguments):
-    from toolbox.engine.data import inputs_of
     from toolbox.engine.device import choose_device
     from toolbox.engine.precision import Precision
+    from toolbox.engine.reading.data import inputs_of
 
     model, device = embedder(), choose_device("cpu")
     return target.evaluate(model, inputs_of(model), device, Precision("fp32", device), **arguments)
@@ -309,7 +309,9 @@ def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
 
 
 def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("toolbox.engine.encoder.evaluate", lambda *a: pytest.fail("evaluated before it was refused"))
+    monkeypatch.setattr(
+        "toolbox.engine.judging.encoder.evaluate", lambda *a: pytest.fail("evaluated before it was refused")
+    )
     for name, files in (("run", []), ("mine", ["letter.txt"]), ("half", ["report.html"])):
         for file in files:
             (tmp_path / name).mkdir()
@@ -327,7 +329,7 @@ def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, mon
     def fail(*_):
         raise ToolboxError("no")
 
-    monkeypatch.setattr("toolbox.engine.encoder.evaluate", fail)
+    monkeypatch.setattr("toolbox.engine.judging.encoder.evaluate", fail)
     (tmp_path / "own").mkdir()
     for name in ("new", "own"):
         assert main([*trained, "--out", name]) == 2

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import toolbox
-from toolbox.engine import bad_items, loop
+from toolbox.engine import loop
+from toolbox.engine.reading import bad_items
 from toolbox.engine.signals import Interrupted
 
 HERE = Path(__file__).parent
@@ -100,7 +101,7 @@ def test_a_run_without_its_generator_state_would_differ(toy, whole, monkeypatch)
 
 
 def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
-    from toolbox.engine.data import Fetch, inputs_of
+    from toolbox.engine.reading.data import Fetch, inputs_of
     from toolbox.registry import build
 
     config = toy()

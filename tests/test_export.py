@@ -34,8 +34,8 @@ from toolbox.core.embedder import Embedder
 from toolbox.core.pool import Pool
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
-from toolbox.engine import export as exports
-from toolbox.engine.export import check_target
+from toolbox.engine.exporting import export as exports
+from toolbox.engine.exporting.export import check_target
 from toolbox.testing.material import image
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -562,7 +562,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_stopped_export_leaves_nothing(trained, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nfrom toolbox.engine import export\nfrom toolbox.cli.export import main\n"
+        "import sys, time\nfrom toolbox.engine.exporting import export\nfrom toolbox.cli.export import main\n"
         "def slow(*_, **__):\n    print('half', flush=True)\n    time.sleep(60)\n"
         "export.write_readme = slow\nsys.exit(main(sys.argv[1:]))\n"
     )

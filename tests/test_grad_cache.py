@@ -11,8 +11,8 @@ from torch import nn
 from toolbox.base import Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device, random_state, set_random_state
-from toolbox.engine.grad_cache import GradCache, chunks, problems
 from toolbox.engine.precision import Precision
+from toolbox.engine.updating.grad_cache import GradCache, chunks, problems
 from toolbox.errors import ToolboxError
 
 ITEMS, SIZE = 24, 16
@@ -131,7 +131,7 @@ def test_the_second_pass_repeats_the_random_numbers_of_the_first(name, monkeypat
     assert all(map(torch.equal, model.seen[:half], model.seen[half:]))
     assert not torch.equal(*(cat[:5] for cat in (model.seen[0], model.model(given, "represent")["embeddings"])))
     # control: without the replay the passes differ
-    monkeypatch.setattr("toolbox.engine.grad_cache.set_random_state", lambda device, state: None)
+    monkeypatch.setattr("toolbox.engine.updating.grad_cache.set_random_state", lambda device, state: None)
     model.seen.clear()
     cache(model, 5)(given, lambda loss: loss.backward())
     assert not all(map(torch.equal, model.seen[:half], model.seen[half:]))

@@ -13,7 +13,7 @@ from test_exactness import assert_same, interrupt_at, trained
 
 import toolbox
 from toolbox.core.stored import write_embeddings
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
 
 SUPCON = "dict(type='losses.SupCon')"

@@ -12,7 +12,7 @@ import torch
 
 import toolbox
 from toolbox.cli.mine_negatives import main
-from toolbox.engine.mining import ByPath, largest, mine
+from toolbox.engine.judging.mining import ByPath, largest, mine
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from toolbox.base import ImagePreprocess
 from toolbox.engine.assemble import apply_tuning, build_structure
-from toolbox.engine.average import Average
-from toolbox.engine.data import Inputs, ready
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
-from toolbox.engine.grad_cache import GradCache
-from toolbox.engine.groups import Group
 from toolbox.engine.precision import Precision
-from toolbox.engine.step import Step
+from toolbox.engine.reading.data import Inputs, ready
+from toolbox.engine.updating.average import Average
+from toolbox.engine.updating.grad_cache import GradCache
+from toolbox.engine.updating.groups import Group
+from toolbox.engine.updating.step import Step
 
 META = torch.device("meta")
 

@@ -15,12 +15,12 @@ from torch import nn
 import toolbox
 from toolbox.api import check_config
 from toolbox.cli.progress import LineConsole, LiveConsole
-from toolbox.engine import step
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
-from toolbox.engine.nonfinite import Skipping
 from toolbox.engine.precision import Precision
-from toolbox.engine.step import Step
+from toolbox.engine.updating import step
+from toolbox.engine.updating.nonfinite import Skipping
+from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
 
 SKIP = ["optim_wrapper.on_nonfinite=skip", "evaluate_before=False", "default_hooks.logger.interval=1"]
@@ -153,7 +153,7 @@ class Square(nn.Module):
 
 
 def step_of(model: nn.Module, optimizer, *, precision="fp32", most=10, max_norm=None) -> Step:
-    from toolbox.engine.groups import Group
+    from toolbox.engine.updating.groups import Group
 
     device = choose_device("cpu")
     device = replace(device, precisions=(*device.precisions, "fp16"))

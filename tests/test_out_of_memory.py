@@ -11,9 +11,9 @@ import torch
 import toolbox
 from toolbox.api import check_config
 from toolbox.base import Model
-from toolbox.engine import step
 from toolbox.engine.device import choose_device
 from toolbox.engine.out_of_memory import proposals, ran_out
+from toolbox.engine.updating import step
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
 

@@ -14,10 +14,11 @@ from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.base import Hook
-from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine import files, loop
+from toolbox.engine import loop
 from toolbox.engine.console import Console
-from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import files
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog

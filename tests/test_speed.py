@@ -258,7 +258,7 @@ def test_without_the_layout_of_its_state_a_resumed_optimizer_would_be_wrong(toy,
     toolbox.train(toy(options), work_dir="whole")
     interrupt_at(monkeypatch, 5)
     interrupted(toy(options), work_dir="stopped")
-    monkeypatch.setattr("toolbox.engine.step._laid_out_as", lambda parameter, state: state)
+    monkeypatch.setattr("toolbox.engine.updating.step._laid_out_as", lambda parameter, state: state)
     toolbox.train(toy(options), work_dir="stopped", resume=True)
     with pytest.raises(AssertionError):
         assert_same(Path("whole"), Path("stopped"))

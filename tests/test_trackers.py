@@ -19,7 +19,8 @@ from test_resume import Said, interrupted, metrics
 import toolbox
 from toolbox import api
 from toolbox.base import Hook
-from toolbox.engine import bad_items, loop
+from toolbox.engine import loop
+from toolbox.engine.reading import bad_items
 from toolbox.registry import catalog
 from toolbox.registry.catalog import _is_installed
 from toolbox.testing import isolated_catalog

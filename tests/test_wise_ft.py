@@ -15,9 +15,9 @@ from test_resume import Said, interrupted
 import toolbox
 from toolbox import api
 from toolbox.config import complete, to_dict
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import pretrained
-from toolbox.engine.interpolate import Interpolation, best_alpha
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.updating.interpolate import Interpolation, best_alpha
 from toolbox.registry import catalog
 
 WISE = "train_cfg.wise_ft=dict()"

@@ -23,11 +23,11 @@ from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
-    from toolbox.engine.checkpoint import Checkpoint
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.encoder import Encoder, Evaluation
     from toolbox.engine.inspect import Plan
+    from toolbox.engine.judging.encoder import Encoder, Evaluation
+    from toolbox.engine.saving.checkpoint import Checkpoint
 
 __all__ = ["build", "check_config", "evaluate", "export", "list_components", "load", "load_config", "train"]
 
@@ -137,8 +137,8 @@ def evaluate(
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine import encoder, testdir
-    from toolbox.engine.options import set_metric_arguments
+    from toolbox.engine.judging import encoder, testdir
+    from toolbox.engine.judging.options import set_metric_arguments
 
     folder, recipe, is_new = None if out is None else Path(out), _plain(config), False
     if metrics:
@@ -163,9 +163,9 @@ def evaluate(
 
 
 def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -> None:
-    from toolbox.engine.files import write_json, write_text
+    from toolbox.engine.saving.files import write_json, write_text
+    from toolbox.engine.saving.workdir import environment
     from toolbox.engine.settings import Settings
-    from toolbox.engine.workdir import environment
     from toolbox.report import save_findings, write_report
 
     write_text(folder / "config.py", dump(recipe))
@@ -183,7 +183,7 @@ def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str
     - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
       frozen weights have moved.
     """
-    from toolbox.engine import checkpoint as checkpoints
+    from toolbox.engine.saving import checkpoint as checkpoints
 
     return _encoder(checkpoints.read(checkpoint), overrides, device)
 
@@ -205,9 +205,9 @@ def export(
     Returns the largest differences from the toolbox's numbers. Raises ToolboxError, leaving no folder, above a
     ten-thousandth, and where a backbone belongs to no other library.
     """
-    from toolbox.engine import checkpoint as checkpoints
-    from toolbox.engine import export as exports
-    from toolbox.engine.onnx_file import check_packages
+    from toolbox.engine.exporting import export as exports
+    from toolbox.engine.exporting.onnx_file import check_packages
+    from toolbox.engine.saving import checkpoint as checkpoints
 
     target = Path(folder).resolve()
     exports.check_target(target, overwrite=overwrite)
@@ -222,7 +222,7 @@ def export(
 
 
 def _encoder(found: Checkpoint, overrides: Mapping[str, Any] | None, device: str) -> Encoder:
-    from toolbox.engine.encoder import Encoder
+    from toolbox.engine.judging.encoder import Encoder
 
     recipe = changed(found.manifest["recipe"], overrides or {})
     problems = validate(recipe)

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 
-from toolbox.engine import files
+from toolbox.engine.saving import files
 
 _CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir", "chmod")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 HERE = Path(__file__).parent
 TRAIN = HERE.parent.parent / "tools" / "train.py"

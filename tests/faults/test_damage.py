@@ -14,7 +14,7 @@ import torch
 
 import toolbox
 from toolbox.cli import test, train
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE.parent / "toy_recipe.py")
@@ -158,7 +158,7 @@ def test_an_odd_training_state_is_one_message(run, text):
     sign(folder)
     code, _, err = run("--resume", str(folder))
     assert code == 2, err
-    assert "The state of the checkpoint" in err or "holds weights alone" in err
+    assert "state of the checkpoint" in err or "holds weights alone" in err
     assert len(err.splitlines()) == 1
     assert not Path("was_here").exists()
 

@@ -14,7 +14,7 @@ from lives import RECIPE, assert_same_run
 from safetensors import SafetensorError
 
 from toolbox.cli import train
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 OPTIONS = [

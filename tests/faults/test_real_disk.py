@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lives import RECIPE, TRAIN, assert_same_run
 
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 STEPS = ["train_cfg.max_steps=12", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

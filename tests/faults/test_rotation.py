@@ -10,7 +10,7 @@ import pytest
 from disk import Disk
 
 import toolbox
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 
 def steps(folder: str) -> list[int]:

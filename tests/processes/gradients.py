@@ -25,14 +25,14 @@ from toolbox.core.augment import RetrievalAugment
 from toolbox.core.bn_neck import BNNeck
 from toolbox.core.embedder import Embedder
 from toolbox.core.optim import SGD
-from toolbox.engine.data import Fetch, Inputs, share
 from toolbox.engine.distributed.parallel import Parallel, spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole
-from toolbox.engine.grad_cache import GradCache
-from toolbox.engine.groups import parameter_groups
 from toolbox.engine.precision import Precision
-from toolbox.engine.step import Step
+from toolbox.engine.reading.data import Fetch, Inputs, share
+from toolbox.engine.updating.grad_cache import GradCache
+from toolbox.engine.updating.groups import parameter_groups
+from toolbox.engine.updating.step import Step
 from toolbox.plugin import Device
 from toolbox.registry import build
 

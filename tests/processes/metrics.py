@@ -9,11 +9,11 @@ from gradients import DEVICE
 from toy_plugin import Patches
 
 from toolbox.core.embedder import Embedder
-from toolbox.engine.data import inputs_of
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
-from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.data import inputs_of
 
 BATCH = 8
 RECALL = dict(

@@ -18,9 +18,9 @@ import runs
 import torch
 from test_runs import assert_equal
 
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.distributed.launch import Place
 from toolbox.engine.distributed.team import Team
+from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.errors import ToolboxError
 
 HERE = Path(__file__).parent

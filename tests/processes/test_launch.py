@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from toolbox.cli.train import main
+from toolbox.engine import device
 from toolbox.engine.distributed.launch import Place, find_place, first_host
 from toolbox.engine.distributed.team import Team
 from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
@@ -150,3 +153,44 @@ def test_a_port_in_use_is_told(monkeypatch):
         ):
             pass
     assert "master_port" in str(told.value)
+
+
+@pytest.fixture
+def accelerators(monkeypatch):
+    """`accelerators(count)`: a device type of which this process sees so many; returns those that are made current."""
+
+    def have(count):
+        chosen = []
+        module = SimpleNamespace(device_count=lambda: count, set_device=chosen.append)
+        monkeypatch.setattr(device.torch, "get_device_module", lambda kind: module)
+
+        def offered(requested):
+            kind, _, index = requested.partition(":")
+            if index and int(index) >= count:
+                raise ToolboxError(f"the last one is {kind}:{count - 1}")
+            return Device(kind, "fake", int(index) if index else None)
+
+        monkeypatch.setattr(device, "_offered", offered)
+        return chosen
+
+    return have
+
+
+def test_every_process_gets_a_device_of_its_own(accelerators):
+    chosen = accelerators(2)
+    for rank in range(4):
+        assert str(device.choose_device("fake", Place(rank, 4, rank % 2, 2))) == f"fake:{rank % 2}"
+    assert chosen == [0, 1, 0, 1]
+    with pytest.raises(ToolboxError, match="fake:1"):
+        device.choose_device("fake", Place(2, 3, 2, 3))
+    with pytest.raises(ToolboxError, match="cannot share fake:1"):
+        device.choose_device("fake:1", Place(0, 2, 0, 2))
+    assert str(device.choose_device("fake:1", Place(1, 2, 0, 1))) == "fake:1"  # alone on its machine
+
+
+def test_a_process_to_which_slurm_shows_one_device_takes_it(accelerators, monkeypatch):
+    accelerators(1)
+    with pytest.raises(ToolboxError):
+        device.choose_device("fake", Place(1, 2, 1, 2))
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert str(device.choose_device("fake", Place(1, 2, 1, 2))) == "fake:0"

@@ -9,7 +9,7 @@ import runs
 import torch
 
 import toolbox
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine.saving import checkpoint as checkpoints
 
 _TIMES = {"seconds", "items_per_second", "data_wait_seconds", "data_wait_share", "peak_memory_bytes", "report", "said"}
 

@@ -88,7 +88,7 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
     from toolbox.core.stored import check_ids
-    from toolbox.engine.pictures import find_pictures
+    from toolbox.engine.judging.pictures import find_pictures
 
     found = find_pictures(arguments.images)
     try:

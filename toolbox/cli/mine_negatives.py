@@ -11,7 +11,7 @@ from toolbox.cli.common import guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
-    from toolbox.engine.mining import ByPath, Mined
+    from toolbox.engine.judging.mining import ByPath, Mined
 
 TELLS = """\
 MODEL is a checkpoint or a run's folder (its trained model and its recipe's data), or a recipe (the pooled features of
@@ -59,7 +59,7 @@ def _mine(arguments: argparse.Namespace) -> int:
 
     from toolbox.base.files import check_file, new_file
     from toolbox.cli.sources import kind_of, load_source, progress, recipe_of, run, split_of
-    from toolbox.engine.mining import ByPath, check_numbers, mine
+    from toolbox.engine.judging.mining import ByPath, check_numbers, mine
 
     numbers = {name: getattr(arguments, name) for name in ("negatives", "top", "skip", "positives")}
     limits = {name: getattr(arguments, name) for name in ("margin", "max_similarity")}

@@ -17,7 +17,7 @@ from toolbox.registry import build, catalog, parameters
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset, Model
-    from toolbox.engine.embed import Embedded
+    from toolbox.engine.judging.embed import Embedded
     from toolbox.plugin import Device
 
 
@@ -87,8 +87,8 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
 def _zero_shot(recipe: dict[str, Any], device: Device, told: str) -> Source:
     import torch
 
-    from toolbox.engine import checkpoint as checkpoints
     from toolbox.engine.assemble import build_model
+    from toolbox.engine.saving import checkpoint as checkpoints
 
     found = checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
@@ -162,7 +162,7 @@ def split_of(recipe: dict[str, Any], split: str) -> Dataset:
 def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
     """The recipe that a command's argument means: a recipe's file, or the one in a checkpoint."""
     from toolbox.config import changed, load_config, to_dict
-    from toolbox.engine import checkpoint as checkpoints
+    from toolbox.engine.saving import checkpoint as checkpoints
 
     if kind_of(name) == "checkpoint":
         return changed(checkpoints.read(name).manifest["recipe"], overrides)
@@ -174,7 +174,7 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
 def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
     """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
     from toolbox.engine.device import cores
-    from toolbox.engine.embed import embed
+    from toolbox.engine.judging.embed import embed
 
     workers = arguments.num_workers
     with progress(len(dataset)) as advance:

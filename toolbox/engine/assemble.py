@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Augment, Model
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
-from toolbox.engine.transfer import chosen
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving.transfer import chosen
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
 

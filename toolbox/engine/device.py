@@ -29,7 +29,10 @@ def choose_device(requested: str, place: Place | None = None) -> Device:
                 f"{place.local_size} processes on this machine cannot share {device}.", where="device",
                 hint=f"Use --device {device.type}: each process then gets one of its own.",
             )  # fmt: skip
-        device = device if device.index is not None else _offered(f"{device.type}:{place.local_rank}")
+        # SLURM may show each process its own device alone, as the first
+        alone = "SLURM_LOCALID" in os.environ and torch.get_device_module(device.type).device_count() == 1
+        index = 0 if alone else place.local_rank
+        device = device if device.index is not None else _offered(f"{device.type}:{index}")
     if device.index is not None and device.type != "cpu":
         torch.get_device_module(device.type).set_device(device.index)  # generators and memory are those of this one
     return device

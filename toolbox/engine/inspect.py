@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import average, first_batch, grad_cache, interpolate, outputs, speed
-from toolbox.engine import checkpoint as checkpoints
+from toolbox.engine import first_batch, outputs, speed
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.device import choose_device
-from toolbox.engine.evaluate import EvalSet
-from toolbox.engine.groups import Group, parameter_groups, part_problems
+from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted, backbones
 from toolbox.engine.precision import Precision
+from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
+from toolbox.engine.updating import average, grad_cache, interpolate
+from toolbox.engine.updating.groups import Group, parameter_groups, part_problems
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
 

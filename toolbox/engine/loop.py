@@ -14,20 +14,21 @@ from typing import Any, NoReturn
 from torch import nn
 
 from toolbox.base import Batch, Dataset, Finding
-from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine import out_of_memory, workdir
+from toolbox.engine import out_of_memory
 from toolbox.engine import resume as resuming
 from toolbox.engine.assemble import pretrained
-from toolbox.engine.average import applied
 from toolbox.engine.console import shown
-from toolbox.engine.data import ready, training_batches
 from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
-from toolbox.engine.evaluate import EvalSet, Pixels
-from toolbox.engine.files import write_json, write_text
-from toolbox.engine.interpolate import curve, mix
+from toolbox.engine.judging.evaluate import EvalSet, Pixels
 from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
+from toolbox.engine.reading.data import ready, training_batches
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import workdir
+from toolbox.engine.saving.files import write_json, write_text
 from toolbox.engine.signals import Interrupted
+from toolbox.engine.updating.average import applied
+from toolbox.engine.updating.interpolate import curve, mix
 from toolbox.errors import ToolboxError
 
 

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from toolbox.base import Loss, Model
-from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
+from toolbox.engine.updating.grad_cache import chunks
 
 _IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
 _IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")

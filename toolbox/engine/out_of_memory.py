@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from toolbox.base import Batch, Model
-from toolbox.engine import grad_cache
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
+from toolbox.engine.updating import grad_cache
 from toolbox.errors import ToolboxError, one_line
 from toolbox.plugin import Device
 

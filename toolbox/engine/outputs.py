@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Model
-from toolbox.engine.evaluate import EvalSet, Pixels
+from toolbox.engine.judging.evaluate import EvalSet, Pixels
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 

@@ -9,27 +9,28 @@ from typing import Any
 import torch
 
 from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine import resume as resuming
-from toolbox.engine import speed, workdir
+from toolbox.engine import speed
 from toolbox.engine.assemble import build_model
-from toolbox.engine.average import Average
-from toolbox.engine.bad_items import BadItems
 from toolbox.engine.console import Console, Mute
-from toolbox.engine.data import inputs_of, share
 from toolbox.engine.device import choose_device, random_state, seed_everything, set_threads
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
-from toolbox.engine.evaluate import EvalSet
-from toolbox.engine.files import as_json, sha256_of
-from toolbox.engine.grad_cache import GradCache
-from toolbox.engine.groups import parameter_groups
+from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.parts import frozen_identity
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.bad_items import BadItems
+from toolbox.engine.reading.data import inputs_of, share
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import workdir
+from toolbox.engine.saving.files import as_json, sha256_of
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import StopSignal
-from toolbox.engine.step import Step
+from toolbox.engine.updating.average import Average
+from toolbox.engine.updating.grad_cache import GradCache
+from toolbox.engine.updating.groups import parameter_groups
+from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, provenance
 
@@ -181,8 +182,9 @@ class Prepared:
         if self.team.size == 1:
             return
         plugins = {f"plugin {name}": f"{p['version']} ({p['sources'][:8]})".strip() for name, p in self.plugins.items()}
-        recipe = sha256_of(as_json({**self.config, "work_dir": None}))
-        facts = {"torch": torch.__version__, **plugins, "recipe": recipe[:8], "device type": self.device.type}
+        settings = {key: value for key, value in self.config.items() if key != "work_dir"}
+        keys = {f"the recipe's {key}": sha256_of(as_json(value))[:8] for key, value in settings.items()}
+        facts = {"torch": torch.__version__, **plugins, **keys, "device type": self.device.type}
         facts |= {"training items": len(self.dataset), "training classes": self.classes}
         check_same(self.team, facts)
         if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):

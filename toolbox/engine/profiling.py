@@ -14,7 +14,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 
 from toolbox.base import Hook, Run
-from toolbox.engine.files import write_text
+from toolbox.engine.saving.files import write_text
 
 WARM_UP = 3
 """Steps before the first that is profiled: the first ones choose kernels, fill caches and compile."""

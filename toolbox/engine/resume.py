@@ -9,12 +9,12 @@ from typing import Any
 from torch import nn
 
 from toolbox.base import Hook
-from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine import workdir
-from toolbox.engine.average import Average, restore_weights
 from toolbox.engine.console import Console
 from toolbox.engine.distributed.team import Team
-from toolbox.engine.files import point, recover
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import workdir
+from toolbox.engine.saving.files import point, recover
+from toolbox.engine.updating.average import Average, restore_weights
 from toolbox.errors import ToolboxError
 
 _ELSEWHERE = ("work_dir", "resume", "load_from", "load_parts", "env_cfg.device")

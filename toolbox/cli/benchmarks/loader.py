@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from toolbox.engine.data import Draws, Fetch, Inputs, batches
+from toolbox.engine.reading.data import Draws, Fetch, Inputs, batches
 from toolbox.registry import build
 
 PROMISE = 0.9

@@ -17,9 +17,9 @@ from toolbox.engine import speed
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device, cores, set_threads
 from toolbox.engine.distributed.parallel import Parallel
-from toolbox.engine.groups import parameter_groups
 from toolbox.engine.precision import DTYPES, Precision
-from toolbox.engine.step import Step
+from toolbox.engine.updating.groups import parameter_groups
+from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from toolbox.base import Dataset, Finding, read_image
 from toolbox.base.images import to_rgb
-from toolbox.engine import checkpoint as checkpoints
 from toolbox.engine.assemble import build_model
-from toolbox.engine.data import inputs_of, ready
 from toolbox.engine.device import choose_device, set_threads
-from toolbox.engine.evaluate import EvalSet
+from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.data import inputs_of, ready
+from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.errors import ToolboxError
 

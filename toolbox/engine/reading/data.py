@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from toolbox.base import Augment, Batch, Dataset, Model, Preprocess, Sampler, world
 from toolbox.engine.assemble import build_augment
+from toolbox.engine.reading.workers import Board, Watch
 from toolbox.engine.settings import Settings
-from toolbox.engine.workers import Board, Watch
 from toolbox.errors import Problem, ToolboxError, one_line
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
 from toolbox.engine import out_of_memory
-from toolbox.engine.data import Fetch, Inputs, Turns, batches, ready
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.data import Fetch, Inputs, Turns, batches, ready
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build

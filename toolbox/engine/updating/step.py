@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from toolbox.base import Batch, Schedule
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.distributed.tensors import local, placed_like, whole
-from toolbox.engine.grad_cache import GradCache
-from toolbox.engine.groups import Group, torch_groups
-from toolbox.engine.nonfinite import Skipping
 from toolbox.engine.precision import Precision
 from toolbox.engine.profiling import phase
+from toolbox.engine.updating.grad_cache import GradCache
+from toolbox.engine.updating.groups import Group, torch_groups
+from toolbox.engine.updating.nonfinite import Skipping
 from toolbox.errors import ToolboxError
 
 

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from toolbox.engine import checkpoint as checkpoints
-from toolbox.engine.files import recover, write_text
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving.files import recover, write_text
 from toolbox.errors import ToolboxError
 
 _FILES = (

@@ -9,7 +9,7 @@ from torch import nn
 
 from toolbox.base import Backbone, Model, Optimizer
 from toolbox.engine.parts import backbones
-from toolbox.engine.transfer import below
+from toolbox.engine.saving.transfer import below
 from toolbox.errors import Problem, ToolboxError
 
 

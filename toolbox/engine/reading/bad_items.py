@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolbox.base import Batch
 from toolbox.engine.console import Console
-from toolbox.engine.files import write_text
+from toolbox.engine.saving.files import write_text
 from toolbox.errors import ToolboxError
 
 

@@ -31,10 +31,10 @@ from torch.distributed.tensor import DTensor
 from toolbox.base import Model
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.distributed.tensors import are_sharded, load_shards, placed_like, save_shards, shard_shapes, whole
-from toolbox.engine.files import as_json, new_folder, point, refused, remove, sha256
 from toolbox.engine.parts import adapted, frozen_identity, left_out, model_state
-from toolbox.engine.state import join, split
-from toolbox.engine.transfer import Transfer, match, touched
+from toolbox.engine.saving.files import as_json, new_folder, point, refused, remove, sha256
+from toolbox.engine.saving.state import join, split
+from toolbox.engine.saving.transfer import Transfer, match, touched
 from toolbox.errors import ToolboxError
 
 FORMAT = 1

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Model
 from toolbox.base.export import run
-from toolbox.engine import onnx_file
-from toolbox.engine.export_readme import Part, write_readme
-from toolbox.engine.files import as_json, new_folder
+from toolbox.engine.exporting import onnx_file
+from toolbox.engine.exporting.export_readme import Part, write_readme
 from toolbox.engine.parts import backbones, model_state
+from toolbox.engine.saving.files import as_json, new_folder
 from toolbox.errors import ToolboxError, one_line
 
 RECORD = "export.json"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from toolbox.base import Dataset, Model, l2_normalize
-from toolbox.engine.data import Draws, Fetch, batches, inputs_of, ready
+from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of, ready
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build

@@ -1,0 +1,1 @@
+"""A model is shown data and judged, or gives embeddings: evaluation, encoding, mining."""

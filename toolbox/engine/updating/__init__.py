@@ -1,0 +1,1 @@
+"""One update: parameter groups, gradients, chunks, and which weights are judged."""
