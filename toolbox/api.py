@@ -97,10 +97,7 @@ def train(
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
-    found = plan(config, device=device)
-    if found.problems:
-        raise ToolboxError.of(found.problems)
-    recipe = _on(complete(to_dict(config)), device)
+    recipe, found = _planned(config, device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
     folder = Path(work_dir or recipe["work_dir"] or Path("work_dirs") / name_of(config))
@@ -233,10 +230,15 @@ def _encoder(found: Checkpoint, overrides: Mapping[str, Any] | None, device: str
 
 def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
     """The complete recipe. Raises ToolboxError with all its problems."""
+    return _planned(config, device, training=training)[0]
+
+
+def _planned(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> tuple[dict[str, Any], Plan]:
+    """`runnable`, and what the recipe would do."""
     found = plan(config, data=training, device=device)
     if found.problems:
         raise ToolboxError.of(found.problems)
-    return _on(complete(to_dict(config)), device)
+    return _on(complete(to_dict(config)), device), found
 
 
 def _on(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:

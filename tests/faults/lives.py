@@ -10,14 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+from same import assert_equal
 
 from toolbox.engine.saving import checkpoint as checkpoints
 
 HERE = Path(__file__).parent
 TRAIN = HERE.parent.parent / "tools" / "train.py"
 RECIPE = HERE / "faults_recipe.py"
-_TIMES = {"seconds", "items_per_second", "data_wait_seconds", "data_wait_share", "peak_memory_bytes", "report"}
 
 
 class Life:
@@ -78,23 +77,6 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert_equal(*(json.loads((folder / name).read_text()) for folder in (a, b)), name)
     assert [path.name for path in b.glob(".*")] == [".lock"]
     assert len(checkpoints.all_in(b)) <= 3  # the last two and the best
-
-
-def assert_equal(a: Any, b: Any, place: str = "") -> None:
-    """Nested values are equal, tensors bit by bit, apart from times."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), place
-        for key in a.keys() - _TIMES:
-            assert_equal(a[key], b[key], f"{place}.{key}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), f"{place}: {len(a)} and {len(b)}"
-        for index, pair in enumerate(zip(a, b, strict=True)):
-            assert_equal(*pair, f"{place}.{index}")
-    elif isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype, place
-        assert torch.equal(a, b), place
-    else:
-        assert a == b, f"{place}: {a} and {b}"
 
 
 def _lines(file: Path) -> list[dict]:

@@ -16,7 +16,7 @@ import group
 import pytest
 import runs
 import torch
-from test_runs import assert_equal
+from same import assert_equal
 
 from toolbox.engine.distributed.launch import Place
 from toolbox.engine.distributed.team import Team

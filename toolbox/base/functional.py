@@ -90,11 +90,17 @@ def gather_rows(x: Tensor) -> tuple[Tensor, slice]:
         return _Gather.apply(x.contiguous(), counts, rank), own
 
 
-def gather_numbers(*values: int, device: torch.device) -> list[tuple[int, ...]]:
-    """A few whole numbers of every process, by rank; `device`: where to tell them if it cannot be on the CPU."""
+def gather_numbers(
+    *values: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> list[tuple[int, ...]]:  # fmt: skip
+    """A few whole numbers of every process, by rank.
+
+    - `device`: where to tell them if it cannot be on the CPU.
+    - `group`: over which all processes talk, None for torch's own.
+    """
     # reading them from a device would wait for all that it has to do
-    place = "cpu" if "cpu:" in str(dist.get_backend_config()) else device
+    place = "cpu" if "cpu:" in str(dist.get_backend_config(group)) else device
     own = torch.tensor(values, device=place)
     found = [torch.empty_like(own) for _ in range(world()[1])]
-    dist.all_gather(found, own)
+    dist.all_gather(found, own, group=group)
     return [tuple(other.tolist()) for other in found]

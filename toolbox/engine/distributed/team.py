@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from toolbox.base.functional import gather_numbers
 from toolbox.engine.distributed.launch import Place
 from toolbox.engine.signals import Interrupted, leave_at_once
 from toolbox.errors import ToolboxError
@@ -179,10 +180,7 @@ class Team:
         """The same for a few whole numbers, fast enough for every step."""
         if self.size == 1:
             return [values]
-        own = torch.tensor(values)
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(found, own, group=self._control)
-        return [tuple(other.tolist()) for other in found]
+        return gather_numbers(*values, device=torch.device("cpu"), group=self._control)
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What the main process makes, on all of them; its failure is theirs."""
