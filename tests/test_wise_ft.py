@@ -236,7 +236,7 @@ def test_the_curve_is_a_finding(toy, weights):
 
     run = Run(complete(to_dict(toy([*options(weights), WISE]))), Path("w"), console=Said())
     run.execute()
-    curve = next(found for found in run.findings()[1] if isinstance(found, Curve) and found.title == "WiSE-FT")
+    curve = next(found for found in run.findings({})[1] if isinstance(found, Curve) and found.title == "WiSE-FT")
     assert [alpha for alpha, _ in curve.series["recall@1"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

@@ -110,7 +110,7 @@ def train(
         with profiled(run, profile), explained():
             results = run.execute()
         if run.is_main:
-            shown = run.findings()
+            shown = run.findings(results)
             results["report"] = str(write_report(folder, results, shown))
             save_findings(folder, shown[1] if shown else [])
     except ToolboxError as error:

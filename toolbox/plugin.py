@@ -23,7 +23,7 @@ __all__ = ["GROUP", "KINDS", "Component", "Device", "Problem", "hookimpl", "hook
 GROUP = "toolbox.v1"  # the entry-point group; its number is the version of this interface
 
 KINDS = (
-    "model", "backbone", "tune", "pool", "head", "loss", "dataset", "sampler", "augment",
+    "model", "backbone", "quantize", "tune", "pool", "head", "loss", "dataset", "sampler", "augment", "mix",
     "metric", "optimizer", "schedule", "hook",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
 from toolbox.base.features import Features
 from toolbox.base.files import new_file
-from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
+from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.base.functional import cls_token, gather, gather_rows, l2_normalize, last_token, mean_tokens, world
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
@@ -14,9 +14,11 @@ from toolbox.base.image_preprocess import ImagePreprocess
 from toolbox.base.images import IMAGE_SUFFIXES, read_image
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
-from toolbox.base.model import Batch, Model
+from toolbox.base.mix import Mix
+from toolbox.base.model import Batch, Model, Tower
 from toolbox.base.optimizer import Optimizer, Schedule
 from toolbox.base.pool import Pool
+from toolbox.base.quantize import Quantize
 from toolbox.base.run import Run
 from toolbox.base.sampler import Sampler
 from toolbox.base.tune import Tune
@@ -24,8 +26,8 @@ from toolbox.base.tune import Tune
 __all__ = [
     "IMAGE_SUFFIXES",
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features", "Finding", "Gallery", "Head",
-    "Histogram", "Hook", "ImagePreprocess", "Loss", "Metric", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
-    "Run", "Sample", "Sampler", "Schedule", "Table", "Tune",
+    "Histogram", "Hook", "ImagePreprocess", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool",
+    "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_images", "check_rate", "cls_token", "gather", "gather_rows", "l2_normalize", "last_token", "mean_tokens",
     "new_file", "read_image", "world",
 ]  # fmt: skip

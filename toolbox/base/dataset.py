@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -38,6 +39,10 @@ class Dataset(ABC):
     classes: Sequence[str] | None = None
     groups: Sequence[str] | None = None
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
+
+    def sources(self) -> Sequence[str | os.PathLike[str]] | None:
+        """The file of each item, so that stored features know when one has changed; None where items have no files."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:

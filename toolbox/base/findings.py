@@ -69,6 +69,22 @@ class Histogram:
 
 
 @dataclass
+class Matrix:
+    """A picture of numbers, such as a confusion matrix.
+
+    - `rows`, `columns`: their names; `values`: one list a row; `x`, `y`: what columns and rows stand for.
+    """
+
+    title: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float]]
+    x: str
+    y: str
+    note: str = ""
+
+
+@dataclass
 class Outcomes:
     """One number for each item, by which two runs are compared item by item.
 
@@ -81,4 +97,4 @@ class Outcomes:
     groups: list[str] = field(default_factory=list)
 
 
-Finding = Gallery | Table | Curve | Histogram | Outcomes
+Finding = Gallery | Table | Curve | Histogram | Matrix | Outcomes

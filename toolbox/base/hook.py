@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from toolbox.base.findings import Finding
 from toolbox.base.run import Run
 from toolbox.errors import Problem
 
@@ -45,6 +46,10 @@ class Hook:
 
     def after_run(self, run: Run) -> None:
         """Once, at the end, also when the run failed or was interrupted."""
+
+    def findings(self, results: dict[str, Any]) -> list[Finding]:
+        """What the report shows of it; `results` is what train_results.json holds."""
+        return []
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a resume: numbers, strings, lists, dicts and tensors."""

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 from torch import Tensor, nn
 
 from toolbox.base.backbone import Backbone, Preprocess
 from toolbox.base.loss import Loss
+from toolbox.base.pool import Pool
 from toolbox.errors import Problem
 
 Batch = dict[str, Any]
 """Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.
 
+`stored`: the names of inputs that are not raw but what their `Tower` made of them, (rows, P); absent for none.
+
 `views` {name: V}: input `name` has V * B rows, view-major: rows 0..B-1 are the first view of each item.
-`blocks`: the items are that many equally long blocks, item i of each belonging together (1: independent items)."""
+`blocks`: the items are that many equally long blocks, item i of each belonging together (1: independent items).
+`mixed`: where images were mixed in pairs, (the partner's row (B,), share of the image itself (B,)); labels are its own.
+"""
+
+
+class Tower(NamedTuple):
+    """A backbone and the pool behind it: what stands between an input and all that trains, where both are frozen."""
+
+    backbone: Backbone
+    pool: Pool
 
 
 class Model(nn.Module, ABC):
@@ -40,9 +52,11 @@ class Model(nn.Module, ABC):
 
     - `training_only`: constructor arguments that only training needs, such as a teacher. A model that is loaded to
       encode gets None for them, and inputs of these names are read in training only.
+    - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
     """
 
     training_only: frozenset[str] = frozenset()
+    closed_set: bool = False
 
     @property
     @abstractmethod
@@ -57,6 +71,29 @@ class Model(nn.Module, ABC):
     def preprocess(self) -> dict[str, Preprocess]:
         """The conversion of each of `inputs`; overridden where one backbone reads several sizes."""
         return {name: backbone.preprocess() for name, backbone in self.inputs.items()}
+
+    def towers(self) -> dict[str, Tower]:
+        """Backbone and pool of each input whose pooled features may be stored; a model that names some calls `pooled`.
+
+        A recipe with `features` stores those that are frozen, and batches then bring them instead of the inputs.
+        """
+        return {}
+
+    @final
+    def pooled(self, batch: Batch, name: str = "image") -> Tensor:
+        """(rows, P): what the tower `name` makes of its input, or what was stored of it."""
+        value = batch["inputs"][name]
+        if name in batch.get("stored", ()):
+            return value
+        backbone, pool = self.towers()[name]
+        return pool(backbone(value, layers=pool.layers))
+
+    def lr_factors(self) -> dict[str, float]:
+        """Factors on the recipe's learning rate, by module path within the model; the longest path wins.
+
+        A learning rate that the recipe gives a part in `optim_wrapper.parts` is taken as it is.
+        """
+        return {}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`"loss"` is the scalar to minimise; other scalars are logged beside it.
@@ -107,6 +144,12 @@ class Model(nn.Module, ABC):
 
     def before_step(self, step: int, steps: int) -> None:
         """Called before update `step` of `steps`: the place for schedules of temperatures or momentum."""
+
+    def validated(self, numbers: dict[str, float]) -> None:
+        """Called after every evaluation on the validation set, before that step is saved: the place to choose by it.
+
+        What it keeps belongs into buffers: they are saved. Of several processes each gets the same numbers.
+        """
 
     def after_step(self, step: int, steps: int) -> None:
         """Called after update `step`: the place for a teacher's moving average. Overrides call `super()`."""

@@ -21,9 +21,11 @@ class Pool(nn.Module, ABC):
                 return features.tokens[:, 0]
 
     - `keeps_tokens`: whether it gives (B, N, D) for late interaction, a token of zeros being padding.
+    - `layers`: how many last blocks it reads in `Features.blocks`; with 1 it reads `Features.tokens` alone.
     """
 
     keeps_tokens: bool = False
+    layers: int = 1
 
     @abstractmethod
     def dim(self, width: int) -> int:

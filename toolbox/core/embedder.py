@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, l2_normalize
+from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, Tower, l2_normalize
 from toolbox.core import pool as pools
 from toolbox.core.stored import StoredEmbeddings
 from toolbox.errors import Problem
@@ -63,6 +63,10 @@ class Embedder(Model):
     @property
     def inputs(self) -> dict[str, Backbone]:
         return {"image": self.backbone} if self.teacher is None else {"image": self.backbone, "teacher": self.teacher}
+
+    def towers(self) -> dict[str, Tower]:
+        own = {"image": Tower(self.backbone, self.pool)}
+        return own if self.teacher is None else own | {"teacher": Tower(self.teacher, self.teacher_pool)}
 
     @property
     def embedding_dim(self) -> int:
@@ -126,7 +130,7 @@ class Embedder(Model):
         found = {"embeddings": self._embed(batch)}
         if self.teacher is not None:
             with torch.no_grad():
-                found["teacher"] = self.teacher_pool(self.teacher(batch["inputs"]["teacher"]))
+                found["teacher"] = self.pooled(batch, "teacher")
         return found
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -182,7 +186,7 @@ class Embedder(Model):
         return {"embeddings": l2_normalize(tokens.sum(dim=1)), "tokens": tokens}
 
     def _pooled(self, batch: Batch) -> Tensor:
-        return self.pool(self.backbone(batch["inputs"]["image"]))
+        return self.pooled(batch)
 
     def _embed(self, batch: Batch) -> Tensor:
         pooled = self._pooled(batch)

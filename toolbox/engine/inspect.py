@@ -85,6 +85,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         return plan
     if data:
         plan.problems += [problem.under("model") for problem in model.check()]
+        if dataset is not None and model.closed_set:
+            plan.problems += _other_classes(recipe, dataset)
     names = _metric_names(recipe)
     for index, item in enumerate(recipe["custom_hooks"] or []):
         with _noted(plan):
@@ -166,6 +168,23 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
         plan.notes += [*dataset.notes(), *sampler.notes()]
         return dataset, sampler
     return dataset, None
+
+
+def _other_classes(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
+    """Where validation or test data have other classes than the training data: the same label would mean another."""
+    found = []
+    for name in ("val", "test"):
+        if loader := recipe[f"{name}_dataloader"]:
+            classes = build(loader["dataset"], "dataset").classes
+            if list(classes or ()) != list(training.classes or ()):
+                odd = sorted(set(map(str, classes or ())) ^ set(map(str, training.classes or ())))
+                which = f", such as '{odd[0]}'" if odd else " in another order"
+                message = (
+                    f"It has {len(classes or ())} classes, the training data {len(training.classes or ())}{which}."
+                )
+                hint = "A classifier is judged on the classes that it was trained on."
+                found.append(Problem(message, f"{name}_dataloader.dataset", hint))
+    return found
 
 
 @contextmanager

@@ -237,6 +237,7 @@ class Run(Prepared):
             if self.team.size == 1:  # of several processes one may fail alone, and saving takes them all
                 self.save()  # the step is good, only its judge failed
             raise
+        self.model.validated(found)
         self.progress["validated"] = self.step
         self.log({f"val/{name}": value for name, value in found.items()})
         self.console.info(f"step {self.step} val: {shown(found)}")
@@ -292,12 +293,16 @@ class Run(Prepared):
         self._curves = [curve(found)]
         return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}
 
-    def findings(self) -> tuple[Dataset, list[Finding]] | None:
-        """What the last evaluation shows beyond numbers, with the dataset that its indices are of."""
+    def findings(self, results: dict[str, Any]) -> tuple[Dataset, list[Finding]] | None:
+        """What the last evaluation shows beyond numbers, with the dataset that its indices are of.
+
+        - `results`: what `execute` returned.
+        """
         target = self.test or self.val
         if target is None:
             return None
-        found = [found for metric in target.metrics for found in metric.findings(target.dataset)]
+        found = [found for hook in self.hooks for found in hook.findings(results)]
+        found += [found for metric in target.metrics for found in metric.findings(target.dataset)]
         return target.dataset, found + self._curves
 
     # ---- small parts

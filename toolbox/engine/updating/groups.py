@@ -43,13 +43,13 @@ def parameter_groups(
     if problems:
         raise ToolboxError.of(problems)
     groups: dict[tuple[float, float, float], Group] = {}
-    depths = distances(model)
+    depths, factors = distances(model), {f"model.{path}": factor for path, factor in model.lr_factors().items()}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         settings = _settings(name, parts)
         factor = settings.get("layer_decay", layer_decay)
-        part_lr = settings.get("lr", optimizer.lr)
+        part_lr = settings.get("lr", optimizer.lr * _factor(name, factors))
         lr = part_lr * factor ** depths[name] if factor is not None and name in depths else part_lr
         decay = settings.get("weight_decay", optimizer.weight_decay)
         if parameter.ndim <= 1 and not decay_one_dim:
@@ -130,6 +130,11 @@ def torch_groups(groups: list[Group]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]  # fmt: skip
+
+
+def _factor(name: str, factors: dict[str, float]) -> float:
+    """The model's own factor on the learning rate of a parameter."""
+    return factors[max(matching, key=len)] if (matching := [path for path in factors if below(name, path)]) else 1.0
 
 
 def _settings(name: str, parts: dict[str, dict[str, float]]) -> dict[str, float]:
