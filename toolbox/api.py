@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolbox import making
 from toolbox.config import changed, complete, dump, load_config, load_plugins, places_of, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError
@@ -65,7 +66,20 @@ def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = N
     recipe, places = _plain(config), places_of(config)
     found = Plan(problems=validate(recipe))
     if not found.problems:
-        found = inspect(_on(complete(recipe), device), data=data)
+        try:
+            start = making.start_from(recipe)
+            found = inspect(_on(complete(recipe | {"load_from": start}), device), data=data)
+        except ToolboxError as error:
+            found.problems += error.problems
+        else:
+            if start is None and recipe.get("load_from"):
+                found.notes.append(f"{recipe['load_from']} is trained first.")
+    if found.problems:
+        found.problems += [
+            Problem(f"{given['out']} is not there yet.", f"prepare.{index}.out", "tools/train.py writes it first.")
+            for index, given in enumerate(recipe.get("prepare") or [])
+            if isinstance(given, dict) and isinstance(given.get("out"), str) and not Path(given["out"]).exists()
+        ]
     found.problems = _located(found.problems, places)
     return found
 
@@ -87,6 +101,7 @@ def train(
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
+    from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.loop import Run
     from toolbox.engine.profiling import profiled
@@ -97,6 +112,11 @@ def train(
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
+    team, console = team or ALONE, console or Console()
+    try:
+        _make(config, device, console, team)
+    except ToolboxError as error:
+        raise _placed(error, config) from error
     recipe, found = _planned(config, device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
@@ -104,8 +124,8 @@ def train(
     recipe["work_dir"] = str(folder)
     try:
         run = Run(
-            recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console,
-            team=team or ALONE, idle=found.idle != [],
+            recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console, team=team,
+            idle=found.idle != [],
         )  # fmt: skip
         with profiled(run, profile), explained():
             results = run.execute()
@@ -116,6 +136,14 @@ def train(
     except ToolboxError as error:
         raise _placed(error, config) from error
     return results
+
+
+def _make(config: Mapping[str, Any], device: str | None, console: Console, team: Team) -> None:
+    """Make what a sound recipe needs first: its data, and the run that it starts from."""
+    recipe = _plain(config)
+    if not validate(recipe):
+        making.prepare_data(recipe, console, team)
+        making.train_start(recipe, train, device=device, console=console, team=team)
 
 
 def evaluate(
@@ -238,7 +266,8 @@ def _planned(config: Mapping[str, Any], device: str | None, *, training: bool = 
     found = plan(config, data=training, device=device)
     if found.problems:
         raise ToolboxError.of(found.problems)
-    return _on(complete(to_dict(config)), device), found
+    recipe = complete(to_dict(config))
+    return _on(recipe | {"load_from": making.start_from(recipe) or recipe["load_from"]}, device), found
 
 
 def _on(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:

@@ -3,11 +3,11 @@
     make demo          (or: python tools/train.py configs/demo/dinov3_sop.py)
 
 Trained on Latin and Cyrillic letters, judged on Greek, Armenian and Georgian ones that it has never seen. The data is
-drawn from fonts into the layout of Stanford Online Products by `python tools/prepare_data.py glyphs --layout sop
---out data/glyphs_sop`, and read by the loader that reads the real data.
+drawn from fonts into the layout of Stanford Online Products, once, and read by the loader that reads the real data.
 """
 _base_ = ['../_base_/runtime.py']
 _root = 'data/glyphs_sop'
+prepare = [dict(dataset='glyphs.Glyphs', out=_root, layout='sop')]
 model = dict(
     type='core.Embedder',
     backbone=dict(

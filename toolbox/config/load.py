@@ -46,6 +46,8 @@ def load_config(
         filename=str(file),
     )
     config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
+    if str(config.get("load_from") or "").endswith(".py"):
+        config._cfg_dict["load_from"] = _near(file, config.load_from)
     load_plugins(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
@@ -143,6 +145,12 @@ def _beside(recipe: Path, plugin: str) -> str:
         if candidate.is_file():
             return str(candidate.resolve())
     return plugin
+
+
+def _near(recipe: Path, other: str) -> str:
+    """Another recipe, as named from here or from beside the recipe that names it."""
+    beside = recipe.parent / other
+    return str(beside) if beside.is_file() and not Path(other).is_file() else other
 
 
 def _shipped(namespace: str, recipe: str) -> Path:

@@ -216,7 +216,16 @@ TOP_LEVEL: dict[str, Key] = {
     "evaluate_pixels": Key(
         "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
     ),
-    "load_from": Key("A checkpoint whose weights to start from.", str | None),
+    "prepare": Key(
+        "Data that `tools/train.py` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
+        "out=FOLDER, ...)`, the options being those of `tools/prepare_data.py`.",
+        list[dict[str, Any]] | None,
+    ),
+    "load_from": Key(
+        "A checkpoint whose weights to start from, or a recipe (.py, also beside this one), whose run is trained first "
+        "where there is none yet.",
+        str | None,
+    ),
     "load_parts": Key(
         "The parts to take from `load_from`, by module path, e.g. `['model.backbone']`; default: all, and the model "
         "must then be the same.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 from typing import Any
 
 from toolbox.config.foreign import FOREIGN
@@ -58,6 +59,7 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
     if recipe.get("load_parts") is not None and not (recipe.get("load_from") and recipe["load_parts"]):
         what = "It names no part." if recipe.get("load_from") else "It has no effect without load_from."
         problems.append(Problem(what, "load_parts", "Remove it."))
+    problems += _of_prepare(recipe.get("prepare") or [])
     clip = (recipe.get("optim_wrapper") or {}).get("clip_grad") or {}
     if clip.get("max_norm", 1) <= 0:
         problems.append(Problem(f"It must be above 0, not {clip['max_norm']}.", "optim_wrapper.clip_grad.max_norm"))
@@ -72,6 +74,30 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
             value = value.get(name) if isinstance(value, dict) else None
         if value is not None and value < least:
             problems.append(Problem(f"It must be at least {least}, not {value}.", path))
+    return problems
+
+
+def _of_prepare(listed: list[dict[str, Any]]) -> list[Problem]:
+    """What is wrong with the data that a recipe prepares: names of datasets and of their options."""
+    problems = []
+    for index, given in enumerate(listed):
+        where = f"prepare.{index}"
+        missing = [name for name in ("dataset", "out") if not isinstance(given.get(name), str)]
+        if missing:
+            problems.append(
+                Problem(f"It needs '{missing[0]}', a text.", where, "dict(dataset='glyphs.Glyphs', out=...)")
+            )
+            continue
+        try:
+            prepare = catalog().resolve(given["dataset"], "dataset", where=f"{where}.dataset").prepare
+        except ToolboxError as error:
+            problems += error.problems
+            continue
+        known = [*inspect.signature(prepare).parameters, "dataset"]
+        for name in given.keys() - set(known):
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Its options: {', '.join(known)}."
+            problems.append(Problem(f"{given['dataset']} has no option '{name}'.", f"{where}.{name}", hint))
     return problems
 
 

@@ -276,7 +276,11 @@ def rotate(folder: Path, keep: int) -> None:
 
 def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
     """What a recipe's `load_from` and `load_parts` name; None for a recipe that starts from no checkpoint."""
-    return replace(read(recipe["load_from"]), parts=recipe.get("load_parts")) if recipe["load_from"] else None
+    start = recipe["load_from"]
+    if start and str(start).endswith(".py"):
+        raise ToolboxError(f"{start} has not been trained yet.", where="load_from",
+                           hint=f"Run it first: python tools/train.py {start}")  # fmt: skip
+    return replace(read(start), parts=recipe.get("load_parts")) if start else None
 
 
 def compare(model: Model, checkpoint: Checkpoint) -> Transfer:

@@ -1,0 +1,13 @@
+"""The small encoder that the demos of frozen backbones start from: the retrieval demo, cut short.
+
+    python tools/train.py configs/demo/dinov3_trunk.py      (the demos that need it do this themselves, once)
+
+It is trained on Latin and Cyrillic letters; those demos use Greek, Armenian and Georgian ones.
+"""
+_base_ = ['dinov3_sop.py']
+train_cfg = dict(max_steps=600, val_interval=600)
+default_hooks = dict(checkpoint=dict(interval=600))
+test_dataloader = None
+test_evaluator = None
+evaluate_before = False
+evaluate_pixels = False
