@@ -64,7 +64,7 @@ def model(**arguments):
 
 def test_connects_the_head_to_the_pool_and_the_loss_to_the_head_once():
     built = model(pool="cls+mean", head=Projection(dim=3), loss=Recorder())
-    assert (built.head.in_dim, built.embedding_dim) == (8, 3)
+    assert (built.head.in_dim, built.out_dim) == (8, 3)
     assert built.criterion.connected == [(3, 7)]
     with pytest.raises(ValueError, match="already connected"):
         built.connect(classes=7)

@@ -7,7 +7,16 @@ from toolbox.base.export import Exported
 from toolbox.base.features import Features
 from toolbox.base.files import new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
-from toolbox.base.functional import cls_token, gather, gather_rows, l2_normalize, last_token, mean_tokens, world
+from toolbox.base.functional import (
+    cls_token,
+    gather,
+    gather_rows,
+    l2_normalize,
+    last_token,
+    mean_tokens,
+    without_autocast,
+    world,
+)
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.image_preprocess import ImagePreprocess
@@ -29,5 +38,5 @@ __all__ = [
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool",
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_images", "check_rate", "cls_token", "gather", "gather_rows", "l2_normalize", "last_token", "mean_tokens",
-    "new_file", "read_image", "world",
+    "new_file", "read_image", "without_autocast", "world",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,6 +67,12 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(grad)
         start = sum(ctx.counts[: ctx.rank])
         return grad[start : start + ctx.counts[ctx.rank]], None, None
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context in which numbers are computed in the type that they have."""
+    kind = "cpu" if device.type == "meta" else device.type  # meta has no autocast
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def gather(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from toolbox.base.functional import gather, gather_numbers, world
+from toolbox.base.functional import gather, gather_numbers, without_autocast, world
 
 
 class Loss(nn.Module, ABC):
@@ -26,11 +26,14 @@ class Loss(nn.Module, ABC):
       `teacher` (B, T) and `ref_teacher` (R, T) more, rows aligned with those of the embeddings.
     - `reads_tokens`: whether an embedding is a set of N token vectors, (B, N, D), instead of one vector. A token of
       zeros is padding.
+    - `reads_logits`: whether an embedding is the logits of a classifier, (B, classes): `connect` is given as many for
+      `dim`, and `labels` may also be soft targets, (B, classes) shares of at least 0 that add up to 1.
     """
 
     needs_labels: bool = True
     needs_teacher: bool = False
     reads_tokens: bool = False
+    reads_logits: bool = False
 
     def connect(self, dim: int, classes: int | None = None) -> None:
         """Create parameters that depend on the embedding width `dim` or on the number of `classes`.
@@ -53,7 +56,8 @@ class Loss(nn.Module, ABC):
     ) -> Tensor:
         """The scalar loss, in float32 or float64, without autocast.
 
-        - `embeddings`: (B, D), not necessarily normalised; `labels`: (B,) integers or None.
+        - `embeddings`: (B, D), not necessarily normalised; `labels`: (B,) integers, None, or soft targets of a loss
+          that `reads_logits`.
         - `ref_embeddings`: (R, D) to compare with; None to compare the embeddings among themselves, self pairs left
           out. Without labels, row i below B is a second view of embedding i, and rows from B on are explicit
           negatives of every embedding.
@@ -83,8 +87,7 @@ class Loss(nn.Module, ABC):
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
         extra = {"teacher": _all(teacher), "ref_teacher": _all_refs(ref_teacher, len(embeddings))}
-        device = embeddings.device.type
-        with torch.autocast("cpu" if device == "meta" else device, enabled=False):  # meta has no autocast
+        with without_autocast(embeddings.device):
             return self.compute(
                 _all(embeddings),
                 _all(labels),

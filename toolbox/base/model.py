@@ -53,10 +53,12 @@ class Model(nn.Module, ABC):
     - `training_only`: constructor arguments that only training needs, such as a teacher. A model that is loaded to
       encode gets None for them, and inputs of these names are read in training only.
     - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
+    - `reads_mixed`: whether its loss reads `batch["mixed"]`; only then may a recipe mix images.
     """
 
     training_only: frozenset[str] = frozenset()
     closed_set: bool = False
+    reads_mixed: bool = False
 
     @property
     @abstractmethod
@@ -126,6 +128,8 @@ class Model(nn.Module, ABC):
 
     def in_plain_torch(self) -> list[str]:
         """Lines of Python from `tokens`, (B, N, D), `prefix` and the dict `head` to `embedding`, as `predict` gives it.
+
+        A model whose `predict` gives logits also says how to get `logits`.
 
         An export's README shows them. `head` holds the model's tensors outside its backbone, by their names here; `F`
         is torch.nn.functional. Raises ValueError where there are none; so does the default.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, Tower, l2_normalize
+from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower, l2_normalize
 from toolbox.core import pool as pools
+from toolbox.core.one_backbone import OneBackbone
 from toolbox.core.stored import StoredEmbeddings
 from toolbox.errors import Problem
 
 
-class Embedder(Model):
+class Embedder(OneBackbone):
     """backbone -> pool -> head -> embedding, trained by a loss over the batch.
 
     - `backbone`: reads `batch["inputs"]["image"]`.
@@ -45,11 +46,7 @@ class Embedder(Model):
         teacher_pool: Pool | str = "cls",
         teacher_file: str | None = None,
     ):
-        super().__init__()
-        self.backbone = backbone
-        self.pool = pools.Pool(pool) if isinstance(pool, str) else pool
-        self.head = head
-        self.criterion = loss
+        super().__init__(backbone, pool, head, loss)
         self.cross_view = cross_view
         self.teacher, self.teacher_file = teacher, teacher_file
         self.teacher_pool = pools.Pool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
@@ -57,27 +54,23 @@ class Embedder(Model):
             raise ValueError("a model has one teacher: give teacher or teacher_file")
         if teacher is not None:
             teacher.freeze()
-        self._connected = False
         self._stored: StoredEmbeddings | None = None
 
     @property
     def inputs(self) -> dict[str, Backbone]:
-        return {"image": self.backbone} if self.teacher is None else {"image": self.backbone, "teacher": self.teacher}
+        return super().inputs | ({} if self.teacher is None else {"teacher": self.teacher})
 
     def towers(self) -> dict[str, Tower]:
-        own = {"image": Tower(self.backbone, self.pool)}
-        return own if self.teacher is None else own | {"teacher": Tower(self.teacher, self.teacher_pool)}
-
-    @property
-    def embedding_dim(self) -> int:
-        """E, the width of an embedding."""
-        return self.pool.dim(self.backbone.dim) if self.head is None else self.head.out_dim
+        taught = {} if self.teacher is None else {"teacher": Tower(self.teacher, self.teacher_pool)}
+        return super().towers() | taught
 
     def check(self) -> list[Problem]:
-        if self.criterion is None:
-            hint = "Set it, e.g. to dict(type='losses.SupCon')."
-            return [Problem("A model without a loss cannot be trained.", "loss", hint)]
-        found, name = [], type(self.criterion).__name__
+        if found := self._check_loss("losses.SupCon"):
+            return found
+        name = type(self.criterion).__name__
+        if self.criterion.reads_logits:
+            found.append(Problem(f"{name} compares logits with labels, and this model gives embeddings.", "loss",
+                                 "Use core.Classifier, or a loss such as losses.SupCon."))  # fmt: skip
         if self.criterion.reads_tokens and not self.pool.keeps_tokens:
             found.append(Problem(f"{name} compares tokens, and this pool gives one vector an item.", "pool",
                                  "Set pool='tokens'."))  # fmt: skip
@@ -112,19 +105,10 @@ class Embedder(Model):
         else:
             return []
         try:
-            self.criterion.check_teacher(self.embedding_dim, width)
+            self.criterion.check_teacher(self.out_dim, width)
         except ValueError as error:
             return [Problem(f"{error}.", "loss")]
         return []
-
-    def connect(self, classes: int | None = None) -> None:
-        if self._connected:
-            raise ValueError("this model is already connected to its data: build a new one for other data")
-        self._connected = True
-        if self.head is not None:
-            self.head.connect(self.pool.dim(self.backbone.dim), classes)
-        if self.criterion is not None:
-            self.criterion.connect(self.embedding_dim, classes)
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:
         found = {"embeddings": self._embed(batch)}
@@ -134,8 +118,7 @@ class Embedder(Model):
         return found
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        if self.criterion is None:
-            raise ValueError("this model has no loss: set model.loss to train it")
+        criterion = self._require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
         own, labels = batch["views"]["image"], batch["labels"]
         views = own * batch["blocks"]
@@ -151,7 +134,7 @@ class Embedder(Model):
             # item by item, so that the rows of several processes follow each other as those of one do, which a memory
             # of past rows depends on
             embeddings, labels, teacher = (_by_item(rows, views) for rows in (embeddings, labels, teacher))
-            return {"loss": self.criterion(embeddings, labels, teacher=teacher)}
+            return {"loss": criterion(embeddings, labels, teacher=teacher)}
         if labels is None and views > 2:
             raise ValueError(f"cross_view=True without labels takes exactly 2 views, and this batch has {views}")
         count = len(embeddings) // views
@@ -160,7 +143,7 @@ class Embedder(Model):
             return (None, None) if rows is None else (rows[:count], rows[count:])
 
         (first, others), (label, ref_labels), (taught, ref_teacher) = cut(embeddings), cut(labels), cut(teacher)
-        value = self.criterion(
+        value = criterion(
             first, label, ref_embeddings=others, ref_labels=ref_labels, teacher=taught, ref_teacher=ref_teacher
         )
         return {"loss": value}
@@ -169,7 +152,7 @@ class Embedder(Model):
         return self._output(self._embed(batch))
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return self._output(self._pooled(batch))
+        return self._output(self.pooled(batch))
 
     def in_plain_torch(self) -> list[str]:
         lines = self.pool.in_plain_torch("pool")
@@ -185,11 +168,8 @@ class Embedder(Model):
         tokens = l2_normalize(embeddings.float())
         return {"embeddings": l2_normalize(tokens.sum(dim=1)), "tokens": tokens}
 
-    def _pooled(self, batch: Batch) -> Tensor:
-        return self.pooled(batch)
-
     def _embed(self, batch: Batch) -> Tensor:
-        pooled = self._pooled(batch)
+        pooled = self.pooled(batch)
         if self.head is None:
             return pooled
         embeddings = self.head(pooled)

@@ -12,6 +12,12 @@ def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
         Component(
+            "model",
+            "Classifier",
+            "toolbox.core.classifier:Classifier",
+            "backbone, pool and head that tell classes apart",
+        ),
+        Component(
             "backbone", "Timm", "toolbox.core.backbones.timm_backbone:Timm", "any image encoder of timm", ("timm",)
         ),
         Component(
@@ -24,6 +30,8 @@ def toolbox_components() -> list[Component]:
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
+        Component("head", "Linear", "toolbox.core.class_heads:Linear", "one linear layer to the classes"),
+        Component("head", "MLP", "toolbox.core.class_heads:MLP", "linear layers to the classes, ReLU between them"),
         Component("head", "BNNeck", "toolbox.core.bn_neck:BNNeck", "batch norm without shift, after a linear layer"),
         Component("sampler", "PK", "toolbox.core.samplers.pk:PK", "batches of P classes with K images each"),
         Component(

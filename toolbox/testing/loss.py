@@ -21,12 +21,14 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
     The loss is called with labels, with labels and references, and, if it needs no labels, with pairs of views and,
     if it needs a teacher, with one view and nothing else. What it refuses with ValueError is left out; one way must
     remain. A loss with `reads_tokens` is given tokens, some of them padding, and one with `needs_teacher` a teacher's
-    embeddings of the same width. What a loss remembers of a batch is put back between calls that are compared.
+    embeddings of the same width; one with `reads_logits` is connected to as many numbers as there are classes, and is
+    also given soft labels. What a loss remembers of a batch is put back between calls that are compared.
 
     - `make`: returns a new instance at every call.
     - `dim`: D, the embedding width it is connected to.
     """
     name = type(make()).__name__
+    dim = ROWS if getattr(make(), "reads_logits", False) else dim
     require(isinstance(make(), Loss), f"{name} must be a subclass of toolbox.base.Loss.")
 
     def connected() -> Loss:
@@ -77,6 +79,9 @@ def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
             "ref_labels": labels,
         },
     }
+    if loss.reads_logits:
+        shares = torch.rand(ROWS, dim, generator=generator).softmax(dim=1)
+        ways["soft labels"] = {"embeddings": embeddings, "labels": shares}
     if not loss.needs_labels:
         ways["pairs"] = {"embeddings": embeddings, "ref_embeddings": views}
     if loss.needs_teacher:

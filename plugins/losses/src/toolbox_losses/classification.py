@@ -42,21 +42,25 @@ def labelled_rows(
         raise ValueError(
             f"{name} was connected to embeddings of width {weight.shape[-1]}, and these have {embeddings.shape[1]}"
         )
-    if labels.shape != embeddings.shape[:1]:
+    return embeddings, check_labels(name, labels, embeddings, len(weight))
+
+
+def check_labels(name: str, labels: Tensor, rows: Tensor, classes: int) -> Tensor:
+    """The labels of `rows` in int64. Raises ValueError as `labelled_rows` does."""
+    if labels.shape != rows.shape[:1]:
         raise ValueError(
-            f"{name} takes one label for each of the {len(embeddings)} embeddings, not labels of shape "
-            f"{tuple(labels.shape)}"
+            f"{name} takes one label for each of the {len(rows)} embeddings, not labels of shape {tuple(labels.shape)}"
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"{name} needs labels that are integers, not {labels.dtype}")
     if labels.device.type == "cpu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(weight):
+        if low < 0 or high >= classes:
             raise ValueError(
-                f"{name} has {len(weight)} classes, so labels are 0 to {len(weight) - 1}, and this batch has the label "
+                f"{name} has {classes} classes, so labels are 0 to {classes - 1}, and this batch has the label "
                 f"{low if low < 0 else high}: labels must be indices into the classes of the training dataset"
             )
-    return embeddings, labels.long()
+    return labels.long()
 
 
 def members(labels: Tensor, classes: int) -> Tensor:

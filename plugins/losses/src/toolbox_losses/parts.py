@@ -11,13 +11,16 @@ from toolbox.base import Loss
 
 
 def take_over(loss: Loss, parts: Iterable[Loss]) -> None:
-    """Give `loss` the needs of its parts. Raises ValueError when only some of them read tokens."""
+    """Give `loss` the needs of its parts. Raises ValueError when only some of them read tokens, or logits."""
     parts = list(parts)
     loss.needs_labels = any(part.needs_labels for part in parts)
     loss.needs_teacher = any(part.needs_teacher for part in parts)
     loss.reads_tokens = any(part.reads_tokens for part in parts)
-    if not all(part.reads_tokens == loss.reads_tokens for part in parts):
-        kinds = [f"{type(part).__name__} {'sets of tokens' if part.reads_tokens else 'one vector'}" for part in parts]
+    loss.reads_logits = any(part.reads_logits for part in parts)
+    read = {"sets of tokens": "reads_tokens", "logits": "reads_logits"}
+    if not all(getattr(part, key) == getattr(loss, key) for part in parts for key in read.values()):
+        what = [next((what for what, key in read.items() if getattr(part, key)), "one vector") for part in parts]
+        kinds = [f"{type(part).__name__} {name}" for part, name in zip(parts, what, strict=True)]
         raise ValueError(f"the losses read different embeddings of an item: {', '.join(kinds)}")
 
 

@@ -43,6 +43,10 @@ def toolbox_components():
             "ArcFace with several centres for each class, for noisy labels",
         ),
         Component(
+            "loss", "CrossEntropy", "toolbox_losses.cross_entropy:CrossEntropy",
+            "classification by logits, with label smoothing and soft labels",
+        ),
+        Component(
             "loss", "CoSENT", "toolbox_losses.cosent:CoSENT",
             "every positive pair more similar than every negative one, in one logarithm for the batch",
         ),

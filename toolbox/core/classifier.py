@@ -1,0 +1,97 @@
+"""Telling the classes of the training data apart, the model of classification recipes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Backbone, Batch, Head, Loss, Pool, l2_normalize, without_autocast
+from toolbox.core.class_heads import Linear
+from toolbox.core.one_backbone import OneBackbone
+from toolbox.core.tune import Tune
+from toolbox.errors import Problem
+
+
+class Classifier(OneBackbone):
+    """backbone -> pool -> head -> one logit a class, trained on labels.
+
+    - `backbone`: reads `batch["inputs"]["image"]`. Without a `tune` it is frozen, as core.Tune(mode="frozen") does.
+    - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
+    - `head`: from the pooled features to the logits, one of `core.Linear` (None means it) and `core.MLP`. It is
+      computed in float32 at least, whatever the precision of the backbone.
+    - `loss`: what is minimised over the logits, e.g. `losses.CrossEntropy`; None for a model that is only evaluated.
+
+    Several views of an item all have its label; items that the loader has mixed have soft ones. `predict` returns
+    {"logits": (B, C) float32, "embeddings": (B, P), the pooled features, float32 of length 1}; `baseline` the
+    embeddings alone. Raises ValueError where the data have no labels or fewer than two classes, for a pool that keeps
+    tokens, and for a head that does not give one number a class.
+    """
+
+    closed_set = True
+    reads_mixed = True
+
+    def __init__(
+        self, backbone: Backbone, pool: Pool | str = "cls", head: Head | None = None, loss: Loss | None = None
+    ):
+        super().__init__(backbone, pool, Linear() if head is None else head, loss)
+        if self.pool.keeps_tokens:
+            raise ValueError("a classifier reads one vector an item, and this pool keeps tokens: try pool='cls'")
+        if backbone.tune is None:
+            backbone.tune = Tune("frozen")
+
+    def check(self) -> list[Problem]:
+        found = self._check_loss("losses.CrossEntropy")
+        if not found and not self.criterion.reads_logits:
+            name = type(self.criterion).__name__
+            found.append(Problem(f"{name} compares embeddings, and this model gives logits.", "loss",
+                                 "Use losses.CrossEntropy, or core.Embedder."))  # fmt: skip
+        return found
+
+    def connect(self, classes: int | None = None) -> None:
+        if classes is None:
+            raise ValueError("a classifier learns the classes of its training data, and these data have no labels")
+        if classes < 2:
+            raise ValueError(f"a classifier tells classes apart, and the training data have {classes}")
+        super().connect(classes)
+        if self.out_dim != classes:
+            name = type(self.head).__name__
+            raise ValueError(
+                f"the head {name} gives {self.out_dim} numbers for {classes} classes: use core.Linear or core.MLP"
+            )
+
+    def represent(self, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": self._logits(self.pooled(batch))}
+
+    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        criterion, logits, labels = self._require_loss(), representations["logits"], batch["labels"]
+        if labels is not None and "mixed" in batch:
+            labels = _mixed(labels, *batch["mixed"], classes=logits.shape[1])
+        if labels is not None:
+            views = batch["views"]["image"]
+            labels = labels.repeat(views, *[1] * (labels.ndim - 1))  # every item's first view before any second
+        return {"loss": criterion(logits, labels)}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        pooled = self.pooled(batch)
+        return {"logits": self._logits(pooled).float(), **self._directions(pooled)}
+
+    def baseline(self, batch: Batch) -> dict[str, Tensor]:
+        return self._directions(self.pooled(batch))
+
+    def in_plain_torch(self) -> list[str]:
+        lines = [*self.pool.in_plain_torch("pool"), "embedding = F.normalize(x, dim=-1)"]
+        return [*lines, *self.head.in_plain_torch("head"), "logits = x"]
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        with without_autocast(pooled.device):
+            return self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
+
+    def _directions(self, pooled: Tensor) -> dict[str, Tensor]:
+        return {"embeddings": l2_normalize(pooled.float())}
+
+
+def _mixed(labels: Tensor, partner: Tensor, share: Tensor, *, classes: int) -> Tensor:
+    """(B, classes): `share` of an item's own label, the rest of its partner's."""
+    own = share.float()[:, None]
+    targets = own.new_zeros(len(labels), classes).scatter_(1, labels[:, None], own)
+    return targets.scatter_add_(1, labels[partner][:, None], 1 - own)

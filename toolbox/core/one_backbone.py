@@ -1,0 +1,53 @@
+"""What models of one backbone share: its pool, a head and a loss."""
+
+from __future__ import annotations
+
+from toolbox.base import Backbone, Head, Loss, Model, Pool, Tower
+from toolbox.core import pool as pools
+from toolbox.errors import Problem
+
+
+class OneBackbone(Model):
+    """backbone -> pool -> head, trained by a loss; arguments as of `core.Embedder`."""
+
+    def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pools.Pool(pool) if isinstance(pool, str) else pool
+        self.head = head
+        self.criterion = loss
+        self._connected = False
+
+    @property
+    def inputs(self) -> dict[str, Backbone]:
+        return {"image": self.backbone}
+
+    def towers(self) -> dict[str, Tower]:
+        return {"image": Tower(self.backbone, self.pool)}
+
+    @property
+    def out_dim(self) -> int:
+        """The width of what the head gives, or of the pooled features without one."""
+        return self.pool.dim(self.backbone.dim) if self.head is None else self.head.out_dim
+
+    def connect(self, classes: int | None = None) -> None:
+        if self._connected:
+            raise ValueError("this model is already connected to its data: build a new one for other data")
+        self._connected = True
+        if self.head is not None:
+            self.head.connect(self.pool.dim(self.backbone.dim), classes)
+        if self.criterion is not None:
+            self.criterion.connect(self.out_dim, classes)
+
+    def _check_loss(self, example: str) -> list[Problem]:
+        """Whether there is a loss; `example` is the type of one that fits."""
+        if self.criterion is not None:
+            return []
+        return [
+            Problem("A model without a loss cannot be trained.", "loss", f"Set it, e.g. to dict(type='{example}').")
+        ]
+
+    def _require_loss(self) -> Loss:
+        if self.criterion is None:
+            raise ValueError("this model has no loss: set model.loss to train it")
+        return self.criterion
