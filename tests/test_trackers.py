@@ -19,6 +19,7 @@ from test_resume import Said, interrupted, metrics
 import toolbox
 from toolbox import api
 from toolbox.base import Hook
+from toolbox.cli import train
 from toolbox.engine import loop
 from toolbox.engine.reading import bad_items
 from toolbox.registry import catalog
@@ -535,3 +536,37 @@ def test_tensorboard_that_cannot_flush_ends_no_run():
     hook._open, hook._writer = True, SimpleNamespace(flush=full, close=lambda: None)
     hook.after_save(SimpleNamespace(step=1, warn=told.append), Path("w"))
     assert "no space left" in told[0]
+
+
+# --- the switch of the command -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(monkeypatch):
+    """What the stand-in for Trackio has stored; to be asked for before `toy`."""
+    server = trackio()
+    monkeypatch.setitem(sys.modules, "trackio", server)
+    with looked_for_again(), isolated_catalog():
+        yield server
+
+
+RECIPE = str(Path(__file__).parent / "toy_recipe.py")
+
+
+def test_one_switch_logs_with_trackio(stored, toy):
+    assert train.main([RECIPE, "--track", "chairs"]) == 0
+    assert_sent(stored, "work_dirs/toy_recipe")
+
+
+def test_nothing_is_tracked_without_the_switch(stored, toy):
+    assert train.main([RECIPE]) == 0
+    assert stored.runs == {}
+
+
+def test_the_switch_beside_other_hooks_and_on_a_recipe_that_tracks_already(stored, toy, capsys):
+    stop = "custom_hooks=dict(type='core.EarlyStop',metric='nearest',patience=9)"
+    assert train.main([RECIPE, "--track", "chairs", "--cfg-options", stop]) == 0
+    assert len(stored.runs) == 1
+    twice = "custom_hooks=[dict(type='core.Trackio',project='chairs')]"
+    assert train.main([RECIPE, "--overwrite", "--track", "chairs", "--cfg-options", twice]) == 2
+    assert "already" in capsys.readouterr().err

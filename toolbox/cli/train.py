@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--launcher", choices=LAUNCHERS, help="who started this process (default: torchrun, if it did; else none)"
     )
+    parser.add_argument(
+        "--track", nargs="?", const="", metavar="PROJECT",
+        help="log with Trackio, locally, in a project (default: the recipe's name); `trackio show` displays it",
+    )  # fmt: skip
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
     parser.add_argument(
         "--profile", nargs="?", const=5, type=int, metavar="STEPS",
@@ -47,7 +51,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from toolbox.cli.progress import console
 
     if arguments.check:
-        return _check(api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), arguments.device)
+        return _check(_recipe(arguments), arguments.device)
     from toolbox.engine.distributed.launch import find_place
     from toolbox.engine.distributed.team import OtherProcessFailed, Team
     from toolbox.engine.signals import Interrupted
@@ -58,7 +62,7 @@ def _train(arguments: argparse.Namespace) -> int:
         with Team(place) as team:
             if resume is None and team.has_begun():  # the launcher has started the run again
                 resume, overwrite = True, False
-            config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+            config = _recipe(arguments)
             results = api.train(
                 config, work_dir=arguments.work_dir, resume=resume, overwrite=overwrite, device=arguments.device,
                 console=console(), team=team, profile=arguments.profile,
@@ -74,6 +78,20 @@ def _train(arguments: argparse.Namespace) -> int:
     if place.rank == 0:
         show_results(results)
     return 0
+
+
+def _recipe(arguments: argparse.Namespace):
+    from toolbox import api
+
+    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+    if arguments.track is not None:
+        given = config.get("custom_hooks") or []
+        hooks = [given] if isinstance(given, dict) else list(given)
+        if any(hook.get("type") == "core.Trackio" for hook in hooks):
+            raise ToolboxError("The recipe logs with core.Trackio already.", hint="Leave --track out.")
+        project = arguments.track or api.name_of(config)
+        config.custom_hooks = [*hooks, {"type": "core.Trackio", "project": project}]
+    return config
 
 
 def _check(config, device: str | None) -> int:
