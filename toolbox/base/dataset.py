@@ -44,6 +44,11 @@ class Dataset(ABC):
         """The file of each item, so that stored features know when one has changed; None where items have no files."""
         return None
 
+    def fingerprint(self) -> str | None:
+        """What identifies the data where neither arguments nor `sources` do, so that stored features know when they are
+        others: a commit, a checksum. None where there is no more to say."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """How many items."""

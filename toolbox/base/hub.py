@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 DEADLINE = 15.0
 """Seconds to wait for the Hub's first answer: without a network its client would retry for most of a minute."""
@@ -39,7 +40,7 @@ def snapshot(
         pass  # not, or only partly, in the cache
     if constants.HF_HUB_OFFLINE:
         raise OSError(steps("HF_HUB_OFFLINE is set, and they are not in the local cache"))
-    reason = _unreachable(repository, revision)
+    reason = unreachable(repository, revision)
     if reason is not None:
         raise OSError(steps(reason))
     try:
@@ -48,7 +49,9 @@ def snapshot(
         raise OSError(steps(f"the download failed ({_short(error)})")) from error
 
 
-def _unreachable(repository: str, revision: str | None) -> str | None:
+def unreachable(
+    repository: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model"
+) -> str | None:
     """Why the Hub will not give the files; None when it will. One small request, bounded by `DEADLINE`."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub import errors as hub
@@ -57,7 +60,8 @@ def _unreachable(repository: str, revision: str | None) -> str | None:
 
     def ask() -> None:
         try:
-            url = hf_hub_url(repository, "config.json", revision=revision)
+            name = "config.json" if kind == "model" else "README.md"
+            url = hf_hub_url(repository, name, repo_type=kind, revision=revision)
             get_hf_file_metadata(url, timeout=DEADLINE)
             answer.append(None)
         except hub.GatedRepoError:
@@ -67,7 +71,7 @@ def _unreachable(repository: str, revision: str | None) -> str | None:
         except hub.RepositoryNotFoundError:
             answer.append(f"{constants.ENDPOINT} has no {repository}, or shows it only after a login")
         except hub.EntryNotFoundError:
-            answer.append(None)  # a repository without config.json: the download will tell what it has
+            answer.append(None)  # a repository without that file: the download will tell what it has
         except Exception as error:
             answer.append(f"{constants.ENDPOINT} gives no access ({_short(error)})")
 
