@@ -47,6 +47,10 @@ class Hook:
     def after_run(self, run: Run) -> None:
         """Once, at the end, also when the run failed or was interrupted."""
 
+    def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
+        """After the last evaluation: entries of its own for train_results.json; `results` is what it holds already."""
+        return {}
+
     def findings(self, results: dict[str, Any]) -> list[Finding]:
         """What the report shows of it; `results` is what train_results.json holds."""
         return []

@@ -30,6 +30,9 @@ class Run(Protocol):
     def log(self, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl, with the step."""
 
+    def info(self, text: str) -> None:
+        """Say something on the console and in train.log."""
+
     def warn(self, text: str) -> None:
         """Tell the user, on the console and in train.log."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
-from toolbox.plugin import Component, Device, hookimpl
+from toolbox.plugin import Component, Device, Problem, hookimpl
 
 
 @hookimpl
 def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
+        Component("model", "Probe", "toolbox.core.probe:Probe", "a grid of linear probes of a frozen backbone"),
         Component(
             "model",
             "Classifier",
@@ -61,6 +62,14 @@ def toolbox_components() -> list[Component]:
             "toolbox.core.metrics.late_interaction:LateInteractionRecall",
             "exact Recall@K of token sets",
         ),
+        Component("metric", "ProbeAccuracy", "toolbox.core.metrics.probe_accuracy:ProbeAccuracy", "of core.Probe"),
+        Component("metric", "KNN", "toolbox.core.metrics.knn:KNN", "accuracy by the nearest training items"),
+        Component(
+            "metric",
+            "LogisticRegression",
+            "toolbox.core.metrics.logistic:LogisticRegression",
+            "accuracy of a regression on the training set",
+        ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),
         Component("optimizer", "SGD", "toolbox.core.optim:SGD", "gradient descent with momentum"),
         Component("schedule", "WarmupCosine", "toolbox.core.schedules:WarmupCosine", "linear warm-up, then a cosine"),
@@ -71,7 +80,21 @@ def toolbox_components() -> list[Component]:
         Component("hook", "SwanLab", "toolbox.core.trackers:SwanLab", "logs to SwanLab", ("swanlab",)),
         Component("hook", "MLflow", "toolbox.core.trackers:MLflow", "logs with MLflow", ("mlflow",)),
         Component("hook", "EarlyStop", "toolbox.core.early_stop:EarlyStop", "ends a run that improves no more"),
+        Component(
+            "hook",
+            "CompareProbes",
+            "toolbox.core.compare_probes:CompareProbes",
+            "linear, k-NN and logistic side by side",
+        ),
     ]
+
+
+@hookimpl
+def toolbox_check_config(config: dict) -> list[Problem]:
+    """What no part sees alone: a probe's heads must not be coupled by what stands elsewhere in the recipe."""
+    from toolbox.core import probe_rules
+
+    return probe_rules.problems(config)
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -22,38 +23,48 @@ class Pool(base.Pool):
       "last" the last token that is no padding, for causal text models; "tokens" no pooling: all patches, for late
       interaction (`losses.MaxSim`).
     - `keep`: of "tokens": only so many patches, those most similar to the CLS token; None for all.
+    - `blocks`: how many last blocks it reads: their CLS tokens one after the other, the earliest block first, and in
+      mode "cls+mean" then the mean over patches of the last block, so the width grows to `blocks` or `blocks` + 1
+      times (the linear protocol of DINOv2: Oquab et al., "DINOv2: Learning Robust Visual Features without
+      Supervision", 2023). Above 1 only for "cls" and "cls+mean", and for backbones with the ability "layers".
 
     Padding is left out everywhere. Raises ValueError for another mode; "cls", and "tokens" with `keep`, do so at the
     first batch of a backbone that has no CLS token.
     """
 
-    def __init__(self, mode: Mode = "cls", keep: int | None = None):
+    def __init__(self, mode: Mode = "cls", keep: int | None = None, blocks: int = 1):
         super().__init__()
         if mode not in get_args(Mode):
             raise ValueError(f"pool mode {mode!r} does not exist. Try one of {', '.join(get_args(Mode))}.")
         if keep is not None and (mode != "tokens" or keep < 1):
             raise ValueError(f"keep={keep} is a number of patches, at least 1, and belongs to mode='tokens'.")
-        self.mode, self.keep, self.keeps_tokens = mode, keep, mode == "tokens"
+        if blocks < 1 or (blocks > 1 and mode not in ("cls", "cls+mean")):
+            raise ValueError(f"blocks={blocks} is a number of blocks, at least 1, and belongs to 'cls' or 'cls+mean'.")
+        self.mode, self.keep, self.keeps_tokens, self.layers = mode, keep, mode == "tokens", blocks
         if mode == "gem":
             self.power = nn.Parameter(torch.tensor(3.0))
 
     def dim(self, width: int) -> int:
-        return 2 * width if self.mode == "cls+mean" else width
+        return width * (self.layers + (self.mode == "cls+mean"))
 
     def forward(self, features: Features) -> Tensor:
         if self.mode == "cls":
-            return cls_token(features)
+            return cls_tokens(features, self.layers)
         if self.mode == "mean":
             return mean_tokens(features)
         if self.mode == "last":
             return last_token(features)
         if self.mode == "cls+mean":
-            return torch.cat([cls_token(features), mean_tokens(features)], dim=-1)
+            return torch.cat([cls_tokens(features, self.layers), mean_tokens(features)], dim=-1)
         if self.mode == "tokens":
             return patch_tokens(features, self.keep)
         return generalized_mean(features, self.power)
 
     def in_plain_torch(self, name: str) -> list[str]:
+        if self.layers > 1:
+            raise ValueError(
+                f"the pool reads the last {self.layers} blocks, and an encoder's tokens are of the last one"
+            )
         patches, power = "tokens[:, prefix:]", f'head["{name}.power"]'
         if self.mode == "tokens" and self.keep is not None:
             return [
@@ -74,6 +85,15 @@ class Pool(base.Pool):
             "last": ["x = tokens[:, -1]"],
             "tokens": [f"x = {patches}"],
         }[self.mode]
+
+
+def cls_tokens(features: Features, blocks: int = 1) -> Tensor:
+    """(B, blocks * D): the first token of each of the last blocks, the earliest block first."""
+    if blocks == 1:
+        return cls_token(features)
+    if features.blocks is None or len(features.blocks) != blocks:
+        raise ValueError(f"the pool reads the last {blocks} blocks, and this backbone gives none: use blocks=1")
+    return torch.cat([cls_token(replace(features, tokens=tokens)) for tokens in features.blocks], dim=-1)
 
 
 def patch_tokens(features: Features, keep: int | None = None) -> Tensor:

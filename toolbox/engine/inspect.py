@@ -87,6 +87,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         plan.problems += [problem.under("model") for problem in model.check()]
         if dataset is not None and model.closed_set:
             plan.problems += _other_classes(recipe, dataset)
+    plan.problems += _block_problems(model)
     names = _metric_names(recipe)
     for index, item in enumerate(recipe["custom_hooks"] or []):
         with _noted(plan):
@@ -129,7 +130,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     if sampler is not None and not plan.problems:
         plan.problems += first_batch.problems(model, dataset, sampler, views)
     if data and not plan.problems:
-        plan.problems += outputs.problems(recipe, settings, model)
+        found, notes = outputs.look(recipe, settings, model)
+        plan.problems, plan.notes = plan.problems + found, plan.notes + notes
     return plan
 
 
@@ -226,6 +228,19 @@ def _augment_problems(augment: dict[str, Any] | None, model: Model) -> list[Prob
         for name in augment
         if name not in images
     ]  # fmt: skip
+
+
+def _block_problems(model: Model) -> list[Problem]:
+    """Pools that read more blocks than the backbone before them gives."""
+    found = []
+    for name, (backbone, pool) in model.towers().items():
+        if pool.layers > 1 and ("layers" not in backbone.abilities or pool.layers > len(backbone.layers())):
+            can = (
+                f"has {len(backbone.layers())} blocks" if "layers" in backbone.abilities else "gives its last one alone"
+            )
+            message = f"The pool of '{name}' reads the last {pool.layers} blocks, and {type(backbone).__name__} {can}."
+            found.append(Problem(message, "model", "Read fewer blocks, or take another backbone."))
+    return found
 
 
 def _table(model: Model, settings: dict[str, Group]) -> list[Part]:

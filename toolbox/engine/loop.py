@@ -48,6 +48,10 @@ class Run(Prepared):
         for hook in self.hooks:
             hook.after_log(self, values)
 
+    def info(self, text: str) -> None:
+        """Say something on the console and in train.log."""
+        self.console.info(text)
+
     def warn(self, text: str) -> None:
         """Tell the user, on the console and in train.log."""
         self.console.warn(text)
@@ -137,12 +141,20 @@ class Run(Prepared):
             self.console.warn("The run was resumed before its 'before' was known: it is left out.")
             return
         if self.settings("evaluate_pixels"):
-            self.progress["pixels"] = self._judge(target, "predict", model=Pixels()) or self._leave()
-            self.console.info("raw pixels: " + shown(self.progress["pixels"]))
+            self.progress["pixels"] = self._judge_bare(target, "raw pixels", Pixels())
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
-        self.progress["before"] = self._judge(target, "baseline") or self._leave()
-        self.console.info("before: " + shown(self.progress["before"]))
+        self.progress["before"] = self._judge_bare(target, "before")
         self._write_results({name: self.progress[name] for name in ("pixels", "before")})
+
+    def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
+        """The numbers of those metrics that can judge without what is trained."""
+        found = self._judge(target, "baseline", model=model)
+        if found is None:
+            self._leave()
+        for problem in target.left_out:
+            self.console.info(f"{what}: left out: {problem}")
+        self.console.info(f"{what}: {shown(found) if found else 'no metric can judge it'}")
+        return found
 
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
@@ -272,6 +284,8 @@ class Run(Prepared):
             "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.skipping.count if self.update.skipping else 0,
         }  # fmt: skip
+        for hook in self.hooks:
+            results = hook.conclude(self, results) | results
         self._write_results(results)
         return results
 

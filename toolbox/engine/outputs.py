@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 
 
-def problems(recipe: dict[str, Any], settings: Settings, model: Model) -> list[Problem]:
-    """What metrics would miss, of the model as it is trained and of what is measured before.
+def look(recipe: dict[str, Any], settings: Settings, model: Model) -> tuple[list[Problem], list[str]]:
+    """What metrics would miss in a model as it is trained, and notes on which of them cannot judge what is measured
+    before, where they are left out.
 
     - `model`: on the meta device. Where a forward pass means nothing there, nothing is known, and nothing is said.
     """
@@ -24,23 +24,18 @@ def problems(recipe: dict[str, Any], settings: Settings, model: Model) -> list[P
         for name in ("val", "test")
         if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"]
     }
-    found = []
     outputs = _outputs(model, "predict") if targets else None
-    if outputs is not None:
-        found = [problem for target in targets.values() for problem in target.missing(outputs)]
-    first = targets.get("test") or targets.get("val")
+    found = [] if outputs is None else [problem for target in targets.values() for problem in target.missing(outputs)]
+    first, notes = targets.get("test") or targets.get("val"), []
     if found or first is None or not settings("evaluate_before"):
-        return found
+        return found, notes
     for key, judged, what in (
         ("evaluate_pixels", Pixels(), "Raw pixels"),
-        ("evaluate_before", model, "The backbone as it comes, which is measured before training"),
+        ("evaluate_before", model, "The backbone as it comes, before training"),
     ):
         outputs = _outputs(judged, "baseline", like=model) if settings(key) else None
-        for problem in first.missing(outputs) if outputs is not None else []:
-            found.append(
-                replace(problem, message=f"{what}: {problem.message}", hint=f"{problem.hint} Or set {key}=False.")
-            )
-    return found
+        notes += [f"{what}: left out: {problem}" for problem in (first.missing(outputs) if outputs is not None else ())]
+    return found, notes
 
 
 def _outputs(model: torch.nn.Module, mode: str, like: Model | None = None) -> dict[str, Tensor] | None:

@@ -147,9 +147,13 @@ def evaluate(
     precision = Precision(settings("optim_wrapper.precision"), device)
     mode = "predict" if checkpoint else "baseline"
     numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode)
+    if not numbers:
+        raise ToolboxError.of(target.left_out)
+    for problem in target.left_out:
+        tell(f"Left out: {problem}")
     return Evaluation(
         metrics=numbers, better=target.better, split=name, dataset=target.dataset,
-        findings=[one for metric in target.metrics for one in metric.findings(target.dataset)],
+        findings=[one for metric in target.judges for one in metric.findings(target.dataset)],
         checkpoint=str(found.path) if checkpoint else None, step=found.step if checkpoint else None,
         device=str(device), learned_from=None if training is None else len(training),
         seconds=round(time.perf_counter() - started, 3),

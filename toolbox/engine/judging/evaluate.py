@@ -34,6 +34,7 @@ class EvalSet:
     - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
     - `training`: the recipe's `train_dataloader`, for metrics that learn from the training set.
     - `name`: "val" or "test", for messages.
+    - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline".
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class EvalSet:
     @property
     def learning(self) -> list[Metric]:
         """The metrics that must see the training set."""
-        return [metric for metric in self.metrics if metric.wants_training()]
+        return [metric for metric in self.judges if metric.wants_training()]
 
     def evaluate(
         self, model: nn.Module, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
@@ -58,12 +59,14 @@ class EvalSet:
     ) -> dict[str, float] | None:  # fmt: skip
         """The metrics' numbers; None if `stop` said so between two batches.
 
-        - `mode`: "predict", or "baseline" for the backbone alone.
+        - `mode`: "predict", or "baseline" for the backbone alone: metrics that miss something in its outputs are then
+          left out, and where all of them do, there are no numbers.
         Unreadable items under 'skip' are counted as "unreadable_items" in the result. Metrics that learn from the
         training set see it first, without augmentation.
         """
         for metric in self.metrics:
             metric.reset()
+        self.judges, self.left_out = self.metrics, []
         was_training, bad = model.training, 0
         passes = [(self.training_set(), self.training, "train")] if self.learning else []
         passes.append((self.dataset, self.loader, self.name))
@@ -86,9 +89,11 @@ class EvalSet:
                         with out_of_memory.judging(f"{self.name}_dataloader", batch), precision.autocast():
                             outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
                         if not checked:  # at once, not when everything is embedded
-                            self._check(outputs)
+                            self._choose_judges(outputs, mode)
                             checked = True
-                        for metric in (self.learning if name == "train" else self.metrics) if is_own else ():
+                        if not self.judges:
+                            return {}
+                        for metric in (self.learning if name == "train" else self.judges) if is_own else ():
                             self._say(metric.learn if name == "train" else metric.update, outputs, batch)
         finally:
             model.train(was_training)
@@ -96,7 +101,7 @@ class EvalSet:
             bad = sum(count for (count,) in gather_numbers(bad, device=torch.device(str(device))))
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
-        for metric in self.metrics:
+        for metric in self.judges:
             found = _agreed(metric, self._say(metric.compute), self.name)
             if twice := sorted(found.keys() & numbers.keys()):
                 raise ToolboxError(
@@ -134,10 +139,12 @@ class EvalSet:
         )  # fmt: skip
         yield from zip(found, turns.own(), strict=True)
 
-    def _check(self, outputs: dict[str, Tensor]) -> None:
-        """Raise ToolboxError with all that the metrics miss in a model's outputs."""
-        if found := self.missing(outputs):
-            raise ToolboxError.of(found)
+    def _choose_judges(self, outputs: dict[str, Tensor], mode: str) -> None:
+        """Leave out what cannot judge a "baseline". Raises ToolboxError with all that metrics miss in other outputs."""
+        self.left_out = self.missing(outputs)
+        if self.left_out and mode != "baseline":
+            raise ToolboxError.of(self.left_out)
+        self.judges = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
 
     def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
         """What the metrics miss in a model's outputs."""

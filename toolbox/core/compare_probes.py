@@ -1,0 +1,81 @@
+"""Linear probes, k-NN and logistic regression side by side, once a run has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolbox.base import Finding, Hook, Run, Table
+from toolbox.core.metrics.probe_accuracy import grid_findings
+from toolbox.core.probe_names import PREFIX, grid_of
+
+METHODS = {PREFIX: "linear", "knn": "k-NN", "logistic": "logistic regression"}
+
+
+class CompareProbes(Hook):
+    """Which way of probing is the best one, by the validation set, and what each comes to on the test set.
+
+    It reads what `core.ProbeAccuracy`, `core.KNN` and `core.LogisticRegression` said, those of them that judge the
+    validation set, in the validation of the best checkpoint and in the one evaluation on the test set. The best one on
+    the validation set is marked, whichever is the best on the test set. Each method's choice (input and rate, k, C) is
+    the one that the test set was judged with.
+
+    It adds "probes" to train_results.json, {"best": method, "methods": {method: {"chosen", "val", "test", "low",
+    "high"}}}, says the same on the console, and gives the report a table, and the grid of linear probes by learning
+    rate where the metric of the last evaluation does not show it.
+    """
+
+    def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
+        found = compared(results)
+        if not found:
+            run.warn("core.CompareProbes finds no number of core.ProbeAccuracy, core.KNN or core.LogisticRegression.")
+            return {}
+        for method, row in found["methods"].items():
+            mark = " (best on the validation set)" if method == found["best"] else ""
+            run.info(f"{METHODS[method]}{mark}: {row['chosen']}; validation {row['val']:.4f}{_tested(row)}")
+        return {"probes": found}
+
+    def findings(self, results: dict[str, Any]) -> list[Finding]:
+        found = compared(results)
+        if not found:
+            return []
+        rows = [
+            [METHODS[method] + (" *" if method == found["best"] else ""), row["chosen"], row["val"], row["test"],
+             None if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"]
+            for method, row in found["methods"].items()
+        ]  # fmt: skip
+        note = "* the best on the validation set, by which methods compare. Test: judged once, 95 % over its items."
+        table = Table("Probes", ["method", "chosen", "validation", "test", "test interval"], rows, note)
+        grid = [] if grid_of(results.get("after") or {}) else grid_findings(results["best"]["metrics"])
+        return [table, *grid]
+
+
+def compared(results: dict[str, Any]) -> dict[str, Any]:
+    """What train_results.json is told; empty where nothing was probed. `results`: what else it holds."""
+    val = (results.get("best") or {}).get("metrics") or {}
+    after = results.get("after") or {}
+    test = {} if after == val else after  # without a test set, what is known after is the validation
+    methods = {
+        method: {
+            "chosen": _choice(method, val, test), "val": val[method], "test": test.get(method),
+            "low": test.get(f"{method}_low"), "high": test.get(f"{method}_high"),
+        }
+        for method in METHODS
+        if method in val
+    }  # fmt: skip
+    return {"best": max(methods, key=lambda method: val[method]), "methods": methods} if methods else {}
+
+
+def _choice(method: str, val: dict[str, float], test: dict[str, float]) -> str:
+    if method == PREFIX:
+        grid = grid_of(val)
+        best = max(grid, key=lambda key: (grid[key], -key[1]), default=None)
+        return "" if best is None else f"{best[0]} at rate {best[1]:g}"
+    name, shown = ("knn_k", "k") if method == "knn" else ("logistic_c", "C")
+    value = test.get(name, val.get(name))
+    return "" if value is None else f"{shown} = {value:g}"
+
+
+def _tested(row: dict[str, Any]) -> str:
+    if row["test"] is None:
+        return ""
+    return f", test {row['test']:.4f}" + ("" if row["low"] is None else f" ({row['low']:.4f} to {row['high']:.4f})")

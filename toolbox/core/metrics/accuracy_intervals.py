@@ -1,0 +1,44 @@
+"""How sure an accuracy is: of other pictures, and of training again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+RESAMPLES = 2000
+SEED = 0
+
+
+def over_items(counts: Sequence[int], level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of a mean by the percentile bootstrap over items: how it would be for other pictures of the kind.
+
+    - `counts`: n + 1 of them, how many items have the value 0, 1/n, 2/n ... 1; of single answers: wrong, right ones.
+
+    Items that are alike are exchangeable, so what is drawn is how often each value comes: a multinomial.
+    """
+    counts = np.asarray(counts)
+    total = int(counts.sum())
+    drawn = np.random.default_rng(SEED).multinomial(total, counts / total, size=RESAMPLES)
+    means = drawn @ np.linspace(0, 1, len(counts)) / total
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def over_repeats(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """(low, high) of the mean of n >= 2 repeats by Student's t: how it would be if training were done again."""
+    half = student(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    return mean - half, mean + half
+
+
+def student(freedom: int, level: float = 0.95) -> float:
+    """The t within which a share `level` of Student's distribution lies, to about 1e-6.
+
+    With t = sqrt(freedom) * tan(angle), its density is proportional to cos(angle) ** (freedom - 1).
+    """
+    angle = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angle) ** (freedom - 1)
+    share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(freedom) * math.tan(float(np.interp(level, share / share[-1], angle)))

@@ -1,0 +1,134 @@
+"""Classification by the nearest neighbours in the training set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Curve, Dataset, Finding, gather, world
+from toolbox.core.metrics.accuracy_intervals import over_items
+from toolbox.core.metrics.learned import Learned
+from toolbox.core.metrics.neighbours import nearest
+
+_VOTES = 2**24
+"""How many votes, queries x classes, are counted at a time."""
+
+
+class KNN(Learned):
+    """The share of items whose class their k nearest training items tell, by a weighted vote.
+
+    The protocol of DINO (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021), which
+    DINOv2 and DINOv3 keep: cosines to all training items, exactly; each of the k nearest votes for its class with the
+    weight exp(cosine / temperature). Nothing is trained.
+
+    - `ks`: how many neighbours; a k that is not below the number of training items is left out, as a note says.
+      Default: [10, 20, 100, 200], the protocol's.
+    - `temperature`: of the weights; the lower, the more the very nearest count.
+    - `choose_by`: the k of the result is the best one on the training set, each item being told by the others (leave
+      one out; of equals the smallest). It is told so many items at most, drawn by a fixed seed.
+    - `memory_mb`: cap on the working memory in MiB beyond the embeddings; changes speed, not results.
+
+    Reads `outputs["embeddings"]` (B, D), of any length, and labels and ids of the batches. Training embeddings are kept
+    on the device, in float32.
+
+    `compute` gives "knn", the accuracy at the chosen k; "knn_low" and "knn_high", within which it would be for other
+    items (95 %, bootstrap over items); "knn_k"; and the accuracy at each k, "knn@10". Every process gets the same
+    numbers, for any number of processes. Raises ValueError for arguments that make no sense, without labels, and where
+    every k is too large.
+    """
+
+    name = "k-NN"
+
+    def __init__(
+        self,
+        ks: list[int] | None = None,
+        temperature: float = 0.07,
+        choose_by: int = 10_000,
+        memory_mb: int = 512,
+    ):
+        self.ks = [10, 20, 100, 200] if ks is None else sorted(ks)
+        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
+            raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[10,20]")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be a positive number, not {temperature}: try 0.07")
+        if choose_by < 1 or memory_mb < 1:
+            raise ValueError(f"choose_by and memory_mb must be at least 1, not {choose_by} and {memory_mb}")
+        self.temperature, self.choose_by, self.memory_mb = temperature, choose_by, memory_mb
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self._numbers: dict[str, float] = {}
+        self._lines: dict[str, list[tuple[float, float]]] = {}
+        self._note = ""
+
+    def notes(self, training: int | None) -> list[str]:
+        large = [] if training is None else [k for k in self.ks if k >= training]
+        return [f"k-NN leaves out k = {_listed(large)}: there are {training:,} training items."] if large else []
+
+    def compute(self) -> dict[str, float]:
+        gallery, classes, queries, labels = self.rows()
+        ks = [k for k in self.ks if k < len(gallery)]
+        if not ks:
+            raise ValueError(f"k-NN needs more training items than neighbours: {len(gallery)} for ks={self.ks}")
+        alone = torch.full((len(queries),), -1, device=queries.device)
+        right = self._right(queries, labels, alone, gallery, classes, ks)
+        generator = torch.Generator().manual_seed(0)
+        asked = torch.randperm(len(gallery), generator=generator)[: self.choose_by].sort().values.to(gallery.device)
+        known = self._right(gallery[asked], classes[asked], asked, gallery, classes, ks)
+        tested = {k: count / len(queries) for k, count in zip(ks, right, strict=True)}
+        learned = {k: count / len(asked) for k, count in zip(ks, known, strict=True)}
+        k = max(ks, key=learned.get)  # the first of equals
+        low, high = over_items([len(queries) - right[ks.index(k)], right[ks.index(k)]])
+        self._note = f"k = {k} is chosen: the best on the training set, {len(asked):,} of its items told by the others."
+        self._note = " ".join([self._note, *self.notes(len(gallery))])
+        self._lines = {
+            name: [(k, share) for k, share in of.items()]
+            for name, of in (("judged", tested), ("training, leave one out", learned))
+        }
+        each = {f"knn@{k}": share for k, share in tested.items()}
+        return {"knn": tested[k], "knn_low": low, "knn_high": high, "knn_k": float(k)} | each
+
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        if not self._lines:
+            return []
+        return [Curve("k-NN by the number of neighbours", self._lines, "k", "accuracy", log_x=True, note=self._note)]
+
+    def _right(
+        self, queries: Tensor, labels: Tensor, own: Tensor, gallery: Tensor, classes: Tensor, ks: list[int]
+    ) -> list[int]:
+        """How many queries get their label, for each k; this process asks its share of them."""
+        rank, size = world()
+        share = slice(rank, None, size)
+        told = vote(
+            queries[share], own[share], gallery, classes, ks, self.temperature, memory_mb=self.memory_mb
+        )  # fmt: skip
+        right = (told == labels[share]).sum(dim=1)
+        return gather(right[None]).sum(dim=0).tolist()
+
+
+def vote(
+    queries: Tensor, own: Tensor, gallery: Tensor, classes: Tensor, ks: list[int], temperature: float, *,
+    memory_mb: int = 512,
+) -> Tensor:  # fmt: skip
+    """(len(ks), Q): the class that each query gets from its k nearest; of equal votes the first class.
+
+    - `queries`: (Q, D), `gallery`: (G, D), rows of length 1; `classes`: (G,) of the gallery.
+    - `own`: (Q,) the gallery row that a query is itself, which has no vote; -1 for none.
+    """
+    names, index = torch.unique(classes, return_inverse=True)
+    told = torch.zeros(len(ks), len(queries), dtype=torch.long, device=queries.device)
+    rows = max(1, min(_VOTES // len(names), memory_mb * 2**16 // max(ks)))
+    for start in range(0, len(queries), rows):
+        chunk = slice(start, start + rows)
+        cosines, places = nearest(queries[chunk], gallery, own[chunk], max(ks), memory_mb=memory_mb)
+        weights = ((cosines - cosines[:, :1]) / temperature).exp()  # by the nearest one's, so that nothing overflows
+        votes = weights.new_zeros(len(weights), len(names))
+        for number, (first, last) in enumerate(zip([0, *ks], ks, strict=False)):
+            votes.scatter_add_(1, index[places[:, first:last]], weights[:, first:last])
+            told[number, chunk] = names[votes.argmax(dim=1)]
+    return told
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))

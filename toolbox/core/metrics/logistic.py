@@ -1,0 +1,120 @@
+"""Classification by logistic regression on the training set's embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from toolbox.base import Curve, Dataset, Finding
+from toolbox.core.metrics.accuracy_intervals import over_items
+from toolbox.core.metrics.learned import Learned, of_main
+from toolbox.core.metrics.logistic_fit import Fitted, fit
+
+CS = tuple(10.0**power for power in range(-6, 6))
+HELD_OUT = 0.1
+SEED = 0
+
+
+class LogisticRegression(Learned):
+    """The share of items whose class a logistic regression tells that was fitted to the training set.
+
+    The objective is scikit-learn's for several classes: C * (sum of cross-entropies) + 0.5 * (squared weights), biases
+    free. It is solved to its optimum, on the model's device, in float64 (float32 where the device has none), from one C
+    to the next. A tenth of each class of the training set, drawn by a fixed seed (of few items one, of one none), is
+    held out and chooses C: the most accurate one, of equals the one of lower cross-entropy. Then all of it is fitted.
+
+    - `cs`: the C to choose from; default: 1e-6, 1e-5 ... 1e5, the range in which DINOv2 and DINOv3 try 45.
+    - `max_iter`: L-BFGS iterations of each fit.
+    - `tolerance`: a fit has converged when no entry of the gradient of the objective / (C * items) is larger.
+
+    Reads `outputs["embeddings"]` (B, D), of any length and made of length 1, and labels and ids of the batches. (DINO's
+    own scripts do not divide by the length: their best C is another one.) Training embeddings are kept on the device.
+
+    `compute` gives "logistic", the accuracy; "logistic_low" and "logistic_high", within which it would be for other
+    items (95 %, bootstrap over items); "logistic_c", the chosen C; and, only if there are any,
+    "logistic_not_converged", how many fits `max_iter` ended before their optimum; the findings say of which C.
+    Every process gets the same numbers, for any number of processes. Raises ValueError for arguments that make no
+    sense, and without labels.
+    """
+
+    name = "logistic regression"
+
+    def __init__(self, cs: list[float] | None = None, max_iter: int = 1000, tolerance: float = 1e-6):
+        self.cs = list(CS) if cs is None else sorted(map(float, cs))
+        if not self.cs or not all(0 < c < math.inf for c in self.cs) or len(set(self.cs)) < len(self.cs):
+            raise ValueError(f"cs must be different positive numbers, not {self.cs}: try cs=[0.1,1,10,100]")
+        if max_iter < 1 or not tolerance > 0:
+            raise ValueError(f"max_iter is at least 1 and tolerance positive, not {max_iter} and {tolerance}")
+        self.max_iter, self.tolerance = max_iter, tolerance
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        self._line: list[tuple[float, float]] = []
+        self._note = ""
+
+    def compute(self) -> dict[str, float]:
+        x, labels, judged, wanted = self.rows()
+        names, y = torch.unique(labels, return_inverse=True)
+        precise = _has_float64(x)
+        x, tolerance = (x.double(), self.tolerance) if precise else (x, max(self.tolerance, 1e-5))
+
+        def fitted(rows: Tensor | slice, c: float, start: Fitted | None) -> Fitted:
+            return fit(x[rows], y[rows], len(names), c, start=start, max_iter=self.max_iter, tolerance=tolerance)
+
+        kept, held = held_out(y)
+        found: dict[float, Fitted] = {}
+        if len(self.cs) > 1 and len(held):
+            start = None
+            for c in self.cs:
+                start = found[c] = fitted(kept, c, start)
+        quality = {c: _quality(solution.scores(x[held]), y[held]) for c, solution in found.items()}
+        c = max(self.cs, key=lambda c: quality.get(c, (0.0, 0.0)))
+        final = fitted(slice(None), c, found.get(c))
+        right = int((names[final.scores(judged).argmax(dim=1)] == wanted).sum())
+        low, high = over_items([len(judged) - right, right])
+        numbers = {"logistic": right / len(judged), "logistic_low": low, "logistic_high": high, "logistic_c": c}
+        slow = [f"C = {c:g}" for c, solution in found.items() if not solution.converged]
+        slow += [] if final.converged else [f"the chosen C = {c:g} on all items"]
+        if slow:
+            numbers["logistic_not_converged"] = float(len(slow))
+        self._line = [(c, accuracy) for c, (accuracy, _) in quality.items()]
+        self._note = f"C = {c:g} is chosen" + (f" by {len(held):,} held-out items." if found else ".")
+        if slow:
+            self._note += f" Not converged in {self.max_iter:,} iterations: {', '.join(slow)}. Raise max_iter."
+        numbers, self._line, self._note = of_main((numbers, self._line, self._note))
+        return numbers
+
+    def findings(self, dataset: Dataset) -> list[Finding]:
+        if not self._note:
+            return []
+        title, lines = "Logistic regression by C", {"training, held out": self._line}
+        return [Curve(title, lines if self._line else {}, "C", "accuracy", log_x=True, note=self._note)]
+
+
+def held_out(y: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows that stay, rows held out): of each class a tenth, at least one item; none of a class that has one."""
+    generator = torch.Generator().manual_seed(SEED)
+    order = torch.randperm(len(y), generator=generator).to(y.device)
+    order = order[y[order].argsort(stable=True)]  # by class, shuffled within
+    sizes = torch.bincount(y)
+    place = torch.arange(len(y), device=y.device) - (sizes.cumsum(0) - sizes)[y[order]]
+    wanted = (sizes * HELD_OUT).round().long().clamp(min=1).masked_fill(sizes < 2, 0)
+    held = place < wanted[y[order]]
+    return order[~held].sort().values, order[held].sort().values
+
+
+def _quality(scores: Tensor, y: Tensor) -> tuple[float, float]:
+    """What is better is greater: accuracy, then less cross-entropy."""
+    return (scores.argmax(dim=1) == y).double().mean().item(), -cross_entropy(scores, y).item()
+
+
+def _has_float64(x: Tensor) -> bool:
+    try:
+        x[:1].double()
+    except (TypeError, RuntimeError):
+        return False
+    return True

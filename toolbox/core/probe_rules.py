@@ -1,0 +1,67 @@
+"""What a recipe must not say around core.Probe: its heads are trained as if each were alone, and one set chooses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolbox.errors import Problem
+
+
+def problems(config: dict[str, Any]) -> list[Problem]:
+    """Of a whole recipe, complete or not, whatever its model is."""
+    if (config.get("model") or {}).get("type") != "core.Probe":
+        return []
+    return _coupled(config.get("optim_wrapper") or {}) + _data(config) + _judged(config)
+
+
+def _coupled(update: dict[str, Any]) -> list[Problem]:
+    """Settings by which one head would change the updates of another."""
+    found = []
+    for key, wrong, why in (
+        ("clip_grad", update.get("clip_grad"), "clips the gradients of all heads together"),
+        ("on_nonfinite", update.get("on_nonfinite") == "skip", "leaves an update of all heads out where one overflows"),
+        ("precision", update.get("precision") == "fp16", "leaves an update of all heads out where one overflows"),
+    ):
+        if wrong:
+            message = f"It {why}, and the heads of a probe are trained as if each were alone."
+            hint = "Use 'bf16' or 'fp32'." if key == "precision" else "Remove it."
+            found.append(Problem(message, f"optim_wrapper.{key}", hint))
+    for path, settings in (update.get("parts") or {}).items():
+        if isinstance(settings, dict) and "lr" in settings and (path == "model" or path.startswith("model.heads")):
+            message = "It replaces the learning rates that core.Probe gives its heads."
+            found.append(Problem(message, f"optim_wrapper.parts.{path}.lr", "Remove it, and set model.rates."))
+    return found
+
+
+def _data(config: dict[str, Any]) -> list[Problem]:
+    loader, repeats = config.get("train_dataloader") or {}, config["model"].get("repeats", 1)
+    sampler = loader.get("sampler") or {}
+    found = []
+    if loader.get("mix"):
+        found.append(Problem("A probe learns from whole images.", "train_dataloader.mix", "Remove it."))
+    if sampler.get("type", "core.Shuffled") == "core.Shuffled" and sampler.get("repeats", 1) != repeats:
+        message = f"core.Probe has repeats={repeats}, and each of them takes an order of the data of its own."
+        hint = f"Use sampler=dict(type='core.Shuffled', batch_size=..., repeats={repeats})."
+        found.append(Problem(message, "train_dataloader.sampler", hint))
+    return found
+
+
+def _judged(config: dict[str, Any]) -> list[Problem]:
+    """The validation set chooses a head, and the test set never."""
+
+    def of(split: str) -> list[tuple[str, dict[str, Any]]]:
+        given = config.get(f"{split}_evaluator") or []
+        listed = {f"{split}_evaluator": given} if isinstance(given, dict) else {}
+        return list((listed or {f"{split}_evaluator.{i}": one for i, one in enumerate(given)}).items())
+
+    name = "core.ProbeAccuracy"
+    found = [
+        Problem("The best of many heads on the test set is a number too good.", f"{where}.choose", "Remove it.")
+        for where, metric in of("test")
+        if metric.get("type") == name and metric.get("choose")
+    ]
+    if not any(metric.get("type") == name and metric.get("choose") for _, metric in of("val")):
+        message = "core.Probe has many heads, and nothing chooses one of them."
+        hint = "Give val_dataloader, and dict(type='core.ProbeAccuracy', choose=True) in val_evaluator."
+        found.append(Problem(message, "val_evaluator", hint))
+    return found
