@@ -14,6 +14,7 @@ from toolbox.base import Metric
 from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
+from toolbox.engine.inspect import inspect
 from toolbox.engine.judging import evaluate as evaluating
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.errors import ToolboxError
@@ -142,10 +143,6 @@ def test_a_width_that_is_too_large_is_found_at_the_first_batch(trained, monkeypa
         ({"val_evaluator": [{**RECALL, "dims": [4, 9]}]}, "val_evaluator.0.dims", "9 dimensions, and the embeddings"),
         ({"val_evaluator": [{**RECALL, "whiten": 9}]}, "val_evaluator.0.whiten", "9 dimensions"),
         ({"val_evaluator": [{"type": "core.LateInteractionRecall", "ks": [1]}]}, "val_evaluator.0", "'tokens'"),
-        (
-            {"model.head.dim": 32, "val_evaluator": [{**RECALL, "dims": [20]}]}, "val_evaluator.0.dims",
-            "The backbone as it comes, which is measured before training: dims asks for 20",
-        ),
     ],
 )  # fmt: skip
 def test_a_check_finds_what_metrics_will_miss(toy, overrides, where, message):
@@ -160,13 +157,26 @@ def test_a_check_lets_pass_what_fits(toy):
     assert api.check_config(toy(wide)) == []
 
 
-def test_raw_pixels_have_no_tokens(toy):
-    late = {"type": "core.LateInteractionRecall", "ks": [1]}
-    tokens = {"model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "model.head": None}
-    assert api.check_config(toy({**tokens, "val_evaluator": [late]})) == []
-    (problem,) = api.check_config(toy({**tokens, "val_evaluator": [late], "evaluate_pixels": True}))
-    assert "Raw pixels" in problem.message
-    assert "evaluate_pixels=False" in problem.hint
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        (
+            {"model.head.dim": 32, "val_evaluator": [{**RECALL, "dims": [20]}]},
+            "The backbone as it comes, before training: left out: val_evaluator.0.dims: dims asks for 20",
+        ),
+        (
+            {
+                "val_evaluator": [{"type": "core.LateInteractionRecall", "ks": [1]}], "evaluate_pixels": True,
+                "model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "model.head": None,
+            },
+            "Raw pixels: left out: val_evaluator.0: ",
+        ),
+    ],
+)  # fmt: skip
+def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note):
+    plan = inspect(toy(overrides))
+    assert plan.problems == []
+    assert [said for said in plan.notes if said.startswith(note)]
 
 
 def test_token_sets_are_judged_beside_embeddings(toy):

@@ -62,9 +62,7 @@ class Pool(base.Pool):
 
     def in_plain_torch(self, name: str) -> list[str]:
         if self.layers > 1:
-            raise ValueError(
-                f"the pool reads the last {self.layers} blocks, and an encoder's tokens are of the last one"
-            )
+            raise ValueError(f"the pool reads the last {self.layers} blocks, and tokens are of the last one alone")
         patches, power = "tokens[:, prefix:]", f'head["{name}.power"]'
         if self.mode == "tokens" and self.keep is not None:
             return [

@@ -60,6 +60,12 @@ def _judged(config: dict[str, Any]) -> list[Problem]:
         for where, metric in of("test")
         if metric.get("type") == name and metric.get("choose")
     ]
+    found += [
+        Problem("It reads the chosen head, and the validation set chooses it.", where, "Move it to test_evaluator.")
+        for where, metric in of("val")
+        if metric.get("type") in ("core.Accuracy", "core.CalibrationError")
+        or (metric.get("type") == name and not metric.get("choose"))
+    ]
     if not any(metric.get("type") == name and metric.get("choose") for _, metric in of("val")):
         message = "core.Probe has many heads, and nothing chooses one of them."
         hint = "Give val_dataloader, and dict(type='core.ProbeAccuracy', choose=True) in val_evaluator."

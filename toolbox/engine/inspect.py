@@ -235,9 +235,8 @@ def _block_problems(model: Model) -> list[Problem]:
     found = []
     for name, (backbone, pool) in model.towers().items():
         if pool.layers > 1 and ("layers" not in backbone.abilities or pool.layers > len(backbone.layers())):
-            can = (
-                f"has {len(backbone.layers())} blocks" if "layers" in backbone.abilities else "gives its last one alone"
-            )
+            count = len(backbone.layers()) if "layers" in backbone.abilities else 1
+            can = f"has {count}" if count > 1 else "gives its last one alone"
             message = f"The pool of '{name}' reads the last {pool.layers} blocks, and {type(backbone).__name__} {can}."
             found.append(Problem(message, "model", "Read fewer blocks, or take another backbone."))
     return found

@@ -144,7 +144,7 @@ class Run(Prepared):
             self.progress["pixels"] = self._judge_bare(target, "raw pixels", Pixels())
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
         self.progress["before"] = self._judge_bare(target, "before")
-        self._write_results({name: self.progress[name] for name in ("pixels", "before")})
+        self._write_results({name: self.progress[name] or None for name in ("pixels", "before")})
 
     def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
         """The numbers of those metrics that can judge without what is trained."""

@@ -27,10 +27,10 @@ def over_items(counts: Sequence[int], level: float = 0.95) -> tuple[float, float
 
 
 def over_repeats(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """(low, high) of the mean of n >= 2 repeats by Student's t: how it would be if training were done again."""
+    """(low, high), within 0 and 1, of the mean of n >= 2 repeats by Student's t: how it would be trained again."""
     half = student(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
-    return mean - half, mean + half
+    return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
 def student(freedom: int, level: float = 0.95) -> float:

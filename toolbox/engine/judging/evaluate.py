@@ -47,6 +47,7 @@ class EvalSet:
         self.metrics: list[Metric] = [
             build(metric, "metric", where=f"{name}_evaluator.{index}") for index, metric in enumerate(evaluator)
         ]
+        self.judges, self.left_out = self.metrics, []
 
     @property
     def learning(self) -> list[Metric]:

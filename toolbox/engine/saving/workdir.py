@@ -127,8 +127,8 @@ def results(progress: dict[str, Any], after: dict[str, float] | None) -> dict[st
     """What train_results.json tells of a run's progress; `after`: the numbers of what it trained."""
     seconds = progress["seconds"]
     return {
-        "pixels": progress["pixels"] or None, "before": progress["before"] or None, "after": after, "best": progress["best"],
-        "stopped": progress["stopped"], "seconds": round(seconds, 3),
+        "pixels": progress["pixels"] or None, "before": progress["before"] or None, "after": after,
+        "best": progress["best"], "stopped": progress["stopped"], "seconds": round(seconds, 3),
         "items_per_second": round(progress["items"] / seconds, 2) if seconds else None,
         "data_wait_seconds": round(progress["data_wait_seconds"], 3),
     }  # fmt: skip
