@@ -14,6 +14,7 @@ from toolbox.base import Metric
 from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
+from toolbox.config.validate import complete
 from toolbox.engine.inspect import inspect
 from toolbox.engine.judging import evaluate as evaluating
 from toolbox.engine.judging.evaluate import EvalSet
@@ -174,7 +175,7 @@ def test_a_check_lets_pass_what_fits(toy):
     ],
 )  # fmt: skip
 def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note):
-    plan = inspect(toy(overrides))
+    plan = inspect(complete(api.to_dict(toy(overrides))))
     assert plan.problems == []
     assert [said for said in plan.notes if said.startswith(note)]
 

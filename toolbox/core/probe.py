@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize
+from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
 from toolbox.core import pool as pools
 from toolbox.core.probe_names import PREFIX, head_name
 from toolbox.errors import Problem, ToolboxError
@@ -132,8 +132,7 @@ class Probe(Model):
             )
         features = _by_repeat(representations["features"], views, self.repeats)
         labels = labels.view(self.repeats, -1).repeat(1, views)
-        device = labels.device.type
-        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
+        with without_autocast(labels.device):
             losses = torch.cat([self._losses(features, i, labels) for i in range(len(self.parts))], dim=2)
             # of each row all heads' losses, so that the mean is over the rows of all processes
             means = gather(losses.transpose(0, 1).flatten(1)).mean(dim=0)
@@ -157,7 +156,7 @@ class Probe(Model):
         found = self._embeddings(features)
         # on the meta device nothing is chosen yet, and what will be there counts
         i, rate = (0, 0) if self.chosen.is_meta else self.chosen.tolist()
-        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
+        with without_autocast(features.device):
             each = features.expand(self.repeats, -1, -1)
             scores = [self._scores(each, number) for number in range(len(self.parts))]
         for name, (part, number) in self.names().items():
