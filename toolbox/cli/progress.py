@@ -57,6 +57,16 @@ class LiveConsole(Console):
         self._task = self._bar.add_task("", total=steps, completed=step, numbers="")
         self._bar.start()
 
+    def reach(self, what: str, done: int, total: int) -> None:
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
+                TimeRemainingColumn(), console=self._terminal,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done)
+
     def advance(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
             return

@@ -76,6 +76,19 @@ TOP_LEVEL: dict[str, Key] = {
         "The test data, looked at before and after training only.", keys=_loader(train=False), optional=True
     ),
     "test_evaluator": Key("Metrics on the test data.", kind="metric", many=True),
+    "features": Key(
+        "Stores what frozen towers make of the data, and trains and judges on that: images are read and encoded once, "
+        "for all epochs and later runs. Absent: computed at every step.",
+        keys={
+            "dtype": Key("Of the stored numbers.", Literal["fp16", "bf16", "fp32"], default="fp16"),
+            "views": Key(
+                "Random views of each training item to store, which draws choose from; needed with an `augment`.",
+                int | None,
+            ),
+            "folder": Key("Where stores are; each finds its own by what it is of.", str, default="work_dirs/features"),
+        },
+        optional=True,
+    ),
     "optim_wrapper": Key(
         "How parameters are updated.",
         keys={

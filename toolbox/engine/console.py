@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Console:
 
     def __init__(self) -> None:
         self.log_file: Path | None = None
+        self._told = time.monotonic()
 
     def info(self, text: str) -> None:
         """Say something."""
@@ -45,6 +47,13 @@ class Console:
         """`step` steps are done; `values` are new numbers, often none."""
         if values:
             self.info(f"step {step}: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+    def reach(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` items of some work beside training are done; `stop` ends it."""
+        now = time.monotonic()
+        if done == total or now - self._told >= 5:
+            self._told = now
+            self.show(f"{what}: {done:,} of {total:,}")
 
     def stop(self) -> None:
         """Training has ended, one way or another."""

@@ -20,6 +20,7 @@ from toolbox.engine.parts import adapted, backbones
 from toolbox.engine.precision import Precision
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
+from toolbox.engine.storing import choice
 from toolbox.engine.updating import average, grad_cache, interpolate
 from toolbox.engine.updating.groups import Group, parameter_groups, part_problems
 from toolbox.errors import Problem, ToolboxError
@@ -113,6 +114,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)
     plan.problems += interpolate.problems(recipe, model)
     plan.problems += speed.problems(settings("env_cfg"))
+    plan.problems += choice.problems(recipe, model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         plan.problems.append(
             Problem("Nothing would be trained: every part is frozen.", "model", "Add a head, or set a backbone's tune.")
@@ -121,6 +123,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         return plan
     plan.notes += average.notes(settings("optim_wrapper.average"), plan.steps)
     plan.notes += speed.notes(model, settings("env_cfg"))
+    if data and not plan.problems and recipe.get("features"):
+        plan.notes += choice.notes(recipe, model, _items(recipe))
     groups = parameter_groups(
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
     )
@@ -187,6 +191,12 @@ def _other_classes(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
                 hint = "A classifier is judged on the classes that it was trained on."
                 found.append(Problem(message, f"{name}_dataloader.dataset", hint))
     return found
+
+
+def _items(recipe: dict[str, Any]) -> dict[str, int]:
+    """How many items each dataset has."""
+    names = [name for name in ("train", "val", "test") if recipe[f"{name}_dataloader"]]
+    return {name: len(build(recipe[f"{name}_dataloader"]["dataset"], "dataset")) for name in names}
 
 
 @contextmanager
@@ -275,13 +285,15 @@ def _views(recipe: dict[str, Any], model: Model) -> dict[str, int]:
 
 def _shapes_and_memory(settings: Settings, model: Model, views: dict[str, int], plan: Plan) -> None:
     """Run a step without data: shapes are checked, memory is counted."""
-    preprocess = model.preprocess()
-    if any(source.size is None for source in preprocess.values()):
+    stored = choice.stored_towers(model) if settings.recipe.get("features") else {}
+    if any(source.size is None for name, source in model.preprocess().items() if name not in stored):
         return
     rows = {name: (plan.batch_size or 2) * count for name, count in views.items()}
     chunk = settings("optim_wrapper.grad_cache")
     try:
-        plan.memory, idle = step_memory(model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"])
+        plan.memory, idle = step_memory(
+            model, rows, settings("optim_wrapper.precision"), chunk and chunk["chunk_size"], stored
+        )
         _tell_idle(model, idle, plan)
         if settings("optim_wrapper.average"):
             plan.memory["average"] = sum(part.nbytes for part in model.parameters() if part.requires_grad)

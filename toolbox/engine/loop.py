@@ -162,6 +162,7 @@ class Run(Prepared):
         stream = self._stream = training_batches(
             self.settings, self.dataset, self.sampler, self.training_inputs, first=self.step * self.accumulate,
             last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu", tell=self.console.warn,
+            stored=self.shelf and self.shelf.of(self.settings("train_dataloader"), training=True),
         )  # fmt: skip
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
         self._agree_to_stop()
@@ -283,6 +284,7 @@ class Run(Prepared):
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
             "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.skipping.count if self.update.skipping else 0,
+            "features": self.shelf.results() if self.shelf else None,
         }  # fmt: skip
         for hook in self.hooks:
             results = hook.conclude(self, results) | results
@@ -332,7 +334,7 @@ class Run(Prepared):
         with applied(self.average):
             return target.evaluate(
                 model or self.parallel.module, self.inputs, self.device, self.precision, mode=mode,
-                stop=lambda: interruptible and self._asked_to_leave(),
+                stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
             )  # fmt: skip
 
     def _identity(self) -> dict[str, Any]:

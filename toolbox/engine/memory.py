@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from toolbox.base import Loss, Model
+from toolbox.base import Loss, Model, Tower
 from toolbox.engine.precision import DTYPES
 from toolbox.engine.updating.grad_cache import chunks
 
@@ -98,7 +98,11 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def step_memory(
-    model: Model, rows: dict[str, int], precision: str, chunk_size: int | None
+    model: Model,
+    rows: dict[str, int],
+    precision: str,
+    chunk_size: int | None,
+    stored: Mapping[str, Tower] | None = None,
 ) -> tuple[dict[str, int], list[str]]:
     """({what: bytes that one step takes}, names of trainable parameters that no gradient reaches).
 
@@ -108,18 +112,22 @@ def step_memory(
     - `model`: on torch's meta device, tuned.
     - `rows`: the rows of each image input; `precision`: of the forward pass.
     - `chunk_size`: of GradCache, None without it.
+    - `stored`: the towers of inputs that are stored features.
 
     Raises RuntimeError, ValueError or TypeError when the parts of the model do not fit together, NotImplementedError
     when values would be needed.
     """
     model.train()
     sizes = {name: preprocess.size for name, preprocess in model.preprocess().items()}
-    inputs = {name: torch.empty(rows[name], 3, *size, device="meta") for name, size in sizes.items()}
+    stored = stored or {}
+    shapes = {name: (3, *size) for name, size in sizes.items() if name not in stored}
+    shapes |= {name: (tower.pool.dim(tower.backbone.dim),) for name, tower in stored.items()}
+    inputs = {name: torch.empty(rows[name], *shape, device="meta") for name, shape in shapes.items()}
     part = next(chunks(inputs, chunk_size)) if chunk_size else inputs
     with Peak() as peak, as_on_a_gpu(DTYPES.get(precision)):
         for tensor in (*model.parameters(), *model.buffers(), *inputs.values()):
             peak.leave_out(tensor)
-        found = _forward(model, part)
+        found = _forward(model, part, sorted(stored))
         learning = [value for value in found.values() if value.requires_grad]
         if learning:
             torch.autograd.backward(learning, [torch.ones_like(value) for value in learning])
@@ -140,9 +148,9 @@ def step_memory(
     }, idle if learning else []
 
 
-def _forward(model: Model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _forward(model: Model, inputs: dict[str, Tensor], stored: list[str]) -> dict[str, Tensor]:
     if type(model).represent is not Model.represent:
-        return model({"inputs": inputs}, "represent")
+        return model({"inputs": inputs, "stored": stored}, "represent")
     views = dict.fromkeys(inputs, 1)
     batch = {"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}
-    return model(batch, "predict")
+    return model(batch | {"stored": stored}, "predict")

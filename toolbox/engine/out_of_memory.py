@@ -16,6 +16,7 @@ from toolbox.base import Batch, Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
+from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.updating import grad_cache
 from toolbox.errors import ToolboxError, one_line
 from toolbox.plugin import Device
@@ -154,7 +155,8 @@ def _parts(recipe: dict[str, Any], classes: int | None, rows: dict[str, int]) ->
         model = _structure(recipe, classes)
         if any(source.size is None for source in model.preprocess().values()):
             return None
-        found, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"])
+        stored = stored_towers(model) if recipe.get("features") else None
+        found, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"], stored)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, ToolboxError):
         return None  # an estimate is not worth another message
     return found

@@ -27,6 +27,7 @@ from toolbox.engine.saving import workdir
 from toolbox.engine.saving.files import as_json, sha256_of
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import StopSignal
+from toolbox.engine.storing.shelf import Shelf
 from toolbox.engine.updating.average import Average
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups
@@ -102,11 +103,28 @@ class Prepared:
         self.torch_device = torch.device(str(self.device))
         speed.prepare(self.model, settings("env_cfg"), self.torch_device)
         self.precision = Precision(settings("optim_wrapper.precision"), self.device)
+        self.inputs = inputs_of(self.model)
+        self.training_inputs = inputs_of(self.model, training=True)
+        self.val, self.test = self._eval_set("val"), self._eval_set("test")
+        self.shelf = self._fill_shelf() if recipe.get("features") else None
         self.parallel = spread(
             self.model, self.team, settings("env_cfg.parallel"), self.device, self.precision, idle=self._idle
         )
-        self.inputs = inputs_of(self.model)
-        self.training_inputs = inputs_of(self.model, training=True)
+
+    def _fill_shelf(self) -> Shelf:
+        """Features of all that the run will read; computed by the model as one process has it."""
+        self.model.to(self.torch_device)
+        shelf = Shelf(
+            self.config, self.model, self.device, self.precision, team=self.team, console=self.console
+        )  # fmt: skip
+        loader = self.settings("train_dataloader")
+        shelf.add("train", self.dataset, loader, training=True)
+        targets = [target for target in (self.val, self.test) if target is not None]
+        if any(target.learning for target in targets):
+            shelf.add("train", self.dataset, loader)
+        for target in targets:
+            shelf.add(target.name, target.dataset, target.loader)
+        return shelf
 
     def _build_training(self) -> None:
         recipe, settings = self.config, self.settings
@@ -144,7 +162,6 @@ class Prepared:
             self.work_dir / "bad_items.jsonl", len(self.dataset), settings("train_dataloader.max_bad_share"),
             self.console, self.is_main,
         )  # fmt: skip
-        self.val, self.test = self._eval_set("val"), self._eval_set("test")
 
     def _eval_set(self, name: str) -> EvalSet | None:
         loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]

@@ -22,6 +22,8 @@ from toolbox.engine.precision import Precision
 from toolbox.engine.reading.data import inputs_of, ready
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
+from toolbox.engine.storing.choice import stored_towers
+from toolbox.engine.storing.shelf import Shelf
 from toolbox.errors import ToolboxError
 
 
@@ -146,7 +148,13 @@ def evaluate(
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
     mode = "predict" if checkpoint else "baseline"
-    numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode)
+    shelf = None
+    if recipe.get("features") and stored_towers(model):
+        shelf = Shelf(recipe, model, device, precision)
+        shelf.add(name, target.dataset, target.loader)
+        if training is not None:
+            shelf.add("train", training, recipe["train_dataloader"])
+    numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode, shelf=shelf)
     if not numbers:
         raise ToolboxError.of(target.left_out)
     for problem in target.left_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from toolbox.engine.reading.data import Fetch, Inputs, Turns, batches, ready
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build
+
+if TYPE_CHECKING:
+    from toolbox.engine.storing.shelf import Shelf
 
 
 class Pixels(nn.Module):
@@ -56,12 +59,13 @@ class EvalSet:
 
     def evaluate(
         self, model: nn.Module, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
-        mode: str = "predict", stop: Callable[[], bool] = lambda: False,
+        mode: str = "predict", stop: Callable[[], bool] = lambda: False, shelf: Shelf | None = None,
     ) -> dict[str, float] | None:  # fmt: skip
         """The metrics' numbers; None if `stop` said so between two batches.
 
         - `mode`: "predict", or "baseline" for the backbone alone: metrics that miss something in its outputs are then
           left out, and where all of them do, there are no numbers.
+        - `shelf`: where features are stored; None reads all inputs.
         Unreadable items under 'skip' are counted as "unreadable_items" in the result. Metrics that learn from the
         training set see it first, without augmentation.
         """
@@ -76,7 +80,7 @@ class EvalSet:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
                 for dataset, loader, name in passes:
                     bad, checked, spare = 0, False, None
-                    for batch, is_own in self._batches(dataset, loader, inputs, device):
+                    for batch, is_own in self._batches(dataset, loader, inputs, device, shelf):
                         if stop():
                             return None
                         bad += len(batch["bad"]) if is_own else 0
@@ -123,7 +127,7 @@ class EvalSet:
         return build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
 
     def _batches(
-        self, dataset: Dataset, loader: dict[str, Any], inputs: dict[str, Inputs], device: Device
+        self, dataset: Dataset, loader: dict[str, Any], inputs: dict[str, Inputs], device: Device, shelf: Shelf | None
     ) -> Iterator[tuple[Batch, bool]]:
         """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones.
 
@@ -132,11 +136,15 @@ class EvalSet:
         size = min(self.loader.get("batch_size") or 64, len(dataset))
         sampler: Sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
         sampler.setup(dataset, seed=0)
-        fetch = Fetch(dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip")
+        fetch = Fetch(
+            dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip",
+            stored=shelf.of(loader) if shelf else None,
+        )  # fmt: skip
         turns = Turns(sampler)
         found = batches(
-            fetch, turns, workers=self.loader.get("num_workers", 2), prefetch=self.loader.get("prefetch_factor", 2),
-            pin_memory=device.type != "cpu", where=f"{self.name}_dataloader",
+            fetch, turns, workers=self.loader.get("num_workers", 2) if fetch.live else 0,
+            prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
+            where=f"{self.name}_dataloader",
         )  # fmt: skip
         yield from zip(found, turns.own(), strict=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,8 @@ from toolbox.engine.assemble import build_augment
 from toolbox.engine.reading.workers import Board, Watch
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError, one_line
+from toolbox.features.store import Store
+from toolbox.features.views import draw_of, view_of
 
 
 @dataclass
@@ -47,20 +49,29 @@ class Fetch(torch.utils.data.Dataset):
     - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
     - `blocks`: how many equally long blocks the sampler's batches consist of.
     - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else raise.
+    - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
+    - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
     """
 
     def __init__(
         self, dataset: Dataset, inputs: dict[str, Inputs], *,
         augment: Augment | dict[str, Augment] | None = None, seed: int = 0, blocks: int = 1, skip_bad: bool = False,
+        stored: Mapping[str, Store] | None = None, streams: dict[str, int] | None = None,
     ) -> None:  # fmt: skip
         self.dataset, self.inputs = dataset, inputs
+        self.stored = {name: store for name, store in (stored or {}).items() if name in inputs}
+        self.live = {name: source for name, source in inputs.items() if name not in self.stored}
+        self.unstored = {index: text for store in self.stored.values() for index, text in store.unreadable.items()}
+        self.calls = max((store.calls for store in self.stored.values()), default=1)
         self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
         # one augment gives all inputs the same view; one for each gives them views of their own
-        self.streams = {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
+        self.streams = streams or {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
         self.seed, self.blocks, self.skip_bad = seed, blocks, skip_bad
         self.board: Board | None = None
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
+        if self.stored and not self.live and not (self.unstored and any(index in self.unstored for _, index in draws)):
+            return self._stored_batch([], draws, [])
         items: list[dict[str, Any]] = []
         bad: list[tuple[int, str]] = []
         with _random_state_kept():
@@ -68,7 +79,9 @@ class Fetch(torch.utils.data.Dataset):
                 if self.board is not None:
                     self.board.reading(draw, index)
                 try:
-                    items.append(self._item(draw, index))
+                    if index in self.unstored:
+                        raise OSError(self.unstored[index])
+                    items.append(self._item(draw, index) if self.live else {"draw": draw, "index": index})
                 except (OSError, ValueError) as error:
                     if not self.skip_bad:
                         return Problem(
@@ -84,7 +97,10 @@ class Fetch(torch.utils.data.Dataset):
         if self.blocks > 1 and bad:
             items = _whole_rows(items, {index for index, _ in bad}, draws, self.blocks)
         try:
-            batch = _collate(items, self.inputs, self.blocks, bad)
+            if self.stored:
+                batch = self._stored_batch(items, [(item["draw"], item["index"]) for item in items], bad)
+            else:
+                batch = _collate(items, self.inputs, self.blocks, bad)
         except Exception as error:
             listed = ", ".join(str(item["index"]) for item in items)
             error.add_note(f"This happened as items {listed} of {type(self.dataset).__name__} became a batch.")
@@ -94,11 +110,36 @@ class Fetch(torch.utils.data.Dataset):
             self.board.idle()
         return found
 
+    def _stored_batch(
+        self, items: list[dict[str, Any]], draws: list[tuple[int, int]], bad: list[tuple[int, str]]
+    ) -> Batch:  # fmt: skip
+        """A batch with stored features, beside live inputs collated from `items`."""
+        batch: Batch = {"bad": bad, "items": len(draws), "blocks": self.blocks}
+        if not draws:
+            return batch
+        indices = [index for _, index in draws]
+        if self.live:
+            batch = _collate(items, self.live, self.blocks, bad)
+        else:
+            first = next(iter(self.stored.values()))
+            batch |= {"views": {}, "inputs": {}, "labels": first.labels_of(indices), "indices": indices}
+            batch["ids"] = [first.ids[index] for index in indices]
+            if first.roles[indices[0]] is not None:
+                batch["roles"] = [first.roles[index] for index in indices]
+        for name, store in self.stored.items():
+            images = store.layout.views // store.calls
+            view = view_of(self.seed, [draw for draw, _ in draws], store.calls) * images
+            batch["inputs"][name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
+            batch["views"][name] = images
+        return batch | {"stored": sorted(self.stored)}
+
     def _item(self, draw: int, index: int) -> dict[str, Any]:
         sample = self.dataset[index]
         item = {"label": sample.get("label"), "id": sample.get("id", index), "index": index, "draw": draw}
         item["role"] = sample.get("role")
-        for name, source in self.inputs.items():
+        if self.calls > 1:  # what is live sees what is stored beside it
+            draw = draw_of(index, int(view_of(self.seed, [draw], self.calls)[0]), len(self.dataset))
+        for name, source in self.live.items():
             if source.field not in sample:
                 raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
             value = sample[source.field]
@@ -266,16 +307,16 @@ def batches(
 
 def training_batches(
     settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
-    pin_memory: bool, tell: Callable[[str], None] | None = None,
+    pin_memory: bool, tell: Callable[[str], None] | None = None, stored: Mapping[str, Store] | None = None,
 ) -> Generator[Batch, None, None]:  # fmt: skip
     """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
     fetch = Fetch(
         dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),
         seed=settings("randomness.seed"), blocks=sampler.blocks,
-        skip_bad=settings("train_dataloader.on_bad_item") == "skip",
+        skip_bad=settings("train_dataloader.on_bad_item") == "skip", stored=stored,
     )  # fmt: skip
     return batches(
-        fetch, Draws(sampler, first, last), workers=settings("train_dataloader.num_workers"),
+        fetch, Draws(sampler, first, last), workers=settings("train_dataloader.num_workers") if fetch.live else 0,
         prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory, tell=tell,
     )  # fmt: skip
 
@@ -284,7 +325,11 @@ def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batc
     """A batch as the model takes it: on the device, its inputs finished there."""
     batch = to_device(batch, device)
     if "inputs" in batch:
-        batch["inputs"] = {name: inputs[name].preprocess.finish(value) for name, value in batch["inputs"].items()}
+        stored = batch.get("stored", ())
+        batch["inputs"] = {
+            name: value if name in stored else inputs[name].preprocess.finish(value)
+            for name, value in batch["inputs"].items()
+        }
     return batch
 
 

@@ -47,7 +47,7 @@ class GradCache:
         with torch.no_grad():
             for chunk in pieces:
                 states.append(random_state(self.device))
-                parts.append(self._represent(chunk))
+                parts.append(self._represent(chunk, batch))
         del parts[own:]
         cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         sizes = [len(next(iter(part.values()))) for part in parts]
@@ -62,7 +62,7 @@ class GradCache:
         gradients = {name: rows.grad.split(sizes) for name, rows in cached.items() if rows.grad is not None}
         for number, chunk in enumerate(pieces):
             set_random_state(self.device, states[number])
-            again = self._represent(chunk)
+            again = self._represent(chunk, batch)
             learning = [name for name in gradients if again[name].requires_grad]
             wanted = [
                 gradients[name][number] if number < own else torch.zeros_like(again[name]) for name in learning
@@ -71,9 +71,9 @@ class GradCache:
         set_random_state(self.device, after)
         return found
 
-    def _represent(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def _represent(self, inputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         with self.precision.autocast():
-            return self.model({"inputs": inputs}, "represent")
+            return self.model({"inputs": inputs, "stored": batch.get("stored", ())}, "represent")
 
 
 def chunks(inputs: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,171 @@
+"""Compute the features of a dataset with a frozen tower, through the loader that training and evaluation use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Augment, Batch, Dataset, Tower
+from toolbox.engine import out_of_memory
+from toolbox.engine.precision import Precision
+from toolbox.engine.reading.data import Fetch, Inputs, batches, ready
+from toolbox.errors import ToolboxError
+from toolbox.features.shards import Layout, Shard
+from toolbox.features.views import draw_of
+from toolbox.features.writer import Writer
+from toolbox.plugin import Device
+
+
+@dataclass
+class Job:
+    """What to compute, and how.
+
+    - `name`: the input that the tower reads; `source`: its conversion.
+    - `augment`, `stream`, `seed`: of random views, of which each item gets `calls`, `copies` images each.
+    - `loader`: the recipe's dataloader, `where` its key: workers, batch size, and what becomes of unreadable items.
+    """
+
+    name: str
+    tower: Tower
+    source: Inputs
+    dataset: Dataset
+    loader: dict[str, Any]
+    where: str
+    device: Device
+    precision: Precision
+    augment: Augment | None = None
+    stream: int = 0
+    seed: int = 0
+    calls: int = 1
+    copies: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Items at a time: what the recipe's batches hold, and no more than 64 images."""
+        return max(1, min(self.loader.get("batch_size") or 64, 64) // (self.calls * self.copies))
+
+    def fetch(self, *, skip_bad: bool) -> Fetch:
+        """Reads batches of this input alone."""
+        return Fetch(
+            self.dataset, {self.name: self.source}, augment={self.name: self.augment}, seed=self.seed,
+            skip_bad=skip_bad, streams={self.name: self.stream},
+        )  # fmt: skip
+
+    def draws(self, indices: range | list[int]) -> list[tuple[int, int]]:
+        """Of some items, an item's views one after another."""
+        return [(draw_of(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
+
+    def rows(self, batch: Batch) -> Tensor:
+        """(draws, copies, width) float32 on the CPU: the features of a batch as the loader gave it."""
+        place = torch.device(str(self.device))
+        with torch.no_grad(), out_of_memory.judging(self.where, batch), self.precision.autocast():
+            value = ready(batch, {self.name: self.source}, place)["inputs"][self.name]
+            try:
+                found = self.tower.pool(self.tower.backbone(value, layers=self.tower.pool.layers))
+            except ValueError as error:  # a pool that does not fit the backbone, say
+                raise ToolboxError(str(error), where="model") from error
+        items, images = batch["items"], batch["views"][self.name]
+        if images != self.copies or found.ndim != 2 or len(found) != items * images:
+            raise ToolboxError(
+                f"The tower '{self.name}' gives {tuple(found.shape)} for {items} items with {images} views, and a "
+                "store holds one vector a view.", where="features", hint="Give every item as many views or captions.",
+            )  # fmt: skip
+        return found.float().cpu().view(images, items, -1).transpose(0, 1)
+
+
+class _Pieces:
+    """The draws of some shards, in batches that end where a shard does."""
+
+    def __init__(self, job: Job, shards: list[Shard]) -> None:
+        self.start, self.job = 0, job
+        self.pieces = [
+            range(first, min(first + job.batch_size, shard.stop))
+            for shard in shards
+            for first in range(shard.first, shard.stop, job.batch_size)
+        ]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (self.job.draws(piece) for piece in self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+def compute(
+    job: Job, writer: Writer, shards: list[Shard], progress: Callable[[int], None] = lambda done: None
+) -> None:  # fmt: skip
+    """Compute and write shards. What is written stays, whatever ends this early.
+
+    - `progress`: called with the number of items that are done.
+
+    Raises ToolboxError at an item that cannot be read, unless the dataloader's `on_bad_item` is 'skip'.
+    """
+    plan = _Pieces(job, shards)
+    pieces, done = iter(plan.pieces), 0
+    stream = batches(
+        job.fetch(skip_bad=job.loader.get("on_bad_item", "raise") == "skip"), plan,
+        workers=min(job.loader.get("num_workers", 2), max(0, len(plan) - 1)),
+        prefetch=job.loader.get("prefetch_factor", 2), pin_memory=job.device.type != "cpu", where=job.where,
+    )  # fmt: skip
+    try:
+        for shard in shards:
+            found = _Shard(shard, writer.layout)
+            while found.done < shard.stop - shard.first:
+                batch, piece = next(stream), next(pieces)
+                found.add(job, batch, piece)
+                done += len(piece)
+                progress(done)
+            writer.write(shard, found.rows, found.record)
+    finally:
+        stream.close()
+
+
+class _Shard:
+    """A shard under way."""
+
+    def __init__(self, shard: Shard, layout: Layout) -> None:
+        items = shard.stop - shard.first
+        self.shard, self.done = shard, 0
+        self.rows = torch.zeros(items, layout.views, layout.width)
+        self.record: dict[str, Any] = {name: [None] * items for name in ("ids", "labels", "roles")}
+        self.record["unreadable"] = {}
+
+    def add(self, job: Job, batch: Batch, piece: range) -> None:
+        """Take in the items of a batch."""
+        self.done += len(piece)
+        bad = self.record["unreadable"]
+        bad |= {str(index): message for index, message in batch["bad"]}
+        if not batch["items"]:
+            return
+        rows = job.rows(batch)
+        if rows.shape[-1] != self.rows.shape[-1]:
+            raise ToolboxError(
+                f"The pool of '{job.name}' gives {rows.shape[-1]} numbers and promised {self.rows.shape[-1]}.",
+                where="features", hint="Its dim() must be the width of what forward() returns.",
+            )  # fmt: skip
+        labels = [None] * batch["items"] if batch["labels"] is None else batch["labels"].tolist()
+        roles = batch.get("roles") or [None] * batch["items"]
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(batch["indices"]):
+            places.setdefault(index, []).append(place)
+        for index, own in places.items():
+            if str(index) in bad:  # one of its views failed
+                continue
+            here = index - self.shard.first
+            self.rows[here] = rows[own].flatten(0, 1)
+            for name, values in (("ids", batch["ids"]), ("labels", labels), ("roles", roles)):
+                self.record[name][here] = _json(values[own[0]])
+
+
+def _json(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    if value is None or isinstance(value, bool | int | float | str | list):
+        return value
+    raise ToolboxError(
+        f"An id, label or role of type {type(value).__name__} cannot be stored.", where="features",
+        hint="Samples hold ids that are int or str, and labels that are numbers.",
+    )  # fmt: skip

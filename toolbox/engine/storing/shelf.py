@@ -1,0 +1,215 @@
+"""The stored features of a run: found on disk, or computed once, for each dataset that it reads."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolbox.base import Augment, Dataset, Model
+from toolbox.engine.assemble import build_augment
+from toolbox.engine.console import Console
+from toolbox.engine.device import random_state, set_random_state
+from toolbox.engine.distributed.team import ALONE, Team
+from toolbox.engine.judging.evaluate import check_bad
+from toolbox.engine.precision import Precision
+from toolbox.engine.reading.data import inputs_of
+from toolbox.engine.storing.choice import stored_towers
+from toolbox.engine.storing.compute import Job, compute
+from toolbox.engine.storing.guard import check_some
+from toolbox.errors import ToolboxError
+from toolbox.features.key import data_identity, differences, digest, plain, tower_identity
+from toolbox.features.shards import Layout, Shard
+from toolbox.features.store import Store
+from toolbox.features.writer import MANIFEST, Writer, read_manifest
+from toolbox.plugin import Device
+
+READ_AGAIN = 4 * 2**30
+"""Bytes up to which a store that is found is compared with its checksums before it is used; larger ones by --verify."""
+
+
+class Shelf:
+    """Stores by dataset.
+
+    - `recipe`: with `features`; `model`: of it, its weights in place, on its device, not yet spread over processes.
+    - `team`: the processes that compute, each its share of the shards; all must make the same calls.
+    - `mend`: read every number of what is found, and compute again what is damaged or could not be read.
+    """
+
+    def __init__(
+        self, recipe: dict[str, Any], model: Model, device: Device, precision: Precision, *, team: Team = ALONE,
+        console: Console | None = None, mend: bool = False,
+    ) -> None:  # fmt: skip
+        self.settings, self.seed = recipe["features"], recipe["randomness"]["seed"]
+        self.model, self.device, self.precision = model, device, precision
+        self.team, self.console, self.mend = team, console or Console(), mend
+        self.root = Path(self.settings["folder"])
+        self.inputs, self.towers = inputs_of(model, training=True), stored_towers(model)
+        self.computed = self.found = 0
+        self.folders: list[Path] = []
+        self._stores: dict[tuple[str, bool], dict[str, Store]] = {}
+        try:
+            self._of = {
+                name: tower_identity(
+                    tower, self.inputs[name].preprocess, input=name, dtype=self.settings["dtype"],
+                    precision=precision.name,
+                )
+                for name, tower in self.towers.items()
+            }  # fmt: skip
+        except ValueError as error:
+            raise ToolboxError(str(error), where="features", hint="Remove features.") from error
+
+    def add(self, name: str, dataset: Dataset, loader: dict[str, Any], *, training: bool = False) -> None:
+        """Find or compute the features of a dataset.
+
+        - `name`: "train", "val" or "test"; `loader`: its dataloader in the recipe.
+        - `training`: as training reads it: augmented, and also for towers that only training has.
+
+        Raises ToolboxError where they cannot be had, or where what is stored is not what the model gives now.
+        """
+        augment = build_augment(loader.get("augment")) if training else None
+        names = [one for one in self.towers if training or one not in self.model.training_only]
+        if self._key(loader, training) in self._stores:
+            return
+        state, was_training = random_state(self.device), self.model.training
+        self.model.eval()
+        try:
+            self._stores[self._key(loader, training)] = {
+                one: self._store(self._job(one, dataset, loader, f"{name}_dataloader", augment)) for one in names
+            }
+        finally:
+            self.model.train(was_training)
+            set_random_state(self.device, state)  # a run is the same whether its features were there or not
+
+    def of(self, loader: dict[str, Any], *, training: bool = False) -> dict[str, Store]:
+        """The stores of a dataset that was added, by input."""
+        return self._stores[self._key(loader, training)]
+
+    def results(self) -> dict[str, Any]:
+        """What train_results.json tells of it."""
+        folders = [str(folder) for folder in dict.fromkeys(self.folders)]
+        return {"computed": self.computed, "found": self.found, "folders": folders}
+
+    def _key(self, loader: dict[str, Any], training: bool) -> tuple[str, bool]:
+        return digest(plain(loader["dataset"])), training
+
+    def _job(
+        self, name: str, dataset: Dataset, loader: dict[str, Any], where: str,
+        augment: Augment | dict[str, Augment] | None,
+    ) -> Job:  # fmt: skip
+        several = isinstance(augment, dict)
+        own = augment.get(name) if several else augment
+        if self.inputs[name].preprocess.size is None:
+            own = None
+        job = Job(name, self.towers[name], self.inputs[name], dataset, loader, where, self.device, self.precision)
+        if own is None:
+            return job
+        return replace(
+            job, augment=own, stream=sorted(self.inputs).index(name) if several else 0, seed=self.seed,
+            calls=self.settings["views"] or 1, copies=getattr(own, "views", 1),
+        )  # fmt: skip
+
+    def _store(self, job: Job) -> Store:
+        try:
+            of = self._of[job.name] | data_identity(
+                job.dataset, job.loader["dataset"], job.augment, views=job.calls, seed=job.seed, stream=job.stream
+            )
+        except ValueError as error:
+            raise ToolboxError(str(error), where=job.where, hint="Remove features.") from error
+        key = digest(of)
+        if len(set(self.team.everywhere(key))) > 1:
+            raise ToolboxError(
+                "The processes see other files or weights than each other.", where=job.where,
+                hint="All processes need the same data, with the same times of change.",
+            )  # fmt: skip
+        pool, backbone = job.tower.pool, job.tower.backbone
+        rows = job.calls * job.copies
+        layout = Layout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
+        folder = self.root / f"{type(job.dataset).__name__}-{job.name}-{key[:16]}"
+        writer, started = Writer(folder, of, layout), time.perf_counter()
+        with ExitStack() as alone:
+            missing = self.team.from_main(lambda: self._open(writer, alone))
+            if missing:
+                self._compute(job, writer, missing)
+                self.team.wait()
+            self.team.from_main(lambda: self._finish(writer, job, missing))
+        store = Store(folder)
+        check_bad(len(store.unreadable), job.dataset, job.loader, job.where.removesuffix("_dataloader"))
+        if store.unreadable and job.loader.get("on_bad_item", "raise") == "raise":
+            index, message = next(iter(store.unreadable.items()))
+            raise ToolboxError(
+                f"Item {index} of {type(job.dataset).__name__} cannot be read: {message}", where=job.where,
+                hint=f"Mend the file and remove {folder}, or set on_bad_item='skip' in the dataloader.",
+            )  # fmt: skip
+        if len(missing) < len(layout.shards()):
+            self.team.from_main(lambda: check_some(store, job))
+        self._tell(store, job, missing, time.perf_counter() - started)
+        return store
+
+    def _open(self, writer: Writer, alone: ExitStack) -> list[Shard]:
+        """What is to be computed; the store is this run's own then, until `alone` ends."""
+        checksum = self.mend or writer.layout.bytes() <= READ_AGAIN
+        missing = writer.missing(checksum=checksum, unreadable=self.mend)
+        if not missing and read_manifest(writer.folder) is not None:
+            return []
+        if not writer.folder.exists():
+            self._tell_nearest(writer)
+        alone.enter_context(
+            writer.alone(lambda: self.console.info(f"Another run stores features in {writer.folder}: waiting for it."))
+        )
+        missing = writer.missing(checksum=checksum, unreadable=self.mend)
+        writer.clean(missing)
+        if missing and len(missing) < len(writer.layout.shards()):
+            whole = len(writer.layout.shards()) - len(missing)
+            self.console.info(f"{writer.folder} holds {whole} whole shards: {len(missing)} are still to be computed.")
+        return missing
+
+    def _compute(self, job: Job, writer: Writer, missing: list[Shard]) -> None:
+        own = missing[self.team.rank :: self.team.size]
+        total = sum(shard.stop - shard.first for shard in missing)
+        name = f"features of {type(job.dataset).__name__} ({job.name})"
+        try:  # of several processes the main one speaks for all
+            compute(job, writer, own, lambda done: self.console.reach(name, min(done * self.team.size, total), total))
+        finally:
+            self.console.stop()
+
+    def _finish(self, writer: Writer, job: Job, missing: list[Shard]) -> None:
+        if not missing and read_manifest(writer.folder) is not None:
+            return
+        backbone = job.tower.backbone
+        made_of = {"weights": backbone.weights_id, "dataset": plain(job.loader["dataset"])}
+        made_by = {"torch": torch.__version__, "device": self.device.type}
+        writer.finish({"calls": job.calls, "made_of": made_of, "made_by": made_by})
+
+    def _tell(self, store: Store, job: Job, missing: list[Shard], seconds: float) -> None:
+        """Count items, and say what was computed and what was there."""
+        new = sum(shard.stop - shard.first for shard in missing)
+        old, layout = len(store) - new, store.layout
+        self.computed, self.found = self.computed + new, self.found + old
+        self.folders.append(store.folder)
+        views = f" x {layout.views} views" if layout.views > 1 else ""
+        bad = f", {len(store.unreadable)} unreadable items left out" if store.unreadable else ""
+        what = f"{job.where.removesuffix('_dataloader')}, {len(store):,} items{views} x {layout.width}"
+        size = f"{layout.dtype}, {layout.bytes() / 2**20:.1f} MiB"
+        self.console.info(
+            f"Features of {what} ({size}) of '{job.name}': {new:,} computed, {old:,} found{bad}, {seconds:.1f} s, "
+            f"{store.folder}"
+        )
+
+    def _tell_nearest(self, writer: Writer) -> None:
+        """In what the nearest store of these data differs: why it is not used."""
+        prefix = writer.folder.name.rpartition("-")[0]
+        found = []
+        for path in sorted(self.root.glob(f"{prefix}-*/{MANIFEST}")):
+            manifest = read_manifest(path.parent)
+            different = differences(manifest["of"], writer.of) if manifest is not None else []
+            if different and not any(name.startswith("dataset.arguments") for name in different):
+                found.append((different, path.parent))
+        if found:
+            different, folder = min(found, key=lambda one: len(one[0]))
+            shown = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
+            self.console.info(f"{folder} is of other features, which differ in {shown}: it is not used.")
