@@ -41,7 +41,10 @@ class Dataset(ABC):
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
 
     def sources(self) -> Sequence[str | os.PathLike[str]] | None:
-        """The file of each item, so that stored features know when one has changed; None where items have no files."""
+        """The files that items are read from, each at least once: stored features know by them when one has changed.
+
+        None where there are no files.
+        """
         return None
 
     def fingerprint(self) -> str | None:

@@ -141,6 +141,9 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
+    def sources(self) -> list[Path]:
+        return [Path(self.root) / name for name, _ in self.items]
+
     def __getitem__(self, index: int) -> Sample:
         name, label = self.items[index]
         path = Path(self.root) / name

@@ -103,6 +103,9 @@ class Listed(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
+    def sources(self) -> list[Path]:
+        return [Path(self.root) / item.path for item in self.items]
+
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
         path = Path(self.root) / item.path

@@ -102,6 +102,11 @@ class Records(Dataset):
     def __len__(self) -> int:
         return len(self.index.labels)
 
+    def sources(self) -> list[Path]:
+        found = self.index
+        images = [self.folder / path for path in found.paths]
+        return images if isinstance(found, Index) else [*images, self.file]  # texts stand in the file itself
+
     def __getitem__(self, index: int) -> Sample:
         found = self.index
         if isinstance(found, Index):
