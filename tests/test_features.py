@@ -222,7 +222,7 @@ def test_a_damaged_shard_is_found_and_alone_is_written_again(tmp_path, damage, n
     if quick:
         with pytest.raises(ToolboxError, match="shard-00001 is not what was written"):
             Store(tmp_path / "s")
-        with pytest.raises(ToolboxError, match="1 of 3 shards .* not whole"):
+        with pytest.raises(ToolboxError, match=r"1 of 3 shards .* not whole"):
             writer.finish({"calls": VIEWS})
 
 
@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_written_has_one_message(tmp_path, monkeypatch):
 def test_a_disk_without_room_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     writer = Writer(tmp_path / "s", {}, Layout(ITEMS, VIEWS, WIDTH, "fp32"))
-    with writer.alone(), pytest.raises(ToolboxError, match="The features need .* MiB free"):
+    with writer.alone(), pytest.raises(ToolboxError, match=r"The features need .* MiB free"):
         writer.clean(writer.missing())
 
 
