@@ -149,7 +149,40 @@ def test_yes_and_no_are_outcomes_too():
     assert (len(found.lost), len(found.gained)) == (1, 1)
 
 
+def right(values, mean="top1"):
+    return Outcomes("right answers", [str(i) for i in range(len(values))], list(values), ["x", "y"] * 4, mean)
+
+
+def test_two_classifiers_are_compared_by_what_is_right(tmp_path, run):
+    """Eight items; the second has gained two that the first has wrong, and lost one."""
+    first, second = [1, 1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0, 1, 0]
+    found = pair(right(first), right(second))
+    assert ([flip.id for flip in found.lost], [flip.id for flip in found.gained]) == (["2"], ["3", "4"])
+    assert (found.difference, found.number, found.ranked) == (1 / 8, "top1", False)
+    assert found.p_value == sign_test(1, 2) == 1.0
+    folders = [
+        make(tmp_path / name, findings=[right(values)], results={"after": {"top1": sum(values) / 8}})
+        for name, values in (("a", first), ("b", second))
+    ]  # fmt: skip
+    code, said, _ = run(*folders)
+    assert code == 0
+    assert "Of 8 items a has 4 right and b 5: 1 are right in a alone and 2 in b alone." in said
+    assert "Top1 differs by +0.1250" in said
+    assert "different evaluations" not in said
+    page = Page(tmp_path / "work_dirs/compare/compare.html").text
+    assert "Right in a alone" in page
+    assert "top1 by super-class" in page
+    for words in ("rank of the first match", "Recall@1", "right at rank 1", "Right first"):
+        assert words not in page
+    # what the outcomes say is held against the number that they are the mean of
+    other = make(tmp_path / "c", findings=[right(first)], results={"after": {"top1": 0.9}})
+    assert "Its outcomes give top1 0.5000 and its results say 0.9000" in run(*folders, other)[1]
+
+
 @pytest.mark.parametrize(("first", "second", "words"), [
+    (right([1, 0] * 4), right([2, 0] * 4), "not all 1 for right and 0 for wrong"),
+    (right([1, 0] * 4), right([1, 0] * 4, "top5"), "of top1 and the other's of top5"),
+    (right([1, 1] * 4), right([1, 1] * 4, ""), "of top1 and the other's of Recall@1"),
     (outcomes([1, 2]), outcomes([1, 2], ["0", "9"]), "different items"),
     (outcomes([1, 2]), outcomes([1, 2, 3]), "different items"),
     (outcomes([1, 2], ["a", "a"]), outcomes([1, 2], ["a", "a"]), "more than once"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Outcomes, Table
+from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves, load_findings, save_findings, write_report
 from toolbox.report.charts import curve_chart, histogram_chart
@@ -549,6 +549,7 @@ def every_kind():
               [["chair", 1200, 0.5, 3.25], [EVIL, 7, 1, None], ["sofa", None, 0.25, float("nan")]], note="By size."),
         Gallery("Worst", [Example(3, [(1, True, 0.5)], "why")], "Worst first."),
         Outcomes("Rank of the first match", ["a", "b"], [1.0, float("inf")], ["x", "y"]),
+        Matrix("Confusion", ["chair", EVIL], ["chair", EVIL], [[0.75, 0.25], [0, 1]], "said", "class", "Shares."),
     ]  # fmt: skip
 
 
@@ -581,6 +582,7 @@ def test_findings_survive_the_file(tmp_path):
     assert back[2].rows[2] == ["sofa", None, 0.25, None]
     assert back[4].values[0] == 1
     assert math.isnan(back[4].values[1])
+    assert back[5] == every_kind()[5]
     assert load_findings(save_findings(tmp_path / "again.json", back[:4])) == back[:4]
     assert load_findings(save_findings(tmp_path / "none.json", [])) == []
 

@@ -21,28 +21,40 @@ RECALL = dict(
     expand_gallery=True,
 )  # fmt: skip
 LATE = dict(type="core.LateInteractionRecall", ks=[1, 2, 4])
+ACCURACY = dict(type="core.Accuracy", ks=[1, 3], intervals=40)
+CALIBRATION = dict(type="core.CalibrationError")
 # name -> (the dataset, the metrics)
 SETS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    f"{count} items": (dict(type="toy.Noise", count=count, seed=4), [RECALL, LATE]) for count in (6, 20, 32, 37, 71)
+    f"{count} items": (dict(type="toy.Noise", count=count, seed=4), [RECALL, LATE, ACCURACY, CALIBRATION])
+    for count in (6, 20, 32, 37, 71)
 }
 SETS["whitened by the training set"] = SETS["37 items"][0], [RECALL | {"whiten": 4}, LATE]
 SETS["whitened by the gallery"] = SETS["71 items"][0], [RECALL | {"whiten": 4, "whiten_from": "gallery"}]
 SETS["queries and gallery"] = dict(type="processes.Asked", count=53), [RECALL, LATE | {"lone": "skip"}]
-SETS["some unreadable"] = dict(type="toy.Noise", count=61, bad=[0, 9, 60]), [RECALL, LATE]
+SETS["some unreadable"] = dict(type="toy.Noise", count=61, bad=[0, 9, 60]), [RECALL, LATE, ACCURACY]
 # with two processes the second one, with four the second and the fourth read nothing at first
 SETS["whole batches unreadable"] = (
-    dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE],
+    dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE, ACCURACY, CALIBRATION],
 )  # fmt: skip
-SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE]
+SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE, ACCURACY]
 TRAINING = dict(
     dataset=dict(type="toy.Noise", count=45, seed=9, bad=[44]), on_bad_item="skip", max_bad_share=0.9, batch_size=BATCH
 )
 
 
+class Answering(Embedder):
+    """Also gives logits, of as many classes as the largest set has."""
+
+    def predict(self, batch):
+        found = super().predict(batch)
+        weight = torch.randn(found["embeddings"].shape[1], 18, generator=torch.Generator().manual_seed(6))
+        return found | {"logits": 5 * found["embeddings"] @ weight}
+
+
 def judged(team: Team, dataset: dict[str, Any], metrics: list[dict[str, Any]], mode: str) -> dict[str, Any]:
     """What an evaluation finds: numbers, and what a report would show."""
     torch.manual_seed(5)
-    model = Embedder(Patches(width=8, size=8), "tokens")
+    model = Answering(Patches(width=8, size=8), "tokens")
     precision = Precision("fp32", DEVICE)
     settings = {"mode": mode, "find_unused_parameters": None}
     inputs = inputs_of(model)

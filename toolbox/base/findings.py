@@ -89,12 +89,15 @@ class Outcomes:
     """One number for each item, by which two runs are compared item by item.
 
     - `ids`: of the items; `values`: their numbers, e.g. the rank of the first match; `groups`: their super-classes.
+    - `mean`: where the values are 1 for right and 0 for wrong, which of the metric's numbers is their mean, e.g.
+      "top1"; empty for ranks.
     """
 
     title: str
     ids: list[str]
     values: list[float]
     groups: list[str] = field(default_factory=list)
+    mean: str = ""
 
 
 Finding = Gallery | Table | Curve | Histogram | Matrix | Outcomes

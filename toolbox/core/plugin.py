@@ -70,6 +70,13 @@ def toolbox_components() -> list[Component]:
             "toolbox.core.metrics.logistic:LogisticRegression",
             "accuracy of a regression on the training set",
         ),
+        Component("metric", "Accuracy", "toolbox.core.metrics.accuracy:Accuracy", "top-1, top-5, mean over classes"),
+        Component(
+            "metric",
+            "CalibrationError",
+            "toolbox.core.metrics.calibration:CalibrationError",
+            "how far confidence and accuracy are apart",
+        ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),
         Component("optimizer", "SGD", "toolbox.core.optim:SGD", "gradient descent with momentum"),
         Component("schedule", "WarmupCosine", "toolbox.core.schedules:WarmupCosine", "linear warm-up, then a cosine"),

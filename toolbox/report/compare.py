@@ -11,7 +11,7 @@ from typing import Any
 
 from toolbox.base.findings import Outcomes
 from toolbox.report.numbers import is_finite, is_number
-from toolbox.report.paired import Paired, hits, pair, unfit
+from toolbox.report.paired import Paired, hits, number_of, pair, unfit
 from toolbox.report.recipe import differing, flat, judged_split
 from toolbox.report.runs import RunRecord, read_runs
 
@@ -171,9 +171,9 @@ def _duels(runs: list[RunRecord]) -> Iterator[Duel]:
 
 def _disagreements(run: RunRecord) -> list[str]:
     """Where the outcomes of a run are of another evaluation than its metrics."""
-    said = run.metrics.get("recall@1")
     ranks = next((found for found in run.of(Outcomes) if not unfit(found)), None)
-    if ranks is None or not is_finite(said):
+    said = run.metrics.get(ranks.mean or "recall@1") if ranks is not None else None
+    if not is_finite(said):
         return []
     count, right = len(ranks.ids), sum(hits(ranks.values))
     found = sum(math.isfinite(value) for value in ranks.values)
@@ -182,8 +182,8 @@ def _disagreements(run: RunRecord) -> list[str]:
     if any(is_finite(items) and items > 0 and abs(right / items - said) < _SAME for items in counts):
         return []
     return [
-        f"Its outcomes give Recall@1 {right / count:.4f} and its results say {said:.4f}: they are of different "
-        "evaluations, or rank differently. Trust the results; what is said item by item is of the outcomes."
+        f"Its outcomes give {number_of(ranks)} {right / count:.4f} and its results say {said:.4f}: they are of "
+        "different evaluations, or rank differently. Trust the results; what is said item by item is of the outcomes."
     ]
 
 
@@ -192,7 +192,8 @@ def _duel_record(first: str, duel: Duel) -> dict[str, Any]:
     if found is None:
         return {"first": first, "second": duel.label, "why_not": duel.why}
     return {
-        "first": first, "second": duel.label, "outcomes": found.title, "items": found.items,
+        "first": first, "second": duel.label, "outcomes": found.title, "number": found.number,
+        "items": found.items,
         "first_hits": found.first_hits, "second_hits": found.second_hits, "only_first": len(found.lost),
         "only_second": len(found.gained), "p_value": found.p_value, "difference": found.difference,
         "interval": list(found.interval),

@@ -41,13 +41,14 @@ class FlipTile:
 
 @dataclass(frozen=True)
 class DuelView:
-    """A duel as the page shows it."""
+    """A duel as the page shows it; `ranked`: whether items have ranks, beside being right or wrong."""
 
     label: str
     why: str
     sentences: list[str]
     groups: Grid | None
     sides: list[tuple[str, int, list[FlipTile]]]
+    ranked: bool = True
 
 
 def write_comparison(folder: str | Path, comparison: Comparison, dataset: Dataset | None, why: str = "") -> Path:
@@ -178,22 +179,26 @@ def _view(first: str, duel: Duel, places: dict[str, int], pictures: Pictures | N
     found = duel.paired
     if found is None:
         return DuelView(duel.label, duel.why, [], None, [])
+    right = "Right first" if found.ranked else "Right"
     sides = [
-        (f"Right first in {first} alone", len(found.lost), _tiles(found.lost, places, pictures)),
-        (f"Right first in {duel.label} alone", len(found.gained), _tiles(found.gained, places, pictures)),
+        (f"{right} in {label} alone", len(flips), _tiles(flips, places, pictures, ranked=found.ranked))
+        for label, flips in ((first, found.lost), (duel.label, found.gained))
     ]
-    return DuelView(duel.label, "", sentences(first, duel.label, found), _groups(first, duel.label, found), sides)
+    said = sentences(first, duel.label, found)
+    return DuelView(duel.label, "", said, _groups(first, duel.label, found), sides, found.ranked)
 
 
 def sentences(first: str, second: str, found: Paired) -> list[str]:
     """What the flips say, in words."""
     low, high = found.interval
+    right = "right at rank 1" if found.ranked else "right"
     said = [
-        f"Of {found.items:,} items {first} has {found.first_hits:,} right at rank 1 and {second} "
+        f"Of {found.items:,} items {first} has {found.first_hits:,} {right} and {second} "
         f"{found.second_hits:,}: {len(found.lost):,} are right in {first} alone and {len(found.gained):,} in "
         f"{second} alone.",
-        f"Recall@1 differs by {_signed(found.difference)}, with a 95 % paired bootstrap interval over items from "
-        f"{_signed(low)} to {_signed(high)}; exact McNemar test: p {p_text(found.p_value)}.",
+        f"{found.number[:1].upper()}{found.number[1:]} differs by {_signed(found.difference)}, with a 95 % paired "
+        f"bootstrap interval over items from {_signed(low)} to {_signed(high)}; exact McNemar test: p "
+        f"{p_text(found.p_value)}.",
     ]
     if found.unfound:
         said.append(f"{found.unfound:,} items found nothing in either run and count as missed in both.")
@@ -223,20 +228,24 @@ def _groups(first: str, second: str, found: Paired) -> Grid | None:
          Cell(fixed(group.lost, 0), True), Cell(fixed(group.gained, 0), True)]
         for i, group in enumerate(shown)
     ]  # fmt: skip
-    names = ("super-class", "items", f"Recall@1, {first}", f"Recall@1, {second}", "difference", "lost", "gained")
+    number = found.number
+    names = ("super-class", "items", f"{number}, {first}", f"{number}, {second}", "difference", "lost", "gained")
     remarks = [f"{len(found.groups) - len(shown):,} more super-classes are not shown."] if found.groups != shown else []
     return Grid(
-        "Recall@1 by super-class", "The one that changed most first.",
+        f"{number} by super-class", "The one that changed most first.",
         [(name, bool(number)) for number, name in enumerate(names)], rows, remarks,
     )  # fmt: skip
 
 
-def _tiles(flips: list[Flip], places: dict[str, int], pictures: Pictures | None) -> list[FlipTile]:
+def _tiles(
+    flips: list[Flip], places: dict[str, int], pictures: Pictures | None, *, ranked: bool
+) -> list[FlipTile]:  # fmt: skip
     tiles = []
     for flip in flips[:MOST_FLIPS]:
         index = places.get(flip.id) if pictures is not None and pictures.size < MOST_BYTES else None
         picture = pictures.get(index) if pictures is not None and index is not None else None
-        tiles.append(FlipTile(flip.id, flip.group, f"{_rank(flip.first)} → {_rank(flip.second)}", picture))
+        ranks = f"{_rank(flip.first)} → {_rank(flip.second)}" if ranked else ""
+        tiles.append(FlipTile(flip.id, flip.group, ranks, picture))
     return tiles
 
 

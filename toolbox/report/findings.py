@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Outcomes, Table
+from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
 from toolbox.report.files import write_text
 
@@ -17,7 +17,7 @@ NAME = "findings.json"
 FORMAT = 1
 DIGITS = 7
 
-_KINDS = {kind.__name__.lower(): kind for kind in (Gallery, Table, Curve, Histogram, Outcomes)}
+_KINDS = {kind.__name__.lower(): kind for kind in (Gallery, Table, Curve, Histogram, Matrix, Outcomes)}
 
 
 def save_findings(path: str | Path, findings: Iterable[Finding]) -> Path:
@@ -27,7 +27,7 @@ def save_findings(path: str | Path, findings: Iterable[Finding]) -> Path:
 
     Numbers that are not finite become null, and floats keep 7 digits, which is what float32 holds. NumPy's numbers,
     and tensors of one number, are written as plain ones. Raises ToolboxError when the disk refuses, or when a finding
-    is none of the five kinds or holds what JSON cannot.
+    is none of the six kinds or holds what JSON cannot.
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
@@ -129,6 +129,12 @@ def _finding(item: dict[str, Any]) -> Finding:
     elif kind is Histogram:
         values["edges"] = [_float(edge) for edge in values["edges"]]
         values["series"] = {name: [_float(share) for share in shares] for name, shares in values["series"].items()}
+    elif kind is Matrix:
+        values["values"] = [[_float(value) for value in row] for row in values["values"]]
+        names = values["rows"], values["columns"]
+        if [len(row) for row in values["values"]] != [len(names[1])] * len(names[0]):
+            raise ValueError("values, rows and columns differ in length")
+        values["rows"], values["columns"] = ([str(name) for name in side] for side in names)
     elif kind is Outcomes:
         values["values"] = [_float(value) for value in values["values"]]
         for name in ("ids", "groups"):

@@ -103,6 +103,17 @@ class Shown:
     rows: list[QueryRow] = field(default_factory=list)
     sentence: str = ""
 
+    @property
+    def with_results(self) -> bool:
+        """Whether its items were asked for others; else they are shown for themselves."""
+        return not self.rows or any(row.results for row in self.rows)
+
+    @property
+    def unit(self) -> str:
+        """What its rows are called."""
+        one, several = ("query", "queries") if self.with_results else ("item", "items")
+        return one if len(self.rows) == 1 else several
+
 
 def show_galleries(pictures: Pictures, galleries: list[Gallery], *, split: str = "") -> list[Shown]:
     """What fits on a page: rows of all galleries in turn, so that each shows about as many.

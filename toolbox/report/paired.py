@@ -15,9 +15,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Flip:
-    """An item that one run has right at rank 1 and the other has not.
+    """An item that one run has right (at rank 1) and the other has not.
 
-    - `position`: its place among the first run's items; `first`, `second`: its rank in either run, NaN for none.
+    - `position`: its place among the first run's items; `first`, `second`: its rank in either run, NaN for none; or 1
+      and 0.
     """
 
     id: str
@@ -49,14 +50,18 @@ class GroupChange:
 class Paired:
     """What two runs did with the same items.
 
-    - `items`; `first_hits`, `second_hits`: those that are right at rank 1.
+    - `number`: what the share of right items is called: "Recall@1" where the outcomes are ranks, else e.g. "top1".
+    - `ranked`: whether the outcomes are ranks, an item being right at rank 1.
+    - `items`; `first_hits`, `second_hits`: those that are right.
     - `lost`: right in the first run alone; `gained`: in the second alone; the deepest rank of the other run first.
     - `p_value`: of the exact McNemar test, which is the sign test of the flips.
-    - `difference`: of Recall@1, second minus first; `interval`: its paired bootstrap interval.
+    - `difference`: of `number`, second minus first; `interval`: its paired bootstrap interval.
     - `unfound`: items for which neither run has a rank: they count as missed in both.
     """
 
     title: str
+    number: str
+    ranked: bool
     items: int
     first_hits: int
     second_hits: int
@@ -74,25 +79,34 @@ def hits(values: list[float]) -> list[bool]:
     return [value == 1 for value in values]
 
 
+def number_of(outcomes: Outcomes) -> str:
+    """What the share of right items is called."""
+    return outcomes.mean or "Recall@1"
+
+
 def unfit(outcomes: Outcomes) -> str:
-    """Why these numbers say nothing about hits at rank 1, empty when they do."""
+    """Why these numbers do not tell which items are right, empty when they do."""
     if not outcomes.ids:
         return "it holds no item"
     if len(set(outcomes.ids)) < len(outcomes.ids):
         return f"{len(outcomes.ids) - len(set(outcomes.ids)):,} of its ids stand there more than once"
+    if outcomes.mean and any(value not in (0, 1) for value in outcomes.values):
+        return "its numbers are not all 1 for right and 0 for wrong"
     if any(value < 0 or value % 1 for value in outcomes.values if math.isfinite(value)):
         return "its numbers are no ranks"
     return ""
 
 
 def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
-    """Compare two runs item by item, by rank 1. Raises ValueError unless both judged the same items.
+    """Compare two runs item by item. Raises ValueError unless both judged the same items, by the same number.
 
     - `seed`: of the bootstrap; the same runs give the same interval.
     """
     for outcomes in (first, second):
         if reason := unfit(outcomes):
             raise ValueError(reason)
+    if first.mean != second.mean:
+        raise ValueError(f"one run's outcomes are of {number_of(first)} and the other's of {number_of(second)}")
     if set(first.ids) != set(second.ids):
         raise ValueError("the two runs were judged on different items")
     other = dict(zip(second.ids, second.values, strict=True))
@@ -108,7 +122,8 @@ def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
     count, a, b = len(first.ids), hits(first.values), hits(values)
     unfound = sum(not math.isfinite(x) and not math.isfinite(y) for x, y in zip(first.values, values, strict=True))
     return Paired(
-        first.title, count, sum(a), sum(b), lost, gained, sign_test(len(lost), len(gained)),
+        first.title, number_of(first), not first.mean, count, sum(a), sum(b), lost, gained,
+        sign_test(len(lost), len(gained)),
         (len(gained) - len(lost)) / count, bootstrap(len(lost), len(gained), count, seed=seed), unfound,
         _by_group(first.groups, a, b),
     )  # fmt: skip
@@ -129,7 +144,7 @@ def sign_test(lost: int, gained: int) -> float:
 
 
 def bootstrap(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[float, float]:
-    """Paired percentile bootstrap interval (95 %) of the difference of Recall@1, over items.
+    """Paired percentile bootstrap interval (95 %) of the difference of the shares of right items, over items.
 
     An item's difference is -1, 0 or 1, so a resample of the items is one draw of a multinomial distribution. Efron,
     "Bootstrap methods: another look at the jackknife", 1979.

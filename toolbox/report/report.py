@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Outcomes, Table
+from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves
 from toolbox.report.charts import Chart, curve_chart, histogram_chart
@@ -16,6 +16,7 @@ from toolbox.report.files import read_text, write_text
 from toolbox.report.findings import as_saved
 from toolbox.report.gallery import Pictures, show_galleries
 from toolbox.report.grid import Grid, grid
+from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
 from toolbox.report.recipe import judged_split, read_recipe
@@ -71,9 +72,10 @@ def write_report(
     return path
 
 
-def blocks(findings: list[Finding]) -> list[tuple[str, list[Chart | Grid]]]:
-    """Drawings and tables in the metrics' order, as ("charts" or "tables", those that follow each other)."""
-    drawn: list[Chart | Grid] = []
+def blocks(findings: list[Finding]) -> list[tuple[str, list[Chart | Grid | Drawing]]]:
+    """Drawings and tables in the metrics' order, as (kind, those that follow each other)."""
+    kinds = {Chart: "charts", Grid: "tables", Drawing: "matrices"}
+    drawn: list[Chart | Grid | Drawing] = []
     for finding in findings:
         if isinstance(finding, Curve):
             drawn.append(curve_chart(finding))
@@ -81,10 +83,9 @@ def blocks(findings: list[Finding]) -> list[tuple[str, list[Chart | Grid]]]:
             drawn.append(histogram_chart(finding))
         elif isinstance(finding, Table):
             drawn.append(grid(finding))
-    return [
-        (kind, list(members))
-        for kind, members in groupby(drawn, lambda d: "charts" if isinstance(d, Chart) else "tables")
-    ]
+        elif isinstance(finding, Matrix):
+            drawn.append(matrix_drawing(finding))
+    return [(kind, list(members)) for kind, members in groupby(drawn, lambda d: kinds[type(d)])]
 
 
 def _sorted_out(findings: list[Finding]) -> tuple[list[Finding], list[str]]:

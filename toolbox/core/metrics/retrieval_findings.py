@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.core.metrics.bootstrap import query_outcomes
+from toolbox.core.metrics.naming import class_namer, super_classes
 from toolbox.core.metrics.neighbours import unit_rows
 from toolbox.core.metrics.ranking import TIE, full_precision
 from toolbox.core.metrics.seen import Items
@@ -38,11 +39,11 @@ def describe(
         similarities(plain),
         positions(plain["rank"]),
     ]
-    groups = _groups(items, dataset)
+    groups = super_classes(dataset, [items.indices[row] for row in items.queries.tolist()] if items.indices else [])
     if groups and by_group:
         findings.append(group_table(plain, groups, ks, lone))
     confused = Confused(items, plain)
-    name = _namer(dataset)
+    name = class_namer(dataset)
     findings.append(confused.table(name))
     if items.indices:
         findings += [
@@ -226,19 +227,6 @@ def outcomes(items: Items, rank: Tensor, groups: list[str]) -> Outcomes:
     names = [str(items.names[queries[query]]) for query in asked]
     ranks = rank[asked].tolist()
     return Outcomes("rank of the first match", names, ranks, [groups[query] for query in asked] if groups else [])
-
-
-def _groups(items: Items, dataset: Dataset) -> list[str]:
-    """The super-class of each query, [] where they are not known."""
-    groups: Sequence[Any] | None = getattr(dataset, "groups", None)
-    if groups is None or not items.indices:
-        return []
-    return [str(groups[items.indices[row]]) for row in items.queries.tolist()]
-
-
-def _namer(dataset: Dataset) -> Callable[[int], str]:
-    classes = getattr(dataset, "classes", None)
-    return lambda label: str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
 
 
 def _means(found: dict[str, Tensor], ks: Sequence[int], lone: Literal["miss", "skip"]) -> dict[str, float]:

@@ -1,0 +1,117 @@
+"""What a classifier answers: of every item the rank of its class, the class that it takes it for, and how surely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Batch, Dataset
+from toolbox.core.metrics.seen import Seen
+from toolbox.errors import Problem
+
+
+@dataclass
+class Answers:
+    """N items in the order of their ids, each once, on the CPU.
+
+    - `labels`: (N,) their classes; `classes`: how many there are to choose from.
+    - `rank`: (N,) 1 + the number of other classes with as large a logit or a larger one: a tie counts against the item.
+    - `said`: (N,) the class itself at rank 1, else the other class with the largest logit.
+    - `confidence`: (N,) the largest softmax probability, float64.
+    - `names`: their ids as given; `indices`: in the dataset, empty where batches do not tell them.
+    """
+
+    labels: Tensor
+    rank: Tensor
+    said: Tensor
+    confidence: Tensor
+    classes: int
+    names: list[int | str]
+    indices: list[int]
+
+    @property
+    def right(self) -> Tensor:
+        """(N,) whether an item's class is first, alone."""
+        return self.rank == 1
+
+
+class Answered:
+    """Collects batches; of an item it keeps four numbers and its id, not its logits.
+
+    - `metric`: its name for messages.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self._seen = Seen(metric, "answers")
+
+    def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+        """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""
+        logits, labels = outputs.get("logits"), batch.get("labels")
+        if logits is None or logits.ndim != 2:
+            raise ValueError(f"{self.metric} reads the model's 'logits' (B, C), and it gives {sorted(outputs)}")
+        if labels is None or len(labels) != len(logits):
+            raise ValueError(
+                f"{self.metric} needs a label for each item, and there are {0 if labels is None else len(labels)} "
+                f"labels for {len(logits)} items: use a labelled dataset"
+            )
+        classes = logits.shape[1]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            odd = next(int(label) for label in labels if not 0 <= label < classes)
+            raise ValueError(
+                f"there is an item of class number {odd}, and the model chooses from {classes}, counted from 0: these "
+                "data have other classes than those that it was trained on"
+            )
+        # as every item is itself asked, it counts once, whatever roles retrieval would give it
+        self._seen.add({"answers": _answers(logits.detach(), labels.to(logits.device))}, batch | {"roles": None})
+
+    def all(self) -> Answers:
+        """Everything that all processes saw. Raises ValueError for logits that are not finite."""
+        items = self._seen.items()
+        rank, said, confidence, classes = items.values.cpu().T
+        if len(bad := torch.nonzero(~confidence.isfinite())[:, 0].tolist()):
+            listed = ", ".join(str(items.names[row]) for row in bad[:3])
+            raise ValueError(
+                f"the logits of {len(bad)} of {len(items.names)} items hold NaN or infinity ({listed}): training "
+                "diverged"
+            )
+        if classes.min() != classes.max():
+            raise ValueError(
+                f"the model gives {int(classes.min())} logits for some items and {int(classes.max())} for others"
+            )
+        return Answers(
+            items.labels.cpu(), rank.long(), said.long(), confidence.double(), int(classes[0]), items.names,
+            items.indices,
+        )  # fmt: skip
+
+
+def _answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, 4) float32, in which whole numbers up to 16 million are exact: rank, class said, confidence, classes."""
+    own = logits.gather(1, labels[:, None].long())
+    rank = (logits >= own).sum(dim=1)
+    others = logits.scatter(1, labels[:, None].long(), -torch.inf)
+    said = torch.where(rank == 1, labels, others.argmax(dim=1))
+    confidence = logits.float().softmax(dim=1).amax(dim=1)
+    return torch.stack([rank.float(), said.float(), confidence, torch.full_like(confidence, logits.shape[1])], dim=1)
+
+
+def check_classes(metric: str, dataset: Dataset) -> list[Problem]:
+    """What makes a number about classes meaningless on a dataset."""
+    if dataset.labels is None:
+        return [Problem(f"{metric} needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
+    if dataset.classes is not None and len(dataset.classes) < 2:
+        message = f"{metric} is about choosing between classes, and this dataset has {len(dataset.classes)}."
+        return [Problem(message, hint="Use data with two classes or more.")]
+    return []
+
+
+def check_logits(metric: str, outputs: dict[str, Tensor]) -> list[Problem]:
+    """Whether a model gives logits."""
+    logits = outputs.get("logits")
+    if logits is not None and logits.ndim == 2:
+        return []
+    given = ", ".join(sorted(outputs)) if logits is None else f"'logits' of shape {tuple(logits.shape)}"
+    message = f"{metric} reads the model's 'logits', one for each class, and it gives {given}."
+    return [Problem(message, hint="Use a model that classifies, or another metric.")]
