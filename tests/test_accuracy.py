@@ -16,7 +16,6 @@ from toolbox.core.metrics.accuracy import Accuracy
 from toolbox.core.metrics.calibration import CalibrationError
 from toolbox.report import load_findings, save_findings, write_report
 from toolbox.report.matrix import matrix_drawing
-from toolbox.testing import check_metric
 
 
 class Named:
@@ -51,13 +50,6 @@ def of(findings, kind, title=""):
 
 
 # ---- numbers
-
-
-@pytest.mark.parametrize("make", [
-    Accuracy, lambda: Accuracy([1, 3], intervals=20), CalibrationError, lambda: CalibrationError(3),
-])  # fmt: skip
-def test_they_keep_the_contract_of_metrics(make):
-    check_metric(make)
 
 
 @pytest.mark.parametrize(("classes", "noise"), [(12, 2.0), (6, 0.0), (150, 3.0)])

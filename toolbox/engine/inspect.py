@@ -13,6 +13,7 @@ import torch
 from toolbox.base import Dataset, Model, Sampler
 from toolbox.engine import first_batch, outputs, speed
 from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
+from toolbox.engine.classes import class_names, other_classes
 from toolbox.engine.device import choose_device
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.memory import step_memory
@@ -181,15 +182,8 @@ def _other_classes(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
     found = []
     for name in ("val", "test"):
         if loader := recipe[f"{name}_dataloader"]:
-            classes = build(loader["dataset"], "dataset").classes
-            if list(classes or ()) != list(training.classes or ()):
-                odd = sorted(set(map(str, classes or ())) ^ set(map(str, training.classes or ())))
-                which = f", such as '{odd[0]}'" if odd else " in another order"
-                message = (
-                    f"It has {len(classes or ())} classes, the training data {len(training.classes or ())}{which}."
-                )
-                hint = "A classifier is judged on the classes that it was trained on."
-                found.append(Problem(message, f"{name}_dataloader.dataset", hint))
+            dataset = build(loader["dataset"], "dataset")
+            found += other_classes(class_names(training), dataset, f"{name}_dataloader.dataset")
     return found
 
 

@@ -84,7 +84,14 @@ class Run(Prepared):
                 "bad_items": self.bad_items.found, "average": self.average.state_dict() if self.average else None,
             }  # fmt: skip
             path = checkpoints.save(
-                self.work_dir, self.step, self.model, state, recipe=self.config, extra=extra, team=self.team
+                self.work_dir,
+                self.step,
+                self.model,
+                state,
+                recipe=self.config,
+                extra=extra,
+                classes=self.class_names,
+                team=self.team,
             )
         if self.is_main:
             if best and best["step"] == self.step:
@@ -304,7 +311,8 @@ class Run(Prepared):
         )  # fmt: skip
         checkpoints.write(
             self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
-            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}}, team=self.team,
+            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}}, classes=self.class_names,
+            team=self.team,
         )  # fmt: skip
         self._curves = [curve(found)]
         return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}

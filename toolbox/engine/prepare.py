@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
 from toolbox.engine import resume as resuming
 from toolbox.engine import speed
 from toolbox.engine.assemble import build_model
+from toolbox.engine.classes import class_names
 from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, random_state, seed_everything, set_threads
 from toolbox.engine.distributed.parallel import spread
@@ -93,8 +95,11 @@ class Prepared:
         recipe, settings = self.config, self.settings
         where = "train_dataloader.dataset"
         self.dataset: Dataset = build(settings(where), "dataset", where=where)
-        self.classes = len(self.dataset.classes) if self.dataset.classes is not None else None
+        self.class_names = class_names(self.dataset)
+        self.classes = None if self.class_names is None else len(self.class_names)
         self._check_same()
+        if self._from is not None:
+            resuming.check_classes(self._from, self.class_names)
         start = self._from or resuming.start_of(recipe, self.work_dir, self._overwrite)
         self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
         if start is not None and start.parts:
@@ -203,6 +208,7 @@ class Prepared:
         keys = {f"the recipe's {key}": sha256_of(as_json(value))[:8] for key, value in settings.items()}
         facts = {"torch": torch.__version__, **plugins, **keys, "device type": self.device.type}
         facts |= {"training items": len(self.dataset), "training classes": self.classes}
+        facts |= {"names of the training classes": sha256_of(json.dumps(self.class_names))[:8]}
         check_same(self.team, facts)
         if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):
             raise ToolboxError(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from toolbox.base import Hook
+from toolbox.engine.classes import first_difference
 from toolbox.engine.console import Console
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.saving import checkpoint as checkpoints
@@ -87,6 +88,22 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
             "load_from names a checkpoint of the run that would be replaced.", hint="Choose another --work-dir."
         )
     return start
+
+
+def check_classes(checkpoint: checkpoints.Checkpoint, names: list[str] | None) -> None:
+    """Raise ToolboxError where as many classes have other names than in the checkpoint: labels mean others now.
+
+    - `names`: those of the training data. A checkpoint that tells none is taken as it is.
+    """
+    then = checkpoint.class_names()
+    if then is None or names is None or len(then) != len(names):
+        return  # another number is told by `differences`
+    if found := first_difference(then, names):
+        raise ToolboxError(
+            f"The training data have other classes than those of the checkpoint {checkpoint.path}: {found}.",
+            where="train_dataloader.dataset",
+            hint="Resume with the data that the run began with, or start a new run with load_from.",
+        )
 
 
 def differences(

@@ -16,6 +16,7 @@ from torch import Tensor
 from toolbox.base import Dataset, Finding, read_image
 from toolbox.base.images import to_rgb
 from toolbox.engine.assemble import build_model
+from toolbox.engine.classes import other_classes
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
@@ -145,6 +146,12 @@ def evaluate(
     found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
+    if checkpoint and model.closed_set:
+        problems = other_classes(
+            found.class_names(), target.dataset, f"{name}_dataloader.dataset", count=found.manifest["classes"]
+        )
+        if problems:
+            raise ToolboxError.of(problems)
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
     mode = "predict" if checkpoint else "baseline"

@@ -5,6 +5,7 @@ checkpoint-120/
   adapters/<part>/      one adapter as peft writes it; peft loads it alone
   state.safetensors     tensors of the training state: optimizer, generators
   state.json            the rest of the training state
+  classes.json          the names of the training data's classes, where they have labels
   manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
 
 Of a model that is spread over processes, model/ and state/ hold what each process has, as torch.distributed.checkpoint
@@ -100,6 +101,13 @@ class Checkpoint:
         return load_file(self.path / "adapters" / part / "adapter_model.safetensors")
 
     @_readable
+    def class_names(self) -> list[str] | None:
+        """The names of the classes of the training data; None where there were none, or where nobody wrote them yet."""
+        if "classes.json" not in self.manifest["files"]:
+            return None
+        return [str(name) for name in json.loads((self.path / "classes.json").read_text(encoding="utf-8"))]
+
+    @_readable
     def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The training state; None for weights that no run can continue from.
 
@@ -126,11 +134,11 @@ class Checkpoint:
 
 def save(
     folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any],
-    team: Team = ALONE,
+    classes: list[str] | None = None, team: Team = ALONE,
 ) -> Path:  # fmt: skip
     """Write `checkpoint-<step>` into `folder`, read it back, and move `last` to it; arguments as of `write`."""
     target = folder / f"checkpoint-{step}"
-    write(target, step, model, state, recipe=recipe, extra=extra, team=team)
+    write(target, step, model, state, recipe=recipe, extra=extra, classes=classes, team=team)
 
     def verified() -> None:
         read(target)
@@ -142,12 +150,13 @@ def save(
 
 def write(
     target: Path, step: int, model: Model, state: dict[str, Any] | None, *, recipe: dict[str, Any],
-    extra: dict[str, Any], team: Team = ALONE,
+    extra: dict[str, Any], classes: list[str] | None = None, team: Team = ALONE,
 ) -> None:  # fmt: skip
     """Write a checkpoint as the folder `target`. Raises ToolboxError when the disk refuses.
 
     - `state`: the training state, None for weights that no run can continue from; `recipe`: the resolved configuration.
-    - `extra`: further entries of the manifest (plugins, classes, frozen parts).
+    - `extra`: further entries of the manifest (plugins, number of classes, frozen parts).
+    - `classes`: the names of the training data's classes, None where they have none.
     - `team`: the processes of the run; all of them must call it.
     """
     value, tensors = split(state)
@@ -177,6 +186,8 @@ def write(
             _write(adapter, adapter_folder / "adapter_model.safetensors")
             adapted(model)[name].adapter.save_config(adapter_folder)
         (part / "state.json").write_text(as_json(value), encoding="utf-8")
+        if classes is not None:  # ASCII: names of folders need not be Unicode
+            (part / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
         files = {
             str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(part.rglob("*"))
