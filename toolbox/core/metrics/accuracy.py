@@ -7,8 +7,8 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric
 from toolbox.core.metrics.accuracy_findings import describe
+from toolbox.core.metrics.accuracy_intervals import over_kinds
 from toolbox.core.metrics.answers import Answered, Answers, check_classes, check_logits
-from toolbox.core.metrics.bootstrap import item_intervals
 from toolbox.errors import Problem
 
 _KS = [1, 5]
@@ -74,7 +74,7 @@ class Accuracy(Metric):
         means = {name: float(values[0]) for name, values in numbers(counts[None]).items()}
         if not self.intervals:
             return means
-        bounds = item_intervals(counts, numbers, self.intervals)
+        bounds = over_kinds(counts, numbers, self.intervals)
         return means | {f"{name}_{end}": bounds[name][i] for name in means for i, end in enumerate(("low", "high"))}
 
     def _counted(self, answers: Answers):

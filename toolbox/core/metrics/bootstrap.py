@@ -1,11 +1,10 @@
-"""Confidence intervals by resampling: whole classes for retrieval, single items for classification."""
+"""Confidence intervals of retrieval numbers by resampling classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,29 +63,3 @@ def query_outcomes(
     for name in ("map@r", "r_precision"):
         outcomes[name] = found[name].cpu().double(), answerable
     return outcomes | {"mrr": (answerable / rank.clamp(min=1), answerable)}
-
-
-def item_intervals(
-    counts: Tensor, numbers: Callable[[Tensor], dict[str, Tensor]], resamples: int, *, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)} of numbers that depend on how many items of each kind there are, at 95 %.
-
-    - `counts`: how many items there are of each kind, of any shape.
-    - `numbers`: from (R, *counts.shape), the counts of R resamples, to {name: (R,)}.
-    - `resamples`: how often as many items as there are get drawn, with replacement.
-
-    The percentile bootstrap: items of one kind are alike, so a resample is one draw of a multinomial distribution. The
-    draws depend on the counts alone. What it cannot know: the same model trained again.
-    """
-    generator = np.random.default_rng(SEED)
-    flat = counts.flatten().double().numpy()
-    kinds = np.flatnonzero(flat)
-    total = int(flat.sum())
-    drawn: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(resamples).split(max(1, _DRAWS // counts.numel())):
-        times = torch.zeros(len(rows), counts.numel(), dtype=torch.float64)
-        times[:, kinds] = torch.from_numpy(generator.multinomial(total, flat[kinds] / total, size=len(rows))).double()
-        for name, values in numbers(times.view(-1, *counts.shape)).items():
-            drawn.setdefault(name, []).append(values)
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    return {name: tuple(torch.cat(values).quantile(bounds).tolist()) for name, values in drawn.items()}
