@@ -6,6 +6,7 @@ import ast
 import json
 from pathlib import Path
 
+import datasets as hugging_face
 import pytest
 
 from toolbox.registry import catalog
@@ -86,6 +87,11 @@ CASES = [
     ("datasets.Records", dict(path="sop/pairs.jsonl", mode="t2t", columns={"query": "query_image"})),
     ("datasets.ImageFolder", dict(root="images")),
     ("datasets.ImageFolder", dict(root="images", split="test", test_share=0.5)),
+    ("datasets.ImageFolder", dict(root="images", split="train", divide="images", val_share=0.3)),
+    ("datasets.HF", dict(name="hf", shots=1)),
+    ("datasets.Food101", dict(root="food101", ratio=0.5)),
+    ("datasets.CIFAR10", dict(root="cifar10", split="test")),
+    ("datasets.ImageNet", dict(root="imagenet", split="val")),
     ("dinov3.ViT", dict(name=None, arch=VIT, size=16)),
     ("dinov3.ViT", dict(name=None, arch={**VIT, "num_register_tokens": 2, "use_gated_mlp": True}, size=16)),
     ("dinov3.ConvNeXt", dict(name=None, arch=CONVNEXT, size=32)),
@@ -129,7 +135,7 @@ def name_of(case) -> str:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder with `sop/`, `inshop/`, `cub/` and `cars/` in their layouts, and `images/`, one folder a class."""
+    """A folder with each dataset in its layout, and `images/`, one folder a class."""
     folder = tmp_path_factory.mktemp("data")
     dataset = LabelledImages([2] * 8)
     lines = {"train": [], "test": []}
@@ -167,7 +173,31 @@ def folders(tmp_path_factory):
     rows = "".join(f"img/WOMEN/Tees/id_{c}/{i}.jpg id_{c} {role}\n" for (i, c), role in named)
     listed = f"{len(numbered)}\nimage_name item_id evaluation_status\n{rows}"
     (folder / "inshop" / "list_eval_partition.txt").write_text(listed)
+    write_classification(folder, dataset)
     return folder
+
+
+def write_classification(folder, dataset):
+    """`food101/`, `cifar10/`, `imagenet/` and `hf/`, with the same images in training and test."""
+    numbered = list(enumerate(dataset.labels, start=1))
+    for part, top in (("train", "train"), ("test", "val")):
+        stems = [f"{label}/{part}{i}" for i, label in numbered]
+        paths = [f"imagenet/{top}/n{label}/{part}{i}.JPEG" for i, label in numbered]
+        for (i, _), path in zip(numbered * 2, [*(f"food101/images/{stem}.jpg" for stem in stems), *paths], strict=True):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            image((12, 10), seed=i).save(folder / path)
+        (folder / "food101" / "meta").mkdir(exist_ok=True)
+        (folder / "food101" / "meta" / f"{part}.txt").write_text("\n".join(stems))
+    (folder / "food101" / "meta" / "classes.txt").write_text("\n".join(map(str, range(8))))
+    (folder / "cifar10").mkdir()
+    records = b"".join(bytes([label]) + image((32, 32), seed=i).tobytes() for i, label in numbered)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        (folder / "cifar10" / f"{name}.bin").write_bytes(records)
+    (folder / "cifar10" / "batches.meta.txt").write_text("".join(f"class {number}\n" for number in range(10)))
+    images = [image((12, 10), seed=i) for i, _ in numbered * 3]
+    features = hugging_face.Features(image=hugging_face.Image(), label=hugging_face.ClassLabel(num_classes=8))
+    table = hugging_face.Dataset.from_dict({"image": images, "label": dataset.labels * 3}, features)
+    table.save_to_disk(str(folder / "hf"))
 
 
 @pytest.mark.parametrize("namespace", PLUGINS)

@@ -6,14 +6,17 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from toolbox.base import IMAGE_SUFFIXES, Dataset, Sample, read_image
 from toolbox.plugin import Problem
+from toolbox_datasets import subsets
 from toolbox_datasets.splits import LEAST, held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
@@ -35,16 +38,21 @@ class ImageFolder(Dataset):
 
     - `root`: the folder. If train/, val/ or test/ in it holds folders itself, these are the splits.
     - `split`: which one; "all" is everything.
-    - `val_share`, `test_share`: without such folders, the shares of *classes* that "val" and "test" get, at least 2.
+    - `val_share`, `test_share`: without such folders, the shares that "val" and "test" get, at least 2 classes, or an
+      image of each class.
     - `extensions`: what counts as an image, upper or lower case; None for jpg, jpeg, png, webp, bmp, gif, tif, tiff.
+    - `divide`: what these are shares of: "classes", as retrieval needs it, so that no class is in two splits, or
+      "images" of each class, to classify, so that every class is in all splits.
+    - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
+    - `seed`: of the images that are carved or taken. "train" and "val" must be given the same shares and `seed`.
 
-    Without split folders no class is in two splits, as retrieval needs it: "test" gets evenly spaced classes of all,
-    "val" of the others, in natural order, the same in every run. To classify, make train/ and val/ that share classes:
-    a split whose classes all occur in train/ takes its labels from there, so they mean the same in both.
+    Divided by classes, "test" gets evenly spaced ones of all, "val" of the others, in natural order, the same in every
+    run. Divided by images, train/ alone is enough of folders to carve "val" from. A split whose classes all occur in
+    train/ takes its labels from there, so they mean the same in both.
 
     Classes and files are in natural order (2 before 10). Hidden files and folders are passed over. A sample holds
     "image", "label", "id" (the path relative to `root`) and "path". `ignored` counts files of other extensions. The
-    folder is read on first use. Raises ValueError for an unknown split, a share outside (0, 1), or no extension.
+    folder is read on first use. Raises ValueError for an unknown split, numbers out of range, or no extension.
     """
 
     def __init__(
@@ -54,6 +62,10 @@ class ImageFolder(Dataset):
         val_share: float = 0.1,
         test_share: float = 0.2,
         extensions: list[str] | None = None,
+        divide: Literal["classes", "images"] = "classes",
+        ratio: float = 1.0,
+        shots: int | None = None,
+        seed: int = 42,
     ) -> None:
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split must be 'train', 'val', 'test' or 'all', not {split!r}")
@@ -63,7 +75,11 @@ class ImageFolder(Dataset):
             raise ValueError(f"val_share ({val_share}) and test_share ({test_share}) leave nothing to train on")
         if extensions is not None and not extensions:
             raise ValueError("extensions is empty: name at least one, such as ['jpg'], or leave it out")
+        if divide not in ("classes", "images"):
+            raise ValueError(f"divide must be 'classes' or 'images', not {divide!r}")
+        subsets.require_subset(ratio, shots, seed)
         self.root, self.split, self.val_share, self.test_share = root, split, val_share, test_share
+        self.divide, self.ratio, self.shots, self.seed = divide, ratio, shots, seed
         self.extensions = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or IMAGE_SUFFIXES)
 
     @cached_property
@@ -76,9 +92,10 @@ class ImageFolder(Dataset):
         """The images of this split. Raises ValueError if `root` has split folders, but not this one."""
         if not self.split_folders:
             listing = list_classes(Path(self.root), Path(self.root), self.extensions)
-            names = list(listing.files)
-            return Listing({name: listing.files[name] for name in self.divided(names)}, listing.ignored)
-        names = self.split_folders if self.split == "all" else [self.split]
+            names = list(listing.files) if self.divide == "images" else self.divided(list(listing.files))
+            return Listing({name: listing.files[name] for name in names}, listing.ignored)
+        own = "train" if self.carved and self.split != "all" else self.split
+        names = self.split_folders if self.split == "all" else [own]
         if not set(names) <= set(self.split_folders):
             raise ValueError(
                 f"{self.root} has {', '.join(f'{name}/' for name in self.split_folders)} but no {self.split}/ with "
@@ -92,6 +109,16 @@ class ImageFolder(Dataset):
             for class_name, paths in listing.files.items():
                 files.setdefault(class_name, []).extend(paths)
         return Listing({name: files[name] for name in sorted(files, key=natural)}, ignored)
+
+    @cached_property
+    def carved(self) -> dict[str, float]:
+        """{split: its share of the images of each class} of the splits that are carved where this one comes from."""
+        if self.divide == "classes" or self.split == "all":
+            return {}
+        if not self.split_folders:
+            return {"val": self.val_share, "test": self.test_share}
+        lacks_val = "train" in self.split_folders and "val" not in self.split_folders
+        return {"val": self.val_share} if lacks_val and self.split in ("train", "val") else {}
 
     def divided(self, names: list[str]) -> list[str]:
         """Those of all classes that belong to this split when there are no split folders."""
@@ -124,10 +151,30 @@ class ImageFolder(Dataset):
         return own
 
     @cached_property
-    def items(self) -> list[tuple[str, int]]:
-        """(path relative to `root`, label) of each image."""
+    def whole(self) -> list[tuple[str, int]]:
+        """(path relative to `root`, label) of each image that the split is drawn from."""
         label_of = {name: label for label, name in enumerate(self.classes)}
         return [(path, label_of[name]) for name, paths in self.listing.files.items() for path in paths]
+
+    @cached_property
+    def own(self) -> list[int]:
+        """Indices into `whole` of the split's own images, before `ratio` or `shots`."""
+        if not self.carved:
+            return list(range(len(self.whole)))
+        labels = np.array([label for _, label in self.whole], dtype=np.int64)
+        shares = {f"{name}_share": share for name, share in self.carved.items()}
+        return subsets.divided(labels, subsets.lots(len(labels), self.seed), self.split, **shares).tolist()
+
+    @cached_property
+    def items(self) -> list[tuple[str, int]]:
+        """(path relative to `root`, label) of each image of the split."""
+        labels = np.array([self.whole[index][1] for index in self.own], dtype=np.int64)
+        drawn = subsets.lots(len(self.whole), self.seed)[self.own]
+        try:
+            kept = subsets.thinned(labels, drawn, self.ratio, self.shots, self.classes)
+        except ValueError as error:
+            raise ValueError(f"{self.root}, '{self.split}': {error}") from None
+        return [self.whole[self.own[place]] for place in kept]
 
     @cached_property
     def labels(self) -> list[int]:
@@ -142,7 +189,27 @@ class ImageFolder(Dataset):
         return len(self.items)
 
     def sources(self) -> list[Path]:
-        return [Path(self.root) / name for name, _ in self.items]
+        return [Path(self.root) / path for path, _ in self.items]
+
+    def notes(self) -> list[str]:
+        """How images are divided and how many are left out, with counts."""
+        notes = []
+        if self.carved:
+            shares = ", ".join(f"'{name}' {share:g}" for name, share in self.carved.items())
+            notes.append(
+                f"{self.root}: the images of each class are divided ({shares}, seed {self.seed}); '{self.split}' has "
+                f"{len(self.own):,} of {len(self.whole):,}"
+            )
+            labels = np.array([label for _, label in self.whole], dtype=np.int64)
+            small = subsets.too_small(labels, 1 + len(self.carved))
+            if small:
+                notes.append(f"{small:,} classes have too few images to divide: they are in 'train' alone")
+        if len(self) < len(self.own):
+            how = f"shots={self.shots}" if self.shots is not None else f"ratio={self.ratio:g}"
+            notes.append(
+                f"{how} takes {len(self):,} of the {len(self.own):,} images of '{self.split}', with seed {self.seed}"
+            )
+        return notes
 
     def __getitem__(self, index: int) -> Sample:
         name, label = self.items[index]
@@ -164,6 +231,12 @@ class ImageFolder(Dataset):
             return [
                 Problem(f"{self.root}: the split '{self.split}' has no images in class folders.{found}", "root", layout)
             ]
+        try:
+            found = len(self.items)
+        except ValueError as error:
+            return [Problem(str(error), "root")]
+        if not found:
+            return [Problem(f"{self.root}: no class has enough images to give '{self.split}' one.", "root", layout)]
         empty = [name for name, paths in files.items() if not paths]
         if empty:
             names = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
@@ -200,11 +273,16 @@ def spread(count: int, share: float | Fraction) -> list[int]:
     return found if len(found) >= LEAST or not count else held_out(count, Fraction(LEAST, count))
 
 
-def list_classes(root: Path, folder: Path, extensions: Sequence[str]) -> Listing:
-    """All images of the class folders in `folder`, with paths relative to `root`."""
+def list_classes(root: Path, folder: Path, extensions: Sequence[str], only: Collection[str] | None = None) -> Listing:
+    """All images of the class folders in `folder`, with paths relative to `root`.
+
+    - `only`: names of the folders to look into; None for all.
+    """
     files: dict[str, list[str]] = {}
     ignored: Counter[str] = Counter()
     for name in sorted(folders_in(folder), key=natural):
+        if only is not None and name not in only:
+            continue
         files[name] = []
         for parent, folders, names in os.walk(folder / name, followlinks=True):
             folders[:] = sorted((child for child in folders if not child.startswith(".")), key=natural)

@@ -18,4 +18,17 @@ def toolbox_components():
         Component(
             "dataset", "Records", "toolbox_datasets.records:Records", "your own pairs, in JSONL, CSV, TSV or Parquet"
         ),
+        Component(
+            "dataset", "HF", "toolbox_datasets.hf:HF", "any Hugging Face dataset with images and labels", ("datasets",)
+        ),
+        Component("dataset", "Food101", "toolbox_datasets.food101:Food101", "Food-101: 101,000 photos of 101 dishes"),
+        Component(
+            "dataset",
+            "CIFAR10",
+            "toolbox_datasets.cifar10:CIFAR10",
+            "CIFAR-10: 60,000 pictures of 32 x 32 in 10 classes",
+        ),
+        Component(
+            "dataset", "ImageNet", "toolbox_datasets.imagenet:ImageNet", "ImageNet-1k, whole or a subset of its classes"
+        ),
     ]

@@ -13,7 +13,7 @@ from typing import IO
 
 
 def place(source: Path, out: Path, landmark: str) -> None:
-    """Fill `out` from `source`; `landmark` is a file name that marks the top of the dataset in there.
+    """Fill `out` from `source`; `landmark` is a file that marks the top of the dataset in there: its path from the top.
 
     Whatever lies above the landmark (a folder of the archive's name, say) is left off. Files that lie elsewhere in
     the archive, links and devices are not taken.
@@ -43,12 +43,13 @@ def place(source: Path, out: Path, landmark: str) -> None:
 
 def copy_folder(source: Path, target: Path, landmark: str) -> None:
     """Link, or else copy, the files from the folder below `source` that holds `landmark`."""
-    tops = sorted(source.rglob(landmark), key=lambda path: len(path.parts))
+    steps = len(PurePosixPath(landmark).parts)
+    tops = sorted((path.parents[steps - 1] for path in source.rglob(landmark)), key=lambda path: len(path.parts))
     if not tops:
         raise ValueError(f"{source} holds no {landmark}: is it another dataset?")
-    if target.is_relative_to(tops[0].parent):
+    if target.is_relative_to(tops[0]):
         raise ValueError(f"{target.parent} lies in the dataset itself: choose an --out elsewhere")
-    shutil.copytree(tops[0].parent, target, dirs_exist_ok=True, copy_function=link_or_copy)
+    shutil.copytree(tops[0], target, dirs_exist_ok=True, copy_function=link_or_copy)
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -81,7 +82,9 @@ def unpack(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Pat
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise ValueError(f"{source} holds the path '{name}', which leads out of the folder: do not trust it")
-    tops = sorted((PurePosixPath(name).parent for name in names if PurePosixPath(name).name == landmark), key=depth)
+    marked = PurePosixPath(landmark).parts
+    paths = [PurePosixPath(name) for name in names]
+    tops = sorted((path.parents[len(marked) - 1] for path in paths if path.parts[-len(marked) :] == marked), key=depth)
     if not tops:
         raise ValueError(f"{source} holds no {landmark}: is it another dataset?")
     for name in names:

@@ -20,6 +20,7 @@ def publish(
     texts: Mapping[str, str],
     images: Iterable[str],
     draw: Callable[[str], Image.Image],
+    binaries: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> bool:
     """Make `out` hold exactly these files; False if it did already, True if they were written now.
 
@@ -27,14 +28,15 @@ def publish(
     - `texts`: {path below `out`: content}.
     - `images`: paths below `out` of JPEG files.
     - `draw`: path -> the image to write there.
+    - `binaries`: {path below `out`: what gives its content}.
 
     The files are written into a sibling folder, which is then renamed. What a killed process left behind is removed.
     Raises ValueError if `out` holds files of someone else, or of other options.
     """
-    out, images = out.resolve(), list(images)
+    out, images, binaries = out.resolve(), list(images), binaries or {}
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose another --out")
-    expected = {*texts, *images}
+    expected = {*texts, *images, *binaries}
     present = files_below(out)
     if present:
         require_same_options(out, options)
@@ -50,7 +52,7 @@ def publish(
     remove_leftovers(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        write(partial, texts, images, draw)
+        write(partial, texts, images, draw, binaries)
         (partial / MARKER).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -80,18 +82,30 @@ def require_same_options(out: Path, options: Mapping[str, Any]) -> None:
         )
 
 
-def write(folder: Path, texts: Mapping[str, str], images: Iterable[str], draw: Callable[[str], Image.Image]) -> None:
+def write(
+    folder: Path,
+    texts: Mapping[str, str],
+    images: Iterable[str],
+    draw: Callable[[str], Image.Image],
+    binaries: Mapping[str, Callable[[], bytes]],
+) -> None:
     """Write all files below the new folder `folder`."""
     folder.mkdir()
     made = {folder}
-    for path in images:
+
+    def place(path: str) -> Path:
         target = folder / path
         if target.parent not in made:
             target.parent.mkdir(parents=True)
             made.add(target.parent)
-        draw(path).save(target, format="JPEG", quality=95, subsampling=0)
-    for path, content in texts.items():
-        (folder / path).write_text(content, encoding="utf-8", newline="\n")
+        return target
+
+    for path in images:
+        draw(path).save(place(path), format="JPEG", quality=95, subsampling=0)
+    for path, content in binaries.items():
+        place(path).write_bytes(content())
+    for path, text in texts.items():
+        place(path).write_text(text, encoding="utf-8", newline="\n")
 
 
 def remove_leftovers(out: Path) -> None:

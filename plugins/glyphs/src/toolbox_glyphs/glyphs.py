@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from toolbox.base import Dataset, Sample
+from toolbox_glyphs.classification import cifar10, food101, imagenet
 from toolbox_glyphs.folder import publish
-from toolbox_glyphs.layouts import LAYOUTS, Picture
+from toolbox_glyphs.layouts import Content, Picture, imagefolder, sop
 from toolbox_glyphs.letters import FACES, Letter, distinct_letters
 from toolbox_glyphs.render import render
 
@@ -19,6 +21,20 @@ TRAINING_SCRIPTS = ("latin", "cyrillic")
 
 FORMAT = 1
 """Part of what a written folder records; a change of the drawings raises it, and so makes old folders differ."""
+
+
+class Layout(NamedTuple):
+    """A layout that letters are written in: how its files are named, and its `size` and `views` by default."""
+
+    content: Callable[..., Content]
+    size: int = 48
+    views: int = 1
+
+
+LAYOUTS = {
+    "sop": Layout(sop), "imagefolder": Layout(imagefolder),
+    "food101": Layout(food101, views=2), "imagenet": Layout(imagenet, views=2), "cifar10": Layout(cifar10, 32, 25),
+}  # fmt: skip
 
 
 class Glyphs(Dataset):
@@ -81,18 +97,20 @@ class Glyphs(Dataset):
         cls,
         out: str,
         *,
-        layout: Literal["sop", "imagefolder"] = "sop",
-        size: int = 48,
-        views: int = 1,
+        layout: Literal["sop", "imagefolder", "food101", "cifar10", "imagenet"] = "sop",
+        size: int | None = None,
+        views: int | None = None,
         seed: int = 0,
     ) -> str:
-        """Write all letters as JPEG files; a finished folder of the same options is kept. Returns a summary.
+        """Write letters as image files; a finished folder of the same options is kept. Returns a summary.
 
         - `out`: the folder to make. Nothing but this command's own files may lie in it.
         - `layout`: "sop" is that of Stanford Online Products (training letters in Ebay_train.txt, unseen ones in
           Ebay_test.txt, scripts as super-classes); "imagefolder" is train/, val/ and test/, one folder a letter.
-        - `size`: height and width in pixels.
-        - `views`: pictures of each letter in each of 12 faces.
+          "food101", "imagenet" and "cifar10" (ten letters) are those of these datasets: Greek, Armenian and Georgian
+          letters in 8 faces to train on, and the same letters in 4 other faces to test.
+        - `size`: height and width in pixels; 48, and always 32 for "cifar10".
+        - `views`: pictures of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
         - `seed`: of poses and colors.
 
         Files appear under `out` all at once, so a folder of an interrupted command is never taken for a whole one.
@@ -100,14 +118,43 @@ class Glyphs(Dataset):
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
+        chosen = LAYOUTS[layout]
+        size, views = chosen.size if size is None else size, chosen.views if views is None else views
         require_drawable(size, views, seed)
         splits = {split: letters_of(split) for split in ("train", "val", "test")}
-        pictures, texts = LAYOUTS[layout](splits, views)
+        found = chosen.content(splits, views)
+        if found.records and size != chosen.size:
+            raise ValueError(
+                f"size must be {chosen.size} for the layout {layout}, whose files say nothing of it: {size}"
+            )
         options = {"dataset": "glyphs", "format": FORMAT, "layout": layout, "size": size, "views": views, "seed": seed}
-        written = publish(Path(out), options, texts, list(pictures), lambda path: draw(pictures[path], size, seed))
-        counts = ", ".join(f"{len(letters)} {split}" for split, letters in splits.items())
+        binaries = {path: partial(records, pairs, size, seed) for path, pairs in found.records.items()}
+        written = publish(
+            Path(out), options, found.texts, list(found.pictures),
+            lambda path: draw(found.pictures[path], size, seed), binaries,
+        )  # fmt: skip
         state = "wrote" if written else "found complete:"
-        return f"{state} {len(pictures):,} images of {counts} letters ({size} px, layout {layout}) in {out}"
+        count = len(found.pictures) + sum(map(len, found.records.values()))
+        return (
+            f"{state} {count:,} images of {told(layout, splits, found)} letters ({size} px, layout {layout}) in {out}"
+        )
+
+
+def told(layout: str, splits: Mapping[str, Sequence[Letter]], content: Content) -> str:
+    """How many letters a layout holds, in words."""
+    if layout in ("sop", "imagefolder"):
+        return ", ".join(f"{len(letters)} {split}" for split, letters in splits.items())
+    drawn = [*content.pictures.values(), *(picture for pairs in content.records.values() for _, picture in pairs)]
+    return f"{len({picture.letter for picture in drawn})} unseen"
+
+
+def records(pairs: Sequence[tuple[int, Picture]], size: int, seed: int) -> bytes:
+    """(label, picture) as CIFAR-10 has them: a byte of the label, then all red, all green and all blue values."""
+    found = bytearray()
+    for label, picture in pairs:
+        pixels = np.asarray(draw(picture, size, seed))
+        found += bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
+    return bytes(found)
 
 
 def require_drawable(size: int, views: int, seed: int) -> None:

@@ -23,6 +23,18 @@ class Picture(NamedTuple):
     view: int
 
 
+class Content(NamedTuple):
+    """What a layout consists of.
+
+    - `pictures`: {path: what is drawn there}; `texts`: {path: text}.
+    - `records`: {path: (label, picture) of each record} of files in the binary form of CIFAR-10.
+    """
+
+    pictures: dict[str, Picture]
+    texts: dict[str, str]
+    records: Mapping[str, Sequence[tuple[int, Picture]]] = {}
+
+
 def pictures_of(letter: Letter, views: int) -> list[tuple[str, Picture]]:
     """The (file name without suffix, picture) of one letter."""
     numbered = ((face, view) for face in range(len(FACES)) for view in range(views))
@@ -36,8 +48,8 @@ def file_name(letter: Letter) -> str:
     return letter.name.replace(" ", "_")
 
 
-def sop(splits: Splits, views: int) -> tuple[dict[str, Picture], dict[str, str]]:
-    """({path: picture}, {path: text}) as Stanford Online Products has them.
+def sop(splits: Splits, views: int) -> Content:
+    """Images, and lists of them, as Stanford Online Products has them.
 
     Ids count from 1 and go on from the training into the test index; "val" is part of the training index, as there.
     """
@@ -54,7 +66,7 @@ def sop(splits: Splits, views: int) -> tuple[dict[str, Picture], dict[str, str]]
     header = "image_id class_id super_class_id path\n"
     texts = {f"Ebay_{index}.txt": header + "".join(index_lines) for index, index_lines in lines.items()}
     texts["Ebay_info.txt"] = header + "".join(lines["train"] + lines["test"])
-    return pictures, texts
+    return Content(pictures, texts)
 
 
 def merged(train: Sequence[Letter], val: Sequence[Letter]) -> list[Letter]:
@@ -62,15 +74,12 @@ def merged(train: Sequence[Letter], val: Sequence[Letter]) -> list[Letter]:
     return sorted([*train, *val], key=lambda letter: (SCRIPTS.index(letter.script), letter.char))
 
 
-def imagefolder(splits: Splits, views: int) -> tuple[dict[str, Picture], dict[str, str]]:
-    """({path: picture}, {}) as split/class/file.jpg."""
+def imagefolder(splits: Splits, views: int) -> Content:
+    """split/class/file.jpg."""
     pictures = {
         f"{split}/{file_name(letter)}/{name}.jpg": picture
         for split, letters in splits.items()
         for letter in letters
         for name, picture in pictures_of(letter, views)
     }
-    return pictures, {}
-
-
-LAYOUTS = {"sop": sop, "imagefolder": imagefolder}
+    return Content(pictures, {})

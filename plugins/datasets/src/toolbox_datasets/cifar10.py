@@ -1,0 +1,159 @@
+"""CIFAR-10 in its binary version."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from toolbox.base import Sample
+from toolbox_datasets.cifar10_python import convert
+from toolbox_datasets.classified import Classified
+from toolbox_datasets.fetch import Archive, bring
+from toolbox_datasets.files import first_of
+from toolbox_datasets.food101 import lines_of
+
+SIDE, CLASSES = 32, 10
+RECORD = 1 + 3 * SIDE * SIDE
+"""Bytes of an image: its label, then its red, green and blue values, row by row."""
+
+FOLDER = "cifar-10-batches-bin"
+FILES = {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)}
+
+ARCHIVE = Archive(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    "cifar-10-binary.tar.gz",
+    "c32a1d4ab5d03f1284b67883e8d87530",
+)
+
+
+class CIFAR10(Classified):
+    """Pictures of 32 x 32 pixels in 10 classes, 5,000 a class to train on and 1,000 to test (Krizhevsky 2009,
+    "Learning Multiple Layers of Features from Tiny Images"), or any folder of that layout.
+
+    - `root`: the folder with data_batch_1.bin to data_batch_5.bin, test_batch.bin and batches.meta.txt, or one that
+      holds it as cifar-10-batches-bin/.
+    - `split`: "test" is test_batch.bin; "train" and "val" divide the other batches.
+    - `ratio`, `shots`, `val_share`, `seed`: as of `datasets.Food101`.
+
+    Files are mapped into memory, not read into it. A sample holds "image", "label" and "id" ("test_batch.bin/17").
+    The version in Python's pickles is not read; `tools/prepare_data.py cifar10` converts it. OSError or ValueError, on
+    first use, tells what is wrong with the files. Raises ValueError for an unknown split or numbers out of range.
+    """
+
+    published = {"train": (50_000, 10), "test": (10_000, 10)}
+
+    def __init__(
+        self,
+        root: str,
+        split: Literal["train", "val", "test"] = "train",
+        ratio: float = 1.0,
+        shots: int | None = None,
+        val_share: float = 0.1,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(split, ratio, shots, val_share, seed)
+        self.root = root
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "records"}  # mapped again elsewhere
+
+    def place(self) -> str:
+        return self.root
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the files. Raises FileNotFoundError if there is none."""
+        found = first_of(Path(self.root), ["batches.meta.txt", f"{FOLDER}/batches.meta.txt"])
+        return found.parent
+
+    def parts(self) -> Sequence[str]:
+        first_of(self.folder, ["data_batch_1.bin"])
+        return ("train", "test")
+
+    @cached_property
+    def classes(self) -> list[str]:
+        path = self.folder / "batches.meta.txt"
+        names = lines_of(path)
+        if len(names) != CLASSES or len(set(names)) != CLASSES:
+            raise ValueError(f"{path} must name {CLASSES} different classes, one a line, and holds {len(names)} lines")
+        return names
+
+    def mapped(self, part: str) -> list[np.ndarray]:
+        """(images, `RECORD`) uint8 of each file of a part. Raises OSError or ValueError naming a file."""
+        found = []
+        for name in FILES[part]:
+            path = first_of(self.folder, [name])
+            size = path.stat().st_size
+            if not size or size % RECORD:
+                raise ValueError(
+                    f"{path} has {size:,} bytes, which is no multiple of {RECORD:,}, one image: is the download whole?"
+                )
+            found.append(np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD))
+        return found
+
+    @cached_property
+    def records(self) -> list[np.ndarray]:
+        """`mapped` of the split's part."""
+        return self.mapped(self.part)
+
+    def part_labels(self, part: str) -> np.ndarray:
+        files = self.records if part == self.part else self.mapped(part)
+        for name, records in zip(FILES[part], files, strict=True):
+            highest = int(records[:, 0].max())
+            if highest >= CLASSES:
+                raise ValueError(
+                    f"{self.folder / name} has the label {highest}, and CIFAR-10 has 0 to {CLASSES - 1}: is it the "
+                    "binary version of CIFAR-10 (not CIFAR-100)?"
+                )
+        return np.concatenate([records[:, 0] for records in files]).astype(np.int64)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Index of the first image of each file of the part."""
+        return np.cumsum([0, *(len(records) for records in self.records[:-1])])
+
+    def located(self, index: int) -> tuple[int, int]:
+        """(number of the file, number of the image in it) of an item."""
+        row = int(self.indices[index])
+        file = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return file, row - int(self.starts[file])
+
+    def sources(self) -> Sequence[str | os.PathLike[str]]:
+        return [self.folder / FILES[self.part][self.located(index)[0]] for index in range(len(self))]
+
+    def __getitem__(self, index: int) -> Sample:
+        file, row = self.located(index)
+        pixels = self.records[file][row, 1:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return {"image": image, "label": self.labels[index], "id": f"{FILES[self.part][file]}/{row}"}
+
+    @classmethod
+    def how_to_get(cls, root: str) -> str:
+        return (
+            f"Run `python tools/prepare_data.py cifar10 --out {root} --download` (170 MB), or download {ARCHIVE.url} "
+            "and give it as --source; a folder cifar-10-batches-py is converted likewise. To try it on embedded data: "
+            "`python tools/prepare_data.py glyphs --layout cifar10 --out data/glyphs_cifar10`."
+        )
+
+    @classmethod
+    def prepare(cls, out: str, *, source: str | None = None, download: bool = False) -> str:
+        """Check the dataset in a folder, bringing it there first if asked to. Returns what was found.
+
+        - `out`: the folder that is to hold the .bin files.
+        - `source`: cifar-10-binary.tar.gz, a folder with what is in it, or the folder cifar-10-batches-py of the
+          version in pickles, which is converted without running what pickles can hold; without it, `out` is checked.
+        - `download`: fetch the archive (170 MB) from its author's site, unless `out` has it.
+
+        Raises ValueError if something is missing, or if `out` holds something else; OSError if it cannot be had.
+        """
+        if source is not None and not download and (Path(source) / "data_batch_1").is_file():
+            convert(Path(source), Path(out), FILES)
+        else:
+            bring(Path(out), ARCHIVE, "batches.meta.txt", source, download)
+        return cls.checked(out)

@@ -1,0 +1,96 @@
+"""CIFAR-10's version in Python's pickles -> the binary one. Nothing that a pickle asks for is run."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Stub:
+    """Stands for NumPy's array and dtype: it keeps what the pickle says of them, and computes nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments, self.state = arguments, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def rebuilt(*arguments: Any) -> Stub:
+    """Stands for the function that NumPy's pickles begin an array with."""
+    return Stub(*arguments)
+
+
+KNOWN = {
+    ("numpy.core.multiarray", "_reconstruct"): rebuilt, ("numpy._core.multiarray", "_reconstruct"): rebuilt,
+    ("numpy", "ndarray"): Stub, ("numpy", "dtype"): Stub,
+}  # fmt: skip
+
+
+class Reader(pickle.Unpickler):
+    """Reads plain values and arrays; any other class or function is refused before it is imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN:
+            raise ValueError(f"it asks for {module}.{name}, which CIFAR-10 has no use for: do not trust it")
+        return KNOWN[module, name]
+
+
+def convert(source: Path, out: Path, files: Mapping[str, Sequence[str]]) -> None:
+    """Write the binary version of the folder `source` (data_batch_1 ... test_batch, batches.meta) to `out`.
+
+    - `files`: {part: names of the files to write}; without .bin these are the names of the pickles.
+
+    Raises ValueError if a pickle is malformed, holds something else, or `out` is not empty; OSError if one is missing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds files already: leave --source out to check them, or choose another --out")
+    names = read(source / "batches.meta").get(b"label_names")
+    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+        raise ValueError(f"{source / 'batches.meta'} has no list 'label_names'")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.resolve().with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
+    partial.mkdir()
+    try:
+        for name in (name for part in files.values() for name in part):
+            (partial / name).write_bytes(records(source / name.removesuffix(".bin")).tobytes())
+        (partial / "batches.meta.txt").write_bytes(b"\n".join(names) + b"\n")
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def records(path: Path) -> np.ndarray:
+    """(images, 3073) uint8: label and pixels of each image of one pickle. Raises ValueError if it has another form."""
+    found = read(path)
+    labels, data = found.get(b"labels"), found.get(b"data")
+    try:
+        _, shape, kind, by_columns, content = data.state
+        pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        label = np.array(labels, dtype=np.uint8).reshape(-1, 1)
+        fits = kind.arguments[0] in (b"u1", "u1") and not by_columns and pixels.shape == (len(label), 3072)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} holds no 'labels' and 'data' as CIFAR-10 has them: {error}") from None
+    if not fits:
+        raise ValueError(f"{path}: 'data' must be one row of 3,072 bytes for each label")
+    return np.concatenate([label, pixels], axis=1)
+
+
+def read(path: Path) -> dict[bytes, Any]:
+    """The dictionary in a pickle. Raises ValueError if there is none, or it would run code; OSError if unreadable."""
+    with open(path, "rb") as file:
+        try:
+            found = Reader(file, encoding="bytes").load()
+        except Exception as error:  # the bytes of a broken pickle are instructions: anything may be raised
+            raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no dictionary")
+    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}

@@ -1,0 +1,128 @@
+"""Food-101 as its archive has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from toolbox_datasets.classified import Picture, Pictures
+from toolbox_datasets.fetch import Archive, bring
+from toolbox_datasets.files import first_of
+
+ARCHIVE = Archive(
+    "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"
+)
+PAGE = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"
+
+
+class Food101(Pictures):
+    """Photos of 101 dishes, 750 a class to train on and 250 to test (Bossard et al. 2014, "Food-101 - Mining
+    Discriminative Components with Random Forests"), or any folder of that layout.
+
+    - `root`: the folder with meta/ (classes.txt; train.txt and test.txt, or train.json and test.json; labels.txt if the
+      classes have readable names) and images/<class>/<id>.jpg.
+    - `split`: "test" is the published test; "train" and "val" divide the published training images.
+    - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
+    - `val_share`: share of the training images of each class that "val" gets; 0 leaves all to "train".
+    - `seed`: of what is carved and taken. "train" and "val" must be given the same `val_share` and `seed`.
+
+    A sample holds "image", "label", "id" (the path) and "path". Classes are in the order of classes.txt. The lists are
+    read on first use: OSError or ValueError then tells what is wrong with them. The training images of the original are
+    noisy on purpose (some colors, some labels). Raises ValueError for an unknown split or numbers out of range.
+    """
+
+    published = {"train": (75_750, 101), "test": (25_250, 101)}
+
+    def __init__(
+        self,
+        root: str,
+        split: Literal["train", "val", "test"] = "train",
+        ratio: float = 1.0,
+        shots: int | None = None,
+        val_share: float = 0.1,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(split, ratio, shots, val_share, seed)
+        self.root = root
+
+    def parts(self) -> Sequence[str]:
+        first_of(Path(self.root), ["meta/classes.txt"])
+        return ("train", "test")
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The folder of each class."""
+        return lines_of(first_of(Path(self.root), ["meta/classes.txt"]))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        path = Path(self.root) / "meta" / "labels.txt"
+        names = lines_of(path) if path.is_file() else self.folders
+        if len(names) != len(self.folders):
+            raise ValueError(f"{path} names {len(names)} classes, and classes.txt beside it {len(self.folders)}")
+        return names if len(set(names)) == len(names) else self.folders
+
+    def pictures(self, part: str) -> list[Picture]:
+        label_of = {name: label for label, name in enumerate(self.folders)}
+        path, stems = self.listed(part)
+        seen = set()
+        found = []
+        for number, stem in enumerate(stems, start=1):
+            name = stem.rpartition("/")[0]
+            if name not in label_of:
+                raise ValueError(f"{path}, entry {number}: '{stem}' is of no class that classes.txt names")
+            if stem in seen:
+                raise ValueError(f"{path}, entry {number}: '{stem}' stands there twice")
+            seen.add(stem)
+            found.append(Picture(f"images/{stem}.jpg", label_of[name]))
+        both = seen & set(self.listed("train")[1]) if part == "test" else ()
+        if both:
+            raise ValueError(f"{path}: {len(both):,} images are in the training list too: {sorted(both)[0]}")
+        return found
+
+    def listed(self, part: str) -> tuple[Path, list[str]]:
+        """The list of a part and what it names, as <class>/<id>."""
+        path = first_of(Path(self.root), [f"meta/{part}.txt", f"meta/{part}.json"])
+        if path.suffix == ".txt":
+            return path, lines_of(path)
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            return path, [str(stem) for stems in table.values() for stem in stems]
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is no JSON object of lists, one a class: {error}") from None
+
+    @classmethod
+    def how_to_get(cls, root: str) -> str:
+        return (
+            f"Run `python tools/prepare_data.py food101 --out {root} --download` (5 GB), or download {ARCHIVE.name} "
+            f"from {PAGE} and give it as --source. To try it on embedded data: `python tools/prepare_data.py glyphs "
+            "--layout food101 --out data/glyphs_food101`."
+        )
+
+    @classmethod
+    def prepare(cls, out: str, *, source: str | None = None, download: bool = False) -> str:
+        """Check the dataset in a folder, bringing it there first if asked to. Returns what was found.
+
+        - `out`: the folder that is to hold meta/ and images/.
+        - `source`: food-101.tar.gz, or a folder that holds what is in it; without it, `out` is only checked.
+        - `download`: fetch the archive (5 GB) from its authors' site, unless `out` has it.
+
+        Raises ValueError if something is missing, or if `out` holds something else; OSError if it cannot be had.
+        """
+        bring(Path(out), ARCHIVE, "meta/classes.txt", source, download)
+        return cls.checked(out)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines that are not blank. Raises ValueError if there are none, or the file is not UTF-8."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason})") from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    return lines

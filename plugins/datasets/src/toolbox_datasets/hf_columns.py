@@ -1,0 +1,118 @@
+"""Which columns of a Hugging Face dataset are the image and the label, and labels as whole numbers from 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from toolbox_datasets.files import listing
+
+
+def image_column(features: Any, wanted: str | None, where: str) -> str:
+    """The column of images. Raises ValueError naming the columns that are there."""
+    return column(features, wanted, where, "image", "Image")
+
+
+def label_column(features: Any, wanted: str | None, where: str) -> str:
+    """The column of labels: the one ClassLabel, or any that is named. Raises ValueError naming the columns there."""
+    return column(features, wanted, where, "label", "ClassLabel")
+
+
+def column(features: Any, wanted: str | None, where: str, argument: str, kind: str) -> str:
+    """The column `wanted`, else the only one of the type `kind`."""
+    there = ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
+    if wanted is not None:
+        if wanted not in features:
+            raise ValueError(f"{where} has no column '{wanted}': choose `{argument}` among {there}")
+        if argument == "image" and type(features[wanted]).__name__ != "Image":
+            raise ValueError(f"{where}: the column '{wanted}' holds no images; the columns are {there}")
+        return wanted
+    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
+    if len(found) != 1:
+        count = "several columns" if found else "no column"
+        raise ValueError(
+            f"{where} has {count} of type {kind}: name one by {argument}='...'; the columns are {there}"
+            + (". Whole numbers from 0 are taken as they are, strings numbered in alphabetical order"
+               if argument == "label" and not found else "")
+        )  # fmt: skip
+    return found[0]
+
+
+def described(feature: Any) -> str:
+    """A column's type, as a message says it."""
+    return getattr(feature, "dtype", None) if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+def values_of(part: Any, name: str) -> Any:
+    """The values of one column as an Arrow array, rows in the order of the dataset."""
+    return part.select_columns([name]).with_format("arrow")[:][name]
+
+
+def class_names(feature: Any, values: Any, where: str, name: str) -> list[str]:
+    """The classes that a label column has.
+
+    - `feature`: its type; `values`: its Arrow array in the training part, from which they follow without a ClassLabel:
+      strings are sorted, whole numbers must be 0, 1, 2 ... without a gap.
+
+    Raises ValueError where they are neither.
+    """
+    if type(feature).__name__ == "ClassLabel":
+        return list(feature.names)
+    found = values.unique().to_pylist()
+    if found and all(isinstance(value, str) for value in found):
+        return sorted(found)
+    if not found or not all(type(value) is int for value in found):
+        kinds = sorted({type(value).__name__ for value in found}) or ["nothing"]
+        raise ValueError(
+            f"{where}: the column '{name}' ({described(feature)}) holds {' and '.join(kinds)}, and labels are whole "
+            "numbers from 0, or strings: choose another column by label='...'"
+        )
+    require_numbers(np.array(found), where, name)
+    gaps = sorted(set(range(max(found) + 1)) - set(found))
+    if gaps:
+        raise ValueError(
+            f"{where}: the labels in '{name}' go up to {max(found)}, and {listing([str(gap) for gap in gaps])} "
+            f"never occur{'s' if len(gaps) == 1 else ''}: number them from 0 without gaps, or cast the column to "
+            "ClassLabel"
+        )
+    return [str(value) for value in sorted(found)]
+
+
+def numbered(values: Any, classes: Sequence[str], feature: Any, where: str, name: str) -> np.ndarray:
+    """(N,) int64 labels of an Arrow array. Raises ValueError where they are missing, hidden or unknown."""
+    if values.null_count:
+        row = values.is_null().to_pylist().index(True)
+        raise ValueError(f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out")
+    if type(feature).__name__ != "ClassLabel" and getattr(feature, "dtype", "") in ("string", "large_string"):
+        label_of = {text: label for label, text in enumerate(classes)}
+        texts = values.to_pylist()
+        unknown = [text for text in dict.fromkeys(texts) if text not in label_of]
+        if unknown:
+            raise ValueError(f"{where}: '{name}' has {len(unknown):,} values that the training part has not: "
+                             f"{listing(unknown)}")  # fmt: skip
+        return np.array([label_of[text] for text in texts], dtype=np.int64)
+    labels = np.asarray(values.to_numpy(zero_copy_only=False) if hasattr(values, "combine_chunks") else values)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{where}: '{name}' ({described(feature)}) holds no whole numbers")
+    labels = labels.astype(np.int64)
+    require_numbers(labels, where, name)
+    if len(labels) and labels.max() >= len(classes):
+        row = int(labels.argmax())
+        raise ValueError(f"{where}: row {row} has the label {labels.max()}, and there are {len(classes):,} classes")
+    return labels
+
+
+def require_numbers(labels: np.ndarray, where: str, name: str) -> None:
+    """Raises ValueError for labels below 0, as hidden ones are."""
+    if len(labels) and labels.min() < 0:
+        hidden = int((labels < 0).sum())
+        hint = (
+            "all are hidden: take another split, such as parts={'train': 'train', 'test': 'validation'}"
+            if hidden == len(labels)
+            else "labels count from 0: leave these rows out, or number the classes anew"
+        )
+        raise ValueError(
+            f"{where}: {hidden:,} of {len(labels):,} labels in '{name}' are below 0 ({labels.min()}); {hint}"
+        )

@@ -1,0 +1,204 @@
+"""Where a dataset of Hugging Face comes from: a folder or file here, the local cache, or the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from toolbox.base.hub import unreachable
+
+FULL_NAMES = {
+    "food101": "ethz/food101", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
+    "imagenet-1k": "ILSVRC/imagenet-1k",
+}  # fmt: skip
+"""Names without an owner, as older scripts have them. The cache is looked through for both."""
+
+FILES = {".parquet": "parquet", ".arrow": "arrow"}
+
+
+class Source(NamedTuple):
+    """What was found.
+
+    - `parts`: {name of a split there: `datasets.Dataset`}.
+    - `identity`: tells these data from others, and from another version of them.
+    - `notes`: what a user should know of how they were found.
+    """
+
+    parts: dict[str, Any]
+    identity: str
+    notes: list[str]
+
+
+class Copy(NamedTuple):
+    """A prepared dataset in the local cache: its `folder`, `config` and `commit` (or another hash of its files)."""
+
+    folder: Path
+    config: str
+    commit: str
+
+
+def is_local(name: str) -> bool:
+    """Whether `name` means a folder or a file: it exists, is written as a path, or ends as one."""
+    path = Path(name).expanduser()
+    return path.exists() or name.startswith(("/", "./", "../", "~")) or path.suffix in FILES or name.count("/") > 1
+
+
+def load(name: str, config: str | None, revision: str | None) -> Source:
+    """The dataset `name`. Raises OSError with the steps to take where it cannot be had, ValueError for nonsense."""
+    try:
+        import datasets
+    except ImportError:
+        raise OSError(
+            f"{name} is read with Hugging Face's library `datasets`: run `python -m pip install 'datasets>=4'`"
+        ) from None
+    if is_local(name):
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} has no meaning for the local {name}: leave it out")
+        return from_disk(datasets, Path(name).expanduser(), config)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ValueError(f"name='{name}' is neither a path nor a name at the Hub, such as 'ethz/food101'")
+    return from_cache(datasets, name, config, revision) or from_hub(datasets, name, config, revision)
+
+
+def from_disk(datasets: Any, path: Path, config: str | None) -> Source:
+    """A folder that `save_to_disk` wrote, a Parquet or Arrow file, or a folder of such files or of images."""
+    if not path.exists():
+        raise OSError(
+            f"{path} does not exist. Give a folder that save_to_disk wrote, a folder of Parquet files or of images, or "
+            "a name at the Hub, such as 'ethz/food101'"
+        )
+    quiet = f"{path} cannot be read as a dataset"
+    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        if config is not None:
+            raise ValueError(f"config={config!r} has no meaning for {path}, which save_to_disk wrote: leave it out")
+        found = guarded(lambda: datasets.load_from_disk(str(path)), quiet)
+    elif path.is_dir():
+        found = guarded(lambda: datasets.load_dataset(str(path), config), quiet)
+    elif path.suffix in FILES:
+        found = guarded(lambda: datasets.load_dataset(FILES[path.suffix], config, data_files=str(path)), quiet)
+    else:
+        raise OSError(f"{path} is no folder, and ends in none of {', '.join(FILES)}")
+    parts = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    return Source(parts, "+".join(f"{name}:{part._fingerprint}" for name, part in parts.items()), [])
+
+
+def from_cache(datasets: Any, name: str, config: str | None, revision: str | None) -> Source | None:
+    """The newest whole copy in the local cache; None if there is none. Nothing is asked of the network."""
+    copies = cached_copies(Path(datasets.config.HF_DATASETS_CACHE), name, config)
+    if revision is not None:
+        wanted = commit_of(name, revision)
+        copies = [copy for copy in copies if copy.commit == wanted]
+    configs = sorted({copy.config for copy in copies})
+    if len(configs) > 1:
+        if "default" not in configs:
+            raise ValueError(f"{name} is in the cache with several configurations: choose by config={configs[0]!r}, "
+                             f"or another of {', '.join(configs)}")  # fmt: skip
+        copies = [copy for copy in copies if copy.config == "default"]
+    for copy in sorted(copies, key=lambda copy: copy.folder.stat().st_mtime, reverse=True):
+        parts = parts_of(datasets, copy.folder)
+        if parts:
+            notes = [f"{name} is read from the local cache, commit {copy.commit[:12]}, without asking the Hub"]
+            if len(copies) > 1:
+                notes.append(
+                    f"the cache holds {len(copies)} versions of {name}, and the newest is used: `revision` chooses"
+                )
+            return Source(parts, f"{copy.config}@{copy.commit}", notes)
+    return None
+
+
+def cached_copies(cache: Path, name: str, config: str | None) -> list[Copy]:
+    """What the cache holds of a dataset under its name, or its name with an owner."""
+    found = []
+    for known in dict.fromkeys((name, FULL_NAMES.get(name, name))):
+        owner, slash, rest = known.rpartition("/")
+        folder = cache / f"{owner}{'___' if slash else ''}{snake_case(rest)}"
+        for info in sorted(folder.glob("*/*/*/dataset_info.json")):
+            if config in (None, info.parents[2].name):
+                found.append(Copy(info.parent, info.parents[2].name, info.parent.name))
+    return found
+
+
+def snake_case(name: str) -> str:
+    """`name` as the library writes it in its folders: ILSVRCSmall -> ilsvrc_small."""
+    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    return re.sub(r"([a-z\d])([A-Z])", r"\1_\2", name).lower()
+
+
+def commit_of(name: str, revision: str) -> str:
+    """The commit that a branch or tag meant when it was last downloaded; `revision` itself where that is not known."""
+    from huggingface_hub import constants
+
+    for known in (name, FULL_NAMES.get(name, name)):
+        reference = Path(constants.HF_HUB_CACHE) / f"datasets--{known.replace('/', '--')}" / "refs" / revision
+        if reference.is_file():
+            return reference.read_text(encoding="utf-8").strip()
+    return revision
+
+
+def parts_of(datasets: Any, folder: Path) -> dict[str, Any]:
+    """{split: dataset} of a copy in the cache; empty where one of its files is not there."""
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        found = {}
+        for name, split in info["splits"].items():
+            stem = f"{snake_case(split.get('dataset_name') or info['dataset_name'])}-{name}"
+            count = len(split.get("shard_lengths") or [0])
+            many = [f"{stem}-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
+            files = [folder / file for file in (many if count > 1 else [f"{stem}.arrow"])]
+            if not all(file.is_file() for file in files):
+                return {}
+            shards = [datasets.Dataset.from_file(str(file)) for file in files]
+            found[name] = shards[0] if count == 1 else datasets.concatenate_datasets(shards)
+            if len(found[name]) != split["num_examples"]:
+                return {}
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another library's file, of another version
+        return {}
+
+
+def from_hub(datasets: Any, name: str, config: str | None, revision: str | None) -> Source:
+    """Download a dataset into the cache. Raises OSError with the steps to take where that cannot be done."""
+    full = FULL_NAMES.get(name, name)
+    if datasets.config.HF_HUB_OFFLINE:
+        raise OSError(steps(full, "it is not in the local cache, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"))
+    reason = unreachable(full, revision, "dataset")
+    if reason is not None:
+        raise OSError(steps(full, f"it is not in the local cache, and {reason}"))
+    found = guarded(
+        lambda: datasets.load_dataset(full, config, revision=revision), steps(full, "it cannot be downloaded or read")
+    )
+    again = from_cache(datasets, full, config, None)  # so that this run and later ones see the same copy
+    if again is not None and revision is None:
+        return Source(again.parts, again.identity, [])
+    return Source(dict(found), "+".join(f"{key}:{part._fingerprint}" for key, part in found.items()), [])
+
+
+def steps(name: str, reason: str) -> str:
+    """Why a dataset of the Hub is not here, and how it gets here."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return (
+        f"{name}: {reason}. Check the name at {endpoint}/datasets/{name}, where a gated dataset's terms are accepted; "
+        f'log in with `hf auth login`; then, where there is a network, run `python -c "import datasets; '
+        f"datasets.load_dataset('{name}')\"`, and copy the cache ({cache_folder()}) to a machine without one. Or give "
+        "`name` a local folder (save_to_disk, Parquet or images)"
+    )
+
+
+def cache_folder() -> str:
+    """Where the library keeps what it prepared."""
+    import datasets
+
+    return str(datasets.config.HF_DATASETS_CACHE)
+
+
+def guarded(work: Callable[[], Any], message: str) -> Any:
+    """What `work` returns. Raises OSError with `message` and the first line of whatever error it ends with."""
+    try:
+        return work()
+    except Exception as error:  # of the library, of its network client, of a file's decoder
+        text = (str(error).strip() or "no details").splitlines()[0][:200]
+        raise OSError(f"{message} ({type(error).__name__}: {text})") from error
