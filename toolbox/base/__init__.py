@@ -19,6 +19,7 @@ from toolbox.base.functional import (
 )
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
+from toolbox.base.hub import unreachable
 from toolbox.base.image_preprocess import ImagePreprocess
 from toolbox.base.images import IMAGE_SUFFIXES, decode_image, read_image
 from toolbox.base.loss import Loss
@@ -38,5 +39,5 @@ __all__ = [
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool",
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_images", "check_rate", "cls_token", "decode_image", "gather", "gather_rows", "l2_normalize", "last_token",
-    "mean_tokens", "new_file", "read_image", "without_autocast", "world",
+    "mean_tokens", "new_file", "read_image", "unreachable", "without_autocast", "world",
 ]  # fmt: skip

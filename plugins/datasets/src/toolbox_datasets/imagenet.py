@@ -167,8 +167,8 @@ class ImageNet(Pictures):
         return (
             "Log in at https://image-net.org/download-images or https://www.kaggle.com/c/"
             "imagenet-object-localization-challenge, accept the terms, and put train/<wnid>/*.JPEG, val/ and "
-            f"labels.txt into {root}; `python tools/prepare_data.py imagenet --out {root}` checks them. With a login at "
-            "Hugging Face, datasets.HF reads ILSVRC/imagenet-1k. To try it on embedded data: "
+            f"labels.txt into {root}; `python tools/prepare_data.py imagenet --out {root}` checks them. With a login "
+            "at Hugging Face, datasets.HF reads ILSVRC/imagenet-1k. To try it on embedded data: "
             "`python tools/prepare_data.py glyphs --layout imagenet --out data/glyphs_imagenet`."
         )
 
