@@ -69,7 +69,8 @@ def toys(monkeypatch):
         ("sop", "datasets.SOP"), ("SOP", "datasets.SOP"), ("datasets.sop", "datasets.SOP"),
         ("glyphs", "glyphs.Glyphs"), ("Glyphs.GLYPHS", "glyphs.Glyphs"), ("imagefolder", "datasets.ImageFolder"),
         ("inshop", "datasets.InShop"), ("cub", "datasets.CUB"), ("cars", "datasets.Cars"),
-        ("records", "datasets.Records"),
+        ("records", "datasets.Records"), ("food101", "datasets.Food101"), ("cifar10", "datasets.CIFAR10"),
+        ("imagenet", "datasets.ImageNet"), ("hf", "datasets.HF"),
     ],
 )  # fmt: skip
 def test_names(name, fullname):

@@ -88,7 +88,7 @@ def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
         "class": _name(cls), "arguments": plain({**defaults, **given}), "items": len(dataset),
         "labels": None if labels is None else digest(labels),
         "classes": None if dataset.classes is None else digest([str(name) for name in dataset.classes]),
-        "files": _files_digest(dataset.sources()),
+        "files": _files_digest(dataset.sources()), "fingerprint": dataset.fingerprint(),
     }  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from PIL import Image
 from toolbox_datasets import hf_source
 from toolbox_datasets.hf import HF
 
+from toolbox.features.key import dataset_identity
+
 datasets = pytest.importorskip("datasets")
 
 
@@ -263,6 +265,8 @@ def test_a_copy_in_the_cache_is_used_without_a_network(cache, monkeypatch):
     assert newer.labels == [0, 0, 0]
     assert newer.fingerprint() != before
     assert "2 versions" in newer.notes()[1]
+    same, other = dataset_identity(dataset, {"name": "cifar10"}), dataset_identity(newer, {"name": "cifar10"})
+    assert {key for key in same if same[key] != other[key]} == {"labels", "fingerprint"}  # features are stored anew
     chosen = HF("cifar10", "test", revision="1" * 40)
     assert (chosen.labels, chosen.fingerprint()) == ([2, 1, 0], before)
 

@@ -17,8 +17,10 @@ from fontTools.pens.recordingPen import DecomposingRecordingPen
 from fontTools.ttLib import TTFont
 from PIL import Image
 from toolbox_glyphs import glyphs, letters
+from toolbox_glyphs.classification import TEST_FACES, TRAIN_FACES
 from toolbox_glyphs.folder import MARKER
 from toolbox_glyphs.glyphs import Glyphs
+from toolbox_glyphs.layouts import Picture
 from toolbox_glyphs.letters import FACES, SCRIPTS, Letter, distinct_letters, face_path, shared_letters
 from toolbox_glyphs.render import LUMA, colors, render
 
@@ -305,3 +307,93 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path, few):
     assert link.is_symlink()
     assert json.loads((target / MARKER).read_text())["size"] == 16
     shutil.rmtree(target)
+
+
+# ---- layouts of data to classify
+
+
+def seen_letters() -> set[str]:
+    return {name for split in ("train", "val") for name in Glyphs(split).classes}
+
+
+def test_faces_of_the_test_are_not_those_of_the_training():
+    assert set(TRAIN_FACES) | set(TEST_FACES) == set(range(len(FACES)))
+    assert not set(TRAIN_FACES) & set(TEST_FACES)
+    assert (len(TRAIN_FACES), len(TEST_FACES)) == (8, 4)
+    families = {name: {face for face in TEST_FACES if name in FACES[face].split("-")[0]} for name in ("Mono", "Serif")}
+    assert all(families.values())
+
+
+def test_food101_layout(tmp_path, few):
+    out = tmp_path / "food"
+    assert "unseen letters" in Glyphs.prepare(str(out), layout="food101", size=16)
+    letters = {letter.name: letter for letter in glyphs.letters_of("test")}
+    assert not set(letters) & seen_letters()
+    names = (out / "meta/classes.txt").read_text().splitlines()
+    assert names == sorted(name.lower().replace(" ", "_") for name in letters)
+    assert (out / "meta/labels.txt").read_text().splitlines()[0].replace(" ", "_").lower() == names[0]
+    listed = {}
+    for part, count in (("train", 16), ("test", 8)):
+        stems = (out / f"meta/{part}.txt").read_text().splitlines()
+        assert Counter(stem.split("/")[0] for stem in stems) == dict.fromkeys(names, count)
+        assert json.loads((out / f"meta/{part}.json").read_text()) == {
+            name: [stem for stem in stems if stem.startswith(f"{name}/")] for name in names
+        }
+        listed[part] = stems
+    images = {path.removeprefix("images/").removesuffix(".jpg") for path in files_in(out) if path.endswith(".jpg")}
+    assert images == {*listed["train"], *listed["test"]}
+    with Image.open(out / "images" / f"{listed['test'][0]}.jpg") as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", (16, 16), "RGB")
+
+
+def test_imagenet_layout(tmp_path, few):
+    out = tmp_path / "in1k"
+    Glyphs.prepare(str(out), layout="imagenet", size=16, views=1)
+    lines = [line.split(",") for line in (out / "labels.txt").read_text().splitlines()]
+    expected = {f"n{ord(letter.char):08d}": letter.name.lower() for letter in glyphs.letters_of("test")}
+    assert dict(lines) == expected
+    assert [wnid for wnid, _ in lines] == sorted(expected)
+    for part, count in (("train", 8), ("val", 4)):
+        folders = {path.name: len(list(path.iterdir())) for path in (out / part).iterdir()}
+        assert folders == dict.fromkeys(expected, count)
+    assert (out / "val" / lines[0][0] / "ILSVRC2012_val_00000001.JPEG").is_file()
+
+
+def test_cifar10_layout_holds_the_drawings_of_ten_letters(tmp_path):
+    out = tmp_path / "cifar"
+    assert "10 unseen letters" in Glyphs.prepare(str(out), layout="cifar10", views=2)
+    names = (out / "batches.meta.txt").read_text().splitlines()
+    assert len(set(names)) == 10
+    letters = {letter.name.lower().replace(" ", "_"): letter for letter in glyphs.letters_of("test")}
+    batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
+    total = Counter()
+    for file in batches:
+        records = np.frombuffer((out / file).read_bytes(), np.uint8).reshape(-1, 3073)
+        count = Counter(records[:, 0].tolist())
+        assert set(count) == set(range(10))
+        assert len(set(count.values())) == 1
+        total += count
+    assert total == dict.fromkeys(range(10), 16)
+    test = np.frombuffer((out / "test_batch.bin").read_bytes(), np.uint8).reshape(-1, 3073)
+    assert Counter(test[:, 0].tolist()) == dict.fromkeys(range(10), 8)
+    drawn = glyphs.draw(Picture(letters[names[3]], TEST_FACES[0], 1), 32, 0)
+    row = next(row for number, row in enumerate(test) if row[0] == 3 and number // 10 == 1)
+    assert (row[1:].reshape(3, 32, 32).transpose(1, 2, 0) == np.asarray(drawn)).all()
+    assert "complete" in Glyphs.prepare(str(out), layout="cifar10", views=2)
+    (out / "test_batch.bin").unlink()
+    assert "wrote" in Glyphs.prepare(str(out), layout="cifar10", views=2)
+    assert (out / "test_batch.bin").stat().st_size == 80 * 3073
+    with pytest.raises(ValueError, match="size must be 32"):
+        Glyphs.prepare(str(tmp_path / "other"), layout="cifar10", size=48)
+    with pytest.raises(ValueError, match="views 2"):
+        Glyphs.prepare(str(out), layout="cifar10")
+
+
+def test_an_interrupted_binary_layout_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(glyphs, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Glyphs.prepare(str(tmp_path / "cifar"), layout="cifar10", views=1)
+    assert list(tmp_path.iterdir()) == []

@@ -125,7 +125,7 @@ class CIFAR10(Classified):
         return file, row - int(self.starts[file])
 
     def sources(self) -> Sequence[str | os.PathLike[str]]:
-        return [self.folder / FILES[self.part][self.located(index)[0]] for index in range(len(self))]
+        return [self.folder / name for name in FILES[self.part]]
 
     def __getitem__(self, index: int) -> Sample:
         file, row = self.located(index)

@@ -1,6 +1,6 @@
 """What the namespace `datasets` offers."""
 
-from toolbox.plugin import Component, hookimpl
+from toolbox.plugin import Component, Problem, hookimpl
 
 
 @hookimpl
@@ -32,3 +32,11 @@ def toolbox_components():
             "dataset", "ImageNet", "toolbox_datasets.imagenet:ImageNet", "ImageNet-1k, whole or a subset of its classes"
         ),
     ]
+
+
+@hookimpl
+def toolbox_check_config(config: dict) -> list[Problem]:
+    """What no dataset sees alone: training and validation that are carved from the same images in two ways."""
+    from toolbox_datasets import leaks
+
+    return leaks.problems(config)

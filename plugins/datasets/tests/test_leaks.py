@@ -1,0 +1,57 @@
+"""Recipes whose splits were carved in two ways are refused."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from toolbox_datasets.leaks import CARVING, problems
+
+from toolbox.registry import catalog
+
+
+def recipe(train, val=None, test=None):
+    return {
+        f"{name}_dataloader": None if dataset is None else {"dataset": dataset}
+        for name, dataset in (("train", train), ("val", val), ("test", test))
+    }
+
+
+def food(split, **arguments):
+    return dict(type="datasets.Food101", root="food", split=split, **arguments)
+
+
+def test_another_seed_or_share_is_refused():
+    (problem,) = problems(recipe(food("train", seed=1), food("val")))
+    assert problem.where == "val_dataloader.dataset.seed"
+    assert "is 1" in problem.message
+    (problem,) = problems(recipe(food("train"), food("val", val_share=0.2)))
+    assert problem.where == "val_dataloader.dataset.val_share"
+    assert catalog().check_config(recipe(food("train", seed=1), food("val")))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, recipe(None), recipe(food("train")), recipe(food("train", seed=42), food("val")),
+        recipe(food("train", seed=1, shots=5), food("val", seed=1, ratio=0.5), food("test")),
+        recipe(food("train", seed=1), dict(type="datasets.Food101", root="other", split="val")),
+        recipe(dict(type="datasets.ImageFolder", root="a", seed=1), dict(type="datasets.ImageFolder", root="a")),
+        recipe("text", ["list"]),
+    ],
+)  # fmt: skip
+def test_what_shares_nothing_passes(config):
+    assert problems(config) == []
+
+
+def test_a_test_that_may_be_carved_counts_too():
+    train = dict(type="datasets.HF", name="pets", split="train", test_share=0.3)
+    assert len(problems(recipe(train, None, {**train, "split": "test", "test_share": 0.2}))) == 1
+    one, two = (dict(type="datasets.ImageFolder", root="a", split="val", divide=by) for by in ("images", "classes"))
+    assert [problem.where for problem in problems(recipe(one, two))] == ["val_dataloader.dataset.divide"]
+
+
+@pytest.mark.parametrize("name", CARVING)
+def test_the_defaults_are_those_of_the_datasets(name):
+    parameters = inspect.signature(catalog().resolve(name, kind="dataset")).parameters
+    assert {key: parameters[key].default for key in CARVING[name]} == CARVING[name]
