@@ -55,6 +55,9 @@ def _loader(*, train: bool) -> dict[str, Key]:
             "Random views of every image; a dict without `type` gives one for each input of the model by name.",
             kind="augment", named=True,
         )  # fmt: skip
+        keys["mix"] = Key(
+            "Mixes the images of a batch in pairs, and their labels; for models that read mixed labels.", kind="mix"
+        )
         keys["sampler"] = Key("What goes into a batch.", kind="sampler")
     return keys
 

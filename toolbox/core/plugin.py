@@ -53,6 +53,7 @@ def toolbox_components() -> list[Component]:
         Component(
             "augment", "RetrievalAugment", "toolbox.core.augment:RetrievalAugment", "random crop, flip, color ..."
         ),
+        Component("mix", "Mix", "toolbox.core.mix:Mix", "Mixup and CutMix"),
         Component(
             "metric", "RetrievalRecall", "toolbox.core.metrics.retrieval:RetrievalRecall", "exact Recall@K by cosine"
         ),

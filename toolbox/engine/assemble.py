@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Augment, Model
+from toolbox.base import Augment, Mix, Model
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
 from toolbox.engine.saving import checkpoint as checkpoints
@@ -80,6 +80,11 @@ def build_augment(config: dict[str, Any] | None) -> Augment | dict[str, Augment]
     if "type" in config:
         return build(config, "augment", where=where)
     return {name: build(item, "augment", where=f"{where}.{name}") for name, item in config.items()}
+
+
+def build_mix(config: dict[str, Any] | None) -> Mix | None:
+    """What mixes the images of a dataloader, None for none."""
+    return build(config, "mix", where="train_dataloader.mix") if config else None
 
 
 def _brings_weights(path: str, checkpoint: checkpoints.Checkpoint | None) -> bool:

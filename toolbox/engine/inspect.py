@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import first_batch, outputs, speed
-from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
-from toolbox.engine.classes import class_names, other_classes
+from toolbox.engine import closed_set, first_batch, outputs, speed
+from toolbox.engine.assemble import apply_tuning, build_augment, build_mix, build_structure
 from toolbox.engine.device import choose_device
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted, backbones
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading import mixing
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing import choice
@@ -88,7 +88,9 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     if data:
         plan.problems += [problem.under("model") for problem in model.check()]
         if dataset is not None and model.closed_set:
-            plan.problems += _other_classes(recipe, dataset)
+            found = closed_set.problems(recipe, dataset)
+            plan.problems += found
+            plan.notes += [] if found else closed_set.notes(dataset)
     plan.problems += _block_problems(model)
     names = _metric_names(recipe)
     for index, item in enumerate(recipe["custom_hooks"] or []):
@@ -110,6 +112,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     if settings("optim_wrapper.grad_cache"):
         plan.problems += grad_cache.problems(model)
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
+    if recipe["train_dataloader"]["mix"]:
+        plan.problems += mixing.problems(model, _views(recipe, model), sampler.blocks if sampler else 1)
     parts = settings("optim_wrapper.parts") or {}
     plan.problems += part_problems(model, parts, settings("optim_wrapper.layer_decay"))
     plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)
@@ -160,6 +164,7 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
     """The training data and its batches, None where something is wrong with them."""
     loader = recipe["train_dataloader"]
     build_augment(loader["augment"])
+    build_mix(loader["mix"])
     dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
     sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
     plan.batch_size = sampler.batch_size
@@ -175,16 +180,6 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
         plan.notes += [*dataset.notes(), *sampler.notes()]
         return dataset, sampler
     return dataset, None
-
-
-def _other_classes(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
-    """Where validation or test data have other classes than the training data: the same label would mean another."""
-    found = []
-    for name in ("val", "test"):
-        if loader := recipe[f"{name}_dataloader"]:
-            dataset = build(loader["dataset"], "dataset")
-            found += other_classes(class_names(training), dataset, f"{name}_dataloader.dataset")
-    return found
 
 
 def _items(recipe: dict[str, Any]) -> dict[str, int]:

@@ -24,6 +24,7 @@ from toolbox.engine.parts import frozen_identity
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems
 from toolbox.engine.reading.data import inputs_of, share
+from toolbox.engine.reading.mixing import together
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import workdir
 from toolbox.engine.saving.files import as_json, sha256_of
@@ -222,7 +223,9 @@ class Prepared:
             return
         rank, size = self.team.rank, self.team.size
         for number in (0, len(self.sampler) - 1):
-            share(self.sampler.draws(number), rank, size, self.sampler.blocks)
+            share(
+                self.sampler.draws(number), rank, size, self.sampler.blocks, together(self.config["train_dataloader"])
+            )
 
     def _unlock(self) -> None:
         if self._lock is not None:

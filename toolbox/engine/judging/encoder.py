@@ -144,7 +144,8 @@ def evaluate(
     set_threads(settings("env_cfg.threads"))
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
     found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
-    classes = found.manifest["classes"] if found else 2  # a new head is left out of the zero-shot numbers
+    # a new head is left out of the zero-shot numbers
+    classes = (found.manifest["classes"] if found else None) or 2
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
     if checkpoint and model.closed_set:
         problems = other_classes(

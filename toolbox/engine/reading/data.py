@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from toolbox.base import Augment, Batch, Dataset, Model, Preprocess, Sampler, world
-from toolbox.engine.assemble import build_augment
+from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess, Sampler, world
+from toolbox.engine.assemble import build_augment, build_mix
+from toolbox.engine.reading.mixing import STREAM, mix_pairs, together
 from toolbox.engine.reading.workers import Board, Watch
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError, one_line
@@ -51,12 +52,13 @@ class Fetch(torch.utils.data.Dataset):
     - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else raise.
     - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
     - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
+    - `mix`: mixes the images of a batch in pairs; None leaves them as they are.
     """
 
     def __init__(
         self, dataset: Dataset, inputs: dict[str, Inputs], *,
         augment: Augment | dict[str, Augment] | None = None, seed: int = 0, blocks: int = 1, skip_bad: bool = False,
-        stored: Mapping[str, Store] | None = None, streams: dict[str, int] | None = None,
+        stored: Mapping[str, Store] | None = None, streams: dict[str, int] | None = None, mix: Mix | None = None,
     ) -> None:  # fmt: skip
         self.dataset, self.inputs = dataset, inputs
         self.stored = {name: store for name, store in (stored or {}).items() if name in inputs}
@@ -66,7 +68,7 @@ class Fetch(torch.utils.data.Dataset):
         self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
         # one augment gives all inputs the same view; one for each gives them views of their own
         self.streams = streams or {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
-        self.seed, self.blocks, self.skip_bad = seed, blocks, skip_bad
+        self.seed, self.blocks, self.skip_bad, self.mix = seed, blocks, skip_bad, mix
         self.board: Board | None = None
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
@@ -105,6 +107,15 @@ class Fetch(torch.utils.data.Dataset):
             listed = ", ".join(str(item["index"]) for item in items)
             error.add_note(f"This happened as items {listed} of {type(self.dataset).__name__} became a batch.")
             raise
+        if self.mix is not None and items:
+            place_of = {draw: place for place, (draw, _) in enumerate(draws)}
+            with _random_state_kept():
+                wrong = mix_pairs(
+                    batch, [place_of[item["draw"]] for item in items], draws, self.mix,
+                    lambda draw: _seed_item(self.seed, draw, STREAM),
+                )  # fmt: skip
+            if wrong:
+                return wrong
         found = _shared(batch) if get_worker_info() else batch
         if self.board is not None:
             self.board.idle()
@@ -195,8 +206,8 @@ def _shared(batch: Batch) -> Batch | Problem:
 def _share(value: Any) -> None:
     if isinstance(value, torch.Tensor) and value.numel():
         value.share_memory_()
-    elif isinstance(value, dict):
-        for item in value.values():
+    elif isinstance(value, dict | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
             _share(item)
 
 
@@ -221,15 +232,15 @@ def _random_state_kept() -> Iterator[None]:
 
 
 class Draws:
-    """The draws of batches `start` to `stop` of a sampler, this process's share of each."""
+    """The draws of batches `start` to `stop` of a sampler, this process's share of each; `together` as in `share`."""
 
-    def __init__(self, sampler: Sampler, start: int, stop: int) -> None:
-        self.sampler, self.start, self.stop = sampler, start, stop
+    def __init__(self, sampler: Sampler, start: int, stop: int, together: int = 1) -> None:
+        self.sampler, self.start, self.stop, self.together = sampler, start, stop, together
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rank, size = world()
         for number in range(self.start, self.stop):
-            yield share(self.sampler.draws(number), rank, size, self.sampler.blocks)
+            yield share(self.sampler.draws(number), rank, size, self.sampler.blocks, self.together)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -255,15 +266,22 @@ class Turns(Draws):
         return [number < len(self.sampler) for number in self.numbers]
 
 
-def share(draws: list[tuple[int, int]], rank: int, size: int, blocks: int) -> list[tuple[int, int]]:
-    """A process's contiguous part of every block of a batch. Raises ToolboxError for one too small to share."""
+def share(
+    draws: list[tuple[int, int]], rank: int, size: int, blocks: int, together: int = 1
+) -> list[tuple[int, int]]:  # fmt: skip
+    """A process's contiguous part of every block of a batch. Raises ToolboxError for one too small to share.
+
+    - `together`: so many consecutive items, from the first one on, are never parted.
+    """
     rows = len(draws) // blocks
-    if rows < size:
+    units = -(-rows // together)
+    if units < size:
+        what = "rows" if blocks > 1 else "items" if together == 1 else f"items, of which {together} stay together,"
         raise ToolboxError(
-            f"A batch of {rows} {'rows' if blocks > 1 else 'items'} cannot be shared by {size} processes.",
+            f"A batch of {rows} {what} cannot be shared by {size} processes.",
             where="train_dataloader", hint="Use a larger batch, drop_last=True in the sampler, or fewer processes.",
         )  # fmt: skip
-    first, last = rows * rank // size, rows * (rank + 1) // size
+    first, last = units * rank // size * together, min(units * (rank + 1) // size * together, rows)
     return [draw for block in range(blocks) for draw in draws[block * rows + first : block * rows + last]]
 
 
@@ -314,9 +332,11 @@ def training_batches(
         dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),
         seed=settings("randomness.seed"), blocks=sampler.blocks,
         skip_bad=settings("train_dataloader.on_bad_item") == "skip", stored=stored,
+        mix=build_mix(settings("train_dataloader.mix")),
     )  # fmt: skip
+    plan = Draws(sampler, first, last, together(settings("train_dataloader")))
     return batches(
-        fetch, Draws(sampler, first, last), workers=settings("train_dataloader.num_workers") if fetch.live else 0,
+        fetch, plan, workers=settings("train_dataloader.num_workers") if fetch.live else 0,
         prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory, tell=tell,
     )  # fmt: skip
 
@@ -339,4 +359,6 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
         return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(to_device(item, device) for item in value)
     return value
