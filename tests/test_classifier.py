@@ -376,3 +376,44 @@ def test_a_whole_retrieval_checkpoint_is_refused_with_what_to_take_of_it(toy):
     toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="retrieval")
     with pytest.raises(ToolboxError, match=r"load_parts=\['model\.backbone'\]"):
         toolbox.train(toy([*MODEL, "load_from=retrieval/last"]), work_dir="classify")
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------------
+def pretrained(folder: Path, width: int = 128) -> str:
+    """A ViT of 3 MB on disk, and the override that makes it the backbone."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    sizes = dict(hidden_size=width, num_hidden_layers=4, num_attention_heads=2, intermediate_size=4 * width)
+    torch.manual_seed(3)
+    DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=8, num_register_tokens=0, image_size=16)).save_pretrained(folder)
+    return f"model.backbone=dict(type='dinov3.ViT',name={str(folder)!r},size=16)"
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("head", ["core.Linear", "core.MLP"])
+def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, head, average):
+    few = [f"{name}_dataloader.dataset.per_class=1" for name in ("train", "val")]
+    more = [pretrained(tmp_path / "weights"), f"model.head=dict(type='{head}')", "evaluate_before=False",
+            "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=8)", "train_cfg.max_steps=4"]  # fmt: skip
+    averaged = ["optim_wrapper.average.decay=0.9"] if average else []
+    toolbox.train(toy([*MODEL, *few, *more, *averaged]), work_dir="run")
+    backbone = sum(file.stat().st_size for file in (tmp_path / "weights").glob("*.safetensors"))
+    tensors = load_file("run/last/model.safetensors")
+    assert {name.split(".")[0] for name in tensors} == {"head"}
+    own = sum(tensor.nbytes for tensor in tensors.values())
+    assert own < backbone / 50  # what would be noticed
+    files = [file for file in Path("run/last/").rglob("*") if file.is_file()]
+    assert Path("run/last/model.safetensors").stat().st_size <= 1.1 * own
+    assert sum(file.stat().st_size for file in files) <= (4.2 if average else 3.2) * own + 64 * 1024
+    restored = toolbox.load("run/last", device="cpu")
+    assert restored.encode_image(toolbox.build(dict(type="toy.Noise"))[0]["image"]).shape == (1, 128)
+
+
+def test_with_an_adapter_it_holds_head_and_adapter(toy, tmp_path):
+    more = [pretrained(tmp_path / "weights", 32), "model.backbone.tune=dict(mode='lora',rank=2)",
+            "evaluate_before=False", "train_cfg.max_steps=4"]  # fmt: skip
+    toolbox.train(toy([*MODEL, *more]), work_dir="run")
+    assert {name.split(".")[0] for name in load_file("run/last/model.safetensors")} == {"head"}
+    adapter = load_file("run/last/adapters/backbone/adapter_model.safetensors")
+    assert adapter
+    assert all("lora" in name for name in adapter)

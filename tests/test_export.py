@@ -30,12 +30,15 @@ from toolbox.cli.export import main
 from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.bn_neck import BNNeck
+from toolbox.core.class_heads import MLP, Linear
+from toolbox.core.classifier import Classifier
 from toolbox.core.embedder import Embedder
 from toolbox.core.pool import Pool
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.exporting import export as exports
 from toolbox.engine.exporting.export import check_target
+from toolbox.errors import ToolboxError
 from toolbox.testing.material import image
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -217,9 +220,11 @@ def test_pictures_of_the_size_become_the_same_pixels(kind, tmp_path):
     torch.testing.assert_close(found["embedding"], predicted(model, ours)["embeddings"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("crop", [1.0, 0.8])
 @pytest.mark.parametrize("kind", ["vit", "timm vit"])
-def test_larger_pictures_are_cut_alike(kind, tmp_path):
+def test_larger_pictures_are_cut_alike(kind, crop, tmp_path):
     model = embedder(kind)
+    model.backbone.crop = crop
     write(model, tmp_path / "out")
     preprocess = model.backbone.preprocess()
     across = torch.linspace(0, 255, 120)[None, :].expand(80, -1)
@@ -231,7 +236,8 @@ def test_larger_pictures_are_cut_alike(kind, tmp_path):
         ours = preprocess.finish(preprocess.collate([preprocess(picture)]))
     squashed = preprocess.finish(preprocess.collate([preprocess(Image.fromarray(smooth).resize((32, 32)))]))
     assert (found["pixels"] - ours).abs().max() < 0.1
-    assert (squashed - ours).abs().max() > 0.3
+    assert (squashed - ours).abs().max() > 0.2
+    assert ("0.8 of the sides" in (tmp_path / "out" / "README.md").read_text()) == (crop < 1)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +265,29 @@ def test_the_readme_computes_the_embedding(pool, head, tmp_path):
     assert (tmp_path / "out" / "head.safetensors").exists() == bool(
         list(model.head.parameters()) if head else pool == "gem"
     )
+
+
+@pytest.mark.parametrize("head", [Linear(), Linear(norm="batch", dropout=0.5), MLP(hidden=5)])
+def test_the_readme_computes_the_logits_of_a_classifier(head, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = Classifier(BACKBONES["vit"](), "cls+mean", head)
+    model.connect(4)
+    scattered(model)
+    found = write(model, tmp_path / "out")
+    assert found.keys() == {"backbone", "embedding", "logits"}
+    image((32, 32), seed=1).save(tmp_path / "a.png")
+    names = readme(tmp_path / "out", tmp_path / "a.png")
+    expected = predicted(model, names["pixels"])
+    for name, key in (("embedding", "embeddings"), ("logits", "logits")):
+        torch.testing.assert_close(names[name], expected[key], rtol=0, atol=1e-5)
+    assert names["logits"].shape == (1, 4)
+    assert "`logits`, (B, C), are the classifier's" in (tmp_path / "out" / "README.md").read_text()
+    lines = Classifier.in_plain_torch
+    for wrong, said in ((["logits = x.flip(1)"], "logits in plain torch differ"), ([], "give no logits")):
+        monkeypatch.setattr(Classifier, "in_plain_torch", lambda self, wrong=wrong: [*lines(self)[:-1], *wrong])
+        with pytest.raises(ToolboxError, match=said):
+            write(model, tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize("kind", LORA)

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from toolbox.base import ImagePreprocess
+from toolbox.errors import ToolboxError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -59,6 +60,66 @@ def test_same_as_resizing_the_shorter_side_and_cutting_the_centre(size):
     assert (out - reference(resized)).abs().mean() < 0.01
     for other in (resized.rotate(180), image.resize((32, 32), Image.Resampling.BICUBIC)):
         assert (out - reference(other)).abs().mean() > 0.2
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (224, 224), (640, 300)])
+def test_a_crop_is_the_protocol_of_imagenet(size):
+    """Short side to 256, 224 cut out of the centre; on smooth pictures the two orders differ by a little."""
+    across = np.linspace(0, 255, size[0])[None, :].repeat(size[1], 0)
+    down = np.linspace(0, 255, size[1])[:, None].repeat(size[0], 1)
+    image = Image.fromarray(np.stack([across, down, (across + down) / 2], -1).astype(np.uint8))
+    steps = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
+    expected = reference(steps(image))
+    out = finished(ImagePreprocess((224, 224), MEAN, STD, crop=0.875), image)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0.04)
+    assert (finished(ImagePreprocess((224, 224), MEAN, STD), image) - expected).abs().max() > 0.2
+
+
+def test_views_of_an_augment_are_not_cut_again():
+    image, cut = noise(64, 64), ImagePreprocess((32, 32), MEAN, STD, crop=0.5)
+    exact = noise(32, 32)
+    assert torch.equal(cut.uncut()(exact), ImagePreprocess((32, 32), MEAN, STD)(exact))
+    assert not torch.equal(cut(exact), cut.uncut()(exact))
+    assert torch.equal(cut(image), ImagePreprocess((32, 32), MEAN, STD)(image.crop((16, 16, 48, 48))))
+    assert cut.crop == 0.5
+    assert pickle.loads(pickle.dumps(cut)).crop == 0.5
+    for wrong in (0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"try 0\.875"):
+            ImagePreprocess((32, 32), MEAN, STD, crop=wrong)
+
+
+def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_has_cut():
+    from toolbox.base import Augment, Dataset
+    from toolbox.engine.reading.data import Fetch, Inputs
+    from toolbox.registry import build
+
+    vit = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    for backbone in (
+        dict(type="dinov3.ViT", name=None, arch=dict(patch_size=8, **vit), size=32),
+        dict(type="dinov3.ConvNeXt", name=None, arch=dict(hidden_sizes=[8, 16], depths=[1, 1]), size=32),
+        dict(type="core.HFVision", name=None, size=32, arch=dict(model_type="dinov2", patch_size=8, **vit)),
+        dict(type="core.Timm", name="vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)),
+    ):
+        assert build(backbone).preprocess().crop == 1
+        preprocess = build({**backbone, "crop": 0.5}).preprocess()
+        assert preprocess.crop == 0.5
+        with pytest.raises(ToolboxError, match="crop must be a share"):
+            build({**backbone, "crop": 2})
+
+    class One(Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return {"image": noise(32, 32), "id": 0}
+
+    class Same(Augment):
+        def __call__(self, image, size):
+            return image
+
+    plain, seen = (Fetch(One(), {"image": Inputs("image", preprocess)}, augment=a)[[(0, 0)]] for a in (None, Same()))
+    assert torch.equal(plain["inputs"]["image"][0], preprocess(noise(32, 32)))
+    assert torch.equal(seen["inputs"]["image"][0], preprocess.uncut()(noise(32, 32)))
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])

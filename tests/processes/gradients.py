@@ -23,13 +23,16 @@ from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
 from toolbox.core.augment import RetrievalAugment
 from toolbox.core.bn_neck import BNNeck
+from toolbox.core.classifier import Classifier
 from toolbox.core.embedder import Embedder
+from toolbox.core.mix import Mix
 from toolbox.core.optim import SGD
 from toolbox.engine.distributed.parallel import Parallel, spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.data import Fetch, Inputs, share
+from toolbox.engine.reading.mixing import PAIR
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups
 from toolbox.engine.updating.step import Step
@@ -57,6 +60,10 @@ LOSSES: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     "ProxyAnchor": [({}, LABELLED)],
     "ArcFace": [({}, LABELLED)],
     "SubCenterArcFace": [({}, LABELLED)],
+    "CrossEntropy": [
+        ({}, ("alone", "two views", "few", "mixed")),
+        (dict(label_smoothing=0.1), ("mixed", "alone")),
+    ],
     "CoSENT": [({}, PAIRS), (dict(within_anchor=True), PAIRS)],
     "SigLIP": [({}, PAIRS)],
     "MaxSim": [({}, PAIRS), (dict(reduce="sum", temperature=1.0), ("alone",))],
@@ -114,11 +121,15 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, str]]:
                     yield f"{name}.{number}/{making}/{way}", dict(type=f"losses.{name}", **arguments), making, way
 
 
-def model_for(loss: dict[str, Any], making: str) -> Embedder:
+def model_for(loss: dict[str, Any], making: str) -> Embedder | Classifier:
     """A model in double precision, the same in every process."""
     torch.manual_seed(7)
     head = BNNeck(6) if loss.get("neck") else None
     criterion = build({key: value for key, value in loss.items() if key != "neck"}, "loss")
+    if criterion.reads_logits:
+        model = Classifier(Double(), "mean", loss=criterion)
+        model.connect(5)
+        return model.double()
     kind = Explicit if making == "negatives" else Embedder
     model = kind(
         Double(), "tokens" if criterion.reads_tokens else "mean", head, criterion,
@@ -140,8 +151,9 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
     draws = [(number * 100 + place, index) for place, index in enumerate(chosen)]
     views = 2 if making in ("two views", "cross") else 1
     inputs = {name: Inputs("image", ToTensor(8)) for name in ("image", "teacher")[: 1 + taught]}
-    fetch = Fetch(dataset, inputs, augment=RetrievalAugment(views=views), blocks=blocks)
-    own = share(draws, rank, size, blocks)
+    mix, together = (Mix(), PAIR) if making == "mixed" else (None, 1)
+    fetch = Fetch(dataset, inputs, augment=RetrievalAugment(views=views), blocks=blocks, mix=mix)
+    own = share(draws, rank, size, blocks, together)
     batch = fetch[own]
     batch["first"] = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]
     if making in ("paired", "negatives"):
@@ -178,7 +190,7 @@ def gradients(
     steps = STEPS.get(loss["type"].partition(".")[2], 1)
     for number in range(steps):
         batches = [
-            batch_for(model.teacher is not None, making, number * accumulated + part, team.rank, team.size)
+            batch_for("teacher" in model.inputs, making, number * accumulated + part, team.rank, team.size)
             for part in range(accumulated)
         ]
         step(batches, number, steps)

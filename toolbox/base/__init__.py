@@ -20,7 +20,7 @@ from toolbox.base.functional import (
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.hub import unreachable
-from toolbox.base.image_preprocess import ImagePreprocess
+from toolbox.base.image_preprocess import ImagePreprocess, check_crop
 from toolbox.base.images import IMAGE_SUFFIXES, decode_image, read_image
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
@@ -38,6 +38,6 @@ __all__ = [
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features", "Finding", "Gallery", "Head",
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool",
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
-    "check_images", "check_rate", "cls_token", "decode_image", "gather", "gather_rows", "l2_normalize", "last_token",
-    "mean_tokens", "new_file", "read_image", "unreachable", "without_autocast", "world",
+    "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "gather", "gather_rows", "l2_normalize",
+    "last_token", "mean_tokens", "new_file", "read_image", "unreachable", "without_autocast", "world",
 ]  # fmt: skip

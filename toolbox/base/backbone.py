@@ -32,6 +32,10 @@ class Preprocess(ABC):
     def __call__(self, value: Any) -> Any:
         """One raw value (a PIL image, a string) -> one item, e.g. a (3, H, W) tensor of bytes."""
 
+    def uncut(self) -> Preprocess:
+        """The same for views that an augment has made, of which no more is cut off. Itself unless overridden."""
+        return self
+
     def collate(self, items: list[Any]) -> Any:
         """Items of one batch -> what is moved to the device. Stacks tensors unless overridden."""
         return default_collate(items)  # in a data worker straight into shared memory: one copy less

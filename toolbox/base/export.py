@@ -18,10 +18,9 @@ from toolbox.base.image_preprocess import ImagePreprocess
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers, as transformers writes them
 _IMAGES = (
-    "The toolbox cuts out the largest centred part of a picture and resizes it in one pass, by PIL. {library} resizes "
-    "the whole picture first and then cuts its centre out, at whole pixels{more}. The toolbox also turns pictures as "
-    "their EXIF data say and puts transparent ones on white: do so before, if yours need it. Pictures of exactly "
-    "{height} x {width} pixels are the same in both."
+    "The toolbox cuts out {part} of a picture and resizes it in one pass, by PIL. {library} resizes the whole picture "
+    "first and then cuts its centre out, at whole pixels{more}. The toolbox also turns pictures as their EXIF data say "
+    "and puts transparent ones on white: do so before, if yours need it."
 )
 
 
@@ -70,7 +69,7 @@ def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str]
         "image_processor_type": "CLIPImageProcessor",  # the plainest that cuts: every version has it
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": max(height, width)},
+        "size": {"shortest_edge": round(max(height, width) / preprocess.crop)},
         "resample": _RESAMPLE[preprocess.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
@@ -87,7 +86,7 @@ def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str]
         'pixels = processor(images=images, return_tensors="pt")["pixel_values"]',
     ]
     more = "" if height == width else ", and of a shape that is not square it keeps less"
-    return lines, [_IMAGES.format(library="transformers", more=more, height=height, width=width)]
+    return lines, [_on_images("transformers", preprocess, more)]
 
 
 def save_timm(
@@ -145,14 +144,24 @@ def timm_code(
         tokens=tokens,
         prefix=prefix,
         hub=hub,
-        notes=[_IMAGES.format(library="timm", more="", height=height, width=width)],
+        notes=[_on_images("timm", preprocess)],
     )
+
+
+def _on_images(library: str, preprocess: ImagePreprocess, more: str = "") -> str:
+    """How a library's pictures differ from ours; `more` is added to what is said of its cut."""
+    height, width = preprocess.size
+    part = "the largest centred part"
+    if preprocess.crop == 1:
+        note = f" Pictures of exactly {height} x {width} pixels are the same in both."
+        return _IMAGES.format(part=part, library=library, more=more) + note
+    return _IMAGES.format(part=f"the centre, {preprocess.crop:g} of the sides of {part},", library=library, more=more)
 
 
 def _timm_images(preprocess: ImagePreprocess) -> dict[str, Any]:
     return {
         "interpolation": preprocess.interpolation,
-        "crop_pct": 1.0,
+        "crop_pct": preprocess.crop,
         "crop_mode": "center",
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop
 from toolbox.base.backbone import check_images, check_rate
 from toolbox.base.export import save_processor
 from toolbox.core.backbones import hf_source
@@ -39,6 +39,8 @@ class HFVision(Backbone):
     - `arch`: instead of a name (`name=None`), the `model_type` and fields of its configuration, e.g.
       `dict(model_type='dinov2', hidden_size=64, num_hidden_layers=2, num_attention_heads=2)`, for random weights.
     - `drop_path`: probability of skipping a residual branch per image in training mode, where the model has it.
+    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
+      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
 
     Images are scaled by the mean, std and interpolation of the model's processor, but cut as those of every backbone
     here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is dinov3.ViT, which keeps
@@ -56,9 +58,11 @@ class HFVision(Backbone):
         revision: str | None = None,
         arch: dict[str, Any] | None = None,
         drop_path: float = 0.0,
+        crop: float = 1.0,
     ):
         super().__init__()
         check_rate("drop_path", drop_path)
+        self.crop = check_crop(crop)
         if size is not None and size < 1:
             raise ValueError(f"size must be a positive number of pixels, not {size}.")
         self._source = hf_source.resolve(name, revision, arch, size)
@@ -92,7 +96,7 @@ class HFVision(Backbone):
         return self._layout.encode(self.model, inputs, layers, mask)
 
     def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess(self.size, *self._source.scaling())
+        return ImagePreprocess(self.size, *self._source.scaling(), self.crop)
 
     def layers(self) -> list[nn.Module]:
         return find_blocks(self.model)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop
 from toolbox.base.backbone import check_images, check_rate
 from toolbox.base.export import save_timm, timm_code
 from toolbox.core.backbones import timm_source
@@ -35,11 +35,13 @@ class Timm(Backbone):
       `weights=False`.
     - `drop_path`: probability of skipping a residual branch per image in training mode, rising from 0 in the first
       block to this value in the last, where the net follows timm's rule.
+    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
+      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
 
     Images are scaled by the mean, std and interpolation of timm's description, but cut as those of every backbone here:
     the largest centred part of the wanted shape. timm's own `crop_pct` and squashing are not followed, so that encoders
-    are compared on the same pixels. With gradient checkpointing, batch norms count each batch twice. Raises ValueError
-    for values that fit nothing, naming what does.
+    are compared on the same pixels; `crop` says otherwise. With gradient checkpointing, batch norms count
+    each batch twice. Raises ValueError for values that fit nothing, naming what does.
     """
 
     modality = "image"
@@ -53,9 +55,11 @@ class Timm(Backbone):
         revision: str | None = None,
         arch: dict[str, Any] | None = None,
         drop_path: float = 0.0,
+        crop: float = 1.0,
     ):
         super().__init__()
         check_rate("drop_path", drop_path)
+        self.crop = check_crop(crop)
         if size is not None and size < 1:
             raise ValueError(f"size must be a positive number of pixels, not {size}.")
         if checkpoint is not None and not weights:
@@ -101,7 +105,7 @@ class Timm(Backbone):
     def preprocess(self) -> ImagePreprocess:
         cfg = self._source.cfg
         interpolation = cfg.interpolation if cfg.interpolation in ("bilinear", "lanczos", "nearest") else "bicubic"
-        return ImagePreprocess(self.size, cfg.mean, cfg.std, interpolation)
+        return ImagePreprocess(self.size, cfg.mean, cfg.std, interpolation, self.crop)
 
     def layers(self) -> list[nn.Module]:
         return find_blocks(self.model) or top_level(self.model)

@@ -72,7 +72,7 @@ def export(
     with torch.no_grad():
         tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
     lines, why_not = _embedding_lines(model, parts)
-    embeddings = _predicted(model, parts, pixels)["embeddings"] if lines else None
+    predicted = _predicted(model, parts, pixels) if lines else {}
     found: dict[str, float] = {}
     with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
         left = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
@@ -84,8 +84,9 @@ def export(
             written.append(part)
             result = _run(part, folder, pixels[path], lines)
             found[path] = _compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
-            if embeddings is not None:
-                found["embedding"] = _compare("embeddings in plain torch", embeddings, result["embedding"], tell)
+            for name, key in (("embedding", "embeddings"), ("logits", "logits")):
+                if key in predicted:
+                    found[name] = _compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
         if onnx:
             for backbone in parts.values():
                 if backbone.adapter is not None:
@@ -179,8 +180,10 @@ def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str]) -> dict[s
         ) from error
 
 
-def _compare(what: str, ours: Tensor, theirs: Tensor, tell: Callable[[str], None]) -> float:
+def _compare(what: str, ours: Tensor, theirs: Tensor | None, tell: Callable[[str], None]) -> float:
     """The largest difference. Raises ToolboxError above `TOLERANCE`."""
+    if theirs is None:
+        raise ToolboxError(f"The export is wrong: its lines give no {what}.")
     if ours.shape != theirs.shape:
         raise ToolboxError(f"The export is wrong: {what} have shape {tuple(theirs.shape)}, not {tuple(ours.shape)}.")
     difference = float((ours - theirs).abs().max())

@@ -87,6 +87,8 @@ def _section(part: Part, embedding: list[str]) -> list[str]:
         base = f"`{found.hub}` on the Hub" if found.hub else "the folder `base`"
         text.append(f"An adapter (LoRA) of peft in the folder `adapter`, for the weights in {base}.")
     gives = "`embedding` is the toolbox's, of length 1." if embedding else "`tokens` are the toolbox's."
+    if any(line.startswith("logits = ") for line in embedding):
+        gives += " `logits`, (B, C), are the classifier's, one a class of the training data in their order."
     first = "is" if found.prefix == 1 else "are"
     text.append(
         f"Loaded by {found.library} alone; {gives} Of `tokens`, (B, N, D), the first {found.prefix} {first} for the "

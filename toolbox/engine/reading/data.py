@@ -155,11 +155,12 @@ class Fetch(torch.utils.data.Dataset):
                 raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
             value = sample[source.field]
             augment = self.augment.get(name)
-            if augment is not None and source.preprocess.size is not None:
+            preprocess = source.preprocess
+            if augment is not None and preprocess.size is not None:
                 _seed_item(self.seed, draw, self.streams[name])
-                value = augment(value, source.preprocess.size)
-            views = value if isinstance(value, list) and source.preprocess.size is not None else [value]
-            item[name] = [source.preprocess(view) for view in views]
+                value, preprocess = augment(value, preprocess.size), preprocess.uncut()
+            views = value if isinstance(value, list) and preprocess.size is not None else [value]
+            item[name] = [preprocess(view) for view in views]
         return item
 
 

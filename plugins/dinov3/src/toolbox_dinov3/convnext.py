@@ -33,6 +33,8 @@ class ConvNeXt(Encoder):
       switches every block off.
     - `drop_path`: probability of skipping a residual branch per image in training mode, rising from 0 in the first
       block to this value in the last.
+    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
+      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
 
     Raises ValueError for values that fit nothing, naming what does.
     """
@@ -48,6 +50,7 @@ class ConvNeXt(Encoder):
         arch: dict[str, Any] | None = None,
         drop_path: float = 0.0,
         source: Literal["transformers", "timm"] = "transformers",
+        crop: float = 1.0,
     ):
         from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
@@ -67,7 +70,7 @@ class ConvNeXt(Encoder):
             self.patch, self.dim = self.model.feature_info[-1]["reduction"], self.model.num_features
         self.size = check_size(size, self.patch)
         self.prefix = 1
-        self._comes_from(origin, revision, weights)
+        self._comes_from(origin, revision, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of 32."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from toolbox.base import Backbone, Exported, ImagePreprocess
+from toolbox.base import Backbone, Exported, ImagePreprocess, check_crop
 from toolbox_dinov3.export import export
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
@@ -17,7 +17,7 @@ class Encoder(Backbone):
     """A backbone around a model of transformers or timm.
 
     - `family`: which of the two this is.
-    - `model`: that model; `size`: height and width of its images.
+    - `model`: that model; `size`: height and width of its images; `crop`: share of the sides that they show.
     - `library`: who built it; `revision`: of a download.
     """
 
@@ -25,14 +25,15 @@ class Encoder(Backbone):
     family: Family
     model: nn.Module
     size: int
+    crop: float
 
-    def _comes_from(self, source: Source, revision: str | None, weights: bool) -> None:
-        self._source, self.revision = source, revision
+    def _comes_from(self, source: Source, revision: str | None, weights: bool, crop: float) -> None:
+        self._source, self.revision, self.crop = source, revision, check_crop(crop)
         self.library = source.library
         self.weights_id = source.weights_id if weights else None
 
     def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std)
+        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std, crop=self.crop)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:

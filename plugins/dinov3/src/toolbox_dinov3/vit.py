@@ -34,6 +34,8 @@ class ViT(Encoder):
       positions exact. (transformers' own default is a rescale by 2.0, which makes every training step see other
       positions; DINOv3's pretraining used it.)
     - `drop_path`: probability of skipping a residual branch per image in training mode, equal in all blocks.
+    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
+      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
     - `attention`: "sdpa" (torch's fused kernels) or "eager" (plain matrix products).
 
     Raises ValueError for values that fit nothing, naming what does.
@@ -55,6 +57,7 @@ class ViT(Encoder):
         drop_path: float = 0.0,
         attention: Literal["sdpa", "eager"] = "sdpa",
         source: Literal["transformers", "timm"] = "transformers",
+        crop: float = 1.0,
     ):
         from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -95,7 +98,7 @@ class ViT(Encoder):
             self.dim = self.model.embed_dim
             self.prefix = self.model.num_prefix_tokens
         self.size = check_size(size, self.patch)
-        self._comes_from(origin, revision, weights)
+        self._comes_from(origin, revision, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of the patch size.
