@@ -52,6 +52,8 @@ CASES = [
     ("core.Shuffled", dict(batch_size=7, drop_last=False)),
     ("core.Sequential", dict(batch_size=7)),
     ("core.RetrievalAugment", dict()),
+    ("core.Mix", dict()),
+    ("core.Mix", dict(mixup=0, cutmix=0.5, probability=0.5)),
     ("core.RetrievalAugment", dict(rotate=10.0, shear=5.0, color=0.4, gray=0.2, blur=0.5, erase=0.5, views=2)),
     ("core.RetrievalRecall", dict(ks=[1, 5])),
     ("core.RetrievalRecall", dict(ks=[1], lone="skip")),

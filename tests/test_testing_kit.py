@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from toolbox_losses.cross_entropy import CrossEntropy
 from torch import nn
 
 from toolbox.base import (
@@ -20,6 +21,7 @@ from toolbox.base import (
     Head,
     Loss,
     Metric,
+    Mix,
     Optimizer,
     Pool,
     Preprocess,
@@ -38,6 +40,7 @@ from toolbox.testing import (
     check_head,
     check_loss,
     check_metric,
+    check_mix,
     check_optimizer,
     check_plugin,
     check_pool,
@@ -519,6 +522,36 @@ def test_augment():
     caught(check_augment, variant(Flip, **views), "same number of views")
 
 
+def test_mix():
+    class Half(Mix):
+        def __call__(self, image, partner):
+            return (image + partner) / 2, 0.5
+
+    check_mix(Half)
+    own = np.random.default_rng()
+
+    def wrong(result):
+        return variant(Half, __call__=lambda self, image, partner: result(image, partner))
+
+    caught(check_mix, wrong(lambda image, partner: (image * own.uniform(), 0.5)), "must be repeatable")
+    caught(check_mix, wrong(lambda image, partner: (image, own.uniform())), "must be repeatable")
+    caught(check_mix, wrong(lambda image, partner: (image, 1.5)), "share")
+    caught(check_mix, wrong(lambda image, partner: (image[:, 1:], 0.5)), "keep the shape")
+    caught(check_mix, wrong(lambda image, partner: (image.double(), 0.5)), "of the type")
+    caught(check_mix, wrong(lambda image, partner: (image.mul_(0.5), 0.5)), "as they are|repeatable")
+
+
+def test_a_loss_that_reads_logits_is_connected_to_as_many_as_there_are_classes():
+    check_loss(CrossEntropy)
+    caught(check_loss, variant(CrossEntropy, reads_logits=False), "it refuses both|numbers for")
+
+    class Squares(CrossEntropy):
+        def compute(self, embeddings, labels, ref_embeddings, ref_labels):
+            return super().compute(embeddings.half(), labels, ref_embeddings, ref_labels)
+
+    caught(check_loss, Squares, "float32")
+
+
 class Mean(Metric):
     def reset(self):
         self.seen = []
@@ -623,6 +656,7 @@ def _module(monkeypatch, name: str, *components: Component, source: str = "", fo
 
 SOURCE = """
 {first}
+from toolbox_losses.cross_entropy import CrossEntropy
 from toolbox.plugin import Component, hookimpl
 @hookimpl
 def toolbox_components():

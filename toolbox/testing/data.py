@@ -1,12 +1,13 @@
-"""The contracts of what makes batches: datasets, samplers and augmentations."""
+"""The contracts of what makes batches: datasets, samplers, augmentations, and what mixes images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from PIL import Image
 
-from toolbox.base import Augment, Dataset, Sampler
+from toolbox.base import Augment, Dataset, Mix, Sampler
 from toolbox.testing.material import LabelledImages, image, require, same, seed_everything
 
 
@@ -138,3 +139,34 @@ def check_augment(make: Callable[[], Augment]) -> None:
             require(fine, f"{name} must return a PIL image in RGB, or a list of them.")
         counts.add(len(views) if several else None)
     require(counts != {0} and len(counts) == 1, f"{name} must return the same number of views for every image.")
+
+
+def check_mix(make: Callable[[], Mix]) -> None:
+    """Check what mixes images against `toolbox.base.Mix`; raises AssertionError that names the broken contract.
+
+    - `make`: returns a new instance at every call.
+    """
+    mix = make()
+    name = type(mix).__name__
+    require(isinstance(mix, Mix), f"{name} must be a subclass of toolbox.base.Mix.")
+    for seed, (height, width) in enumerate([(8, 12), (5, 5), (1, 3), *[(16, 16)] * 20]):
+        generator = torch.Generator().manual_seed(seed)
+        picture, partner = (255 * torch.rand(3, height, width, generator=generator) for _ in range(2))
+        before = picture.clone(), partner.clone()
+        seed_everything(seed)
+        mixed, share = mix(picture, partner)
+        seed_everything(seed + 1)
+        mix(picture, partner)
+        seed_everything(seed)
+        again, other = make()(picture, partner)
+        fine = isinstance(share, float) and 0 <= share <= 1
+        require(fine, f"{name} must return the image's share of the mixed one, a float from 0 to 1, not {share!r}.")
+        require(mixed.shape == picture.shape, f"{name} must keep the shape {tuple(picture.shape)}.")
+        fine = mixed.dtype == picture.dtype and bool(mixed.isfinite().all())
+        require(fine, f"{name} must return finite numbers of the type that it was given.")
+        require(
+            torch.equal(mixed, again) and share == other,
+            f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, results differ.",
+        )
+        fine = torch.equal(picture, before[0]) and torch.equal(partner, before[1])
+        require(fine, f"{name} must leave the images that it is given as they are.")

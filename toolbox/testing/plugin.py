@@ -13,7 +13,7 @@ from toolbox.registry.catalog import catalog
 from toolbox.registry.discovery import Plugin
 from toolbox.registry.signature import EMPTY, parameters
 from toolbox.testing.backbone import check_backbone
-from toolbox.testing.data import check_augment, check_dataset, check_sampler
+from toolbox.testing.data import check_augment, check_dataset, check_mix, check_sampler
 from toolbox.testing.loss import check_loss
 from toolbox.testing.material import require
 from toolbox.testing.modules import check_head, check_pool
@@ -28,6 +28,7 @@ CHECKS = {
     "dataset": check_dataset,
     "sampler": check_sampler,
     "augment": check_augment,
+    "mix": check_mix,
     "metric": check_metric,
     "schedule": check_schedule,
     "optimizer": check_optimizer,
