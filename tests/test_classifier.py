@@ -235,8 +235,8 @@ def test_sound_labels_pass(odd):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("renamed", "It has 4 classes, the training data 4, such as 'cats'"),
-        ("absent", "It has 5 classes, the training data 4, such as 'never seen'"),
+        ("renamed", "class number 3 was 'class 3' in training and is 'cats' here"),
+        ("absent", "class number 4 was none in training and is 'never seen' here"),
         ("outside", "item 5 has the label 4"),
         ("unlabelled", "It has 0 classes"),
     ],

@@ -11,6 +11,6 @@ from toolbox.testing.training import check_metric, check_optimizer, check_schedu
 
 __all__ = [
     "LabelledImages", "check_augment", "check_backbone", "check_component", "check_dataset", "check_head",
-    "check_loss", "check_metric", "check_mix", "check_optimizer", "check_plugin", "check_pool", "check_sampler", "check_schedule",
-    "isolated_catalog",
+    "check_loss", "check_metric", "check_mix", "check_optimizer", "check_plugin", "check_pool", "check_sampler",
+    "check_schedule", "isolated_catalog",
 ]  # fmt: skip
