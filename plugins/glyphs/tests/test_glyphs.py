@@ -364,6 +364,7 @@ def test_cifar10_layout_holds_the_drawings_of_ten_letters(tmp_path):
     assert "10 unseen letters" in Glyphs.prepare(str(out), layout="cifar10", views=2)
     names = (out / "batches.meta.txt").read_text().splitlines()
     assert len(set(names)) == 10
+    assert all(name.startswith("georgian") for name in names)
     letters = {letter.name.lower().replace(" ", "_"): letter for letter in glyphs.letters_of("test")}
     batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
     total = Counter()

@@ -107,7 +107,7 @@ class Glyphs(Dataset):
         - `out`: the folder to make. Nothing but this command's own files may lie in it.
         - `layout`: "sop" is that of Stanford Online Products (training letters in Ebay_train.txt, unseen ones in
           Ebay_test.txt, scripts as super-classes); "imagefolder" is train/, val/ and test/, one folder a letter.
-          "food101", "imagenet" and "cifar10" (ten letters) are those of these datasets: Greek, Armenian and Georgian
+          "food101", "imagenet" and "cifar10" (ten Georgian letters) are those of these datasets: Greek, Armenian and Georgian
           letters in 8 faces to train on, and the same letters in 4 other faces to test.
         - `size`: height and width in pixels; 48, and always 32 for "cifar10".
         - `views`: pictures of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
