@@ -11,6 +11,7 @@ _PUBLIC = {
     "check_config": "toolbox.api",
     "evaluate": "toolbox.api",
     "export": "toolbox.api",
+    "extract": "toolbox.api",
     "list_components": "toolbox.api",
     "load": "toolbox.api",
     "load_config": "toolbox.api",

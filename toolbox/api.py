@@ -11,7 +11,7 @@ For example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from toolbox.engine.judging.encoder import Encoder, Evaluation
     from toolbox.engine.saving.checkpoint import Checkpoint
 
-__all__ = ["build", "check_config", "evaluate", "export", "list_components", "load", "load_config", "train"]
+__all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
 
 
 def list_components(kind: str | None = None) -> list[Entry]:
@@ -199,6 +199,35 @@ def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -
     write_json(folder / "test_results.json", found.as_json())
     judged = {"before" if found.checkpoint is None else "after": found.metrics}
     write_report(folder, judged | {"device": found.device, "split": found.split}, (found.dataset, found.findings))
+
+
+def extract(
+    config: Mapping[str, Any], *, splits: Sequence[str] | None = None, device: str | None = None, mend: bool = False,
+    console: Console | None = None, team: Team | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Store what a recipe's frozen backbones make of its data; returns how many items were computed and found.
+
+    - `splits`: of "train", "val" and "test"; default: all that the recipe has.
+    - `mend`: read everything against its checksums, and compute again what is damaged or could not be read.
+    - `console`, `team`: as of `train`.
+
+    A recipe without `features` gets their defaults, and its training items are stored as they are. Raises ToolboxError
+    with what is wrong with the recipe, the model or the data.
+    """
+    from toolbox.engine.console import Console
+    from toolbox.engine.distributed.team import ALONE
+    from toolbox.engine.storing import extract as storing
+
+    plain, team, console = _plain(config), team or ALONE, console or Console()
+    if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):
+        plain["features"] = {}
+        plain["train_dataloader"] = plain["train_dataloader"] | {"augment": None}
+    try:
+        _make(plain, device, console, team)
+        recipe = runnable(plain, device, training=False)
+        return storing.extract(recipe, splits, mend=mend, console=console, team=team)
+    except ToolboxError as error:
+        raise _placed(error, config) from error
 
 
 def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None) -> Encoder:

@@ -123,13 +123,8 @@ class Prepared:
         shelf = Shelf(
             self.config, self.model, self.device, self.precision, team=self.team, console=self.console
         )  # fmt: skip
-        loader = self.settings("train_dataloader")
-        shelf.add("train", self.dataset, loader, training=True)
         targets = [target for target in (self.val, self.test) if target is not None]
-        if any(target.learning for target in targets):
-            shelf.add("train", self.dataset, loader)
-        for target in targets:
-            shelf.add(target.name, target.dataset, target.loader)
+        shelf.fill(self.dataset, self.settings("train_dataloader"), targets)
         return shelf
 
     def _build_training(self) -> None:

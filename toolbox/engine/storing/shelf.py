@@ -15,7 +15,7 @@ from toolbox.engine.assemble import build_augment
 from toolbox.engine.console import Console
 from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.team import ALONE, Team
-from toolbox.engine.judging.evaluate import check_bad
+from toolbox.engine.judging.evaluate import EvalSet, check_bad
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.data import inputs_of
 from toolbox.engine.storing.choice import stored_towers
@@ -62,6 +62,18 @@ class Shelf:
             }  # fmt: skip
         except ValueError as error:
             raise ToolboxError(str(error), where="features", hint="Remove features.") from error
+
+    def fill(self, training: Dataset | None, loader: dict[str, Any], targets: list[EvalSet]) -> None:
+        """Find or compute all that a run reads: its training data, and what is judged or learned from.
+
+        - `loader`: the recipe's train_dataloader.
+        """
+        if training is not None:
+            self.add("train", training, loader, training=True)
+            if any(target.learning for target in targets):
+                self.add("train", training, loader)
+        for target in targets:
+            self.add(target.name, target.dataset, target.loader)
 
     def add(self, name: str, dataset: Dataset, loader: dict[str, Any], *, training: bool = False) -> None:
         """Find or compute the features of a dataset.
@@ -194,7 +206,7 @@ class Shelf:
         views = f" x {layout.views} views" if layout.views > 1 else ""
         bad = f", {len(store.unreadable)} unreadable items left out" if store.unreadable else ""
         what = f"{job.where.removesuffix('_dataloader')}, {len(store):,} items{views} x {layout.width}"
-        size = f"{layout.dtype}, {layout.bytes() / 2**20:.1f} MiB"
+        size = f"{layout.dtype}, {layout.bytes():,} bytes"
         self.console.info(
             f"Features of {what} ({size}) of '{job.name}': {new:,} computed, {old:,} found{bad}, {seconds:.1f} s, "
             f"{store.folder}"

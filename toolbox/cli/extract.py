@@ -1,0 +1,60 @@
+"""`tools/extract.py`: what frozen backbones make of a recipe's data, stored before training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
+
+TELLS = """\
+Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
+are stored, and makes training read them. Without that key they are stored in fp16, each item as it is. What is there
+already is found, not computed again; Ctrl-C keeps what is complete, and the same command goes on.
+
+examples:
+  tools/extract.py configs/dinov3_folder.py --cfg-options "model.backbone.tune=dict(mode='frozen')" features.dtype=bf16
+  tools/extract.py configs/dinov3_folder.py --split val test
+  tools/extract.py configs/dinov3_folder.py --verify
+  torchrun --nproc_per_node=4 tools/extract.py configs/dinov3_folder.py
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tools/extract.py", description="Store the features of a recipe's data.", epilog=TELLS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add_recipe_arguments(parser)
+    parser.add_argument("--split", nargs="+", choices=["train", "val", "test"], help="which data (default: all)")
+    parser.add_argument(
+        "--verify", action="store_true", help="read everything against its checksums, and mend what is damaged"
+    )
+    arguments = parser.parse_intermixed_args(argv)
+    return guarded(lambda: _extract(arguments))
+
+
+def _extract(arguments: argparse.Namespace) -> int:
+    prepare_process()
+    from toolbox import api
+    from toolbox.cli.progress import console
+    from toolbox.engine.distributed.launch import find_place
+    from toolbox.engine.distributed.team import OtherProcessFailed, Team
+
+    place = find_place(None)
+    try:
+        with Team(place) as team:
+            found = api.extract(
+                api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), splits=arguments.split,
+                device=arguments.device, mend=arguments.verify, console=console(), team=team,
+            )  # fmt: skip
+    except OtherProcessFailed as failure:  # that one says why
+        return failure.code
+    except KeyboardInterrupt:
+        print("Interrupted. Complete shards are kept: the same command goes on from there.", file=sys.stderr)
+        return 130
+    if place.rank == 0:
+        read = " All checksums are right." if arguments.verify else ""
+        print(f"{found['computed']:,} items computed, {found['found']:,} found.{read}")
+    return 0

@@ -1,0 +1,67 @@
+"""Make the stores of a recipe without training: what `tools/extract.py` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from toolbox.base import Dataset
+from toolbox.engine.assemble import build_model
+from toolbox.engine.console import Console, Mute
+from toolbox.engine.device import choose_device, set_threads
+from toolbox.engine.distributed.team import ALONE, Team
+from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.precision import Precision
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.settings import Settings
+from toolbox.engine.storing.choice import stored_towers
+from toolbox.engine.storing.shelf import Shelf
+from toolbox.errors import ToolboxError
+from toolbox.registry import build
+
+SPLITS = ("train", "val", "test")
+
+
+def extract(
+    recipe: dict[str, Any], splits: Sequence[str] | None = None, *, mend: bool = False, console: Console | None = None,
+    team: Team = ALONE,
+) -> dict[str, Any]:  # fmt: skip
+    """Find or compute the features of a recipe's data; returns how many items were computed and found, and where.
+
+    - `recipe`: complete and validated, with `features`.
+    - `splits`: of "train", "val" and "test"; default: all that the recipe has.
+    - `mend`: read everything against its checksums; what is damaged or could not be read is computed again.
+
+    Raises ToolboxError with what is wrong with the data or the model.
+    """
+    settings, console = Settings(recipe), (console or Console()) if team.is_main else Mute()
+    chosen = list(splits or [name for name in SPLITS if recipe[f"{name}_dataloader"]])
+    if absent := [name for name in chosen if not recipe[f"{name}_dataloader"]]:
+        raise ToolboxError(f"The recipe has no {absent[0]}_dataloader.", where="--split")
+    device = choose_device(settings("env_cfg.device"), team.place)
+    set_threads(settings("env_cfg.threads"), team.place.local_size)
+    team.start(device)
+    training: Dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
+    targets = {name: _target(recipe, name) for name in chosen if name != "train"}
+    problems = [problem.under("train_dataloader.dataset") for problem in training.check()]
+    problems += [problem for target in targets.values() for problem in target.problems()]
+    if problems:
+        raise ToolboxError.of(problems)
+    classes = None if training.classes is None else len(training.classes)
+    model = build_model(
+        recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=checkpoints.start_of(recipe)
+    )
+    if not stored_towers(model):
+        raise ToolboxError("No tower of this model stays the same while it trains.", where="features",
+                           hint="Freeze one: tune=dict(mode='frozen') on a backbone.")  # fmt: skip
+    model.to(torch.device(str(device)))
+    precision = Precision(settings("optim_wrapper.precision"), device)
+    shelf = Shelf(recipe, model, device, precision, team=team, console=console, mend=mend)
+    shelf.fill(training if "train" in chosen else None, settings("train_dataloader"), list(targets.values()))
+    return shelf.results()
+
+
+def _target(recipe: dict[str, Any], name: str) -> EvalSet:
+    return EvalSet(recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"] or [], name=name)
