@@ -1,0 +1,47 @@
+"""One of two processes that store features together and train on them: python stored.py FOLDER MODE."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import gradients
+import runs
+import torch
+
+from toolbox.engine.distributed.launch import find_place
+from toolbox.engine.distributed.team import Team
+from toolbox.features.writer import Writer
+from toolbox.registry import add_local
+
+HERE = Path(__file__).parent
+FEATURES = {
+    "model.backbone.tune": dict(mode="frozen"), "train_dataloader.augment": None, "features": dict(dtype="fp32"),
+    "train_dataloader.dataset": dict(type="toy.Noise", count=130, bad=[5]), "train_dataloader.on_bad_item": "skip",
+}  # fmt: skip
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    add_local([str(HERE.parent / "toy_plugin.py")])
+    original, own = Writer.write, []
+
+    def write(self, shard, *arguments):
+        own.append((self.folder.name, shard.number))
+        original(self, shard, *arguments)
+
+    Writer.write = write
+    with Team(find_place("pytorch")) as team:
+        team.start(gradients.DEVICE)
+        live = {key: value for key, value in FEATURES.items() if key != "features"}
+        found = {"live": runs.train(team, folder / "live", "ddp", {**runs.SHORT, **live})}
+        for mode in ("ddp", "fsdp"):
+            found[mode] = runs.train(team, folder / mode, mode, {**runs.SHORT, **FEATURES})
+        found["written"] = own
+        torch.save(found, folder / f"{team.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
