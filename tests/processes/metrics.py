@@ -37,6 +37,9 @@ SETS["whole batches unreadable"] = (
     dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE, ACCURACY, CALIBRATION],
 )  # fmt: skip
 SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE, ACCURACY]
+CLASSIFIERS = [dict(type="core.KNN", ks=[1, 4, 9]), dict(type="core.LogisticRegression", cs=[1.0, 100.0])]
+SETS["classified by the training set"] = SETS["37 items"][0], [*CLASSIFIERS, RECALL]
+SETS["few items to classify"] = SETS["6 items"][0], [*CLASSIFIERS, RECALL]
 TRAINING = dict(
     dataset=dict(type="toy.Noise", count=45, seed=9, bad=[44]), on_bad_item="skip", max_bad_share=0.9, batch_size=BATCH
 )
@@ -70,5 +73,5 @@ def everything(team: Team) -> dict[str, dict[str, Any]]:
     """All sets; with several processes also through a sharded model."""
     found = {name: judged(team, *SETS[name], "ddp") for name in SETS}
     if team.size > 1:
-        found |= {f"fsdp:{name}": judged(team, *SETS[name], "fsdp") for name in list(SETS)[-5:]}
+        found |= {f"fsdp:{name}": judged(team, *SETS[name], "fsdp") for name in list(SETS)[-7:]}
     return found

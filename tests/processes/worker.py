@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gradients
 import metrics
+import probes
 import runs
 import torch
 
@@ -23,6 +24,7 @@ def main(folder: Path) -> None:
     with Team(find_place("pytorch")) as team:
         team.start(gradients.DEVICE)
         found = {"gradients": gradients.everything(team), "metrics": metrics.everything(team)}
+        found["probes"] = probes.everything(team)
         found["runs"] = runs.everything(team, folder)
         torch.save(found, folder / f"{team.size}-{team.rank}.pt")
 
