@@ -188,7 +188,7 @@ def test_several_views_of_an_item_have_its_label():
 def test_a_probe_refuses_batches_that_it_would_misread():
     model = probe(inputs=["cls"], rates=[0.1], repeats=2)
     for change, message in (
-        ({"labels": None}, "needs labels"), ({"mixed": (0, 1)}, "whole images"), ({"blocks": 1}, "repeats=2"),
+        ({"labels": None}, "needs labels"), ({"blocks": 1}, "repeats=2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             model({**batch(blocks=2), **change})

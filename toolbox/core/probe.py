@@ -123,8 +123,6 @@ class Probe(Model):
         labels, views = batch["labels"], batch["views"]["image"]
         if labels is None:
             raise ValueError("a probe needs labels, and this batch has none: use a labelled dataset")
-        if batch.get("mixed") is not None:
-            raise ValueError("a probe learns from whole images: remove train_dataloader.mix")
         if batch["blocks"] != self.repeats:
             raise ValueError(
                 f"repeats={self.repeats} of core.Probe takes as many orders of the data, and a batch has "

@@ -36,14 +36,11 @@ def _coupled(update: dict[str, Any]) -> list[Problem]:
 def _data(config: dict[str, Any]) -> list[Problem]:
     loader, repeats = config.get("train_dataloader") or {}, config["model"].get("repeats", 1)
     sampler = loader.get("sampler") or {}
-    found = []
-    if loader.get("mix"):
-        found.append(Problem("A probe learns from whole images.", "train_dataloader.mix", "Remove it."))
     if sampler.get("type", "core.Shuffled") == "core.Shuffled" and sampler.get("repeats", 1) != repeats:
         message = f"core.Probe has repeats={repeats}, and each of them takes an order of the data of its own."
         hint = f"Use sampler=dict(type='core.Shuffled', batch_size=..., repeats={repeats})."
-        found.append(Problem(message, "train_dataloader.sampler", hint))
-    return found
+        return [Problem(message, "train_dataloader.sampler", hint)]
+    return []
 
 
 def _judged(config: dict[str, Any]) -> list[Problem]:
