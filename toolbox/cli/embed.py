@@ -87,21 +87,14 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
+    from toolbox.cli.sources import pictures_of
     from toolbox.core.stored import check_ids
-    from toolbox.engine.judging.pictures import find_pictures
 
-    found = find_pictures(arguments.images)
+    found = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
     try:
         check_ids(arguments.out, found.ids)  # now, not when everything is embedded
     except ValueError as error:
         raise ToolboxError(str(error)) from error
-    missing = found.missing()
-    if missing and arguments.on_bad_item == "raise":
-        listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
-        raise ToolboxError(
-            f"{len(missing)} of {len(found)} images of {arguments.images} do not exist below {found.root}: {listed}.",
-            hint="Mend the list or the links, or leave them out with --on-bad-item skip.",
-        )
     return found
 
 

@@ -18,6 +18,7 @@ from toolbox.registry import build, catalog, parameters
 if TYPE_CHECKING:
     from toolbox.base import Dataset, Model
     from toolbox.engine.judging.embed import Embedded
+    from toolbox.engine.judging.pictures import Pictures
     from toolbox.plugin import Device
 
 
@@ -35,17 +36,22 @@ class Source:
     told: str
 
 
-def add_source_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True) -> None:
+def add_source_arguments(
+    parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True
+) -> None:  # fmt: skip
     """The arguments that `load_source` and `run` read, beside `model`.
 
-    - `backbone`: whether `model` may be the id of a backbone.
+    - `backbone`: whether `model` may be the id of a backbone; `baseline`: whether its head may be left out.
     """
     parser.add_argument("--batch-size", type=from_least(1), default=64, metavar="N", help="images at a time (64)")
     parser.add_argument("--num-workers", type=from_least(0), metavar="N", help="processes that read (half the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--on-bad-item", choices=["raise", "skip"], default="raise",
                         help="what an unreadable image does: stop (default), or be left out and named")  # fmt: skip
-    parser.add_argument("--baseline", action="store_true", help="leave the head out: pooled features of the backbone")
+    if baseline:
+        parser.add_argument(
+            "--baseline", action="store_true", help="leave the head out: pooled features of the backbone"
+        )
     if backbone:
         parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
     else:
@@ -173,18 +179,45 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
 
 def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
     """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
-    from toolbox.engine.device import cores
     from toolbox.engine.judging.embed import embed
 
-    workers = arguments.num_workers
     with progress(len(dataset)) as advance:
         found = embed(
             source.model, dataset, source.device, mode=source.mode, batch_size=arguments.batch_size,
-            workers=max(1, cores() // 2) if workers is None else workers,
-            skip_bad=arguments.on_bad_item == "skip", progress=advance,
+            workers=workers_of(arguments), skip_bad=arguments.on_bad_item == "skip", progress=advance,
         )  # fmt: skip
-    for _, message in found.bad:
+    tell_bad(found.bad)
+    return found
+
+
+def workers_of(arguments: argparse.Namespace) -> int:
+    """How many processes read."""
+    from toolbox.engine.device import cores
+
+    return max(1, cores() // 2) if arguments.num_workers is None else arguments.num_workers
+
+
+def tell_bad(bad: list[tuple[int, str]]) -> None:
+    """Name the items that were left out."""
+    for _, message in bad:
         print(f"Left out: {message}", file=sys.stderr)
+
+
+def pictures_of(images: str, *, skip_bad: bool) -> Pictures:
+    """The pictures that a command's argument means. Raises ToolboxError naming those that are not there.
+
+    - `skip_bad`: let them be found unreadable later, and be left out.
+    """
+    from toolbox.engine.judging.pictures import find_pictures
+
+    found = find_pictures(images)
+    missing = found.missing()
+    if missing and not skip_bad:
+        listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        raise ToolboxError(
+            f"{len(missing)} of {len(found)} images of {images} do not exist below {found.root}: {listed}.",
+            hint="Mend the list or the links, or leave them out with --on-bad-item skip.",
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +18,7 @@ from toolbox.base.images import to_rgb
 from toolbox.engine.assemble import build_model
 from toolbox.engine.classes import other_classes
 from toolbox.engine.device import choose_device, set_threads
+from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.data import inputs_of, ready
@@ -29,7 +30,7 @@ from toolbox.errors import ToolboxError
 
 
 class Encoder:
-    """A trained model, ready to encode.
+    """A trained model, ready to encode and, if it can, to classify.
 
     - `checkpoint`: what `checkpoint.read` returned.
     - `device`: "auto", "cpu", "cuda:1" ...
@@ -43,6 +44,7 @@ class Encoder:
         self.recipe = recipe or found.manifest["recipe"]
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
+        self.class_names = found.class_names()
         classes = found.manifest["classes"]
         self.model = build_model(self.recipe, seed=0, classes=classes, checkpoint=found, training=False)
         self.model.to(torch.device(str(self.device))).eval()
@@ -56,17 +58,42 @@ class Encoder:
 
         Raises OSError naming a file that cannot be read.
         """
+        return torch.cat([found["embeddings"].float().cpu() for found in self._outputs(images, batch_size)])
+
+    def classify(self, images: Any, *, top: int = 5, batch_size: int = 64) -> list[list[tuple[str, float]]]:
+        """The likeliest classes of each image, in the order given: `top` pairs (name, probability), best first.
+
+        - `images`, `batch_size`: as of `encode_image`.
+        - `top`: how many classes, all of them where there are fewer.
+
+        Probabilities are the softmax of the logits. Names are numbers where the checkpoint holds none. Raises OSError
+        naming a file that cannot be read, ToolboxError for a model that gives no logits, or logits that are not finite.
+        """
+        if top < 1:
+            raise ToolboxError(f"classify takes a top from 1 up, not {top}.")
+        found = []
+        for outputs in self._outputs(images, batch_size):
+            names = range(len(found), len(found) + len(next(iter(outputs.values()))))
+            likely = likeliest(outputs, top, names, self.class_names)
+            found += [[(self.name_of(label), score) for label, score in row] for row in likely.rows()]
+        return found
+
+    def name_of(self, label: int) -> str:
+        """The name of a class, its number where the checkpoint holds none."""
+        return self.class_names[label] if self.class_names is not None else str(label)
+
+    def _outputs(self, images: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        """What the model gives of each batch of images."""
         listed = [images] if isinstance(images, str | Path | Image.Image) else list(images)
         wrong = [image for image in listed if not isinstance(image, str | Path | Image.Image)]
         if wrong or not listed or batch_size < 1:
             what = f"a {type(wrong[0]).__name__}" if wrong else "nothing" if not listed else f"batch_size={batch_size}"
-            raise ToolboxError(f"encode_image takes paths or PIL images, and a batch_size from 1 up, not {what}.")
+            raise ToolboxError(f"An encoder takes paths or PIL images, and a batch_size from 1 up, not {what}.")
         names = [name for name, source in self.inputs.items() if source.field == "image"]
         if len(names) < len(self.inputs) or not names:
             others = ", ".join(sorted(self.inputs.keys() - set(names))) or "nothing"
             raise ToolboxError(f"This model cannot encode images alone: it also reads {others}.")
-        parts = []
-        with ThreadPoolExecutor() as pool, torch.inference_mode():
+        with ThreadPoolExecutor() as pool:
             for start in range(0, len(listed), batch_size):
                 pictures = list(pool.map(_picture, listed[start : start + batch_size]))
                 inputs = {
@@ -76,8 +103,9 @@ class Encoder:
                 views = dict.fromkeys(names, 1)
                 device = torch.device(str(self.device))
                 batch = ready({"inputs": inputs, "labels": None, "views": views, "blocks": 1}, self.inputs, device)
-                parts.append(self.model(batch, "predict")["embeddings"].float().cpu())
-        return torch.cat(parts)
+                with torch.inference_mode():
+                    outputs = self.model(batch, "predict")
+                yield outputs
 
 
 @dataclass

@@ -1,0 +1,242 @@
+"""tools/predict.py: what it writes, shows and refuses; and `Encoder.classify`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_class_names import CLASSIFIER, forget
+from test_embed import NAMES, draw
+from test_report import EVIL, Page
+
+import toolbox
+from toolbox.base import read_image
+from toolbox.cli.predict import main
+from toolbox.cli.predictions import write_predictions
+from toolbox.engine.judging.classify import likeliest
+from toolbox.registry import catalog
+from toolbox.report import predictions
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of a classifier of 16 classes, the second of which has a hostile name."""
+    from toolbox.config import load_config
+    from toolbox.registry import add_local
+
+    here = Path(__file__).parent
+    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+        add_local([str(here / "toy_plugin.py")])
+    noise, folder = catalog().resolve("toy.Noise"), tmp_path_factory.mktemp("trained")
+    whole = noise.__init__
+
+    def init(self, count: int = 64, per_class: int = 4, seed: int = 0, bad: list[int] | None = None):
+        whole(self, count, per_class, seed, bad)
+        self.classes[1] = EVIL
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(noise, "__init__", init)
+        patch.chdir(folder)
+        toolbox.train(
+            load_config(here / "toy_recipe.py", [*CLASSIFIER, "train_cfg.max_steps=3"]), work_dir=folder / "w"
+        )
+    return folder / "w"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five pictures in a folder, and a file that is none."""
+    root = tmp_path / "photos"
+    for seed, name in enumerate(NAMES):
+        draw(root / name, seed)
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+def table(path):
+    """The rows of a CSV file."""
+    with Path(path).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def predict(trained, photos, tmp_path, monkeypatch, capsys):
+    """`predict(*arguments, images=...) -> (exit code, output, errors)`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments, model=trained, images=photos):
+        code = main([str(text) for text in (model, images, *arguments, "--device", "cpu", "--num-workers", 0)])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.out + said.err
+        return code, said.out, said.err
+
+    return call
+
+
+def expected(trained, folder):
+    """Names and probabilities of all classes, best first, by the model alone."""
+    encoder = toolbox.load(trained, device="cpu")
+    names = [f"class {i}" if i != 1 else EVIL for i in range(16)]
+    found = []
+    for name in NAMES:
+        image = encoder.inputs["image"].preprocess(read_image(folder / name))
+        batch = {"inputs": {"image": image[None]}, "labels": None, "views": {"image": 1}, "blocks": 1}
+        with torch.no_grad():
+            scores = encoder.model(batch, "predict")["logits"][0].softmax(0).tolist()
+        found.append(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
+    return found
+
+
+# ---- what it writes
+
+
+def test_the_files_hold_what_the_model_says(predict, trained, photos):
+    code, said, _ = predict("--out", "a.csv", "--batch-size", 2)
+    assert code == 0
+    assert "a.csv: 5 images" in said
+    assert "1 other files ignored" in said
+    whole = expected(trained, photos)
+    rows = table("a.csv")
+    assert list(rows[0]) == ["path", *(f"{what}{i}" for i in range(1, 6) for what in ("label", "score"))]
+    assert [row["path"] for row in rows] == NAMES
+    for row, pairs in zip(rows, whole, strict=True):
+        for place, (name, score) in enumerate(pairs[:5], 1):
+            assert row[f"label{place}"] == name
+            assert float(row[f"score{place}"]) == pytest.approx(score, abs=1e-5)
+    assert predict("--out", "a.json", "--top", 16)[0] == predict("--out", "a.jsonl", "--top", 16)[0] == 0
+    held = json.loads(Path("a.json").read_text())
+    assert [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()] == held
+    for item, name, pairs in zip(held, NAMES, whole, strict=True):
+        assert item["path"] == name
+        assert [found["label"] for found in item["predictions"]] == [label for label, _ in pairs]
+        assert sum(found["score"] for found in item["predictions"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_python_function_says_the_same(trained, photos):
+    encoder = toolbox.load(trained, device="cpu")
+    found = encoder.classify([photos / name for name in NAMES], top=3, batch_size=2)
+    for row, pairs in zip(found, expected(trained, photos), strict=True):
+        assert [name for name, _ in row] == [name for name, _ in pairs[:3]]
+        assert [score for _, score in row] == pytest.approx([score for _, score in pairs[:3]], abs=1e-5)
+    assert len(encoder.classify(photos / "top.png", top=99)[0]) == 16
+    with pytest.raises(toolbox.ToolboxError, match="top from 1 up"):
+        encoder.classify(photos / "top.png", top=0)
+
+
+def test_few_pictures_are_shown_as_a_table(predict, photos):
+    code, said, _ = predict("--top", 2, images=photos / "top.png")
+    assert code == 0
+    assert re.search(r"top\.png\s.+ 0\.\d{3}\s.+ 0\.\d{3}", said)
+    for number in range(30):
+        draw(photos / f"more/{number}.png", number)
+    _, said, _ = predict()
+    assert "15 more images are not shown: write them with --out" in said
+    _, said, _ = predict("--out", "all.csv")
+    assert "top.png" not in said
+    assert len(Path("all.csv").read_text().splitlines()) == 36
+
+
+def test_names_that_are_no_unicode_come_back_as_they_were(tmp_path):
+    odd, rows = ['a\udcff,"b\n.png'], [[(EVIL, 0.75), ("ü\udcfe", 1e-9)]]
+    for ending in ("csv", "json", "jsonl"):
+        write_predictions(tmp_path / f"p.{ending}", odd, rows)
+    with (tmp_path / "p.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        assert list(csv.reader(stream))[1] == [odd[0], EVIL, "0.75", "ü\udcfe", "1e-09"]
+    for held in (json.loads((tmp_path / "p.json").read_text())[0], json.loads((tmp_path / "p.jsonl").read_text())):
+        assert (held["path"], held["predictions"][1]["label"]) == (odd[0], "ü\udcfe")
+
+
+def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, monkeypatch):
+    assert predict("--page", "p.html")[0] == 0
+    page = Page(Path("p.html"))
+    assert len(page.all("span", "picture")) == 5
+    assert len(page.all("dt")) == 25
+    assert "<script" not in page.source
+    assert not re.search(r"(src|href)=\"http|url\((?!data:)", page.source)
+    assert "default-src 'none'" in page.source
+    for name in NAMES:
+        assert name in page.text
+    assert "are shown" not in page.text
+    monkeypatch.setattr(predictions, "MOST_PICTURES", 3)
+    assert predict("--page", "p.html", "--overwrite")[0] == 0
+    assert "The first 3 of 5 pictures are shown" in Page(Path("p.html")).text
+    monkeypatch.setattr(predictions, "MOST_BYTES", 1)
+    predict("--page", "p.html", "--overwrite")
+    assert "The first 1 of 5 pictures are shown" in Page(Path("p.html")).text
+
+
+# ---- what it refuses
+
+
+def test_unreadable_pictures_stop_it_or_are_named(predict, photos):
+    (photos / "a/2.jpg").write_bytes(b"no picture")
+    code, _, said = predict("--out", "a.csv")
+    assert (code, Path("a.csv").exists()) == (2, False)
+    assert "1 of the first 5 items (of 5) cannot be read" in said
+    code, out, said = predict("--out", "a.csv", "--page", "p.html", "--on-bad-item", "skip")
+    assert code == 0
+    assert "2.jpg" in said
+    assert "4 images; 1 unreadable images left out" in out
+    assert len(Path("a.csv").read_text().splitlines()) == 5
+    assert "1 more could not be read and is left out" in Page(Path("p.html")).text
+
+
+def test_targets_are_checked_before_anything_is_computed(predict, tmp_path, monkeypatch):
+    monkeypatch.setattr(toolbox.api, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    Path("there.csv").write_text("x")
+    Path("folder.csv").mkdir()
+    Path("file").write_text("x")
+    for arguments, words in (
+        (["--out", "there.csv"], "is there already"), (["--out", "folder.csv"], "is a folder"),
+        (["--out", "a.txt"], "must end in .csv, .json, .jsonl"), (["--page", "p.csv"], "must end in .html"),
+        (["--out", "file/a.csv"], "Nothing can be written"), (["--overwrite"], "no effect without --out"),
+    ):  # fmt: skip
+        code, _, said = predict(*arguments)
+        assert (code, words in said) == (2, True), said
+    assert Path("there.csv").read_text() == "x"
+
+
+def test_models_that_do_not_classify_are_refused(predict, toy, trained, tmp_path):
+    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), work_dir=tmp_path / "embedder")
+    code, _, said = predict("--out", "a.csv", model=tmp_path / "embedder")
+    assert code == 2
+    assert "gives no logits, but embeddings" in said
+    assert "only a trained model has classes" in predict(model="vits16")[2]
+    assert "no manifest.json" in predict(model=tmp_path / "photos")[2]
+    assert "asks for 17 classes, and the model tells 16 apart" in predict("--top", 17)[2]
+    with pytest.raises(SystemExit):
+        predict("--baseline")  # no part of a classifier's answer
+
+
+def test_a_checkpoint_without_names_gives_numbers(predict, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "old", symlinks=True)
+    forget((tmp_path / "old/best").resolve())
+    code, said, _ = predict("--out", "a.csv", model=tmp_path / "old")
+    assert code == 0
+    assert "labels are their numbers" in said
+    assert predict("--out", "b.csv")[0] == 0
+    for old, now in zip(table("a.csv"), table("b.csv"), strict=True):
+        assert now["label1"] == (EVIL if old["label1"] == "1" else f"class {old['label1']}")
+
+
+def test_what_is_likeliest():
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
+    found = likeliest({"logits": logits}, 3, ["x"])
+    assert found.labels.tolist() == [[1, 2, 3]]  # of equal ones the first
+    assert found.scores[0].tolist() == pytest.approx(logits[0].softmax(0)[[1, 2, 3]].tolist())
+    with pytest.raises(toolbox.ToolboxError, match="NaN or infinity: x"):
+        likeliest({"logits": logits.log().log()}, 3, ["x"])
+    with pytest.raises(toolbox.ToolboxError, match="names 3 classes, and its model tells 4 apart"):
+        likeliest({"logits": logits}, 3, ["x"], ["a", "b", "c"])
+
+
+def test_the_shim_starts_the_command(command):
+    done = command("predict", "--help")
+    assert done.returncode == 0
+    assert "softmax probability" in done.stdout

@@ -1,0 +1,71 @@
+"""Run a model over pictures that are only looked at: batched, read by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Batch, Dataset, Model
+from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of, ready
+from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+
+def run_over(
+    model: Model, dataset: Dataset, device: Device, take: Callable[[dict[str, Tensor], Batch], None], *,
+    mode: str = "predict", batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[tuple[int, str]]:  # fmt: skip
+    """Give `take` the model's outputs of every batch of a dataset, in its order, without augmentation, in float32.
+
+    - `mode`: "predict", or "baseline" for the backbone alone, without the head.
+    - `batch_size`: items at a time; `workers`: processes that read them, 0 for none.
+    - `skip_bad`: leave unreadable items out.
+    - `progress`: called with the number of items that are done.
+
+    Returns (index, message) of the items that could not be read. Raises ToolboxError naming them (those of the first
+    batch that has any) unless they are left out, and where none is left; and for a model that reads more than images.
+    """
+    inputs, place = inputs_of(model), torch.device(str(device))
+    others = sorted(name for name, source in inputs.items() if source.field != "image")
+    if others or not inputs:
+        raise ToolboxError(f"This model cannot judge images alone: it also reads {', '.join(others) or 'nothing'}.")
+    sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
+    sampler.setup(dataset, seed=0)
+    workers = min(workers, len(sampler) - 1)  # a single batch is read sooner than a process starts
+    bad: list[tuple[int, str]] = []
+    was_training, done = model.training, 0
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches(
+                Fetch(dataset, inputs, skip_bad=True), Draws(sampler, 0, len(sampler)),
+                workers=workers, pin_memory=device.type != "cpu",
+            ):  # fmt: skip
+                bad += batch["bad"]
+                if bad and not skip_bad:
+                    raise _unreadable(bad, done + len(batch["bad"]) + batch["items"], len(dataset))
+                done += len(batch["bad"]) + batch["items"]
+                if batch["items"]:
+                    try:
+                        outputs = model(ready(batch, inputs, place), mode)
+                    except ValueError as error:  # a pool that does not fit the backbone, say
+                        raise ToolboxError(str(error), where="model") from error
+                    take(outputs, batch)
+                progress(done)
+    finally:
+        model.train(was_training)
+    if len(bad) == done:
+        raise _unreadable(bad, done, len(dataset))
+    return bad
+
+
+def _unreadable(bad: list[tuple[int, str]], done: int, total: int) -> ToolboxError:
+    listed = "; ".join(message for _, message in bad[:10]) + (" ..." if len(bad) > 10 else "")
+    return ToolboxError(
+        f"{len(bad)} of the first {done} items (of {total}) cannot be read: {listed}.",
+        hint="Mend or remove the files, or leave them out with --on-bad-item skip.",
+    )
