@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.utils.data import default_collate
 
 from toolbox.base.features import Features
 
 if TYPE_CHECKING:
     from toolbox.base.export import Exported
+    from toolbox.base.quantize import Quantize
     from toolbox.base.tune import Tune
 
 
@@ -73,10 +74,13 @@ class Backbone(nn.Module, ABC):
     abilities: frozenset[str] = frozenset()
     weights_id: str | None = None
 
-    # set by the registry and by `tune`, read by the engine
+    # set by the registry, by `tune` and by the engine, which reads them
     from_recipe: int | None = None  # the id of the object that the registry built: a copy of it has another
+    quantize: Quantize | None = None
     tune: Tune | None = None
     gradient_checkpointing: bool = False
+    quantized: dict[str, Any] | None = None  # what `quantize` came to, once it is applied
+    plain: dict[str, Size] | None = None  # names and shapes of its tensors before `quantize` and `tune`
     # what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale, off, merge
     adapter: Any = None
     _frozen: tuple[nn.Module, ...] = ()

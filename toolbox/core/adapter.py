@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone
+from toolbox.core import libraries
+from toolbox.core.linear_layers import linear_layers
+from toolbox.core.quantized_linear import QuantizedLinear
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -83,9 +86,15 @@ class Adapter:
                 root.peft_config = described
 
     def merge(self) -> None:
-        """Put what the adapter adds into the weights of its layers, for good: the backbone has no adapter after it."""
+        """Put what the adapter adds into the weights of its layers, for good: the backbone has no adapter after it.
+
+        Raises ValueError for weights in fewer bits, which would lose most of it.
+        """
         root = self._backbone.adapter_root()
-        for name, layer in self._layers().items():
+        layers = self._layers()
+        if any(isinstance(layer.get_base_layer(), QuantizedLinear) for layer in layers.values()):
+            raise ValueError("an adapter cannot be put into quantised weights: it stays beside them.")
+        for name, layer in layers.items():
             layer.merge()
             root.set_submodule(name, layer.get_base_layer())
         root.__dict__.pop("peft_config", None)
@@ -128,6 +137,7 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
 
     Raises ValueError when no layer is left, or when the backbone has an adapter already.
     """
+    libraries.before_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
     if backbone.adapter is not None:
@@ -147,7 +157,7 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
 
 def _chosen(backbone: Backbone, targets: list[str] | None) -> list[str]:
     """Names, within `adapter_root()`, of the linear layers to adapt."""
-    inside = _linear_layers(backbone)
+    inside = linear_layers(backbone)
     within = {id(module): name for name, module in backbone.adapter_root().named_modules()}
     available = [within[id(module)] for module in inside if id(module) in within]
     leaves = sorted({name.rpartition(".")[2] for name in available})
@@ -162,15 +172,3 @@ def _chosen(backbone: Backbone, targets: list[str] | None) -> list[str]:
     if absent or not targets:
         raise ValueError(f"targets {absent or targets} match no linear layer. There are {', '.join(leaves)}.")
     return [name for name in available if name.rpartition(".")[2] in targets]
-
-
-def _linear_layers(backbone: Backbone) -> list[nn.Module]:
-    """Linear layers inside `layers()`, less those whose weights torch's fused modules read past an adapter."""
-    modules = [module for layer in backbone.layers() for module in layer.modules()]
-    fused = {
-        id(part)
-        for module in modules
-        if isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer)
-        for part in module.modules()
-    }
-    return [module for module in modules if isinstance(module, nn.Linear) and id(module) not in fused]

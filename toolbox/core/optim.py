@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Optimizer
+from toolbox.core import libraries
 
 
 class AdamW(Optimizer):
@@ -36,6 +37,18 @@ class AdamW(Optimizer):
         return torch.optim.AdamW(
             groups, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps, fused=fused
         )
+
+
+class AdamW8bit(AdamW):
+    """AdamW with its two running means in 8 bits, in blocks of 256 numbers (Dettmers et al. 2022, arXiv:2110.02861).
+
+    Arguments as of core.AdamW. Tensors of fewer than 4096 numbers keep theirs in 32 bits. On a GPU the library waits
+    for the device after each tensor.
+    """
+
+    def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+        optim = libraries.bitsandbytes().optim
+        return optim.AdamW8bit(groups, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps)
 
 
 class SGD(Optimizer):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from toolbox.base import Augment, Mix, Model
+from toolbox.engine import quantizing
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
 from toolbox.engine.saving import checkpoint as checkpoints
@@ -29,7 +30,7 @@ def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:
 
 def build_model(
     recipe: dict[str, Any], *, seed: int, classes: int | None, checkpoint: checkpoints.Checkpoint | None = None,
-    training: bool = True,
+    training: bool = True, images: quantizing.Images | None = None,
 ) -> Model:  # fmt: skip
     """The model of a recipe, ready to train or to encode.
 
@@ -37,6 +38,7 @@ def build_model(
     - `classes`: the training set's number of classes, None if unlabelled.
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
     - `training`: False for a model that only encodes: without a teacher and what else is `training_only`.
+    - `images`: as of `quantizing.apply`.
     """
     recipe = recipe if training else _to_encode(recipe)
     with torch.device("meta"):  # a large model takes long to build, so what may be missing is looked for first
@@ -48,8 +50,10 @@ def build_model(
     for path, backbone in backbones(model).items():
         if _brings_weights(path, checkpoint):
             _call(backbone.load_weights, path)
+    plain = checkpoints.load_plain(model, checkpoint) if checkpoint is not None else set()
     seed_everything(seed + 1)  # loading may have drawn from the generator
-    apply_tuning(model)
+    coming = {path for path in backbones(model) if not _brings_weights(path, checkpoint)} - plain
+    apply_tuning(model, images, coming)
     model.weights_ready()
     if checkpoint is not None:
         checkpoints.load_into(model, checkpoint)
@@ -100,14 +104,25 @@ def _call(action: Callable[[], None], path: str) -> None:
         raise ToolboxError(str(error), where=f"model.{path}") from error
 
 
-def apply_tuning(model: Model) -> None:
-    """Apply every backbone's `tune` and `gradient_checkpointing`."""
+def apply_tuning(model: Model, images: quantizing.Images | None = None, unknown: Collection[str] = ()) -> None:
+    """Apply every backbone's `quantize`, `tune` and `gradient_checkpointing`.
+
+    - `images`, `unknown`: as of `quantizing.apply`.
+    """
+    for backbone in backbones(model).values():
+        backbone.plain = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    quantizing.apply(model, images, unknown)
     for path, backbone in backbones(model).items():
         try:
             if backbone.tune is not None:
                 backbone.tune.apply(backbone)
-        except ValueError as error:
-            raise ToolboxError(str(error), where=f"model.{path}.tune") from error
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, ValueError):
+                raise ToolboxError(str(error), where=f"model.{path}.tune") from error
+            if backbone.quantized is None:
+                raise
+            # torch refuses gradients for whole numbers, which the check below says better
+        quantizing.check_untrained(path, backbone)
         if backbone.gradient_checkpointing:
             if "checkpointing" not in backbone.abilities:
                 raise ToolboxError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import closed_set, first_batch, outputs, speed
+from toolbox.engine import closed_set, first_batch, outputs, quantizing, speed
 from toolbox.engine.assemble import apply_tuning, build_augment, build_mix, build_structure
 from toolbox.engine.device import choose_device
 from toolbox.engine.judging.evaluate import EvalSet
@@ -72,8 +72,10 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     about_data = len(plan.problems)
     if about_data or not data:
         classes = 2  # any number stands for that of data which nobody has looked at
+    device = None
     with _noted(plan):
-        Precision(settings("optim_wrapper.precision"), choose_device(settings("env_cfg.device")))
+        device = choose_device(settings("env_cfg.device"))
+        Precision(settings("optim_wrapper.precision"), device)
     try:
         with torch.device("meta"):
             model = build_structure(recipe, classes)
@@ -120,6 +122,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += interpolate.problems(recipe, model)
     plan.problems += speed.problems(settings("env_cfg"))
     plan.problems += choice.problems(recipe, model)
+    if device is not None:
+        plan.problems += quantizing.problems(model, settings("optim_wrapper.precision"), settings("env_cfg"), device)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         plan.problems.append(
             Problem("Nothing would be trained: every part is frozen.", "model", "Add a head, or set a backbone's tune.")
@@ -130,6 +134,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.notes += speed.notes(model, settings("env_cfg"))
     if data and not plan.problems and recipe.get("features"):
         plan.notes += choice.notes(recipe, model, _items(recipe))
+    plan.notes += quantizing.notes(model)
     groups = parameter_groups(
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
     )

@@ -287,7 +287,8 @@ class Run(Prepared):
             after = self._judge(target, "predict") or self._leave()
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
-            "wise_ft": mixed, "steps": self.step, "peak_memory_bytes": peak_memory(self.device),
+            "wise_ft": mixed, "quantization": self.progress.get("quantization"), "steps": self.step,
+            "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
             "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.skipping.count if self.update.skipping else 0,

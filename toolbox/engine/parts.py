@@ -70,6 +70,8 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
             names = sorted(name for name in own if prefix + name in skip and name not in adapter)
             if names:
                 found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
+                if module.quantized is not None:
+                    found[path]["quantize"] = repr(module.quantize)
     return found
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
+from toolbox.engine import quantizing, speed
 from toolbox.engine import resume as resuming
-from toolbox.engine import speed
 from toolbox.engine.assemble import build_model
 from toolbox.engine.classes import class_names
 from toolbox.engine.console import Console, Mute
@@ -20,10 +21,11 @@ from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.judging.evaluate import EvalSet
-from toolbox.engine.parts import frozen_identity
+from toolbox.engine.parts import backbones, frozen_identity
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems
 from toolbox.engine.reading.data import inputs_of, share
+from toolbox.engine.reading.few_images import few_images
 from toolbox.engine.reading.mixing import together
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import workdir
@@ -102,7 +104,14 @@ class Prepared:
         if self._from is not None:
             resuming.check_classes(self._from, self.class_names)
         start = self._from or resuming.start_of(recipe, self.work_dir, self._overwrite)
-        self.model = build_model(recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start)
+        images = partial(few_images, self.dataset) if self._from is None and self.is_main else None
+        self.model = build_model(
+            recipe, seed=settings("randomness.seed"), classes=self.classes, checkpoint=start, images=images
+        )
+        found = {path: one.quantized for path, one in backbones(self.model).items() if one.quantized is not None}
+        self.progress["quantization"] = found or None
+        for path, one in found.items():
+            self.console.info(quantizing.sentence(path, one))
         if start is not None and start.parts:
             self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
         self.frozen = frozen_identity(self.model)

@@ -10,10 +10,12 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.registry.catalog import catalog
 from toolbox.registry.signature import Parameter, parameters
 
-SLOT_KEYS: dict[str, dict[str, type | str]] = {"backbone": {"tune": "tune", "gradient_checkpointing": bool}}
+SLOT_KEYS: dict[str, dict[str, type | str]] = {
+    "backbone": {"quantize": "quantize", "tune": "tune", "gradient_checkpointing": bool}
+}
 """Keys that every component of a kind takes beside its constructor's: {kind: {key: a kind of component or a type}}."""
 
-DEFAULT_TYPES = {"tune": "core.Tune"}
+DEFAULT_TYPES = {"quantize": "core.Quantize", "tune": "core.Tune"}
 """What a dict without `type` means where this kind is expected."""
 
 
@@ -24,8 +26,9 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     - `kind`: what the place expects, None for anything.
     - `where`: the key path of `config` in the recipe, for messages.
 
-    A backbone's `tune` (a dict without `type` means core.Tune) and `gradient_checkpointing` are no constructor
-    arguments: they become attributes of the built backbone, for the engine to apply once its weights are loaded.
+    A backbone's `quantize`, `tune` (dicts without `type` mean core.Quantize and core.Tune) and `gradient_checkpointing`
+    are no constructor arguments: they become attributes of the built backbone, for the engine to apply once its weights
+    are loaded.
 
     Raises ToolboxError for a name or an argument that does not fit, and for what a constructor refuses, with the key
     path and the original exception chained.
@@ -91,8 +94,8 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
 
 def _slot(key: str, value: Any, where: str) -> Any:
     """The value of a key that the slot itself takes."""
-    if key == "tune":
-        return None if value is None else build(value, "tune", where=_join(where, key))
+    if key in DEFAULT_TYPES:
+        return None if value is None else build(value, key, where=_join(where, key))
     if value is not None and not isinstance(value, bool):
         raise ToolboxError(f"{key} is True or False, not {value!r}.", where=_join(where, key))
     return bool(value)

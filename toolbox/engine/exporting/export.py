@@ -112,6 +112,12 @@ def _check_parts(parts: dict[str, Backbone], merge: bool) -> None:
     if not parts:
         raise ToolboxError("This model has no backbone to export.")
     for path, backbone in parts.items():
+        if backbone.quantized is not None:
+            raise ToolboxError(
+                "This backbone is quantised, and an export holds weights in full precision.", where=f"model.{path}",
+                hint=f"{_USE} An adapter needs no export: peft loads the checkpoint's adapters/{path} on the "
+                "backbone's own weights.",
+            )  # fmt: skip
         if backbone.modality != "image":
             raise ToolboxError("Only encoders of images are exported.", where=f"model.{path}", hint=_USE)
         if type(backbone).export is Backbone.export:

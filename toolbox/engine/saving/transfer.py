@@ -64,8 +64,9 @@ def match(
         for names, what in ((expected, "the model to be trained"), (held, "the checkpoint")):
             if not any(below(name, part) for name in names):
                 there = ", ".join(sorted({f"model.{name.split('.')[0]}" for name in names})) or "nothing"
-                raise ToolboxError(f"'{part}' holds no tensors in {what}.", where="load_parts",
-                                   hint=f"There is, of what checkpoints hold: {there}.")  # fmt: skip
+                known = f"There is, of what checkpoints hold: {there}."
+                hint = _FROZEN if names is expected and any(below(name, part) for name in frozen) else known
+                raise ToolboxError(f"'{part}' holds no tensors in {what}.", where="load_parts", hint=hint)
     wanted = {name for name in held if chosen(name, parts)}
     needed = {name for name in expected if chosen(name, parts)}
     unexpected = sorted(wanted - needed)

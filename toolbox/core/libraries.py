@@ -1,0 +1,77 @@
+"""The libraries behind quantisation: imported without what their imports say and do beside.
+
+bitsandbytes looks for code on the Hugging Face Hub while it is imported, where the package `kernels` is installed and
+the CPU has AVX512-BF16. Nothing here needs that code, and a run that computes otherwise with it would not repeat.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from types import ModuleType
+
+LEAST = {"bitsandbytes": (0, 46), "torchao": (0, 15)}
+"""The oldest versions with the functions that are used here."""
+
+
+def installed(name: str) -> bool:
+    """Whether a library can be imported; it is not."""
+    return importlib.util.find_spec(name) is not None
+
+
+def before_peft() -> None:
+    """Import what peft would import for any adapter: both libraries, where they are installed."""
+    for name in LEAST:
+        if installed(name):
+            with suppress(ImportError, OSError, RuntimeError), _silent():
+                importlib.import_module(f"{name}.utils")
+
+
+def bitsandbytes() -> ModuleType:
+    """The module. Raises ValueError, with the command that mends it, where it is absent or too old."""
+    return _imported("bitsandbytes")
+
+
+def torchao() -> ModuleType:
+    """The module `torchao.quantization`. Raises ValueError where torchao is absent or too old."""
+    _imported("torchao")
+    with _silent():
+        import torchao.quantization
+
+    return torchao.quantization
+
+
+def _imported(name: str) -> ModuleType:
+    if not installed(name):
+        raise ValueError(f"{name} is not installed. Try: pip install {name}")
+    found, least = metadata.version(name), LEAST[name]
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < least:
+        wanted = ".".join(map(str, least))
+        raise ValueError(f"{name} {found} is too old. Try: pip install -U '{name}>={wanted}'")
+    try:
+        with _silent():
+            return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} {found} cannot be imported: {error}. Try: pip install --force-reinstall {name}"
+        ) from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within, nothing is logged below errors, and `kernels` counts as not installed."""
+    hidden, was = sys.modules.get("kernels"), logging.root.manager.disable
+    sys.modules["kernels"] = None
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(was)
+        if hidden is None:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = hidden
