@@ -333,9 +333,7 @@ def load_plain(model: Model, checkpoint: Checkpoint) -> set[str]:
         for path, backbone in backbones(model).items()
         if backbone.weights_id is None and not (backbone.quantize is None and backbone.tune is None)
     }
-    found = {
-        path for path, one in changing.items() if chosen(path, checkpoint.parts) and _holds(checkpoint, path, one)
-    }
+    found = {path for path, one in changing.items() if chosen(path, checkpoint.parts) and _holds(checkpoint, path, one)}
     tensors = checkpoint.model_tensors() if found else {}
     for path in found:
         prefix = f"{path}."
