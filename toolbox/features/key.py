@@ -25,7 +25,9 @@ from toolbox.base import Augment, Dataset, Preprocess, Tower
 FORMAT = 1
 """Of the numbers themselves: raised when the same key would give others."""
 
-_NOT_NUMBERS = {"training", "from_recipe", "tune", "adapter", "gradient_checkpointing", "weights_id", "quantize"}
+_NOT_NUMBERS = {
+    "training", "from_recipe", "tune", "adapter", "gradient_checkpointing", "weights_id", "quantize", "quantized", "plain",
+}  # fmt: skip
 
 
 def tower_identity(
@@ -38,10 +40,11 @@ def tower_identity(
 
     Raises ValueError for a conversion that cannot be described.
     """
+    quantize = tower.backbone.quantize
     return {
         "format": FORMAT, "input": input, "field": tower.backbone.modality, "weights": weights_digest(tower),
         "structure": _structure(tower), "preprocess": plain(preprocess), "pool": plain(tower.pool),
-        "quantize": plain(getattr(tower.backbone, "quantize", None)), "precision": precision, "dtype": dtype,
+        "quantize": None if quantize is None else quantize.describe(), "precision": precision, "dtype": dtype,
     }  # fmt: skip
 
 
