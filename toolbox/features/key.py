@@ -26,7 +26,8 @@ FORMAT = 1
 """Of the numbers themselves: raised when the same key would give others."""
 
 _NOT_NUMBERS = {
-    "training", "from_recipe", "tune", "adapter", "gradient_checkpointing", "weights_id", "quantize", "quantized", "plain",
+    "training", "from_recipe", "tune", "adapter", "gradient_checkpointing", "weights_id", "quantize", "quantized",
+    "plain",
 }  # fmt: skip
 
 
