@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from toolbox_datasets.imagefolder import ImageFolder, natural
+from toolbox_datasets.class_folders import natural
+from toolbox_datasets.imagefolder import ImageFolder
 
 
 def fill(root: Path, *paths: str) -> Path:

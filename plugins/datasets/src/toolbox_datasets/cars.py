@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from toolbox.base import IMAGE_SUFFIXES
 from toolbox_datasets import tables
+from toolbox_datasets.class_folders import folders_in, list_classes
 from toolbox_datasets.files import first_of
-from toolbox_datasets.imagefolder import folders_in, list_classes
 from toolbox_datasets.listed import Item, Listed, common_folder
 
 CLASSES, TRAINING = 196, 98

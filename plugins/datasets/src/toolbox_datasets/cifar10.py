@@ -15,8 +15,7 @@ from toolbox.base import Sample
 from toolbox_datasets.cifar10_python import convert
 from toolbox_datasets.classified import Classified
 from toolbox_datasets.fetch import Archive, bring
-from toolbox_datasets.files import first_of
-from toolbox_datasets.food101 import lines_of
+from toolbox_datasets.files import first_of, lines_of
 
 SIDE, CLASSES = 32, 10
 RECORD = 1 + 3 * SIDE * SIDE

@@ -141,7 +141,8 @@ class Classified(Dataset):
         except ValueError as error:
             return [Problem(str(error))]
         if not problems and len(self.classes) < 2:
-            return [Problem(f"{self.place()} has the one class '{self.classes[0]}': there is nothing to tell apart.")]
+            names = ", ".join(map(repr, self.classes)) or "none"
+            return [Problem(f"{self.place()} has fewer than two classes ({names}): there is nothing to tell apart.")]
         return problems
 
     def missing(self) -> list[Problem]:

@@ -45,3 +45,15 @@ def first_of(root: Path, names: Sequence[str]) -> Path:
 def listing(paths: Sequence[str], count: int = 3) -> str:
     """The first few of `paths`."""
     return ", ".join(paths[:count]) + (" ..." if len(paths) > count else "")
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines that are not blank. Raises ValueError if there are none, or the file is not UTF-8."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason})") from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise ValueError(f"{path} is empty")
+    return lines

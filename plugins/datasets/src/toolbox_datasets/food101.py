@@ -10,7 +10,7 @@ from typing import Literal
 
 from toolbox_datasets.classified import Picture, Pictures
 from toolbox_datasets.fetch import Archive, bring
-from toolbox_datasets.files import first_of
+from toolbox_datasets.files import first_of, lines_of
 
 ARCHIVE = Archive(
     "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"
@@ -114,15 +114,3 @@ class Food101(Pictures):
         """
         bring(Path(out), ARCHIVE, "meta/classes.txt", source, download)
         return cls.checked(out)
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines that are not blank. Raises ValueError if there are none, or the file is not UTF-8."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason})") from None
-    lines = [line for line in lines if line]
-    if not lines:
-        raise ValueError(f"{path} is empty")
-    return lines

@@ -12,7 +12,7 @@ import numpy as np
 from toolbox.base import Sample, decode_image
 from toolbox_datasets import subsets
 from toolbox_datasets.classified import Classified
-from toolbox_datasets.hf_columns import class_names, image_column, label_column, numbered, values_of
+from toolbox_datasets.hf_columns import class_names, image_column, is_text, label_column, numbered, values_of
 from toolbox_datasets.hf_source import Source, load
 
 OWN_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -161,7 +161,7 @@ class HF(Classified):
         if self.chosen is None and self.own_names.get("test") not in (None, *OWN_NAMES["test"]):
             notes.append(f"{self.name} has no test split: its '{self.own_names['test']}' serves as the test")
         feature = self.opened("train").features[self.columns[1]]
-        if type(feature).__name__ != "ClassLabel" and getattr(feature, "dtype", "") in ("string", "large_string"):
+        if is_text(feature):
             notes.append(
                 f"the strings in '{self.columns[1]}' are numbered in alphabetical order: {self.classes[0]} is 0, "
                 f"{self.classes[-1]} is {len(self.classes) - 1}"

@@ -45,6 +45,11 @@ def described(feature: Any) -> str:
     return getattr(feature, "dtype", None) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
+def is_text(feature: Any) -> bool:
+    """Whether a column holds strings."""
+    return getattr(feature, "dtype", "") in ("string", "large_string")
+
+
 def values_of(part: Any, name: str) -> Any:
     """The values of one column as an Arrow array, rows in the order of the dataset."""
     return part.select_columns([name]).with_format("arrow")[:][name]
@@ -60,22 +65,21 @@ def class_names(feature: Any, values: Any, where: str, name: str) -> list[str]:
     """
     if type(feature).__name__ == "ClassLabel":
         return list(feature.names)
-    found = values.unique().to_pylist()
-    if found and all(isinstance(value, str) for value in found):
+    kind = str(getattr(feature, "dtype", ""))
+    found = values.drop_null().unique().to_pylist() if is_text(feature) or kind.startswith(("int", "uint")) else []
+    if found and is_text(feature):
         return sorted(found)
-    if not found or not all(type(value) is int for value in found):
-        kinds = sorted({type(value).__name__ for value in found}) or ["nothing"]
+    if not found:
         raise ValueError(
-            f"{where}: the column '{name}' ({described(feature)}) holds {' and '.join(kinds)}, and labels are whole "
-            "numbers from 0, or strings: choose another column by label='...'"
+            f"{where}: the column '{name}' ({described(feature)}) holds no labels: whole numbers from 0, or strings; "
+            "choose another column by label='...'"
         )
     require_numbers(np.array(found), where, name)
-    gaps = sorted(set(range(max(found) + 1)) - set(found))
-    if gaps:
+    gap = next((number for number, value in enumerate(sorted(found)) if value != number), None)
+    if gap is not None:
         raise ValueError(
-            f"{where}: the labels in '{name}' go up to {max(found)}, and {listing([str(gap) for gap in gaps])} "
-            f"never occur{'s' if len(gaps) == 1 else ''}: number them from 0 without gaps, or cast the column to "
-            "ClassLabel"
+            f"{where}: the {len(found):,} different labels in '{name}' go up to {max(found)}, and {gap} never occurs: "
+            "number them from 0 without gaps, or cast the column to ClassLabel"
         )
     return [str(value) for value in sorted(found)]
 
@@ -85,7 +89,7 @@ def numbered(values: Any, classes: Sequence[str], feature: Any, where: str, name
     if values.null_count:
         row = values.is_null().to_pylist().index(True)
         raise ValueError(f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out")
-    if type(feature).__name__ != "ClassLabel" and getattr(feature, "dtype", "") in ("string", "large_string"):
+    if is_text(feature):
         label_of = {text: label for label, text in enumerate(classes)}
         texts = values.to_pylist()
         unknown = [text for text in dict.fromkeys(texts) if text not in label_of]
@@ -93,7 +97,7 @@ def numbered(values: Any, classes: Sequence[str], feature: Any, where: str, name
             raise ValueError(f"{where}: '{name}' has {len(unknown):,} values that the training part has not: "
                              f"{listing(unknown)}")  # fmt: skip
         return np.array([label_of[text] for text in texts], dtype=np.int64)
-    labels = np.asarray(values.to_numpy(zero_copy_only=False) if hasattr(values, "combine_chunks") else values)
+    labels = np.asarray(values)
     if labels.dtype.kind not in "iu":
         raise ValueError(f"{where}: '{name}' ({described(feature)}) holds no whole numbers")
     labels = labels.astype(np.int64)

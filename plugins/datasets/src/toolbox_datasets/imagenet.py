@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.base import IMAGE_SUFFIXES
+from toolbox_datasets.class_folders import folders_in, list_classes, natural
 from toolbox_datasets.classified import Picture, Pictures
-from toolbox_datasets.files import listing
-from toolbox_datasets.food101 import lines_of
-from toolbox_datasets.imagefolder import folders_in, list_classes, natural
+from toolbox_datasets.files import lines_of, listing
 
 SOLUTIONS = ("LOC_val_solution.csv", "val_labels.csv", "val.txt")
 """Files beside val/ that say the class of images that lie in it without folders."""

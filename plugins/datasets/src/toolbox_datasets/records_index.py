@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from toolbox_datasets import tables
-from toolbox_datasets.imagefolder import natural
+from toolbox_datasets.class_folders import natural
 from toolbox_datasets.records_fields import Reader
 from toolbox_datasets.splits import carve
 

@@ -24,16 +24,18 @@ FORMAT = 1
 
 
 class Layout(NamedTuple):
-    """A layout that letters are written in: how its files are named, and its `size` and `views` by default."""
+    """A layout of written letters: how its files are named, its `size` and `views` by default, and its `format`."""
 
     content: Callable[..., Content]
     size: int = 48
     views: int = 1
+    format: int = FORMAT
 
 
 LAYOUTS = {
     "sop": Layout(sop), "imagefolder": Layout(imagefolder),
-    "food101": Layout(food101, views=2), "imagenet": Layout(imagenet, views=2), "cifar10": Layout(cifar10, 32, 25),
+    "food101": Layout(food101, views=2), "imagenet": Layout(imagenet, views=2),
+    "cifar10": Layout(cifar10, 32, 25, format=2),
 }  # fmt: skip
 
 
@@ -107,8 +109,8 @@ class Glyphs(Dataset):
         - `out`: the folder to make. Nothing but this command's own files may lie in it.
         - `layout`: "sop" is that of Stanford Online Products (training letters in Ebay_train.txt, unseen ones in
           Ebay_test.txt, scripts as super-classes); "imagefolder" is train/, val/ and test/, one folder a letter.
-          "food101", "imagenet" and "cifar10" (ten Georgian letters) are those of these datasets: Greek, Armenian and Georgian
-          letters in 8 faces to train on, and the same letters in 4 other faces to test.
+          "food101", "imagenet" and "cifar10" are those of these datasets: Greek, Armenian and Georgian letters (of
+          "cifar10" ten Georgian ones) in 8 faces to train on, and the same letters in 4 other faces to test.
         - `size`: height and width in pixels; 48, and always 32 for "cifar10".
         - `views`: pictures of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
         - `seed`: of poses and colors.
@@ -127,7 +129,9 @@ class Glyphs(Dataset):
             raise ValueError(
                 f"size must be {chosen.size} for the layout {layout}, whose files say nothing of it: {size}"
             )
-        options = {"dataset": "glyphs", "format": FORMAT, "layout": layout, "size": size, "views": views, "seed": seed}
+        options = {
+            "dataset": "glyphs", "format": chosen.format, "layout": layout, "size": size, "views": views, "seed": seed,
+        }  # fmt: skip
         binaries = {path: partial(records, pairs, size, seed) for path, pairs in found.records.items()}
         written = publish(
             Path(out), options, found.texts, list(found.pictures),
