@@ -127,7 +127,8 @@ def test_a_label_column_that_is_missing_or_no_number_is_refused_with_what_is_the
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
-    [([0, 1, 3], "2 never occurs"), ([1, 2, 3], "0 never occurs"), ([0, 1, 10**15], "2 never occurs"), ([0, -1, 1], "1 of 2|below 0"),
+    [([0, 1, 3], "2 never occurs"), ([1, 2, 3], "0 never occurs"),
+     ([0, 1, 10**15], "2 never occurs"), ([0, -1, 1], "1 of 2|below 0"),
      ([0, None, 1], "row 1 has no 'kind'"), ([0, 0, 0], "there is nothing to tell apart")],
 )  # fmt: skip
 def test_labels_that_do_not_count_from_0_are_refused(tmp_path, labels, expected):
