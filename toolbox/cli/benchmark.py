@@ -15,6 +15,7 @@ BENCHMARKS = {
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),
     "loader": ("the data loader against reading and transforming alone", {}),
+    "quantize": ("weights in 4 and 8 bits against plain ones: bytes, features, time", {"net": "vitb16", "images": 4}),
     "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),
     "rerank": ("k-reciprocal re-ranking against ranking by cosine", {"n": 20000, "dim": 256}),
     "throughput": (
