@@ -37,6 +37,7 @@ lint: venv
 
 bench: venv
 	$(BIN)/python tools/benchmark.py discovery
+	$(BIN)/python tools/benchmark.py cache
 	$(BIN)/python tools/benchmark.py engine
 	$(BIN)/python tools/benchmark.py loader
 	$(BIN)/python tools/benchmark.py throughput

@@ -8,7 +8,7 @@ import pytest
 
 import toolbox
 from toolbox.cli import benchmark as command
-from toolbox.cli.benchmarks import engine, throughput
+from toolbox.cli.benchmarks import cache, engine, throughput
 from toolbox.core.embedder import Embedder
 from toolbox.engine.device import choose_device
 
@@ -29,6 +29,13 @@ def test_the_engine_and_the_bare_loop_work_on_the_same_images(monkeypatch):
     assert all((images == seen[0]).all() for images in seen)
     assert len(seen) == 2 + 2  # to warm up, and once a pair
     assert len(found["ratios"]) == len(found["spread"]) == 2
+
+
+def test_stored_features_are_timed_against_the_backbone_at_work():
+    found = cache.run(pairs=1, items=8, batch=4, size=32, epochs=2)
+    assert len(found["ratios_epoch"]) == len(found["ratios_extraction"]) == 1
+    assert found["ratio_epoch_median"] > 1  # a promise for large images, and true of the smallest ones
+    assert found["stored_per_second"] > found["images_per_second"]
 
 
 def test_throughput_counts_operations_and_compares_them_with_the_device(capsys):

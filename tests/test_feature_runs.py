@@ -34,6 +34,10 @@ TAUGHT = {
     "model.teacher": dict(type="toy.Patches", width=8, dropout=0.0), "train_dataloader.augment": None,
     "model.loss": dict(type="losses.Distillation", kind="kl"), "model.teacher_pool": "mean",
 }  # fmt: skip
+CLASSES = {
+    "model": dict(type="core.Classifier", backbone=dict(type="toy.Patches"), pool="mean",
+                  loss=dict(type="losses.CrossEntropy")), "train_dataloader.augment": None,
+}  # fmt: skip
 
 
 def run(recipe, folder: str, **options):
@@ -55,8 +59,9 @@ def furthest(a: dict, b: dict) -> float:
         (FROZEN | {"optim_wrapper.grad_cache": dict(chunk_size=3)},) * 2,
         (FROZEN | {"train_dataloader.sampler": dict(type="core.Pairs", batch_size=4), "model.cross_view": True},) * 2,
         (TAUGHT, TAUGHT),
+        (CLASSES, CLASSES),
     ],
-    ids=["plain", "chunks", "blocks", "teacher"],
+    ids=["plain", "chunks", "blocks", "teacher", "classifier"],
 )
 def test_training_on_the_store_is_training_with_the_backbone(toy, live, stored):
     test = {"test_dataloader": dict(toy()["val_dataloader"]), "test_evaluator": dict(type="toy.Nearest")}
@@ -301,9 +306,36 @@ def test_the_command_stores_what_training_finds_and_mends_it(toy, command, capsy
     assert capsys.readouterr().err == "--split: The recipe has no test_dataloader.\n"
 
 
-def test_an_evaluation_reads_the_store(toy):
+def test_what_is_complete_is_read_without_writing_anything(toy, monkeypatch):
+    run(toy(STORED), "a")
+    files = sorted(Path("work_dirs/features").rglob("*"))
+    before = [path.stat().st_mtime_ns for path in files]
+
+    def refused(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Writer, "alone", refused)
+        found, _, _ = run(toy(STORED), "b")
+    assert found["features"]["found"] == 128
+    assert [path.stat().st_mtime_ns for path in sorted(Path("work_dirs/features").rglob("*"))] == before
+    (files[-1].parent / "manifest.json").unlink()
+    again, _, _ = run(toy(STORED), "c")
+    assert again["features"]["found"] == 128  # the shards are whole: no number is computed again
+
+
+def test_a_folder_that_takes_nothing_is_refused_with_what_to_do(toy):
+    Path("features").write_text("a file")
+    with pytest.raises(ToolboxError, match="No features can be stored in features"):
+        run(toy(STORED | {"features.folder": "features"}), "a")
+
+
+def test_an_evaluation_reads_the_store(toy, capsys):
     run(toy(STORED), "w")
-    stored = toolbox.evaluate(toy(STORED), "w")
+    said = []
+    stored = toolbox.evaluate(toy(STORED), "w", tell=said.append)
+    assert "0 computed, 64 found" in said[0]
+    assert capsys.readouterr().out == ""  # which belongs to numbers
     assert stored == toolbox.evaluate(toy(FROZEN), "w")
     assert toolbox.evaluate(toy(STORED)) == toolbox.evaluate(toy(FROZEN))
 

@@ -11,6 +11,7 @@ from toolbox.cli.common import guarded, prepare_process
 
 BENCHMARKS = {
     "ablation": ("what each switch of the retrieval recipe gains on letters", {"steps": 900, "seeds": 3}),
+    "cache": ("an epoch on stored features, and making them", {"items": 128, "batch": 32, "epochs": 20, "size": 224}),
     "discovery": ("tools/list_components.py from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),

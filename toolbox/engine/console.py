@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -73,6 +74,20 @@ class Silent(Console):
         pass
 
 
+class Told(Console):
+    """Passes every line on, where standard output belongs to something else.
+
+    - `tell`: gets them.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def show(self, text: str) -> None:
+        self.tell(text)
+
+
 class Mute(Console):
     """Says nothing and writes nothing: of several processes, one speaks for all."""
 
@@ -80,4 +95,7 @@ class Mute(Console):
         pass
 
     def warn(self, text: str) -> None:
+        pass
+
+    def reach(self, what: str, done: int, total: int) -> None:
         pass

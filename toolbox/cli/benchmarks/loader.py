@@ -25,7 +25,7 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
     Returns the median ratio of rates (worker / plain loop) and the spread of plain loop against plain loop.
     """
     with tempfile.TemporaryDirectory() as folder:
-        _draw(Path(folder), items)
+        draw_pictures(Path(folder), items)
         dataset = build({"type": "datasets.ImageFolder", "root": folder}, "dataset")
         augment = build({"type": "core.RetrievalAugment"}, "augment")
         backbone = build({"type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False}, "backbone")
@@ -70,13 +70,13 @@ def _drained(stream: Any, worker: Any) -> float:
     return seconds
 
 
-def _draw(folder: Path, count: int) -> None:
+def draw_pictures(folder: Path, count: int) -> None:
     """Smooth random pictures in four classes, about as hard to decode as photographs."""
     rng = np.random.default_rng(0)
     for index in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
         path = folder / f"class{index % 4}" / f"{index}.jpg"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((500, 400), Image.Resampling.BICUBIC).save(path, quality=90)
 
 

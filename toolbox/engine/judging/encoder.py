@@ -17,6 +17,7 @@ from toolbox.base import Dataset, Finding, read_image
 from toolbox.base.images import to_rgb
 from toolbox.engine.assemble import build_model
 from toolbox.engine.classes import other_classes
+from toolbox.engine.console import Told
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.evaluate import EvalSet
@@ -186,7 +187,7 @@ def evaluate(
     mode = "predict" if checkpoint else "baseline"
     shelf = None
     if recipe.get("features") and stored_towers(model):
-        shelf = Shelf(recipe, model, device, precision)
+        shelf = Shelf(recipe, model, device, precision, console=Told(tell))
         shelf.add(name, target.dataset, target.loader)
         if training is not None:
             shelf.add("train", training, recipe["train_dataloader"])

@@ -47,7 +47,7 @@ class Shelf:
         self.settings, self.seed = recipe["features"], recipe["randomness"]["seed"]
         self.model, self.device, self.precision = model, device, precision
         self.team, self.console, self.mend = team, console or Console(), mend
-        self.root = Path(self.settings["folder"])
+        self.root = Path(self.settings["folder"]).expanduser()
         self.inputs, self.towers = inputs_of(model, training=True), stored_towers(model)
         self.computed = self.found = 0
         self.folders: list[Path] = []
