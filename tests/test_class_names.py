@@ -106,6 +106,18 @@ def test_a_classifier_is_judged_on_its_own_classes_alone(toy, named, capsys, tmp
         toolbox.evaluate(fewer, "w")
 
 
+def test_a_head_of_other_classes_is_no_start(toy, named):
+    options = [*CLASSIFIER, "train_cfg.max_steps=3"]
+    toolbox.train(toy(options), work_dir="w")
+    start = toy([*options, "load_from=w/last"])
+    assert toolbox.check_config(start) == []
+    named({5: "dog"})
+    problem = toolbox.check_config(start)[0]
+    assert "class number 5 was 'class 5' in training and is 'dog' here" in problem.message
+    assert problem.where.endswith("load_from")
+    assert toolbox.check_config(toy([*options, "load_from=w/last", "load_parts=['model.backbone']"])) == []
+
+
 def test_an_embedder_is_judged_on_any_classes(toy, named):
     toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), work_dir="w")
     named({5: "dog"})

@@ -33,7 +33,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     more = parser.add_argument_group("more numbers of core.RetrievalRecall")
     more.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="also of the first DIM dimensions alone")
-    more.add_argument("--bootstrap", type=int, metavar="N", help="95 %% intervals from N resamples of the classes")
+    more.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="95 %% intervals from N resamples of the classes (core.Accuracy: of the items)",
+    )
     more.add_argument("--whiten", type=int, metavar="DIM", help="also after PCA whitening to DIM dimensions")
     more.add_argument(
         "--whiten-from", choices=["train", "gallery"],

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.engine.classes import class_names, other_classes
+from toolbox.engine.classes import class_names, first_difference, other_classes
+from toolbox.engine.saving.checkpoint import Checkpoint
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
 
@@ -59,3 +60,14 @@ def _labels(dataset: Dataset) -> list[Problem]:
 
 def _whole(label: Any) -> bool:
     return isinstance(label, int | np.integer) and not isinstance(label, bool)
+
+
+def other_start(checkpoint: Checkpoint, training: Dataset) -> list[Problem]:
+    """Where a run would start from a head that tells as many classes apart, but others than its training data have."""
+    then, now = checkpoint.class_names(), class_names(training)
+    if checkpoint.parts is not None or then is None or now is None or len(then) != len(now):
+        return []
+    if not (found := first_difference(then, now)):
+        return []
+    message = f"The classes of {checkpoint.path} are not those of the training data: {found}."
+    return [Problem(message, "load_from", "Leave its head out: load_parts=['model.backbone'].")]

@@ -108,6 +108,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     if data and recipe["load_from"]:
         with _noted(plan, "load_from"):
             checkpoint = checkpoints.start_of(recipe)
+            if model.closed_set and dataset is not None:
+                plan.problems += closed_set.other_start(checkpoint, dataset)
             if not about_data:  # else the model may not be as large as it will be
                 found = checkpoints.compare(model, checkpoint)
                 plan.notes += [f"load_from: {found.summary()}."] if checkpoint.parts else []
