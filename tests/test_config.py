@@ -204,7 +204,11 @@ def test_the_documented_keys_are_the_keys():
     page = (ROOT / "docs/configs.md").read_text(encoding="utf-8").splitlines()
     assert [row for row in rows(TOP_LEVEL) if row not in page] == []
     known = {row.split("`")[1] for row in rows(TOP_LEVEL)}
-    assert {line.split("`")[1] for line in page if line.startswith("| `")} <= known | {"tune", "gradient_checkpointing"}
+    assert {line.split("`")[1] for line in page if line.startswith("| `")} <= known | {
+        "quantize",
+        "tune",
+        "gradient_checkpointing",
+    }
 
 
 def test_fits():
