@@ -57,7 +57,11 @@ class NoWaiting(TorchDispatchMode):
 def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **more):
     """Three steps with an average, as a run makes them, where nothing may wait."""
     backbone = dict(type="dinov3.ViT", name=None, arch=ARCH, size=32, tune=dict(mode=tune))
-    recipe = dict(type="core.Embedder", backbone=backbone, head=dict(type="core.Projection", dim=8), loss=loss, **more)
+    head = dict(type="core.Projection", dim=8)
+    recipe = dict(type="core.Embedder", backbone=backbone, head=head, loss=loss) | more
+    mixed = (
+        {"mixed": (torch.arange(8, device=META), torch.rand(8, device=META))} if "Classifier" in recipe["type"] else {}
+    )
     with META:
         model = build_structure({"model": recipe}, classes=4).train()
         apply_tuning(model)
@@ -74,6 +78,7 @@ def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **m
             "inputs": {name: torch.zeros(8, 3, 32, 32, device="meta") for name in model.inputs},
             "labels": torch.zeros(8, dtype=torch.long, device="meta"), "ids": list(range(8)), "indices": list(range(8)),
             "views": dict.fromkeys(model.inputs, 1), "blocks": 2 if more.get("cross_view") else 1, "items": 8,
+            **mixed,
         }  # fmt: skip
         with NoWaiting():
             model.before_step(step, 3)
@@ -104,6 +109,12 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_loss_waits(name):
     stepped(LOSSES[name])
+
+
+@pytest.mark.parametrize("tune", ["frozen", "lora"])
+def test_no_classifier_of_mixed_images_waits(tune):
+    loss, head = dict(type="losses.CrossEntropy", label_smoothing=0.1), dict(type="core.MLP")
+    stepped(loss, type="core.Classifier", head=head, tune=tune)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optim_wrapper.clip_grad": None,
     },
     "bf16": {"optim_wrapper.precision": "bf16"},
+    "classifier": {
+        "model": dict(
+            type="core.Classifier", backbone=dict(type="toy.Patches", tune=dict(mode="full")), pool="mean",
+            head=dict(type="core.MLP"), loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
+        ),
+        "train_dataloader.mix": dict(type="core.Mix"),
+    },
 }  # fmt: skip
 # dropout of another number of processes is drawn otherwise
 ALL_KEPT = {"default_hooks.checkpoint.max_keep_ckpts": 9}
