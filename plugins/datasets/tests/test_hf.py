@@ -260,7 +260,7 @@ def test_a_copy_in_the_cache_is_used_without_a_network(cache, monkeypatch):
         dataset = HF(name, "test")
         assert dataset.labels == [2, 1, 0]
         assert dataset.classes == ["ant", "bee", "cow"]
-        assert "commit 111111111111" in dataset.notes()[0]
+        assert "(default, commit 111111111111)" in dataset.notes()[0]
         assert dataset[0]["image"].getpixel((0, 0)) == (0, 0, 0)
     before = dataset.fingerprint()
     prepared(cache, "uoft-cs/cifar10", {"train": table([0, 1, 2] * 10), "test": table([0, 0, 0])}, "2" * 40)
@@ -311,6 +311,24 @@ def test_an_unknown_name_without_a_network_tells_the_steps(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     assert "RuntimeError: disk full)" in problem(HF("imagenet-1k"))
     assert "\n" not in problem(HF("imagenet-1k"))
+
+
+def test_a_download_is_the_same_to_this_run_and_to_later_ones(cache, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hf_source, "unreachable", lambda *_: None)
+    parts = {"train": table([0, 1, 2] * 10), "test": table([2, 1, 0])}
+    asked = []
+
+    def download(name, config, revision):
+        asked.append((name, config, revision))
+        prepared(cache, name, parts, "3" * 40)
+        return datasets.DatasetDict(parts)
+
+    monkeypatch.setattr(datasets, "load_dataset", download)
+    first, second = HF("food101", "test"), HF("food101", "test")
+    assert first.labels == second.labels == [2, 1, 0]
+    assert first.fingerprint() == second.fingerprint() == f"default@{'3' * 40}"
+    assert asked == [("ethz/food101", None, None)]
 
 
 def test_a_missing_library_is_said(monkeypatch):

@@ -101,7 +101,9 @@ def from_cache(datasets: Any, name: str, config: str | None, revision: str | Non
     for copy in sorted(copies, key=lambda copy: copy.folder.stat().st_mtime, reverse=True):
         parts = parts_of(datasets, copy.folder)
         if parts:
-            notes = [f"{name} is read from the local cache, commit {copy.commit[:12]}, without asking the Hub"]
+            notes = [
+                f"{name} is read from the local cache ({copy.config}, commit {copy.commit[:12]}), not from the Hub"
+            ]
             if len(copies) > 1:
                 notes.append(
                     f"the cache holds {len(copies)} versions of {name}, and the newest is used: `revision` chooses"
@@ -171,8 +173,8 @@ def from_hub(datasets: Any, name: str, config: str | None, revision: str | None)
     found = guarded(
         lambda: datasets.load_dataset(full, config, revision=revision), steps(full, "it cannot be downloaded or read")
     )
-    again = from_cache(datasets, full, config, None)  # so that this run and later ones see the same copy
-    if again is not None and revision is None:
+    again = from_cache(datasets, full, config, revision)  # so that this run and later ones name the same copy
+    if again is not None:
         return Source(again.parts, again.identity, [])
     return Source(dict(found), "+".join(f"{key}:{part._fingerprint}" for key, part in found.items()), [])
 
