@@ -336,6 +336,14 @@ def test_a_fit_is_that_of_scikit_learn(c):
     assert accuracy == pytest.approx(theirs.score(test.double().numpy(), labels.numpy()), abs=1e-3)
 
 
+def test_a_fit_keeps_no_graph_of_its_iterations():
+    kept = []
+    x, y = clouds(50)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(1) or tensor, lambda tensor: tensor):
+        fit(x.double(), y, 5, 1.0)
+    assert kept == []
+
+
 def test_c_is_chosen_on_a_tenth_of_each_class_and_all_is_fitted_then():
     linear_model = pytest.importorskip("sklearn.linear_model")
     (x, y), (test, labels) = train, judged = clouds(300, noise=1.0), clouds(400, noise=1.0, seed=5)
@@ -420,6 +428,25 @@ def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
     assert "best on the validation set" in log
     again = api.evaluate(recipe, "run", split="test")
     assert {name: again[name] for name in after} == after  # what was chosen is saved
+
+
+def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
+    vit = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
+    backbone = {"type": "dinov3.ViT", "name": None, "size": 16, "arch": vit}
+    several = {
+        **PROBE, "model.backbone": backbone, "model.inputs": ["cls", "cls+mean:2"],
+        "train_cfg": {"max_steps": 6, "val_interval": 6}, "evaluate_pixels": False,
+        "test_evaluator": [*PROBE["test_evaluator"], {"type": "core.Accuracy"}],
+    }  # fmt: skip
+    live = api.train(toy(several), work_dir="live")
+    stored = api.train(toy({**several, "features": {"dtype": "fp32"}}), work_dir="stored")
+    assert stored["features"]["computed"] > 0
+    for name, value in live["best"]["metrics"].items():
+        assert stored["best"]["metrics"][name] == pytest.approx(value, abs=1e-6), name
+    for name, value in live["after"].items():
+        assert stored["after"][name] == pytest.approx(value, abs=1e-6), name
+    assert live["probes"] == stored["probes"]
+    assert 0 <= live["after"]["top1"] <= 1
 
 
 def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):

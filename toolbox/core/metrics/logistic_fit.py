@@ -44,6 +44,7 @@ def fit(
     solution.requires_grad_(True)
     solution.grad = torch.zeros_like(solution)
 
+    @torch.no_grad()  # the optimizer turns gradients on, and a graph of all iterations would be kept
     def closure() -> Tensor:
         gradient, loss = solution.grad.zero_(), solution.new_zeros(())
         weights, biases = solution[:, :width] * scale, solution[:, width]
