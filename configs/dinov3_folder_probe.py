@@ -1,0 +1,20 @@
+"""What a frozen DINOv3 is worth on your own pictures, in minutes: one folder a class, no training of the encoder.
+
+    python tools/train.py configs/dinov3_folder_probe.py --cfg-options train_dataloader.dataset.root=DIR
+
+Data: DIR/<class>/*.jpg, of which a fifth of the images of each class is held out to test and a tenth to choose; or
+DIR/train, DIR/val and DIR/test with the class folders in each. From 2 classes and about ten images of each up.
+What is trained and compared: see `configs/dinov3_food101_probe.py`. The encoder is ViT-S/16, the smallest:
+`model.backbone.name=vitb16` (vitl16, vith16plus) sees more and takes longer.
+Then: `python tools/predict.py work_dirs/dinov3_folder_probe PICTURES --out predictions.csv`
+"""
+_base_ = ['dinov3_food101_probe.py']
+_data = dict(type='datasets.ImageFolder', divide='images')
+model = dict(backbone=dict(name='vits16'))
+train_dataloader = dict(
+    dataset=dict(_delete_=True, **_data, root='data/pictures', split='train'),
+    sampler=dict(batch_size=32))
+val_dataloader = dict(dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='val'))
+test_dataloader = dict(dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='test'))
+optim_wrapper = dict(optimizer=dict(lr=32 / 256))
+train_cfg = dict(max_epochs=30, val_interval=30)

@@ -1,0 +1,29 @@
+"""Classify Food-101: a linear head on a frozen DINOv3 ViT-B/16, whose features are computed once and stored.
+
+    python tools/train.py configs/dinov3_food101.py
+
+Data: `ethz/food101`, downloaded from the Hugging Face Hub (5 GB) or taken from its cache. Its official validation set
+is the test set here; a tenth of the training images of each class is held out to choose the checkpoint. A tenth of the
+training data for a first look: `train_dataloader.dataset.ratio=0.1`. The archive of the authors, unpacked:
+`train_dataloader.dataset` (and val, test) = `dict(type='datasets.Food101', root='data/food-101', split=...)`.
+Other ways to train: `model.backbone.tune.mode=lora` (or last, full) with `features=None`, and a learning rate of 1e-4.
+"""
+_base_ = ['_base_/runtime.py']
+_loader = dict(batch_size=256, num_workers=4)
+model = dict(
+    type='core.Classifier',
+    backbone=dict(type='dinov3.ViT', name='vitb16', tune=dict(mode='frozen')),
+    pool='cls+mean',
+    head=dict(type='core.Linear'),
+    loss=dict(type='losses.CrossEntropy'))
+features = dict(dtype='fp16')
+train_dataloader = dict(dataset=dict(type='datasets.HF', name='ethz/food101', split='train'), **_loader)
+val_dataloader = dict(
+    dataset=dict(type='datasets.HF', name='{train_dataloader.dataset.name}', split='val'), **_loader)
+val_evaluator = [dict(type='core.Accuracy')]
+test_dataloader = dict(
+    dataset=dict(type='datasets.HF', name='{train_dataloader.dataset.name}', split='test'), **_loader)
+test_evaluator = [dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError'), dict(type='core.KNN')]
+optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr=1e-3, weight_decay=1e-4), precision='bf16')
+param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
+train_cfg = dict(max_epochs=20)

@@ -1,0 +1,13 @@
+"""Classify ImageNet-1k from 1 % of its training images: a linear head on a frozen DINOv3 ViT-B/16.
+
+    python tools/train.py configs/dinov3_imagenet_subset.py
+
+Data: `ILSVRC/imagenet-1k` from the Hugging Face Hub (gated: accept its terms there, and log in) or its cache. The
+official validation set is the test set here, as its labels are the only ones; a tenth of the training images of each
+class is held out to choose the checkpoint. 1 % is 11 or so of each class, the same ones in every run. A folder with
+train/<wnid>/, val/ and labels.txt: `train_dataloader.dataset` (and val, test) =
+`dict(type='datasets.ImageNet', root='data/imagenet', split=..., ratio=0.01)`.
+"""
+_base_ = ['dinov3_food101.py']
+train_dataloader = dict(dataset=dict(name='ILSVRC/imagenet-1k', ratio=0.01))
+train_cfg = dict(max_epochs=50)
