@@ -120,6 +120,36 @@ READ_BUT_DROPPED = [
 ]
 
 
+CLASSIFICATION = [
+    "dataset", "train_split_ratio", "val_split_ratio", "model_name", "freeze_backbone", "use_4bit",
+    "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "use_nested_quant", "epochs", "batch_size", "learning_rate",
+    "weight_decay", "warmup_ratio", "num_workers", "eval_every_steps", "checkpoint_dir", "project_name", "no_tracking",
+    "seed",
+]  # fmt: skip
+"""The arguments of the script that fine-tunes DINOv3 for classification."""
+
+
+@pytest.fixture
+def classification(tmp_path, monkeypatch):
+    """`classification(options)`: the recipe for Food-101 on a few saved pictures, with a tiny encoder."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    picture, names = Image.new("RGB", (20, 20)), ["apple_pie", "baklava"]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [picture] * 40, "label": [0, 1] * 20}
+    part = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": part, "validation": part}).save_to_disk("ethz/food101")
+
+    def load(options):
+        small = [
+            "train_dataloader.dataset.val_share=0.25", "train_dataloader.batch_size=4",
+            "test_evaluator=[dict(type='core.Accuracy')]", "optim_wrapper.precision=fp32",
+        ]  # fmt: skip
+        return load_config(ROOT / "configs" / "dinov3_food101.py", [*small, *options])
+
+    return load
+
+
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     """`recipe(options)`: the published baseline's recipe on a small records file, with a tiny encoder."""
@@ -147,7 +177,7 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_every_key_has_an_answer():
-    assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED} - FOREIGN.keys()
+    assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED, *CLASSIFICATION} - FOREIGN.keys()
 
 
 def rows() -> list[str]:
@@ -172,7 +202,39 @@ NEEDED_BESIDE = {
 }
 
 
-@pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.ours and "=" in to.ours])
+OF_BOTH = {"model_name", "epochs", "learning_rate", "weight_decay", "warmup_ratio", "num_workers", "seed"}
+BESIDE = {"eval_every_steps": ["train_cfg.max_epochs=None"]}
+
+
+@pytest.mark.parametrize("key", [key for key in CLASSIFICATION if key != "batch_size" and FOREIGN[key].ours])
+def test_what_stands_here_instead_is_accepted_by_the_recipe_for_classification(key, classification):
+    ours = FOREIGN[key].ours
+    if not ours.startswith("--"):
+        assert [str(problem) for problem in check_config(classification([ours, *BESIDE.get(key, [])]))] == []
+
+
+def test_a_batch_size_is_plain_where_there_is_no_sampler(classification):
+    assert "without a sampler train_dataloader.batch_size" in FOREIGN["batch_size"].note
+    assert check_config(classification(["train_dataloader.batch_size=8"])) == []
+
+
+def test_an_argument_of_the_other_script_is_answered(command):
+    done = command("train", ROOT / "configs" / "dinov3_food101.py", "--use_4bit", "--learning_rate", "5e-4")
+    assert done.returncode == 2
+    assert "model.backbone.quantize=dict(bits=4)" in done.stderr
+    assert "optim_wrapper.optimizer.lr=1e-4" in done.stderr
+    unknown = command("train", ROOT / "configs" / "dinov3_food101.py", "--nonsense")
+    assert unknown.returncode == 2
+    assert "unrecognized arguments: --nonsense" in unknown.stderr
+
+
+ONLY_CLASSIFICATION = set(CLASSIFICATION) - OF_BOTH - {"batch_size"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [key for key, to in FOREIGN.items() if to.ours and "=" in to.ours and key not in ONLY_CLASSIFICATION],
+)
 def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
     ours = FOREIGN[key].ours
     if ours.endswith(("=train.jsonl", "=val.jsonl")):

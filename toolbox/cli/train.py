@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = parser().parse_args(argv)
+    expected = parser()
+    arguments, unknown = expected.parse_known_args(argv)
+    if unknown:
+        return guarded(lambda: _refuse(expected, unknown))
     return guarded(lambda: _train(arguments))
 
 
@@ -43,6 +46,20 @@ def parser() -> argparse.ArgumentParser:
         help="profile so many steps (default: 5) after the first few; see the folder's profile/table.txt",
     )  # fmt: skip
     return parser
+
+
+def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+    """Answer arguments that are not ours: some are those of another tool, and have a key here."""
+    from toolbox.config.foreign import FOREIGN
+
+    names = [text.lstrip("-").partition("=")[0].replace("-", "_") for text in unknown if text.startswith("--")]
+    foreign = [name for name in names if name in FOREIGN]
+    if not foreign:
+        expected.error(f"unrecognized arguments: {' '.join(unknown)}")
+    hint = "What it holds is set by --cfg-options KEY=VALUE; see docs/from_seed_scripts.md."
+    raise ToolboxError.of(
+        [Problem(f"There is no argument '--{name}'. {FOREIGN[name].hint}", hint=hint) for name in foreign]
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:

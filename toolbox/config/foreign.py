@@ -1,4 +1,4 @@
-"""What keys and arguments of flat embedding recipes, which others call by one word each, are called here.
+"""What keys and arguments of flat recipes and scripts, which others call by one word each, are called here.
 
 docs/from_seed_scripts.md shows this table; a test proves that every answer is accepted, or refused as told.
 """
@@ -90,7 +90,7 @@ FOREIGN: dict[str, Foreign] = {
     "dry_run": Foreign("--check"),
     "epochs": Foreign("train_cfg.max_epochs=20"),
     "batch_size": Foreign("train_dataloader.sampler.batch_size=128", "With core.Pairs; core.PK has classes times "
-                          "per_class."),
+                          "per_class; without a sampler train_dataloader.batch_size."),
     "eval_batch_size": Foreign("test_dataloader.batch_size=256"),
     "lr": Foreign("optim_wrapper.optimizer.lr=1e-4"),
     "learning_rate": Foreign("optim_wrapper.optimizer.lr=1e-4"),
@@ -144,6 +144,23 @@ FOREIGN: dict[str, Foreign] = {
     "hard_mining_lambda": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
     "use_memory_bank": Foreign("model.loss=dict(type='losses.CrossBatchMemory',loss=dict(type='losses.SupCon'))",
                                "With model.cross_view=False: all views are one batch."),
+    # classification
+    "dataset": Foreign("train_dataloader.dataset.name=ethz/food101", "With train_dataloader.dataset.type=datasets.HF; "
+                       "val and test follow it."),
+    "train_split_ratio": Foreign("train_dataloader.dataset.ratio=0.1", "The same share of each class, drawn with "
+                                 "train_dataloader.dataset.seed."),
+    "val_split_ratio": Foreign("test_dataloader.dataset.ratio=0.1", "What it was chosen and judged by there; here "
+                               "val_dataloader is held out of the training data, and chooses."),
+    "freeze_backbone": Foreign("model.backbone.tune.mode=frozen", "Or 'lora', 'last', 'full', with features=None."),
+    "use_4bit": Foreign("model.backbone.quantize=dict(bits=4)"),
+    "bnb_4bit_compute_dtype": Foreign("model.backbone.quantize=dict(bits=4,compute='bf16')", "Or 'fp16', 'fp32'; "
+                                      "without it that of optim_wrapper.precision."),
+    "bnb_4bit_quant_type": Foreign("model.backbone.quantize=dict(bits=4,kind='nf4')", "Or 'fp4'."),
+    "use_nested_quant": Foreign("model.backbone.quantize=dict(bits=4,nested=True)"),
+    "eval_every_steps": Foreign("train_cfg=dict(max_steps=1500,val_interval=100)", "With max_epochs it counts epochs."),
+    "checkpoint_dir": Foreign("--work-dir DIR"),
+    "project_name": Foreign("--track PROJECT", "Trackio, locally."),
+    "no_tracking": Foreign(None, "Nothing is tracked unless --track or a hook asks for it."),
 }  # fmt: skip
 
 
@@ -153,7 +170,7 @@ def translated(file: Path) -> list[str]:
     keys = [match[1] for line in lines if (match := re.match(r"(\w+)\s*:", line))]
     answers = {key: FOREIGN[key].ours or FOREIGN[key].note if key in FOREIGN else "unknown here" for key in keys}
     start = (
-        "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py, with these as --cfg-options, your values in "
+        "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py (retrieval) or configs/dinov3_food101.py "
+        "(classification), with these as --cfg-options, your values in place of the examples:"
     )
-    start += "place of the examples:"
     return [start, *(f"  {key}: {answer}" for key, answer in answers.items()), "See docs/from_seed_scripts.md."]
