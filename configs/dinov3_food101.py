@@ -17,9 +17,14 @@ model = dict(
     head=dict(type='core.Linear'),
     loss=dict(type='losses.CrossEntropy'))
 features = dict(dtype='fp16')
-train_dataloader = dict(dataset=dict(type='datasets.HF', name='ethz/food101', split='train'), **_loader)
+train_dataloader = dict(
+    dataset=dict(type='datasets.HF', name='ethz/food101', split='train', val_share=0.1, seed=42), **_loader)
+# a text in braces is the value of another key: what is held out follows the training data
 val_dataloader = dict(
-    dataset=dict(type='datasets.HF', name='{train_dataloader.dataset.name}', split='val'), **_loader)
+    dataset=dict(
+        type='datasets.HF', name='{train_dataloader.dataset.name}', split='val',
+        val_share='{train_dataloader.dataset.val_share}', seed='{train_dataloader.dataset.seed}'),
+    **_loader)
 val_evaluator = [dict(type='core.Accuracy')]
 test_dataloader = dict(
     dataset=dict(type='datasets.HF', name='{train_dataloader.dataset.name}', split='test'), **_loader)

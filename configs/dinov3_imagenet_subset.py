@@ -9,5 +9,8 @@ train/<wnid>/, val/ and labels.txt: `train_dataloader.dataset` (and val, test) =
 `dict(type='datasets.ImageNet', root='data/imagenet', split=..., ratio=0.01)`.
 """
 _base_ = ['dinov3_food101.py']
-train_dataloader = dict(dataset=dict(name='ILSVRC/imagenet-1k', ratio=0.01))
+_parts = dict(train='train', test='validation')
+train_dataloader = dict(dataset=dict(name='ILSVRC/imagenet-1k', ratio=0.01, parts=_parts))
+val_dataloader = dict(dataset=dict(parts=_parts))
+test_dataloader = dict(dataset=dict(parts=_parts))
 train_cfg = dict(max_epochs=50)

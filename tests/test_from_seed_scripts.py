@@ -142,7 +142,7 @@ def classification(tmp_path, monkeypatch):
 
     def load(options):
         small = [
-            "train_dataloader.dataset.val_share=0.25", "train_dataloader.batch_size=4",
+            "train_dataloader.batch_size=4",
             "test_evaluator=[dict(type='core.Accuracy')]", "optim_wrapper.precision=fp32",
         ]  # fmt: skip
         return load_config(ROOT / "configs" / "dinov3_food101.py", [*small, *options])
