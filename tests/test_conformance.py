@@ -8,10 +8,13 @@ from pathlib import Path
 
 import datasets as hugging_face
 import pytest
+import torch
 
+from toolbox.core.metrics.probe_accuracy import ProbeAccuracy
 from toolbox.registry import catalog
-from toolbox.testing import LabelledImages, check_component, check_plugin
+from toolbox.testing import LabelledImages, check_component, check_metric, check_plugin
 from toolbox.testing.material import image
+from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ["core", "datasets", "dinov3", "glyphs", "losses"]
@@ -64,6 +67,17 @@ CASES = [
     ("core.Accuracy", dict(ks=[3], intervals=20)),
     ("core.CalibrationError", dict()),
     ("core.CalibrationError", dict(bins=3)),
+    ("core.Probe", dict(backbone=BACKBONE)),
+    ("core.Probe", dict(backbone=BACKBONE, inputs=["mean"], rates=[0.1])),
+    ("core.KNN", dict()),
+    ("core.KNN", dict(ks=[1, 3])),
+    ("core.LogisticRegression", dict(cs=[1.0])),
+    ("core.CompareProbes", dict()),
+    ("core.Quantize", dict()),
+    ("core.Quantize", dict(bits=8)),
+    ("core.AdamW8bit", dict()),
+    ("core.Pool", dict(mode="cls+mean", blocks=2)),
+    ("core.Shuffled", dict(batch_size=4, repeats=2)),
     ("core.AdamW", dict()),
     ("core.SGD", dict()),
     ("core.WarmupCosine", dict()),
@@ -218,7 +232,15 @@ def test_component(fullname, arguments, folders, monkeypatch):
 
 def test_no_component_is_forgotten():
     shipped = {entry.fullname for entry in catalog().entries if entry.namespace in PLUGINS}
-    assert {fullname for fullname, _ in CASES} == shipped
+    assert {fullname for fullname, _ in CASES} | {"core.ProbeAccuracy"} == shipped
+
+
+@pytest.mark.parametrize("choose", [False, True])
+def test_the_accuracy_of_probes(choose):
+    told = torch.randint(6, (ITEMS, 2), generator=torch.Generator().manual_seed(0))
+    grid = {"linear/cls/0.1": told, "linear/cls/0.2": told.flip(0)}
+    outputs = grid if choose else {"linear": told, "logits": torch.zeros(ITEMS, 6), **grid}
+    check_metric(lambda: ProbeAccuracy(choose=choose), outputs)
 
 
 def imported(file: Path) -> set[str]:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from toolbox import api
-from toolbox.base import Backbone, Features
+from toolbox.base import Backbone, Features, l2_normalize
+from toolbox.core.metrics import logistic
 from toolbox.core.metrics.accuracy_intervals import over_items, over_repeats, student
 from toolbox.core.metrics.knn import KNN, vote
 from toolbox.core.metrics.logistic import LogisticRegression, held_out
@@ -357,6 +358,30 @@ def test_c_is_chosen_on_a_tenth_of_each_class_and_all_is_fitted_then():
     assert torch.bincount(y[held]).tolist() == [round(count / 10) for count in torch.bincount(y).tolist()]
     few = torch.tensor([0, 1, 1, 2, 2, 2])
     assert torch.bincount(few[held_out(few)[1]]).tolist() == [0, 1, 1]
+
+
+def test_more_numbers_than_items_give_the_same_fit():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    (x, y), (test, labels) = clouds(60, dim=90, noise=2.0), clouds(400, dim=90, noise=2.0, seed=5)
+    numbers = shown(LogisticRegression([30.0]), (x, y), (test, labels))
+    unit, unit_test = (l2_normalize(rows).double().numpy() for rows in (x, test))
+    theirs = linear_model.LogisticRegression(C=30.0, tol=1e-9, max_iter=5000).fit(unit, y.numpy())
+    assert numbers["logistic"] == pytest.approx(theirs.score(unit_test, labels.numpy()), abs=1e-3)
+    assert 0.3 < numbers["logistic"] < 1
+
+
+def test_the_same_training_set_is_fitted_once_and_another_one_again(monkeypatch):
+    fits = []
+    monkeypatch.setattr(logistic, "fit", lambda *given, **settings: fits.append(1) or fit(*given, **settings))
+    train, judged = clouds(80, seed=11), clouds(40, seed=12)
+    first = shown(LogisticRegression([1.0]), train, judged)
+    assert len(fits) == 1
+    assert shown(LogisticRegression([1.0]), train, judged) == first
+    assert len(fits) == 1
+    shown(LogisticRegression([1.0]), (train[0], (train[1] + 1) % 5), judged)
+    shown(LogisticRegression([2.0]), train, judged)
+    shown(LogisticRegression([1.0]), (train[0] * torch.linspace(1, 2, train[0].shape[1]), train[1]), judged)
+    assert len(fits) == 4
 
 
 def test_a_fit_that_has_not_converged_is_said():

@@ -17,7 +17,8 @@ val_dataloader = dict(dataset=dict(type='datasets.Food101', root=_root, split='v
 val_evaluator = [dict(type='core.Accuracy')]
 test_dataloader = dict(dataset=dict(type='datasets.Food101', root=_root, split='test'), **_loader)
 test_evaluator = [
-    dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError')]
+    dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError'),
+    dict(type='core.KNN', ks=[1, 5, 10])]
 optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr=1e-2, weight_decay=1e-4))
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
 train_cfg = dict(max_epochs=50, val_interval=10)

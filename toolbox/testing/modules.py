@@ -22,16 +22,18 @@ def check_pool(make: Callable[[], Pool]) -> None:
     name = type(pool).__name__
     require(isinstance(pool, Pool), f"{name} must be a subclass of toolbox.base.Pool.")
     pool.eval()
-    features = _features()
+    features = _features(pool.layers)
     pooled = pool(features)
     shape = (len(features.tokens), pool.dim(WIDTH))
     require(pooled.shape == shape, f"{name} must return (B, dim(D)) = {shape}, not {tuple(pooled.shape)}.")
     require(bool(pooled.isfinite().all()), f"{name} must be finite.")
     require(torch.equal(pooled, pool(features)), f"{name}: in eval mode the same features must give the same vector.")
-    alone = Features(features.tokens[:1], features.prefix, features.grid)
+    alone = Features(features.tokens[:1], features.prefix, features.grid, blocks=_cut(features.blocks))
     require(close(pool(alone), pooled[:1]), f"{name}: an item's vector must not depend on its batch.")
     tokens = features.tokens.clone().requires_grad_()
-    (pool(Features(tokens, PREFIX, GRID)) * torch.randn_like(pooled)).sum().backward()
+    (
+        pool(Features(tokens, PREFIX, GRID, blocks=_with_last(features.blocks, tokens))) * torch.randn_like(pooled)
+    ).sum().backward()
     fine = tokens.grad is not None and bool(tokens.grad.isfinite().all()) and bool(tokens.grad.any())
     require(fine, f"{name} must pass a finite gradient to the tokens.")
     _check_padding(pool, name)
@@ -75,10 +77,18 @@ def check_head(make: Callable[[], Head]) -> None:
     check_state_dict(head, connected(), lambda m: m(pooled).detach(), name)
 
 
-def _features() -> Features:
+def _features(layers: int = 1) -> Features:
     count = PREFIX + GRID[0] * GRID[1]
-    tokens = torch.randn(4, count, WIDTH, generator=torch.Generator().manual_seed(0))
-    return Features(tokens, PREFIX, GRID)
+    blocks = torch.randn(layers, 4, count, WIDTH, generator=torch.Generator().manual_seed(0)).unbind()
+    return Features(blocks[-1], PREFIX, GRID, blocks=blocks if layers > 1 else None)
+
+
+def _cut(blocks: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    return None if blocks is None else tuple(block[:1] for block in blocks)
+
+
+def _with_last(blocks: tuple[Tensor, ...] | None, tokens: Tensor) -> tuple[Tensor, ...] | None:
+    return None if blocks is None else (*blocks[:-1], tokens)
 
 
 def _check_padding(pool: Pool, name: str) -> None:
