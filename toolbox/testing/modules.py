@@ -31,9 +31,8 @@ def check_pool(make: Callable[[], Pool]) -> None:
     alone = Features(features.tokens[:1], features.prefix, features.grid, blocks=_cut(features.blocks))
     require(close(pool(alone), pooled[:1]), f"{name}: an item's vector must not depend on its batch.")
     tokens = features.tokens.clone().requires_grad_()
-    (
-        pool(Features(tokens, PREFIX, GRID, blocks=_with_last(features.blocks, tokens))) * torch.randn_like(pooled)
-    ).sum().backward()
+    again = pool(Features(tokens, PREFIX, GRID, blocks=_with_last(features.blocks, tokens)))
+    (again * torch.randn_like(pooled)).sum().backward()
     fine = tokens.grad is not None and bool(tokens.grad.isfinite().all()) and bool(tokens.grad.any())
     require(fine, f"{name} must pass a finite gradient to the tokens.")
     _check_padding(pool, name)
