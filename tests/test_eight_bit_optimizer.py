@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at
 
 import toolbox
-from toolbox.core import libraries
 from toolbox.core.optim import AdamW, AdamW8bit
+from toolbox.core.quantizing import libraries
 from toolbox.engine.signals import Interrupted
 
 WIDE = ["model.backbone.width=64", "optim_wrapper.optimizer=dict(type='core.AdamW8bit',lr=1e-3,weight_decay=0.05)"]

@@ -14,12 +14,12 @@ from toolbox_dinov3.vit import ViT
 from torch import nn
 
 from toolbox.base import Backbone
-from toolbox.core import libraries
 from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.backbones.timm_backbone import Timm
-from toolbox.core.packed import Format
-from toolbox.core.quantize import Quantize
-from toolbox.core.quantized_linear import QuantizedLinear
+from toolbox.core.quantizing import libraries
+from toolbox.core.quantizing.packed import Format
+from toolbox.core.quantizing.quantize import Quantize
+from toolbox.core.quantizing.quantized_linear import QuantizedLinear
 from toolbox.core.tune import Tune
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -343,7 +343,7 @@ class Watch(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] == "kernels":
             print("looked for kernels")
 sys.meta_path.insert(0, Watch())
-from toolbox.core import libraries
+from toolbox.core.quantizing import libraries
 libraries.before_peft()
 libraries.bitsandbytes()
 if libraries.installed("torchao"):

@@ -15,7 +15,7 @@ from test_resume import Said
 
 import toolbox
 from toolbox import api
-from toolbox.core.quantize import Quantize
+from toolbox.core.quantizing.quantize import Quantize
 from toolbox.core.tune import Tune
 from toolbox.engine.signals import Interrupted
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone
-from toolbox.core import libraries
 from toolbox.core.linear_layers import linear_layers
-from toolbox.core.quantized_linear import QuantizedLinear
+from toolbox.core.quantizing import libraries
+from toolbox.core.quantizing.quantized_linear import QuantizedLinear
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Optimizer
-from toolbox.core import libraries
+from toolbox.core.quantizing import libraries
 
 
 class AdamW(Optimizer):

@@ -28,7 +28,7 @@ def toolbox_components() -> list[Component]:
             "any image encoder of transformers",
             ("transformers",),
         ),
-        Component("quantize", "Quantize", "toolbox.core.quantize:Quantize", "linear layers in 4 or 8 bits"),
+        Component("quantize", "Quantize", "toolbox.core.quantizing.quantize:Quantize", "linear layers in 4 or 8 bits"),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from toolbox.core.packed import Format
+from toolbox.core.quantizing.packed import Format
 
 
 class QuantizedLinear(nn.Linear):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor, nn
 
-from toolbox.core import libraries
+from toolbox.core.quantizing import libraries
 
 BLOCK = 64
 """Weights that share a scale in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""

@@ -9,10 +9,10 @@ from torch import nn
 
 from toolbox.base import Backbone
 from toolbox.base import Quantize as QuantizeBase
-from toolbox.core import libraries
 from toolbox.core.linear_layers import linear_layers
-from toolbox.core.packed import Format
-from toolbox.core.quantized_linear import QuantizedLinear
+from toolbox.core.quantizing import libraries
+from toolbox.core.quantizing.packed import Format
+from toolbox.core.quantizing.quantized_linear import QuantizedLinear
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _LIBRARIES = {4: ("bitsandbytes",), 8: ("bitsandbytes", "torchao")}  # which can do how many bits, the first preferred
