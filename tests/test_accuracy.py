@@ -12,8 +12,8 @@ import torch
 from test_report import Page, Squares
 
 from toolbox.base import Curve, Gallery, Histogram, Matrix, Outcomes, Table
-from toolbox.core.metrics.accuracy import Accuracy
-from toolbox.core.metrics.calibration import CalibrationError
+from toolbox.core.metrics.classification.accuracy import Accuracy
+from toolbox.core.metrics.classification.calibration import CalibrationError
 from toolbox.report import load_findings, save_findings, write_report
 from toolbox.report.matrix import matrix_drawing
 

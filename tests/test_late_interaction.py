@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from toolbox.core.metrics import late_interaction as late
-from toolbox.core.metrics.late_interaction import LateInteractionRecall, late_interaction
-from toolbox.core.metrics.retrieval import RetrievalRecall
+from toolbox.core.metrics.retrieval import late_interaction as late
+from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall, late_interaction
+from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -151,7 +151,7 @@ def test_findings():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.late_interaction import LateInteractionRecall
+from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)

@@ -13,11 +13,11 @@ from torch import nn
 
 from toolbox import api
 from toolbox.base import Backbone, Features, l2_normalize
-from toolbox.core.metrics import logistic
-from toolbox.core.metrics.accuracy_intervals import over_items, over_repeats, student
-from toolbox.core.metrics.knn import KNN, vote
-from toolbox.core.metrics.logistic import LogisticRegression, held_out
-from toolbox.core.metrics.logistic_fit import fit
+from toolbox.core.metrics.classification import logistic
+from toolbox.core.metrics.classification.intervals import over_items, over_repeats, student
+from toolbox.core.metrics.classification.knn import KNN, vote
+from toolbox.core.metrics.classification.logistic import LogisticRegression, held_out
+from toolbox.core.metrics.classification.logistic_fit import fit
 from toolbox.core.metrics.probe_accuracy import ProbeAccuracy
 from toolbox.core.optim import SGD, AdamW
 from toolbox.core.pool import Pool

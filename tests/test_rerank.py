@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import rerank as benchmark
-from toolbox.core.metrics import k_reciprocal
-from toolbox.core.metrics.k_reciprocal import KReciprocal
 from toolbox.core.metrics.neighbours import expand, nearest, unit_rows
 from toolbox.core.metrics.ranking import rank_queries, summarize
-from toolbox.core.metrics.retrieval import RetrievalRecall
-from toolbox.core.metrics.whitening import Whitening
+from toolbox.core.metrics.retrieval import k_reciprocal
+from toolbox.core.metrics.retrieval.k_reciprocal import KReciprocal
+from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+from toolbox.core.metrics.retrieval.whitening import Whitening
 
 
 def items(n=120, dim=8, classes=25, noise=1.5, seed=0):
@@ -375,7 +375,7 @@ def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.retrieval import RetrievalRecall
+from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)

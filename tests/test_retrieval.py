@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import recall as benchmark
-from toolbox.core.metrics import bootstrap
 from toolbox.core.metrics import ranking as retrieval
-from toolbox.core.metrics.bootstrap import query_outcomes
 from toolbox.core.metrics.ranking import rank_metrics, rank_queries, summarize
-from toolbox.core.metrics.retrieval import RetrievalRecall
+from toolbox.core.metrics.retrieval import intervals as bootstrap
+from toolbox.core.metrics.retrieval.intervals import query_outcomes
+from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -442,7 +442,7 @@ def test_summaries_without_queries_divide_by_nothing():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.retrieval import RetrievalRecall
+from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)

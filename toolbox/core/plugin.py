@@ -56,27 +56,37 @@ def toolbox_components() -> list[Component]:
         ),
         Component("mix", "Mix", "toolbox.core.mix:Mix", "Mixup and CutMix"),
         Component(
-            "metric", "RetrievalRecall", "toolbox.core.metrics.retrieval:RetrievalRecall", "exact Recall@K by cosine"
+            "metric",
+            "RetrievalRecall",
+            "toolbox.core.metrics.retrieval.recall:RetrievalRecall",
+            "exact Recall@K by cosine",
         ),
         Component(
             "metric",
             "LateInteractionRecall",
-            "toolbox.core.metrics.late_interaction:LateInteractionRecall",
+            "toolbox.core.metrics.retrieval.late_interaction:LateInteractionRecall",
             "exact Recall@K of token sets",
         ),
         Component("metric", "ProbeAccuracy", "toolbox.core.metrics.probe_accuracy:ProbeAccuracy", "of core.Probe"),
-        Component("metric", "KNN", "toolbox.core.metrics.knn:KNN", "accuracy by the nearest training items"),
+        Component(
+            "metric", "KNN", "toolbox.core.metrics.classification.knn:KNN", "accuracy by the nearest training items"
+        ),
         Component(
             "metric",
             "LogisticRegression",
-            "toolbox.core.metrics.logistic:LogisticRegression",
+            "toolbox.core.metrics.classification.logistic:LogisticRegression",
             "accuracy of a regression on the training set",
         ),
-        Component("metric", "Accuracy", "toolbox.core.metrics.accuracy:Accuracy", "top-1, top-5, mean over classes"),
+        Component(
+            "metric",
+            "Accuracy",
+            "toolbox.core.metrics.classification.accuracy:Accuracy",
+            "top-1, top-5, mean over classes",
+        ),
         Component(
             "metric",
             "CalibrationError",
-            "toolbox.core.metrics.calibration:CalibrationError",
+            "toolbox.core.metrics.classification.calibration:CalibrationError",
             "how far confidence and accuracy are apart",
         ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),

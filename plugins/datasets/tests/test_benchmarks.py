@@ -115,7 +115,7 @@ def test_published_counts_add_up():
 
 
 def test_queries_meet_the_gallery_only(tmp_path):
-    from toolbox.core.metrics.retrieval import RetrievalRecall
+    from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 
     dataset = InShop(str(make_inshop(tmp_path)), "test")
     assert Counter(dataset[index]["role"] for index in range(len(dataset))) == {"query": 6, "gallery": 12}

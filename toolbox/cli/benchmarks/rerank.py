@@ -31,7 +31,7 @@ def measure(n: int, dim: int) -> None:
     import torch
 
     from toolbox.cli.benchmarks.recall import items
-    from toolbox.core.metrics.retrieval import RetrievalRecall
+    from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 
     embeddings, labels = items(n, dim)
     batch = {"labels": labels, "ids": list(range(n))}

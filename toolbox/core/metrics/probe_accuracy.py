@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
-from toolbox.core.metrics.accuracy_intervals import over_items, over_repeats
+from toolbox.core.metrics.classification.intervals import over_items, over_repeats
 from toolbox.core.probe_names import PREFIX, grid_of
 from toolbox.errors import Problem
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Finding, gather, world
-from toolbox.core.metrics.accuracy_intervals import over_items
-from toolbox.core.metrics.learned import Learned
+from toolbox.core.metrics.classification.intervals import over_items
+from toolbox.core.metrics.classification.learned import Learned
 from toolbox.core.metrics.neighbours import nearest
 
 _VOTES = 2**24

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
-from toolbox.core.metrics.bootstrap import query_outcomes
 from toolbox.core.metrics.naming import class_namer, super_classes
 from toolbox.core.metrics.neighbours import unit_rows
 from toolbox.core.metrics.ranking import TIE, full_precision
+from toolbox.core.metrics.retrieval.intervals import query_outcomes
 from toolbox.core.metrics.seen import Items
 
 RESULTS = 10

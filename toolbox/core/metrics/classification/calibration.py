@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Histogram, Metric
-from toolbox.core.metrics.answers import Answered, Answers, check_classes, check_logits
+from toolbox.core.metrics.classification.answers import Answered, Answers, check_classes, check_logits
 from toolbox.errors import Problem
 
 

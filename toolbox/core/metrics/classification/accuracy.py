@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric
-from toolbox.core.metrics.accuracy_findings import describe
-from toolbox.core.metrics.accuracy_intervals import over_kinds
-from toolbox.core.metrics.answers import Answered, Answers, check_classes, check_logits
+from toolbox.core.metrics.classification.answers import Answered, Answers, check_classes, check_logits
+from toolbox.core.metrics.classification.findings import describe
+from toolbox.core.metrics.classification.intervals import over_kinds
 from toolbox.errors import Problem
 
 _KS = [1, 5]

@@ -10,8 +10,8 @@ from torch import Tensor
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
 from toolbox.core.metrics.neighbours import unit_rows
 from toolbox.core.metrics.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
-from toolbox.core.metrics.retrieval import check_labels
-from toolbox.core.metrics.retrieval_findings import outcomes, positions, recall_curve
+from toolbox.core.metrics.retrieval.findings import outcomes, positions, recall_curve
+from toolbox.core.metrics.retrieval.recall import check_labels
 from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
 

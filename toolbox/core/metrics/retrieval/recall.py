@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.metrics import k_reciprocal
-from toolbox.core.metrics.bootstrap import intervals as resampled
 from toolbox.core.metrics.neighbours import expand, unit_rows
 from toolbox.core.metrics.ranking import TIE, rank_queries, summarize
-from toolbox.core.metrics.retrieval_findings import describe
+from toolbox.core.metrics.retrieval import k_reciprocal
+from toolbox.core.metrics.retrieval.findings import describe
+from toolbox.core.metrics.retrieval.intervals import intervals as resampled
+from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
 from toolbox.core.metrics.seen import Items, Seen
-from toolbox.core.metrics.whitening import Projected, Whitening
 from toolbox.errors import Problem
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -41,7 +41,7 @@ class RetrievalRecall(Metric):
       "skip": it is left out. It is always left out of the other numbers.
     - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
-      drawn, as queries of a class depend on each other (toolbox/core/metrics/bootstrap.py).
+      drawn, as queries of a class depend on each other (toolbox/core/metrics/retrieval/intervals.py).
     - `by_group`: whether the findings hold a table by super-class, where the dataset has `groups`.
     - `whiten`: width of a whitening by principal components (whitening.py beside this file); None for none.
     - `whiten_from`: what it is learned from: "train", the training set without augmentation, which is embedded for

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from toolbox.base import Curve, Dataset, Finding
-from toolbox.core.metrics.accuracy_intervals import over_items
-from toolbox.core.metrics.learned import Learned, of_main
-from toolbox.core.metrics.logistic_fit import Fitted, fit
+from toolbox.core.metrics.classification.intervals import over_items
+from toolbox.core.metrics.classification.learned import Learned, of_main
+from toolbox.core.metrics.classification.logistic_fit import Fitted, fit
 
 CS = tuple(10.0**power for power in range(-6, 6))
 HELD_OUT = 0.1

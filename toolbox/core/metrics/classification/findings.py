@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Dataset, Example, Finding, Gallery, Matrix, Outcomes, Table
-from toolbox.core.metrics.answers import Answers
+from toolbox.core.metrics.classification.answers import Answers
 from toolbox.core.metrics.naming import class_namer, super_classes
 
 MOST_CLASSES = 50

@@ -1,0 +1,1 @@
+"""Judging embeddings by what they find: recall, its intervals and findings, and what is done to embeddings before."""
