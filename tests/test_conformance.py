@@ -10,7 +10,7 @@ import datasets as hugging_face
 import pytest
 import torch
 
-from toolbox.core.metrics.probe_accuracy import ProbeAccuracy
+from toolbox.core.probing.accuracy import ProbeAccuracy
 from toolbox.registry import catalog
 from toolbox.testing import LabelledImages, check_component, check_metric, check_plugin
 from toolbox.testing.material import image

@@ -19,7 +19,7 @@ import toolbox
 from toolbox.base import files
 from toolbox.cli import sources
 from toolbox.cli.embed import main
-from toolbox.core.stored import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
+from toolbox.core.stored_embeddings import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 from toolbox.engine.judging.pictures import find_pictures
 from toolbox.errors import ToolboxError
 

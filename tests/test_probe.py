@@ -18,10 +18,10 @@ from toolbox.core.metrics.classification.intervals import over_items, over_repea
 from toolbox.core.metrics.classification.knn import KNN, vote
 from toolbox.core.metrics.classification.logistic import LogisticRegression, held_out
 from toolbox.core.metrics.classification.logistic_fit import fit
-from toolbox.core.metrics.probe_accuracy import ProbeAccuracy
 from toolbox.core.optim import SGD, AdamW
 from toolbox.core.pool import Pool
-from toolbox.core.probe import Probe
+from toolbox.core.probing.accuracy import ProbeAccuracy
+from toolbox.core.probing.probe import Probe
 from toolbox.core.samplers.plain_samplers import Shuffled
 from toolbox.engine.updating.groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError

@@ -7,9 +7,9 @@ from gradients import DEVICE, Double
 from torch import Tensor
 from toy_plugin import Noise, ToTensor
 
-from toolbox.core import probe
 from toolbox.core.optim import SGD
-from toolbox.core.probe import Probe
+from toolbox.core.probing import probe
+from toolbox.core.probing.probe import Probe
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole

@@ -53,7 +53,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
     prepare_process()
     from toolbox.cli.sources import load_source, run
-    from toolbox.core.stored import check_free, write_embeddings
+    from toolbox.core.stored_embeddings import check_free, write_embeddings
 
     try:
         check_free(arguments.out, overwrite=arguments.overwrite)
@@ -88,7 +88,7 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
     from toolbox.cli.sources import pictures_of
-    from toolbox.core.stored import check_ids
+    from toolbox.core.stored_embeddings import check_ids
 
     found = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
     try:

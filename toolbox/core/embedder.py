@@ -8,7 +8,7 @@ from torch import Tensor
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower, l2_normalize
 from toolbox.core import pool as pools
 from toolbox.core.one_backbone import OneBackbone
-from toolbox.core.stored import StoredEmbeddings
+from toolbox.core.stored_embeddings import StoredEmbeddings
 from toolbox.errors import Problem
 
 

@@ -11,7 +11,7 @@ from toolbox.plugin import Component, Device, Problem, hookimpl
 def toolbox_components() -> list[Component]:
     return [
         Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
-        Component("model", "Probe", "toolbox.core.probe:Probe", "a grid of linear probes of a frozen backbone"),
+        Component("model", "Probe", "toolbox.core.probing.probe:Probe", "a grid of linear probes of a frozen backbone"),
         Component(
             "model",
             "Classifier",
@@ -67,7 +67,7 @@ def toolbox_components() -> list[Component]:
             "toolbox.core.metrics.retrieval.late_interaction:LateInteractionRecall",
             "exact Recall@K of token sets",
         ),
-        Component("metric", "ProbeAccuracy", "toolbox.core.metrics.probe_accuracy:ProbeAccuracy", "of core.Probe"),
+        Component("metric", "ProbeAccuracy", "toolbox.core.probing.accuracy:ProbeAccuracy", "of core.Probe"),
         Component(
             "metric", "KNN", "toolbox.core.metrics.classification.knn:KNN", "accuracy by the nearest training items"
         ),
@@ -109,7 +109,7 @@ def toolbox_components() -> list[Component]:
         Component(
             "hook",
             "CompareProbes",
-            "toolbox.core.compare_probes:CompareProbes",
+            "toolbox.core.probing.compare:CompareProbes",
             "linear, k-NN and logistic side by side",
         ),
     ]
@@ -118,9 +118,9 @@ def toolbox_components() -> list[Component]:
 @hookimpl
 def toolbox_check_config(config: dict) -> list[Problem]:
     """What no part sees alone: a probe's heads must not be coupled by what stands elsewhere in the recipe."""
-    from toolbox.core import probe_rules
+    from toolbox.core.probing import rules
 
-    return probe_rules.problems(config)
+    return rules.problems(config)
 
 
 @hookimpl

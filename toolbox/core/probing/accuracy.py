@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
 from toolbox.core.metrics.classification.intervals import over_items, over_repeats
-from toolbox.core.probe_names import PREFIX, grid_of
+from toolbox.core.probing.names import PREFIX, grid_of
 from toolbox.errors import Problem
 
 

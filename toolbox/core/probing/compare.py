@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from toolbox.base import Finding, Hook, Run, Table
-from toolbox.core.metrics.probe_accuracy import grid_findings
-from toolbox.core.probe_names import PREFIX, grid_of
+from toolbox.core.probing.accuracy import grid_findings
+from toolbox.core.probing.names import PREFIX, grid_of
 
 METHODS = {PREFIX: "linear", "knn": "k-NN", "logistic": "logistic regression"}
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
 from toolbox.core import pool as pools
-from toolbox.core.probe_names import PREFIX, head_name
+from toolbox.core.probing.names import PREFIX, head_name
 from toolbox.errors import Problem, ToolboxError
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
