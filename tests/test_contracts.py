@@ -19,7 +19,7 @@ from torch.nn import functional
 from toolbox.base import Loss, l2_normalize
 from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
-from toolbox.engine.reading.data import Fetch, inputs_of
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 
 
 # --- the smallest loader and loop that keep the contracts --------------------------------------------------------

@@ -17,7 +17,7 @@ from test_exactness import assert_same, interrupt_at, same, trained
 import toolbox
 from toolbox.config import changed
 from toolbox.engine import loop
-from toolbox.engine.reading.data import Fetch
+from toolbox.engine.reading.fetch import Fetch
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
 

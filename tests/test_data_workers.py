@@ -16,7 +16,9 @@ from test_resume import Said
 
 import toolbox
 from toolbox.engine.reading import workers
-from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of
+from toolbox.engine.reading.batches import batches
+from toolbox.engine.reading.draws import Draws
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
 

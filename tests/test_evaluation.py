@@ -225,7 +225,7 @@ def embedder(size=16):
 def judge(target, **arguments):
     from toolbox.engine.device import choose_device
     from toolbox.engine.precision import Precision
-    from toolbox.engine.reading.data import inputs_of
+    from toolbox.engine.reading.fetch import inputs_of
 
     model, device = embedder(), choose_device("cpu")
     return target.evaluate(model, inputs_of(model), device, Precision("fp32", device), **arguments)

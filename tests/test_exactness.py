@@ -101,7 +101,7 @@ def test_a_run_without_its_generator_state_would_differ(toy, whole, monkeypatch)
 
 
 def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
-    from toolbox.engine.reading.data import Fetch, inputs_of
+    from toolbox.engine.reading.fetch import Fetch, inputs_of
     from toolbox.registry import build
 
     config = toy()

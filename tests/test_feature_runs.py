@@ -21,7 +21,7 @@ from toolbox import api
 from toolbox.base import Model
 from toolbox.cli import extract
 from toolbox.core.augment import RetrievalAugment
-from toolbox.engine.reading.data import Fetch, Inputs
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
 from toolbox.features.store import Store
 from toolbox.features.views import draw_of, view_of

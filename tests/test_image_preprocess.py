@@ -90,7 +90,7 @@ def test_views_of_an_augment_are_not_cut_again():
 
 def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_has_cut():
     from toolbox.base import Augment, Dataset
-    from toolbox.engine.reading.data import Fetch, Inputs
+    from toolbox.engine.reading.fetch import Fetch, Inputs
     from toolbox.registry import build
 
     vit = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)

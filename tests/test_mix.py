@@ -12,7 +12,9 @@ from test_exactness import assert_same
 import toolbox
 from toolbox.base import Mix as MixBase
 from toolbox.core.mix import Mix
-from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of, share
+from toolbox.engine.reading.batches import batches
+from toolbox.engine.reading.draws import Draws, share
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.engine.reading.mixing import PAIR
 from toolbox.errors import ToolboxError
 from toolbox.registry import build

@@ -16,7 +16,8 @@ from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import Inputs, ready
+from toolbox.engine.reading.batches import ready
+from toolbox.engine.reading.fetch import Inputs
 from toolbox.engine.updating.average import Average
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import Group

@@ -20,7 +20,7 @@ from toolbox.core.embedder import Embedder
 from toolbox.core.samplers.pairs import Pairs
 from toolbox.core.samplers.pk import PK, add_groups, fewest, fullest, seat_batches
 from toolbox.core.samplers.plain_samplers import Sequential, Shuffled
-from toolbox.engine.reading.data import Fetch, inputs_of
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 
 
 class Labels:

@@ -31,7 +31,8 @@ from toolbox.engine.distributed.parallel import Parallel, spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import Fetch, Inputs, share
+from toolbox.engine.reading.draws import share
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.engine.reading.mixing import PAIR
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups

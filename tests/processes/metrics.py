@@ -13,7 +13,7 @@ from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import inputs_of
+from toolbox.engine.reading.fetch import inputs_of
 
 BATCH = 8
 RECALL = dict(

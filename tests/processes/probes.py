@@ -14,7 +14,8 @@ from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import Fetch, Inputs, share
+from toolbox.engine.reading.draws import share
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.engine.updating.groups import parameter_groups
 from toolbox.engine.updating.step import Step
 

@@ -22,7 +22,7 @@ from toolbox.engine.device import cores, peak_memory, random_state, set_random_s
 from toolbox.engine.judging.evaluate import EvalSet, Pixels
 from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
-from toolbox.engine.reading.data import ready, training_batches
+from toolbox.engine.reading.batches import ready, training_batches
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import workdir
 from toolbox.engine.saving.files import write_json, write_text

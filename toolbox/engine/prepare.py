@@ -24,7 +24,8 @@ from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.parts import backbones, frozen_identity
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems
-from toolbox.engine.reading.data import inputs_of, share
+from toolbox.engine.reading.draws import share
+from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.reading.few_images import few_images
 from toolbox.engine.reading.mixing import together
 from toolbox.engine.saving import checkpoint as checkpoints

@@ -16,7 +16,9 @@ from toolbox.cli.benchmarks.loader import draw_pictures
 from toolbox.config import complete
 from toolbox.engine.console import Silent
 from toolbox.engine.loop import Run
-from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of, ready
+from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.draws import Draws
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.engine.storing.shelf import Shelf
 from toolbox.registry import build
 

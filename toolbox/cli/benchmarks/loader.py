@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from toolbox.engine.reading.data import Draws, Fetch, Inputs, batches
+from toolbox.engine.reading.batches import batches
+from toolbox.engine.reading.draws import Draws
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.registry import build
 
 PROMISE = 0.9

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model
-from toolbox.engine.reading.data import Draws, Fetch, batches, inputs_of, ready
+from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.draws import Draws
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build

@@ -22,7 +22,8 @@ from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import inputs_of, ready
+from toolbox.engine.reading.batches import ready
+from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing.choice import stored_towers

@@ -14,7 +14,9 @@ from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
 from toolbox.engine import out_of_memory
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import Fetch, Inputs, Turns, batches, ready
+from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.draws import Turns
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build

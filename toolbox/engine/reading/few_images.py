@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Backbone, Dataset, Model
-from toolbox.engine.reading.data import Fetch, inputs_of, ready
+from toolbox.engine.reading.batches import ready
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 
 COUNT = 8
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from toolbox.base import Augment, Batch, Dataset, Tower
 from toolbox.engine import out_of_memory
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import Fetch, Inputs, batches, ready
+from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
 from toolbox.features.shards import Layout, Shard
 from toolbox.features.views import draw_of

@@ -17,7 +17,7 @@ from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.judging.evaluate import EvalSet, check_bad
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.data import inputs_of
+from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.compute import Job, compute
 from toolbox.engine.storing.guard import check_some

@@ -1,25 +1,21 @@
-"""From a dataset to batches: seeded per item, in worker processes, starting at any batch of the run."""
+"""From draws to a batch: items are read, augmented by their own seed, preprocessed and collated, in the workers."""
 
 from __future__ import annotations
 
 import random
-import signal
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
-from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess, Sampler, world
-from toolbox.engine.assemble import build_augment, build_mix
-from toolbox.engine.reading.mixing import STREAM, mix_pairs, together
-from toolbox.engine.reading.workers import Board, Watch
-from toolbox.engine.settings import Settings
-from toolbox.errors import Problem, ToolboxError, one_line
+from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
+from toolbox.engine.reading.mixing import STREAM, mix_pairs
+from toolbox.engine.reading.workers import Board
+from toolbox.errors import Problem, one_line
 from toolbox.features.store import Store
 from toolbox.features.views import draw_of, view_of
 
@@ -230,136 +226,3 @@ def _random_state_kept() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-class Draws:
-    """The draws of batches `start` to `stop` of a sampler, this process's share of each; `together` as in `share`."""
-
-    def __init__(self, sampler: Sampler, start: int, stop: int, together: int = 1) -> None:
-        self.sampler, self.start, self.stop, self.together = sampler, start, stop, together
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rank, size = world()
-        for number in range(self.start, self.stop):
-            yield share(self.sampler.draws(number), rank, size, self.sampler.blocks, self.together)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-class Turns(Draws):
-    """All draws of a sampler, whole batches that processes take in turn, as many each: the last ones repeat a batch.
-
-    So each batch is computed as it would be by one process, and all processes call the model equally often.
-    """
-
-    def __init__(self, sampler: Sampler) -> None:
-        rank, size = world()
-        self.numbers = range(rank, -(-len(sampler) // size) * size, size)
-        super().__init__(sampler, 0, len(self.numbers))
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for number in self.numbers:
-            yield self.sampler.draws(number % len(self.sampler))
-
-    def own(self) -> list[bool]:
-        """Which of the batches are this process's, and not repeated."""
-        return [number < len(self.sampler) for number in self.numbers]
-
-
-def share(
-    draws: list[tuple[int, int]], rank: int, size: int, blocks: int, together: int = 1
-) -> list[tuple[int, int]]:  # fmt: skip
-    """A process's contiguous part of every block of a batch. Raises ToolboxError for one too small to share.
-
-    - `together`: so many consecutive items, from the first one on, are never parted.
-    """
-    rows = len(draws) // blocks
-    units = -(-rows // together)
-    if units < size:
-        what = "rows" if blocks > 1 else "items" if together == 1 else f"items, of which {together} stay together,"
-        raise ToolboxError(
-            f"A batch of {rows} {what} cannot be shared by {size} processes.",
-            where="train_dataloader", hint="Use a larger batch, drop_last=True in the sampler, or fewer processes.",
-        )  # fmt: skip
-    first, last = units * rank // size * together, min(units * (rank + 1) // size * together, rows)
-    return [draw for block in range(blocks) for draw in draws[block * rows + first : block * rows + last]]
-
-
-def _quiet_worker(_: int) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
-
-
-def batches(
-    fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False,
-    where: str = "train_dataloader", tell: Callable[[str], None] | None = None,
-) -> Generator[Batch, None, None]:  # fmt: skip
-    """Batches in the plan's order.
-
-    - `where`: the recipe's key of this dataloader, for messages.
-    - `tell`: gets a warning every minute that a batch is awaited; default: standard error.
-
-    Raises ToolboxError at an unreadable item under the policy 'raise', and when a worker dies.
-    """
-    # the run says itself when there are more workers than cores
-    warnings.filterwarnings("ignore", message="This DataLoader will create")
-    watch = Watch(plan, workers, dataset=type(fetch.dataset).__name__, where=where, tell=tell)
-    fetch.board = watch.board
-    loader = DataLoader(
-        fetch, batch_size=None, sampler=watch, num_workers=workers, prefetch_factor=prefetch if workers else None,
-        pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    stream = None
-    try:
-        with watch.starting():
-            stream = iter(loader)
-        for _ in range(len(plan)):
-            with watch.awaiting():
-                batch = next(stream)
-            if isinstance(batch, Problem):
-                raise ToolboxError.of([batch])
-            yield batch
-    finally:
-        watch.close(stream)
-
-
-def training_batches(
-    settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
-    pin_memory: bool, tell: Callable[[str], None] | None = None, stored: Mapping[str, Store] | None = None,
-) -> Generator[Batch, None, None]:  # fmt: skip
-    """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
-    fetch = Fetch(
-        dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),
-        seed=settings("randomness.seed"), blocks=sampler.blocks,
-        skip_bad=settings("train_dataloader.on_bad_item") == "skip", stored=stored,
-        mix=build_mix(settings("train_dataloader.mix")),
-    )  # fmt: skip
-    plan = Draws(sampler, first, last, together(settings("train_dataloader")))
-    return batches(
-        fetch, plan, workers=settings("train_dataloader.num_workers") if fetch.live else 0,
-        prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory, tell=tell,
-    )  # fmt: skip
-
-
-def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batch:
-    """A batch as the model takes it: on the device, its inputs finished there."""
-    batch = to_device(batch, device)
-    if "inputs" in batch:
-        stored = batch.get("stored", ())
-        batch["inputs"] = {
-            name: value if name in stored else inputs[name].preprocess.finish(value)
-            for name, value in batch["inputs"].items()
-        }
-    return batch
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """Move the tensors of a nested batch, without waiting where memory is pinned."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(to_device(item, device) for item in value)
-    return value

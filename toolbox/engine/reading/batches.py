@@ -1,0 +1,100 @@
+"""Batches in a plan's order, made by worker processes, from any batch of the run on; and on their way to the model."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from toolbox.base import Batch, Dataset, Sampler
+from toolbox.engine.assemble import build_augment, build_mix
+from toolbox.engine.reading.draws import Draws
+from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.engine.reading.mixing import together
+from toolbox.engine.reading.workers import Watch
+from toolbox.engine.settings import Settings
+from toolbox.errors import Problem, ToolboxError
+from toolbox.features.store import Store
+
+
+def _quiet_worker(_: int) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
+
+
+def batches(
+    fetch: Fetch, plan: Draws, *, workers: int, prefetch: int = 2, pin_memory: bool = False,
+    where: str = "train_dataloader", tell: Callable[[str], None] | None = None,
+) -> Generator[Batch, None, None]:  # fmt: skip
+    """Batches in the plan's order.
+
+    - `where`: the recipe's key of this dataloader, for messages.
+    - `tell`: gets a warning every minute that a batch is awaited; default: standard error.
+
+    Raises ToolboxError at an unreadable item under the policy 'raise', and when a worker dies.
+    """
+    # the run says itself when there are more workers than cores
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    watch = Watch(plan, workers, dataset=type(fetch.dataset).__name__, where=where, tell=tell)
+    fetch.board = watch.board
+    loader = DataLoader(
+        fetch, batch_size=None, sampler=watch, num_workers=workers, prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    stream = None
+    try:
+        with watch.starting():
+            stream = iter(loader)
+        for _ in range(len(plan)):
+            with watch.awaiting():
+                batch = next(stream)
+            if isinstance(batch, Problem):
+                raise ToolboxError.of([batch])
+            yield batch
+    finally:
+        watch.close(stream)
+
+
+def training_batches(
+    settings: Settings, dataset: Dataset, sampler: Sampler, inputs: dict[str, Inputs], *, first: int, last: int,
+    pin_memory: bool, tell: Callable[[str], None] | None = None, stored: Mapping[str, Store] | None = None,
+) -> Generator[Batch, None, None]:  # fmt: skip
+    """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
+    fetch = Fetch(
+        dataset, inputs, augment=build_augment(settings("train_dataloader.augment")),
+        seed=settings("randomness.seed"), blocks=sampler.blocks,
+        skip_bad=settings("train_dataloader.on_bad_item") == "skip", stored=stored,
+        mix=build_mix(settings("train_dataloader.mix")),
+    )  # fmt: skip
+    plan = Draws(sampler, first, last, together(settings("train_dataloader")))
+    return batches(
+        fetch, plan, workers=settings("train_dataloader.num_workers") if fetch.live else 0,
+        prefetch=settings("train_dataloader.prefetch_factor"), pin_memory=pin_memory, tell=tell,
+    )  # fmt: skip
+
+
+def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batch:
+    """A batch as the model takes it: on the device, its inputs finished there."""
+    batch = to_device(batch, device)
+    if "inputs" in batch:
+        stored = batch.get("stored", ())
+        batch["inputs"] = {
+            name: value if name in stored else inputs[name].preprocess.finish(value)
+            for name, value in batch["inputs"].items()
+        }
+    return batch
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move the tensors of a nested batch, without waiting where memory is pinned."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(to_device(item, device) for item in value)
+    return value
