@@ -16,9 +16,9 @@ from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.config import changed
-from toolbox.engine import loop
 from toolbox.engine.reading.fetch import Fetch
 from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import loading
 from toolbox.engine.signals import Interrupted
 
 STEPS = 6
@@ -264,13 +264,13 @@ def test_the_teacher_is_saved_and_goes_on_from_where_it_was(monkeypatch):
     assert not torch.allclose(embeddings, encoder.encode_image([shades[index]["image"] for index in range(4)]))
 
     # negative control: a teacher that starts again as a copy of the student makes another run
-    original = checkpoints.load_into
+    original = loading.load_into
 
     def forgetful(model, checkpoint):
         original(model, checkpoint)
         model.weights_ready()
 
-    monkeypatch.setattr(loop.checkpoints, "load_into", forgetful)
+    monkeypatch.setattr(loading, "load_into", forgetful)
     assert not same(trained(Path("whole"))[0], trained(stop_and_resume(config, 3, monkeypatch))[0])
 
 

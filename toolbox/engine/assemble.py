@@ -13,6 +13,7 @@ from toolbox.engine import quantizing
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
 from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import loading
 from toolbox.engine.saving.transfer import chosen
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
@@ -50,13 +51,13 @@ def build_model(
     for path, backbone in backbones(model).items():
         if _brings_weights(path, checkpoint):
             _call(backbone.load_weights, path)
-    plain = checkpoints.load_plain(model, checkpoint) if checkpoint is not None else set()
+    plain = loading.load_plain(model, checkpoint) if checkpoint is not None else set()
     seed_everything(seed + 1)  # loading may have drawn from the generator
     coming = {path for path in backbones(model) if not _brings_weights(path, checkpoint)} - plain
     apply_tuning(model, images, coming)
     model.weights_ready()
     if checkpoint is not None:
-        checkpoints.load_into(model, checkpoint)
+        loading.load_into(model, checkpoint)
     return model
 
 

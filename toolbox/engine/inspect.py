@@ -20,6 +20,7 @@ from toolbox.engine.parts import adapted, backbones
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading import mixing
 from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving import loading
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing import choice
 from toolbox.engine.updating import average, grad_cache, interpolate
@@ -111,7 +112,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
             if model.closed_set and dataset is not None:
                 plan.problems += closed_set.other_start(checkpoint, dataset)
             if not about_data:  # else the model may not be as large as it will be
-                found = checkpoints.compare(model, checkpoint)
+                found = loading.compare(model, checkpoint)
                 plan.notes += [f"load_from: {found.summary()}."] if checkpoint.parts else []
     if settings("optim_wrapper.grad_cache"):
         plan.problems += grad_cache.problems(model)

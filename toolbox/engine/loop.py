@@ -24,7 +24,7 @@ from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
 from toolbox.engine.reading.batches import ready, training_batches
 from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import workdir
+from toolbox.engine.saving import loading, workdir
 from toolbox.engine.saving.files import write_json, write_text
 from toolbox.engine.signals import Interrupted
 from toolbox.engine.updating.average import applied
@@ -278,7 +278,7 @@ class Run(Prepared):
             self.average = None
         if best and best["step"] != self.step:
             path = self.work_dir / f"checkpoint-{best['step']}"
-            checkpoints.load_into(self.model, checkpoints.read(path, verify=self.is_main))
+            loading.load_into(self.model, checkpoints.read(path, verify=self.is_main))
         mixed = self._mix(best)
         after, target = best["metrics"] if best else None, self.test or (self.val if mixed else None)
         if target is not None:

@@ -29,7 +29,7 @@ from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.reading.few_images import few_images
 from toolbox.engine.reading.mixing import together
 from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import workdir
+from toolbox.engine.saving import loading, workdir
 from toolbox.engine.saving.files import as_json, sha256_of
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import StopSignal
@@ -114,7 +114,7 @@ class Prepared:
         for path, one in found.items():
             self.console.info(quantizing.sentence(path, one))
         if start is not None and start.parts:
-            self.console.info(f"load_from {start.path}: {checkpoints.compare(self.model, start).summary()}.")
+            self.console.info(f"load_from {start.path}: {loading.compare(self.model, start).summary()}.")
         self.frozen = frozen_identity(self.model)
         self.torch_device = torch.device(str(self.device))
         speed.prepare(self.model, settings("env_cfg"), self.torch_device)
