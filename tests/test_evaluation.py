@@ -15,7 +15,7 @@ from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
 from toolbox.config.validate import complete
-from toolbox.engine.inspect import inspect
+from toolbox.engine.checking.inspect import inspect
 from toolbox.engine.judging import evaluate as evaluating
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.errors import ToolboxError

@@ -24,9 +24,9 @@ from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
+    from toolbox.engine.checking.plan import Plan
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.inspect import Plan
     from toolbox.engine.judging.encoder import Encoder, Evaluation
     from toolbox.engine.saving.checkpoint import Checkpoint
 
@@ -61,7 +61,8 @@ def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Proble
 
 def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None) -> Plan:
     """What a recipe would do: its problems, table of parts, length and memory; `device` replaces the recipe's."""
-    from toolbox.engine.inspect import Plan, inspect
+    from toolbox.engine.checking.inspect import inspect
+    from toolbox.engine.checking.plan import Plan
 
     recipe, places = _plain(config), places_of(config)
     found = Plan(problems=validate(recipe))

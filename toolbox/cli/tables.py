@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from toolbox.engine.inspect import Plan
+    from toolbox.engine.checking.plan import Plan
 
 
 def terminal() -> Console:

@@ -12,7 +12,7 @@ from toolbox.errors import Problem, ToolboxError
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
 
 if TYPE_CHECKING:
-    from toolbox.engine.inspect import Plan
+    from toolbox.engine.checking.plan import Plan
 
 
 def main(argv: list[str] | None = None) -> int:

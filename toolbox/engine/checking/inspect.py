@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from toolbox.base import Dataset, Model, Sampler
-from toolbox.engine import closed_set, first_batch, outputs, quantizing, speed
-from toolbox.engine.assemble import apply_tuning, build_augment, build_mix, build_structure
+from toolbox.base import Model
+from toolbox.engine import quantizing, speed
+from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
+from toolbox.engine.checking import closed_set, first_batch, outputs
+from toolbox.engine.checking.datasets import items_of, look_at_data
+from toolbox.engine.checking.plan import Plan, noted, parts_of
 from toolbox.engine.device import choose_device
-from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.memory import step_memory
-from toolbox.engine.parts import adapted, backbones
+from toolbox.engine.parts import adapted
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading import mixing
 from toolbox.engine.saving import checkpoint as checkpoints
@@ -24,41 +23,9 @@ from toolbox.engine.saving import loading
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing import choice
 from toolbox.engine.updating import average, grad_cache, interpolate
-from toolbox.engine.updating.groups import Group, parameter_groups, part_problems
+from toolbox.engine.updating.groups import parameter_groups, part_problems
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
-
-
-@dataclass
-class Part:
-    """A row of the table of parts: a stretch of the model with equal settings.
-
-    - `lowest_lr`: where layer-wise decay spreads the learning rate, its least value; `lr` is its greatest.
-    """
-
-    name: str
-    parameters: int
-    trainable: int
-    lr: float | None
-    weight_decay: float | None
-    lowest_lr: float | None = None
-
-
-@dataclass
-class Plan:
-    """What a recipe would do.
-
-    - `idle`: trainable parameters that no gradient reaches, by name; None where that cannot be told.
-    """
-
-    problems: list[Problem] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    memory: dict[str, int] = field(default_factory=dict)
-    steps: int | None = None
-    steps_per_epoch: int | None = None
-    batch_size: int | None = None
-    notes: list[str] = field(default_factory=list)
-    idle: list[str] | None = None
 
 
 def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
@@ -68,13 +35,13 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     """
     plan = Plan()
     settings = Settings(recipe)
-    dataset, sampler = _look_at_data(recipe, settings, plan) if data else (None, None)
+    dataset, sampler = look_at_data(recipe, settings, plan) if data else (None, None)
     classes = None if dataset is None or dataset.classes is None else len(dataset.classes)
     about_data = len(plan.problems)
     if about_data or not data:
         classes = 2  # any number stands for that of data which nobody has looked at
     device = None
-    with _noted(plan):
+    with noted(plan):
         device = choose_device(settings("env_cfg.device"))
         Precision(settings("optim_wrapper.precision"), device)
     try:
@@ -83,7 +50,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
             apply_tuning(model)
             optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
             for item in settings.schedules():
-                with _noted(plan, "param_scheduler"):
+                with noted(plan, "param_scheduler"):
                     _check_schedule(item, plan)
     except ToolboxError as error:
         plan.problems += error.problems
@@ -97,7 +64,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += _block_problems(model)
     names = _metric_names(recipe)
     for index, item in enumerate(recipe["custom_hooks"] or []):
-        with _noted(plan):
+        with noted(plan):
             hook = build(item, "hook", where=f"custom_hooks.{index}")
             plan.problems += [problem.under(f"custom_hooks.{index}") for problem in hook.check(names)]
     best = settings("default_hooks.checkpoint.save_best")
@@ -107,7 +74,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         where = "default_hooks.checkpoint.save_best"
         plan.problems.append(Problem(f"There is no validation metric '{best}'.", where, hint))
     if data and recipe["load_from"]:
-        with _noted(plan, "load_from"):
+        with noted(plan, "load_from"):
             checkpoint = checkpoints.start_of(recipe)
             if model.closed_set and dataset is not None:
                 plan.problems += closed_set.other_start(checkpoint, dataset)
@@ -136,12 +103,12 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.notes += average.notes(settings("optim_wrapper.average"), plan.steps)
     plan.notes += speed.notes(model, settings("env_cfg"))
     if data and not plan.problems and recipe.get("features"):
-        plan.notes += choice.notes(recipe, model, _items(recipe))
+        plan.notes += choice.notes(recipe, model, items_of(recipe))
     plan.notes += quantizing.notes(model)
     groups = parameter_groups(
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
     )
-    plan.parts = _table(model, {name: group for group in groups for name in group.params})
+    plan.parts = parts_of(model, {name: group for group in groups for name in group.params})
     views = _views(recipe, model)
     _shapes_and_memory(settings, model, views, plan)
     if sampler is not None and not plan.problems:
@@ -150,61 +117,6 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         found, notes = outputs.look(recipe, settings, model)
         plan.problems, plan.notes = plan.problems + found, plan.notes + notes
     return plan
-
-
-def _look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tuple[Dataset | None, Sampler | None]:
-    """Datasets, batches and metrics; returns what training reads, None where something is wrong with it."""
-    training: tuple[Dataset | None, Sampler | None] = (None, None)
-    with _noted(plan, "train_dataloader.dataset"):
-        training = _look_at_training(recipe, settings, plan)
-    for name in ("val", "test"):
-        loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
-        if bool(loader) != bool(evaluator):
-            here, there = (f"{name}_dataloader", f"{name}_evaluator")[:: 1 if loader else -1]
-            plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
-        elif loader:
-            with _noted(plan, f"{name}_dataloader.dataset"):
-                plan.problems += EvalSet(loader, evaluator, name=name).problems()
-    return training
-
-
-def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tuple[Dataset | None, Sampler | None]:
-    """The training data and its batches, None where something is wrong with them."""
-    loader = recipe["train_dataloader"]
-    build_augment(loader["augment"])
-    build_mix(loader["mix"])
-    dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
-    sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
-    plan.batch_size = sampler.batch_size
-    found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
-    plan.problems += found
-    if found:
-        return None, None
-    with _noted(plan, "train_dataloader.sampler"):
-        sampler.setup(dataset, settings("randomness.seed"))
-        plan.batch_size = sampler.batch_size  # setup may have made it smaller
-        plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
-        plan.steps = settings.steps(len(sampler))
-        plan.notes += [*dataset.notes(), *sampler.notes()]
-        return dataset, sampler
-    return dataset, None
-
-
-def _items(recipe: dict[str, Any]) -> dict[str, int]:
-    """How many items each dataset has."""
-    names = [name for name in ("train", "val", "test") if recipe[f"{name}_dataloader"]]
-    return {name: len(build(recipe[f"{name}_dataloader"]["dataset"], "dataset")) for name in names}
-
-
-@contextmanager
-def _noted(plan: Plan, where: str = "") -> Iterator[None]:
-    """An error inside becomes a problem of the plan."""
-    try:
-        yield
-    except ToolboxError as error:
-        plan.problems += error.problems
-    except (ValueError, OSError) as error:
-        plan.problems.append(Problem(str(error), where))
 
 
 def _metric_names(recipe: dict[str, Any]) -> list[str] | None:
@@ -247,28 +159,6 @@ def _block_problems(model: Model) -> list[Problem]:
             message = f"The pool of '{name}' reads the last {pool.layers} blocks, and {type(backbone).__name__} {can}."
             found.append(Problem(message, "model", "Read fewer blocks, or take another backbone."))
     return found
-
-
-def _table(model: Model, settings: dict[str, Group]) -> list[Part]:
-    """Rows by top-level part and equal settings; frozen parameters have none."""
-    rows: dict[tuple[str, Any], Part] = {}
-    for name, parameter in model.named_parameters():
-        part, group = _part_of(name, model), settings.get(name)
-        lr, decay = (group.lr, group.weight_decay) if group else (None, None)
-        row = rows.setdefault((part, group and (group.part_lr, decay)), Part(part, 0, 0, lr, decay))
-        if lr != row.lr:
-            row.lowest_lr = min(lr, row.lr if row.lowest_lr is None else row.lowest_lr)
-            row.lr = max(lr, row.lr)
-        row.parameters += parameter.numel()
-        row.trainable += parameter.numel() if parameter.requires_grad else 0
-    return sorted(rows.values(), key=lambda row: (row.name, row.lr is None, -(row.weight_decay or 0)))
-
-
-def _part_of(name: str, model: Model) -> str:
-    for path in sorted(backbones(model), key=len, reverse=True):
-        if name.startswith(path + "."):
-            return f"model.{path}"
-    return "model." + name.split(".")[0]
 
 
 def _views(recipe: dict[str, Any], model: Model) -> dict[str, int]:
