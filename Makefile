@@ -21,7 +21,6 @@ $(STAMP): pyproject.toml $(PLUGINS) constraints.txt
 	@touch $(STAMP)
 
 demo: venv
-	$(BIN)/python tools/prepare_data.py glyphs --layout sop --out data/glyphs_sop
 	$(BIN)/python tools/train.py configs/demo/dinov3_sop.py --overwrite
 
 test: venv
@@ -47,4 +46,4 @@ bench: venv
 	$(BIN)/python tools/benchmark.py ablation
 
 clean:
-	rm -rf $(VENV) work_dirs data/glyphs_sop
+	rm -rf $(VENV) work_dirs data/glyphs_*
