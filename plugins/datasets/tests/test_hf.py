@@ -192,8 +192,7 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
 def test_pictures_are_turned_and_unreadable_ones_named(tmp_path):
     floats = encoded(Image.fromarray(np.full((4, 5), 0.5, dtype=np.float32)), "TIFF")
     wide = encoded(Image.fromarray(np.full((4, 5), 70_000, dtype=np.int32)), "TIFF")
-    rows = [turned(), {"bytes": b"\xff\xd8 no image", "path": None}, None, 
-            floats, wide]  # fmt: skip
+    rows = [turned(), {"bytes": b"\xff\xd8 no image", "path": None}, None, floats, wide]
     part = datasets.Dataset.from_dict({"image": rows, "label": [0, 1] * 2 + [0]}).cast_column("image", datasets.Image())
     name = saved(tmp_path / "x", train=part)
     dataset = HF(name, label="label", val_share=0, test_share=0)
