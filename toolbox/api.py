@@ -141,9 +141,13 @@ def train(
 
 def _make(config: Mapping[str, Any], device: str | None, console: Console, team: Team) -> None:
     """Make what a sound recipe needs first: its data, and the run that it starts from."""
+    from toolbox.engine.device import choose_device
+
     recipe = _plain(config)
     if not validate(recipe):
-        making.prepare_data(recipe, console, team)
+        if recipe.get("prepare"):
+            team.start(choose_device(_on(complete(recipe), device)["env_cfg"]["device"], team.place))
+            making.prepare_data(recipe, console, team)
         making.train_start(recipe, train, device=device, console=console, team=team)
 
 

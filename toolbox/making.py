@@ -39,8 +39,7 @@ def prepare_data(recipe: Mapping[str, Any], console: Console, team: Team) -> Non
                 raise ToolboxError(str(error), where=where) from error
             console.info(done)
 
-    if recipe.get("prepare"):
-        team.from_main(write)
+    team.from_main(write)
 
 
 def start_from(recipe: Mapping[str, Any]) -> str | None:
