@@ -51,12 +51,27 @@ def after(team: Team, folder: Path) -> None:
         raise ToolboxError("the report cannot be written")
 
 
+def prepare(team: Team, folder: Path) -> None:
+    """The data are not there before the run."""
+    root = str(folder / "written")
+    loader = dict(dataset=dict(type="processes.Written", root=root), batch_size=8, num_workers=0)
+    options = {"prepare": [dict(dataset="processes.Written", out=root)], "train_dataloader": loader}
+    runs.train(team, folder / "prepare", "ddp", {**runs.SHORT, **options})
+
+
+def untrained(team: Team, folder: Path) -> None:
+    """The run starts from another one, which nobody has trained."""
+    start = HERE.parent / "toy_recipe.py"
+    runs.train(team, folder / "untrained", "ddp", {"load_from": str(start), "load_parts": ["model.backbone"]})
+
+
 def main(case: str, folder: Path) -> int:
     torch.set_num_threads(1)
     add_local([str(HERE.parent / "toy_plugin.py"), str(HERE / "processes_plugin.py")])
     try:
         with Team(find_place("pytorch")) as team:
-            {"stop": stop, "judge": judge, "before": before, "after": after}[case](team, folder)
+            cases = {"stop": stop, "judge": judge, "before": before, "after": after}
+            (cases | {"prepare": prepare, "untrained": untrained})[case](team, folder)
     except ToolboxError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ import torch
 from toy_plugin import Noise
 
 from toolbox.base import Hook, Loss, Metric, world
-from toolbox.plugin import Component, hookimpl
+from toolbox.plugin import Component, Problem, hookimpl
 
 namespace = "processes"
 
@@ -21,6 +21,7 @@ def toolbox_components():
     here = __name__
     return [
         Component("dataset", "Asked", f"{here}:Asked", "noise of which some items are queries"),
+        Component("dataset", "Written", f"{here}:Written", "noise that must be prepared"),
         Component("metric", "Own", f"{here}:Own", "forgets that there are other processes"),
         Component("loss", "Explodes", f"{here}:Explodes", "is not finite once, on the last process alone"),
         Component("hook", "Keep", f"{here}:Keep", "writes down the whole weights beside every checkpoint"),
@@ -36,6 +37,23 @@ class Asked(Noise):
 
     def __getitem__(self, index):
         return {**super().__getitem__(index), "role": "gallery" if index % 3 else "query"}
+
+
+class Written(Noise):
+    """Noise once `root` has been written; every writing adds a line."""
+
+    def __init__(self, root: str, count: int = 32):
+        super().__init__(count)
+        self.root = root
+
+    def check(self):
+        return [] if Path(self.root).exists() else [Problem(f"{self.root} is not there.", "root")]
+
+    @classmethod
+    def prepare(cls, out: str) -> str:
+        with Path(out).open("a") as file:
+            file.write("written\n")
+        return f"wrote {out}"
 
 
 class Own(Metric):

@@ -39,3 +39,18 @@ def test_a_process_that_fails_alone_is_the_one_that_says_why(tmp_path, case, ran
     assert message in found[rank][2]
     assert message not in found[1 - rank][2]
     assert "Traceback" not in found[1 - rank][2]
+
+
+def test_data_are_written_by_one_process_before_any_reads_them(tmp_path):
+    found, _ = ended("prepare", tmp_path)
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert (tmp_path / "written").read_text() == "written\n"
+
+
+def test_several_processes_do_not_train_the_run_that_they_would_start_from(tmp_path):
+    found, seconds = ended("untrained", tmp_path)
+    assert seconds < 60
+    assert [code for code, _, _ in found] == [2, 2], found
+    said = [text for _, _, text in found]
+    assert sum("python tools/train.py" in text for text in said) == 1
+    assert "Traceback" not in "".join(said)
