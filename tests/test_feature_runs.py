@@ -264,7 +264,7 @@ def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
     assert done.returncode == -9, done.stderr
     found, _, said = run(toy(STORED), "stopped", resume=True)
     assert (found["features"]["computed"], found["features"]["found"]) == (96, 32)
-    assert any("holds 1 whole shards: 1 are still to be computed" in line for line in said)
+    assert any("holds 1 of 2 parts; the others are computed now" in line for line in said)
     assert_same(Path("whole"), Path("stopped"))
 
 
@@ -291,7 +291,7 @@ def test_the_command_stores_what_training_finds_and_mends_it(toy, command, capsy
     first = command("extract", *given, "--plugin", here / "toy_plugin.py")
     assert first.returncode == 0, first.stderr
     assert "128 items computed, 0 found." in first.stdout
-    assert "64 items x 16 (fp16, 2,048 bytes)" in first.stdout
+    assert "64 items x 16 numbers, fp16" in first.stdout
     results, _, _ = run(toy(FROZEN | {"features": dict(dtype="fp16")}), "w")
     assert results["features"]["found"] == 128
     [folder, _] = sorted(Path("work_dirs/features").iterdir())

@@ -43,7 +43,7 @@ def test_a_run_says_what_quantising_changed_and_writes_it(toy, weights):
     said = Said()
     results = toolbox.train(toy(quantised(weights)), work_dir="w", console=said)
     line = next(line for line in said.lines if "layers are quantised" in line)
-    assert "model.backbone: 12 layers are quantised (4 nf4 bitsandbytes)" in line
+    assert "model.backbone: 12 layers are quantised (4 bits, nf4, bitsandbytes)" in line
     assert "Features of 8 training images against full precision: cosine 0." in line
     assert json.loads(Path("w/train_results.json").read_text())["quantization"] == results["quantization"]
     found = results["quantization"]["backbone"]

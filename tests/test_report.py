@@ -19,6 +19,7 @@ from toolbox.report import charts, curves, load_findings, save_findings, write_r
 from toolbox.report.charts import curve_chart, histogram_chart
 from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
 from toolbox.report.grid import column_cells
+from toolbox.report.matrix import LONGEST, matrix_drawing
 from toolbox.report.numbers import MINUS, axis_labels, duration, fixed, memory, short
 from toolbox.report.table import headline, rows
 
@@ -367,6 +368,24 @@ def test_panels_are_loss_rate_and_validation(tmp_path):
     assert [panel.name for panel in other] == ["grad norm"]  # val/queries is a constant count
     assert main[2].caption == "0.1 → 0.3"
     assert main[0].best == pytest.approx(curves.LEFT + (curves.RIGHT - curves.LEFT) * 2 / 3, abs=0.1)
+
+
+def test_what_was_validated_once_and_bounds_are_no_panels_and_a_large_grid_is_not_among_the_main_ones():
+    twice, rates = [(1, 0.25), (2, 0.5)], range(9)
+    series = {"loss": twice, "val/a": twice, "val/a_low": twice, "val/a_high": twice, "val/once": [(2, 0.5)]}
+    main, other = curves.panels(series)
+    assert ([panel.name for panel in main], other) == (["loss", "val/a"], [])
+    few = {f"val/linear/{rate}": twice for rate in rates[:8]}
+    assert [len(panels) for panels in curves.panels(series | few)] == [10, 0]
+    many = {f"val/linear/{rate}": twice for rate in rates}
+    assert [len(panels) for panels in curves.panels(series | many)] == [2, 9]
+
+
+def test_a_long_name_of_a_class_keeps_its_end():
+    names = ["Greek capital letter alpha with psili", "Greek capital letter alpha with oxia", "short"]
+    drawing = matrix_drawing(Matrix("Confusion", names, names, [[0.5] * 3] * 3, "said", "class"))
+    assert len({short for _, short, _ in drawing.rows}) == 3
+    assert all(len(short) <= LONGEST for _, short, _ in drawing.rows)
 
 
 def test_curves_are_where_the_numbers_are():

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from toolbox.base.intervals import split_intervals
+from toolbox.engine.console import digits
+
 if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
 
@@ -22,13 +25,17 @@ def terminal() -> Console:
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
     pixels, before, after = (results[name] or {} for name in ("pixels", "before", "after"))
-    table = Table("", *(["raw pixels"] if pixels else []), "before", "after", "change")
+    names, bounds = split_intervals(after or before)
+    columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else []), "after"]
+    table = Table("", *columns, *(["95 %"] if bounds else []), *(["change"] if before else []))
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in after or before:
+    for name in names:
         a, b = before.get(name), after.get(name)
-        change = f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""
-        table.add_row(name, *([number(pixels.get(name))] if pixels else []), number(a), number(b), change)
+        cells = [*([number(pixels.get(name))] if pixels else []), *([number(a)] if before else []), number(b)]
+        cells += [_interval(bounds.get(name))] if bounds else []
+        cells += [f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""] if before else []
+        table.add_row(name, *cells)
     out = terminal()
     if before or after:
         out.print(table)
@@ -45,20 +52,19 @@ def show_results(results: dict[str, Any]) -> None:
 
 def show_metrics(numbers: dict[str, float], title: str) -> None:
     """Metrics by name; those of one prefix ("dim64/recall@1") in a column, bounds ("recall@1_low") in one more."""
-    bounds = {name for name in numbers if "/" not in name and {f"{name}_low", f"{name}_high"} <= numbers.keys()}
-    plain = {name for name in numbers if not any(name in (f"{own}_low", f"{own}_high") for own in bounds)}
-    prefixes = list(dict.fromkeys(name.rpartition("/")[0] for name in numbers if name in plain))
+    plain, bounds = split_intervals(numbers)
+    prefixes = list(dict.fromkeys(name.rpartition("/")[0] for name in plain))
     prefixes = [""] + [prefix for prefix in prefixes if prefix] if "" in prefixes else prefixes
     headed = len(prefixes) > 1 or bool(bounds) or prefixes != [""]
     columns = [column for prefix in prefixes for column in ([prefix, "95 %"] if prefix == "" and bounds else [prefix])]
     table = Table("", *(column or "plain" for column in columns), title=title, show_header=headed)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name in dict.fromkeys(name.rpartition("/")[2] for name in numbers if name in plain):
+    for name in dict.fromkeys(name.rpartition("/")[2] for name in plain):
         cells = []
         for column in columns:
             if column == "95 %":
-                cells.append(f"{numbers[f'{name}_low']:.4f} to {numbers[f'{name}_high']:.4f}" if name in bounds else "")
+                cells.append(_interval(bounds.get(name)))
             else:
                 cells.append(number(numbers.get(f"{column}/{name}" if column else name)))
         table.add_row(name, *cells)
@@ -92,8 +98,12 @@ def show_plan(plan: Plan) -> None:
         out.print(f"Estimated memory of a step: {total:.2f} GiB ({parts}).", highlight=False, soft_wrap=True)
 
 
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
+
+
 def number(value: Any) -> str:
     """A metric in a table's cell."""
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    return digits(value) if isinstance(value, float) else f"{value:,}"

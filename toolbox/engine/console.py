@@ -9,12 +9,32 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from toolbox.base.intervals import split_intervals
+
+MOST_PARTS = 8
+"""How many numbers of one prefix ("linear/cls/0.01") a line shows; of more it counts them."""
+
 
 def shown(metrics: dict[str, float]) -> str:
-    """Metrics on one line."""
-    return " ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
-    )
+    """Metrics on one line, with their intervals."""
+    numbers, bounds = split_intervals(metrics)
+    parts = [name for name in numbers if "/" in name]
+    hidden = parts if len(parts) > MOST_PARTS else []
+    words = [
+        f"{name} {digits(value)}" + (f" ({bounds[name][0]:.4f} to {bounds[name][1]:.4f})" if name in bounds else "")
+        for name, value in numbers.items()
+        if name not in hidden
+    ]
+    return " ".join([*words, f"and {len(hidden)} more"] if hidden else words)
+
+
+def digits(value: float) -> str:
+    """A count as it is; else four decimals, more for what would come out as zero, fewer for what is large."""
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:.10g}"
+    return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"
 
 
 class Console:
@@ -22,7 +42,7 @@ class Console:
 
     def __init__(self) -> None:
         self.log_file: Path | None = None
-        self._told = time.monotonic()
+        self._doing, self._told = "", 0.0
 
     def info(self, text: str) -> None:
         """Say something."""
@@ -50,9 +70,11 @@ class Console:
             self.info(f"step {step}: " + " ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def reach(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` items of some work beside training are done; `stop` ends it."""
+        """`done` of `total` items of some work beside training are done; `stop` ends it. Said every few seconds."""
         now = time.monotonic()
-        if done == total or now - self._told >= 5:
+        if what != self._doing:
+            self._doing, self._told = what, now
+        elif now - self._told >= 5:
             self._told = now
             self.show(f"{what}: {done:,} of {total:,}")
 

@@ -148,6 +148,7 @@ class Run(Prepared):
             self.console.warn("The run was resumed before its 'before' was known: it is left out.")
             return
         if self.settings("evaluate_pixels"):
+            self.console.info(f"Evaluating raw pixels on the {target.name} set ...")
             self.progress["pixels"] = self._judge_bare(target, "raw pixels", Pixels())
         self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
         self.progress["before"] = self._judge_bare(target, "before")
@@ -158,8 +159,13 @@ class Run(Prepared):
         found = self._judge(target, "baseline", model=model)
         if found is None:
             self._leave()
-        for problem in target.left_out:
-            self.console.info(f"{what}: left out: {problem}")
+        if found:
+            others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
+            if others:
+                self.console.info(f"{what}: {', '.join(others)} cannot judge it (--check says why)")
+        else:
+            for problem in target.left_out:
+                self.console.info(f"{what}: left out: {problem}")
         self.console.info(f"{what}: {shown(found) if found else 'no metric can judge it'}")
         return found
 

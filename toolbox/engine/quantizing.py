@@ -43,7 +43,7 @@ def sentence(path: str, found: dict[str, Any]) -> str:
 
     - `found`: its `quantized`.
     """
-    of = " ".join(str(found[key]) for key in ("bits", "kind", "library") if key in found)
+    of = ", ".join([f"{found['bits']} bits", *(str(found[key]) for key in ("kind", "library") if key in found)])
     text = (
         f"model.{path}: {found['layers']} layers are quantised ({of}), {_megabytes(found['bytes'])} instead of "
         f"{_megabytes(found['bytes_before'])}"

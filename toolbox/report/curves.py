@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 340, 196
 LEFT, RIGHT, TOP, BOTTOM = 50, 330, 10, 158
 MOST_POINTS = 600
 MOST_DOTS = 60
+MOST_OF_A_GRID = 8
 _LARGEST = 1e30  # beyond it, or its inverse, the arithmetic of ranges overflows
 
 Series = list[tuple[float, float]]
@@ -59,10 +60,21 @@ def read_series(path: Path) -> dict[str, Series]:
 
 
 def panels(series: dict[str, Series], best_step: int | None = None) -> tuple[list[Panel], list[Panel]]:
-    """(main panels: loss, learning rate, validation metrics; the other logged numbers)."""
+    """(main panels: loss, learning rate, validation metrics; the other logged numbers).
+
+    Bounds have no panel, and what was validated once has none: it is no curve. Of a large grid ("val/linear/cls/0.01")
+    the panels are among the others.
+    """
     last = max((points[-1][0] for points in series.values()), default=0)
-    drawn = {name: panel(name, points, last, best_step) for name, points in series.items() if not is_count(points)}
-    main = [name for name in ("loss", "lr") if name in drawn] + [name for name in drawn if name.startswith("val/")]
+    bounds = {f"{name}_{end}" for name in series for end in ("low", "high") if name.startswith("val/")}
+    drawn = {
+        name: panel(name, points, last, best_step)
+        for name, points in series.items()
+        if not is_count(points) and name not in bounds and not (name.startswith("val/") and len(points) == 1)
+    }
+    grid = [name for name in drawn if name.count("/") > 1]
+    judged = [name for name in drawn if name.startswith("val/") and not (name in grid and len(grid) > MOST_OF_A_GRID)]
+    main = [name for name in ("loss", "lr") if name in drawn] + judged
     return [drawn[name] for name in main], [drawn[name] for name in drawn if name not in main]
 
 

@@ -99,4 +99,6 @@ def matrix_drawing(matrix: Matrix) -> Drawing:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+    """What names begin with is often the same: their ends tell them apart."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[: half - 1].rstrip()}…{name[-half:].lstrip()}"

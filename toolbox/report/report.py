@@ -56,7 +56,8 @@ def write_report(
     page = template("report.html.j2").render(
         name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
         when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
-        headline=shown, rows=table, tracks=any(row.span for row in table), missing=MISSING,
+        headline=shown, rows=table, tracks=any(row.span for row in table),
+        intervals=any(row.interval for row in table), missing=MISSING,
         explained=bool(results.get("before") and results.get("after")),
         small=curves, wide=charts, panels=main, other_panels=other, best_step=best.get("step"),
         found=blocks(usable), remarks=remarks,

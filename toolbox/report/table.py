@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from toolbox.base.intervals import split_intervals
 from toolbox.report.numbers import fixed, is_finite, is_number
 
 
@@ -15,6 +16,7 @@ class Row:
 
     - `before`, `after`, `difference`: texts; the difference is that of the numbers as printed, so the row adds up.
     - `pixels`: the same of raw pixels, empty where they were not evaluated.
+    - `interval`: of `after`, "0.48 to 0.52"; empty where there is none.
     - `span`: where the metric began and ended on a track from 0 to 100, None when it has no place there.
     """
 
@@ -24,6 +26,7 @@ class Row:
     difference: str
     span: tuple[float, float] | None
     pixels: str = ""
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,19 +55,26 @@ def rows(
 ) -> list[Row]:
     """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference."""
     before, after, pixels = before or {}, after or {}, pixels or {}
+    (after, bounds), (before, _) = split_intervals(after), split_intervals(before)
     names = dict.fromkeys([*after, *before])
-    return [_row(name, before.get(name), after.get(name), pixels.get(name)) for name in names]
+    return [
+        _row(name, before.get(name), after.get(name), pixels.get(name), bounds.get(name), bool(pixels))
+        for name in names
+    ]  # fmt: skip
 
 
-def _row(name: str, before: Any, after: Any, pixels: Any) -> Row:
+def _row(
+    name: str, before: Any, after: Any, pixels: Any, bounds: tuple[float, float] | None, floored: bool
+) -> Row:  # fmt: skip
     places = decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
     change = "" if counts and before == after else difference(before, after, places)
     inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
     start, end = (after if before is None else before), (before if after is None else after)
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    floor = "" if pixels is None else fixed(pixels, places)
-    return Row(name, fixed(before, places), fixed(after, places), change, span, floor)
+    floor = fixed(pixels, places) if floored else ""
+    interval = f"{fixed(bounds[0], places)} to {fixed(bounds[1], places)}" if bounds else ""
+    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval)
 
 
 def decimals(*values: Any) -> int:
@@ -103,7 +113,8 @@ def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headl
     if not is_number(new):
         return Headline(metric, fixed(old, places), where, note="That is before training; there is no number after it")
     if not is_number(old):
-        return Headline(metric, fixed(new, places), where, note="It was not evaluated before training")
+        why = "The backbone alone cannot be judged by it" if before else "It was not evaluated before training"
+        return Headline(metric, fixed(new, places), where, note=why)
     values = f"{fixed(old, places)} → {fixed(new, places)}"
     return Headline(metric, values, where, difference(old, new, places))
 

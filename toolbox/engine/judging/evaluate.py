@@ -82,7 +82,7 @@ class EvalSet:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
                 for dataset, loader, name in passes:
                     bad, checked, spare = 0, False, None
-                    for batch, is_own in self._batches(dataset, loader, inputs, device, shelf):
+                    for batch, is_own in self._batches(dataset, loader, name, inputs, device, shelf):
                         if stop():
                             return None
                         bad += len(batch["bad"]) if is_own else 0
@@ -129,9 +129,10 @@ class EvalSet:
         return build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
 
     def _batches(
-        self, dataset: Dataset, loader: dict[str, Any], inputs: dict[str, Inputs], device: Device, shelf: Shelf | None
-    ) -> Iterator[tuple[Batch, bool]]:
-        """Every item once, in order, without augmentation; a `loader` says what becomes of unreadable ones.
+        self, dataset: Dataset, loader: dict[str, Any], name: str, inputs: dict[str, Inputs], device: Device,
+        shelf: Shelf | None,
+    ) -> Iterator[tuple[Batch, bool]]:  # fmt: skip
+        """Every item once, in order, without augmentation; the `loader` of that name says how they are read.
 
         Each with whether it is this process's own; otherwise another process judges it too.
         """
@@ -144,9 +145,9 @@ class EvalSet:
         )  # fmt: skip
         turns = Turns(sampler)
         found = batches(
-            fetch, turns, workers=self.loader.get("num_workers", 2) if fetch.live else 0,
-            prefetch=self.loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
-            where=f"{self.name}_dataloader",
+            fetch, turns, workers=loader.get("num_workers", 2) if fetch.live else 0,
+            prefetch=loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
+            where=f"{name}_dataloader",
         )  # fmt: skip
         yield from zip(found, turns.own(), strict=True)
 

@@ -53,7 +53,7 @@ def batches(
             with watch.awaiting():
                 batch = next(stream)
             if isinstance(batch, Problem):
-                raise ToolboxError.of([batch])
+                raise ToolboxError.of([batch.under(where)])
             yield batch
     finally:
         watch.close(stream)

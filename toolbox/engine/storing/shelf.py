@@ -52,6 +52,8 @@ class Shelf:
         self.computed = self.found = 0
         self.folders: list[Path] = []
         self._stores: dict[tuple[str, bool], dict[str, Store]] = {}
+        self._opened: dict[str, Store] = {}
+        self._told: set[str] = set()
         try:
             self._of = {
                 name: tower_identity(
@@ -138,6 +140,8 @@ class Shelf:
                 "The processes see other files or weights than each other.", where=job.where,
                 hint="All processes need the same data, with the same times of change.",
             )  # fmt: skip
+        if key in self._opened:  # training and a metric that learns from it may read the same
+            return self._opened[key]
         pool, backbone = job.tower.pool, job.tower.backbone
         rows = job.calls * job.copies
         layout = Layout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
@@ -160,6 +164,7 @@ class Shelf:
         if len(missing) < len(layout.shards()):
             self.team.from_main(lambda: check_some(store, job))
         self._tell(store, job, missing, time.perf_counter() - started)
+        self._opened[key] = store
         return store
 
     def _open(self, writer: Writer, alone: ExitStack) -> list[Shard]:
@@ -177,13 +182,14 @@ class Shelf:
         writer.clean(missing)
         if missing and len(missing) < len(writer.layout.shards()):
             whole = len(writer.layout.shards()) - len(missing)
-            self.console.info(f"{writer.folder} holds {whole} whole shards: {len(missing)} are still to be computed.")
+            total = whole + len(missing)
+            self.console.info(f"{writer.folder} holds {whole} of {total} parts; the others are computed now.")
         return missing
 
     def _compute(self, job: Job, writer: Writer, missing: list[Shard]) -> None:
         own = missing[self.team.rank :: self.team.size]
         total = sum(shard.stop - shard.first for shard in missing)
-        name = f"features of {type(job.dataset).__name__} ({job.name})"
+        name = f"Features of {job.where.removesuffix('_dataloader')} ({job.name})"
         try:  # of several processes the main one speaks for all
             compute(job, writer, own, lambda done: self.console.reach(name, min(done * self.team.size, total), total))
         finally:
@@ -205,11 +211,12 @@ class Shelf:
         self.folders.append(store.folder)
         views = f" x {layout.views} views" if layout.views > 1 else ""
         bad = f", {len(store.unreadable)} unreadable items left out" if store.unreadable else ""
-        what = f"{job.where.removesuffix('_dataloader')}, {len(store):,} items{views} x {layout.width}"
-        size = f"{layout.dtype}, {layout.bytes():,} bytes"
+        what = job.where.removesuffix("_dataloader") + (f" ({job.name})" if len(self.towers) > 1 else "")
+        size = (
+            f"{len(store):,} items{views} x {layout.width} numbers, {layout.dtype}, {layout.bytes() / 2**20:,.1f} MiB"
+        )
         self.console.info(
-            f"Features of {what} ({size}) of '{job.name}': {new:,} computed, {old:,} found{bad}, {seconds:.1f} s, "
-            f"{store.folder}"
+            f"Features of {what}: {new:,} computed, {old:,} found{bad}, in {seconds:.1f} s ({size}, {store.folder})"
         )
 
     def _tell_nearest(self, writer: Writer) -> None:
@@ -224,4 +231,7 @@ class Shelf:
         if found:
             different, folder = min(found, key=lambda one: len(one[0]))
             shown = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
+            if shown in self._told:
+                return
+            self._told.add(shown)
             self.console.info(f"{folder} is of other features, which differ in {shown}: it is not used.")

@@ -87,7 +87,7 @@ class KNN(Learned):
             for name, of in (("judged", tested), ("training, leave one out", learned))
         }
         each = {f"knn@{k}": share for k, share in tested.items()}
-        return {"knn": tested[k], "knn_low": low, "knn_high": high, "knn_k": float(k)} | each
+        return {"knn": tested[k], "knn_low": low, "knn_high": high, "knn_k": k} | each
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         if not self._lines:
