@@ -653,7 +653,7 @@ def test_intervals_equal_a_plain_bootstrap_over_classes():
 def test_intervals_do_not_depend_on_how_draws_are_split(monkeypatch):
     found, labels = outcomes_of(torch.rand(200) < 0.7, torch.arange(200) // 4)
     expected = bootstrap.intervals(found, labels, [1], 100)
-    monkeypatch.setattr(bootstrap, "_DRAWS", 170)
+    monkeypatch.setattr(bootstrap, "DRAWS", 170)
     assert bootstrap.intervals(found, labels, [1], 100) == expected
 
 

@@ -175,9 +175,8 @@ class Prepared:
         )  # fmt: skip
 
     def _eval_set(self, name: str) -> EvalSet | None:
-        loader, evaluator = self.config[f"{name}_dataloader"], self.config[f"{name}_evaluator"]
-        training = self.config["train_dataloader"]
-        return EvalSet(loader, evaluator, name=name, training=training) if loader and evaluator else None
+        wanted = self.config[f"{name}_dataloader"] and self.config[f"{name}_evaluator"]
+        return EvalSet.of(self.config, name) if wanted else None
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes, self.team.size):

@@ -8,8 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, gather, world
+from toolbox.base import Batch, Dataset, gather, world
 from toolbox.core.metrics.ranking import find_items
+from toolbox.errors import Problem
 
 
 @dataclass
@@ -135,6 +136,13 @@ class Seen:
         if len(shape) == 2 and values.shape[1] < shape[0]:
             values = _padded(values, shape[0])
         return gather(values), gather(labels.long()), *told
+
+
+def check_labelled(metric: str, dataset: Dataset) -> list[Problem]:
+    """Whether a dataset has the labels that a metric, by its name for messages, cannot do without."""
+    if dataset.labels is not None:
+        return []
+    return [Problem(f"{metric} needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

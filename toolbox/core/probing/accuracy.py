@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
 from toolbox.core.metrics.classification.intervals import over_items, over_repeats
+from toolbox.core.metrics.seen import check_labelled
 from toolbox.core.probing.names import PREFIX, grid_of
 from toolbox.errors import Problem
 
@@ -41,9 +42,7 @@ class ProbeAccuracy(Metric):
         self._numbers: dict[str, float] = {}
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        if dataset.labels is not None:
-            return []
-        return [Problem("Accuracy needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
+        return check_labelled("Accuracy", dataset)
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
         if grid_of(outputs) if self.choose else PREFIX in outputs:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from toolbox.base import without_autocast
 from toolbox.core.quantizing.packed import Format
 
 
@@ -46,7 +47,7 @@ class QuantizedLinear(nn.Linear):
         plain = _plain_dtype(inputs)
         dtype = self.compute or plain
         packed = self._packed()
-        with _no_autocast(inputs):
+        with without_autocast(inputs.device):
             found = _Product.apply(inputs.to(dtype), self.bias, self.format, self._shape, self._names, *packed.values())
         return found.to(plain)
 
@@ -89,7 +90,3 @@ def _plain_dtype(inputs: Tensor) -> torch.dtype:
     if not inputs.is_meta and torch.is_autocast_enabled(inputs.device.type):
         return torch.get_autocast_dtype(inputs.device.type)
     return inputs.dtype
-
-
-def _no_autocast(inputs: Tensor) -> torch.autocast:
-    return torch.autocast("cpu" if inputs.is_meta else inputs.device.type, enabled=False)

@@ -25,7 +25,7 @@ def look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tupl
             plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
         elif loader:
             with noted(plan, f"{name}_dataloader.dataset"):
-                plan.problems += EvalSet(loader, evaluator, name=name).problems()
+                plan.problems += EvalSet.of(recipe, name).problems()
     return training
 
 

@@ -20,7 +20,7 @@ def look(recipe: dict[str, Any], settings: Settings, model: Model) -> tuple[list
     - `model`: on the meta device. Where a forward pass means nothing there, nothing is known, and nothing is said.
     """
     targets = {
-        name: EvalSet(recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"], name=name)
+        name: EvalSet.of(recipe, name)
         for name in ("val", "test")
         if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"]
     }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model
-from toolbox.engine.judging.each import run_over
+from toolbox.engine.judging.each import check_finite, run_over
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
@@ -62,10 +61,7 @@ def likeliest(
     if names is not None and len(names) != logits.shape[1]:
         raise ToolboxError(f"The checkpoint names {len(names)} classes, and its model tells {logits.shape[1]} apart.")
     scores = logits.float().softmax(dim=1)
-    bad = torch.nonzero(~scores.isfinite().all(dim=1))[:, 0].tolist()
-    if bad:
-        listed = ", ".join(str(ids[row]) for row in bad[:3])
-        raise ToolboxError(f"Logits hold NaN or infinity: {listed}.", hint="Training diverged: use another checkpoint.")
+    check_finite(scores, "Logits", ids)
     found = scores.sort(dim=1, descending=True, stable=True)
     return Likeliest(found.indices[:, :top].cpu(), found.values[:, :top].cpu())
 

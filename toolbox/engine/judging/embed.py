@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model, l2_normalize
-from toolbox.engine.judging.each import run_over
+from toolbox.engine.judging.each import check_finite, run_over
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
@@ -61,10 +60,5 @@ def _rows(outputs: dict[str, Tensor], ids: list[int | str]) -> np.ndarray:
     if "embeddings" not in outputs:
         raise ToolboxError(f"This model gives no embeddings, but {', '.join(outputs) or 'nothing'}.", where="model")
     rows = l2_normalize(outputs["embeddings"].float())
-    bad = torch.nonzero(~rows.isfinite().all(dim=1))[:, 0].tolist()
-    if bad:
-        names = ", ".join(str(ids[row]) for row in bad[:3])
-        raise ToolboxError(
-            f"Embeddings hold NaN or infinity: {names}.", hint="Training diverged: use another checkpoint."
-        )
+    check_finite(rows, "Embeddings", ids)
     return rows.cpu().numpy()

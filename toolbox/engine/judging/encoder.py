@@ -20,6 +20,7 @@ from toolbox.engine.classes import other_classes
 from toolbox.engine.console import Told
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.classify import likeliest
+from toolbox.engine.judging.each import check_reads_images
 from toolbox.engine.judging.evaluate import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.batches import ready
@@ -91,18 +92,15 @@ class Encoder:
         if wrong or not listed or batch_size < 1:
             what = f"a {type(wrong[0]).__name__}" if wrong else "nothing" if not listed else f"batch_size={batch_size}"
             raise ToolboxError(f"An encoder takes paths or PIL images, and a batch_size from 1 up, not {what}.")
-        names = [name for name, source in self.inputs.items() if source.field == "image"]
-        if len(names) < len(self.inputs) or not names:
-            others = ", ".join(sorted(self.inputs.keys() - set(names))) or "nothing"
-            raise ToolboxError(f"This model cannot encode images alone: it also reads {others}.")
+        check_reads_images(self.inputs)
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(listed), batch_size):
                 pictures = list(pool.map(_picture, listed[start : start + batch_size]))
                 inputs = {
-                    name: self.inputs[name].preprocess.collate([self.inputs[name].preprocess(p) for p in pictures])
-                    for name in names
+                    name: source.preprocess.collate([source.preprocess(picture) for picture in pictures])
+                    for name, source in self.inputs.items()
                 }
-                views = dict.fromkeys(names, 1)
+                views = dict.fromkeys(inputs, 1)
                 device = torch.device(str(self.device))
                 batch = ready({"inputs": inputs, "labels": None, "views": views, "blocks": 1}, self.inputs, device)
                 with torch.inference_mode():
@@ -158,9 +156,7 @@ def evaluate(
     """
     settings, started = Settings(recipe), time.perf_counter()
     name = split_of(recipe, split)
-    target = EvalSet(
-        recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"], name=name, training=recipe["train_dataloader"]
-    )
+    target = EvalSet.of(recipe, name)
     problems = target.problems()
     training = target.training_set() if target.learning else None
     if training is not None:

@@ -54,6 +54,12 @@ class EvalSet:
         ]
         self.judges, self.left_out = self.metrics, []
 
+    @classmethod
+    def of(cls, recipe: dict[str, Any], name: str) -> EvalSet:
+        """The "val" or "test" set of a complete recipe, which has such a dataloader; maybe without metrics."""
+        loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
+        return cls(loader, evaluator or [], name=name, training=recipe["train_dataloader"])
+
     @property
     def learning(self) -> list[Metric]:
         """The metrics that must see the training set."""

@@ -44,7 +44,7 @@ def extract(
     set_threads(settings("env_cfg.threads"), team.place.local_size)
     team.start(device)
     training: Dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
-    targets = {name: _target(recipe, name) for name in chosen if name != "train"}
+    targets = {name: EvalSet.of(recipe, name) for name in chosen if name != "train"}
     problems = [problem.under("train_dataloader.dataset") for problem in training.check()]
     problems += [problem for target in targets.values() for problem in target.problems()]
     if problems:
@@ -61,7 +61,3 @@ def extract(
     shelf = Shelf(recipe, model, device, precision, team=team, console=console, mend=mend)
     shelf.fill(training if "train" in chosen else None, settings("train_dataloader"), list(targets.values()))
     return shelf.results()
-
-
-def _target(recipe: dict[str, Any], name: str) -> EvalSet:
-    return EvalSet(recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"] or [], name=name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset
-from toolbox.core.metrics.seen import Seen
+from toolbox.core.metrics.seen import Seen, check_labelled
 from toolbox.errors import Problem
 
 
@@ -99,8 +99,8 @@ def _answers(logits: Tensor, labels: Tensor) -> Tensor:
 
 def check_classes(metric: str, dataset: Dataset) -> list[Problem]:
     """What makes a number about classes meaningless on a dataset."""
-    if dataset.labels is None:
-        return [Problem(f"{metric} needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
+    if found := check_labelled(metric, dataset):
+        return found
     if dataset.classes is not None and len(dataset.classes) < 2:
         message = f"{metric} is about choosing between classes, and this dataset has {len(dataset.classes)}."
         return [Problem(message, hint="Use data with two classes or more.")]

@@ -9,29 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from toolbox.core.metrics.resampling import DRAWS, LEVEL, SEED, percentiles
+
 RESAMPLES = 2000
-SEED = 0
-DRAWS = 2**22
-"""How many counts are drawn at a time."""
 
 
-def over_items(counts: Sequence[int], level: float = 0.95) -> tuple[float, float]:
+def over_items(counts: Sequence[int]) -> tuple[float, float]:
     """(low, high) of a mean by the percentile bootstrap over items: how it would be for other pictures of the kind.
 
     - `counts`: n + 1 of them, how many items have the value 0, 1/n, 2/n ... 1; of single answers: wrong, right ones.
-
-    Items that are alike are exchangeable, so what is drawn is how often each value comes: a multinomial.
     """
-    counts = np.asarray(counts)
-    total = int(counts.sum())
-    drawn = np.random.default_rng(SEED).multinomial(total, counts / total, size=RESAMPLES)
-    means = drawn @ np.linspace(0, 1, len(counts)) / total
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    counts = torch.as_tensor(counts)
+    values = torch.linspace(0, 1, len(counts), dtype=torch.float64)
+    return over_kinds(counts, lambda drawn: {"mean": drawn @ values / drawn.sum(dim=1)}, RESAMPLES)["mean"]
 
 
 def over_kinds(
-    counts: Tensor, numbers: Callable[[Tensor], dict[str, Tensor]], resamples: int, *, level: float = 0.95
+    counts: Tensor, numbers: Callable[[Tensor], dict[str, Tensor]], resamples: int
 ) -> dict[str, tuple[float, float]]:
     """{name: (low, high)} of numbers that depend on how many items of each kind there are, at 95 %.
 
@@ -52,23 +46,22 @@ def over_kinds(
         times[:, kinds] = torch.from_numpy(generator.multinomial(total, flat[kinds] / total, size=len(rows))).double()
         for name, values in numbers(times.view(-1, *counts.shape)).items():
             drawn.setdefault(name, []).append(values)
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    return {name: tuple(torch.cat(values).quantile(bounds).tolist()) for name, values in drawn.items()}
+    return {name: percentiles(torch.cat(values)) for name, values in drawn.items()}
 
 
-def over_repeats(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def over_repeats(values: Sequence[float]) -> tuple[float, float]:
     """(low, high), within 0 and 1, of the mean of n >= 2 repeats by Student's t: how it would be trained again."""
-    half = student(len(values) - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
-def student(freedom: int, level: float = 0.95) -> float:
-    """The t within which a share `level` of Student's distribution lies, to about 1e-6.
+def student(freedom: int) -> float:
+    """The t within which a share `LEVEL` of Student's distribution lies, to about 1e-6.
 
     With t = sqrt(freedom) * tan(angle), its density is proportional to cos(angle) ** (freedom - 1).
     """
     angle = np.linspace(0, math.pi / 2, 200_001)
     density = np.cos(angle) ** (freedom - 1)
     share = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(level, share / share[-1], angle)))
+    return math.sqrt(freedom) * math.tan(float(np.interp(LEVEL, share / share[-1], angle)))

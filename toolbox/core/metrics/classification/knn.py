@@ -58,7 +58,6 @@ class KNN(Learned):
 
     def reset(self) -> None:
         super().reset()
-        self._numbers: dict[str, float] = {}
         self._lines: dict[str, list[tuple[float, float]]] = {}
         self._note = ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from toolbox.base import Batch, Dataset, Metric, world
 from toolbox.core.metrics.neighbours import unit_rows
 from toolbox.core.metrics.ranking import check_finite
-from toolbox.core.metrics.seen import Items, Seen
+from toolbox.core.metrics.seen import Items, Seen, check_labelled
 from toolbox.errors import Problem
 
 
@@ -27,9 +27,7 @@ class Learned(Metric):
         return True
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        if dataset.labels is not None:
-            return []
-        return [Problem(f"{self.name} needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
+        return check_labelled(self.name, dataset)
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
         if "embeddings" in outputs:

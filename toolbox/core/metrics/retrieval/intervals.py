@@ -8,14 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-SEED = 0
-_DRAWS = 2**22
-"""How many draws are made at a time."""
+from toolbox.core.metrics.resampling import DRAWS, SEED, percentiles
 
 
 def intervals(
     found: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *,
-    lone: Literal["miss", "skip"] = "miss", level: float = 0.95,
+    lone: Literal["miss", "skip"] = "miss",
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """{name: (low, high)} of the numbers of `summarize`, at 95 %.
 
@@ -37,18 +35,16 @@ def intervals(
     sums = torch.zeros(classes, len(columns)).double().index_add_(0, cluster, torch.stack(columns, dim=1))
     generator = torch.Generator().manual_seed(SEED)
     drawn = []
-    for rows in torch.arange(resamples).split(max(1, _DRAWS // classes)):
+    for rows in torch.arange(resamples).split(max(1, DRAWS // classes)):
         chosen = torch.randint(classes, (len(rows), classes), generator=generator)
         chosen += torch.arange(len(rows))[:, None] * classes
         times = torch.bincount(chosen.flatten(), minlength=len(rows) * classes).view(len(rows), classes)
         drawn.append(times.double() @ sums)
     totals = torch.cat(drawn)
-    bounds = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     result = {}
     for index, name in enumerate(outcomes):
         means = totals[:, 2 * index] / totals[:, 2 * index + 1].clamp(min=1)
-        low, high = means.quantile(bounds).tolist()
-        result[name] = low, high
+        result[name] = percentiles(means)
     return result
 
 

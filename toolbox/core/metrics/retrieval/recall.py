@@ -16,7 +16,7 @@ from toolbox.core.metrics.retrieval import k_reciprocal
 from toolbox.core.metrics.retrieval.findings import describe
 from toolbox.core.metrics.retrieval.intervals import intervals as resampled
 from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
-from toolbox.core.metrics.seen import Items, Seen
+from toolbox.core.metrics.seen import Items, Seen, check_labelled
 from toolbox.errors import Problem
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -265,9 +265,8 @@ class RetrievalRecall(Metric):
 
 def check_labels(dataset: Dataset, ks: list[int]) -> list[Problem]:
     """What makes Recall at these K meaningless on a dataset."""
-    if dataset.labels is None:
-        message = "Recall@K needs labels, and this dataset has none."
-        return [Problem(message, hint="Use a labelled dataset, or another metric.")]
+    if found := check_labelled("Recall@K", dataset):
+        return found
     most = len(dataset) - 1
     if len(set(map(int, dataset.labels))) > most:
         message = "No two items of this dataset share a class, so no query has anything to find."
