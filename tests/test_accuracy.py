@@ -96,6 +96,14 @@ def test_an_item_that_is_seen_twice_counts_once():
     assert metric.compute() != alone
 
 
+@pytest.mark.parametrize("metric", [Accuracy(), CalibrationError()])
+def test_items_of_one_id_are_not_taken_for_one(metric):
+    batch = {"labels": torch.tensor([0, 1, 2, 0]), "ids": ["a", "b", "b", "c"], "indices": [0, 1, 2, 3]}
+    metric.update({"logits": torch.eye(4)}, batch)
+    with pytest.raises(ValueError, match="1 items have the id of another one, such as item 1: 'b'"):
+        metric.compute()
+
+
 @pytest.mark.parametrize("bins", [1, 7, 15, 100])
 def test_calibration_error_equals_a_plain_loop(bins):
     logits, labels = made(items=400, noise=1.0)

@@ -455,6 +455,23 @@ def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
     assert {name: again[name] for name in after} == after  # what was chosen is saved
 
 
+@pytest.mark.parametrize("tested", [True, False])
+def test_what_is_called_a_test_is_of_the_test_set(toy, tested):
+    judge = {"type": "core.KNN", "ks": [1]}
+    recipe = {
+        **PROBE, "model": toy()["model"], "train_dataloader.sampler": toy()["train_dataloader"]["sampler"],
+        "train_cfg": {"max_steps": 2}, "val_evaluator": [judge], "test_evaluator": [judge],
+    }  # fmt: skip
+    recipe["test_dataloader"] = toy(recipe)["val_dataloader"]  # whose numbers are those of the validation
+    if not tested:
+        recipe |= {"test_dataloader": None, "test_evaluator": None}
+    saved = api.train(toy(recipe), work_dir="run")
+    assert saved["after"] == saved["best"]["metrics"]
+    assert saved["probes"]["methods"]["knn"]["test"] == (saved["after"]["knn"] if tested else None)
+    (table,) = [finding for finding in load_findings("run") if finding.title == "Probes"]
+    assert table.rows[0][3] == saved["probes"]["methods"]["knn"]["test"]
+
+
 def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
     vit = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
     backbone = {"type": "dinov3.ViT", "name": None, "size": 16, "arch": vit}
@@ -494,6 +511,8 @@ def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):
         ({"optim_wrapper.on_nonfinite": "skip"}, "optim_wrapper.on_nonfinite", "where one overflows"),
         ({"optim_wrapper.precision": "fp16"}, "optim_wrapper.precision", "where one overflows"),
         ({"optim_wrapper.parts": {"model.heads": {"lr": 0.1}}}, "parts.model.heads.lr", "replaces the learning rates"),
+        ({"optim_wrapper.optimizer": {"type": "core.AdamW8bit"}}, "optim_wrapper.optimizer", "share a scale"),
+        ({"val_dataloader.dataset": PROBE["test_dataloader"]["dataset"]}, "test_dataloader.dataset", "that judge it"),
         ({"model.repeats": 3}, "train_dataloader.sampler", "repeats=3"),
         ({"val_evaluator": [{"type": "core.ProbeAccuracy"}]}, "val_evaluator", "the validation set chooses it"),
         ({"val_evaluator": [{"type": "core.KNN", "ks": [1]}]}, "val_evaluator", "nothing chooses"),

@@ -134,6 +134,15 @@ def test_queries_meet_the_gallery_only(tmp_path):
     assert (found["queries"], found["recall@1"]) == (6, 1.0)
 
 
+def test_a_role_that_changes_is_other_data(tmp_path):
+    root = make_inshop(tmp_path)
+    before, again = (InShop(str(root), "test").fingerprint() for _ in range(2))
+    (path,) = root.rglob("list_eval_partition.txt")
+    path.write_text(path.read_text().replace(" gallery", " query", 1))
+    changed = InShop(str(root), "test")
+    assert before == again != changed.fingerprint()  # stored features hold roles, and no image has changed
+
+
 @pytest.mark.parametrize(
     ("images", "listed"), [("img", "Eval/list_eval_partition.txt"), ("Img/img", "Eval/list_eval_partition.txt")]
 )

@@ -37,6 +37,8 @@ def test_another_seed_or_share_is_refused():
         recipe(food("train", seed=1, shots=5), food("val", seed=1, ratio=0.5), food("test")),
         recipe(food("train", seed=1), dict(type="datasets.Food101", root="other", split="val")),
         recipe(dict(type="datasets.ImageFolder", root="a", seed=1), dict(type="datasets.ImageFolder", root="a")),
+        recipe(dict(type="datasets.ImageNet", root="a", classes=["x", "y"]),
+               dict(type="datasets.ImageNet", root="a", classes=["z", "w"])),
         recipe("text", ["list"]),
     ],
 )  # fmt: skip
@@ -49,6 +51,28 @@ def test_a_test_that_may_be_carved_counts_too():
     assert len(problems(recipe(train, None, {**train, "split": "test", "test_share": 0.2}))) == 1
     one, two = (dict(type="datasets.ImageFolder", root="a", split="val", divide=by) for by in ("images", "classes"))
     assert [problem.where for problem in problems(recipe(one, two))] == ["val_dataloader.dataset.divide"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        (food("train"), food("train")), (food("train", shots=5, seed=1), food("train")),
+        (dict(type="datasets.HF", name="food101"), dict(type="datasets.HF", name="ethz/food101")),
+        (dict(type="datasets.ImageFolder", root="a", divide="images"),
+         dict(type="datasets.ImageFolder", root="a", divide="images", split="val")),
+    ],
+    ids=["same", "fewer of them", "forgotten", "all of them"],
+)  # fmt: skip
+def test_images_that_were_trained_on_judge_nothing(train, val):
+    (problem,) = problems(recipe(train, val))
+    assert problem.where == "val_dataloader.dataset.split"
+    assert "images that were trained on" in problem.message
+
+
+@pytest.mark.parametrize("root", ["./food", "food/", "x/../food"])
+def test_a_folder_is_the_same_however_it_is_written(root):
+    (problem,) = problems(recipe(food("train", seed=1), {**food("val"), "root": root}))
+    assert problem.where == "val_dataloader.dataset.seed"
 
 
 @pytest.mark.parametrize("name", CARVING)

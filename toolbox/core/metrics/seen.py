@@ -86,13 +86,17 @@ class Seen:
         self._roles += ["both"] * len(ids) if roles is None else roles
 
     def items(self) -> Items:
-        """Everything that all processes saw, each id once a role. Raises ValueError where nothing can be ranked."""
+        """Everything that all processes saw, each id once a role.
+
+        Raises ValueError where nothing can be ranked, and where different items have the same id.
+        """
         values, labels, ids, indices, roles = self._gathered()
         if len(set(roles)) > 1 and "both" in roles:
             raise ValueError("some batches have roles and some have none: give roles for every item, or for none")
         unique = {
             (role, type(name).__name__, name): row for row, (role, name) in enumerate(zip(roles, ids, strict=True))
         }
+        self._check_unique(unique, ids, indices, roles)
         rows = [unique[key] for key in sorted(unique)]
         indices = [indices[row] for row in rows] if len(indices) == len(ids) else []
         ids, roles = [ids[row] for row in rows], [roles[row] for row in rows]
@@ -116,6 +120,25 @@ class Seen:
             )
         numbered = torch.tensor([numbers[name] for name in ids], device=values.device)
         return Items(values, labels, numbered, ids, indices, queries, gallery)
+
+    def _check_unique(
+        self, unique: dict[tuple[str, str, int | str], int], ids: list[int | str], indices: list[int], roles: list[str]
+    ) -> None:
+        """- `unique`: the row that is kept of each (role, type, id)."""
+        if len(unique) == len(ids) or len(indices) != len(ids):
+            return
+        kept = {key: indices[row] for key, row in unique.items()}
+        lost = {
+            index: name
+            for role, name, index in zip(roles, ids, indices, strict=True)
+            if kept[role, type(name).__name__, name] != index
+        }
+        if lost:
+            index, name = next(iter(lost.items()))
+            raise ValueError(
+                f"{self.metric} counts each id once, and {len(lost):,} items have the id of another one, such as item "
+                f"{index}: {name!r}. The dataset must give every item an id of its own"
+            )
 
     def _gathered(self) -> tuple[Tensor, Tensor, list[int | str], list[int], list[str]]:
         """What all processes saw, in rank order; one of them may have seen nothing."""

@@ -25,7 +25,7 @@ class CompareProbes(Hook):
     """
 
     def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
-        found = compared(results)
+        found = compared(results, tested=bool(run.config["test_dataloader"] and run.config["test_evaluator"]))
         if not found:
             run.warn("core.CompareProbes finds no number of core.ProbeAccuracy, core.KNN or core.LogisticRegression.")
             return {}
@@ -35,7 +35,7 @@ class CompareProbes(Hook):
         return {"probes": found}
 
     def findings(self, results: dict[str, Any]) -> list[Finding]:
-        found = compared(results)
+        found = results.get("probes")
         if not found:
             return []
         rows = [
@@ -49,11 +49,13 @@ class CompareProbes(Hook):
         return [table, *grid]
 
 
-def compared(results: dict[str, Any]) -> dict[str, Any]:
-    """What train_results.json is told; empty where nothing was probed. `results`: what else it holds."""
+def compared(results: dict[str, Any], *, tested: bool) -> dict[str, Any]:
+    """What train_results.json is told; empty where nothing was probed.
+
+    - `results`: what else it holds; `tested`: whether what it knows "after" is of a test set.
+    """
     val = (results.get("best") or {}).get("metrics") or {}
-    after = results.get("after") or {}
-    test = {} if after == val else after  # without a test set, what is known after is the validation
+    test = (results.get("after") or {}) if tested else {}  # without a test set that is the validation
     methods = {
         method: {
             "chosen": _choice(method, val, test), "val": val[method], "test": test.get(method),

@@ -11,10 +11,11 @@ def problems(config: dict[str, Any]) -> list[Problem]:
     """Of a whole recipe, complete or not, whatever its model is."""
     if (config.get("model") or {}).get("type") != "core.Probe":
         return []
-    return _coupled(config.get("optim_wrapper") or {}) + _data(config) + _judged(config)
+    repeats = config["model"].get("repeats", 1)
+    return _coupled(config.get("optim_wrapper") or {}, repeats) + _data(config) + _judged(config)
 
 
-def _coupled(update: dict[str, Any]) -> list[Problem]:
+def _coupled(update: dict[str, Any], repeats: int) -> list[Problem]:
     """Settings by which one head would change the updates of another."""
     found = []
     for key, wrong, why in (
@@ -26,6 +27,9 @@ def _coupled(update: dict[str, Any]) -> list[Problem]:
             message = f"It {why}, and the heads of a probe are trained as if each were alone."
             hint = "Use 'bf16' or 'fp32'." if key == "precision" else "Remove it."
             found.append(Problem(message, f"optim_wrapper.{key}", hint))
+    if repeats > 1 and (update.get("optimizer") or {}).get("type") == "core.AdamW8bit":
+        message = "Its blocks of 256 numbers share a scale, and the repeats of a head stand in one tensor."
+        found.append(Problem(message, "optim_wrapper.optimizer", "Use core.AdamW or core.SGD."))
     for path, settings in (update.get("parts") or {}).items():
         if isinstance(settings, dict) and "lr" in settings and (path == "model" or path.startswith("model.heads")):
             message = "It replaces the learning rates that core.Probe gives its heads."
@@ -63,6 +67,10 @@ def _judged(config: dict[str, Any]) -> list[Problem]:
         if metric.get("type") in ("core.Accuracy", "core.CalibrationError")
         or (metric.get("type") == name and not metric.get("choose"))
     ]
+    val, test = ((config.get(f"{split}_dataloader") or {}).get("dataset") for split in ("val", "test"))
+    if val is not None and val == test:
+        message = "It is the data of val_dataloader: the head would be chosen by the very images that judge it."
+        found.append(Problem(message, "test_dataloader.dataset", "Choose by others, carved from the training data."))
     if not any(metric.get("type") == name and metric.get("choose") for _, metric in of("val")):
         message = "core.Probe has many heads, and nothing chooses one of them."
         hint = "Give val_dataloader, and dict(type='core.ProbeAccuracy', choose=True) in val_evaluator."

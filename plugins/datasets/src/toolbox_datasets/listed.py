@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +107,10 @@ class Listed(Dataset):
 
     def sources(self) -> list[Path]:
         return [Path(self.root) / item.path for item in self.items]
+
+    def fingerprint(self) -> str:
+        """Of what the list says: ids, groups and roles can change where no image does."""
+        return hashlib.sha256(json.dumps(self.items).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
