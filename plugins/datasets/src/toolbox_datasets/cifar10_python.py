@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from toolbox_datasets.files import new_folder
 
 
 class Stub:
@@ -48,24 +49,13 @@ def convert(source: Path, out: Path, files: Mapping[str, Sequence[str]]) -> None
 
     Raises ValueError if a pickle is malformed, holds something else, or `out` is not empty; OSError if one is missing.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} holds files already: leave --source out to check them, or choose another --out")
     names = read(source / "batches.meta").get(b"label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
         raise ValueError(f"{source / 'batches.meta'} has no list 'label_names'")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.resolve().with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
-    partial.mkdir()
-    try:
+    with new_folder(out) as partial:
         for name in (name for part in files.values() for name in part):
             (partial / name).write_bytes(records(source / name.removesuffix(".bin")).tobytes())
         (partial / "batches.meta.txt").write_bytes(b"\n".join(names) + b"\n")
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def records(path: Path) -> np.ndarray:

@@ -121,12 +121,10 @@ class Classified(Dataset):
                 f"{self.place()} has no {' and no '.join(map(repr, self.carved))}: of its {whole:,} training images "
                 f"{others} is carved with seed {self.seed}, and '{self.split}' holds {own:,}"
             )
-            small = subsets.too_small(self.whole, 1 + len(self.carved))
-            if small:
-                notes.append(f"{small:,} classes have too few images to divide: they are in 'train' alone")
-        if len(self) < own:
-            how = f"shots={self.shots}" if self.shots is not None else f"ratio={self.ratio:g}"
-            notes.append(f"{how} takes {len(self):,} of the {own:,} images of '{self.split}', with seed {self.seed}")
+        notes += subsets.notes_of(
+            self.whole, 1 + len(self.carved) if own < whole else 1, self.split, own=own, kept=len(self),
+            ratio=self.ratio, shots=self.shots, seed=self.seed,
+        )  # fmt: skip
         absent = len(self.classes) - len(np.unique(self.whole[self.indices]))
         if absent:
             notes.append(f"{absent:,} of the {len(self.classes):,} classes have no image in '{self.split}'")

@@ -12,6 +12,7 @@ import numpy as np
 from toolbox.base import Sample, decode_image
 from toolbox_datasets import subsets
 from toolbox_datasets.classified import Classified
+from toolbox_datasets.files import new_folder
 from toolbox_datasets.hf_columns import class_names, image_column, is_text, label_column, numbered, values_of
 from toolbox_datasets.hf_source import Source, load
 
@@ -210,16 +211,7 @@ def prepare(out: Path, name: str, config: str | None, revision: str | None) -> s
 
 def save(parts: dict[str, Any], out: Path) -> None:
     """Write all parts to the folder `out`, which appears when it is whole."""
-    import shutil
-
     import datasets
 
-    partial = out.resolve().with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
-    try:
+    with new_folder(out) as partial:
         datasets.DatasetDict(parts).save_to_disk(str(partial))
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -186,16 +186,10 @@ class ImageFolder(Dataset):
                 f"{self.root}: the images of each class are divided ({shares}, seed {self.seed}); '{self.split}' has "
                 f"{len(self.own):,} of {len(self.whole):,}"
             )
-            labels = np.array([label for _, label in self.whole], dtype=np.int64)
-            small = subsets.too_small(labels, 1 + len(self.carved))
-            if small:
-                notes.append(f"{small:,} classes have too few images to divide: they are in 'train' alone")
-        if len(self) < len(self.own):
-            how = f"shots={self.shots}" if self.shots is not None else f"ratio={self.ratio:g}"
-            notes.append(
-                f"{how} takes {len(self):,} of the {len(self.own):,} images of '{self.split}', with seed {self.seed}"
-            )
-        return notes
+        return notes + subsets.notes_of(
+            np.array([label for _, label in self.whole], dtype=np.int64), 1 + len(self.carved), self.split,
+            own=len(self.own), kept=len(self), ratio=self.ratio, shots=self.shots, seed=self.seed,
+        )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
         name, label = self.items[index]

@@ -134,3 +134,20 @@ def thinned(
             "or give shots"
         )
     return np.flatnonzero(places(labels, drawn) < taken[labels])
+
+
+def notes_of(
+    labels: np.ndarray, splits: int, split: str, *, own: int, kept: int, ratio: float, shots: int | None, seed: int
+) -> list[str]:
+    """What was left out of a split, with counts: classes that are too small to divide, and what thinned it out.
+
+    - `labels`: of all images that were divided into `splits` splits; `own`: how many images the split got.
+    - `kept`: how many of these `ratio` or `shots` left.
+    """
+    notes = []
+    if splits > 1 and (small := too_small(labels, splits)):
+        notes.append(f"{small:,} classes have too few images to divide: they are in 'train' alone")
+    if kept < own:
+        how = f"shots={shots}" if shots is not None else f"ratio={ratio:g}"
+        notes.append(f"{how} takes {kept:,} of the {own:,} images of '{split}', with seed {seed}")
+    return notes

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from toolbox_datasets.files import new_folder
+
 
 def place(source: Path, out: Path, landmark: str) -> None:
     """Fill `out` from `source`; `landmark` is a file that marks the top of the dataset in there: its path from the top.
@@ -21,24 +23,12 @@ def place(source: Path, out: Path, landmark: str) -> None:
     Raises OSError if `source` is missing or no archive; ValueError if it has no landmark, a path that leads out of the
     folder, or if `out` exists and is not empty.
     """
-    out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} holds files already: leave --source out to check them, or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
-    partial.mkdir()
-    try:
+    with new_folder(out.resolve()) as partial:
         if source.is_dir():
             copy_folder(source.resolve(), partial, landmark)
         else:
             with opened(source) as archive:
                 unpack(archive, source, partial, landmark)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_folder(source: Path, target: Path, landmark: str) -> None:
