@@ -16,8 +16,8 @@ from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
 from toolbox.config.validate import complete
 from toolbox.engine.checking.inspect import inspect
-from toolbox.engine.judging import evaluate as evaluating
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging import eval_set as evaluating
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.errors import ToolboxError
 from toolbox.report import load_findings
 
@@ -321,7 +321,7 @@ def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
 
 def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "toolbox.engine.judging.encoder.evaluate", lambda *a: pytest.fail("evaluated before it was refused")
+        "toolbox.engine.judging.evaluation.evaluate", lambda *a: pytest.fail("evaluated before it was refused")
     )
     for name, files in (("run", []), ("mine", ["letter.txt"]), ("half", ["report.html"])):
         for file in files:
@@ -340,7 +340,7 @@ def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, mon
     def fail(*_):
         raise ToolboxError("no")
 
-    monkeypatch.setattr("toolbox.engine.judging.encoder.evaluate", fail)
+    monkeypatch.setattr("toolbox.engine.judging.evaluation.evaluate", fail)
     (tmp_path / "own").mkdir()
     for name in ("new", "own"):
         assert main([*trained, "--out", name]) == 2

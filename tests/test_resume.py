@@ -16,7 +16,7 @@ import toolbox
 from toolbox.base import Hook
 from toolbox.engine import loop
 from toolbox.engine.console import Console
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import files
 from toolbox.engine.signals import Interrupted

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.judging.encoder import Encoder, Evaluation
+    from toolbox.engine.judging.encoder import Encoder
+    from toolbox.engine.judging.evaluation import Evaluation
     from toolbox.engine.saving.checkpoint import Checkpoint
 
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
@@ -167,7 +168,7 @@ def evaluate(
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine.judging import encoder, testdir
+    from toolbox.engine.judging import evaluation, testdir
     from toolbox.engine.judging.options import set_metric_arguments
 
     folder, recipe, is_new = None if out is None else Path(out), _plain(config), False
@@ -177,11 +178,11 @@ def evaluate(
             raise ToolboxError.of(_located(problems, places_of(config)))
     try:
         if metrics:
-            set_metric_arguments(recipe, encoder.split_of(recipe, split), metrics)
+            set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics)
         recipe = runnable(recipe, device, training=False)
         if folder is not None:
             is_new = testdir.claim(folder)
-        found = encoder.evaluate(recipe, checkpoint, split, tell)
+        found = evaluation.evaluate(recipe, checkpoint, split, tell)
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:

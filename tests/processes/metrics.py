@@ -11,7 +11,7 @@ from toy_plugin import Patches
 from toolbox.core.embedder import Embedder
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.fetch import inputs_of
 

@@ -19,7 +19,7 @@ from toolbox.engine import resume as resuming
 from toolbox.engine.assemble import pretrained
 from toolbox.engine.console import shown
 from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
-from toolbox.engine.judging.evaluate import EvalSet, Pixels
+from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
 from toolbox.engine.reading.batches import ready, training_batches

@@ -20,7 +20,7 @@ from toolbox.engine.device import choose_device, random_state, seed_everything, 
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.parts import backbones, frozen_identity
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems

@@ -7,7 +7,7 @@ from typing import Any
 from toolbox.base import Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
 from toolbox.engine.checking.plan import Plan, noted
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 from toolbox.registry import build

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Model
-from toolbox.engine.judging.evaluate import EvalSet, Pixels
+from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 

@@ -12,7 +12,7 @@ from toolbox.engine.assemble import build_model
 from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.team import ALONE, Team
-from toolbox.engine.judging.evaluate import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.precision import Precision
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings

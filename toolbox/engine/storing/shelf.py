@@ -15,7 +15,7 @@ from toolbox.engine.assemble import build_augment
 from toolbox.engine.console import Console
 from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.team import ALONE, Team
-from toolbox.engine.judging.evaluate import EvalSet, check_bad
+from toolbox.engine.judging.eval_set import EvalSet, check_bad
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.storing.choice import stored_towers
