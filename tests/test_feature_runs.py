@@ -179,7 +179,7 @@ def test_items_that_cannot_be_read_are_left_out_as_live(toy, sampler):
 
 def test_an_unreadable_item_ends_the_extraction_unless_it_may_be_left_out(toy):
     recipe = toy(STORED | {"train_dataloader.dataset": dict(type="toy.Noise", bad=[40])})
-    with pytest.raises(ToolboxError, match=r"Item 40 of Noise cannot be read"):
+    with pytest.raises(ToolboxError, match=r"train_dataloader: Item 40 of Noise cannot be read"):
         run(recipe, "a")
     [folder] = Path("work_dirs/features").iterdir()
     assert (folder / "shard-00000.json").is_file()  # what came before it stays
