@@ -13,8 +13,13 @@ _data = dict(type='datasets.ImageFolder', divide='images')
 model = dict(backbone=dict(name='vits16'))
 train_dataloader = dict(
     dataset=dict(_delete_=True, **_data, root='data/pictures', split='train'),
+    on_bad_item='raise',  # 'skip' leaves out what cannot be read, counted and named, also of val and test
     sampler=dict(batch_size=32))
-val_dataloader = dict(dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='val'))
-test_dataloader = dict(dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='test'))
+val_dataloader = dict(
+    dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='val'),
+    on_bad_item='{train_dataloader.on_bad_item}')
+test_dataloader = dict(
+    dataset=dict(_delete_=True, **_data, root='{train_dataloader.dataset.root}', split='test'),
+    on_bad_item='{train_dataloader.on_bad_item}')
 optim_wrapper = dict(optimizer=dict(lr=32 / 256))
 train_cfg = dict(max_epochs=30, val_interval=30)

@@ -337,6 +337,16 @@ def test_a_fit_is_that_of_scikit_learn(c):
     assert accuracy == pytest.approx(theirs.score(test.double().numpy(), labels.numpy()), abs=1e-3)
 
 
+@pytest.mark.parametrize("c", [0.01, 1.0])
+def test_a_fit_of_two_classes_is_that_of_scikit_learn(c):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = clouds(200, classes=2, noise=2.0)
+    found = fit(x.double(), y, 2, c, tolerance=1e-8)
+    theirs = linear_model.LogisticRegression(C=c, tol=1e-10, max_iter=5000).fit(x.double().numpy(), y.numpy())
+    assert torch.allclose(found.weights[1] - found.weights[0], torch.tensor(theirs.coef_[0]), atol=1e-4)
+    assert (found.biases[1] - found.biases[0]).item() == pytest.approx(theirs.intercept_[0], abs=1e-4)
+
+
 def test_a_fit_keeps_no_graph_of_its_iterations():
     kept = []
     x, y = clouds(50)

@@ -12,7 +12,7 @@ model = dict(
     backbone=dict(
         type='dinov3.ConvNeXt', name=None, size=32,
         arch=dict(hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1], layer_scale_init_value=1.0)),
-    inputs=['cls', 'cls+mean'], rates=[0.005, 0.01, 0.02, 0.05, 0.1], repeats=_repeats)
+    inputs=['cls', 'cls+mean'], rates=[0.01, 0.02, 0.05, 0.1, 0.2], repeats=_repeats)
 _others = [dict(type='core.KNN', ks=[1, 5, 10]), dict(type='core.LogisticRegression', cs=[10.0, 1000.0, 100000.0])]
 train_dataloader = dict(batch_size=None, sampler=dict(type='core.Shuffled', batch_size=64, repeats=_repeats))
 val_evaluator = [dict(type='core.ProbeAccuracy', choose=True), *_others]

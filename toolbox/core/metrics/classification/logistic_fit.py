@@ -30,13 +30,16 @@ def fit(
 ) -> Fitted:  # fmt: skip
     """Minimise c * (sum of cross-entropies) + 0.5 * (squared weights), biases free: the objective of scikit-learn.
 
+    Of two classes it is 0.5 * (squared difference of their weights), as there.
+
     - `x`: (N, D) in the precision to compute in; `y`: (N,) from 0 to `classes` - 1, each of which occurs.
     - `start`: where to begin; the optimum is the same from anywhere.
     - `max_iter`: L-BFGS iterations (history 10, strong Wolfe line search).
     - `tolerance`: it has converged when no entry of the gradient of the objective / (c * N) is larger.
     """
     count, width = x.shape
-    penalty, rows = 1 / (c * count), max(1, _SCORES // classes)
+    # of two classes scikit-learn has one vector, the difference of ours: half of its square is that of both of ours
+    penalty, rows = (2 if classes == 2 else 1) / (c * count), max(1, _SCORES // classes)
     scale = (1 + classes * penalty) ** -0.5  # of the weights, so that they curve as the biases do under any penalty
     solution = torch.zeros(classes, width + 1, dtype=x.dtype, device=x.device)
     if start is not None:
