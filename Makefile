@@ -43,6 +43,7 @@ bench: venv
 	$(BIN)/python tools/benchmark.py recall
 	$(BIN)/python tools/benchmark.py rerank
 	$(BIN)/python tools/benchmark.py grad_cache
+	$(BIN)/python tools/benchmark.py quantize
 	$(BIN)/python tools/benchmark.py ablation
 
 clean:

@@ -5,8 +5,8 @@
 It is trained on Latin and Cyrillic letters; those demos use Greek, Armenian and Georgian ones.
 """
 _base_ = ['dinov3_sop.py']
-train_cfg = dict(max_steps=600, val_interval=600)
-default_hooks = dict(checkpoint=dict(interval=600))
+train_cfg = dict(max_steps=500, val_interval=500)
+default_hooks = dict(checkpoint=dict(interval=500))
 test_dataloader = None
 test_evaluator = None
 evaluate_before = False
