@@ -337,6 +337,17 @@ def test_the_table_of_parts_says_that_the_backbone_is_frozen(toy):
     assert parts["model.head"].trainable == parts["model.head"].parameters > 0
 
 
+def test_frozen_random_weights_are_warned_of_and_trained_ones_are_not(toy, capsys):
+    said = "model.backbone is frozen with random weights"
+    toolbox.train(toy([*MODEL, "train_cfg.max_steps=2"]), work_dir="frozen")
+    assert said in capsys.readouterr().out
+    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="retrieval")
+    start = ["load_from=retrieval/last", "load_parts=['model.backbone']"]
+    toolbox.train(toy([*MODEL, *start, "train_cfg.max_steps=2"]), work_dir="taught")
+    toolbox.train(toy([*MODEL, "model.backbone.tune.mode=full", "train_cfg.max_steps=2"]), work_dir="full")
+    assert said not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("more", [[], ["train_dataloader.mix.type=core.Mix", "train_dataloader.num_workers=2"]])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, more):
     recipe = [*MODEL, "model.backbone.tune.mode=full", "model.head=dict(type='core.MLP')", *more]

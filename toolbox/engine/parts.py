@@ -30,6 +30,11 @@ def adapted(model: Model) -> dict[str, Backbone]:
     return {path: backbone for path, backbone in backbones(model).items() if backbone.adapter is not None}
 
 
+def random_and_frozen(model: Model) -> list[str]:
+    """The backbones that no training has shaped and none will, unless a checkpoint does."""
+    return [path for path, backbone in backbones(model).items() if backbone.frozen and backbone.weights_id is None]
+
+
 def left_out(model: Model) -> set[str]:
     """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
     skipped: set[int] = set()

@@ -21,7 +21,7 @@ from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.judging.eval_set import EvalSet
-from toolbox.engine.parts import backbones, frozen_identity
+from toolbox.engine.parts import backbones, frozen_identity, random_and_frozen
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems
 from toolbox.engine.reading.draws import share
@@ -113,6 +113,10 @@ class Prepared:
         self.progress["quantization"] = found or None
         for path, one in found.items():
             self.console.info(quantizing.sentence(path, one))
+        for path in random_and_frozen(self.model) if start is None else ():
+            self.console.warn(
+                f"model.{path} is frozen with random weights, which have learned nothing: give it weights or load_from."
+            )
         if start is not None and start.parts:
             self.console.info(f"load_from {start.path}: {loading.compare(self.model, start).summary()}.")
         self.frozen = frozen_identity(self.model)
