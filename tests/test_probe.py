@@ -21,6 +21,7 @@ from toolbox.core.metrics.classification.logistic_fit import fit
 from toolbox.core.optim import SGD, AdamW
 from toolbox.core.pool import Pool
 from toolbox.core.probing.accuracy import ProbeAccuracy
+from toolbox.core.probing.compare import edge
 from toolbox.core.probing.probe import Probe
 from toolbox.core.samplers.plain_samplers import Shuffled
 from toolbox.engine.updating.groups import parameter_groups, torch_groups
@@ -437,6 +438,16 @@ PROBE = {
     "custom_hooks": [{"type": "core.CompareProbes"}],
     "evaluate_pixels": True,
 }  # fmt: skip
+
+
+def test_a_best_rate_at_the_edge_of_the_grid_is_known():
+    def val(*accuracies):
+        return {f"linear/cls/{rate:g}": found for rate, found in zip((0.1, 0.2, 0.3), accuracies, strict=False)}
+
+    assert edge(val(0.5, 0.6, 0.7)) == "highest"
+    assert edge(val(0.7, 0.6, 0.5)) == "lowest"
+    assert edge(val(0.5, 0.7, 0.6)) == ""
+    assert edge(val(0.5, 0.7)) == ""  # of two rates each is at an edge
 
 
 def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):

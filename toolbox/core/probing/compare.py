@@ -32,8 +32,8 @@ class CompareProbes(Hook):
         for method, row in found["methods"].items():
             mark = " (best on the validation set)" if method == found["best"] else ""
             run.info(f"{METHODS[method]}{mark}: {row['chosen']}; validation {row['val']:.4f}{_tested(row)}")
-        if edge := _edge(results["best"]["metrics"]):
-            run.info(f"The best learning rate is the {edge} of the grid: try {edge.replace('est', 'er')} ones.")
+        if where := edge(results["best"]["metrics"]):
+            run.info(f"The best learning rate is the {where} of the grid: try {where.replace('est', 'er')} ones.")
         return {"probes": found}
 
     def findings(self, results: dict[str, Any]) -> list[Finding]:
@@ -79,7 +79,7 @@ def _choice(method: str, val: dict[str, float], test: dict[str, float]) -> str:
     return "" if value is None else f"{shown} = {value:g}"
 
 
-def _edge(val: dict[str, float]) -> str:
+def edge(val: dict[str, float]) -> str:
     """Whether the best head's rate is the "lowest" or the "highest" of several, "" for neither."""
     grid = grid_of(val)
     rates = sorted({rate for _, rate in grid})
