@@ -122,7 +122,7 @@ def train(
     recipe, found = _planned(config, device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
-    folder = Path(work_dir or recipe["work_dir"] or Path("work_dirs") / name_of(config))
+    folder = Path(work_dir) if work_dir else making.folder_of(recipe, name_of(config))
     recipe["work_dir"] = str(folder)
     try:
         run = Run(

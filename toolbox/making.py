@@ -51,7 +51,7 @@ def start_from(recipe: Mapping[str, Any]) -> str | None:
     if not is_recipe(named):
         return named
     wanted = to_dict(load_config(named))
-    folder = folder_of(wanted, named)
+    folder = folder_of(wanted, Path(named).stem)
     if not finished(folder):
         return None
     differing = _differences(folder, wanted)
@@ -82,7 +82,7 @@ def train_start(
             hint=f"Run it first: python tools/train.py {named}",
         )  # fmt: skip
     config = load_config(named)
-    folder = folder_of(to_dict(config), named)
+    folder = folder_of(to_dict(config), Path(named).stem)
     console.info(f"This recipe starts from what {named} trains: doing that first, once, in {folder}.")
     try:
         train(config, work_dir=folder, device=device, console=console, resume=holds_run(folder))
@@ -98,8 +98,8 @@ def is_recipe(load_from: Any) -> bool:
 
 
 def folder_of(recipe: Mapping[str, Any], name: str) -> Path:
-    """Where the run of a recipe lies: its `work_dir`, or work_dirs/<name of its file>."""
-    return Path(recipe.get("work_dir") or Path("work_dirs") / Path(name).stem)
+    """Where the run of a recipe of this name lies: its `work_dir`, or work_dirs/<name>."""
+    return Path(recipe.get("work_dir") or Path("work_dirs") / name)
 
 
 def finished(folder: Path) -> bool:
