@@ -29,6 +29,10 @@ class Tower(NamedTuple):
     backbone: Backbone
     pool: Pool
 
+    def __call__(self, value: Any) -> Tensor:
+        """What the backbone reads, finished -> the pooled features, (rows, P)."""
+        return self.pool(self.backbone(value, layers=self.pool.layers))
+
 
 class Model(nn.Module, ABC):
     """An objective over one or several backbones. The engine only ever calls the model itself.
@@ -85,10 +89,7 @@ class Model(nn.Module, ABC):
     def pooled(self, batch: Batch, name: str = "image") -> Tensor:
         """(rows, P): what the tower `name` makes of its input, or what was stored of it."""
         value = batch["inputs"][name]
-        if name in batch.get("stored", ()):
-            return value
-        backbone, pool = self.towers()[name]
-        return pool(backbone(value, layers=pool.layers))
+        return value if name in batch.get("stored", ()) else self.towers()[name](value)
 
     def lr_factors(self) -> dict[str, float]:
         """Factors on the recipe's learning rate, by module path within the model; the longest path wins.

@@ -128,11 +128,11 @@ def _features(model: Model, backbone: Backbone, images: Tensor | None) -> Tensor
     """(B, P): what the pool behind a backbone makes of it, or its tokens where the model names no pool."""
     if images is None:
         return None
-    pool = next((tower.pool for tower in model.towers().values() if tower.backbone is backbone), None)
+    tower = next((tower for tower in model.towers().values() if tower.backbone is backbone), None)
     was = backbone.training
     backbone.eval()
     with torch.no_grad():
-        found = backbone(images).tokens if pool is None else pool(backbone(images, layers=pool.layers))
+        found = backbone(images).tokens if tower is None else tower(images)
     backbone.train(was)
     return found.flatten(1).double()
 

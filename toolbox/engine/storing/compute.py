@@ -66,7 +66,7 @@ class Job:
         with torch.no_grad(), out_of_memory.judging(self.where, batch), self.precision.autocast():
             value = ready(batch, {self.name: self.source}, place)["inputs"][self.name]
             try:
-                found = self.tower.pool(self.tower.backbone(value, layers=self.tower.pool.layers))
+                found = self.tower(value)
             except ValueError as error:  # a pool that does not fit the backbone, say
                 raise ToolboxError(str(error), where="model") from error
         items, images = batch["items"], batch["views"][self.name]
