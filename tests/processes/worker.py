@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import gathers
 import gradients
 import metrics
 import probes
@@ -24,6 +25,7 @@ def main(folder: Path) -> None:
     with Team(find_place("pytorch")) as team:
         team.start(gradients.DEVICE)
         found = {"gradients": gradients.everything(team), "metrics": metrics.everything(team)}
+        found["gathers"] = gathers.everything(team)
         found["probes"] = probes.everything(team)
         found["runs"] = runs.everything(team, folder)
         torch.save(found, folder / f"{team.size}-{team.rank}.pt")
