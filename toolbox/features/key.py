@@ -96,6 +96,14 @@ def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
     }  # fmt: skip
 
 
+def item_digests(dataset: Dataset) -> list[str] | None:
+    """Of each item its file's digest: path, size and time of the last change. None where items are not files."""
+    sources = dataset.sources()
+    if sources is None or len(sources) != len(dataset):
+        return None
+    return [_file_digest(os.fspath(path)) for path in sources]
+
+
 def weights_digest(tower: Tower) -> str:
     """SHA-256 over all tensors of a tower, names, types and shapes included, whatever they are packed in."""
     found = hashlib.sha256()
@@ -187,12 +195,17 @@ def _files_digest(paths: Sequence[str | os.PathLike[str]] | None) -> str | None:
         return None
     found = hashlib.sha256()
     for path in dict.fromkeys(map(os.fspath, paths)):
-        try:
-            about = os.stat(path)
-            found.update(f"{path}\0{about.st_size}\0{about.st_mtime_ns}\0".encode(errors="surrogateescape"))
-        except OSError:
-            found.update(f"{path}\0absent\0".encode(errors="surrogateescape"))
+        found.update(_file_digest(path).encode())
     return found.hexdigest()
+
+
+def _file_digest(path: str) -> str:
+    try:
+        status = os.stat(path)
+        state = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+    except OSError:
+        state = f"{path}\0absent"
+    return hashlib.blake2b(state.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def _name(cls: type) -> str:

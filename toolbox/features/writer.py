@@ -18,16 +18,36 @@ from toolbox.errors import ToolboxError
 from toolbox.features.shards import DTYPES, Layout, Shard, read_record, write_shard
 
 MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+"""A manifest that is written first, for a store that is never finished; the manifest replaces it."""
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What a store says of itself; None where it cannot be read."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        whole = isinstance(manifest["of"], dict) and {"items", "views", "width", "dtype", "calls"} <= manifest.keys()
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return manifest if whole else None
+def read_manifest(folder: Path, *, complete: bool = True) -> dict[str, Any] | None:
+    """What a store says of itself; None where it cannot be read.
+
+    - `complete`: None also for a store that is not whole yet.
+    """
+    for name in (MANIFEST,) if complete else (MANIFEST, UNFINISHED):
+        try:
+            manifest = json.loads((folder / name).read_text(encoding="utf-8"))
+            if isinstance(manifest["of"], dict) and {"items", "views", "width", "dtype", "calls"} <= manifest.keys():
+                return manifest
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether a run holds the lock of a store."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 class Writer:
@@ -110,6 +130,13 @@ class Writer:
             raise ToolboxError(f"The features of {len(bad)} items {what}: {names}.", where="features", hint=hint)
         write_shard(self.folder, shard, self.layout, stored, record)
 
+    def begin(self, about: dict[str, Any]) -> None:
+        """Say what the store will hold, so that its shards can be used where it is never finished.
+
+        - `about`: what else it should tell its readers.
+        """
+        self._write_manifest(UNFINISHED, about)
+
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest. Raises ToolboxError if a shard is not whole.
 
@@ -122,16 +149,20 @@ class Writer:
                 f"{len(absent)} of {len(records)} shards of {self.folder} are not whole, such as {absent[0]}.",
                 where="features.folder", hint="Do all processes see this folder? Start again: the others are kept.",
             )  # fmt: skip
+        shards = {name: {"bytes": found["bytes"], "sha256": found["sha256"]} for name, found in records.items()}
+        unreadable = sum(len(record["unreadable"]) for record in records.values())
+        self._write_manifest(MANIFEST, {**about, "unreadable": unreadable, "shards": shards})
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+
+    def _write_manifest(self, name: str, about: dict[str, Any]) -> None:
         layout = self.layout
         manifest = {
             "what": "Features of a frozen encoder, made to be read instead of computed again.",
             "items": layout.items, "views": layout.views, "width": layout.width, "dtype": layout.dtype,
-            "bytes": layout.bytes(), "unreadable": sum(len(record["unreadable"]) for record in records.values()),
-            **about, "of": self.of,
-            "shards": {name: {"bytes": found["bytes"], "sha256": found["sha256"]} for name, found in records.items()},
+            "bytes": layout.bytes(), "of": self.of, **about,
         }  # fmt: skip
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        path = self.folder / MANIFEST
+        path = self.folder / name
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            with new_file(path, hint="The shards are complete.") as beside:
+            with new_file(path, hint="The shards that are complete are kept.") as beside:
                 beside.write_text(text, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from toolbox.engine.precision import Precision
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
+from toolbox.features.reuse import KnownItem, KnownItems
 from toolbox.features.shards import Layout, Shard
 from toolbox.features.views import draw_of
 from toolbox.features.writer import Writer
@@ -28,6 +29,7 @@ class Job:
     - `name`: the input that the tower reads; `source`: its conversion.
     - `augment`, `stream`, `seed`: of random views, of which each item gets `calls`, `copies` images each.
     - `loader`: the recipe's dataloader, `where` its key: workers, batch size, and what becomes of unreadable items.
+    - `files`: digest of each item's file, None where items are not files.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Job:
     seed: int = 0
     calls: int = 1
     copies: int = 1
+    files: list[str] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -56,7 +59,7 @@ class Job:
             skip_bad=skip_bad, streams={self.name: self.stream},
         )  # fmt: skip
 
-    def draws(self, indices: range | list[int]) -> list[tuple[int, int]]:
+    def draws(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Of some items, an item's views one after another."""
         return [(draw_of(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
 
@@ -79,34 +82,35 @@ class Job:
 
 
 class _Pieces:
-    """The draws of some shards, in batches that end where a shard does."""
+    """The draws of the unknown items of some shards, in batches that end where a shard does."""
 
-    def __init__(self, job: Job, shards: list[Shard]) -> None:
+    def __init__(self, job: Job, shards: list[Shard], known: KnownItems) -> None:
         self.start, self.job = 0, job
-        self.pieces = [
-            range(first, min(first + job.batch_size, shard.stop))
-            for shard in shards
-            for first in range(shard.first, shard.stop, job.batch_size)
-        ]
+        self.of_shard: dict[Shard, list[Sequence[int]]] = {}
+        for shard in shards:
+            unknown = [index for index in range(shard.first, shard.stop) if index not in known.places]
+            starts = range(0, len(unknown), job.batch_size)
+            self.of_shard[shard] = [unknown[start : start + job.batch_size] for start in starts]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (self.job.draws(piece) for piece in self.pieces)
+        return (self.job.draws(piece) for pieces in self.of_shard.values() for piece in pieces)
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return sum(map(len, self.of_shard.values()))
 
 
 def compute(
-    job: Job, writer: Writer, shards: list[Shard], progress: Callable[[int], None] = lambda done: None
+    job: Job, writer: Writer, shards: list[Shard], known: KnownItems,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:  # fmt: skip
     """Compute and write shards. What is written stays, whatever ends this early.
 
-    - `progress`: called with the number of items that are done.
+    - `known`: the items whose rows are taken from older stores.
+    - `progress`: called with the number of items that are computed.
 
     Raises ToolboxError at an item that cannot be read, unless the dataloader's `on_bad_item` is 'skip'.
     """
-    plan = _Pieces(job, shards)
-    pieces, done = iter(plan.pieces), 0
+    plan, done = _Pieces(job, shards, known), 0
     stream = batches(
         job.fetch(skip_bad=job.loader.get("on_bad_item", "raise") == "skip"), plan,
         workers=min(job.loader.get("num_workers", 2), max(0, len(plan) - 1)),
@@ -114,10 +118,10 @@ def compute(
     )  # fmt: skip
     try:
         for shard in shards:
-            found = _Shard(shard, writer.layout)
-            while found.done < shard.stop - shard.first:
-                batch, piece = next(stream), next(pieces)
-                found.add(job, batch, piece)
+            found = _Shard(shard, writer.layout, job)
+            found.keep(known.read(range(shard.first, shard.stop)))
+            for piece in plan.of_shard[shard]:
+                found.add(next(stream))
                 done += len(piece)
                 progress(done)
             writer.write(shard, found.rows, found.record)
@@ -128,24 +132,33 @@ def compute(
 class _Shard:
     """A shard under way."""
 
-    def __init__(self, shard: Shard, layout: Layout) -> None:
+    def __init__(self, shard: Shard, layout: Layout, job: Job) -> None:
         items = shard.stop - shard.first
-        self.shard, self.done = shard, 0
+        self.shard, self.job = shard, job
         self.rows = torch.zeros(items, layout.views, layout.width)
         self.record: dict[str, Any] = {name: [None] * items for name in ("ids", "labels", "roles")}
+        self.record["files"] = job.files and job.files[shard.first : shard.stop]
         self.record["unreadable"] = {}
 
-    def add(self, job: Job, batch: Batch, piece: range) -> None:
+    def keep(self, known: dict[int, KnownItem]) -> None:
+        """Take in items that are stored elsewhere; their labels are those of the dataset today."""
+        labels = self.job.dataset.labels
+        for index, item in known.items():
+            row = index - self.shard.first
+            self.rows[row] = item.rows.float()
+            self.record["ids"][row] = item.id
+            self.record["labels"][row] = None if labels is None else _json(labels[index])
+
+    def add(self, batch: Batch) -> None:
         """Take in the items of a batch."""
-        self.done += len(piece)
         bad = self.record["unreadable"]
         bad |= {str(index): message for index, message in batch["bad"]}
         if not batch["items"]:
             return
-        rows = job.rows(batch)
+        rows = self.job.rows(batch)
         if rows.shape[-1] != self.rows.shape[-1]:
             raise ToolboxError(
-                f"The pool of '{job.name}' gives {rows.shape[-1]} numbers and promised {self.rows.shape[-1]}.",
+                f"The pool of '{self.job.name}' gives {rows.shape[-1]} numbers and promised {self.rows.shape[-1]}.",
                 where="features", hint="Its dim() must be the width of what forward() returns.",
             )  # fmt: skip
         labels = [None] * batch["items"] if batch["labels"] is None else batch["labels"].tolist()

@@ -22,10 +22,12 @@ from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.compute import Job, compute
 from toolbox.engine.storing.guard import check_some
 from toolbox.errors import ToolboxError
-from toolbox.features.key import data_identity, differences, digest, plain, tower_identity
+from toolbox.features.inventory import list_stores
+from toolbox.features.key import data_identity, differences, digest, item_digests, plain, tower_identity
+from toolbox.features.reuse import KnownItems
 from toolbox.features.shards import Layout, Shard
 from toolbox.features.store import Store
-from toolbox.features.writer import MANIFEST, Writer, read_manifest
+from toolbox.features.writer import Writer, read_manifest
 from toolbox.plugin import Device
 
 READ_AGAIN = 4 * 2**30
@@ -143,14 +145,15 @@ class Shelf:
         if key in self._opened:  # training and a metric that learns from it may read the same
             return self._opened[key]
         pool, backbone = job.tower.pool, job.tower.backbone
-        rows = job.calls * job.copies
+        job, rows = replace(job, files=item_digests(job.dataset)), job.calls * job.copies
         layout = Layout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
         folder = self.root / f"{type(job.dataset).__name__}-{job.name}-{key[:16]}"
         writer, started = Writer(folder, of, layout), time.perf_counter()
         with ExitStack() as alone:
-            missing = self.team.from_main(lambda: self._open(writer, alone))
-            if missing:
-                self._compute(job, writer, missing)
+            missing = self.team.from_main(lambda: self._open(writer, job, alone))
+            known = KnownItems(self.root, of, layout, job.files) if missing else None
+            if known is not None:
+                self._compute(job, writer, missing, known)
                 self.team.wait()
             self.team.from_main(lambda: self._finish(writer, job, missing))
         store = Store(folder)
@@ -161,13 +164,14 @@ class Shelf:
                 f"Item {index} of {type(job.dataset).__name__} cannot be read: {message}", where=job.where,
                 hint=f"Mend the file and remove {folder}, or set on_bad_item='skip' in the dataloader.",
             )  # fmt: skip
-        if len(missing) < len(layout.shards()):
+        if known or len(missing) < len(layout.shards()):
             self.team.from_main(lambda: check_some(store, job))
-        self._tell(store, job, missing, time.perf_counter() - started)
+        computed = _count_unknown(missing, known) if known is not None else 0
+        self._tell(store, job, computed, time.perf_counter() - started)
         self._opened[key] = store
         return store
 
-    def _open(self, writer: Writer, alone: ExitStack) -> list[Shard]:
+    def _open(self, writer: Writer, job: Job, alone: ExitStack) -> list[Shard]:
         """What is to be computed; the store is this run's own then, until `alone` ends."""
         checksum = self.mend or writer.layout.bytes() <= READ_AGAIN
         missing = writer.missing(checksum=checksum, unreadable=self.mend)
@@ -180,32 +184,41 @@ class Shelf:
         )
         missing = writer.missing(checksum=checksum, unreadable=self.mend)
         writer.clean(missing)
+        if missing:
+            writer.begin(self._describe(job))
         if missing and len(missing) < len(writer.layout.shards()):
             whole = len(writer.layout.shards()) - len(missing)
             total = whole + len(missing)
             self.console.info(f"{writer.folder} holds {whole} of {total} parts; the others are computed now.")
         return missing
 
-    def _compute(self, job: Job, writer: Writer, missing: list[Shard]) -> None:
+    def _compute(self, job: Job, writer: Writer, missing: list[Shard], known: KnownItems) -> None:
         own = missing[self.team.rank :: self.team.size]
-        total = sum(shard.stop - shard.first for shard in missing)
+        total = _count_unknown(missing, known)
         name = f"Features of {job.where.removesuffix('_dataloader')} ({job.name})"
+        if known:
+            folders = ", ".join(map(str, known.folders))
+            self.console.info(f"{name}: {len(known):,} of {len(job.dataset):,} items are stored in {folders} already.")
         try:  # of several processes the main one speaks for all
-            compute(job, writer, own, lambda done: self.console.reach(name, min(done * self.team.size, total), total))
+            compute(
+                job, writer, own, known,
+                lambda done: self.console.reach(name, min(done * self.team.size, total), total),
+            )  # fmt: skip
         finally:
             self.console.stop()
 
     def _finish(self, writer: Writer, job: Job, missing: list[Shard]) -> None:
-        if not missing and read_manifest(writer.folder) is not None:
-            return
-        backbone = job.tower.backbone
-        made_of = {"weights": backbone.weights_id, "dataset": plain(job.loader["dataset"])}
-        made_by = {"torch": torch.__version__, "device": self.device.type}
-        writer.finish({"calls": job.calls, "made_of": made_of, "made_by": made_by})
+        if missing or read_manifest(writer.folder) is None:
+            writer.finish(self._describe(job))
 
-    def _tell(self, store: Store, job: Job, missing: list[Shard], seconds: float) -> None:
+    def _describe(self, job: Job) -> dict[str, Any]:
+        """What a store tells its readers of its making."""
+        made_of = {"weights": job.tower.backbone.weights_id, "dataset": plain(job.loader["dataset"])}
+        made_by = {"torch": torch.__version__, "device": self.device.type}
+        return {"calls": job.calls, "made_of": made_of, "made_by": made_by}
+
+    def _tell(self, store: Store, job: Job, new: int, seconds: float) -> None:
         """Count items, and say what was computed and what was there."""
-        new = sum(shard.stop - shard.first for shard in missing)
         old, layout = len(store) - new, store.layout
         self.computed, self.found = self.computed + new, self.found + old
         self.folders.append(store.folder)
@@ -221,13 +234,13 @@ class Shelf:
 
     def _tell_nearest(self, writer: Writer) -> None:
         """In what the nearest store of these data differs: why it is not used."""
-        prefix = writer.folder.name.rpartition("-")[0]
-        found = []
-        for path in sorted(self.root.glob(f"{prefix}-*/{MANIFEST}")):
-            manifest = read_manifest(path.parent)
-            different = differences(manifest["of"], writer.of) if manifest is not None else []
+        prefix, found = writer.folder.name.rpartition("-")[0], []
+        for store in list_stores(self.root):
+            if store.manifest is None or store.folder.name.rpartition("-")[0] != prefix:
+                continue
+            different = differences(store.manifest["of"], writer.of)
             if different and not any(name.startswith("dataset.arguments") for name in different):
-                found.append((different, path.parent))
+                found.append((different, store.folder))
         if found:
             different, folder = min(found, key=lambda one: len(one[0]))
             shown = ", ".join(different[:5]) + (" ..." if len(different) > 5 else "")
@@ -235,3 +248,8 @@ class Shelf:
                 return
             self._told.add(shown)
             self.console.info(f"{folder} is of other features, which differ in {shown}: it is not used.")
+
+
+def _count_unknown(shards: list[Shard], known: KnownItems) -> int:
+    """How many items of some shards no older store holds."""
+    return sum(index not in known.places for shard in shards for index in range(shard.first, shard.stop))

@@ -1,0 +1,117 @@
+"""`tools/cache.py`: the stored features on disk, and their removal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolbox.cli.common import guarded, prepare_process
+
+if TYPE_CHECKING:
+    from toolbox.features.inventory import StoreInfo
+
+DESCRIPTION = """\
+List the stored features of frozen encoders, or remove some. Stores are made by tools/train.py and tools/extract.py for
+recipes with `features`; what is removed is computed again when a recipe needs it.
+
+examples:
+  tools/cache.py                                   what is stored, newest first
+  tools/cache.py --superseded                      stores of data that have changed since, of which a newer one exists
+  tools/cache.py --superseded --remove             delete them
+  tools/cache.py ImageFolder-image-0123456789abcdef --remove
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="tools/cache.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="these stores alone")
+    parser.add_argument(
+        "--folder", default="work_dirs/features", metavar="DIR", help="`features.folder` of the recipes (%(default)s)"
+    )
+    parser.add_argument("--superseded", action="store_true", help="of one dataset and encoder all but the newest")
+    parser.add_argument("--incomplete", action="store_true", help="those that were never finished")
+    parser.add_argument("--all", action="store_true", help="with --remove: every store")
+    parser.add_argument("--remove", action="store_true", help="delete what is chosen")
+    parser.add_argument("--dry-run", action="store_true", help="with --remove: only say what would be deleted")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    arguments = parser.parse_args(argv)
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    prepare_process()
+    from toolbox.errors import ToolboxError
+    from toolbox.features.inventory import list_stores, remove_store, superseded
+
+    folder = Path(arguments.folder).expanduser()
+    if not folder.is_dir():
+        raise ToolboxError(f"There is no folder {folder}.", hint="--folder takes the `features.folder` of a recipe.")
+    stores = list_stores(folder)
+    old = {store.folder for store in superseded(stores)}
+    chosen = _choose(arguments, stores, old, folder)
+    if arguments.remove and not arguments.dry_run:
+        for store in chosen:
+            remove_store(store)
+    if arguments.json:
+        rows = [{**store.describe(), "superseded": store.folder in old} for store in chosen]
+        print(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
+        return 0
+    _show(chosen, old, folder)
+    size = f"{sum(store.bytes for store in chosen) / 2**20:,.1f} MiB"
+    count = f"{len(chosen)} store{'' if len(chosen) == 1 else 's'}"
+    if not arguments.remove:
+        print(f"{count}, {size} in {folder}.")
+    else:
+        print(f"{count} {'would be ' if arguments.dry_run else ''}removed, {size}.")
+    return 0
+
+
+def _choose(
+    arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path
+) -> list[StoreInfo]:  # fmt: skip
+    """The stores that the arguments name; all where they name none."""
+    from toolbox.errors import ToolboxError
+
+    by_name = {store.folder.name: store for store in stores}
+    for name in arguments.names:
+        if name not in by_name:
+            raise ToolboxError(f"{folder} holds no store {name!r}.", hint="tools/cache.py lists them.")
+    filtered = arguments.names or arguments.superseded or arguments.incomplete
+    if arguments.remove and not (filtered or arguments.all):
+        raise ToolboxError(
+            "Say which stores to remove.",
+            where="--remove",
+            hint="Name them, or add --superseded, --incomplete or --all.",
+        )
+    if not filtered:
+        return stores
+    return [
+        store
+        for store in stores
+        if store.folder.name in arguments.names
+        or (arguments.superseded and store.folder in old)
+        or (arguments.incomplete and not store.complete)
+    ]
+
+
+def _show(stores: list[StoreInfo], old: set[Path], folder: Path) -> None:
+    from rich.table import Table
+
+    from toolbox.cli.tables import terminal
+
+    if not stores:
+        return
+    table = Table("store", "data", "items", "rows", "MiB", "changed", "state")
+    for store in stores:
+        row = store.describe()
+        data = " ".join(str(row[key]) for key in ("dataset", "data", "split") if row[key])
+        state = "incomplete" if not store.complete else "superseded" if store.folder in old else "complete"
+        shape = f"{row['views']} x {row['width']} {row['dtype']}" if row["width"] else ""
+        items = "" if row["items"] is None else f"{row['items']:,}"
+        table.add_row(row["name"], data, items, shape, f"{row['bytes'] / 2**20:,.1f}", row["changed"], state)
+    terminal().print(table, markup=False)
