@@ -184,7 +184,7 @@ def test_token_sets_are_judged_beside_embeddings(toy):
     late = {"type": "core.LateInteractionRecall", "ks": [1, 10]}
     tokens = {"model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "val_evaluator": [RECALL, late]}
     numbers = api.evaluate(toy(tokens))
-    assert list(numbers) == [*PLAIN, *(f"late_interaction/{name}" for name in PLAIN[:5])]
+    assert list(numbers) == [*PLAIN, *(f"late_interaction/{name}" for name in PLAIN)]
     assert numbers["late_interaction/map@r"] != numbers["map@r"]
 
 

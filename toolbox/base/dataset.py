@@ -32,12 +32,15 @@ class Dataset(ABC):
     - `labels`: class index of each item, None when unlabelled.
     - `classes`: class names, `labels` index into it; None when unlabelled.
     - `groups`: super-class name of each item, None when there is none.
+    - `roles`: "query" or "gallery" for each item, the "role" of its sample, where queries are compared with the gallery
+      alone; None where every item is a query against all others.
     - `records`: (query, positives, negatives) in indices of items, where the data name pairs themselves; else None.
     """
 
     labels: Sequence[int] | None = None
     classes: Sequence[str] | None = None
     groups: Sequence[str] | None = None
+    roles: Sequence[str] | None = None
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
 
     def sources(self) -> Sequence[str | os.PathLike[str]] | None:

@@ -67,5 +67,9 @@ class Metric(ABC):
         """What a reader of the numbers should be told beforehand; `training`: items of the training set, if known."""
         return []
 
+    def remarks(self) -> list[str]:
+        """After `compute`: what must be said with the numbers, such as items that they leave out, with counts."""
+        return []
+
     def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in the model's `predict` of a batch of the training set; `reset` forgets it."""

@@ -347,10 +347,15 @@ class Run(Prepared):
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
         with applied(self.average):
-            return target.evaluate(
+            numbers = target.evaluate(
                 model or self.parallel.module, self.inputs, self.device, self.precision, mode=mode,
                 stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
             )  # fmt: skip
+        for remark in target.remarks:
+            if remark not in self._remarks:  # the same at every validation
+                self._remarks.add(remark)
+                self.console.info(f"{target.name}: {remark}")
+        return numbers
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint's manifest says beside the recipe."""

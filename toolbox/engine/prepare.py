@@ -75,6 +75,7 @@ class Prepared:
         self._signal = StopSignal()
         self._asked: int | None = None  # the signal that the processes have agreed to follow
         self._overwrite, self._warned, self._ended = overwrite, False, False
+        self._remarks: set[str] = set()
         team.start(self.device)
         self._lock = workdir.lock(work_dir) if self.is_main else None
         try:

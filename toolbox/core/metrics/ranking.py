@@ -26,7 +26,7 @@ def rank_metrics(
     query_ids: Tensor | None = None,
     gallery_ids: Tensor | None = None,
     ks: Sequence[int] = (1, 10, 100, 1000),
-    lone: Literal["miss", "skip"] = "miss",
+    lone: Literal["miss", "skip"] = "skip",
     memory_mb: int = 512,
 ) -> dict[str, float]:
     """Retrieval numbers of queries against a gallery; the arguments are those of `rank_queries` and `summarize`."""
@@ -38,12 +38,12 @@ def rank_metrics(
 
 
 def summarize(
-    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "miss"
+    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "skip"
 ) -> dict[str, float]:
     """The per-query numbers of `rank_queries` -> means over queries.
 
     - `ks`: Recall@K is the share of queries whose first positive has rank K or better.
-    - `lone`: whether a query without positives is a "miss" in Recall@K or "skip"ped. All other means skip it.
+    - `lone`: whether a query without positives is "skip"ped in Recall@K, or a "miss". All other means skip it.
 
     The reciprocal rank is 1 / the rank of the first positive. Without any positive all numbers are 0.
     """

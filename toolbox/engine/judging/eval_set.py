@@ -39,7 +39,8 @@ class EvalSet:
     - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
     - `training`: the recipe's `train_dataloader`, for metrics that learn from the training set.
     - `name`: "val" or "test", for messages.
-    - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline".
+    - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline"; `remarks`: what must
+      be said with the numbers.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EvalSet:
             build(metric, "metric", where=f"{name}_evaluator.{index}") for index, metric in enumerate(evaluator)
         ]
         self.judges, self.left_out = self.metrics, []
+        self.remarks: list[str] = []
 
     @classmethod
     def of(cls, recipe: dict[str, Any], name: str) -> EvalSet:
@@ -79,7 +81,7 @@ class EvalSet:
         """
         for metric in self.metrics:
             metric.reset()
-        self.judges, self.left_out = self.metrics, []
+        self.judges, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad = model.training, 0
         passes = [(self.training_set(), self.training, "train")] if self.learning else []
         passes.append((self.dataset, self.loader, self.name))
@@ -123,6 +125,7 @@ class EvalSet:
                 )  # fmt: skip
             numbers |= found
             self.better |= dict.fromkeys(found, metric.better)
+            self.remarks += metric.remarks()
         return numbers | ({"unreadable_items": bad} if bad else {})
 
     def training_set(self) -> Dataset:

@@ -108,6 +108,8 @@ def evaluate(
     numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode, shelf=shelf)
     if not numbers:
         raise ToolboxError.of(target.left_out)
+    for remark in target.remarks:
+        tell(remark)
     for problem in target.left_out:
         tell(f"Left out: {problem}")
     return Evaluation(

@@ -102,6 +102,11 @@ class Listed(Dataset):
         groups = [item.group for item in self.items]
         return groups if any(groups) else None
 
+    @cached_property
+    def roles(self) -> list[str] | None:
+        roles = [item.role for item in self.items if item.role]
+        return roles if len(roles) == len(self.items) and roles else None
+
     def __len__(self) -> int:
         return len(self.items)
 

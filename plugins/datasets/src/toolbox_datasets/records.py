@@ -35,8 +35,8 @@ class Records(Dataset):
     "i2i": items are the different images of the file, in the order of their first appearance; a sample holds "image",
     "label", "id" (the path), "path" and, if given, "group". `records` says which images pair; core.Pairs draws by it.
     A label is that of the record's query and positives; without labels, images that records join, directly or over
-    others, form a class. An image that is named as a negative only forms a class of its own: an
-    evaluation takes it for a query with nothing to find, which lone="skip" of core.RetrievalRecall leaves out.
+    others, form a class. An image that is named as a negative only forms a class of its own: in
+    an evaluation it can be found, wrongly, and as a query, which has nothing to find, it is left out and counted.
 
     Other modes: a sample is a record. It holds the query ("text", "image" or both), what is to be found ("image" or
     "text" where this is free, else "positive_image" or "positive_text"; several texts are a list, several images make

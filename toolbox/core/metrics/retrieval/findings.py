@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from torch import Tensor
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.core.metrics.naming import class_namer, super_classes
 from toolbox.core.metrics.neighbours import unit_rows
-from toolbox.core.metrics.ranking import TIE, full_precision
+from toolbox.core.metrics.ranking import TIE, full_precision, summarize
 from toolbox.core.metrics.retrieval.intervals import query_outcomes
+from toolbox.core.metrics.retrieval.queries import Lone, largest_k
 from toolbox.core.metrics.seen import Items
 
 RESULTS = 10
@@ -24,7 +24,7 @@ _MOST_GROUPS = 100
 
 def describe(
     items: Items, found: dict[str, dict[str, Tensor]], dataset: Dataset, ks: Sequence[int], *,
-    lone: Literal["miss", "skip"] = "miss", by_group: bool = True,
+    lone: Lone = "skip", by_group: bool = True,
 ) -> list[Finding]:  # fmt: skip
     """The findings of a retrieval metric.
 
@@ -34,7 +34,7 @@ def describe(
     found = {prefix: {name: values.cpu() for name, values in one.items()} for prefix, one in found.items()}
     plain = found[""]
     findings: list[Finding | None] = [
-        recall_curve(found, len(items.gallery) - int(items.alone), ks, lone),
+        recall_curve(found, largest_k(items), ks, lone),
         dimension_curve(found, items.values.shape[1], ks, lone),
         similarities(plain),
         positions(plain["rank"]),
@@ -47,18 +47,16 @@ def describe(
     findings.append(confused.table(name))
     if items.indices:
         findings += [
-            Gallery("Queries and what was found", spread_examples(items, plain["rank"], 24),
+            Gallery("Queries and what was found", spread_examples(items, plain["rank"], 24, lone),
                     "Spread evenly over the queries, about half of them missed."),
             Gallery("Hardest misses", hardest_misses(items, plain, 12), "The queries whose first match ranks worst."),
             Gallery("Confused classes", confused.examples(name, 8), "For each pair of classes its surest mistake."),
         ]  # fmt: skip
-    findings.append(outcomes(items, plain["rank"], groups))
+    findings.append(outcomes(items, plain["rank"], groups, lone))
     return [finding for finding in findings if finding is not None and getattr(finding, "examples", True)]
 
 
-def recall_curve(
-    found: dict[str, dict[str, Tensor]], largest: int, ks: Sequence[int], lone: Literal["miss", "skip"]
-) -> Curve | None:
+def recall_curve(found: dict[str, dict[str, Tensor]], largest: int, ks: Sequence[int], lone: Lone) -> Curve | None:
     """Recall@K for K up to 1000, a line for each way to rank."""
     limit = min(1000, largest)
     if limit < 2:
@@ -74,16 +72,14 @@ def recall_curve(
     return Curve("Recall@K", series, x="K", y="Recall@K", log_x=True)
 
 
-def dimension_curve(
-    found: dict[str, dict[str, Tensor]], width: int, ks: Sequence[int], lone: Literal["miss", "skip"]
-) -> Curve | None:
+def dimension_curve(found: dict[str, dict[str, Tensor]], width: int, ks: Sequence[int], lone: Lone) -> Curve | None:
     """The first numbers over the width of the embedding, where several widths were judged."""
     widths = {int(prefix[3:]): one for prefix, one in found.items() if prefix.startswith("dim")}
     if not widths:
         return None
     series: dict[str, list[tuple[float, float]]] = {f"recall@{min(ks)}": [], "map@r": []}
     for d, one in sorted(({width: found[""]} | widths).items()):
-        means = _means(one, ks, lone)
+        means = summarize(one, ks, lone=lone)
         for name, line in series.items():
             line.append((d, means[name]))
     return Curve("Shorter embeddings", series, x="dimensions", y="value", log_x=True)
@@ -118,22 +114,28 @@ def positions(rank: Tensor) -> Table:
     return Table("Where the first match stands", ["rank", "queries", "share"], rows)
 
 
-def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], lone: Literal["miss", "skip"]) -> Table:
-    """The numbers of each super-class, the worst first. The gallery is the whole one."""
+def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], lone: Lone) -> Table:
+    """The numbers of each super-class that has queries which count, the worst first. The gallery is the whole one."""
     names = sorted(set(groups))
     number = {name: index for index, name in enumerate(names)}
-    cluster = torch.tensor([number[group] for group in groups])
-    columns = ["group", "queries", *(f"recall@{k}" for k in ks), "map@r"]
-    rows = []
-    for index, name in enumerate(names):
-        chosen = cluster == index
-        means = _means({key: values[chosen] for key, values in found.items()}, ks, lone)
-        rows.append([name, int(chosen.sum()), *(means[column] for column in columns[2:])])
+    group = torch.tensor([number[name] for name in groups])
+    outcomes = query_outcomes(found, ks, lone=lone)
+    columns = [*(f"recall@{k}" for k in ks), "map@r"]
+    sums = {
+        name: [torch.zeros(len(names)).double().index_add_(0, group, x).tolist() for x in (values * counted, counted)]
+        for name, (values, counted) in ((column, outcomes[column]) for column in columns)
+    }
+    asked = sums[columns[0]][1]
+    rows = [
+        [name, int(asked[i]), *(sums[column][0][i] / max(sums[column][1][i], 1) for column in columns)]
+        for i, name in enumerate(names)
+        if asked[i]
+    ]
     rows.sort(key=lambda row: (row[2], row[0]))
     note = "Every query is compared with the whole gallery."
     if len(rows) > _MOST_GROUPS:
         note += f" The worst {_MOST_GROUPS} of {len(rows)} groups."
-    return Table("By super-class", columns, rows[:_MOST_GROUPS], note)
+    return Table("By super-class", ["group", "queries", *columns], rows[:_MOST_GROUPS], note)
 
 
 class Confused:
@@ -188,9 +190,9 @@ def hardest_misses(items: Items, found: dict[str, Tensor], count: int) -> list[E
     return examples(items, worst, [f"first match at rank {int(rank[query]):,}" for query in worst])
 
 
-def spread_examples(items: Items, rank: Tensor, count: int) -> list[Example]:
+def spread_examples(items: Items, rank: Tensor, count: int, lone: Lone) -> list[Example]:
     """Queries spread evenly over the data, about half of them missed."""
-    missed = _spread(torch.nonzero(rank != 1)[:, 0].tolist(), count // 2)
+    missed = _spread(torch.nonzero((rank != 1) & _counted(rank, lone))[:, 0].tolist(), count // 2)
     hit = _spread(torch.nonzero(rank == 1)[:, 0].tolist(), count - len(missed))
     found = examples(items, missed + hit)
     return sorted(found, key=lambda example: example.query)
@@ -220,20 +222,18 @@ def examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -> lis
     return found
 
 
-def outcomes(items: Items, rank: Tensor, groups: list[str]) -> Outcomes:
-    """The rank of every query's first match; queries without any are left out."""
-    asked = torch.nonzero(rank > 0)[:, 0].tolist()
+def outcomes(items: Items, rank: Tensor, groups: list[str], lone: Lone) -> Outcomes:
+    """The rank of every query's first match; NaN where nothing can answer it and that counts as a miss."""
+    asked = torch.nonzero(_counted(rank, lone))[:, 0].tolist()
     queries = items.queries.tolist()
     names = [str(items.names[queries[query]]) for query in asked]
-    ranks = rank[asked].tolist()
+    ranks = [float(place) if place else math.nan for place in rank[asked].tolist()]
     return Outcomes("rank of the first match", names, ranks, [groups[query] for query in asked] if groups else [])
 
 
-def _means(found: dict[str, Tensor], ks: Sequence[int], lone: Literal["miss", "skip"]) -> dict[str, float]:
-    return {
-        name: float((values * counted).sum() / counted.sum().clamp(min=1))
-        for name, (values, counted) in query_outcomes(found, ks, lone=lone).items()
-    }
+def _counted(rank: Tensor, lone: Lone) -> Tensor:
+    """Which queries count in Recall@K."""
+    return rank >= 0 if lone == "miss" else rank > 0
 
 
 def _spread(items: list[int], count: int) -> list[int]:

@@ -13,11 +13,12 @@ from toolbox.core.metrics.resampling import DRAWS, SEED, percentiles
 
 def intervals(
     found: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *,
-    lone: Literal["miss", "skip"] = "miss",
+    lone: Literal["miss", "skip"] = "skip",
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """{name: (low, high)} of the numbers of `summarize`, at 95 %.
 
     - `found`: what `rank_queries` returned; `labels`: (Q,) the queries' classes.
+    - `lone`: as in `summarize`; "skip" also leaves out classes of which no query has a positive.
     - `resamples`: how often as many classes as there are get drawn, with replacement and with all their queries.
 
     The percentile bootstrap over clusters: the queries of a class look for each other, so that one odd class moves
@@ -25,6 +26,9 @@ def intervals(
     number of classes alone. What it cannot know: the same embedder trained again.
     Raises ValueError for fewer than two classes.
     """
+    if lone == "skip":  # classes that nothing counts of are not drawn
+        counted = torch.nonzero(found["rank"].cpu() > 0)[:, 0]
+        found, labels = {name: values.cpu()[counted] for name, values in found.items()}, labels.cpu()[counted]
     _, cluster = labels.cpu().unique(return_inverse=True)
     classes = int(cluster.max()) + 1 if len(cluster) else 0
     if classes < 2:
@@ -43,13 +47,13 @@ def intervals(
     totals = torch.cat(drawn)
     result = {}
     for index, name in enumerate(outcomes):
-        means = totals[:, 2 * index] / totals[:, 2 * index + 1].clamp(min=1)
-        result[name] = percentiles(means)
+        total, count = totals[:, 2 * index], totals[:, 2 * index + 1]
+        result[name] = percentiles((total / count)[count > 0])  # a draw without any query that counts says nothing
     return result
 
 
 def query_outcomes(
-    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "miss"
+    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "skip"
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """{name: (value of each query, 1 where it counts)}: `summarize` gives the means of these."""
     rank = found["rank"].cpu()

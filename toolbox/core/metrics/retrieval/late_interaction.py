@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
 from toolbox.core.metrics.neighbours import unit_rows
 from toolbox.core.metrics.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
 from toolbox.core.metrics.retrieval.findings import outcomes, positions, recall_curve
-from toolbox.core.metrics.retrieval.recall import check_labels
+from toolbox.core.metrics.retrieval.queries import Lone, check_answerable, check_labels, fitting_ks, largest_k, remarks
 from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
 
@@ -27,16 +25,17 @@ class LateInteractionRecall(Metric):
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000.
     - `memory_mb`: cap on the working memory in MiB beyond the tokens; changes speed, not results.
-    - `lone`: what a query without any positive does to Recall@K: "miss" or "skip", as in core.RetrievalRecall.
+    - `lone`: what a query without any positive does to Recall@K: "skip" or "miss", as in core.RetrievalRecall.
 
     Reads `outputs["tokens"]` (B, N, E) of any length, zero tokens being padding (`pool='tokens'` makes them), and
     labels, ids and roles as core.RetrievalRecall does. Every pair of items is compared, token by token: the time grows
     with the square of the items and of their tokens, and all tokens are kept. Gives
-    "late_interaction/recall@K", "late_interaction/map@r", "late_interaction/r_precision" and "late_interaction/mrr".
+    "late_interaction/recall@K", "late_interaction/map@r", "late_interaction/r_precision", "late_interaction/mrr",
+    "late_interaction/queries" and "late_interaction/queries_without_positive".
     Raises ValueError for arguments that make no sense, for batches without labels or ids, and for empty token sets.
     """
 
-    def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Literal["miss", "skip"] = "miss"):
+    def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Lone = "skip"):
         self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
             raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[1,10]")
@@ -53,7 +52,8 @@ class LateInteractionRecall(Metric):
         self._found: dict[str, Tensor] = {}
 
     def names(self) -> list[str]:
-        return [PREFIX + name for name in (*(f"recall@{k}" for k in self.ks), "map@r", "r_precision", "mrr")]
+        means = [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision", "mrr"]
+        return [PREFIX + name for name in (*means, "queries", "queries_without_positive")]
 
     def check(self, dataset: Dataset) -> list[Problem]:
         return check_labels(dataset, self.ks)
@@ -82,16 +82,20 @@ class LateInteractionRecall(Metric):
             place = shares.argsort().to(queries.device)
             found = {name: gather(values)[place] for name, values in found.items()}
         self._found = found
-        means = summarize(found, self.ks, lone=self.lone)
-        return {name: means[name.removeprefix(PREFIX)] for name in self.names()}
+        check_answerable(found["rank"])
+        means = summarize(found, fitting_ks(self.ks, items), lone=self.lone)
+        return {PREFIX + name: mean for name, mean in means.items()}
+
+    def remarks(self) -> list[str]:
+        return [] if self._items is None else remarks(self.ks, self._items, self._found["rank"], self.lone)
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         if self._items is None:
             return []
-        rank, largest = self._found["rank"].cpu(), len(self._items.gallery) - int(self._items.alone)
+        rank, ks = self._found["rank"].cpu(), fitting_ks(self.ks, self._items)
         found = [
-            recall_curve({"": {"rank": rank}}, largest, self.ks, self.lone), positions(rank),
-            outcomes(self._items, rank, []),
+            recall_curve({"": {"rank": rank}}, largest_k(self._items), ks, self.lone), positions(rank),
+            outcomes(self._items, rank, [], self.lone),
         ]  # fmt: skip
         for finding in found:
             if finding is not None:

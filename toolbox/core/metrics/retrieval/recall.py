@@ -15,8 +15,9 @@ from toolbox.core.metrics.ranking import TIE, rank_queries, summarize
 from toolbox.core.metrics.retrieval import k_reciprocal
 from toolbox.core.metrics.retrieval.findings import describe
 from toolbox.core.metrics.retrieval.intervals import intervals as resampled
+from toolbox.core.metrics.retrieval.queries import Lone, check_answerable, check_labels, fitting_ks, remarks
 from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
-from toolbox.core.metrics.seen import Items, Seen, check_labelled
+from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -37,8 +38,8 @@ class RetrievalRecall(Metric):
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000, the protocol of Stanford Online Products.
     - `memory_mb`: cap on the working memory in MiB beyond the embeddings; changes speed, not results.
-    - `lone`: what a query without any positive in the gallery does to Recall@K. "miss": it counts as a miss.
-      "skip": it is left out. It is always left out of the other numbers.
+    - `lone`: what a query without any positive in the gallery (an explicit negative, a class of one item) does to
+      Recall@K. "skip": it is left out, as of the other numbers. "miss": it counts as a miss. It is counted either way.
     - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
       drawn, as queries of a class depend on each other (toolbox/core/metrics/retrieval/intervals.py).
@@ -58,18 +59,20 @@ class RetrievalRecall(Metric):
     A batch may carry `batch["roles"]`, B times "query" or "gallery": then queries are compared with the gallery only.
     An item is never found by itself, known by its id wherever it stands, and an id seen twice counts once.
 
-    `compute` gives "recall@K" for each K, "map@r", "r_precision" and "mrr" (each 0 to 1; see ranking.py),
-    "queries", and "queries_without_positive". Then, where asked for, bounds "recall@1_low" and "recall@1_high", and the
-    same numbers once more as "dim64/recall@1", "whiten/recall@1", "alpha_qe/recall@1" and "k_reciprocal/recall@1",
-    each alone from the embeddings as they are. Every process gets the same numbers, for any number of processes.
-    Raises ValueError for arguments that make no sense, and for batches without labels or ids.
+    `compute` gives "recall@K" for each K that is not above the number of items that a query is compared with, "map@r",
+    "r_precision" and "mrr" (each 0 to 1; see ranking.py), "queries", and "queries_without_positive". Then, where asked
+    for, bounds "recall@1_low" and "recall@1_high", and the same numbers once more as "dim64/recall@1",
+    "whiten/recall@1", "alpha_qe/recall@1" and "k_reciprocal/recall@1", each alone from the embeddings as they are.
+    Every process gets the same numbers, for any number of processes.
+    Raises ValueError for arguments that make no sense, for batches without labels or ids, and where no query has a
+    positive or every K is too large.
     """
 
     def __init__(
         self,
         ks: list[int] | None = None,
         memory_mb: int = 512,
-        lone: Literal["miss", "skip"] = "miss",
+        lone: Lone = "skip",
         dims: list[int] | None = None,
         intervals: int = 0,
         by_group: bool = True,
@@ -166,23 +169,29 @@ class RetrievalRecall(Metric):
         self._items = items = self._seen.items()
         self._found = {}
         numbers: dict[str, float] = {}
+        ks = fitting_ks(self.ks, items)
         for prefix, variant in self._variants(items):
             found = self._found[prefix] = self._ranked(variant, items)
-            means = summarize(found, self.ks, lone=self.lone)
+            check_answerable(found["rank"])
+            means = summarize(found, ks, lone=self.lone)
             if prefix:
                 numbers |= {f"{prefix}/{name}": means[name] for name in means if not name.startswith("queries")}
                 continue
             numbers |= means
             if self.intervals:
                 labels = items.labels[items.queries]
-                for name, bounds in resampled(found, labels, self.ks, self.intervals, lone=self.lone).items():
+                for name, bounds in resampled(found, labels, ks, self.intervals, lone=self.lone).items():
                     numbers |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
         return numbers
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         if self._items is None:
             return []
-        return describe(self._items, self._found, dataset, self.ks, lone=self.lone, by_group=self.by_group)
+        ks = fitting_ks(self.ks, self._items)
+        return describe(self._items, self._found, dataset, ks, lone=self.lone, by_group=self.by_group)
+
+    def remarks(self) -> list[str]:
+        return [] if self._items is None else remarks(self.ks, self._items, self._found[""]["rank"], self.lone)
 
     def _variants(self, items: Items) -> Iterator[tuple[str, _Variant]]:
         """What is ranked, under its prefix; each is made when the one before it is done with."""
@@ -261,23 +270,6 @@ class RetrievalRecall(Metric):
             place = shares.argsort().to(queries.device)
             found = {name: gather(values)[place] for name, values in found.items()}
         return found
-
-
-def check_labels(dataset: Dataset, ks: list[int]) -> list[Problem]:
-    """What makes Recall at these K meaningless on a dataset."""
-    if found := check_labelled("Recall@K", dataset):
-        return found
-    most = len(dataset) - 1
-    if len(set(map(int, dataset.labels))) > most:
-        message = "No two items of this dataset share a class, so no query has anything to find."
-        return [Problem(message, hint="Use a dataset with several items in a class.")]
-    fitting = [k for k in ks if k <= most] or [most]
-    if fitting == ks:
-        return []
-    message = (
-        f"Recall@{max(ks)} asks for more than the {most} items that a query is compared with: the largest K is {most}."
-    )
-    return [Problem(message, "ks", f"use ks=[{','.join(map(str, fitting))}]")]
 
 
 def _query_expansion(given: list[Any]) -> tuple[int, float]:
