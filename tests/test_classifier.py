@@ -228,6 +228,18 @@ def test_labels_that_no_classifier_can_learn_are_told_before_anything_runs(odd, 
     assert said in odd(kind, kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("negative", "item 7 has the label -1"), ("gap", "the label None"), ("floats", "the label 0.5")]
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_label_is_no_class_of_other_models_either(odd, toy, kind, said, split):
+    data = f"{split}_dataloader.dataset=dict(type='odd.Odd',kind='{kind}')"
+    found = toolbox.check_config(toy([data]))
+    assert len(found) == 1
+    assert f"{split}_dataloader.dataset" in found[0].where
+    assert said in found[0].message
+
+
 def test_sound_labels_pass(odd):
     assert odd("none") == ""
 

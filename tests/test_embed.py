@@ -115,6 +115,8 @@ def test_one_image_and_lists(run, photos, tmp_path, capsys):
     lines.write_text('{"image": "a/2.jpg", "id": 7}\n"top.png"\n{"query_image": "a/1.png", "label": 3}\n')
     assert embed(run, lines, tmp_path / "lines.npz") == 0
     assert read_embeddings(tmp_path / "lines.npz")[0] == ["7", "top.png", "a/1.png"]
+    lines.write_text('{"image": "a/2.jpg", "id": 7.0}\n{"image": "top.png", "id": null}\n')
+    assert find_pictures(lines).ids == ["7", "top.png"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,7 @@ def test_one_image_and_lists(run, photos, tmp_path, capsys):
         ("x.jsonl", '{"image": "a/1.png"\n', "x.jsonl:1: The line is no JSON"),
         ("x.jsonl", '\n{"file": "a/1.png"}\n', 'x.jsonl:2: The line names no picture. It takes one of "image"'),
         ("x.jsonl", '{"image": "a/1.png", "id": 1}\n{"image": "top.png", "id": 1}\n', "The id '1' belongs to a/1.png"),
+        ("x.jsonl", '{"image": "a/1.png", "id": true}', "x.jsonl:1: 'id' must be a number or a string, not True"),
         ("x.md", "a/1.png", "neither a folder, an image nor a list"),
         ("none", None, "does not exist"),
     ],

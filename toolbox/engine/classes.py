@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
+
+import numpy as np
 
 from toolbox.base import Dataset
 from toolbox.errors import Problem
@@ -38,3 +41,32 @@ def other_classes(
         return []
     message = f"It has {len(here)} classes, the training data {count if trained is None else len(trained)}: {found}."
     return [Problem(message, where, "A classifier is judged on the classes that it was trained on.")]
+
+
+def label_problems(dataset: Dataset) -> list[Problem]:
+    """What is wrong with the labels of a dataset: missing ones, no integers, no indices into its classes.
+
+    Empty for a dataset without labels.
+    """
+    if dataset.labels is None:
+        return []
+    name, labels = type(dataset).__name__, np.asarray(dataset.labels)
+    most = np.inf if dataset.classes is None else len(dataset.classes)
+    if labels.shape != (len(dataset),):
+        message = f"{name} has labels of shape {labels.shape} for {len(dataset)} items."
+        return [Problem(message, hint="It takes one label for each item.")]
+    if labels.dtype.kind not in "iu" and len(labels):
+        odd = next((label for label in dataset.labels if not _is_integer(label)), dataset.labels[0])
+        message = f"{name} has the label {odd!r}, which is no integer."
+        return [Problem(message, hint="Labels are indices into its `classes`; leave out items without one.")]
+    wrong = np.flatnonzero((labels < 0) | (labels >= most))
+    if not len(wrong):
+        return []
+    message = f"{name} has {most} classes, and item" if np.isfinite(most) else f"{name}: item"
+    message += f" {wrong[0]} has the label {labels[wrong[0]]} ({len(wrong)} such items)."
+    hint = f"Labels are 0 to {most - 1}" if np.isfinite(most) else "Labels count from 0"
+    return [Problem(message, hint=f"{hint}; leave out items without one.")]
+
+
+def _is_integer(label: Any) -> bool:
+    return isinstance(label, int | np.integer) and not isinstance(label, bool)

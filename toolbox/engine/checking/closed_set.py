@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.engine.classes import class_names, first_difference, other_classes
+from toolbox.engine.classes import class_names, first_difference, label_problems, other_classes
 from toolbox.engine.saving.checkpoint import Checkpoint
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
@@ -23,8 +23,7 @@ def problems(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
         if loader := recipe[f"{name}_dataloader"]:
             try:
                 dataset, where = build(loader["dataset"], "dataset"), f"{name}_dataloader.dataset"
-                told = other_classes(class_names(training), dataset, where)
-                found += told or [problem.under(where) for problem in _labels(dataset)]
+                found += other_classes(class_names(training), dataset, where)
             except (ToolboxError, ValueError, OSError):
                 continue  # what keeps it from being read is reported where the data are looked at
     return found
@@ -40,26 +39,9 @@ def notes(training: Dataset) -> list[str]:
 
 
 def _labels(dataset: Dataset) -> list[Problem]:
-    name = type(dataset).__name__
     if dataset.labels is None or dataset.classes is None:
-        return [Problem(f"{name} has no labels.", hint="A classifier needs labelled data.")]
-    labels, classes = np.asarray(dataset.labels), len(dataset.classes)
-    if labels.shape != (len(dataset),):
-        return [Problem(f"{name} has labels of shape {labels.shape} for {len(dataset)} items.",
-                        hint="A classifier needs one label for each item.")]  # fmt: skip
-    if labels.dtype.kind not in "iu":
-        odd = next((label for label in dataset.labels if not _whole(label)), dataset.labels[0])
-        return [Problem(f"{name} has the label {odd!r}, which is no integer.",
-                        hint="Labels are indices into its `classes`.")]  # fmt: skip
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        message = f"{name} has {classes} classes, and item {wrong[0]} has the label {labels[wrong[0]]}"
-        return [Problem(f"{message} ({len(wrong)} such items).", hint=f"Labels are 0 to {classes - 1}.")]
-    return []
-
-
-def _whole(label: Any) -> bool:
-    return isinstance(label, int | np.integer) and not isinstance(label, bool)
+        return [Problem(f"{type(dataset).__name__} has no labels.", hint="A classifier needs labelled data.")]
+    return label_problems(dataset)
 
 
 def other_start(checkpoint: Checkpoint, training: Dataset) -> list[Problem]:

@@ -7,6 +7,7 @@ from typing import Any
 from toolbox.base import Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
 from toolbox.engine.checking.plan import Plan, noted
+from toolbox.engine.classes import label_problems
 from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
@@ -37,7 +38,7 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
     dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
     sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
     plan.batch_size = sampler.batch_size
-    found = [problem.under("train_dataloader.dataset") for problem in dataset.check()]
+    found = [problem.under("train_dataloader.dataset") for problem in dataset.check() or label_problems(dataset)]
     plan.problems += found
     if found:
         return None, None

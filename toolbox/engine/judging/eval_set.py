@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
 from toolbox.engine import out_of_memory
+from toolbox.engine.classes import label_problems
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Turns
@@ -184,9 +185,9 @@ class EvalSet:
 
     def problems(self) -> list[Problem]:
         """What the dataset and the metrics find wrong before anything runs."""
-        found = [problem.under(f"{self.name}_dataloader.dataset") for problem in self.dataset.check()]
+        found = self.dataset.check() or label_problems(self.dataset)
         if found:
-            return found
+            return [problem.under(f"{self.name}_dataloader.dataset") for problem in found]
         return [
             problem.under(f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.metrics)

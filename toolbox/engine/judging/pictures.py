@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from toolbox.base import Dataset, Sample, read_image
+from toolbox.base import Dataset, Sample, read_image, read_label
 from toolbox.base.images import IMAGE_SUFFIXES
 from toolbox.errors import ToolboxError
 
@@ -133,5 +133,8 @@ def _line(line: str, where: str) -> tuple[str, str]:
     if not fields:
         wanted = ", ".join(f'"{field}"' for field in _FIELDS)
         raise ToolboxError("The line names no picture.", where=where, hint=f"It takes one of {wanted}.")
-    name = value[fields[0]]
-    return name, str(value.get("id", name))
+    name, key = value[fields[0]], value.get("id")
+    try:
+        return name, (key if isinstance(key, str) and key.strip() else read_label(key)) or name
+    except ValueError as error:
+        raise ToolboxError(f"'id' {error}.", where=where) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base import IMAGE_SUFFIXES
+from toolbox.base import IMAGE_SUFFIXES, read_label
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import folders_in, list_classes
 from toolbox_datasets.files import first_of
@@ -122,9 +122,10 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
 def class_number(value: Any, where: str) -> int:
     """`value` as a class. Raises ValueError, saying where, unless it is 1 to 196."""
     try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = 0
+        text = read_label(value) or ""
+    except ValueError:
+        text = ""
+    number = int(text) if text.isdecimal() and len(text) < 9 else 0
     if not 1 <= number <= CLASSES:
         raise ValueError(f"{where}: a class is a number from 1 to {CLASSES}, not '{value}'")
     return number

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.base import Sample, decode_image
+from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels
 from toolbox_datasets import subsets
 from toolbox_datasets.classified import Classified
 from toolbox_datasets.files import new_folder
@@ -28,7 +28,8 @@ class HF(Classified):
       test, the validation split is the test, and "val" is carved from train; where it has neither, both are.
     - `config`: the dataset's configuration, where there are several.
     - `image`, `label`: the columns; by default the only ones of the types Image and ClassLabel. A column of whole
-      numbers 0, 1, 2 ... or of strings is taken when it is named; strings are numbered in alphabetical order.
+      numbers 0, 1, 2 ... or of strings is taken when it is named; strings are numbered in alphabetical order, and read
+      as `toolbox.base.read_label` says: "7" and "7.0" are the same one.
     - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
     - `val_share`, `test_share`: shares of the training images of each class that "val" and "test" get where there is
       no such split; 0 carves nothing.
@@ -36,6 +37,8 @@ class HF(Classified):
     - `revision`: commit, tag or branch; None takes what the cache holds, else the newest.
     - `parts`: which of its splits serve as which, {"train": "train", "test": "validation"}; a "val" that is not named
       is carved. For datasets whose test labels are hidden, as those of imagenet-1k.
+    - `missing_labels`: strings that mean "no label"; None: those of `toolbox.base.MISSING_LABELS`, such as NA, nan and
+      None; []: only an empty one does, so that a class may be called NA. A row without a label is an error.
 
     What is in the local cache is used without asking the network. A sample holds "image", "label" and "id"
     ("train/17": its own split and row). Pictures are turned, and brought to RGB as `toolbox.base.read_image` does; of
@@ -57,6 +60,7 @@ class HF(Classified):
         seed: int = 42,
         revision: str | None = None,
         parts: dict[str, str] | None = None,
+        missing_labels: list[str] | None = None,
     ) -> None:
         super().__init__(split, ratio, shots, val_share, seed, test_share)
         if not name:
@@ -70,6 +74,7 @@ class HF(Classified):
             raise ValueError(f"parts={parts} takes one split for two")
         self.name, self.config, self.image, self.label = name, config, image, label
         self.revision, self.chosen = revision, parts
+        self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
     def place(self) -> str:
         return self.name
@@ -119,7 +124,8 @@ class HF(Classified):
     def classes(self) -> list[str]:
         name = self.columns[1]
         train = self.opened("train")
-        return class_names(train.features[name], values_of(train, name), self.where("train"), name)
+        values, where = values_of(train, name), self.where("train")
+        return class_names(train.features[name], values, where, name, self.missing_labels)
 
     def part_labels(self, part: str) -> np.ndarray:
         name, found = self.columns[1], self.opened(part)
@@ -129,7 +135,7 @@ class HF(Classified):
         own = getattr(feature, "names", None)
         if own is not None and list(own) != self.classes:
             raise ValueError(f"{self.where(part)} has other classes, or another order of them, than its training part")
-        return numbered(values_of(found, name), self.classes, feature, self.where(part), name)
+        return numbered(values_of(found, name), self.classes, feature, self.where(part), name, self.missing_labels)
 
     @cached_property
     def encoded(self) -> Any:
@@ -167,6 +173,7 @@ class HF(Classified):
                 f"the strings in '{self.columns[1]}' are numbered in alphabetical order: {self.classes[0]} is 0, "
                 f"{self.classes[-1]} is {len(self.classes) - 1}"
             )
+            notes += find_similar_labels(self.classes)
         return [*notes, *super().notes()]
 
     @classmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
+from toolbox.base import MISSING_LABELS, read_label
 from toolbox_datasets.files import listing
+from toolbox_datasets.label_count import LabelCount
 
 
 def image_column(features: Any, wanted: str | None, where: str) -> str:
@@ -55,57 +57,90 @@ def values_of(part: Any, name: str) -> Any:
     return part.select_columns([name]).with_format("arrow")[:][name]
 
 
-def class_names(feature: Any, values: Any, where: str, name: str) -> list[str]:
+def class_names(
+    feature: Any, values: Any, where: str, name: str, missing: Collection[str] = MISSING_LABELS
+) -> list[str]:
     """The classes that a label column has.
 
     - `feature`: its type; `values`: its Arrow array in the training part, from which they follow without a ClassLabel:
       strings are sorted, whole numbers must be 0, 1, 2 ... without a gap.
+    - `missing`: strings that mean "no label".
 
     Raises ValueError where they are neither.
     """
     if type(feature).__name__ == "ClassLabel":
         return list(feature.names)
     kind = str(getattr(feature, "dtype", ""))
-    found = values.drop_null().unique().to_pylist() if is_text(feature) or kind.startswith(("int", "uint")) else []
+    found: list[str] = []
+    refused = "whole numbers from 0, or strings"
+    if is_text(feature) or kind.startswith(("int", "uint", "float", "decimal")):
+        try:
+            texts = (read_label(value, missing=missing) for value in values.drop_null().unique().to_pylist())
+            found = list(dict.fromkeys(text for text in texts if text is not None))
+        except ValueError as error:
+            found, refused = [], f"one {error}"
     if found and is_text(feature):
         return sorted(found)
     if not found:
         raise ValueError(
-            f"{where}: the column '{name}' ({described(feature)}) holds no labels: whole numbers from 0, or strings; "
+            f"{where}: the column '{name}' ({described(feature)}) holds no labels: {refused}; "
             "choose another column by label='...'"
         )
-    require_numbers(np.array(found), where, name)
-    gap = next((number for number, value in enumerate(sorted(found)) if value != number), None)
+    numbers = sorted(map(int, found))
+    require_numbers(np.array(numbers), where, name)
+    gap = next((number for number, value in enumerate(numbers) if value != number), None)
     if gap is not None:
         raise ValueError(
-            f"{where}: the {len(found):,} different labels in '{name}' go up to {max(found)}, and {gap} never occurs: "
+            f"{where}: the {len(found):,} different labels in '{name}' go up to {numbers[-1]}, and {gap} never occurs: "
             "number them from 0 without gaps, or cast the column to ClassLabel"
         )
-    return [str(value) for value in sorted(found)]
+    return [str(number) for number in numbers]
 
 
-def numbered(values: Any, classes: Sequence[str], feature: Any, where: str, name: str) -> np.ndarray:
+def numbered(
+    values: Any, classes: Sequence[str], feature: Any, where: str, name: str,
+    missing: Collection[str] = MISSING_LABELS,
+) -> np.ndarray:  # fmt: skip
     """(N,) int64 labels of an Arrow array. Raises ValueError where they are missing, hidden or unknown."""
-    if values.null_count:
+    kind = str(getattr(feature, "dtype", ""))
+    if is_text(feature) or not kind.startswith(("int", "uint")):
+        values = texts_of(values, where, name, missing)
+    elif values.null_count:
         row = values.is_null().to_pylist().index(True)
         raise ValueError(f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out")
     if is_text(feature):
         label_of = {text: label for label, text in enumerate(classes)}
-        texts = values.to_pylist()
-        unknown = [text for text in dict.fromkeys(texts) if text not in label_of]
+        unknown = [text for text in dict.fromkeys(values) if text not in label_of]
         if unknown:
             raise ValueError(f"{where}: '{name}' has {len(unknown):,} values that the training part has not: "
                              f"{listing(unknown)}")  # fmt: skip
-        return np.array([label_of[text] for text in texts], dtype=np.int64)
-    labels = np.asarray(values)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"{where}: '{name}' ({described(feature)}) holds no whole numbers")
-    labels = labels.astype(np.int64)
+        return np.array([label_of[text] for text in values], dtype=np.int64)
+    labels = np.asarray(values).astype(np.int64)
     require_numbers(labels, where, name)
     if len(labels) and labels.max() >= len(classes):
         row = int(labels.argmax())
         raise ValueError(f"{where}: row {row} has the label {labels.max()}, and there are {len(classes):,} classes")
     return labels
+
+
+def texts_of(values: Any, where: str, name: str, missing: Collection[str]) -> list[str]:
+    """Labels of an Arrow array as `toolbox.base.read_label` reads them. Raises ValueError where one is missing."""
+    count, texts = LabelCount(), []
+    text_of: dict[Any, str | None] = {}
+    for row, value in enumerate(values.to_pylist()):
+        if value not in text_of:
+            try:
+                text_of[value] = read_label(value, missing=missing)
+            except ValueError as error:
+                raise ValueError(f"{where}: row {row}: '{name}' {error}") from None
+        count.add(row, text_of[value], value)
+        texts.append(text_of[value])
+    if count.missing:
+        raise ValueError(
+            f"{where}: row {count.first[False]} has no '{name}' ({count.missing:,} rows have none"
+            f"{count.missing_texts()}): leave these out"
+        )
+    return texts
 
 
 def require_numbers(labels: np.ndarray, where: str, name: str) -> None:

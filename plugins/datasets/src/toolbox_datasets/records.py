@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import IMAGE_SUFFIXES, Dataset, Sample, read_image
+from toolbox.base import IMAGE_SUFFIXES, MISSING_LABELS, Dataset, Sample, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files
@@ -28,9 +28,12 @@ class Records(Dataset):
     - `columns`: {field: column} where the file calls a field otherwise, {'label': None} to read none.
     - `split`: "train" and "val" divide the classes of the file, "all" is everything.
     - `val_share`: share of the classes that "val" gets, 0.1 by default.
+    - `missing_labels`: texts that mean "no label"; None: those of `toolbox.base.MISSING_LABELS`, such as NA, nan and
+      None; []: only an empty cell does, so that a class may be called NA.
 
     Fields: `query` (text), `query_image`, `positive` and `negatives` (a string or a list; in a table a list may be
-    written as JSON), `label` (or class_id, or id), `group` (super-class).
+    written as JSON), `label` (or class_id, or id), `group` (super-class). Labels and groups are read as
+    `toolbox.base.read_label` says: 7, 7.0 and "7" are the same one, and all records have a label, or none.
 
     "i2i": items are the different images of the file, in the order of their first appearance; a sample holds "image",
     "label", "id" (the path), "path" and, if given, "group". `records` says which images pair; core.Pairs draws by it.
@@ -56,6 +59,7 @@ class Records(Dataset):
         columns: dict[str, str | None] | None = None,
         split: Literal["train", "val", "all"] = "all",
         val_share: float = 0.1,
+        missing_labels: list[str] | None = None,
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
@@ -67,11 +71,12 @@ class Records(Dataset):
         tables.kind_of(self.file)
         self.folder = Path(root).expanduser() if root else self.file.parent
         self.mode, self.columns, self.split, self.val_share = mode, dict(columns or {}), split, val_share
+        self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
     @cached_property
     def index(self) -> Index | Samples:
         """What the split holds."""
-        reader = Reader(self.file, self.mode, self.columns)
+        reader = Reader(self.file, self.mode, self.columns, self.missing_labels)
         module, read = (records_index, read_pairs) if self.mode == "i2i" else (records_samples, read_samples)
         whole: Any = read(reader, self.folder)
         if self.split != "all":

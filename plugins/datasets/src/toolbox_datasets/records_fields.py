@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolbox.base import MISSING_LABELS, read_label
 from toolbox_datasets import tables
+from toolbox_datasets.label_count import LabelCount
 
 FIELDS = ("query", "query_image", "positive", "negatives", "label", "group")
 LABELS = ("label", "class_id", "id")
@@ -30,12 +32,15 @@ class Reader:
     """Reads the fields of one file's records. Errors name file, line and field.
 
     - `mode`: of `MODES`; `columns`: {field: column}, None for a field that is not to be read.
+    - `missing`: texts that mean "no label".
     """
 
-    def __init__(self, path: Path, mode: str, columns: Mapping[str, str | None]) -> None:
-        self.path, self.mode, self.mapped = path, mode, columns
+    def __init__(
+        self, path: Path, mode: str, columns: Mapping[str, str | None], missing: Collection[str] = MISSING_LABELS
+    ) -> None:
+        self.path, self.mode, self.mapped, self.missing = path, mode, columns, missing
         self.columns = tables.columns_of(path)
-        self._first: tuple[int, bool] | None = None
+        self._labels = LabelCount()
         self.csv = tables.kind_of(path) in ("csv", "tsv")
         known = set(self.columns)
         self.column = {field: columns.get(field, field) for field in FIELDS}
@@ -57,27 +62,30 @@ class Reader:
                 )
 
     def label(self, row: Mapping[str, Any], number: int) -> str | None:
-        """The label of a record, None where the file has none. Raises ValueError unless all records have one or none.
-
-        Records are read in their order, from the first on.
-        """
+        """The label of a record, None where it has none; `labelled` says, after the last one, whether this is right."""
         label = self.scalar(row, number, "label")
-        if self._first is None:
-            self._first = number, label is not None
-        first, labelled = self._first
-        if labelled != (label is not None):
-            this, that = ("has no label", "has one") if labelled else ("has a label", "has none")
-            raise ValueError(f"{self.place(number)} {this}, and {self.place(first)} {that}: give all or none")
+        column = self.column["label"]
+        self._labels.add(number, label, None if column is None else row.get(column))
         # a column of labels that the first records do not have
-        if self.column["label"] is None and "label" not in self.mapped and not row.keys().isdisjoint(LABELS):
+        if column is None and "label" not in self.mapped and not row.keys().isdisjoint(LABELS):
             raise ValueError(f"{self.place(number)} has a label, and the first records have none: give it to all")
         return label
 
     def labelled(self) -> bool:
-        """Whether the records that were read have labels. Raises ValueError if there was none."""
-        if self._first is None:
+        """Whether the records that were read have labels. Raises ValueError if there was none, or only some have."""
+        count = self._labels
+        if not count.total:
             raise ValueError(f"{self.path} holds no record")
-        return self._first[1]
+        if len(count.first) == 2:
+            without, labelled = self.place(count.first[False]), self.place(count.first[True])
+            places = f"{without} has no label, and {labelled} has one"
+            if count.first[False] < count.first[True]:
+                places = f"{labelled} has a label, and {without} has none"
+            raise ValueError(
+                f"{places}: give all or none ({count.missing:,} of {count.total:,} records have none"
+                f"{count.missing_texts()})"
+            )
+        return True in count.first
 
     def first_place(self) -> str:
         """Where the first record stands."""
@@ -124,18 +132,15 @@ class Reader:
         return values
 
     def scalar(self, row: Mapping[str, Any], number: int, field: str) -> str | None:
-        """A label or a group as text: 7, 7.0 and "7" are the same one; None if it is absent."""
+        """A label or a group as `toolbox.base.read_label` reads it; None if it is absent."""
         column = self.column[field]
         value = None if column is None else row.get(column)
-        if type(value) is int:
-            return str(value)
-        if absent(value):
+        if value is None or value == []:
             return None
-        if type(value) is str:
-            return value.strip()
-        if isinstance(value, float) and value.is_integer():
-            return str(int(value))
-        raise self.fail(number, field, f"must be a number or a string, not {shown(value)}")
+        try:
+            return read_label(value, missing=self.missing)
+        except ValueError as error:
+            raise self.fail(number, field, str(error)) from None
 
     def notes(self) -> list[str]:
         """What was guessed of the columns, and what looks as if it was meant to be read."""
@@ -144,6 +149,8 @@ class Reader:
             notes.append(
                 f"labels are read from the column '{label}' of {self.path.name}; columns={{'label': None}} reads none"
             )
+        if self._labels.texts:
+            notes.append(f"no record of {self.path.name} has a label{self._labels.missing_texts()}")
         unread = [name for name in self.columns if name not in self.wanted()]
         for field in FIELDS:
             if self.column[field] not in self.columns and field not in self.mapped:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toolbox.base import find_similar_labels
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import natural
 from toolbox_datasets.records_fields import Reader
@@ -188,7 +189,8 @@ def read_pairs(reader: Reader, folder: Path) -> Index:
         joined = components(count, relations.query[relations.positives.of()], relations.positives.values)
         found, names = by_first(joined, paired, images.paths)
     found, names = with_lone(found, names, paired, images.paths)
-    index = Index(images.paths, np.asarray(images.lines), found, names, None, paired, relations, reader.notes())
+    notes = [*reader.notes(), *find_similar_labels(labels.names)]
+    index = Index(images.paths, np.asarray(images.lines), found, names, None, paired, relations, notes)
     if groups.names:
         groups.reach(count)
         kinds = [*groups.names, ""]
@@ -215,7 +217,7 @@ def components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def in_order(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Labels renumbered in the natural order of their names (2 before 10); -1 stays."""
-    order = sorted(range(len(names)), key=lambda number: natural(names[number]))
+    order = sorted(range(len(names)), key=lambda number: (natural(names[number]), names[number]))
     place = np.empty(len(names) + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(len(names)), -1
     return place[labels], [names[number] for number in order]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from toolbox.base import find_similar_labels
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import MODES, Reader
 from toolbox_datasets.records_index import Images, components, in_order
@@ -89,7 +90,7 @@ def read_samples(reader: Reader, folder: Path) -> Samples:
         # numbers count up, so classes are in the order of their first sample
         _, firsts, of = np.unique(keys.classes()[np.asarray(labels)], return_index=True, return_inverse=True)
         classes = [f"line {ids[first]}" for first in firsts]
-    notes = reader.notes()
+    notes = [*reader.notes(), *find_similar_labels(names)]
     if repeated:
         notes.append(f"{repeated:,} of {records:,} records repeat an earlier one")
     if unused:
