@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -165,10 +167,24 @@ def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, mon
     assert "are shown" not in page.text
     monkeypatch.setattr(predictions, "MOST_PICTURES", 3)
     assert predict("--page", "p.html", "--overwrite")[0] == 0
-    assert "The first 3 of 5 pictures are shown" in Page(Path("p.html")).text
+    assert "The 3 least sure of 5 pictures are shown" in Page(Path("p.html")).text
     monkeypatch.setattr(predictions, "MOST_BYTES", 1)
     predict("--page", "p.html", "--overwrite")
-    assert "The first 1 of 5 pictures are shown" in Page(Path("p.html")).text
+    assert "The 1 least sure of 5 pictures are shown" in Page(Path("p.html")).text
+
+
+def test_the_page_counts_classes_and_shows_the_least_sure_pictures_first(predict, photos):
+    assert predict("--out", "p.json", "--page", "p.html")[0] == 0
+    held = json.loads(Path("p.json").read_text())
+    firsts = [item["predictions"][0] for item in held]
+    page = Page(Path("p.html"))
+    listed = re.findall(r"<p>([^<]+)</p><dl>", page.source)
+    order = sorted(range(len(held)), key=lambda place: firsts[place]["score"])
+    assert listed == [held[place]["path"] for place in order]
+    counts = Counter(first["label"] for first in firsts)
+    rows = re.findall(r'<tr><td class="text">(.*?)</td><td>(\d+)</td>', page.source)
+    assert {html.unescape(label): int(count) for label, count in rows} == counts
+    assert [int(count) for _, count in rows] == sorted(counts.values(), reverse=True)
 
 
 # ---- what it refuses

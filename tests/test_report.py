@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console as Terminal
 
 from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Matrix, Outcomes, Table
+from toolbox.cli import progress
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves, load_findings, save_findings, write_report
 from toolbox.report.charts import curve_chart, histogram_chart
+from toolbox.report.curves import LEFT, TOP
 from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
 from toolbox.report.grid import column_cells
 from toolbox.report.matrix import LONGEST, matrix_drawing
@@ -746,3 +749,82 @@ def test_train_leaves_findings(toy):
     assert "Worst first." in Page(Path("run/report.html")).text
     api.train(toy(), work_dir="run", overwrite=True)
     assert load_findings("run") == []
+
+
+# ---- what a reader sees first, and what a number became
+
+
+def test_encoder_and_data_stand_at_the_top(tmp_path):
+    (tmp_path / "config.py").write_text(
+        "model = dict(type='core.Embedder', backbone=dict(type='dinov3.ViT', name='vitb16', size=224,\n"
+        "             tune=dict(mode='lora', rank=16), quantize=dict(bits=4)))\n"
+        "train_dataloader = dict(dataset=dict(type='datasets.SOP', root='data/sop', split='train'))\n"
+        "test_dataloader = dict(dataset=dict(type='datasets.SOP', root='data/sop', split='test'))\n"
+        "load_from = 'work_dirs/earlier'\n"
+    )
+    results = full_results() | {"data": {"train": {"items": 59551}, "test": {"items": 60502}}}
+    page = Page(write_report(tmp_path, results, None))
+    assert "encoder dinov3.ViT vitb16 (224 px, LoRA, rank 16, 4 bits)" in page.text
+    assert "data datasets.SOP data/sop (train 59,551, test 60,502)" in page.text
+    assert "started from work_dirs/earlier" in page.text
+    assert page.text.index("encoder") < page.text.index("Before and after")
+
+
+def test_a_fall_is_marked_whichever_way_is_better(tmp_path):
+    results = {
+        "before": {"recall@1": 0.5, "error": 0.1, "loss": 0.3, "queries": 7},
+        "after": {"recall@1": 0.4, "error": 0.2, "loss": 0.2, "queries": 5},
+        "better": {"error": "less", "loss": "less"},
+    }
+    page = Page(write_report(tmp_path, results, None))
+    assert [attrs.get("title") for attrs in page.all("td", "change")] == ["worse than before"] * 2 + [None] * 2
+    assert len(page.all("span", "difference worse")) == 1
+    risen = Page(write_report(tmp_path, full_results(), None))
+    assert not risen.all("span", "difference worse")
+    assert len(risen.all("td", "change worse")) == 1  # recall@10 fell
+
+
+def test_numbers_of_what_is_never_trained_have_no_difference(tmp_path):
+    results = {"before": {"knn": 0.5, "queries": 9}, "after": {"linear": 0.7, "knn": 0.5, "queries": 9}}
+    page = Page(write_report(tmp_path, results, None))
+    assert page.table() == {"linear": ["0.7000"], "knn": ["0.5000"], "queries": ["9"]}
+    assert "±" not in page.text
+    assert "What was measured before training, too, was the same then" in page.text
+
+
+def test_step_0_is_in_the_curves(tmp_path):
+    fill(tmp_path, [{"step": step, "epoch": 0, "val/recall@1": 0.5 - step / 100} for step in (0, 10, 20)])
+    page = Page(write_report(tmp_path, full_results() | {"best": {"step": 0, "metric": "recall@1"}}, None))
+    assert len(page.all("circle")) == 3
+    assert any(attrs["d"].startswith(f"M{LEFT}.0 {TOP}V") for attrs in page.all("path", "best"))
+
+
+@pytest.mark.parametrize("console", ["lines", "bar"])
+def test_progress_fits_80_columns(console, monkeypatch, capsys):
+    values = {
+        "loss": 12.34567, "lr": 1.25e-4, "grad_norm": 123.456, "items_per_second": 12345.6, "data_wait_share": 0.57,
+    }  # fmt: skip
+    if console == "lines":
+        shown = progress.LineConsole()
+        shown.start(0, 100_000)
+        shown.advance(99_999, values)
+        shown.advance(100_000, values | {"skipped_steps": 12})
+        skipped = capsys.readouterr().out.splitlines()[-1]
+        assert "12 skipped" in skipped
+        assert len(skipped) <= 80
+        shown._last = 0.0
+        shown.advance(99_999, values)
+        lines = capsys.readouterr().out.splitlines()
+    else:
+        screen = io.StringIO()
+        shown = progress.LiveConsole()
+        shown._terminal = Terminal(file=screen, force_terminal=True, width=80, color_system=None)
+        shown.start(0, 100_000)
+        shown.advance(99_999, values)
+        shown.stop()
+        lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).replace("\r", "\n").splitlines()
+        lines = [line for line in lines if line.strip()]
+    assert lines
+    assert max(map(len, lines)) <= 80
+    for text in ("99999/100000", "12.35", "1.3e-04", "12346/s", "wait 57%", "ETA"):
+        assert text in lines[-1]

@@ -6,9 +6,12 @@ import sys
 import time
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from toolbox.engine.console import Console
+
+WORTH_SAYING = 0.1
+"""The share of the time that is spent waiting for data from which on a narrow line names it."""
 
 
 def console() -> Console:
@@ -34,7 +37,7 @@ class LineConsole(Console):
         if now - self._last >= 1 or step == self._steps:
             self._last = now
             left = (now - self._begun) / (step - self._first) * (self._steps - step)
-            self.show(f"{line} ETA {clock(left)}")
+            self.show(f"step {step}/{self._steps} {summarize(values)} ETA {clock(left)}")
         self._keep(line)
 
 
@@ -51,18 +54,26 @@ class LiveConsole(Console):
 
     def start(self, step: int, steps: int) -> None:
         self._bar = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), console=self._terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=steps, completed=step, numbers="")
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TextColumn("ETA"),
+            TimeRemainingColumn(compact=True),
+            console=self._terminal,
+        )
+        self._task = self._bar.add_task("training", total=steps, completed=step, numbers="")
         self._bar.start()
 
     def reach(self, what: str, done: int, total: int) -> None:
         if self._bar is None:
             self._bar = Progress(
-                TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
-                TimeRemainingColumn(), console=self._terminal,
-            )  # fmt: skip
+                TextColumn(what),
+                BarColumn(bar_width=10),
+                MofNCompleteColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(compact=True),
+                console=self._terminal,
+            )
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done)
@@ -70,7 +81,7 @@ class LiveConsole(Console):
     def advance(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
             return
-        self._bar.update(self._task, completed=step, **({"numbers": describe(values)} if values else {}))
+        self._bar.update(self._task, completed=step, **({"numbers": summarize(values)} if values else {}))
         if values:
             self._keep(f"step {step} " + describe(values))
 
@@ -90,6 +101,16 @@ def describe(values: dict[str, float]) -> str:
     if values.get("skipped_steps"):
         text += f" {values['skipped_steps']} left out so far,"
     return f"{text} {values['items_per_second']:.0f} items/s, {values['data_wait_share']:.0%} waiting for data"
+
+
+def summarize(values: dict[str, float]) -> str:
+    """The same for a terminal of 80 columns, beside a step number, a bar and a time; the log has the rest."""
+    text = f"loss {values['loss']:.4g}" if "loss" in values else "loss not finite"
+    text += f" lr {values['lr']:.1e} {values['items_per_second']:.0f}/s"
+    if values.get("skipped_steps"):
+        return f"{text} {values['skipped_steps']} skipped"
+    waiting = values["data_wait_share"]
+    return f"{text} wait {waiting:.0%}" if waiting >= WORTH_SAYING else text
 
 
 def clock(seconds: float) -> str:

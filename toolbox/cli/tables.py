@@ -12,6 +12,7 @@ from rich.table import Table
 
 from toolbox.base.intervals import split_intervals
 from toolbox.engine.console import digits
+from toolbox.report.table import is_unchanged, is_worse
 
 if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
@@ -26,6 +27,8 @@ def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
     pixels, before, after = (results[name] or {} for name in ("pixels", "before", "after"))
     names, bounds = split_intervals(after or before)
+    unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}
+    before = {} if unchanged else before
     columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else []), "after"]
     table = Table("", *columns, *(["95 %"] if bounds else []), *(["change"] if before else []))
     for column in table.columns[1:]:
@@ -34,11 +37,13 @@ def show_results(results: dict[str, Any]) -> None:
         a, b = before.get(name), after.get(name)
         cells = [*([number(pixels.get(name))] if pixels else []), *([number(a)] if before else []), number(b)]
         cells += [_interval(bounds.get(name))] if bounds else []
-        cells += [f"{b - a:+.4f}" if isinstance(a, float) and isinstance(b, float) else ""] if before else []
+        cells += [_change(a, b, better.get(name, "greater"))] if before else []
         table.add_row(name, *cells)
     out = terminal()
     if before or after:
         out.print(table)
+    if unchanged:
+        out.print("What was measured before training, too, was the same then.", highlight=False)
     seconds = results["seconds"]
     share = results["data_wait_seconds"] / seconds if seconds else 0.0
     out.print(
@@ -96,6 +101,12 @@ def show_plan(plan: Plan) -> None:
         parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in plan.memory.items())
         total = sum(plan.memory.values()) / 2**30
         out.print(f"Estimated memory of a step: {total:.2f} GiB ({parts}).", highlight=False, soft_wrap=True)
+
+
+def _change(before: Any, after: Any, better: str) -> str:
+    if not (isinstance(before, float) and isinstance(after, float)):
+        return ""
+    return f"{after - before:+.4f}" + (" (worse)" if is_worse(before, after, better) else "")
 
 
 def _interval(bounds: tuple[float, float] | None) -> str:

@@ -108,7 +108,7 @@ def panel(name: str, points: Series, last_step: int, best_step: int | None = Non
         [(x(step), y(value), f"step {step:,}: {short(value)}") for step, value in dotted],
         labelled(ticks(0, x_high, 4, whole=True), x),
         labelled(ticks(low, high, 4), y),
-        x(best_step) if best_step is not None and 0 < best_step <= x_high else None,
+        x(best_step) if best_step is not None and 0 <= best_step <= x_high else None,
         len(points) - len(usable),
     )
 

@@ -1,14 +1,17 @@
-"""A page of pictures with the classes that a model tells."""
+"""A page of pictures with the classes that a model predicts for them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolbox.base.findings import Table
 from toolbox.report.files import write_text
 from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
+from toolbox.report.grid import grid
 from toolbox.report.page import template
 
 if TYPE_CHECKING:
@@ -18,8 +21,8 @@ MOST_PICTURES = 200
 
 
 @dataclass(frozen=True)
-class Told:
-    """A picture, its path, and (label, probability as text, in percent) of its classes, best first."""
+class Prediction:
+    """A picture, its path, and (label, score as text, in percent) of its classes, best first."""
 
     picture: Picture
     path: str
@@ -35,20 +38,40 @@ def write_page(
     - `indices`: of the pictures in `dataset`; `paths`: what they are called; `rows`: of each (label, probability).
     - `told`: what told the classes; `left_out`: how many pictures could not be read.
 
-    Shows the first MOST_PICTURES, as many as go into MOST_BYTES, and says how many it does not. Raises ToolboxError
-    when the page cannot be written.
+    Counts how many pictures each class got, and shows the MOST_PICTURES of which the model is least sure, as many as go
+    into MOST_BYTES; it says how many it does not show. Raises ToolboxError when the page cannot be written.
     """
     pictures = Pictures(dataset)
-    shown: list[Told] = []
-    for index, name, row in list(zip(indices, paths, rows, strict=True))[:MOST_PICTURES]:
+    shown: list[Prediction] = []
+    least_sure_first = sorted(range(len(rows)), key=lambda place: rows[place][0][1])
+    for place in least_sure_first[:MOST_PICTURES]:
         if pictures.size > MOST_BYTES:
             break
-        bars = [(label, f"{score:.1%}", round(100 * score, 1)) for label, score in row]
-        shown.append(Told(pictures.get(index), name, bars))
+        bars = [(label, f"{score:.1%}", round(100 * score, 1)) for label, score in rows[place]]
+        shown.append(Prediction(pictures.get(indices[place]), paths[place], bars))
     now = datetime.now()
     page = template("predictions.html.j2").render(
-        told=told, shown=shown, total=len(rows), left_out=left_out, pictures=list(pictures.held.values()),
-        when=f"{now.day} {now:%B %Y, %H:%M}", when_iso=now.isoformat("T", "minutes"),
-    )  # fmt: skip
+        told=told,
+        shown=shown,
+        total=len(rows),
+        left_out=left_out,
+        counts=grid(count_classes(rows)),
+        pictures=list(pictures.held.values()),
+        when=f"{now.day} {now:%B %Y, %H:%M}",
+        when_iso=now.isoformat("T", "minutes"),
+    )
     write_text(path, page, hint="Choose another --page.")
     return path
+
+
+def count_classes(rows: list[list[tuple[str, float]]]) -> Table:
+    """How many pictures got each class as their first, the most frequent first, and how sure the model is of them.
+
+    - `rows`: of each picture (label, score), best first.
+    """
+    counts = Counter(row[0][0] for row in rows)
+    sums: Counter[str] = Counter()
+    for row in rows:
+        sums[row[0][0]] += row[0][1]
+    lines = [[label, count, sums[label] / count] for label, count in counts.most_common()]
+    return Table("Pictures by predicted class", ["class", "pictures", "mean score"], lines)

@@ -12,6 +12,7 @@ from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Matrix, Ou
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves
 from toolbox.report.charts import Chart, curve_chart, histogram_chart
+from toolbox.report.facts import list_facts
 from toolbox.report.files import read_text, write_text
 from toolbox.report.findings import as_saved
 from toolbox.report.gallery import Pictures, show_galleries
@@ -20,7 +21,7 @@ from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
 from toolbox.report.recipe import judged_split, read_recipe
-from toolbox.report.table import headline, rows
+from toolbox.report.table import headline, is_unchanged, rows
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -44,19 +45,22 @@ def write_report(
     dataset, given = findings or (None, [])
     usable, remarks = _sorted_out(given)
     config = read_text(work_dir / "config.py")
-    split = results.get("split") or _split(config)
+    recipe = _read_recipe(config)
+    split = results.get("split") or judged_split(recipe)
     split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
-    table = rows(results.get("before"), results.get("after"), results.get("pixels"))
+    table = rows(results.get("before"), results.get("after"), results.get("pixels"), results.get("better"))
+    unchanged = is_unchanged(results.get("before"), results.get("after"))
     shown = headline(results, items=len(dataset) if dataset is not None else None, split=split)
     pictures = Pictures(dataset) if dataset is not None else None
     galleries = [finding for finding in usable if isinstance(finding, Gallery)]
     page = template("report.html.j2").render(
         name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
         when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
-        headline=shown, rows=table, tracks=any(row.span for row in table),
+        headline=shown, facts=list_facts(recipe, results), rows=table, unchanged=unchanged,
+        tracks=any(row.span for row in table) and not unchanged,
         intervals=any(row.interval for row in table), missing=MISSING,
         explained=bool(results.get("before") and results.get("after")),
         small=curves, wide=charts, panels=main, other_panels=other, best_step=best.get("step"),
@@ -132,12 +136,12 @@ def _pretty(text: str) -> str:
         return text
 
 
-def _split(config: str) -> str:
-    """Which set `before` and `after` were measured on, from the recipe's text; empty where it does not say."""
+def _read_recipe(config: str) -> dict[str, Any]:
+    """The recipe that a config.py says; empty where it cannot be read as data."""
     try:
-        return judged_split(read_recipe(config))
+        return read_recipe(config)
     except ValueError:
-        return ""
+        return {}
 
 
 def _date(work_dir: Path) -> datetime:

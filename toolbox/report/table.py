@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ class Row:
     - `pixels`: the same of raw pixels, empty where they were not evaluated.
     - `interval`: of `after`, "0.48 to 0.52"; empty where there is none.
     - `span`: where the metric began and ended on a track from 0 to 100, None when it has no place there.
+    - `worse`: whether the number after is worse than the one before.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Row:
     span: tuple[float, float] | None
     pixels: str = ""
     interval: str = ""
+    worse: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Headline:
 
     - `metric`: its name, capitalised; empty when nothing was evaluated.
     - `values`: "0.12 → 0.61", or one number; `where`: "on 4,200 test items"; `difference`: "+0.49" or empty.
-    - `note`: what is missing, empty when nothing is.
+    - `note`: what is missing, empty when nothing is; `worse`: whether the number fell behind the one before.
     """
 
     metric: str = ""
@@ -43,6 +46,7 @@ class Headline:
     where: str = ""
     difference: str = ""
     note: str = ""
+    worse: bool = False
 
     def __str__(self) -> str:
         sentence = " ".join(part for part in (self.metric, self.values, self.where) if part)
@@ -51,21 +55,59 @@ class Headline:
 
 
 def rows(
-    before: dict[str, Any] | None, after: dict[str, Any] | None, pixels: dict[str, Any] | None = None
+    before: dict[str, Any] | None,
+    after: dict[str, Any] | None,
+    pixels: dict[str, Any] | None = None,
+    better: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference."""
+    """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference.
+
+    - `better`: "greater" or "less" for each metric; default: greater.
+    """
     before, after, pixels = before or {}, after or {}, pixels or {}
     (after, bounds), (before, _) = split_intervals(after), split_intervals(before)
     names = dict.fromkeys([*after, *before])
     return [
-        _row(name, before.get(name), after.get(name), pixels.get(name), bounds.get(name), bool(pixels))
+        _row(
+            name,
+            before.get(name),
+            after.get(name),
+            pixels.get(name),
+            bounds.get(name),
+            bool(pixels),
+            (better or {}).get(name, "greater"),
+        )
         for name in names
-    ]  # fmt: skip
+    ]
+
+
+def is_worse(before: Any, after: Any, better: str = "greater") -> bool:
+    """Whether a metric got worse; counts and numbers that are not finite do not.
+
+    - `better`: "greater" or "less".
+    """
+    if isinstance(after, int) or not (is_finite(before) and is_finite(after)):
+        return False
+    return after < before if better == "greater" else after > before
+
+
+def is_unchanged(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool:
+    """Whether all that was measured before and after is the same, as where only a probe beside it was trained."""
+    shared = [name for name, value in (before or {}).items() if is_finite(value) and is_finite((after or {}).get(name))]
+    return any(isinstance(before[name], float) for name in shared) and all(
+        before[name] == after[name] for name in shared
+    )
 
 
 def _row(
-    name: str, before: Any, after: Any, pixels: Any, bounds: tuple[float, float] | None, floored: bool
-) -> Row:  # fmt: skip
+    name: str,
+    before: Any,
+    after: Any,
+    pixels: Any,
+    bounds: tuple[float, float] | None,
+    floored: bool,
+    better: str,
+) -> Row:
     places = decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
     change = "" if counts and before == after else difference(before, after, places)
@@ -74,7 +116,8 @@ def _row(
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
     floor = fixed(pixels, places) if floored else ""
     interval = f"{fixed(bounds[0], places)} to {fixed(bounds[1], places)}" if bounds else ""
-    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval)
+    worse = is_worse(before, after, better)
+    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval, worse)
 
 
 def decimals(*values: Any) -> int:
@@ -116,7 +159,8 @@ def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headl
         why = "The backbone alone cannot be judged by it" if before else "It was not evaluated before training"
         return Headline(metric, fixed(new, places), where, note=why)
     values = f"{fixed(old, places)} → {fixed(new, places)}"
-    return Headline(metric, values, where, difference(old, new, places))
+    worse = is_worse(old, new, (results.get("better") or {}).get(name, "greater"))
+    return Headline(metric, values, where, difference(old, new, places), worse=worse)
 
 
 def _leading_metric(results: dict[str, Any], found: dict[str, Any]) -> str | None:
