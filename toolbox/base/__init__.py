@@ -20,8 +20,9 @@ from toolbox.base.functional import (
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.hub import unreachable
+from toolbox.base.image_files import find_images, image_suffixes
 from toolbox.base.image_preprocess import ImagePreprocess, check_crop
-from toolbox.base.images import IMAGE_SUFFIXES, decode_image, read_image
+from toolbox.base.images import decode_image, read_image
 from toolbox.base.labels import MISSING_LABELS, find_similar_labels, read_label
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
@@ -35,11 +36,12 @@ from toolbox.base.sampler import Sampler
 from toolbox.base.tune import Tune
 
 __all__ = [
-    "IMAGE_SUFFIXES", "MISSING_LABELS",
+    "MISSING_LABELS",
     "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features", "Finding", "Gallery", "Head",
     "Histogram", "Hook", "ImagePreprocess", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool",
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
-    "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "find_similar_labels", "gather",
-    "gather_rows", "l2_normalize", "last_token", "mean_tokens", "new_file", "read_image", "read_label", "unreachable",
+    "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "find_images", "find_similar_labels",
+    "gather", "gather_rows", "image_suffixes", "l2_normalize", "last_token", "mean_tokens", "new_file", "read_image",
+    "read_label", "unreachable",
     "without_autocast", "world",
 ]  # fmt: skip

@@ -8,9 +8,6 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""What the names of image files end in, in lower case."""
-
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in `path`: fully decoded, turned as its EXIF orientation says, RGB.

@@ -137,3 +137,112 @@ def test_a_text_file_with_an_image_name_is_named(plain):
     (plain / "class 1/0.jpg").write_text("text")
     with pytest.raises(OSError, match=r"class 1/0\.jpg"):
         ImageFolder(str(plain))[0]
+
+
+# ---- which folders are splits, and which are classes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Training", "Testing", "Validation"), ("Train", "Test", "Val"), ("TRAIN", "TEST", "valid"),
+     ("train", "test", "dev"), ("training", "Test", "VALID")],
+)  # fmt: skip
+@pytest.mark.parametrize("wrap", ["", "Dataset/", "archive/My Data/"])
+def test_splits_by_their_usual_names(tmp_path, names, wrap):
+    root = fill(tmp_path, *(f"{wrap}{name}/{c}/{i}.jpg" for name in names for c in "ab" for i in range(2)))
+    for split, name in zip(("train", "test", "val"), names, strict=True):
+        dataset = ImageFolder(str(root), split)
+        assert dataset.check() == []
+        assert (dataset.classes, len(dataset)) == (["a", "b"], 4)
+        assert dataset.items[0] == (f"{wrap}{name}/a/0.jpg", 0)
+        assert ("the only folder there" in " ".join(dataset.notes())) == bool(wrap)
+    assert len(ImageFolder(str(root))) == 12
+
+
+def test_a_folder_that_wraps_classes_is_passed_through(tmp_path):
+    root = fill(tmp_path, *(f"Dataset/{c}/{i}.jpg" for c in "abcdef" for i in range(2)))
+    (root / "readme.txt").write_text("")
+    dataset = ImageFolder(str(root), "train", divide="images")
+    assert dataset.classes == list("abcdef")
+    assert f"the classes are looked for in {root}/Dataset" in dataset.notes()[0]
+    one = fill(tmp_path / "one", "cat/1.jpg", "cat/indoors/1.jpg", "cat/outdoors/1.jpg")
+    assert ImageFolder(str(one)).classes == ["cat"]  # it holds an image itself
+    assert ImageFolder(str(fill(tmp_path / "deep", "cat/a/b/1.jpg"))).classes == ["cat"]
+
+
+def test_other_folders_beside_splits_are_left_out_and_told(tmp_path):
+    root = fill(tmp_path, *(f"{split}/{c}/1.jpg" for split in ("train", "val") for c in "ab"), "extra/1.jpg")
+    fill(root, "test/1.jpg", "test/2.jpg", "train/stray.jpg")
+    dataset = ImageFolder(str(root), "train")
+    assert dataset.classes == ["a", "b"]
+    told = " | ".join(dataset.notes())
+    assert f"test/ in {root} holds no class folders and is left out" in told
+    assert f"left out beside train/, val/ in {root}: extra/" in told
+    assert "1 images of" in told
+    assert "lie in no class folder" in told
+    (problem,) = ImageFolder(str(root), "test").check()
+    assert "has train/, val/ but no test/ with class folders" in problem.message
+
+
+def test_a_class_called_like_a_split_is_a_class_or_refused(tmp_path):
+    root = fill(tmp_path / "flat", *(f"{name}/1.jpg" for name in ("cat", "dog", "test")))
+    dataset = ImageFolder(str(root))
+    assert dataset.classes == ["cat", "dog", "test"]
+    assert f"test/ in {root} is taken for a class: it holds no class folders" in dataset.notes()
+    deep = fill(tmp_path / "deep", *(f"{name}/{kind}/1.jpg" for name in ("bus", "plane", "train") for kind in "xy"))
+    for split in ("all", "train"):
+        (problem,) = ImageFolder(str(deep), split).check()
+        assert "train/ holds folders as a split does, and bus/, plane/ beside it would be classes" in problem.message
+        assert f"set root='{deep}/train'; if it is a class, rename it" in problem.message
+    thirty = fill(tmp_path / "thirty", *(f"c{n}/1.jpg" for n in range(30)), "test/x/1.jpg")
+    (problem,) = ImageFolder(str(thirty)).check()
+    assert "test/ holds folders as a split does" in problem.message
+
+
+def test_folders_that_cannot_be_told_apart_are_refused(tmp_path):
+    twice = fill(tmp_path / "twice", "train/a/1.jpg", "Training/a/1.jpg", "test/a/1.jpg")
+    (problem,) = ImageFolder(str(twice), "train").check()
+    assert "both of which are called like 'train'" in problem.message
+    high = fill(tmp_path / "high", *(f"{d}/train/{c}/1.jpg" for d in ("first", "second") for c in "ab"))
+    (problem,) = ImageFolder(str(high)).check()
+    assert f"is one level too high. Set root='{high}/first'" in problem.message
+
+
+def test_names_of_classes_are_composed(tmp_path):
+    """macOS writes 'é' as two characters, Linux as one: the same class, also in one folder."""
+    root = fill(tmp_path, "train/caf\u00e9/1.jpg", "train/tea/1.jpg", "test/cafe\u0301/2.jpg", "test/tea/1.jpg")
+    train, test = ImageFolder(str(root), "train"), ImageFolder(str(root), "test")
+    assert train.classes == test.classes == ["caf\u00e9", "tea"]
+    assert test[0]["label"] == 0
+    fill(root, "train/cafe\u0301/3.jpg")
+    assert ImageFolder(str(root), "train").labels == [0, 0, 1]
+
+
+def test_classes_that_differ_in_case_are_told(tmp_path):
+    root = fill(tmp_path, "Cat/1.jpg", "cat/1.jpg", "dog/1.jpg")
+    dataset = ImageFolder(str(root))
+    assert len(dataset.classes) == 3
+    assert "classes that differ only in upper and lower case: Cat, cat" in dataset.notes()
+
+
+def test_what_is_left_out_is_told_by_ending(tmp_path):
+    root = fill(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (root / "cat/2.heic").write_bytes(b"")
+    assert "1 other files ignored (1 .heic)" in ImageFolder(str(root)).notes()
+    (root / "dog/1.jpg").rename(root / "dog/1.heic")
+    (problem,) = ImageFolder(str(root)).check()
+    assert "hold no image: dog. Other files below" in problem.message
+    assert "2 .heic" in problem.message
+
+
+def test_links_do_not_add_items(tmp_path):
+    root = fill(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    (root / "a/all").symlink_to("../a")
+    (root / "b/friends").symlink_to("../a")
+    assert [name for name, _ in ImageFolder(str(root)).items] == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
+    splits = fill(tmp_path / "splits", "images/1.jpg", "images/2.jpg")  # a split made of links
+    for split, number in (("train", 1), ("test", 2)):
+        for name in "ab":
+            (splits / split / name).mkdir(parents=True)
+            (splits / split / name / "x.jpg").symlink_to(f"../../../images/{number}.jpg")
+    assert len(ImageFolder(str(splits), "train")) == 1  # both lead to one file

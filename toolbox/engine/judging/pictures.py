@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from toolbox.base import Dataset, Sample, read_image, read_label
-from toolbox.base.images import IMAGE_SUFFIXES
+from toolbox.base import Dataset, Sample, find_images, image_suffixes, read_image, read_label
+from toolbox.base.image_files import listed_endings
 from toolbox.errors import ToolboxError
 
 LISTS = (".txt", ".jsonl")
@@ -47,7 +45,7 @@ class Pictures(Dataset):
 def find_pictures(source: str | Path) -> Pictures:
     """The pictures that `source` means.
 
-    - a folder: all image files below it, by their paths; links are followed, hidden files and folders passed over.
+    - a folder: all image files below it, by their paths, each once (`toolbox.base.find_images`).
     - an image file: that one.
     - a text file (.txt), a path a line, or a JSON Lines file (.jsonl), each line a path or a dict with "image", "path"
       or "query_image" and perhaps "id". Paths are relative to the list's folder. A line that returns counts once.
@@ -64,39 +62,22 @@ def find_pictures(source: str | Path) -> Pictures:
             return _in_list(path)
     except OSError as error:
         raise ToolboxError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        known = f"Images end in {', '.join(IMAGE_SUFFIXES)}, lists in {' or '.join(LISTS)}."
+    if path.suffix.lower() not in image_suffixes():
+        known = f"Images end in {_endings()}, lists in {' or '.join(LISTS)}."
         raise ToolboxError(f"{path} is neither a folder, an image nor a list.", hint=known)
     return Pictures(path.parent, [path.name])
 
 
 def _in_folder(root: Path) -> Pictures:
-    names: list[str] = []
-    others: Counter[str] = Counter()
-    _walk(root, "", (os.path.realpath(root),), names, others)
-    ignored = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.most_common())
-    if not names:
-        what = f" Other files there: {ignored}." if ignored else ""
-        raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {', '.join(IMAGE_SUFFIXES)}.")
-    return Pictures(root, sorted(names), notes=[f"{others.total()} other files ignored ({ignored})"] if ignored else [])
+    found = find_images(root)
+    if not found.paths:
+        what = f" Other files there: {listed_endings(found.ignored)}." if found.ignored else ""
+        raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {_endings()}.")
+    return Pictures(root, sorted(found.paths), notes=found.notes())
 
 
-def _walk(folder: Path, prefix: str, above: tuple[str, ...], names: list[str], others: Counter[str]) -> None:
-    """Collect the files below a folder; `above`: the folders on the way, into which a link may lead back."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real not in above:
-                    _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, real), names, others)
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) in IMAGE_SUFFIXES and (
-                entry.is_file() or entry.is_symlink()  # a broken link is an unreadable image, no absent one
-            ):
-                names.append(prefix + entry.name)
-            else:
-                others[suffix] += 1
+def _endings() -> str:
+    return ", ".join(sorted(image_suffixes()))
 
 
 def _in_list(path: Path) -> Pictures:

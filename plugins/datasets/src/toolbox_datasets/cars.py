@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base import IMAGE_SUFFIXES, read_label
+from toolbox.base import read_label
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import folders_in, list_classes
 from toolbox_datasets.files import first_of
@@ -107,7 +107,7 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
     tops = [root / name for name in ("train", "test") if folders_in(root / name)] or [root]
     files: dict[str, list[str]] = {}
     for top in tops:
-        for name, paths in list_classes(root, top, IMAGE_SUFFIXES).files.items():
+        for name, paths in list_classes(root, top).files.items():
             files.setdefault(name, []).extend(paths)
     if not any(files.values()):
         first_of(root, ["cars_annos.csv, cars_annos.mat or class folders"])

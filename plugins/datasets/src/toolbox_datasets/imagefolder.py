@@ -10,10 +10,20 @@ from typing import Literal
 
 import numpy as np
 
-from toolbox.base import IMAGE_SUFFIXES, Dataset, Sample, read_image
+from toolbox.base import Dataset, Sample, read_image
+from toolbox.base.image_files import ImageFiles, composed, listed_endings
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
-from toolbox_datasets.class_folders import Listing, folders_in, list_classes, natural
+from toolbox_datasets.class_folders import (
+    Layout,
+    Listing,
+    find_layout,
+    folders_in,
+    list_classes,
+    natural,
+    only_case_differs,
+)
+from toolbox_datasets.files import listing
 from toolbox_datasets.splits import LEAST, held_out, require_share, without
 
 SPLITS = ("train", "val", "test")
@@ -22,11 +32,13 @@ SPLITS = ("train", "val", "test")
 class ImageFolder(Dataset):
     """Images in root/<class>/, at any depth below it, or in root/train/<class>/, root/val/<class>/ and so on.
 
-    - `root`: the folder. If train/, val/ or test/ in it holds folders itself, these are the splits.
+    - `root`: the folder, or one that holds nothing but it. If train/, val/ or test/ in it hold folders themselves,
+      these are the splits. They may also be called training; valid, validation or dev; testing; in any case.
     - `split`: which one; "all" is everything.
     - `val_share`, `test_share`: without such folders, the shares that "val" and "test" get, at least 2 classes, or an
       image of each class.
-    - `extensions`: what counts as an image, upper or lower case; None for jpg, jpeg, png, webp, bmp, gif, tif, tiff.
+    - `extensions`: what counts as an image, upper or lower case; None for all that Pillow can open
+      (`toolbox.base.image_suffixes`).
     - `divide`: what these are shares of: "classes", as retrieval needs it, so that no class is in two splits, or
       "images" of each class, to classify, so that every class is in all splits.
     - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
@@ -36,9 +48,11 @@ class ImageFolder(Dataset):
     run. Divided by images, train/ alone is enough of folders to carve "val" from. A split whose classes all occur in
     train/ takes its labels from there, so they mean the same in both.
 
-    Classes and files are in natural order (2 before 10). Hidden files and folders are passed over. A sample holds
-    "image", "label", "id" (the path relative to `root`) and "path". `ignored` counts files of other extensions. The
-    folder is read on first use. Raises ValueError for an unknown split, numbers out of range, or no extension.
+    Classes and files are in natural order (2 before 10). Each file is read once, whatever links lead to it;
+    hidden files and folders are passed over, and those of the system (@eaDir, __MACOSX; `toolbox.base.image_files`). A
+    sample holds "image", "label", "id" (the path relative to `root`) and "path". `ignored` counts files of other
+    extensions. The folder is read on first use. Raises ValueError for an unknown split, numbers out of range, or no
+    extension.
     """
 
     def __init__(
@@ -66,35 +80,47 @@ class ImageFolder(Dataset):
         subsets.require_subset(ratio, shots, seed)
         self.root, self.split, self.val_share, self.test_share = root, split, val_share, test_share
         self.divide, self.ratio, self.shots, self.seed = divide, ratio, shots, seed
-        self.extensions = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions or IMAGE_SUFFIXES)
+        self.extensions = extensions and tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
 
     @cached_property
+    def layout(self) -> Layout:
+        """Where the splits and classes are. Raises ValueError where that cannot be told."""
+        return find_layout(Path(self.root))
+
+    @property
     def split_folders(self) -> list[str]:
-        """Which of train/, val/ and test/ hold class folders; none if `root` itself does."""
-        return [name for name in SPLITS if folders_in(Path(self.root) / name)]
+        """Which of "train", "val" and "test" have folders of their own; none if `root` itself holds the classes."""
+        return list(self.layout.splits)
+
+    def listing_of(self, split: str | None = None) -> Listing:
+        """The images of a split's folder, or of all classes where there are no such folders."""
+        folder = Path(self.root) / self.layout.base / (self.layout.splits[split] if split else "")
+        return list_classes(Path(self.root), folder, self.extensions)
 
     @cached_property
     def listing(self) -> Listing:
         """The images of this split. Raises ValueError if `root` has split folders, but not this one."""
         if not self.split_folders:
-            listing = list_classes(Path(self.root), Path(self.root), self.extensions)
+            listing = self.listing_of()
             names = list(listing.files) if self.divide == "images" else self.divided(list(listing.files))
-            return Listing({name: listing.files[name] for name in names}, listing.ignored)
+            return listing._replace(files={name: listing.files[name] for name in names})
         own = "train" if self.carved and self.split != "all" else self.split
         names = self.split_folders if self.split == "all" else [own]
         if not set(names) <= set(self.split_folders):
+            there = ", ".join(f"{name}/" for name in self.layout.splits.values())
             raise ValueError(
-                f"{self.root} has {', '.join(f'{name}/' for name in self.split_folders)} but no {self.split}/ with "
-                "class folders: make one, or choose another split"
+                f"{Path(self.root) / self.layout.base} has {there} but no {self.split}/ with class folders: make one, "
+                "or choose another split"
             )
+        if len(names) == 1:
+            return self.listing_of(own)
+        parts = [self.listing_of(name) for name in names]
         files: dict[str, list[str]] = {}
-        ignored: Counter[str] = Counter()
-        for name in names:
-            listing = list_classes(Path(self.root), Path(self.root) / name, self.extensions)
-            ignored += listing.ignored
-            for class_name, paths in listing.files.items():
+        for part in parts:
+            for class_name, paths in part.files.items():
                 files.setdefault(class_name, []).extend(paths)
-        return Listing({name: files[name] for name in sorted(files, key=natural)}, ignored)
+        images = ImageFiles((), sum((part.ignored for part in parts), Counter()), sum(p.images.repeated for p in parts))
+        return Listing({name: files[name] for name in sorted(files, key=natural)}, images, sum(p.loose for p in parts))
 
     @cached_property
     def carved(self) -> dict[str, float]:
@@ -132,7 +158,8 @@ class ImageFolder(Dataset):
     def classes(self) -> list[str]:
         own = list(self.listing.files)
         if "train" in self.split_folders and self.split in ("val", "test"):
-            trained = sorted(folders_in(Path(self.root) / "train"), key=natural)
+            folder = Path(self.root) / self.layout.base / self.layout.splits["train"]
+            trained = sorted({composed(name) for name in folders_in(folder)}, key=natural)
             return trained if set(own) <= set(trained) else own
         return own
 
@@ -178,8 +205,12 @@ class ImageFolder(Dataset):
         return [Path(self.root) / path for path, _ in self.items]
 
     def notes(self) -> list[str]:
-        """How images are divided and how many are left out, with counts."""
-        notes = []
+        """What was decided of the folders, how images are divided and how many are left out, with counts."""
+        notes = [*self.layout.notes, *self.listing.images.notes()]
+        if self.listing.loose:
+            notes.append(f"{self.listing.loose:,} images of {self.root} lie in no class folder and are left out")
+        if alike := only_case_differs(self.listing.files):
+            notes.append(f"classes that differ only in upper and lower case: {listing(alike)}")
         if self.carved:
             shares = ", ".join(f"'{name}' {share:g}" for name, share in self.carved.items())
             notes.append(
@@ -203,10 +234,10 @@ class ImageFolder(Dataset):
             return [Problem(f"The folder {self.root} does not exist.", "root", layout)]
         try:
             files = self.listing.files
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             return [Problem(str(error), "root")]
         if not any(files.values()):
-            others = ", ".join(f"{count} {name or 'without extension'}" for name, count in self.ignored.items())
+            others = listed_endings(self.listing.ignored)
             found = f" Other files there: {others}; `extensions` says what counts as an image." if others else ""
             return [
                 Problem(f"{self.root}: the split '{self.split}' has no images in class folders.{found}", "root", layout)
@@ -219,12 +250,10 @@ class ImageFolder(Dataset):
             return [Problem(f"{self.root}: no class has enough images to give '{self.split}' one.", "root", layout)]
         empty = [name for name, paths in files.items() if not paths]
         if empty:
-            names = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
-            return [
-                Problem(
-                    f"{len(empty)} class folders in {self.root} hold no image: {names}.", "root", "Fill or remove them."
-                )
-            ]
+            others = listed_endings(self.listing.ignored)
+            found = f" Other files below {self.root}: {others}." if others else ""
+            message = f"{len(empty)} class folders in {self.root} hold no image: {listing(empty)}.{found}"
+            return [Problem(message, "root", "Fill or remove them.")]
         return []
 
     @classmethod

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from toolbox.base import IMAGE_SUFFIXES
 from toolbox_datasets.class_folders import folders_in, list_classes, natural
 from toolbox_datasets.classified import Picture, Pictures
 from toolbox_datasets.files import lines_of, listing
@@ -126,7 +125,7 @@ class ImageNet(Pictures):
             raise ValueError(
                 f"{folder} has {len(strangers):,} classes that are not in train/: {listing(sorted(strangers))}"
             )
-        files = list_classes(Path(self.root), folder, IMAGE_SUFFIXES, only=set(label_of)).files
+        files = list_classes(Path(self.root), folder, only=set(label_of)).files
         return [Picture(path, label_of[wnid]) for wnid in self.wnids for path in files.get(wnid, [])]
 
     def flat(self, folder: Path) -> list[tuple[str, str]]:

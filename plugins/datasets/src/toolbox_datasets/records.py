@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import IMAGE_SUFFIXES, MISSING_LABELS, Dataset, Sample, read_image
+from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files
@@ -199,4 +200,5 @@ class Records(Dataset):
 
 def looks_like_text(path: str) -> bool:
     """Whether a missing path has no ending of a file; for messages only."""
-    return "://" not in path and not path.lower().endswith(IMAGE_SUFFIXES) and ("." not in path or " " in path)
+    ending = os.path.splitext(path)[1].lower()
+    return "://" not in path and ending not in image_suffixes() and ("." not in path or " " in path)

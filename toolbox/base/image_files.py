@@ -1,0 +1,201 @@
+"""Which files below a folder are its images: the one walk for training, embedding and predicting."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageFile
+
+NO_PICTURES = frozenset({"EPS", "MPEG"})
+"""Formats of Pillow that are documents and films; so are those that it only recognises (HDF5, GRIB, BUFR, WMF)."""
+
+SYSTEM_NAMES = frozenset(
+    {
+        "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini",
+        "lost+found", "$recycle.bin", "recycler", "system volume information", "__pycache__", "icon\r",
+    }
+)  # fmt: skip
+"""What operating systems, network storage and unpackers leave in folders of pictures, in lower case."""
+
+_SETTLED = 2_000_000_000  # ns: a folder that changed just now may change again within the same tick of its clock
+_KEPT = 8
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images below a folder.
+
+    - `paths`: relative to the folder, with forward slashes, in natural order (2 before 10).
+    - `ignored`: {ending in lower case: how many files were left out for it}; "" for files that have none.
+    - `repeated`: how many links were left out because what they lead to is among `paths` by another name.
+    """
+
+    paths: Sequence[str]
+    ignored: Counter[str]
+    repeated: int
+    stamps: dict[str, tuple[int, int]] = field(repr=False, default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """What was left out, with counts."""
+        total = self.ignored.total()
+        notes = [f"{total:,} other files ignored ({listed_endings(self.ignored)})"] if total else []
+        if self.repeated:
+            notes.append(f"{self.repeated:,} links left out: what they lead to is read by its own name")
+        return notes
+
+
+def image_suffixes() -> frozenset[str]:
+    """What the names of image files end in, in lower case: all endings of pictures that Pillow opens here.
+
+    Pillow's own plugins count, and what others have registered with it, such as pillow_heif for .heic.
+    """
+    known = Image.registered_extensions()
+    opened = {name for name, (factory, _) in Image.OPEN.items() if not _only_recognised(factory)} | {"MPO"}
+    return frozenset(suffix for suffix, name in known.items() if name in opened - NO_PICTURES)
+
+
+def _only_recognised(factory: Callable) -> bool:
+    return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+
+
+def listed_endings(ignored: Counter[str]) -> str:
+    """Counts of endings in words: "3 .txt, 1 without ending"."""
+    order = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix or 'without ending'}" for suffix, count in order)
+
+
+def is_passed_over(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or the system's: it is no data, and nobody is told."""
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def folders_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of the folders in `folder` that may hold images, in natural order; none if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not is_passed_over(entry.name) and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(names, key=natural)
+
+
+def find_images(
+    folder: str | os.PathLike[str], *, suffixes: Collection[str] | None = None, only: Collection[str] | None = None
+) -> ImageFiles:
+    """All image files below `folder`, each once. Raises OSError naming a folder that cannot be read.
+
+    - `suffixes`: what counts as an image, in lower case; None for `image_suffixes()`.
+    - `only`: names of the folders in `folder` to look into; None for all of it.
+
+    Links are followed after all that is there itself: one that leads to a file or folder that was seen, or to a folder
+    above, adds nothing. A link to a file that is gone counts as an image, which then cannot be read. Hard links are
+    files of their own. What is found is kept until a folder changes, so that a process walks it once.
+    """
+    wanted = image_suffixes() if suffixes is None else frozenset(suffixes)
+    key = (os.path.realpath(folder), wanted, None if only is None else frozenset(only))
+    known = _found.get(key)
+    if known is not None and all(_stamp(path) == stamp for path, stamp in known.stamps.items()):
+        return known
+    _found.pop(key, None)
+    walk = _Walk(Path(folder), wanted, only)
+    found = ImageFiles(tuple(sorted(walk.paths, key=natural)), walk.ignored, walk.repeated, walk.stamps)
+    if all(walk.started - max(stamp) > _SETTLED for stamp in walk.stamps.values()):
+        while len(_found) >= _KEPT:
+            _found.pop(next(iter(_found)))
+        _found[key] = found
+    return found
+
+
+_found: dict[tuple[str, frozenset[str], frozenset[str] | None], ImageFiles] = {}
+
+
+def _stamp(folder: str) -> tuple[int, int]:
+    """What changes when a file or folder comes into a folder, or leaves it."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ctime_ns
+
+
+class _Walk:
+    """First what lies in the folder itself, then what linked folders hold, then linked files."""
+
+    def __init__(self, root: Path, suffixes: frozenset[str], only: Collection[str] | None) -> None:
+        self.root, self.suffixes, self.started = root, suffixes, time.time_ns()
+        self.paths: list[str] = []
+        self.ignored: Counter[str] = Counter()
+        self.repeated = 0
+        self.stamps: dict[str, tuple[int, int]] = {}  # by real path: the folders that were seen
+        self._links: list[str] = []
+        self._linked_files: set[str] = set()
+        real = os.path.realpath(root)
+        self._above = {real[:end] or os.sep for end in range(len(real)) if real[end] == os.sep}
+        self._folder("", real, only)
+        file_links: list[tuple[str, str]] = []
+        while self._links:
+            links, self._links = sorted(self._links, key=natural), []
+            for name in links:
+                target = os.path.realpath(root / name)
+                if not os.path.isdir(target):
+                    file_links.append((name, target))
+                elif target in self._above or target in self.stamps:
+                    self.repeated += 1
+                else:
+                    self._folder(f"{name}/", target)
+        for name, target in sorted(file_links, key=lambda link: natural(link[0])):
+            self._linked_file(name, target)
+
+    def _folder(self, prefix: str, real: str, only: Collection[str] | None = None) -> None:
+        if real in self.stamps:  # by a link to a folder above it
+            return
+        self.stamps[real] = _stamp(real)
+        with os.scandir(self.root / prefix) as entries:
+            for entry in entries:
+                if is_passed_over(entry.name) or (only is not None and entry.name not in only):
+                    continue
+                if entry.is_symlink():
+                    self._links.append(prefix + entry.name)
+                elif entry.is_dir():
+                    self._folder(f"{prefix}{entry.name}/", os.path.join(real, entry.name))
+                else:
+                    self._file(prefix + entry.name, is_file=entry.is_file())
+
+    def _linked_file(self, name: str, target: str) -> None:
+        folder, base = os.path.split(target)
+        is_item = folder in self.stamps and not is_passed_over(base) and _ending(base) in self.suffixes
+        if _ending(name) in self.suffixes and (is_item or target in self._linked_files):
+            self.repeated += 1
+            return
+        self._linked_files.add(target)
+        self._file(name, is_file=True)
+
+    def _file(self, name: str, *, is_file: bool) -> None:
+        suffix = _ending(name)
+        if suffix in self.suffixes and is_file:
+            self.paths.append(name)
+        else:
+            self.ignored[suffix] += 1
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key that puts 2 before 10; ties by spelling."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (sys.maxsize, part) for part in parts], name
+
+
+def composed(name: str) -> str:
+    """A name as Unicode composes it (NFC): file systems of Apple spell 'é' as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
