@@ -22,7 +22,7 @@ from toolbox.base.hook import Hook
 from toolbox.base.hub import unreachable
 from toolbox.base.image_files import find_images, image_suffixes
 from toolbox.base.image_preprocess import ImagePreprocess, check_crop
-from toolbox.base.images import decode_image, read_image
+from toolbox.base.images import decode_image, read_image, set_max_image_pixels
 from toolbox.base.labels import MISSING_LABELS, find_similar_labels, read_label
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
@@ -42,6 +42,5 @@ __all__ = [
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "find_images", "find_similar_labels",
     "gather", "gather_rows", "image_suffixes", "l2_normalize", "last_token", "mean_tokens", "new_file", "read_image",
-    "read_label", "unreachable",
-    "without_autocast", "world",
+    "read_label", "set_max_image_pixels", "unreachable", "without_autocast", "world",
 ]  # fmt: skip

@@ -8,14 +8,31 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
+MAX_IMAGE_PIXELS = 250_000_000
+"""The largest image that is read, in pixels, unless a recipe says otherwise: phones take pictures of 108 and 200 MP."""
+
+_PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3  # its own: a warning above it, an error above twice as much
+if Image.MAX_IMAGE_PIXELS == _PILLOW_LIMIT:
+    Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+
+
+def set_max_image_pixels(pixels: int | None) -> None:
+    """Set the largest image that this process reads, Pillow's own limit included; None: `MAX_IMAGE_PIXELS`.
+
+    Raises ValueError for less than 1.
+    """
+    if pixels is not None and pixels < 1:
+        raise ValueError(f"max_image_pixels takes a number from 1 up, not {pixels}")
+    Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS if pixels is None else pixels
+
 
 def read_image(path: str | os.PathLike[str]) -> Image.Image:
     """The image in `path`: fully decoded, turned as its EXIF orientation says, RGB.
 
     Gray, palette and CMYK images are converted; transparent parts become white; 16-bit values keep their upper bits; of
-    several frames the first is taken. Raises OSError naming the file if it is missing, truncated, no image, of pixels
-    whose range is not known (float or 32-bit), or larger than PIL's limit for pictures that are small on disk and huge
-    in memory (`PIL.Image.MAX_IMAGE_PIXELS`).
+    several frames the first is taken. An orientation that cannot be read is none. Raises OSError naming the file if it
+    is missing, truncated, no image, of pixels whose range is not known (float or 32-bit), or larger than the limit for
+    pictures that are small on disk and huge in memory (the recipe's `env_cfg.max_image_pixels`).
     """
     return _decoded(path, os.fspath(path))
 
@@ -26,21 +43,40 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 def _decoded(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+    limit = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(file) as image:
-            too_large = image.width * image.height > Image.MAX_IMAGE_PIXELS
+            too_large = limit is not None and image.width * image.height > limit
             if not too_large:
                 image.load()
                 if image.mode == "I" and image.format == "PNG":  # how Pillow before 11.3 opens 16-bit gray
                     image = Image.fromarray(np.asarray(image).astype(np.uint16))
-                return to_rgb(ImageOps.exif_transpose(image))
+                return to_rgb(upright(image))
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and others on broken files
         too_large = isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
         if not too_large:
-            raise OSError(f"{name} cannot be read as an image: {error}") from error
-    raise OSError(f"{name} is larger than {Image.MAX_IMAGE_PIXELS:,} pixels: shrink it first")
+            reason = "the file is empty" if _is_empty(file) else str(error) or type(error).__name__
+            raise OSError(f"{name} cannot be read as an image: {reason}") from error
+    raise OSError(
+        f"{name} is larger than {limit:,} pixels: shrink it, or raise env_cfg.max_image_pixels (memory per data worker "
+        "grows with it, 3 bytes a pixel and more)"
+    )
+
+
+def _is_empty(file: str | os.PathLike[str] | io.BytesIO) -> bool:
+    if isinstance(file, io.BytesIO):
+        return not file.getbuffer().nbytes
+    return os.path.isfile(file) and not os.path.getsize(file)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """`image` turned as its EXIF orientation says, as it is where that cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of a parser of TIFF: SyntaxError, struct.error and others
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -86,6 +86,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     from toolbox.cli.sources import kind_of, progress, recipe_of
     from toolbox.config import load_plugins, validate
     from toolbox.engine.audit import fingerprints
+    from toolbox.engine.device import limit_images
 
     load_plugins(arguments.plugin)
     if kind_of(arguments.config) == "backbone":
@@ -94,6 +95,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     problems = validate(recipe)
     if problems:
         raise ToolboxError.of(problems)
+    limit_images(recipe)
     splits = _datasets(recipe)
     found: list[Fingerprint] = []
     with progress(sum(map(len, splits.values())), "reading") as advance:

@@ -94,8 +94,10 @@ def _zero_shot(recipe: dict[str, Any], device: Device, told: str) -> Source:
     import torch
 
     from toolbox.engine.assemble import build_model
+    from toolbox.engine.device import limit_images
     from toolbox.engine.saving import checkpoint as checkpoints
 
+    limit_images(recipe)
     found = checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
     model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)

@@ -218,6 +218,11 @@ TOP_LEVEL: dict[str, Key] = {
                 "Threads of torch on a CPU; default: half the cores, whatever the workers, as sums depend on it.",
                 int | None,
             ),
+            "max_image_pixels": Key(
+                "The largest picture that is read, in pixels, as a guard against files that are small on disk and huge "
+                "in memory; default: 250 million.",
+                int | None,
+            ),
             "compile": Key(
                 "torch.compile of every block of every backbone: True, or a dict of `mode`, `backend`, `dynamic`.",
                 bool | dict[str, Any],

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolbox.base import set_max_image_pixels
 from toolbox.engine.distributed.launch import Place
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
@@ -57,6 +58,14 @@ def set_threads(threads: int | None, processes: int = 1) -> int:
     count = threads or max(1, cores() // (2 * processes))
     torch.set_num_threads(count)
     return count
+
+
+def limit_images(recipe: dict[str, Any]) -> None:
+    """Let this process read images up to the recipe's `env_cfg.max_image_pixels`, which may be left out."""
+    try:
+        set_max_image_pixels((recipe.get("env_cfg") or {}).get("max_image_pixels"))
+    except ValueError as error:
+        raise ToolboxError(f"{error}.", where="env_cfg.max_image_pixels") from error
 
 
 def cores() -> int:

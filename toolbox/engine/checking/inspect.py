@@ -13,7 +13,7 @@ from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
 from toolbox.engine.checking import closed_set, first_batch, outputs
 from toolbox.engine.checking.datasets import items_of, look_at_data
 from toolbox.engine.checking.plan import Plan, noted, parts_of
-from toolbox.engine.device import choose_device
+from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
 from toolbox.engine.precision import Precision
@@ -35,6 +35,8 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     """
     plan = Plan()
     settings = Settings(recipe)
+    with noted(plan):
+        limit_images(recipe)
     dataset, sampler = look_at_data(recipe, settings, plan) if data else (None, None)
     classes = None if dataset is None or dataset.classes is None else len(dataset.classes)
     about_data = len(plan.problems)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from toolbox.base import read_image
-from toolbox.base.images import to_rgb
+from toolbox.base.images import to_rgb, upright
 from toolbox.engine.assemble import build_model
-from toolbox.engine.device import choose_device
+from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.each import check_reads_images
 from toolbox.engine.reading.batches import ready
@@ -38,6 +38,7 @@ class Encoder:
         self.recipe = recipe or found.manifest["recipe"]
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
+        limit_images(self.recipe)
         self.class_names = found.class_names()
         classes = found.manifest["classes"]
         self.model = build_model(self.recipe, seed=0, classes=classes, checkpoint=found, training=False)
@@ -100,4 +101,4 @@ class Encoder:
 
 
 def _picture(image: Any) -> Image.Image:
-    return to_rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else read_image(image)
+    return to_rgb(upright(image)) if isinstance(image, Image.Image) else read_image(image)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from toolbox.base import Batch, Dataset, Sampler
@@ -21,7 +23,8 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.features.store import Store
 
 
-def _quiet_worker(_: int) -> None:
+def _start_worker(max_pixels: int | None, _: int) -> None:
+    Image.MAX_IMAGE_PIXELS = max_pixels  # a process that is not forked would have the default
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
 
@@ -43,7 +46,8 @@ def batches(
     fetch.board = watch.board
     loader = DataLoader(
         fetch, batch_size=None, sampler=watch, num_workers=workers, prefetch_factor=prefetch if workers else None,
-        pin_memory=pin_memory, worker_init_fn=_quiet_worker, generator=torch.Generator().manual_seed(0),
+        pin_memory=pin_memory, generator=torch.Generator().manual_seed(0),
+        worker_init_fn=partial(_start_worker, Image.MAX_IMAGE_PIXELS),
     )  # fmt: skip
     stream = None
     try:
