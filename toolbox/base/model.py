@@ -127,6 +127,14 @@ class Model(nn.Module, ABC):
         """`predict` of the backbone as it came, newly initialised heads left out: the honest "before"."""
         return self.predict(batch)
 
+    @property
+    def predicts_through_head(self) -> bool:
+        """Whether the embeddings of `predict` come out of a trained head, so that those of `baseline` are others.
+
+        A run then evaluates both after training: features before the head may be the better ones.
+        """
+        return False
+
     def in_plain_torch(self) -> list[str]:
         """Lines of Python from `tokens`, (B, N, D), `prefix` and the dict `head` to `embedding`, as `predict` gives it.
 

@@ -25,17 +25,19 @@ def terminal() -> Console:
 
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
-    pixels, before, after = (results[name] or {} for name in ("pixels", "before", "after"))
+    pixels, before, features, after = (results[name] or {} for name in ("pixels", "before", "before_head", "after"))
     names, bounds = split_intervals(after or before)
     unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}
     before = {} if unchanged else before
-    columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else []), "after"]
+    columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else [])]
+    columns += [*(["before the head"] if features else []), "after"]
     table = Table("", *columns, *(["95 %"] if bounds else []), *(["change"] if before else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for name in names:
         a, b = before.get(name), after.get(name)
-        cells = [*([number(pixels.get(name))] if pixels else []), *([number(a)] if before else []), number(b)]
+        cells = [*([number(pixels.get(name))] if pixels else []), *([number(a)] if before else [])]
+        cells += [*([number(features.get(name))] if features else []), number(b)]
         cells += [_interval(bounds.get(name))] if bounds else []
         cells += [_change(a, b, better.get(name, "greater"))] if before else []
         table.add_row(name, *cells)

@@ -237,6 +237,11 @@ TOP_LEVEL: dict[str, Key] = {
     "evaluate_pixels": Key(
         "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
     ),
+    "evaluate_features": Key(
+        "After training, also evaluate the features before the model's head: where they are better, it is said.",
+        bool,
+        default=True,
+    ),
     "prepare": Key(
         "Data that `tools/train.py` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
         "out=FOLDER, ...)`, the options being those of `tools/prepare_data.py`.",

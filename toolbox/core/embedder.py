@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from toolbox.core import pool as pools
 from toolbox.core.one_backbone import OneBackbone
 from toolbox.core.stored_embeddings import StoredEmbeddings
 from toolbox.errors import Problem
+
+Retrieve = Literal["embeddings", "features"]
 
 
 class Embedder(OneBackbone):
@@ -23,14 +27,17 @@ class Embedder(OneBackbone):
     - `cross_view`: with several views of an item in the batch, whether the first views are compared with the
       others only, as in InfoNCE on pairs. False compares all rows among themselves. Without labels it takes
       exactly two views.
+    - `retrieve`: what `predict` gives once the loss has read the head's output: "embeddings" are that output,
+      "features" the pooled features before the head, which then only training needs, as in SimCLR.
     - `teacher`: a backbone that stays frozen, whose embeddings a distilling loss reads. It sees the same view of an
       image at its own size. Training only: a checkpoint is used without it.
     - `teacher_pool`: how its tokens are pooled, as `pool`.
     - `teacher_file`: instead of a live teacher, embeddings stored by `tools/embed.py`, found by the items' ids.
 
     `predict` returns {"embeddings": (B, E) float32 rows of length 1}; `baseline` the same of the pooled features
-    without the head, (B, P). Where the pool keeps tokens, "tokens" (B, N, E) are added, each of length 1 (padding: 0),
-    and an embedding is the direction of their sum. Raises ValueError where a batch does not fit these settings.
+    without the head, (B, P), and so does `predict` where these are retrieved. Where the pool keeps tokens, "tokens"
+    (B, N, E) are added, each of length 1 (padding: 0), and an embedding is the direction of their sum. Raises
+    ValueError where a batch does not fit these settings.
     """
 
     training_only = frozenset({"teacher", "teacher_file"})
@@ -45,8 +52,12 @@ class Embedder(OneBackbone):
         teacher: Backbone | None = None,
         teacher_pool: Pool | str = "cls",
         teacher_file: str | None = None,
+        retrieve: Retrieve = "embeddings",
     ):
         super().__init__(backbone, pool, head, loss)
+        if retrieve not in get_args(Retrieve):
+            raise ValueError(f"retrieve={retrieve!r} does not exist. Try one of {', '.join(get_args(Retrieve))}.")
+        self.retrieve = retrieve
         self.cross_view = cross_view
         self.teacher, self.teacher_file = teacher, teacher_file
         self.teacher_pool = pools.Pool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
@@ -148,15 +159,19 @@ class Embedder(OneBackbone):
         )
         return {"loss": value}
 
+    @property
+    def predicts_through_head(self) -> bool:
+        return self.head is not None and self.retrieve == "embeddings"
+
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        return self._output(self._embed(batch))
+        return self._output(self._embed(batch) if self.predicts_through_head else self.pooled(batch))
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         return self._output(self.pooled(batch))
 
     def in_plain_torch(self) -> list[str]:
         lines = self.pool.in_plain_torch("pool")
-        if self.head is not None:
+        if self.predicts_through_head:
             lines += self.head.in_plain_torch("head")
         if self.pool.keeps_tokens:
             return [*lines, "x = F.normalize(x, dim=-1).sum(dim=1)", "embedding = F.normalize(x, dim=-1)"]

@@ -19,6 +19,7 @@ from toolbox.engine import resume as resuming
 from toolbox.engine.assemble import pretrained
 from toolbox.engine.console import shown
 from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
+from toolbox.engine.judging.before_head import compare_with_head
 from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.prepare import Prepared
 from toolbox.engine.profiling import phase
@@ -293,6 +294,7 @@ class Run(Prepared):
             after = self._judge(target, "predict") or self._leave()
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
+            "before_head": self._evaluate_before_head(after),
             "wise_ft": mixed, "quantization": self.progress.get("quantization"), "steps": self.step,
             "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
@@ -304,6 +306,21 @@ class Run(Prepared):
             results = hook.conclude(self, results) | results
         self._write_results(results)
         return results
+
+    def _evaluate_before_head(self, after: dict[str, float] | None) -> dict[str, float] | None:
+        """The numbers of the trained features before the head; None where they are those of `after`, or there is none.
+
+        - `after`: the numbers behind the head, on the test set, else on the validation set.
+        """
+        target = self.test or self.val
+        if not (after and self.settings("evaluate_features") and self.model.predicts_through_head):
+            return None
+        target = target.with_new_metrics()
+        features = self._judge(target, "baseline")
+        if features is None:
+            self._leave()
+        self.console.info(compare_with_head(features, after, target.better))
+        return features or None
 
     def _mix(self, best: dict[str, Any] | None) -> dict[str, Any] | None:
         """Give the model the mix of pretrained and trained weights that validates best, and save it in `wise_ft`."""

@@ -51,13 +51,14 @@ def write_report(
     best = results.get("best") or {}
     main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
     when = _date(work_dir)
-    table = rows(results.get("before"), results.get("after"), results.get("pixels"), results.get("better"))
+    table = rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))
     shown = headline(results, items=len(dataset) if dataset is not None else None, split=split)
     pictures = Pictures(dataset) if dataset is not None else None
     galleries = [finding for finding in usable if isinstance(finding, Gallery)]
     page = template("report.html.j2").render(
         name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
+        features=bool(results.get("before_head")),
         when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
         headline=shown, facts=list_facts(recipe, results), rows=table, unchanged=unchanged,
         tracks=any(row.span for row in table) and not unchanged,

@@ -132,7 +132,7 @@ def _trained(folder: Path, label: str, series: dict[str, Series]) -> RunRecord:
     results = _json(folder / TRAINED)
     if "after" not in results:  # written before training, as soon as that was known
         raise _without_results(folder, series)
-    info = {key: value for key, value in results.items() if key not in ("after", "before", "pixels")}
+    info = {key: value for key, value in results.items() if key not in ("after", "before", "before_head", "pixels")}
     run = RunRecord(label, folder, _numbers(results["after"]), _numbers(results.get("before")), info)
     if not run.metrics:
         run.notes.append("Nothing was evaluated after its training.")

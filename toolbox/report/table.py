@@ -17,6 +17,7 @@ class Row:
 
     - `before`, `after`, `difference`: texts; the difference is that of the numbers as printed, so the row adds up.
     - `pixels`: the same of raw pixels, empty where they were not evaluated.
+    - `features`: the same of the trained features before the head, empty where they were not evaluated.
     - `interval`: of `after`, "0.48 to 0.52"; empty where there is none.
     - `span`: where the metric began and ended on a track from 0 to 100, None when it has no place there.
     - `worse`: whether the number after is worse than the one before.
@@ -30,6 +31,7 @@ class Row:
     pixels: str = ""
     interval: str = ""
     worse: bool = False
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,18 @@ def rows(
     after: dict[str, Any] | None,
     pixels: dict[str, Any] | None = None,
     better: Mapping[str, str] | None = None,
+    features: dict[str, Any] | None = None,
 ) -> list[Row]:
     """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference.
 
     - `better`: "greater" or "less" for each metric; default: greater.
+    - `features`: the numbers of the trained features before the head.
     """
-    before, after, pixels = before or {}, after or {}, pixels or {}
+    before, after, better = before or {}, after or {}, better or {}
     (after, bounds), (before, _) = split_intervals(after), split_intervals(before)
-    names = dict.fromkeys([*after, *before])
     return [
-        _row(
-            name,
-            before.get(name),
-            after.get(name),
-            pixels.get(name),
-            bounds.get(name),
-            bool(pixels),
-            (better or {}).get(name, "greater"),
-        )
-        for name in names
+        _row(name, before.get(name), after.get(name), bounds.get(name), better.get(name, "greater"), pixels, features)
+        for name in dict.fromkeys([*after, *before])
     ]
 
 
@@ -103,10 +98,10 @@ def _row(
     name: str,
     before: Any,
     after: Any,
-    pixels: Any,
     bounds: tuple[float, float] | None,
-    floored: bool,
     better: str,
+    pixels: dict[str, Any] | None,
+    features: dict[str, Any] | None,
 ) -> Row:
     places = decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
@@ -114,10 +109,10 @@ def _row(
     inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
     start, end = (after if before is None else before), (before if after is None else after)
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    floor = fixed(pixels, places) if floored else ""
+    floor, bare = (fixed(numbers.get(name), places) if numbers else "" for numbers in (pixels, features))
     interval = f"{fixed(bounds[0], places)} to {fixed(bounds[1], places)}" if bounds else ""
     worse = is_worse(before, after, better)
-    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval, worse)
+    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval, worse, bare)
 
 
 def decimals(*values: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -48,14 +49,24 @@ class EvalSet:
         self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str, training: dict[str, Any] | None = None
     ) -> None:
         self.name, self.loader, self.training = name, loader, training
-        self.better: dict[str, str] = {}
         self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
-        evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
+        self.evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
+        self._build_metrics()
+
+    def _build_metrics(self) -> None:
+        self.better: dict[str, str] = {}
         self.metrics: list[Metric] = [
-            build(metric, "metric", where=f"{name}_evaluator.{index}") for index, metric in enumerate(evaluator)
+            build(metric, "metric", where=f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.evaluator)
         ]
         self.judges, self.left_out = self.metrics, []
         self.remarks: list[str] = []
+
+    def with_new_metrics(self) -> EvalSet:
+        """The same data with metrics that have seen nothing: what the present ones have seen stays for the report."""
+        other = copy.copy(self)
+        other._build_metrics()
+        return other
 
     @classmethod
     def of(cls, recipe: dict[str, Any], name: str) -> EvalSet:
