@@ -143,6 +143,12 @@ TOP_LEVEL: dict[str, Key] = {
             "max_skipped": Key(
                 "With 'skip': how many updates may be left out in all before the run stops.", int, default=10
             ),
+            "max_skipped_in_a_row": Key(
+                "How many updates in a row may be left out, by 'skip' or by fp16's scaler, which leaves a few out at the "
+                "start to find its scale; one more stops the run. So does a run of which no update was made.",
+                int,
+                default=30,
+            ),
             "precision": Key("Autocast type of the forward pass.", Literal["fp32", "bf16", "fp16"], default="fp32"),
         },
     ),

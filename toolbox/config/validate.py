@@ -107,7 +107,7 @@ _LEAST = {
     "val_dataloader.num_workers": 0, "val_dataloader.batch_size": 1, "val_dataloader.prefetch_factor": 1,
     "test_dataloader.num_workers": 0, "test_dataloader.batch_size": 1, "test_dataloader.prefetch_factor": 1,
     "optim_wrapper.accumulative_counts": 1, "optim_wrapper.grad_cache.chunk_size": 1,
-    "optim_wrapper.max_skipped": 0,
+    "optim_wrapper.max_skipped": 0, "optim_wrapper.max_skipped_in_a_row": 1,
     "default_hooks.logger.interval": 1, "default_hooks.checkpoint.interval": 1,
     "default_hooks.checkpoint.max_keep_ckpts": 1, "env_cfg.threads": 1, "randomness.seed": 0,
 }  # fmt: skip

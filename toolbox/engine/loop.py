@@ -218,6 +218,8 @@ class Run(Prepared):
                 self.save()
             if self._asked:
                 self._leave()
+        if self.update.left_out:
+            self.update.left_out.check_end(self.step)
         if self.progress["stopped"]:
             self.console.info(f"Stopped at step {self.step}: {self.progress['stopped']}.")
 
@@ -299,7 +301,7 @@ class Run(Prepared):
             "peak_memory_bytes": peak_memory(self.device),
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
             "unreadable_items": len(self.bad_items.found),
-            "skipped_steps": self.update.skipping.count if self.update.skipping else 0,
+            "skipped_steps": self.update.left_out.count if self.update.left_out else 0,
             "features": self.shelf.results() if self.shelf else None,
         }  # fmt: skip
         for hook in self.hooks:

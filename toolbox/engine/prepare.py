@@ -165,6 +165,7 @@ class Prepared:
             self.precision, clip["max_norm"] if clip else None,
             GradCache(self.parallel.module, cache["chunk_size"], self.precision, self.device) if cache else None,
             settings("optim_wrapper.max_skipped") if settings("optim_wrapper.on_nonfinite") == "skip" else None,
+            settings("optim_wrapper.max_skipped_in_a_row"),
         )  # fmt: skip
         trained = {name: parameter for group in groups for name, parameter in group.params.items()}
         average = settings("optim_wrapper.average")

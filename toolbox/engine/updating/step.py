@@ -15,7 +15,8 @@ from toolbox.engine.precision import Precision
 from toolbox.engine.profiling import phase
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import Group, torch_groups
-from toolbox.engine.updating.nonfinite import Skipping
+from toolbox.engine.updating.nonfinite import LeftOut, Skipping, overflow
+from toolbox.engine.updating.numbers import StepNumbers
 from toolbox.errors import ToolboxError
 
 
@@ -28,22 +29,25 @@ class Step:
     - `max_norm`: clip the L2 norm of all gradients together; None for no clipping.
     - `grad_cache`: takes batches larger than its chunks; None computes every batch in one piece.
     - `max_skipped`: leave out up to so many updates whose loss or gradient is not finite; None allows none.
+    - `max_in_a_row`: how many updates in a row may be left out, by that or by fp16's scaler.
     """
 
     def __init__(
         self, parallel: Parallel, groups: list[Group], build_optimizer: Any, schedules: list[Schedule],
         precision: Precision, max_norm: float | None = None, grad_cache: GradCache | None = None,
-        max_skipped: int | None = None,
+        max_skipped: int | None = None, max_in_a_row: int = 30,
     ) -> None:  # fmt: skip
         self.grad_cache = grad_cache
         self.parallel, self.schedules, self.precision, self.max_norm = parallel, schedules, precision, max_norm
         self.names = [list(group.params) for group in groups]
         self.optimizer: torch.optim.Optimizer = build_optimizer(torch_groups(groups))
         self.parameters = [parameter for group in groups for parameter in group.params.values()]
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self.numbers = StepNumbers()
+        self._parts: list[tuple[int, dict[str, Tensor]]] = []  # of the step that is made: each batch's items, scalars
         self._first_bad: Tensor | None = None
         self.skipping = None if max_skipped is None else Skipping(parallel.module, self.optimizer, max_skipped)
+        counts = self.skipping is not None or precision.scaler is not None
+        self.left_out = LeftOut(self.parameters[0].device, max_in_a_row) if counts else None
 
     def __call__(self, batches: list[Batch], step: int, steps: int) -> None:
         """Update from the mean gradient of `batches`; `step` counts from 0."""
@@ -51,6 +55,7 @@ class Step:
         if self.skipping:
             self.skipping.begin()
         values: dict[str, Tensor] = {}
+        self._parts = []
         for number, batch in enumerate(batches, start=1):
             # chunks of a batch have no last one that reaches every parameter, so they are averaged at the end
             alone = self.grad_cache is not None or number < len(batches)
@@ -66,22 +71,24 @@ class Step:
                     f"Up to step {step + 1}, some trained parameters got no gradient on one of the processes.",
                     where="env_cfg.parallel", hint="--cfg-options env_cfg.parallel.find_unused_parameters=True",
                 ) from error  # fmt: skip
-            for name, value in found.items():
-                values[name] = values.get(name, 0) + value.detach().float() / len(batches)
+            self._parts.append((batch.get("items", 1), {name: value.detach() for name, value in found.items()}))
+            values["loss"] = values.get("loss", 0) + found["loss"].detach().float() / len(batches)
         self.parallel.finish(held_back=self.grad_cache is not None)
         with phase("optimizer"):
             self._update(values, step)
 
     def _update(self, values: dict[str, Tensor], step: int) -> None:
         """Clip the gradients and take the step; `values` are remembered, the norm of the gradients among them."""
-        scaler = self.precision.scaler
-        if self.skipping and scaler:
-            self.skipping.overflow(values["loss"])
+        scaler, extra = self.precision.scaler, {}
+        if scaler:
+            scaler.unscale_(self.optimizer)
         if self.max_norm is not None:
-            if scaler:
-                scaler.unscale_(self.optimizer)
-            values["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+            extra["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+            values |= extra
         bad = self.skipping.judge(values, scaled=scaler is not None) if self.skipping else None
+        if self.left_out is not None:
+            self.left_out.add(overflow(scaler, self.optimizer, bad) if scaler else bad)
+        self.numbers.add(self._parts, extra, bad)
         self._remember(values, step)
         if scaler:
             scaler.step(self.optimizer)
@@ -119,9 +126,7 @@ class Step:
                 group[key] = group[f"base_{key}"] * factor
 
     def _remember(self, values: dict[str, Tensor], step: int) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+        """Note on the device which step was the first that is not finite."""
         # kept on the device: reading it here would wait for the device at every step
         finite = values["loss"].isfinite()
         if "grad_norm" in values and self.precision.scaler is None:  # the scaler deals with gradients that overflow
@@ -140,6 +145,8 @@ class Step:
         """
         if self.skipping:
             self.skipping.check()
+        if self.left_out is not None:
+            self.left_out.check()
         hint = (
             "Checkpoints of the run are from before. Try a lower learning rate, more warm-up, clip_grad, or "
             "precision='fp32'; a temperature near 0 or a broken image can cause it too."
@@ -150,17 +157,16 @@ class Step:
             raise ToolboxError("Trained weights are not finite: no checkpoint is written.", hint=hint)
 
     def read(self) -> dict[str, float]:
-        """Means since the last call. Waits for the device; raises ToolboxError if the loss was not finite."""
+        """Means since the last call, over all processes, which must all ask. Waits for the device.
+
+        Raises ToolboxError if the loss was not finite, or too many updates were left out.
+        """
         self.check_finite()
-        count, told = self._count, {}
-        if self.skipping:  # a step that was left out is in no mean
-            count, told = count - self.skipping.lately(), {"skipped_steps": self.skipping.count}
-        means = {name: float(value) / count for name, value in self._sums.items()} if count else {}
-        self._sums, self._count = {}, 0
-        return {**means, **told, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
+        told = {"skipped_steps": self.left_out.count} if self.left_out is not None else {}
+        return {**self.numbers.read(), **told, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's state by parameter name, the scaler's, and the means in progress."""
+        """The optimizer's state by parameter name, the scaler's, and the means in progress. All processes must ask."""
         state = self.optimizer.state
         by_name = {
             name: state[parameter]
@@ -173,8 +179,9 @@ class Step:
             "kind": type(self.optimizer).__name__,
             "groups": [_own(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
-            "sums": self._sums, "count": self._count,
+            "numbers": self.numbers.state_dict(),
             "skipping": self.skipping.state_dict() if self.skipping else None,
+            "left_out": self.left_out.state_dict() if self.left_out is not None else None,
         }  # fmt: skip
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -207,8 +214,9 @@ class Step:
             self.precision.scaler.load_state_dict(saved["scaler"])
         if self.skipping:
             self.skipping.load_state_dict(saved.get("skipping"))
-        device = self.parameters[0].device
-        self._sums, self._count = {name: value.to(device) for name, value in saved["sums"].items()}, saved["count"]
+        if self.left_out is not None:
+            self.left_out.load_state_dict(saved.get("left_out"))
+        self.numbers.load_state_dict(saved.get("numbers", []))
 
 
 def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
