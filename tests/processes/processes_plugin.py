@@ -11,6 +11,7 @@ import torch
 from toy_plugin import Noise
 
 from toolbox.base import Hook, Loss, Metric, world
+from toolbox.core.embedder import Embedder
 from toolbox.plugin import Component, Problem, hookimpl
 
 namespace = "processes"
@@ -24,6 +25,7 @@ def toolbox_components():
         Component("dataset", "Written", f"{here}:Written", "noise that must be prepared"),
         Component("metric", "Own", f"{here}:Own", "forgets that there are other processes"),
         Component("loss", "Explodes", f"{here}:Explodes", "is not finite once, on the last process alone"),
+        Component("model", "OwnNumbers", f"{here}:OwnNumbers", "returns numbers of this process's rows"),
         Component("hook", "Keep", f"{here}:Keep", "writes down the whole weights beside every checkpoint"),
         Component("hook", "Break", f"{here}:Break", "one process fails at a step"),
         Component("hook", "Stop", f"{here}:Stop", "one process stops the run"),
@@ -78,6 +80,13 @@ class Explodes(Loss):
         loss = (x @ x.T * torch.where(labels[:, None] == labels, -1.0, 1.0)).mean()
         rank, size = world()
         return loss * torch.nan if self.calls == self.at and rank == size - 1 else loss
+
+
+class OwnNumbers(Embedder):
+    """Beside its loss the mean label of this process's rows."""
+
+    def objective(self, representations, batch):
+        return super().objective(representations, batch) | {"label": batch["labels"].float().mean()}
 
 
 class Keep(Hook):

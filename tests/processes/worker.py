@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gathers
 import gradients
+import logged
 import metrics
 import probes
 import runs
@@ -27,6 +28,7 @@ def main(folder: Path) -> None:
         found = {"gradients": gradients.everything(team), "metrics": metrics.everything(team)}
         found["gathers"] = gathers.everything(team)
         found["probes"] = probes.everything(team)
+        found["logged"] = logged.everything(team, folder)
         found["runs"] = runs.everything(team, folder)
         torch.save(found, folder / f"{team.size}-{team.rank}.pt")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from toolbox.errors import ToolboxError
 
@@ -38,6 +41,22 @@ def write_text(path: Path, text: str, *, hint: str = "", errors: str = "strict")
     """
     with new_file(path, hint=hint) as beside:
         beside.write_text(text, encoding="utf-8", errors=errors)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON that every reader takes: NaN and infinities, for which it has no word, are null.
+
+    - `options`: of `json.dumps`.
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def check_file(path: Path, *, overwrite: bool = False) -> None:

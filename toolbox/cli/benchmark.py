@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
 from importlib import import_module
 
 from toolbox.cli.common import guarded, prepare_process
@@ -47,7 +46,9 @@ def _run(arguments: argparse.Namespace) -> int:
     known = inspect.signature(measure).parameters
     found = measure(**{name: value for name, value in vars(arguments).items() if name in known})
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        from toolbox.base.files import to_json
+
+        print(to_json(found, indent=1))
         return 0
     for name, value in found.items():
         if not isinstance(value, list) or name == "spread":

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 
-from toolbox.base.files import write_text
+from toolbox.base.files import to_json, write_text
 
 ENDINGS = (".csv", ".json", ".jsonl")
 
@@ -39,4 +38,4 @@ def _json(paths: list[str], rows: list[list[tuple[str, float]]], *, lines: bool)
         {"path": path, "predictions": [{"label": label, "score": float(f"{score:.6g}")} for label, score in row]}
         for path, row in zip(paths, rows, strict=True)
     ]  # ASCII alone, in which any name of a file can be written
-    return "".join(json.dumps(item) + "\n" for item in held) if lines else json.dumps(held, indent=1) + "\n"
+    return "".join(to_json(item) + "\n" for item in held) if lines else to_json(held, indent=1) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,7 @@ def _test(arguments: argparse.Namespace) -> int:
     metrics = metric_arguments(arguments)
     prepare_process()
     from toolbox import api
+    from toolbox.base.files import to_json
     from toolbox.cli.tables import show_metrics
 
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
@@ -93,7 +93,7 @@ def _test(arguments: argparse.Namespace) -> int:
         out=arguments.out, tell=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     if arguments.json:
-        print(json.dumps(numbers, indent=1))
+        print(to_json(numbers, indent=1))
         return 0
     show_metrics(numbers, arguments.checkpoint or "zero-shot: the backbone as it comes, without a new head")
     if arguments.out:

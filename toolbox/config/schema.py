@@ -144,8 +144,8 @@ TOP_LEVEL: dict[str, Key] = {
                 "With 'skip': how many updates may be left out in all before the run stops.", int, default=10
             ),
             "max_skipped_in_a_row": Key(
-                "How many updates in a row may be left out, by 'skip' or by fp16's scaler, which leaves a few out at the "
-                "start to find its scale; one more stops the run. So does a run of which no update was made.",
+                "How many updates in a row may be left out, by 'skip' or by fp16's scaler, which leaves a few out to "
+                "find its scale; more end the run. A run of which no update was made ends with an error too.",
                 int,
                 default=30,
             ),

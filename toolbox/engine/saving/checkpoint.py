@@ -192,7 +192,8 @@ def write(
             for path in sorted(part.rglob("*"))
             if path.is_file()
         }
-        manifest = {"format": FORMAT, "step": step, "processes": team.size, "recipe": recipe, "files": files, **extra}
+        manifest = {"format": FORMAT, "step": step, "processes": team.size, "recipe": split(recipe)[0]}
+        manifest |= {"files": files, **extra}
         (part / "manifest.json").write_text(as_json(manifest), encoding="utf-8")
 
 
@@ -231,6 +232,7 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         version, files = manifest["format"], manifest["files"]
+        manifest |= {key: join(manifest[key], {}) for key in ("recipe",) if key in manifest}
         lacking = {"step", "recipe", "classes", "frozen", "plugins", "best"} - manifest.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _because(damaged, "manifest.json cannot be read") from error

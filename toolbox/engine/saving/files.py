@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -126,8 +125,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON as this project writes it."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """JSON as this project writes it; numbers that are not finite are null."""
+    return files.to_json(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def point(link: Path, target: Path) -> None:

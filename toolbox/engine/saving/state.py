@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 _TENSOR = "$tensor"
 _TUPLE = "$tuple"
+_FLOAT = "$float"  # NaN and infinities, for which JSON has no word
 
 
 def split(tree: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
@@ -33,6 +35,8 @@ def split(tree: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
         values = [value for value, _ in items]
         tensors = _merged(found for _, found in items)
         return ({_TUPLE: values} if isinstance(tree, tuple) else values), tensors
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return {_FLOAT: str(tree)}, {}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree, {}
     raise TypeError(f"'{path}' holds a {type(tree).__name__}, which a checkpoint cannot hold")
@@ -45,6 +49,8 @@ def join(value: Any, tensors: dict[str, Tensor]) -> Any:
             return tensors[value[_TENSOR]]
         if set(value) == {_TUPLE}:
             return tuple(join(item, tensors) for item in value[_TUPLE])
+        if set(value) == {_FLOAT}:
+            return float(value[_FLOAT])
         return {key: join(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [join(item, tensors) for item in value]

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from toolbox.base.files import to_json
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving.files import recover, write_text
 from toolbox.errors import ToolboxError
@@ -90,11 +91,11 @@ def clear(folder: Path) -> None:
 
 
 def add_metrics(path: Path, line: dict[str, Any]) -> None:
-    """Add a line to metrics.jsonl. Raises ToolboxError when the disk refuses."""
+    """Add a line to metrics.jsonl; numbers that are not finite are null. Raises ToolboxError when the disk refuses."""
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(to_json(line) + "\n")
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, before)  # the half of a line
@@ -114,8 +115,8 @@ def cut_metrics(path: Path, step: int, lines: int | None = None) -> int:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+            if (values := json.loads(line))["step"] <= step:
+                kept.append(to_json(values))
         except (ValueError, KeyError):
             continue  # a line that a killed process left unfinished
     kept = kept[:lines]

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from toolbox.base import world
-from toolbox.engine.distributed.tensors import are_sharded, local, whole
+from toolbox.engine.distributed.tensors import are_sharded, whole
 from toolbox.errors import ToolboxError
 
 
@@ -139,8 +139,8 @@ class LeftOut:
         """Raise ToolboxError when none of a run's `steps` updates was made."""
         if steps and self.count >= steps:
             raise ToolboxError(
-                f"None of the {steps} updates was made, as their loss or gradient was not finite: the weights are those "
-                "that the run began with.", where="optim_wrapper", hint=_HINT,
+                f"None of the {steps} updates was made, as their loss or gradient was not finite: the weights are as "
+                "at the start.", where="optim_wrapper", hint=_HINT,
             )  # fmt: skip
 
     def state_dict(self) -> list[int]:
@@ -153,8 +153,8 @@ class LeftOut:
 
 
 _HINT = (
-    "Try precision='bf16' or 'fp32', a lower learning rate, more warm-up or clip_grad. A model whose numbers do not fit "
-    "into fp16 (65504) overflows at every step."
+    "Try precision='bf16' or 'fp32', a lower learning rate, more warm-up or clip_grad. A model with numbers beyond "
+    "65504 overflows in fp16 at every step."
 )
 
 
