@@ -65,11 +65,12 @@ def nan_gradients(toy, monkeypatch):
     monkeypatch.setattr(Pull, "compute", compute)
 
 
+def refuse(word):
+    raise AssertionError(f"{word} is no JSON")
+
+
 def strict(path):
     """The lines of a file, each of which must be JSON as its standard has it."""
-
-    def refuse(word):
-        raise AssertionError(f"{path}: {word} is no JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in Path(path).read_text().splitlines()]
 
@@ -101,7 +102,7 @@ def test_too_many_in_a_row_end_the_run_and_single_ones_do_not(toy, overflow_at):
     overflow_at(1, 2, 3, 4, 6, 7, 8, 10)
     assert toolbox.train(toy(options), work_dir="single")["skipped_steps"] == 8
     overflow_at(*range(3, 13))
-    with pytest.raises(ToolboxError, match="5 updates in a row were left out .* more than the 4 allowed") as caught:
+    with pytest.raises(ToolboxError, match=r"5 updates in a row were left out .* more than the 4 allowed") as caught:
         toolbox.train(toy(options), work_dir="w")
     assert caught.value.problems[0].where.endswith("optim_wrapper.max_skipped_in_a_row")
     assert strict("w/metrics.jsonl")[-1]["step"] == 6
@@ -155,7 +156,7 @@ def test_every_file_of_a_run_is_json(toy, monkeypatch):
     assert line["val/none"] is line["val/far"] is None
     for file in Path("w").rglob("*.json"):
         text = file.read_text()
-        json.loads(text, parse_constant=lambda word: pytest.fail(f"{file}: {word}"))
+        json.loads(text, parse_constant=refuse)
     assert toolbox.train(toy(["train_cfg.max_steps=14"]), work_dir="w", resume=True)["steps"] == 14
     page = Path("w/report.html").read_text()
     assert "<svg" in page
