@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: venv demo test test-faults lint bench clean
+.PHONY: venv demo test test-slow test-faults lint bench clean
 
 venv: $(STAMP)
 
@@ -25,6 +25,9 @@ demo: venv
 
 test: venv
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: venv
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not faults"
 
 test-faults: venv
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/faults tests/processes -m "faults or not faults"
