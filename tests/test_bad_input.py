@@ -14,7 +14,7 @@ import pytest
 import toolbox
 from toolbox.cli import common, test, train
 from toolbox.engine.saving import files
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -300,6 +300,5 @@ def test_a_checkpoint_that_brings_a_plugin_along_runs_no_code(toy, tmp_path):
     told = json.loads(manifest.read_text())
     told["recipe"]["plugins"] = [str(evil)]
     manifest.write_text(json.dumps(told))
-    with pytest.raises(ToolboxError, match="brings code along"):
-        toolbox.load("w")
+    toolbox.load("w")  # see test_security.py
     assert not Path("ran").exists()

@@ -15,12 +15,13 @@ from test_report import EVIL, Page, Squares
 
 from toolbox.base import Curve, Histogram, Outcomes, Table
 from toolbox.cli import compare as command
+from toolbox.recipe_text import read_recipe
 from toolbox.report import save_findings
 from toolbox.report.compare import compare
 from toolbox.report.compare_page import find_items, write_comparison
 from toolbox.report.overlay import curve_charts, histogram_charts, table_grids
 from toolbox.report.paired import bootstrap, pair, sign_test
-from toolbox.report.recipe import differing, flat, read_recipe
+from toolbox.report.recipe import differing, flat
 from toolbox.report.runs import labels
 
 RANKS = "Rank of the first match"

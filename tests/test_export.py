@@ -426,7 +426,10 @@ def test_a_public_base_is_named_and_not_copied(cached, tmp_path):
     assert "base/preprocessor_config.json" in files
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == cached
-    assert "Dinov2Model.from_pretrained('someone/tiny')" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Dinov2Model.from_pretrained('someone/tiny', trust_remote_code=False)"
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     write(Embedder(backbone), tmp_path / "merged", merge=True)
     assert "model.safetensors" in plain(tmp_path / "merged")
 

@@ -236,26 +236,33 @@ def extract(
         raise _placed(error, config) from error
 
 
-def load(checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None) -> Encoder:
+def load(
+    checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+) -> Encoder:  # fmt: skip
     """A trained model, ready to encode.
+
+    No code that comes with a checkpoint is run: of the plugins that it names, installed ones and those in `plugins`
+    are used, and no other.
 
     - `checkpoint`: a checkpoint's folder, or a run's (its best).
     - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
       frozen weights have moved.
+    - `plugins`: local plugins to load, Python files or modules.
     """
     from toolbox.engine.saving import checkpoint as checkpoints
 
-    return _encoder(checkpoints.read(checkpoint), overrides, device)
+    return _encoder(checkpoints.read(checkpoint), overrides, device, plugins)
 
 
 def export(
     checkpoint: str | Path, folder: str | Path, *, merge: bool = False, onnx: bool = False,
-    overrides: Mapping[str, Any] | None = None, overwrite: bool = False,
+    overrides: Mapping[str, Any] | None = None, plugins: Sequence[str] = (), overwrite: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:  # fmt: skip
     """Write a trained model as a folder that transformers, timm or peft loads without this toolbox, and compare.
 
-    - `checkpoint`, `overrides`: as of `load`.
+    - `checkpoint`, `overrides`, `plugins`: as of `load`.
     - `folder`: new or empty; its README.md says how to load it.
     - `merge`: put adapters into the weights, for one plain folder.
     - `onnx`: also write the whole model as model.onnx.
@@ -275,16 +282,18 @@ def export(
         check_packages()
     found = checkpoints.read(checkpoint)
     tell(f"Exporting {found.path}, step {found.step}")
-    encoder = _encoder(found, overrides, "cpu")
+    encoder = _encoder(found, overrides, "cpu", plugins)
     origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
               "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
     return exports.export(encoder.model, target, origin=origin, merge=merge, onnx=onnx, tell=tell)
 
 
-def _encoder(found: Checkpoint, overrides: Mapping[str, Any] | None, device: str) -> Encoder:
+def _encoder(
+    found: Checkpoint, overrides: Mapping[str, Any] | None, device: str, plugins: Sequence[str]
+) -> Encoder:  # fmt: skip
     from toolbox.engine.judging.encoder import Encoder
 
-    recipe = changed(found.manifest["recipe"], overrides or {})
+    recipe = changed(found.manifest["recipe"], overrides or {}, plugins, str(found.path))
     problems = validate(recipe)
     if problems:
         raise ToolboxError.of(problems)

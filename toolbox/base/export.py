@@ -82,7 +82,7 @@ def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     lines = [
-        "processor = AutoImageProcessor.from_pretrained(folder)",
+        "processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)",
         'pixels = processor(images=images, return_tensors="pt")["pixel_values"]',
     ]
     more = "" if height == width else ", and of a shape that is not square it keeps less"
@@ -132,8 +132,11 @@ def timm_code(
         load = 'model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()'
         images = "transform = create_transform(**resolve_data_config({}, model=model))"
     else:
-        more = "".join(f", {key}={value!r}" for key, value in {**(arguments or {}), "num_classes": 0}.items())
-        load = f'model = timm.create_model("{hub}", pretrained=True{more}).eval()'
+        named = {**(arguments or {}), "num_classes": 0}
+        if not all(key.isidentifier() for key in named):  # the line is run
+            raise ValueError(f"these are no keywords of timm's create_model: {', '.join(map(repr, named))}")
+        more = "".join(f", {key}={value!r}" for key, value in named.items())
+        load = f"model = timm.create_model({hub!r}, pretrained=True{more}).eval()"
         given = {"input_size": (3, height, width), **_timm_images(preprocess)}
         images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in given.items())})"
     return Exported(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,29 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def check_config(content: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError where a config.json, that of a part included, asks transformers for code from the Hub.
+
+    - `content`: of `file`.
+    """
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            check_config(value, file)
+        if key.removesuffix("_internal").endswith("_implementation"):  # the name of a kernel: ORGANISATION/REPOSITORY
+            names = value.values() if isinstance(value, Mapping) else [value]
+            if any(set(str(name)) & set("/:|") for name in names):
+                raise ValueError(f"{file} asks for code of the Hub ({key}: {value!r}), which is not run: remove it.")
+
+
+def check_no_adapter(folder: Path) -> None:
+    """Raise ValueError for a folder with an adapter: transformers would load the weights that this names instead."""
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} holds an adapter of peft (adapter_config.json) and not only a model: remove that file, or give "
+            "the folder of the model that it was trained on."
+        )
+
+
 def check_weight_file(file: Path) -> None:
     """Raises OSError, saying what to do, where a safetensors file is absent, a Git LFS pointer, or cut short."""
     from safetensors import SafetensorError, safe_open
@@ -55,7 +79,8 @@ def check_weight_file(file: Path) -> None:
 
 
 def check_weight_files(folder: Path) -> None:
-    """`check_weight_file` for each of `weight_files`."""
+    """`check_weight_file` for each of `weight_files`. Raises ValueError for a folder with an adapter."""
+    check_no_adapter(folder)
     for file in weight_files(folder):
         check_weight_file(file)
 

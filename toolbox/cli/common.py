@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
@@ -59,9 +61,21 @@ def complain(problems: Iterable[Problem]) -> None:
     for problem in problems:
         places.setdefault((problem.message, problem.hint), []).append(problem.where)
     for (message, hint), where in places.items():
-        print(Problem(message, ", ".join(filter(None, where)), hint), file=sys.stderr)
+        print(as_flags(str(Problem(message, ", ".join(filter(None, where)), hint))), file=sys.stderr)
     if len(places) > 1:
         print(f"{len(places)} problems; nothing was run.", file=sys.stderr)
+
+
+def as_flags(text: str) -> str:
+    """A message of the API, which names its arguments, as one of a command, which has options."""
+    for python, option in _OPTIONS:
+        text = re.sub(python, option, text)
+    return text
+
+
+_OPTIONS = [
+    (r"plugins=\[([^]]*)\]", lambda found: " ".join(f"--plugin {name}" for name in ast.literal_eval(f"[{found[1]}]"))),
+]
 
 
 def prepare_process() -> None:

@@ -60,7 +60,7 @@ def judged_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset 
         if settings is None:
             continue
         try:
-            load_plugins([*((run.recipe or {}).get("plugins") or []), *plugins])
+            load_plugins(plugins)  # and not those that a run names: it may be another's
             dataset: Dataset = api.build(settings)
             problems = dataset.check()
             if not problems:

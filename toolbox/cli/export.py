@@ -46,9 +46,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     prepare_process()
-    from toolbox.config import load_plugins
-
-    load_plugins(arguments.plugin)
     # as Ctrl-C does, so that no partial folder stays
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -64,5 +61,6 @@ def _run(arguments: argparse.Namespace) -> None:
 
     api.export(
         arguments.checkpoint, arguments.folder, merge=arguments.merge, onnx=arguments.onnx,
-        overrides=arguments.cfg_options, overwrite=arguments.overwrite, tell=lambda text: print(text, flush=True),
+        overrides=arguments.cfg_options, plugins=arguments.plugin, overwrite=arguments.overwrite,
+        tell=lambda text: print(text, flush=True),
     )  # fmt: skip

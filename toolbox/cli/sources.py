@@ -75,7 +75,7 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
     if kind != "backbone" and arguments.backbone:
         raise ToolboxError(f"--backbone says what an id means, and {name} is a {kind}.", hint="Leave it out.")
     if kind == "checkpoint":
-        encoder = api.load(name, device=device, overrides=overrides)
+        encoder = api.load(name, device=device, overrides=overrides, plugins=arguments.plugin)
         told = f"{name}, step {encoder.identity['step']}"
         if arguments.baseline:
             return Source(encoder.model, encoder.device, "baseline", f"{told}, without its head")
@@ -173,7 +173,7 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
     from toolbox.engine.saving import checkpoint as checkpoints
 
     if kind_of(name) == "checkpoint":
-        return changed(checkpoints.read(name).manifest["recipe"], overrides)
+        return changed(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
     if kind_of(name) == "recipe":
         return to_dict(load_config(name, overrides, plugins))
     raise ToolboxError(f"--split names data of a recipe or a checkpoint, and '{name}' is neither.")

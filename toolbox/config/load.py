@@ -17,6 +17,7 @@ from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
 from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
+from toolbox.recipe_text import read_recipe
 from toolbox.registry import add_local, catalog
 
 
@@ -29,6 +30,9 @@ def load_config(
     - `overrides`: `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
     - `plugins`: local plugins to load, beside those that the recipe names: Python files or modules.
 
+    A recipe is Python, and runs. Only config.py in the folder of a run is read as data, since runs are passed on: none
+    of its lines is run, and the plugins that it names are loaded where `plugins` names them too.
+
     A key may refer to another one, as `root='{train_dataloader.dataset.root}'`. The loaded recipe keeps such a text,
     so that a later change of the other key counts; `to_dict` replaces it.
 
@@ -36,19 +40,14 @@ def load_config(
     reference that leads nowhere.
     """
     file = find_recipe(str(path))
-    _check_chain(file, ())
-    try:
-        loaded = Config.fromfile(str(file), lazy_import=False)
-    except Exception as error:
-        raise _readable(error, file) from error
-    config = Config(
-        ConfigDict({key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}),
-        filename=str(file),
-    )
-    config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
-    if str(config.get("load_from") or "").endswith(".py"):
-        config._cfg_dict["load_from"] = _near(file, config.load_from)
-    load_plugins(config.plugins)
+    if _is_of_a_run(file):
+        config = Config(ConfigDict(without_code(_as_data(file), plugins, str(file))), filename=str(file))
+    else:
+        config = Config(ConfigDict(_executed(file)), filename=str(file))
+        config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
+        if str(config.get("load_from") or "").endswith(".py"):
+            config._cfg_dict["load_from"] = _near(file, config.load_from)
+        load_plugins(config.plugins)
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     try:
@@ -60,12 +59,49 @@ def load_config(
     return config
 
 
-def changed(recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
-    """A copy of a plain recipe, that of a checkpoint say, with its local plugins loaded and overrides applied."""
-    copy = to_dict(recipe)
-    load_plugins(copy.get("plugins") or [])
+def changed(
+    recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[str], plugins: Iterable[str] = (),
+    where: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """A copy of a plain recipe that others may have written, that of a checkpoint say, with overrides applied.
+
+    - `plugins`: local plugins to load. Those that the recipe names are not.
+    - `where`: what holds the recipe, for messages.
+
+    Raises ToolboxError for components of plugins that are not here, naming those that the recipe names.
+    """
+    copy = without_code(to_dict(recipe), plugins, where)
     apply_overrides(copy, overrides, None)
     return resolve(copy)
+
+
+def without_code(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> dict[str, Any]:
+    """A recipe that others may have written, with `plugins` loaded in the place of those that it names itself.
+
+    Raises ToolboxError where it needs one of its own.
+    """
+    given = list(plugins)
+    load_plugins(given)
+    named = [name for name in recipe.get("plugins") or [] if name not in given]
+    absent = sorted(_namespaces(recipe) - {plugin.namespace for plugin in catalog().plugins})
+    if named and absent:
+        raise ToolboxError(
+            f"It needs the plugin {' and '.join(map(repr, absent))}, and names the local {', '.join(map(str, named))}, "
+            "which was not loaded: code that comes with a checkpoint or a run never is.",
+            where=where, hint=f"If you trust that code, name it yourself: plugins={named!r}",
+        )  # fmt: skip
+    return recipe | {"plugins": given}
+
+
+def _namespaces(value: Any) -> set[str]:
+    """The namespaces of all components that a recipe names."""
+    if isinstance(value, list):
+        return set().union(*map(_namespaces, value))
+    if not isinstance(value, dict):
+        return set()
+    own = value.get("type")
+    found = {own.partition(".")[0]} if isinstance(own, str) and "." in own else set()
+    return found.union(*map(_namespaces, value.values()))
 
 
 def places_of(config: Any) -> Places | None:
@@ -129,6 +165,38 @@ def find_recipe(name: str) -> Path:
             raise ToolboxError("This is a folder of a run, and no recipe.", where=name,
                                hint=f"Its recipe is {folder / 'config.py'}.")  # fmt: skip
     raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
+
+
+def _is_of_a_run(file: Path) -> bool:
+    """Whether a file is what a run, or an evaluation, wrote of its recipe."""
+    beside = ("environment.json", "metrics.jsonl", "train_results.json", "test_results.json", "manifest.json")
+    return file.name == "config.py" and (
+        any((file.parent / name).exists() for name in beside) or any(file.parent.glob("*/manifest.json"))
+    )
+
+
+def _as_data(file: Path) -> dict[str, Any]:
+    """The recipe of a run. Raises ToolboxError where its text is more than data."""
+    try:
+        recipe = read_recipe(file.read_text(encoding="utf-8"))
+        if str(recipe.get("load_from") or "").endswith(".py"):
+            raise ValueError("load_from names a recipe, which is not run from here")
+    except (OSError, ValueError) as error:
+        raise ToolboxError(
+            f"The recipe of a run is read as data, and this one cannot be: {error}.", where=str(file),
+            hint="If it is yours, copy it out of the run's folder: elsewhere a recipe may be any Python.",
+        ) from error  # fmt: skip
+    return recipe
+
+
+def _executed(file: Path) -> dict[str, Any]:
+    """What a recipe's file sets when it is run, with that of its bases."""
+    _check_chain(file, ())
+    try:
+        loaded = Config.fromfile(str(file), lazy_import=False, import_custom_modules=False)
+    except Exception as error:
+        raise _readable(error, file) from error
+    return {key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}
 
 
 def load_plugins(names: Iterable[str]) -> None:

@@ -265,5 +265,8 @@ TOP_LEVEL: dict[str, Key] = {
     ),
     "resume": Key("Continue the run in `work_dir`, or from the checkpoint named here.", bool | str, default=False),
     "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),
-    "plugins": Key("Local plugins to load: Python files or modules.", list[str], default=[]),
+    "plugins": Key(
+        "Local plugins to load: Python files or modules; those that a checkpoint or a run names are not loaded.",
+        list[str], default=[],
+    ),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -141,11 +142,12 @@ def guarded(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
 def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Problem]]:
     """Entry points of this interface, those of others, and unreadable metadata.
 
-    A distribution that is seen twice on sys.path counts once, the first place winning, as with an import.
+    A distribution that is seen twice on sys.path counts once, the first place winning, as with an import. The current
+    folder does not count as a place, although Python has it on sys.path in notebooks: a plugin is installed, or named.
     """
     every: dict[str, list[EntryPoint]] = {}
     problems = []
-    for distribution in distributions():
+    for distribution in distributions(path=[place for place in sys.path if place]):
         try:
             if "toolbox.v" not in (distribution.read_text("entry_points.txt") or ""):
                 continue

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
+from toolbox.recipe_text import read_recipe
 from toolbox.report import charts, curves
 from toolbox.report.charts import Chart, curve_chart, histogram_chart
 from toolbox.report.facts import list_facts
@@ -20,7 +21,7 @@ from toolbox.report.grid import Grid, grid
 from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
-from toolbox.report.recipe import judged_split, read_recipe
+from toolbox.report.recipe import judged_split
 from toolbox.report.table import headline, is_unchanged, rows
 
 if TYPE_CHECKING:

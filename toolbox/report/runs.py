@@ -12,11 +12,11 @@ from typing import Any
 
 from toolbox.base.findings import Finding
 from toolbox.errors import Problem, ToolboxError
+from toolbox.recipe_text import read_recipe
 from toolbox.report.curves import Series, read_series
 from toolbox.report.files import read_text
 from toolbox.report.findings import NAME, load_findings
 from toolbox.report.numbers import is_number
-from toolbox.report.recipe import read_recipe
 
 TRAINED, TESTED = "train_results.json", "test_results.json"
 

@@ -154,6 +154,8 @@ def load(model: nn.Module, source: HFSource) -> None:
             local_files_only=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            trust_remote_code=False,
+            weights_only=True,
             **_options(model.config),
         )
     own = model.state_dict()
@@ -180,6 +182,7 @@ def save(model: nn.Module, source: HFSource, folder: Path | None) -> str:
             options["revision"] = source.revision
         if model.config.model_type == "vit_mae":
             options["mask_ratio"] = 0.0
+    options["trust_remote_code"] = False
     given = "".join(f", {key}={value!r}" for key, value in options.items())
     return f"model = {name}.from_pretrained({where}{given}).eval()"
 
@@ -260,11 +263,22 @@ def _read(folder: Path) -> PretrainedConfig:
     content = _json(file)
     if "architecture" in content and "model_type" not in content:
         raise ValueError(f"{folder} holds timm's {content['architecture']!r}: use core.Timm.")
+    weight_files.check_config(content, file)
     try:
         with quiet():
-            return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the types of transformers' own complaints differ by version
         raise ValueError(f"transformers cannot read {file}: {one_line(error)}.") from error
+    _forget_code(config)
+    return config
+
+
+def _forget_code(config: PretrainedConfig) -> None:
+    """Drop `auto_map`: it names code of the repository, which is not run here and shall not be in an export."""
+    config.__dict__.pop("auto_map", None)
+    for value in list(vars(config).values()):
+        if hasattr(value, "model_type"):
+            _forget_code(value)
 
 
 def _images(folder: Path) -> dict[str, Any]:
@@ -298,6 +312,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _check(folder: Path) -> None:
+    weight_files.check_no_adapter(folder)
     if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("model*.safetensors")):
         return  # transformers reads it, tensors only
     weight_files.check_weight_files(folder)

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from toolbox.base import hub, weight_files
 from toolbox.errors import one_line
@@ -158,9 +158,15 @@ def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> No
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
     file = find(source)
+    overlay = {"custom_load": False, "source": None, "label_offset": 0}
+    if file.suffix == ".safetensors":
+        overlay["file"] = str(file)
+        shapes = _shapes(file)
+    else:
+        overlay["state_dict"] = _unpickled(file)
+        shapes = {name: tuple(tensor.shape) for name, tensor in overlay["state_dict"].items()}
     # timm compares keys strictly only where the classifier fits too
-    classes = _classes(file, source.cfg.classifier)
-    overlay = {"file": str(file), "custom_load": False, "source": None, "label_offset": 0, "num_classes": classes}
+    overlay["num_classes"] = classes = _classes(shapes, source.cfg.classifier)
     try:
         loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except _REFUSALS as error:
@@ -177,6 +183,8 @@ def _checked(arch: Mapping[str, Any]) -> dict[str, Any]:
     for key in arch:
         if key in _ARGUMENTS:
             raise ValueError(f"arch has no {key!r}: it is the argument {_ARGUMENTS[key]!r} of core.Timm.")
+        if not str(key).isidentifier():
+            raise ValueError(f"arch takes keywords of timm's constructor, and {key!r} is none.")
         if key in _FIXED:
             raise ValueError(f"arch has no {key!r}: core.Timm decides it, reading tokens of RGB images.")
     return dict(arch)
@@ -226,7 +234,13 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
     # the oldest files have the description on the top level
     described = content.get("pretrained_cfg") or content
     cfg = PretrainedCfg(**{key: value for key, value in described.items() if key in known})
-    saved = {key: value for key, value in (content.get("model_args") or {}).items() if key != "num_classes"}
+    saved = {
+        key: value
+        for key, value in (content.get("model_args") or {}).items()
+        if key.isidentifier()
+        and key not in _FIXED
+        and (key == "img_size" or key not in _ARGUMENTS)  # what would load, or change, other files
+    }
     own = {"architecture": content["architecture"]}
     if "img_size" in saved:
         size = saved.pop("img_size")
@@ -272,18 +286,31 @@ def _in_folder(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
-def _classes(file: Path, classifier: str | tuple[str, ...] | None) -> int:
+def _classes(shapes: Mapping[str, tuple[int, ...]], classifier: str | tuple[str, ...] | None) -> int:
     """How many classes the classifier in a checkpoint tells apart, 0 where it has none."""
+    names = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
+    return next((shapes[name][0] for name in names if name in shapes), 0)
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as content:
+        return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+
+
+def _unpickled(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth, .pt or .bin; of anything else in it nothing is made, so that no code of it runs."""
     from timm.models import load_state_dict
 
-    names = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as content:
-            keys = set(content.keys())
-            return next((content.get_slice(name).get_shape()[0] for name in names if name in keys), 0)
     try:
-        content = load_state_dict(str(file))
+        found = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # pickle raises anything on a damaged file
-        raise OSError(f"{file} cannot be read as a checkpoint: {one_line(error)}. Download it again.") from error
-    return next((content[name].shape[0] for name in names if name in content), 0)
+        raise OSError(
+            f"{file} cannot be read as a checkpoint of tensors alone: it is damaged, or holds objects whose code would "
+            "have to run. Download it again, best as .safetensors."
+        ) from error
+    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise OSError(f"{file} holds no tensors. Download it again.")
+    return tensors

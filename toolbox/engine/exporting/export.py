@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -112,6 +113,9 @@ def _check_parts(parts: dict[str, Backbone], merge: bool) -> None:
     if not parts:
         raise ToolboxError("This model has no backbone to export.")
     for path, backbone in parts.items():
+        if not re.fullmatch(r"[\w.-]+", path):  # it becomes the name of a folder, and stands in lines that are run
+            raise ToolboxError(f"A part with the name {path!r} cannot be exported.", where="model",
+                               hint="Names are made of letters, digits and _.")  # fmt: skip
         if backbone.quantized is not None:
             raise ToolboxError(
                 "This backbone is quantised, and an export holds weights in full precision.", where=f"model.{path}",

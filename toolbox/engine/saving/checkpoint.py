@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -231,32 +231,40 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
     )
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        version, files = manifest["format"], manifest["files"]
+        version = manifest["format"]
         manifest |= {key: join(manifest[key], {}) for key in ("recipe",) if key in manifest}
-        lacking = {"step", "recipe", "classes", "frozen", "plugins", "best"} - manifest.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        lacking = {"step", "recipe", "files", "classes", "frozen", "plugins", "best"} - manifest.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _because(damaged, "manifest.json cannot be read") from error
-    if version == FORMAT and lacking:
-        raise _because(damaged, f"manifest.json lacks {', '.join(sorted(lacking))}")
     if version != FORMAT:
         raise ToolboxError(f"{path} has format {version}, and this toolbox reads {FORMAT}.", hint="Update one of them.")
-    for name, known in files.items() if verify else ():
+    if lacking:
+        raise _because(damaged, f"manifest.json lacks {', '.join(sorted(lacking))}")
+    wrong = _misfit(manifest)
+    if wrong:
+        raise _because(damaged, f"manifest.json holds {wrong}")
+    for name, known in manifest["files"].items() if verify else ():
         file = path / name
         if not file.is_file():
             raise _because(damaged, f"{name} is missing")
         if file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
             raise _because(damaged, f"{name} is not what was written")
-    carried = [plugin for plugin in manifest["recipe"].get("plugins") or [] if _is_inside(plugin, path.parent)]
-    if carried:
-        raise ToolboxError(
-            f"The checkpoint {path} brings code along, the plugin {carried[0]}, and reading a checkpoint runs none.",
-            hint="If you trust it, move that file out of the run's folder, and the recipe's `plugins` after it.",
-        )
     return Checkpoint(path, manifest)
 
 
-def _is_inside(plugin: str, folder: Path) -> bool:
-    return Path(plugin).suffix == ".py" and Path(plugin).resolve().is_relative_to(folder)
+def _misfit(manifest: dict[str, Any]) -> str:
+    """What in a manifest is not as it was written: it may be anyone's. Empty where all is."""
+    expected = {"step": int, "recipe": dict, "files": dict, "classes": int | None, "frozen": dict, "plugins": dict}
+    for key, kind in expected.items():
+        if not isinstance(manifest[key], kind) or isinstance(manifest[key], bool):
+            return f"a {key} of another type"
+    for name, known in manifest["files"].items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+            return f"the file name {name!r}, which leads out of the folder"
+        if not isinstance(known, dict) or not {"bytes", "sha256"} <= known.keys():
+            return f"no checksum of {name}"
+    return ""
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -55,6 +55,8 @@ def load(name: str, config: str | None, revision: str | None) -> Source:
         raise OSError(
             f"{name} is read with Hugging Face's library `datasets`: run `python -m pip install 'datasets>=4'`"
         ) from None
+    if int(datasets.__version__.partition(".")[0]) < 4:  # earlier ones run the scripts that lie beside data
+        raise OSError(f"`datasets` {datasets.__version__} is too old: run `python -m pip install 'datasets>=4'`")
     if is_local(name):
         if revision is not None:
             raise ValueError(f"revision={revision!r} has no meaning for the local {name}: leave it out")

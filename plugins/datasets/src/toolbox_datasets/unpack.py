@@ -77,6 +77,11 @@ def unpack(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Pat
     tops = sorted((path.parents[len(marked) - 1] for path in paths if path.parts[-len(marked) :] == marked), key=depth)
     if not tops:
         raise ValueError(f"{source} holds no {landmark}: is it another dataset?")
+    needed, free = unpacked_size(archive), shutil.disk_usage(target).free
+    if needed > free:
+        raise OSError(
+            f"{source} unpacks to {needed / 2**30:,.1f} GiB, and {target.parent} has {free / 2**30:,.1f} GiB free"
+        )
     for name in names:
         if PurePosixPath(name).is_relative_to(tops[0]):
             file = target / PurePosixPath(name).relative_to(tops[0])
@@ -95,6 +100,13 @@ def file_names(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
     if isinstance(archive, zipfile.ZipFile):
         return [info.filename for info in archive.infolist() if not info.is_dir()]
     return [member.name for member in archive.getmembers() if member.isfile()]
+
+
+def unpacked_size(archive: zipfile.ZipFile | tarfile.TarFile) -> int:
+    """Bytes of the regular files in `archive`, as its table of contents says; no more is ever unpacked of a file."""
+    if isinstance(archive, zipfile.ZipFile):
+        return sum(info.file_size for info in archive.infolist())
+    return sum(member.size for member in archive.getmembers() if member.isfile())
 
 
 def content(archive: zipfile.ZipFile | tarfile.TarFile, name: str) -> IO[bytes]:

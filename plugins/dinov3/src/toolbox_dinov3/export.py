@@ -50,10 +50,10 @@ def _in_transformers(encoder: Encoder, folder: Path, hub: str | None) -> Exporte
     if hub is None:
         with quiet():
             encoder.model.save_pretrained(folder)
-        load = "model = AutoModel.from_pretrained(folder).eval()"
+        load = "model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()"
     else:
         at = "" if encoder.revision is None else f", revision={encoder.revision!r}"
-        load = f"model = AutoModel.from_pretrained({hub!r}{at}).eval()"
+        load = f"model = AutoModel.from_pretrained({hub!r}{at}, trust_remote_code=False).eval()"
     return Exported(
         library="transformers",
         imports=["import torch", "from transformers import AutoImageProcessor, AutoModel"],

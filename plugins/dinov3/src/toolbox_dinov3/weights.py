@@ -61,6 +61,7 @@ def _load_transformers(model: PreTrainedModel, folder: Path) -> None:
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
