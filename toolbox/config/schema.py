@@ -267,6 +267,7 @@ TOP_LEVEL: dict[str, Key] = {
     "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),
     "plugins": Key(
         "Local plugins to load: Python files or modules; those that a checkpoint or a run names are not loaded.",
-        list[str], default=[],
+        list[str],
+        default=[],
     ),
 }
