@@ -469,7 +469,7 @@ def test_only_the_main_process_opens_a_tracker(service, toy, monkeypatch):
 
     option, server = service
     hook = build(toy([option]).custom_hooks[0], "hook")
-    run = SimpleNamespace(is_main=False, step=1, steps_per_epoch=1)
+    run = SimpleNamespace(is_main=False, step=1, steps_per_epoch=1, epoch=1.0)
     assert "is_main" in Run.__annotations__ or hasattr(Run, "is_main")
     hook.before_run(run)
     hook.after_log(run, {"loss": 1.0})
@@ -517,7 +517,7 @@ def test_a_tracker_that_failed_is_closed_at_the_end_all_the_same():
             calls.append("finish")
             raise OSError("no space left")
 
-    hook, run = Broken(), SimpleNamespace(is_main=True, step=1, steps_per_epoch=1, warn=told.append)
+    hook, run = Broken(), SimpleNamespace(is_main=True, step=1, steps_per_epoch=1, epoch=1.0, warn=told.append)
     hook.before_run(run)
     hook.after_log(run, {"loss": 1.0})
     hook.after_log(run, {"loss": 2.0})

@@ -11,7 +11,8 @@ from toolbox.base.model import Model
 class Run(Protocol):
     """A training run in progress.
 
-    - `step`: optimizer updates done; `steps`: updates in the whole run; `steps_per_epoch`.
+    - `step`: optimizer updates done; `steps`: updates in the whole run; `steps_per_epoch`, no whole number where an
+      epoch ends within a step; `epoch`: how many epochs of the training data were read.
     - `model`: the bare model, without wrappers, with the weights that train: where the recipe averages weights, what
       is validated and saved are the averages.
     - `metrics`: newest value of every number logged so far.
@@ -20,7 +21,8 @@ class Run(Protocol):
 
     step: int
     steps: int
-    steps_per_epoch: int
+    steps_per_epoch: int | float
+    epoch: float
     model: Model
     metrics: dict[str, float]
     work_dir: Path

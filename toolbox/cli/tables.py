@@ -96,7 +96,7 @@ def show_plan(plan: Plan) -> None:
         out.print(note, highlight=False, soft_wrap=True)
     if plan.steps:
         out.print(
-            f"{plan.steps:,} steps of {plan.batch_size} items, {plan.steps_per_epoch:,} steps an epoch.",
+            f"{plan.steps:,} steps of {plan.batch_size} items, {round(plan.steps_per_epoch, 2):,} steps an epoch.",
             highlight=False,
         )
     if plan.memory:

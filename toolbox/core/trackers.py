@@ -56,7 +56,7 @@ class Tracker(Hook):
         self._open = True
 
     def after_log(self, run: Run, values: dict[str, float]) -> None:
-        self._try(run, lambda: self.send(run, {"epoch": run.step / run.steps_per_epoch, **values}))
+        self._try(run, lambda: self.send(run, {"epoch": run.epoch, **values}))
 
     def _try(self, run: Run, action: Callable[[], None]) -> None:
         """Have the open tracker do something; the first time that it cannot is told, and it is asked no more."""

@@ -43,11 +43,16 @@ class Run(Prepared):
         self.metrics |= values
         if not self.is_main:
             return
-        line = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 4), **values}
+        line = {"step": self.step, "epoch": round(self.epoch, 4), **values}
         workdir.add_metrics(self.work_dir / "metrics.jsonl", line)
         self.progress["lines"] += 1
         for hook in self.hooks:
             hook.after_log(self, values)
+
+    @property
+    def epoch(self) -> float:
+        """How many epochs of the training data were read."""
+        return self.length.epoch(self.step)
 
     def info(self, text: str) -> None:
         """Say something on the console and in train.log."""
@@ -174,8 +179,8 @@ class Run(Prepared):
         self.console.start(self.step, self.steps)
         self.model.train()
         stream = self._stream = training_batches(
-            self.settings, self.dataset, self.sampler, self.training_inputs, first=self.step * self.accumulate,
-            last=self.steps * self.accumulate, pin_memory=self.device.type != "cpu", tell=self.console.warn,
+            self.settings, self.dataset, self.sampler, self.training_inputs, first=self.length.batches(self.step),
+            last=self.length.batches(self.steps), pin_memory=self.device.type != "cpu", tell=self.console.warn,
             stored=self.shelf and self.shelf.of(self.settings("train_dataloader"), training=True),
         )  # fmt: skip
         set_random_state(self.device, self._random)  # only now: what came before training may have drawn
@@ -185,12 +190,12 @@ class Run(Prepared):
         if self._asked:
             self._leave()  # this run was interrupted there too: the next one judges this step
         interval = self.settings("default_hooks.logger.interval")
-        save_every = self.settings.save_every(self.steps_per_epoch)
         mark = dict(self.progress)
         while self.step < self.steps and self.progress["stopped"] is None:
             started = time.perf_counter()
             with phase("waiting for data"):
-                got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(self.accumulate)]
+                count = self.length.batches(self.step + 1) - self.length.batches(self.step)
+                got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(count)]
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.check(got, self.team.size)
             self.model.before_step(self.step, self.steps)
@@ -214,7 +219,7 @@ class Run(Prepared):
             self.console.advance(self.step, numbers)
             better = self._validate_if_due()
             last = self.step == self.steps or self.progress["stopped"] is not None
-            if last or better or self.step % save_every == 0 or self._asked:
+            if last or better or self.length.saves(self.step) or self._asked:
                 self.save()
             if self._asked:
                 self._leave()
@@ -254,7 +259,7 @@ class Run(Prepared):
     def _validate_if_due(self) -> bool:
         """Evaluate this step on the validation set, once; whether it is the best so far."""
         last = self.step == self.steps or self.progress["stopped"] is not None
-        due = self.step and (last or self.step % self.settings.validate_every(self.steps_per_epoch) == 0)
+        due = self.step and (last or self.length.validates(self.step))
         if self.val is None or not due or self.progress["validated"] == self.step:
             return False
         try:

@@ -21,6 +21,7 @@ from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.length import Length
 from toolbox.engine.parts import backbones, frozen_identity, random_and_frozen
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import BadItems
@@ -150,9 +151,8 @@ class Prepared:
         except ValueError as error:
             raise ToolboxError(str(error), where="train_dataloader.sampler") from error
         self._check_shares()
-        self.accumulate = settings("optim_wrapper.accumulative_counts")
-        self.steps = settings.steps(len(self.sampler))
-        self.steps_per_epoch = settings.steps_per_epoch(len(self.sampler))
+        self.length = Length(settings, len(self.sampler))
+        self.steps, self.steps_per_epoch = self.length.steps, self.length.steps_per_epoch
         optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
         groups = parameter_groups(
             self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),

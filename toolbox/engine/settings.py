@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -31,23 +32,23 @@ class Settings:
         return given if isinstance(given, list) else [given]
 
     def steps(self, batches: int) -> int:
-        """The length of the run, for `batches` an epoch; no batch of the run is left over by accumulation."""
+        """The length of the run, for `batches` an epoch; what accumulation leaves over is the last step's too."""
         max_steps = self("train_cfg.max_steps")
         if max_steps is not None:
             return max_steps
         return max(1, self("train_cfg.max_epochs") * batches // self("optim_wrapper.accumulative_counts"))
 
-    def steps_per_epoch(self, batches: int) -> int:
-        """The steps that intervals in epochs count, for `batches` an epoch."""
-        return max(1, batches // self("optim_wrapper.accumulative_counts"))
+    def steps_per_epoch(self, batches: int) -> Fraction:
+        """The steps that an epoch of `batches` takes; it may end within one."""
+        return Fraction(batches, self("optim_wrapper.accumulative_counts"))
 
-    def validate_every(self, steps_per_epoch: int) -> int:
+    def validate_every(self, steps_per_epoch: Fraction | int) -> Fraction | int:
         """Steps between two validations."""
         interval = self("train_cfg.val_interval")
         by_epoch = interval is None or self("train_cfg.max_steps") is None
         return (interval or 1) * (steps_per_epoch if by_epoch else 1)
 
-    def save_every(self, steps_per_epoch: int) -> int:
+    def save_every(self, steps_per_epoch: Fraction | int) -> Fraction | int:
         """Steps between two checkpoints."""
         interval, by_epoch = self("default_hooks.checkpoint.interval"), self("default_hooks.checkpoint.by_epoch")
         if by_epoch is None:

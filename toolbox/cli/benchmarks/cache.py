@@ -39,7 +39,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
         draw_pictures(folder / "pictures", items)
         live = _Stretch(_recipe(folder, batch, size, stored=False), folder / "live", console=Silent())
         stored = _Stretch(_recipe(folder, batch, size, stored=True), folder / "stored", console=Silent())
-        steps, plain = live.steps_per_epoch, _plain_pass(live, batch)
+        steps, plain = int(live.steps_per_epoch), _plain_pass(live, batch)
         plain()
         stored.stretch(steps)
         measured = []

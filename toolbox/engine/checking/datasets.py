@@ -9,6 +9,7 @@ from toolbox.engine.assemble import build_augment, build_mix
 from toolbox.engine.checking.plan import Plan, noted
 from toolbox.engine.classes import label_problems
 from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.length import Length
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 from toolbox.registry import build
@@ -45,8 +46,8 @@ def _look_at_training(recipe: dict[str, Any], settings: Settings, plan: Plan) ->
     with noted(plan, "train_dataloader.sampler"):
         sampler.setup(dataset, settings("randomness.seed"))
         plan.batch_size = sampler.batch_size  # setup may have made it smaller
-        plan.steps_per_epoch = settings.steps_per_epoch(len(sampler))
-        plan.steps = settings.steps(len(sampler))
+        length = Length(settings, len(sampler))
+        plan.steps, plan.steps_per_epoch = length.steps, length.steps_per_epoch
         plan.notes += [*dataset.notes(), *sampler.notes()]
         return dataset, sampler
     return dataset, None

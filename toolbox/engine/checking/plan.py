@@ -39,7 +39,7 @@ class Plan:
     parts: list[Part] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     steps: int | None = None
-    steps_per_epoch: int | None = None
+    steps_per_epoch: int | float | None = None
     batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
     idle: list[str] | None = None
