@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import time
 from collections import Counter
 from itertools import combinations
@@ -80,7 +81,7 @@ def test_every_kind_of_duplicate_is_found(folder):
         ("same pixels", "train+test", "1.png", "6.tif"),
         ("same pixels", "test", "5.png", "6.tif"),
     }
-    assert [Path(found[pair.second].id).name for pair in exact if conflicts(found, pair)] == ["3.png"]
+    assert [Path(found[pair.second].id).name for pair in exact if conflicts(found, pair)] == ["3.png", "5.png", "6.tif"]
     near, crowded = near_duplicates(found)
     assert names(found, near) == {("near", "train+test", "1.png", "7.jpg"), ("near", "test", "5.png", "7.jpg")}
     assert crowded == 0
@@ -94,7 +95,7 @@ def test_every_kind_of_duplicate_is_found(folder):
     assert counts.rows["unreadable"] == {"train": 1, "val": 1}
     assert counts.rows["same file"] == {"train": 2, "train+test": 1}
     assert counts.rows["same pixels"] == {"train": 1, "train+test": 1, "test": 1}
-    assert +counts.rows["label conflicts"] == {"train": 1}
+    assert +counts.rows["label conflicts"] == {"train": 1, "train+test": 2}, "test/c has copies of train/a"
     assert counts.rows["classes in both"]["train+val"] == 2
     assert counts.rows["classes in both"]["train+test"] == counts.rows["classes in both"]["val+test"] == 1
 
@@ -221,14 +222,14 @@ def test_the_command_counts_and_writes_pairs(audited, folder, tmp_path):
         ["unreadable", "1", "1", "0", "", "", ""],
         ["same file", "2", "0", "0", "0", "1", "0"],
         ["same pixels", "1", "0", "1", "0", "1", "0"],
-        ["label conflicts", "1", "0", "0", "", "", ""],
+        ["label conflicts", "1", "0", "0", "0", "2", "0"],
         ["near", "0", "0", "1", "0", "1", "0"],
         ["classes in both", "", "", "", "2", "1", "1"],
     ]
-    assert "2 leaks between splits, 1 label conflicts, 2 unreadable items." in said
+    assert "2 leaks between splits, 3 label conflicts, 2 unreadable items." in said
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert Counter(line["kind"] for line in lines) == {"unreadable": 2, "same file": 3, "same pixels": 3, "near": 2}
-    (wrong,) = [line for line in lines if line.get("label_conflict")]
+    (wrong,) = [line for line in lines if line.get("label_conflict") and line["where"] == "train"]
     assert (wrong["first"]["id"], wrong["second"]["id"]) == ("train/a/1.png", "train/b/3.png")
     assert (wrong["first"]["label"], wrong["second"]["label"]) == ("a", "b")
     assert Path(wrong["second"]["path"]).is_file()
@@ -258,6 +259,17 @@ def test_one_dataset_twice_is_told(audited, folder, tmp_path):
     assert code == 0
     assert "test_dataloader.dataset is the same as val_dataloader.dataset: all of it is in both." in told
     assert "train+test" not in said
+
+
+def test_a_folder_or_a_list_is_looked_at_too(audited, folder, tmp_path):
+    (folder / "train/a/note.pdf").write_text("")
+    code, said, _ = audited(folder, "--out", tmp_path / "a.jsonl")
+    assert (code, "1 other files ignored (1 .pdf)" in said) == (0, True)
+    assert "0 leaks between splits, 0 label conflicts, 2 unreadable items." in said
+    bad = [line for line in map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()) if "error" in line]
+    assert sorted(re.search(r"[89]\.jpg", line["error"])[0] for line in bad) == ["8.jpg", "9.jpg"]
+    (folder / "list.txt").write_text("train/b/8.jpg\ntrain/a/1.png\n")
+    assert "1 unreadable items" in audited(folder / "list.txt")[1]
 
 
 def test_files_that_are_gone_are_unreadable_items(audited, folder, tmp_path):

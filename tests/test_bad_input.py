@@ -117,7 +117,58 @@ def test_unreadable_item_raises_or_is_left_out_and_named(run, capsys):
     named = [json.loads(line) for line in Path("b/bad_items.jsonl").read_text().splitlines()]
     assert named == [{"index": 5, "error": "item-5.png: broken data stream"}]
     assert json.loads(Path("b/train_results.json").read_text())["unreadable_items"] == 1
-    refused(run(train, "--work-dir", "c", "--cfg-options", bad, skip[0], "train_dataloader.num_workers=1"), "1 of 64")
+    # a few are always left out, unless the share is given
+    assert run(train, "--work-dir", "c", "--cfg-options", bad, skip[0], "train_dataloader.num_workers=1")[0] == 0
+    strict = [bad, skip[0], "train_dataloader.max_bad_share=0.01"]
+    refused(run(train, "--work-dir", "d", "--cfg-options", *strict), "1 of 64", "max_bad_share", "audit_data.py")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_all_unreadable_items_are_named_at_once(run, split):
+    many = f"{split}_dataloader.dataset.bad={list(range(3, 30))}"
+    answer = run(train, "--work-dir", "a", "--cfg-options", many, f"{split}_dataloader.num_workers=1")
+    refused(answer, "Item 3 of Noise cannot be read: item-3.png", "nor can 26 others of its 64 items", "and 6 more")
+    refused(answer, *(f"item-{index}.png" for index in range(3, 24)), "tools/audit_data.py", "on_bad_item='skip'")
+
+
+def test_looking_for_others_ends_after_a_while():
+    from toolbox.engine.reading.bad_items import find_unreadable, unreadable_error
+
+    class Slow(list):
+        def __getitem__(self, index):
+            if index % 2:
+                raise OSError(f"{index}.png")
+            if index == 8:
+                raise RuntimeError("a defect")
+
+    assert find_unreadable(Slow(range(10)), {0: "first"}) == (
+        {0: "first"} | {i: f"{i}.png" for i in (1, 3, 5, 7, 9)},
+        10,
+    )
+    assert find_unreadable(Slow(range(10)), {0: "first"}, seconds=-1) == ({0: "first"}, 1)
+    found = unreadable_error(Slow(range(1000)), [(1, "a"), (3, "b")], looked=40)
+    assert "Item 1 of Slow cannot be read: a; nor can another one of the 40 that were looked at: item 3: b." in str(
+        found
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "allowed"),
+    [
+        (None, 20, 5),
+        (None, 4, 1),
+        (None, 3, 1),
+        (None, 12, 3),
+        (None, 1000, 10),
+        (None, 400, 5),
+        (0, 20, 0),
+        (0.5, 20, 10),
+    ],
+)
+def test_a_few_unreadable_files_do_not_stop_a_small_folder(share, total, allowed):
+    from toolbox.engine.reading.bad_items import allowed_bad
+
+    assert allowed_bad({} if share is None else {"max_bad_share": share}, total) == allowed
 
 
 def test_unreadable_item_in_the_validation_set(run):

@@ -6,7 +6,7 @@ import io
 import os
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 250_000_000
 """The largest image that is read, in pixels, unless a recipe says otherwise: phones take pictures of 108 and 200 MP."""
@@ -57,7 +57,11 @@ def _decoded(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Imag
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and others on broken files
         too_large = isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
         if not too_large:
-            reason = "the file is empty" if _is_empty(file) else str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
+            if _is_empty(file):
+                reason = "the file is empty"
+            elif isinstance(error, UnidentifiedImageError):  # it would say the name again
+                reason = "its content is of no format that is known here"
             raise OSError(f"{name} cannot be read as an image: {reason}") from error
     raise OSError(
         f"{name} is larger than {limit:,} pixels: shrink it, or raise env_cfg.max_image_pixels (memory per data worker "

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from toolbox.engine.audit import Counts, Fingerprint, Pair
 
 TELLS = """\
-Looks at every image of train_dataloader, val_dataloader and test_dataloader, without augmentation:
+Looks at every image of train_dataloader, val_dataloader and test_dataloader, without augmentation, or at those of a
+folder or a list:
   same file        items whose file has the same bytes as an earlier one's
   same pixels      others whose decoded image is the same
-  label conflicts  those of both, within a split, whose copy is of another class
+  label conflicts  those of both whose copy is of another class, in the same split or in another one
   near             with --near: pairs whose 64-bit difference hashes differ in at most 3 bits; candidates to look at
   classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes
 In a column of two splits, such as train+test, an item of the second is counted that also stands in the first: a leak.
@@ -38,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="tools/audit_data.py", description="Find duplicates and leaks in a recipe's data.", epilog=TELLS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("config", metavar="CONFIG", help="a recipe, a checkpoint or a run's folder")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a recipe, a checkpoint or a run's folder; or a folder, list of images"
+    )
     parser.add_argument("--out", type=Path, metavar="OUT", help="a file that ends in .jsonl, for the pairs")
     parser.add_argument("--near", action="store_true", help="also look for near duplicates")
     parser.add_argument("--workers", type=from_least(1), metavar="N", help="threads that decode (the number of cores)")
@@ -84,19 +87,27 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     """The fingerprints of all splits."""
     from toolbox.cli.sources import kind_of, progress, recipe_of
-    from toolbox.config import load_plugins, validate
+    from toolbox.config import changed, load_plugins, validate
     from toolbox.engine.audit import fingerprints
     from toolbox.engine.device import limit_images
+    from toolbox.engine.judging.pictures import find_pictures
 
     load_plugins(arguments.plugin)
-    if kind_of(arguments.config) == "backbone":
-        raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
-    recipe = recipe_of(arguments.config, arguments.cfg_options, arguments.plugin)
-    problems = validate(recipe)
-    if problems:
-        raise ToolboxError.of(problems)
-    limit_images(recipe)
-    splits = _datasets(recipe)
+    if _names_pictures(arguments.config):
+        limit_images(changed({}, arguments.cfg_options))
+        splits: dict[str, Dataset] = {"images": find_pictures(arguments.config)}
+    else:
+        if kind_of(arguments.config) == "backbone":
+            raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
+        recipe = recipe_of(arguments.config, arguments.cfg_options, arguments.plugin)
+        problems = validate(recipe)
+        if problems:
+            raise ToolboxError.of(problems)
+        limit_images(recipe)
+        splits = _datasets(recipe)
+    for split, dataset in splits.items():
+        for note in dataset.notes():
+            print(f"{split}: {note}")
     found: list[Fingerprint] = []
     with progress(sum(map(len, splits.values())), "reading") as advance:
         for split, dataset in splits.items():
@@ -104,6 +115,16 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
                 found.append(one)
                 advance(len(found))
     return found
+
+
+def _names_pictures(name: str) -> bool:
+    """Whether a command's argument is a folder of images, an image, or a list, and no recipe and no run."""
+    from toolbox.engine.saving.workdir import holds_run
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return not holds_run(path) and not (path / "manifest.json").is_file()
+    return path.is_file() and path.suffix != ".py"
 
 
 def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
@@ -146,7 +167,7 @@ def _lines(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
-    with new_file(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
+    with new_file(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         yield file
 
 
@@ -184,7 +205,7 @@ def _show(counts: Counts, *, near: bool) -> None:
         if name == "near" and not near:
             continue
         inside = name != "classes in both"
-        across = name not in ("images", "unreadable", "label conflicts")
+        across = name not in ("images", "unreadable")
         cells = [f"{row[split]:,}" if inside else "" for split in splits]
         table.add_row(name, *cells, *(f"{row[pair]:,}" if across else "" for pair in both))
     Console().print(table)

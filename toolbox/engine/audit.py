@@ -189,9 +189,9 @@ def where(found: Sequence[Fingerprint], pair: Pair) -> str:
 
 
 def conflicts(found: Sequence[Fingerprint], pair: Pair) -> bool:
-    """Whether the items are of one split and of different classes."""
-    first, second = found[pair.first], found[pair.second]
-    return first.split == second.split and first.label != second.label
+    """Whether the items are of different classes, in one split or in two. An item without a label contradicts none."""
+    labels = found[pair.first].label, found[pair.second].label
+    return None not in labels and labels[0] != labels[1]
 
 
 class Counts:

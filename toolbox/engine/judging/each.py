@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model
+from toolbox.engine.reading.bad_items import AUDIT, find_unreadable, list_messages
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Draws
 from toolbox.engine.reading.fetch import Fetch, Inputs, inputs_of
@@ -28,8 +29,8 @@ def run_over(
     - `skip_bad`: leave unreadable items out.
     - `progress`: called with the number of items that are done.
 
-    Returns (index, message) of the items that could not be read. Raises ToolboxError naming them (those of the first
-    batch that has any) unless they are left out, and where none is left; and for a model that reads more than images.
+    Returns (index, message) of the items that could not be read. Raises ToolboxError naming all of them
+    unless they are left out, and where none is left; and for a model that reads more than images.
     """
     inputs, place = inputs_of(model), torch.device(str(device))
     check_reads_images(inputs)
@@ -47,7 +48,8 @@ def run_over(
             ):  # fmt: skip
                 bad += batch["bad"]
                 if bad and not skip_bad:
-                    raise _unreadable(bad, done + len(batch["bad"]) + batch["items"], len(dataset))
+                    found, looked = find_unreadable(dataset, dict(bad))
+                    raise _unreadable(list(found.items()), looked, len(dataset))
                 done += len(batch["bad"]) + batch["items"]
                 if batch["items"]:
                     try:
@@ -82,8 +84,8 @@ def check_finite(rows: Tensor, what: str, ids: Sequence[int | str]) -> None:
 
 
 def _unreadable(bad: list[tuple[int, str]], done: int, total: int) -> ToolboxError:
-    listed = "; ".join(message for _, message in bad[:10]) + (" ..." if len(bad) > 10 else "")
     return ToolboxError(
-        f"{len(bad)} of the first {done} items (of {total}) cannot be read: {listed}.",
-        hint="Mend or remove the files, or leave them out with --on-bad-item skip.",
+        f"{len(bad)} of the first {done} items (of {total}) cannot be read: "
+        f"{list_messages([message for _, message in bad])}.",
+        hint=f"Mend or remove the files, or leave them out with --on-bad-item skip. {AUDIT}.",
     )

@@ -16,6 +16,7 @@ from toolbox.base.functional import gather_numbers
 from toolbox.engine import out_of_memory
 from toolbox.engine.classes import label_problems
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.bad_items import AUDIT, allowed_bad
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Turns
 from toolbox.engine.reading.fetch import Fetch, Inputs
@@ -208,11 +209,11 @@ class EvalSet:
 
 def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> None:
     """Raise ToolboxError when more items were unreadable than the recipe allows."""
-    allowed = loader.get("max_bad_share", 0.01)
-    if bad > allowed * len(dataset):
+    allowed = allowed_bad(loader, len(dataset))
+    if bad > allowed:
         raise ToolboxError(
-            f"{bad} of {len(dataset)} items cannot be read, more than the share of {allowed:g} allowed.",
-            where=f"{name}_dataloader", hint="Mend the files, or raise max_bad_share.",
+            f"{bad} of {len(dataset)} items cannot be read, and max_bad_share allows {allowed:g}.",
+            where=f"{name}_dataloader", hint=f"Mend the files, or raise max_bad_share. {AUDIT}.",
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from toolbox.base import Batch, Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
+from toolbox.engine.reading.bad_items import Unreadable, unreadable_error
 from toolbox.engine.reading.draws import Draws
 from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.engine.reading.mixing import together
@@ -56,6 +57,8 @@ def batches(
         for _ in range(len(plan)):
             with watch.awaiting():
                 batch = next(stream)
+            if isinstance(batch, Unreadable):
+                raise unreadable_error(fetch.dataset, batch.items, where=where)
             if isinstance(batch, Problem):
                 raise ToolboxError.of([batch.under(where)])
             yield batch

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
+from toolbox.engine.reading.bad_items import Unreadable
 from toolbox.engine.reading.mixing import STREAM, mix_pairs
 from toolbox.engine.reading.workers import Board
 from toolbox.errors import Problem, one_line
@@ -45,7 +46,7 @@ class Fetch(torch.utils.data.Dataset):
     - `inputs`: what `inputs_of` returned.
     - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
     - `blocks`: how many equally long blocks the sampler's batches consist of.
-    - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else raise.
+    - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else a batch with any is `Unreadable`.
     - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
     - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
     - `mix`: mixes the images of a batch in pairs; None leaves them as they are.
@@ -67,7 +68,7 @@ class Fetch(torch.utils.data.Dataset):
         self.seed, self.blocks, self.skip_bad, self.mix = seed, blocks, skip_bad, mix
         self.board: Board | None = None
 
-    def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem:
+    def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem | Unreadable:
         if self.stored and not self.live and not (self.unstored and any(index in self.unstored for _, index in draws)):
             return self._stored_batch([], draws, [])
         items: list[dict[str, Any]] = []
@@ -81,15 +82,12 @@ class Fetch(torch.utils.data.Dataset):
                         raise OSError(self.unstored[index])
                     items.append(self._item(draw, index) if self.live else {"draw": draw, "index": index})
                 except (OSError, ValueError) as error:
-                    if not self.skip_bad:
-                        return Problem(
-                            f"Item {index} of {type(self.dataset).__name__} cannot be read: {error}",
-                            hint="Mend or remove the file, or set on_bad_item='skip' in the dataloader.",
-                        )
-                    bad.append((index, str(error)))
+                    bad.append((index, str(error) or type(error).__name__))
                 except Exception as error:  # a defect of the dataset, say: it keeps its traceback
                     error.add_note(f"This happened at item {index} of {type(self.dataset).__name__}.")
                     raise
+        if bad and not self.skip_bad:
+            return Unreadable(bad)
         if self.board is not None and draws:
             self.board.collating(draws[0][0])
         if self.blocks > 1 and bad:

@@ -17,6 +17,7 @@ from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.judging.eval_set import EvalSet, check_bad
 from toolbox.engine.precision import Precision
+from toolbox.engine.reading.bad_items import unreadable_error
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.compute import Job, compute
@@ -159,11 +160,9 @@ class Shelf:
         store = Store(folder)
         check_bad(len(store.unreadable), job.dataset, job.loader, job.where.removesuffix("_dataloader"))
         if store.unreadable and job.loader.get("on_bad_item", "raise") == "raise":
-            index, message = next(iter(store.unreadable.items()))
-            raise ToolboxError(
-                f"Item {index} of {type(job.dataset).__name__} cannot be read: {message}", where=job.where,
-                hint=f"Mend the file and remove {folder}, or set on_bad_item='skip' in the dataloader.",
-            )  # fmt: skip
+            hint = f"Mend the files and remove {folder}, or set on_bad_item='skip' in the dataloader."
+            bad = list(store.unreadable.items())
+            raise unreadable_error(job.dataset, bad, where=job.where, hint=hint, looked=len(job.dataset))
         if known or len(missing) < len(layout.shards()):
             self.team.from_main(lambda: check_some(store, job))
         computed = _count_unknown(missing, known) if known is not None else 0
