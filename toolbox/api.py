@@ -154,12 +154,14 @@ def _make(config: Mapping[str, Any], device: str | None, console: Console, team:
 
 def evaluate(
     config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
-    device: str | None = None, metrics: Mapping[str, Any] | None = None, out: str | Path | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | None = None,
+    out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
 
     - `split`: "test" or "val"; default: "test" where the recipe has one, else "val".
+    - `precision`: "fp32", "bf16" or "fp16"; default: the recipe's `env_cfg.eval_precision`, else that in which the run
+      of the checkpoint was evaluated, so that a checkpoint has one number.
     - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"dims": [64, 128]}` for
       core.RetrievalRecall.
     - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
@@ -182,7 +184,7 @@ def evaluate(
         recipe = runnable(recipe, device, training=False)
         if folder is not None:
             is_new = testdir.claim(folder)
-        found = evaluation.evaluate(recipe, checkpoint, split, tell)
+        found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision)
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
@@ -204,7 +206,8 @@ def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -
     save_findings(folder, found.findings)
     write_json(folder / "test_results.json", found.as_json())
     judged = {"before" if found.checkpoint is None else "after": found.metrics}
-    write_report(folder, judged | {"device": found.device, "split": found.split}, (found.dataset, found.findings))
+    facts = {"device": found.device, "split": found.split, "eval_precision": found.precision}
+    write_report(folder, judged | facts, (found.dataset, found.findings))
 
 
 def extract(
@@ -237,8 +240,8 @@ def extract(
 
 
 def load(
-    checkpoint: str | Path, *, device: str = "auto", overrides: Mapping[str, Any] | None = None,
-    plugins: Sequence[str] = (),
+    checkpoint: str | Path, *, device: str = "auto", precision: str | None = None,
+    overrides: Mapping[str, Any] | None = None, plugins: Sequence[str] = (),
 ) -> Encoder:  # fmt: skip
     """A trained model, ready to encode.
 
@@ -246,13 +249,14 @@ def load(
     are used, and no other.
 
     - `checkpoint`: a checkpoint's folder, or a run's (its best).
+    - `precision`: "fp32", "bf16" or "fp16"; default: that in which its run was evaluated.
     - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
       frozen weights have moved.
     - `plugins`: local plugins to load, Python files or modules.
     """
     from toolbox.engine.saving import checkpoint as checkpoints
 
-    return _encoder(checkpoints.read(checkpoint), overrides, device, plugins)
+    return _encoder(checkpoints.read(checkpoint), overrides, device, plugins, precision)
 
 
 def export(
@@ -282,14 +286,14 @@ def export(
         check_packages()
     found = checkpoints.read(checkpoint)
     tell(f"Exporting {found.path}, step {found.step}")
-    encoder = _encoder(found, overrides, "cpu", plugins)
+    encoder = _encoder(found, overrides, "cpu", plugins, "fp32")
     origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
               "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
     return exports.export(encoder.model, target, origin=origin, merge=merge, onnx=onnx, tell=tell)
 
 
 def _encoder(
-    found: Checkpoint, overrides: Mapping[str, Any] | None, device: str, plugins: Sequence[str]
+    found: Checkpoint, overrides: Mapping[str, Any] | None, device: str, plugins: Sequence[str], precision: str | None
 ) -> Encoder:  # fmt: skip
     from toolbox.engine.judging.encoder import Encoder
 
@@ -297,7 +301,7 @@ def _encoder(
     problems = validate(recipe)
     if problems:
         raise ToolboxError.of(problems)
-    return Encoder(found, recipe, device=device)
+    return Encoder(found, recipe, device=device, precision=precision)
 
 
 def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:

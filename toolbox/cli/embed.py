@@ -65,10 +65,11 @@ def _embed(arguments: argparse.Namespace) -> int:
         print(note)
     source = load_source(arguments, ours)
     told = f"{arguments.split} of {arguments.images or arguments.model}" if arguments.split else arguments.images
-    print(f"Embedding {len(dataset):,} images of {told} with {source.told}", flush=True)
+    print(f"Embedding {len(dataset):,} images of {told} with {source.told}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)
     try:
-        write_embeddings(arguments.out, found.ids, found.embeddings)
+        about = {"model": source.told, "precision": source.precision.name}
+        write_embeddings(arguments.out, found.ids, found.embeddings, about=about)
     except ValueError as error:
         raise ToolboxError(str(error)) from error
     count, width = found.embeddings.shape

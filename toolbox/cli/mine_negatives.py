@@ -81,7 +81,8 @@ def _mine(arguments: argparse.Namespace) -> int:
     for note in dataset.notes():
         print(note)
     source = load_source(arguments, arguments.cfg_options)
-    print(f"Embedding {len(dataset):,} images of {arguments.split} with {source.told}", flush=True)
+    what = f"{len(dataset):,} images of {arguments.split}"
+    print(f"Embedding {what} with {source.told}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)

@@ -65,7 +65,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         print("This checkpoint holds no names of classes: labels are their numbers.")
     elif arguments.top and arguments.top > len(known):
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
-    told = f"{arguments.model}, step {encoder.identity['step']}"
+    told = f"{arguments.model}, step {encoder.identity['step']}, in {encoder.precision.name}"
     print(f"Classifying {len(dataset):,} images of {arguments.images} with {told}", flush=True)
     found = _classified(encoder, dataset, arguments)
     rows = [[(encoder.name_of(label), score) for label, score in row] for row in found.rows]
@@ -100,10 +100,8 @@ def _check_targets(arguments: argparse.Namespace, endings: tuple[str, ...]) -> N
 def _load(arguments: argparse.Namespace) -> Encoder:
     from toolbox import api
     from toolbox.cli.sources import kind_of
-    from toolbox.config import load_plugins
     from toolbox.engine.device import set_threads
 
-    load_plugins(arguments.plugin)
     set_threads(None)
     kind = kind_of(arguments.model)
     if kind != "checkpoint":
@@ -111,7 +109,10 @@ def _load(arguments: argparse.Namespace) -> Encoder:
             f"{arguments.model} is a {kind}, and only a trained model has classes to tell apart.",
             hint="Give a run's folder or a checkpoint of a classifier.",
         )
-    return api.load(arguments.model, device=arguments.device or "auto", overrides=arguments.cfg_options)
+    return api.load(
+        arguments.model, device=arguments.device or "auto", overrides=arguments.cfg_options, plugins=arguments.plugin,
+        precision=arguments.precision,
+    )  # fmt: skip
 
 
 def _classified(encoder: Encoder, dataset: Dataset, arguments: argparse.Namespace) -> Classified:
@@ -120,8 +121,8 @@ def _classified(encoder: Encoder, dataset: Dataset, arguments: argparse.Namespac
 
     with progress(len(dataset), "classifying") as advance:
         found = classify(
-            encoder.model, dataset, encoder.device, top=arguments.top or TOP, names=encoder.class_names,
-            batch_size=arguments.batch_size, workers=workers_of(arguments),
+            encoder.model, dataset, encoder.device, precision=encoder.precision, top=arguments.top or TOP,
+            names=encoder.class_names, batch_size=arguments.batch_size, workers=workers_of(arguments),
             skip_bad=arguments.on_bad_item == "skip", progress=advance,
         )  # fmt: skip
     tell_bad(found.bad)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolbox.base import Dataset, Model
     from toolbox.engine.judging.embed import Embedded
     from toolbox.engine.judging.pictures import Pictures
+    from toolbox.engine.precision import Precision
     from toolbox.plugin import Device
 
 
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 class Source:
     """A model that is ready to encode.
 
+    - `precision`: that it encodes in.
     - `mode`: "predict", or "baseline" for its backbone without a head.
     - `told`: what it is, for the user.
     """
 
     model: Model
     device: Device
+    precision: Precision
     mode: str
     told: str
 
@@ -46,6 +49,7 @@ def add_source_arguments(
     parser.add_argument("--batch-size", type=from_least(1), default=64, metavar="N", help="images at a time (64)")
     parser.add_argument("--num-workers", type=from_least(0), metavar="N", help="processes that read (half the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
+    add_precision(parser)
     parser.add_argument("--on-bad-item", choices=["raise", "skip"], default="raise",
                         help="what an unreadable image does: stop (default), or be left out and named")  # fmt: skip
     if baseline:
@@ -62,6 +66,14 @@ def add_source_arguments(
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The argument that chooses the precision."""
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16", "fp16"],
+        help="compute in it (default: as the run was evaluated; fp32 for a bare backbone)",
+    )  # fmt: skip
+
+
 def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
     from toolbox import api
@@ -75,33 +87,39 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
     if kind != "backbone" and arguments.backbone:
         raise ToolboxError(f"--backbone says what an id means, and {name} is a {kind}.", hint="Leave it out.")
     if kind == "checkpoint":
-        encoder = api.load(name, device=device, overrides=overrides, plugins=arguments.plugin)
+        encoder = api.load(
+            name, device=device, overrides=overrides, plugins=arguments.plugin, precision=arguments.precision
+        )
+        set_threads((encoder.recipe.get("env_cfg") or {}).get("threads"))
         told = f"{name}, step {encoder.identity['step']}"
         if arguments.baseline:
-            return Source(encoder.model, encoder.device, "baseline", f"{told}, without its head")
-        return Source(encoder.model, encoder.device, "predict", told)
+            return Source(encoder.model, encoder.device, encoder.precision, "baseline", f"{told}, without its head")
+        return Source(encoder.model, encoder.device, encoder.precision, "predict", told)
     if kind == "recipe":
         recipe = api.runnable(api.load_config(name, overrides, arguments.plugin), arguments.device, training=False)
         told = f"{name}, zero-shot: pooled features of its backbone"
-        return _zero_shot(recipe, choose_device(recipe["env_cfg"]["device"]), told)
+        return _zero_shot(recipe, choose_device(recipe["env_cfg"]["device"]), told, arguments.precision)
     component = arguments.backbone or component_of(name)
     given = {"type": "core.Embedder", "backbone": {"type": component, "name": name}}
     bare = complete(changed({"model": given}, overrides))
-    return _zero_shot(bare, choose_device(device), f"{component} {name}, zero-shot, pool '{_pool(bare)}'")
+    told = f"{component} {name}, zero-shot, pool '{_pool(bare)}'"
+    return _zero_shot(bare, choose_device(device), told, arguments.precision)
 
 
-def _zero_shot(recipe: dict[str, Any], device: Device, told: str) -> Source:
+def _zero_shot(recipe: dict[str, Any], device: Device, told: str, precision: str | None) -> Source:
     import torch
 
     from toolbox.engine.assemble import build_model
     from toolbox.engine.device import limit_images
+    from toolbox.engine.precision import eval_precision
     from toolbox.engine.saving import checkpoint as checkpoints
 
     limit_images(recipe)
     found = checkpoints.start_of(recipe)
     classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
     model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
-    return Source(model.to(torch.device(str(device))).eval(), device, "baseline", told)
+    how = eval_precision(recipe, device, precision)
+    return Source(model.to(torch.device(str(device))).eval(), device, how, "baseline", told)
 
 
 def _pool(recipe: dict[str, Any]) -> str:
@@ -185,8 +203,9 @@ def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embe
 
     with progress(len(dataset)) as advance:
         found = embed(
-            source.model, dataset, source.device, mode=source.mode, batch_size=arguments.batch_size,
-            workers=workers_of(arguments), skip_bad=arguments.on_bad_item == "skip", progress=advance,
+            source.model, dataset, source.device, precision=source.precision, mode=source.mode,
+            batch_size=arguments.batch_size, workers=workers_of(arguments), skip_bad=arguments.on_bad_item == "skip",
+            progress=advance,
         )  # fmt: skip
     tell_bad(found.bad)
     return found

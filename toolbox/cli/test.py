@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
+from toolbox.cli.sources import add_precision
 from toolbox.errors import ToolboxError
 
 RERANK = [20, 6, 0.3]
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write test_results.json, findings.json and report.html to this folder: new, empty, or of an earlier test",
     )
+    add_precision(parser)
     more = parser.add_argument_group("more numbers of core.RetrievalRecall")
     more.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="also of the first DIM dimensions alone")
     more.add_argument(
@@ -90,7 +92,7 @@ def _test(arguments: argparse.Namespace) -> int:
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     numbers = api.evaluate(
         config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=metrics,
-        out=arguments.out, tell=lambda text: print(text, file=sys.stderr),
+        precision=arguments.precision, out=arguments.out, tell=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     if arguments.json:
         print(to_json(numbers, indent=1))

@@ -232,6 +232,11 @@ TOP_LEVEL: dict[str, Key] = {
                 "in memory; default: 250 million.",
                 int | None,
             ),
+            "eval_precision": Key(
+                "Autocast type of all that evaluates or encodes, in the run and with its checkpoints; default: that of "
+                "training, `optim_wrapper.precision`.",
+                Literal["fp32", "bf16", "fp16"] | None,
+            ),
             "compile": Key(
                 "torch.compile of every block of every backbone: True, or a dict of `mode`, `backend`, `dynamic`.",
                 bool | dict[str, Any],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +67,15 @@ def check_ids(path: Path, ids: Sequence[int | str]) -> None:
                 raise ValueError(f"the id {name!r} is no Unicode text: choose .npz") from error
 
 
-def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarray) -> None:
+def write_embeddings(
+    path: Path, ids: Sequence[int | str], embeddings: np.ndarray, *, about: Mapping[str, str] | None = None
+) -> None:
     """Write (N, D) embeddings as float32, and their ids as texts. The file is whole or absent.
 
     - `path`: .npz (arrays `ids` and `embeddings`), .parquet (columns `id` and `embedding`), or .npy with the ids, one
       a line, in a file beside it that ends in .ids.txt. A file that is there is replaced.
+    - `about`: what made them, e.g. `{"precision": "bf16"}`: JSON in the array `about` of an .npz, in the metadata of a
+      .parquet, under "toolbox"; an .npy has no place for it.
 
     Raises ValueError for another ending, for rows and ids that do not fit together, and for NaN or infinity,
     ToolboxError when the disk refuses.
@@ -81,7 +86,8 @@ def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarra
     check_ids(path, names)
     if path.suffix == ".npz":
         with new_file(path) as file, file.open("wb") as stream:
-            np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings)
+            more = {"about": np.asarray(json.dumps(dict(about)))} if about else {}
+            np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings, **more)
     elif path.suffix == ".npy":
         with new_file(path) as file, new_file(_beside(path)) as listing:
             with file.open("wb") as stream:
@@ -95,7 +101,10 @@ def write_embeddings(path: Path, ids: Sequence[int | str], embeddings: np.ndarra
         width = arrow.list_(arrow.float32(), embeddings.shape[1])
         rows = arrow.FixedSizeListArray.from_arrays(arrow.array(embeddings.reshape(-1)), type=width)
         with new_file(path) as file:
-            parquet.write_table(arrow.table({"id": column, "embedding": rows}), file)
+            table = arrow.table({"id": column, "embedding": rows})
+            if about:
+                table = table.replace_schema_metadata({"toolbox": json.dumps(dict(about))})
+            parquet.write_table(table, file)
     else:
         raise ValueError(f"{path} must end in {', '.join(KINDS)}")
 

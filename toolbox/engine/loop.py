@@ -156,7 +156,8 @@ class Run(Prepared):
         if self.settings("evaluate_pixels"):
             self.console.info(f"Evaluating raw pixels on the {target.name} set ...")
             self.progress["pixels"] = self._judge_bare(target, "raw pixels", Pixels())
-        self.console.info(f"Evaluating the backbone as it is on the {target.name} set ...")
+        how = "" if self.eval_precision.name == "fp32" else f", in {self.eval_precision.name}"
+        self.console.info(f"Evaluating the backbone as it is on the {target.name} set{how} ...")
         self.progress["before"] = self._judge_bare(target, "before")
         self._write_results({name: self.progress[name] or None for name in ("pixels", "before")})
 
@@ -304,6 +305,7 @@ class Run(Prepared):
             "before_head": self._evaluate_before_head(after),
             "wise_ft": mixed, "quantization": self.progress.get("quantization"), "steps": self.step,
             "peak_memory_bytes": peak_memory(self.device),
+            "precision": self.precision.name, "eval_precision": self.eval_precision.name,
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
             "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.left_out.count if self.update.left_out else 0,
@@ -372,7 +374,7 @@ class Run(Prepared):
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
         with applied(self.average):
             numbers = target.evaluate(
-                model or self.parallel.module, self.inputs, self.device, self.precision, mode=mode,
+                model or self.parallel.module, self.inputs, self.device, self.eval_precision, mode=mode,
                 stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
             )  # fmt: skip
         for remark in target.remarks:

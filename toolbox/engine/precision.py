@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -17,13 +19,15 @@ class Precision:
 
     - `name`: "fp32", "bf16" or "fp16".
     - `device`: where; raises ToolboxError if it cannot do that.
+    - `where`: the key or argument that says so, for the message.
     """
 
-    def __init__(self, name: str, device: Device) -> None:
+    def __init__(self, name: str, device: Device, *, where: str = "optim_wrapper.precision") -> None:
         if name not in device.precisions:
+            hint = f"It can do {', '.join(device.precisions)}: "
             raise ToolboxError(
-                f"The device {device} cannot compute in {name}.", where="optim_wrapper.precision",
-                hint=f"It can do {', '.join(device.precisions)}: --cfg-options optim_wrapper.precision=fp32",
+                f"The device {device} cannot compute in {name}.", where=where,
+                hint=hint + ("precision='fp32'" if where == "precision" else f"--cfg-options {where}=fp32"),
             )  # fmt: skip
         self.name, self.type = name, device.type
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
@@ -33,3 +37,19 @@ class Precision:
         if self.name == "fp32":
             return nullcontext()
         return torch.autocast(self.type, DTYPES[self.name])
+
+
+def eval_precision(recipe: Mapping[str, Any], device: Device, given: str | None = None) -> Precision:
+    """How a recipe's model computes wherever it is evaluated or encodes: in the run, by commands, and by the API.
+
+    - `given`: what the caller asks for; default: the recipe's `env_cfg.eval_precision`, else the precision that it
+      trains in, "fp32" where it says nothing.
+
+    Raises ToolboxError if the device cannot do that.
+    """
+    if given is not None:
+        return Precision(given, device, where="precision")
+    own = (recipe.get("env_cfg") or {}).get("eval_precision")
+    if own is not None:
+        return Precision(own, device, where="env_cfg.eval_precision")
+    return Precision((recipe.get("optim_wrapper") or {}).get("precision") or "fp32", device)

@@ -23,7 +23,7 @@ from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.length import Length
 from toolbox.engine.parts import backbones, frozen_identity, random_and_frozen
-from toolbox.engine.precision import Precision
+from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.reading.bad_items import BadItems, allowed_bad
 from toolbox.engine.reading.draws import share
 from toolbox.engine.reading.fetch import inputs_of
@@ -125,6 +125,7 @@ class Prepared:
         self.torch_device = torch.device(str(self.device))
         speed.prepare(self.model, settings("env_cfg"), self.torch_device)
         self.precision = Precision(settings("optim_wrapper.precision"), self.device)
+        self.eval_precision = eval_precision(recipe, self.device)
         self.inputs = inputs_of(self.model)
         self.training_inputs = inputs_of(self.model, training=True)
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
@@ -137,7 +138,8 @@ class Prepared:
         """Features of all that the run will read; computed by the model as one process has it."""
         self.model.to(self.torch_device)
         shelf = Shelf(
-            self.config, self.model, self.device, self.precision, team=self.team, console=self.console
+            self.config, self.model, self.device, self.precision, eval_precision=self.eval_precision, team=self.team,
+            console=self.console,
         )  # fmt: skip
         targets = [target for target in (self.val, self.test) if target is not None]
         shelf.fill(self.dataset, self.settings("train_dataloader"), targets)

@@ -17,6 +17,8 @@ def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tu
     facts += [("data", text) for text in _describe_data(recipe, results)]
     if isinstance(recipe.get("load_from"), str):
         facts.append(("started from", recipe["load_from"]))
+    if results.get("eval_precision"):
+        facts.append(("judged in", str(results["eval_precision"])))
     if results.get("checkpoint"):
         facts.append(("checkpoint", str(results["checkpoint"])))
     return facts

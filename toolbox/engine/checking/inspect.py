@@ -16,7 +16,7 @@ from toolbox.engine.checking.plan import Plan, noted, parts_of
 from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
-from toolbox.engine.precision import Precision
+from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.reading import mixing
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import loading
@@ -46,6 +46,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     with noted(plan):
         device = choose_device(settings("env_cfg.device"))
         Precision(settings("optim_wrapper.precision"), device)
+        eval_precision(settings.recipe, device)
     try:
         with torch.device("meta"):
             model = build_structure(recipe, classes)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model
 from toolbox.engine.judging.each import check_finite, run_over
+from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
@@ -67,8 +68,8 @@ def likeliest(
 
 
 def classify(
-    model: Model, dataset: Dataset, device: Device, *, top: int = 5, names: Sequence[str] | None = None,
-    batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
+    model: Model, dataset: Dataset, device: Device, *, precision: Precision, top: int = 5,
+    names: Sequence[str] | None = None, batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Classified:  # fmt: skip
     """Classify a dataset; `top` and `names` as of `likeliest`, the other arguments as of `run_over`."""
@@ -80,6 +81,7 @@ def classify(
         result.indices += batch["indices"]
 
     result.bad = run_over(
-        model, dataset, device, take, batch_size=batch_size, workers=workers, skip_bad=skip_bad, progress=progress
-    )
+        model, dataset, device, take, precision=precision, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
+        progress=progress,
+    )  # fmt: skip
     return result

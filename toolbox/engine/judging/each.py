@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model
+from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import AUDIT, find_unreadable, list_messages
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Draws
@@ -19,11 +20,12 @@ from toolbox.registry import build
 
 def run_over(
     model: Model, dataset: Dataset, device: Device, take: Callable[[dict[str, Tensor], Batch], None], *,
-    mode: str = "predict", batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
+    precision: Precision, mode: str = "predict", batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[tuple[int, str]]:  # fmt: skip
-    """Give `take` the model's outputs of every batch of a dataset, in its order, without augmentation, in float32.
+    """Give `take` the model's outputs of every batch of a dataset, in its order, without augmentation.
 
+    - `precision`: of the forward pass, as evaluation has it: `toolbox.engine.precision.eval_precision`.
     - `mode`: "predict", or "baseline" for the backbone alone, without the head.
     - `batch_size`: items at a time; `workers`: processes that read them, 0 for none.
     - `skip_bad`: leave unreadable items out.
@@ -53,7 +55,8 @@ def run_over(
                 done += len(batch["bad"]) + batch["items"]
                 if batch["items"]:
                     try:
-                        outputs = model(ready(batch, inputs, place), mode)
+                        with precision.autocast():
+                            outputs = model(ready(batch, inputs, place), mode)
                     except ValueError as error:  # a pool that does not fit the backbone, say
                         raise ToolboxError(str(error), where="model") from error
                     take(outputs, batch)

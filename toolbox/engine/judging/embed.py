@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Model, l2_normalize
 from toolbox.engine.judging.each import check_finite, run_over
+from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
@@ -29,8 +30,8 @@ class Embedded:
 
 
 def embed(
-    model: Model, dataset: Dataset, device: Device, *, mode: str = "predict", batch_size: int = 64, workers: int = 2,
-    skip_bad: bool = False, progress: Callable[[int], None] = lambda done: None,
+    model: Model, dataset: Dataset, device: Device, *, precision: Precision, mode: str = "predict",
+    batch_size: int = 64, workers: int = 2, skip_bad: bool = False, progress: Callable[[int], None] = lambda done: None,
 ) -> Embedded:  # fmt: skip
     """Embed a dataset; arguments as of `run_over`, items that are left out being listed in the result.
 
@@ -41,7 +42,7 @@ def embed(
 
     def take(outputs: dict[str, Tensor], batch: Batch) -> None:
         nonlocal found
-        rows = _rows(outputs, batch["ids"])
+        rows = unit_rows(outputs, batch["ids"]).numpy()
         if found is None:  # a page of it takes memory only once it is written
             found = np.empty((len(dataset), rows.shape[1]), np.float32)
         found[len(result.ids) : len(result.ids) + len(rows)] = rows
@@ -49,16 +50,20 @@ def embed(
         result.indices += batch["indices"]
 
     result.bad = run_over(
-        model, dataset, device, take, mode=mode, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
-        progress=progress,
+        model, dataset, device, take, precision=precision, mode=mode, batch_size=batch_size, workers=workers,
+        skip_bad=skip_bad, progress=progress,
     )  # fmt: skip
     result.embeddings = found[: len(result.ids)]
     return result
 
 
-def _rows(outputs: dict[str, Tensor], ids: list[int | str]) -> np.ndarray:
+def unit_rows(outputs: dict[str, Tensor], ids: Sequence[int | str]) -> Tensor:
+    """The embeddings that a model gave, (B, D) float32 of length 1, on the CPU; `ids`: of the items, for messages.
+
+    Raises ToolboxError for outputs without embeddings, and for embeddings that are not finite.
+    """
     if "embeddings" not in outputs:
         raise ToolboxError(f"This model gives no embeddings, but {', '.join(outputs) or 'nothing'}.", where="model")
     rows = l2_normalize(outputs["embeddings"].float())
     check_finite(rows, "Embeddings", ids)
-    return rows.cpu().numpy()
+    return rows.cpu()

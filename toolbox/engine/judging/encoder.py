@@ -17,6 +17,8 @@ from toolbox.engine.assemble import build_model
 from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.each import check_reads_images
+from toolbox.engine.judging.embed import unit_rows
+from toolbox.engine.precision import eval_precision
 from toolbox.engine.reading.batches import ready
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.saving import checkpoint as checkpoints
@@ -29,15 +31,18 @@ class Encoder:
     - `checkpoint`: what `checkpoint.read` returned.
     - `device`: "auto", "cpu", "cuda:1" ...
     - `recipe`: the recipe to build the model from; default: the one in the checkpoint.
+    - `precision`: "fp32", "bf16" or "fp16"; default: that in which the run was evaluated.
     """
 
     def __init__(
-        self, checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any] | None = None, *, device: str = "auto"
-    ) -> None:
+        self, checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any] | None = None, *, device: str = "auto",
+        precision: str | None = None,
+    ) -> None:  # fmt: skip
         found = checkpoint
         self.recipe = recipe or found.manifest["recipe"]
         self.identity = {"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]}
         self.device = choose_device(device)
+        self.precision = eval_precision(self.recipe, self.device, precision)
         limit_images(self.recipe)
         self.class_names = found.class_names()
         classes = found.manifest["classes"]
@@ -53,7 +58,11 @@ class Encoder:
 
         Raises OSError naming a file that cannot be read.
         """
-        return torch.cat([found["embeddings"].float().cpu() for found in self._outputs(images, batch_size)])
+        found: list[Tensor] = []
+        for outputs in self._outputs(images, batch_size):
+            start = sum(map(len, found))
+            found.append(unit_rows(outputs, range(start, start + len(next(iter(outputs.values()))))))
+        return torch.cat(found)
 
     def classify(self, images: Any, *, top: int = 5, batch_size: int = 64) -> list[list[tuple[str, float]]]:
         """The likeliest classes of each image, in the order given: `top` pairs (name, probability), best first.
@@ -95,7 +104,7 @@ class Encoder:
                 views = dict.fromkeys(inputs, 1)
                 device = torch.device(str(self.device))
                 batch = ready({"inputs": inputs, "labels": None, "views": views, "blocks": 1}, self.inputs, device)
-                with torch.inference_mode():
+                with torch.inference_mode(), self.precision.autocast():
                     outputs = self.model(batch, "predict")
                 yield outputs
 

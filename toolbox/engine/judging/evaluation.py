@@ -16,7 +16,7 @@ from toolbox.engine.classes import other_classes
 from toolbox.engine.console import Told
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.eval_set import EvalSet
-from toolbox.engine.precision import Precision
+from toolbox.engine.precision import eval_precision
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
@@ -32,6 +32,7 @@ class Evaluation:
     - `metrics`: the numbers; `better`: "greater" or "less" for each.
     - `split`: "test" or "val"; `dataset`: what was judged; `findings`: what the metrics show of it.
     - `checkpoint`, `step`: what was judged, None for the backbone as it comes.
+    - `precision`: that the model computed in.
     - `learned_from`: how many items of the training set metrics were shown first, None if they asked for none.
     """
 
@@ -43,6 +44,7 @@ class Evaluation:
     checkpoint: str | None
     step: int | None
     device: str
+    precision: str
     learned_from: int | None
     seconds: float
 
@@ -65,11 +67,12 @@ def split_of(recipe: dict[str, Any], split: str | None) -> str:
 
 def evaluate(
     recipe: dict[str, Any], checkpoint: str | Path | None, split: str | None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None, *, precision: str | None = None,
 ) -> Evaluation:  # fmt: skip
     """Judge a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
 
     - `tell`: called with sentences that whoever reads the numbers should know.
+    - `precision`: "fp32", "bf16" or "fp16"; default: as in the run, `toolbox.engine.precision.eval_precision`.
     """
     settings, started = Settings(recipe), time.perf_counter()
     name = split_of(recipe, split)
@@ -97,15 +100,17 @@ def evaluate(
         if problems:
             raise ToolboxError.of(problems)
     model.to(torch.device(str(device)))
-    precision = Precision(settings("optim_wrapper.precision"), device)
+    own = recipe["env_cfg"]["eval_precision"]
+    # a checkpoint has one number: that of its run, whatever this recipe says of training
+    how = eval_precision(found.manifest["recipe"] if checkpoint else recipe, device, precision or own)
     mode = "predict" if checkpoint else "baseline"
     shelf = None
     if recipe.get("features") and stored_towers(model):
-        shelf = Shelf(recipe, model, device, precision, console=Told(tell))
+        shelf = Shelf(recipe, model, device, how, console=Told(tell))
         shelf.add(name, target.dataset, target.loader)
         if training is not None:
             shelf.add("train", training, recipe["train_dataloader"])
-    numbers = target.evaluate(model, inputs_of(model), device, precision, mode=mode, shelf=shelf)
+    numbers = target.evaluate(model, inputs_of(model), device, how, mode=mode, shelf=shelf)
     if not numbers:
         raise ToolboxError.of(target.left_out)
     for remark in target.remarks:
@@ -116,6 +121,6 @@ def evaluate(
         metrics=numbers, better=target.better, split=name, dataset=target.dataset,
         findings=[one for metric in target.judges for one in metric.findings(target.dataset)],
         checkpoint=str(found.path) if checkpoint else None, step=found.step if checkpoint else None,
-        device=str(device), learned_from=None if training is None else len(training),
+        device=str(device), precision=how.name, learned_from=None if training is None else len(training),
         seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip

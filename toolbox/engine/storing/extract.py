@@ -13,7 +13,7 @@ from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.judging.eval_set import EvalSet
-from toolbox.engine.precision import Precision
+from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing.choice import stored_towers
@@ -58,6 +58,9 @@ def extract(
                            hint="Freeze one: tune=dict(mode='frozen') on a backbone.")  # fmt: skip
     model.to(torch.device(str(device)))
     precision = Precision(settings("optim_wrapper.precision"), device)
-    shelf = Shelf(recipe, model, device, precision, team=team, console=console, mend=mend)
+    judged = eval_precision(recipe, device)
+    shelf = Shelf(
+        recipe, model, device, precision, eval_precision=judged, team=team, console=console, mend=mend
+    )  # fmt: skip
     shelf.fill(training if "train" in chosen else None, settings("train_dataloader"), list(targets.values()))
     return shelf.results()

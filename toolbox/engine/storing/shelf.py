@@ -39,16 +39,19 @@ class Shelf:
     """Stores by dataset.
 
     - `recipe`: with `features`; `model`: of it, its weights in place, on its device, not yet spread over processes.
+    - `precision`: of what training reads; `eval_precision`: of what is judged or learned from, None for the same.
     - `team`: the processes that compute, each its share of the shards; all must make the same calls.
     - `mend`: read every number of what is found, and compute again what is damaged or could not be read.
     """
 
     def __init__(
-        self, recipe: dict[str, Any], model: Model, device: Device, precision: Precision, *, team: Team = ALONE,
-        console: Console | None = None, mend: bool = False,
+        self, recipe: dict[str, Any], model: Model, device: Device, precision: Precision, *,
+        eval_precision: Precision | None = None, team: Team = ALONE, console: Console | None = None,
+        mend: bool = False,
     ) -> None:  # fmt: skip
         self.settings, self.seed = recipe["features"], recipe["randomness"]["seed"]
-        self.model, self.device, self.precision = model, device, precision
+        self.model, self.device = model, device
+        self.precisions = {True: precision, False: eval_precision or precision}  # of training, and of judging
         self.team, self.console, self.mend = team, console or Console(), mend
         self.root = Path(self.settings["folder"]).expanduser()
         self.inputs, self.towers = inputs_of(model, training=True), stored_towers(model)
@@ -96,7 +99,10 @@ class Shelf:
         self.model.eval()
         try:
             self._stores[self._key(loader, training)] = {
-                one: self._store(self._job(one, dataset, loader, f"{name}_dataloader", augment)) for one in names
+                one: self._store(
+                    self._job(one, dataset, loader, f"{name}_dataloader", augment, self.precisions[training])
+                )
+                for one in names
             }
         finally:
             self.model.train(was_training)
@@ -116,13 +122,13 @@ class Shelf:
 
     def _job(
         self, name: str, dataset: Dataset, loader: dict[str, Any], where: str,
-        augment: Augment | dict[str, Augment] | None,
+        augment: Augment | dict[str, Augment] | None, precision: Precision,
     ) -> Job:  # fmt: skip
         several = isinstance(augment, dict)
         own = augment.get(name) if several else augment
         if self.inputs[name].preprocess.size is None:
             own = None
-        job = Job(name, self.towers[name], self.inputs[name], dataset, loader, where, self.device, self.precision)
+        job = Job(name, self.towers[name], self.inputs[name], dataset, loader, where, self.device, precision)
         if own is None:
             return job
         return replace(
@@ -132,8 +138,12 @@ class Shelf:
 
     def _store(self, job: Job) -> Store:
         try:
-            of = self._of[job.name] | data_identity(
-                job.dataset, job.loader["dataset"], job.augment, views=job.calls, seed=job.seed, stream=job.stream
+            of = (
+                self._of[job.name]
+                | {"precision": job.precision.name}
+                | data_identity(
+                    job.dataset, job.loader["dataset"], job.augment, views=job.calls, seed=job.seed, stream=job.stream
+                )
             )
         except ValueError as error:
             raise ToolboxError(str(error), where=job.where, hint="Remove features.") from error
