@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -12,6 +13,9 @@ from toolbox.base.findings import Finding
 from toolbox.base.model import Batch
 from toolbox.errors import Problem
 
+Direction = Literal["greater", "less"]
+_LESS = frozenset({"loss", "error", "errors", "nll", "perplexity", "mae", "mse", "rmse", "ece", "brier"})
+
 
 class Metric(ABC):
     """Sees every item of a dataset once, in any order and split over any number of processes.
@@ -19,6 +23,7 @@ class Metric(ABC):
     For example:
 
         class MeanError(Metric):
+            better = "less"
             def reset(self):
                 self.errors = []
             def update(self, outputs, batch):
@@ -26,10 +31,11 @@ class Metric(ABC):
             def compute(self):
                 return {"error": gather(torch.cat(self.errors)).mean().item()}
 
-    - `better`: whether its numbers are better when they are "greater" or "less".
+    - `better`: whether its numbers are better when they are "greater" or "less"; or {name: which} where it gives both
+      kinds. What a class does not say is "less" for names with a word such as "loss" or "error", else "greater".
     """
 
-    better: Literal["greater", "less"] = "greater"
+    better: Direction | dict[str, Direction] = "greater"
 
     @abstractmethod
     def reset(self) -> None:
@@ -46,6 +52,22 @@ class Metric(ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """{name: number} over all items of all processes."""
+
+    @final
+    def direction(self, name: str) -> Direction:
+        """Whether the number `name` is better when it is "greater" or "less".
+
+        A bound ("top1_low") is as its number is. Raises ValueError where `better` says neither.
+        """
+        name = name.removesuffix("_low").removesuffix("_high")
+        said: object = None
+        if "better" in vars(self) or any("better" in vars(kind) for kind in type(self).__mro__ if kind is not Metric):
+            said = self.better.get(name) if isinstance(self.better, dict) else self.better
+        if said is None:
+            return "less" if _LESS & set(re.split("[^a-z]+", name.lower())) else "greater"
+        if said not in ("greater", "less"):
+            raise ValueError(f"{type(self).__name__}.better must be 'greater' or 'less', not {said!r}")
+        return said
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         """After `compute`: what a report shows beside the numbers, of the items of `dataset`."""

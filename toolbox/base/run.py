@@ -16,6 +16,7 @@ class Run(Protocol):
     - `model`: the bare model, without wrappers, with the weights that train: where the recipe averages weights, what
       is validated and saved are the averages.
     - `metrics`: newest value of every number logged so far.
+    - `better`: "greater" or "less" for each number of the validation metrics, once they have been computed.
     - `work_dir`: the run's folder; write to it only where `is_main` is True.
     """
 
@@ -25,6 +26,7 @@ class Run(Protocol):
     epoch: float
     model: Model
     metrics: dict[str, float]
+    better: dict[str, str]
     work_dir: Path
     is_main: bool
     config: dict[str, Any]

@@ -13,7 +13,7 @@ class EarlyStop(Hook):
 
     - `metric`: a name that the validation metrics report.
     - `patience`: evaluations without improvement, at least 1.
-    - `mode`: "max" when larger is better, "min" when smaller is.
+    - `mode`: "max" when larger is better, "min" when smaller is; None as the metric says (`Metric.better`).
     - `min_delta`: how much better than the best so far counts as an improvement.
 
     The count survives a resume. Raises ValueError for values outside these, and ToolboxError at the first evaluation
@@ -24,13 +24,13 @@ class EarlyStop(Hook):
         self,
         metric: str = "recall@1",
         patience: int = 3,
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         min_delta: float = 0.0,
     ):
         if patience < 1:
             raise ValueError(f"patience={patience}, and a run needs at least 1 evaluation to improve in.")
-        if mode not in ("max", "min"):
-            raise ValueError(f"mode={mode!r} does not exist. Try 'max' or 'min'.")
+        if mode not in ("max", "min", None):
+            raise ValueError(f"mode={mode!r} does not exist. Try 'max' or 'min', or None: as the metric says.")
         if min_delta < 0:
             raise ValueError(f"min_delta={min_delta} must be 0 or positive; mode='min' says that smaller is better.")
         self.metric, self.patience, self.mode, self.min_delta = metric, patience, mode, min_delta
@@ -50,7 +50,9 @@ class EarlyStop(Hook):
                 hint=f"Set metric to one of {', '.join(sorted(metrics)) or 'none: there is no val_evaluator'}.",
             )
         value = float(metrics[self.metric])
-        if self._improves(value):
+        # a run that tells no directions, in a test of a hook, has metrics whose greater numbers are better
+        less = (self.mode or getattr(run, "better", {}).get(self.metric)) in ("min", "less")
+        if self._improves(value, less):
             self.best, self.waited = value, 0
             return
         self.waited += 1
@@ -64,8 +66,8 @@ class EarlyStop(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.waited = state["best"], state["waited"]
 
-    def _improves(self, value: float) -> bool:
+    def _improves(self, value: float, less: bool) -> bool:
         if self.best is None:
             return value == value  # a NaN never is the best
-        gain = value - self.best if self.mode == "max" else self.best - value
+        gain = self.best - value if less else value - self.best
         return gain > self.min_delta

@@ -50,6 +50,11 @@ class Run(Prepared):
             hook.after_log(self, values)
 
     @property
+    def better(self) -> dict[str, str]:
+        """Which values of the validation metrics are better."""
+        return self.settings.directions(self.val.better) if self.val is not None else {}
+
+    @property
     def epoch(self) -> float:
         """How many epochs of the training data were read."""
         return self.length.epoch(self.step)
@@ -302,6 +307,7 @@ class Run(Prepared):
             after = self._judge(target, "predict") or self._leave()
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
+            "better": (target or self.val).better if target or self.val else {},
             "before_head": self._evaluate_before_head(after),
             "wise_ft": mixed, "quantization": self.progress.get("quantization"), "steps": self.step,
             "peak_memory_bytes": peak_memory(self.device),

@@ -60,15 +60,23 @@ class Settings:
 
         - `better`: "greater" or "less" for each metric, as the metrics declare; the recipe's `rule` goes first.
         """
-        name = self("default_hooks.checkpoint.save_best")
-        name = next(iter(found)) if name == "auto" else name
+        name = self._best(found)
         if name not in found or not math.isfinite(found[name]):
             raise ToolboxError(
                 f"There is no finite validation metric '{name}'.", where="default_hooks.checkpoint.save_best",
                 hint=f"There are: {', '.join(found)}.",
             )  # fmt: skip
-        rule = self("default_hooks.checkpoint.rule") or better.get(name, "greater")
-        return name, rule == "greater"
+        return name, self.directions(better).get(name, "greater") == "greater"
+
+    def directions(self, better: dict[str, str]) -> dict[str, str]:
+        """`better`, as the metrics declare it, with the recipe's `rule` for the metric that chooses the best."""
+        rule = self("default_hooks.checkpoint.rule")
+        return better | ({self._best(better): rule} if rule and better else {})
+
+    def _best(self, names: dict[str, Any]) -> str:
+        """The metric that chooses the best checkpoint."""
+        name = self("default_hooks.checkpoint.save_best")
+        return next(iter(names)) if name == "auto" else name
 
     def namespaces(self) -> list[str]:
         """The plugins that the recipe names."""

@@ -125,6 +125,11 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     for key, value in result.items():
         fine = isinstance(value, (int, float)) and math.isfinite(value)
         require(fine, f"{name}: {key!r} must be a finite Python number, not {value!r}.")
+    for key in result:
+        try:
+            metric.direction(key)
+        except ValueError as error:
+            raise AssertionError(str(error)) from error
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
     findings = metric.findings(LabelledImages([4] * 6))

@@ -137,7 +137,7 @@ class EvalSet:
                     hint="Remove one of them.",
                 )  # fmt: skip
             numbers |= found
-            self.better |= dict.fromkeys(found, metric.better)
+            self.better |= {name: self._say(metric.direction, name) for name in found}
             self.remarks += metric.remarks()
         return numbers | ({"unreadable_items": bad} if bad else {})
 
@@ -203,8 +203,17 @@ class EvalSet:
         return [
             problem.under(f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.metrics)
-            for problem in metric.check(self.dataset)
+            for problem in [*_check_direction(metric), *metric.check(self.dataset)]
         ]
+
+
+def _check_direction(metric: Metric) -> list[Problem]:
+    try:
+        for name in metric.names() or [""]:
+            metric.direction(name)
+    except ValueError as error:
+        return [Problem(f"{error}.")]
+    return []
 
 
 def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> None:
