@@ -7,7 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from toolbox.base import ImagePreprocess
+from toolbox.base.export import save_processor
+
 ARCH = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, patch_size=8)
+IMAGES = ImagePreprocess((16, 16), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TUNES = ["dict(mode='full')", "dict(mode='lora',rank=2,dropout=0.1)", "dict(mode='last')"]
 
 
@@ -21,6 +25,7 @@ def save_weights(folder: Path, *, seed: int = 3) -> Path:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     model.save_pretrained(folder)
+    save_processor(folder, IMAGES)
     return folder
 
 

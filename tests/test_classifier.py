@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from craft import IMAGES
 from safetensors.torch import load_file
 from same import assert_equal
 from test_embedder import Toy
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 import toolbox
 from toolbox.base import l2_normalize
+from toolbox.base.export import save_processor
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
 from toolbox.core.embedder import Embedder
@@ -409,6 +411,7 @@ def pretrained(folder: Path, width: int = 128) -> str:
     sizes = dict(hidden_size=width, num_hidden_layers=4, num_attention_heads=2, intermediate_size=4 * width)
     torch.manual_seed(3)
     DINOv3ViTModel(DINOv3ViTConfig(**sizes, patch_size=8, num_register_tokens=0, image_size=16)).save_pretrained(folder)
+    save_processor(folder, IMAGES)
     return f"model.backbone=dict(type='dinov3.ViT',name={str(folder)!r},size=16)"
 
 

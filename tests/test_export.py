@@ -24,8 +24,8 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 import toolbox
-from toolbox.base import Head, Model
-from toolbox.base.export import run
+from toolbox.base import Head, ImagePreprocess, Model
+from toolbox.base.export import run, save_processor
 from toolbox.cli.export import main
 from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.backbones.timm_backbone import Timm
@@ -619,6 +619,12 @@ def test_processors_are_read_by_transformers(tmp_path):
     backbone.export(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert processor(images=[image((70, 50), seed=0)], return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
+
+
+def test_encoders_that_take_blue_first_are_not_exported(tmp_path):
+    with pytest.raises(ValueError, match="it takes BGR images, and none of transformers' plain processors does that"):
+        save_processor(tmp_path, ImagePreprocess((32, 32), (0.0,) * 3, (1.0,) * 3, channels="BGR"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_checking_a_target_writes_nothing(tmp_path):

@@ -36,7 +36,8 @@ MODELS = {
     "convnext": CONV,
     "resnet": {**CONV, "embedding_size": 8},
 }
-IMAGES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2, "size": {"shortest_edge": 40},
+IMAGES = {"image_processor_type": "BitImageProcessor",
+          "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2, "size": {"shortest_edge": 40},
           "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}  # fmt: skip
 
 
@@ -295,11 +296,15 @@ def test_preprocess_follows_the_processor(tmp_path):
     for size, expected in (
         ({"height": 40, "width": 24}, (40, 24)),
         ({"shortest_edge": 24}, (24, 24)),
-        (None, (32, 32)),
     ):
         numbers = {**IMAGES, "do_center_crop": False, "size": size}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(numbers))
         assert HFVision(str(tmp_path)).preprocess().size == expected
+    kept = {**IMAGES, "do_center_crop": False, "do_resize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"leaves images at their own size: say to which .*, for example size=32"):
+        HFVision(str(tmp_path))
+    assert HFVision(str(tmp_path), size=32).preprocess().size == (32, 32)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(OSError, match=r"has no preprocessor_config\.json, which says how images are scaled"):
         HFVision(str(tmp_path))

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from craft import IMAGES
 
 import toolbox
+from toolbox.base.export import save_processor
 from toolbox.cli import test, train
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +55,7 @@ def weights(tmp_path_factory):
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     DINOv3ViTModel(config).save_pretrained(folder)
+    save_processor(folder, IMAGES)
     return folder
 
 
@@ -144,6 +147,7 @@ def test_other_frozen_weights_are_refused(small, weights, tmp_path):
     with torch.no_grad():
         other.norm.weight.add_(0.1)
     other.save_pretrained(tmp_path / "other")
+    save_processor(tmp_path / "other", IMAGES)
     with pytest.raises(toolbox.ToolboxError, match="not those that the checkpoint was trained on"):
         toolbox.load("run", overrides={"model.backbone.name": str(tmp_path / "other")})
 

@@ -63,7 +63,12 @@ def run(lines: list[str], **names: Any) -> dict[str, Any]:
 
 
 def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str], list[str]]:
-    """Write preprocessor_config.json, for transformers; returns the lines `Exported.pixels`, and notes."""
+    """Write preprocessor_config.json, for transformers; returns the lines `Exported.pixels`, and notes.
+
+    Raises ValueError for an encoder that takes blue first: no plain processor swaps channels and scales them.
+    """
+    if preprocess.channels != "RGB":
+        raise ValueError(f"it takes {preprocess.channels} images, and none of transformers' plain processors does that")
     height, width = preprocess.size
     content = {
         "image_processor_type": "CLIPImageProcessor",  # the plainest that cuts: every version has it

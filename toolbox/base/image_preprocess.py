@@ -14,6 +14,7 @@ from torch import Tensor
 from toolbox.base.backbone import Preprocess
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+ChannelOrder = Literal["RGB", "BGR"]
 
 
 class ImagePreprocess(Preprocess):
@@ -37,6 +38,7 @@ class ImagePreprocess(Preprocess):
         std: tuple[float, ...],
         interpolation: Interpolation = "bicubic",
         crop: float = 1.0,
+        channels: ChannelOrder = "RGB",
     ):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std need three numbers each, std positive; got {tuple(mean)} and {tuple(std)}.")
@@ -44,8 +46,11 @@ class ImagePreprocess(Preprocess):
             raise ValueError(
                 f"interpolation must be one of {', '.join(get_args(Interpolation))}, not {interpolation!r}."
             )
+        if channels not in get_args(ChannelOrder):
+            raise ValueError(f"channels must be 'RGB' or 'BGR', not {channels!r}.")
         self.size, self.crop = (int(size[0]), int(size[1])), check_crop(crop)
         self.mean, self.std, self.interpolation = tuple(mean), tuple(std), interpolation
+        self.channels = channels
 
     def __call__(self, value: Image.Image) -> Tensor:
         if not isinstance(value, Image.Image):
@@ -56,7 +61,8 @@ class ImagePreprocess(Preprocess):
             filter = Image.Resampling[self.interpolation.upper()]
             image = image.resize((width, height), filter, box=_center(image.size, self.size, self.crop))
         # NumPy, because torch would start threads for each image, and wait for them where no worker forbids it
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)))
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(pixels if self.channels == "RGB" else pixels[::-1]))
 
     def uncut(self) -> ImagePreprocess:
         if self.crop == 1:
@@ -66,7 +72,8 @@ class ImagePreprocess(Preprocess):
         return whole
 
     def finish(self, batch: Tensor) -> Tensor:
-        factor, offset = _constants(self.mean, self.std, batch.device)
+        step = 1 if self.channels == "RGB" else -1
+        factor, offset = _constants(self.mean[::step], self.std[::step], batch.device)
         return batch.float().mul_(factor).sub_(offset)
 
 

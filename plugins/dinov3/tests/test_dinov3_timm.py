@@ -14,6 +14,7 @@ from toolbox_dinov3.ids import BY_TIMM_NAME, KNOWN
 from toolbox_dinov3.vit import ViT
 
 from toolbox.base import Features, ImagePreprocess
+from toolbox.base.export import save_processor
 from toolbox.registry import build
 from toolbox.testing import check_backbone
 
@@ -38,6 +39,7 @@ def transformers_folder(kind, folder, **arguments):
     build_net, arch = NETS[kind]
     net = scattered(build_net(name=None, arch=arch, size=32, **arguments)).eval()
     net.model.save_pretrained(folder)
+    save_processor(folder, net.preprocess())
     return net
 
 

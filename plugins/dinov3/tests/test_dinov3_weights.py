@@ -13,6 +13,7 @@ from toolbox_dinov3.ids import KNOWN
 from toolbox_dinov3.vit import ViT
 
 from toolbox.base import hub
+from toolbox.base.export import save_processor
 
 VIT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "num_register_tokens": 2,
@@ -27,6 +28,7 @@ def saved(folder, build=ViT):
     torch.manual_seed(1)
     source = build(name=None, arch=VIT if build is ViT else CONVNEXT, size=32).eval()
     source.model.save_pretrained(folder)
+    save_processor(folder, source.preprocess())
     return source, str(folder)
 
 
@@ -91,6 +93,7 @@ def test_half_precision_files_are_loaded_in_float32(device, tmp_path):
 def test_sharded_weights(tmp_path):
     source, _ = saved(tmp_path / "whole")
     source.model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    save_processor(tmp_path / "parts", source.preprocess())
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     vit = ViT(str(tmp_path / "parts"), size=32).eval()
     vit.load_weights()
@@ -105,9 +108,24 @@ def test_mean_and_std_of_a_folder(tmp_path):
     _, folder = saved(tmp_path)
     assert ViT(folder, size=32).preprocess().mean == (0.485, 0.456, 0.406)
     numbers = {"image_mean": [0.43, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(numbers))
-    preprocess = ViT(folder, size=32).preprocess()
-    assert (list(preprocess.mean), list(preprocess.std)) == (numbers["image_mean"], numbers["image_std"])
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({"image_processor_type": "DINOv3ViTImageProcessorFast", **numbers}))
+    for source in ("transformers", "timm"):
+        preprocess = ViT(folder, size=32, source=source).preprocess()
+        assert (list(preprocess.mean), list(preprocess.std)) == (numbers["image_mean"], numbers["image_std"])
+        assert preprocess.interpolation == "bilinear"  # the class's default
+    file.unlink()
+    for source in ("transformers", "timm"):
+        with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json, .* satellite weights have mean"):
+            ViT(folder, size=32, source=source)
+
+
+def test_released_weights_are_resized_as_their_repositories_say():
+    with torch.device("meta"):
+        found = {source: ViT("vits16", size=32, source=source).preprocess() for source in ("transformers", "timm")}
+    assert {source: preprocess.interpolation for source, preprocess in found.items()} == {
+        "transformers": "bilinear", "timm": "bicubic",
+    }  # fmt: skip
 
 
 def change(folder, edit):

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,18 +15,19 @@ import torch
 from torch import nn
 
 from toolbox.base import hub, weight_files
+from toolbox.base.image_processor import PROCESSOR_FILES, ProcessorSettings, read_image_processor
 from toolbox.errors import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+_CONFIGS = ("config.json", *PROCESSOR_FILES)
 _WEIGHTS = (
     ("model*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
 )
-_IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
-_PIL = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_SCRATCH = ProcessorSettings((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of a model without weights, which may be trained on images of any scale: ImageNet's."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class HFSource:
     """A vision model of transformers.
 
     - `name`: as the user wrote it; `config`: of the vision part alone.
-    - `images`: how it wants its images, in the words of preprocessor_config.json.
+    - `images`: how it wants its images.
     - `folder`, `repository`, `revision`: where its weights are; none for a model that `arch` describes.
     """
 
     name: str
     config: PretrainedConfig
-    images: dict[str, Any] = field(default_factory=dict)
+    images: ProcessorSettings = _SCRATCH
     folder: Path | None = None
     repository: str | None = None
     revision: str | None = None
@@ -48,27 +49,6 @@ class HFSource:
     @property
     def weights_id(self) -> str | None:
         return self.repository if self.folder is None else str(self.folder)
-
-    def scaling(self) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-        """Mean and std of RGB values in [0, 1], and the interpolation."""
-        images = self.images
-        factor = 255 * images.get("rescale_factor", 1 / 255) if images.get("do_rescale", True) else 255.0
-        plain = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3}
-        numbers = {**_IMAGENET, **images} if images.get("do_normalize", True) else plain
-        mean, std = (tuple(value / factor for value in numbers[key]) for key in ("image_mean", "image_std"))
-        return mean, std, _PIL.get(images.get("resample"), "bicubic")
-
-    def size(self) -> tuple[int, int] | None:
-        """(height, width) of the images that its processor makes, where that says so."""
-        crop = self.images.get("crop_size") if self.images.get("do_center_crop", "crop_size" in self.images) else None
-        for size in (crop, self.images.get("size")):
-            if isinstance(size, int):
-                return size, size
-            if isinstance(size, dict) and {"height", "width"} <= size.keys():
-                return size["height"], size["width"]
-            if isinstance(size, dict) and "shortest_edge" in size:
-                return size["shortest_edge"], size["shortest_edge"]
-        return None
 
 
 def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None) -> HFSource:
@@ -281,15 +261,11 @@ def _forget_code(config: PretrainedConfig) -> None:
             _forget_code(value)
 
 
-def _images(folder: Path) -> dict[str, Any]:
-    for name in _CONFIGS[1:]:
-        if (folder / name).is_file():
-            content = _json(folder / name)
-            return content.get("image_processor", content)
-    raise FileNotFoundError(
-        f"{folder} has no preprocessor_config.json, which says how images are scaled. Get it from where the weights "
-        f"are from: hf download ID preprocessor_config.json --local-dir {folder}"
-    )
+def _images(folder: Path) -> ProcessorSettings:
+    from transformers import AutoImageProcessor
+
+    with quiet():
+        return read_image_processor(folder, AutoImageProcessor)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -42,10 +42,10 @@ class HFVision(Backbone):
     - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
       the usual protocol on ImageNet (short side to 256, 224 of it cut out).
 
-    Images are scaled by the mean, std and interpolation of the model's processor, but cut as those of every backbone
-    here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is dinov3.ViT, which keeps
-    positions exact in training. Raises ValueError for values that fit nothing, OSError, with the steps to take, where a
-    configuration cannot be had.
+    Images are scaled and resized as the model's processor does (one that does something else is refused), but cut as
+    those of every backbone here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is
+    dinov3.ViT, which keeps positions exact in training. Raises ValueError for values that fit nothing, OSError, with
+    the steps to take, where a configuration cannot be had.
     """
 
     modality = "image"
@@ -71,7 +71,12 @@ class HFVision(Backbone):
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0  # or it would drop patches in evaluation too
         own = _pair(getattr(config, "image_size", 224))
-        self.size: tuple[int, int] = (size, size) if size is not None else self._source.size() or own
+        if size is None and arch is None and self._source.images.size is None:
+            raise ValueError(
+                f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
+                f"for example size={own[0]}."
+            )
+        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own
         with torch.device("meta"):
             draft = _create(self._source, config)
         self._layout = _look_at(draft, self._source.name, self.size, own)
@@ -96,7 +101,7 @@ class HFVision(Backbone):
         return self._layout.encode(self.model, inputs, layers, mask)
 
     def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess(self.size, *self._source.scaling(), self.crop)
+        return self._source.images.preprocess(self.size, self.crop)
 
     def layers(self) -> list[nn.Module]:
         return find_blocks(self.model)

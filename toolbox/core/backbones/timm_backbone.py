@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop
 from toolbox.base.backbone import check_images, check_rate
 from toolbox.base.export import save_timm, timm_code
+from toolbox.base.image_processor import read_timm_images
 from toolbox.core.backbones import timm_source
 from toolbox.core.backbones.find_blocks import find_blocks, top_level
 from toolbox.errors import one_line
@@ -66,6 +67,7 @@ class Timm(Backbone):
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
         self._source = timm_source.resolve(name, checkpoint, revision, arch)
         cfg = self._source.cfg
+        self._images = read_timm_images(cfg.to_dict())
         self.size: tuple[int, int] = tuple(cfg.input_size[-2:]) if size is None else (size, size)
         self._built_for = self.size if cfg.fixed_input_size else None
         if weights and self._source.weights_id is None:
@@ -103,9 +105,7 @@ class Timm(Backbone):
             raise ValueError(f"{self._source.name!r} does not take these images: {error}.") from error
 
     def preprocess(self) -> ImagePreprocess:
-        cfg = self._source.cfg
-        interpolation = cfg.interpolation if cfg.interpolation in ("bilinear", "lanczos", "nearest") else "bicubic"
-        return ImagePreprocess(self.size, cfg.mean, cfg.std, interpolation, self.crop)
+        return self._images.preprocess(self.size, self.crop)
 
     def layers(self) -> list[nn.Module]:
         return find_blocks(self.model) or top_level(self.model)

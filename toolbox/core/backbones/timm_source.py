@@ -220,6 +220,11 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if (folder / "open_clip_config.json").is_file():
+            raise FileNotFoundError(
+                f"{folder} holds a model of open_clip (open_clip_config.json), without timm's config.json: give timm's "
+                f"name of its image tower, such as 'vit_base_patch16_clip_224.openai', and its weights as checkpoint."
+            ) from None
         raise FileNotFoundError(
             f"{folder} has no config.json. A folder in timm's format holds it and model.safetensors, "
             f"as `hf download timm/NAME --local-dir {folder}` writes them."

@@ -33,7 +33,7 @@ class Encoder(Backbone):
         self.weights_id = source.weights_id if weights else None
 
     def preprocess(self) -> ImagePreprocess:
-        return ImagePreprocess((self.size, self.size), self._source.mean, self._source.std, crop=self.crop)
+        return self._source.images.preprocess((self.size, self.size), self.crop)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from toolbox.base import Exported
 from toolbox.base import export as formats
-from toolbox_dinov3.weights import quiet
+from toolbox_dinov3.structure import quiet
 
 if TYPE_CHECKING:
     from toolbox_dinov3.encoder import Encoder

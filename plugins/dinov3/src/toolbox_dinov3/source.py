@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from toolbox.base.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
+from toolbox_dinov3.structure import quiet
 
 FIELDS: dict[Family, tuple[str, ...]] = {
     "vit": (
@@ -38,16 +40,15 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved encoder: how it is built, RGB `mean` and `std`, and whose weights it takes.
+    """A resolved encoder: how it is built, how it wants its images, and whose weights it takes.
 
-    - `fields`: of its transformers configuration.
+    - `fields`: of its transformers configuration; `images`: of its image processor.
     - `library`: which library builds it.
     - `architecture`, `arguments`: instead of `fields`, what timm calls it in a folder of its own format.
     """
 
     fields: dict[str, Any]
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    images: ProcessorSettings
     known: Known | None = None
     folder: Path | None = None
     library: Library = "transformers"
@@ -78,12 +79,14 @@ def resolve(
             raise ValueError(f"{component} takes either name or arch: with arch, set name=None.")
         if revision is not None:
             raise ValueError("revision belongs to released weights; an encoder built from arch has none: remove it.")
-        return Source(_checked(family, arch), library=library)
+        return Source(_checked(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), library=library)
     if name is None:
         raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
     found = find(name, family, timm=library == "timm")
     if isinstance(found, Known):
-        return Source(dict(found.arch), found.mean, found.std, known=found, library=library)
+        interpolation = "bilinear" if library == "transformers" else "bicubic"  # as in their repositories
+        images = ProcessorSettings(found.mean, found.std, interpolation)
+        return Source(dict(found.arch), images, known=found, library=library)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
     return _from_folder(found, family, library)
@@ -111,12 +114,9 @@ def _from_folder(folder: Path, family: Family, library: Library) -> Source:
         other = next((f for f, model_type in MODEL_TYPES.items() if model_type == found), None)
         hint = f"use {COMPONENTS[other]}." if other else "this plugin reads DINOv3 only."
         raise ValueError(f"{folder} holds a {found!r} model, not {MODEL_TYPES[family]!r}: {hint}")
-    look = folder / "preprocessor_config.json"
-    numbers = _json(look) if look.is_file() else {}
     return Source(
         {key: fields[key] for key in FIELDS[family] if key in fields},
-        tuple(numbers.get("image_mean") or IMAGENET_MEAN),
-        tuple(numbers.get("image_std") or IMAGENET_STD),
+        _images(folder),
         folder=folder,
         library=library,
     )
@@ -125,16 +125,21 @@ def _from_folder(folder: Path, family: Family, library: Library) -> Source:
 def _from_timm_folder(folder: Path, fields: dict[str, Any], library: Library) -> Source:
     if library != "timm":
         raise ValueError(f"{folder} holds timm's {fields['architecture']!r}: set source='timm'.")
-    numbers = fields.get("pretrained_cfg") or {}
     return Source(
         {},
-        tuple(numbers.get("mean") or IMAGENET_MEAN),
-        tuple(numbers.get("std") or IMAGENET_STD),
+        read_timm_images(fields.get("pretrained_cfg") or fields),  # the oldest files have it on the top level
         folder=folder,
         library=library,
         architecture=fields["architecture"],
         arguments=dict(fields.get("model_args") or {}),
     )
+
+
+def _images(folder: Path) -> ProcessorSettings:
+    from transformers import AutoImageProcessor
+
+    with quiet():
+        return read_image_processor(folder, AutoImageProcessor)
 
 
 def _json(file: Path) -> dict[str, Any]:

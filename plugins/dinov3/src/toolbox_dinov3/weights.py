@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from toolbox_dinov3.convert import to_timm
 from toolbox_dinov3.hub import snapshot
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
+from toolbox_dinov3.structure import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,19 +80,3 @@ def _copy(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
         for name, buffer in loaded.named_buffers():
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, buffer)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bar and table of keys: what matters of them becomes one message."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
