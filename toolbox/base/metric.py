@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import Literal, final
+from collections.abc import Mapping
+from typing import Any, Literal, final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolbox.base.dataset import Dataset
 from toolbox.base.findings import Finding
@@ -33,13 +34,28 @@ class Metric(ABC):
 
     - `better`: whether its numbers are better when they are "greater" or "less"; or {name: which} where it gives both
       kinds. What a class does not say is "less" for names with a word such as "loss" or "error", else "greater".
+
+    Of metrics that learn from the training set, or choose settings such as the k of k-NN:
+
+    - `keeps_learned`: whether `reset` leaves what was learned, which `forget` drops. The training set is then read once
+      for a model whose embeddings do not change in training (`Model.fixed_embeddings`).
+    - `has_choice`: whether it chooses settings. On a validation set, where the engine sets `chooses`, it does so by the
+      items that it judges, and gives them among its numbers. On a test set it takes them from `chosen`, the numbers
+      of the validation; where that is None, nothing has chosen them, and the test set never does.
     """
 
     better: Direction | dict[str, Direction] = "greater"
+    keeps_learned: bool = False
+    has_choice: bool = False
+    chooses: bool = False
+    chosen: Mapping[str, float] | None = None
 
     @abstractmethod
     def reset(self) -> None:
         """Forget what was seen."""
+
+    def share(self, shared: dict[str, Any]) -> None:
+        """Called before anything else, with a dictionary that all metrics of a run have in common."""
 
     @abstractmethod
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
@@ -94,4 +110,14 @@ class Metric(ABC):
         return []
 
     def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Take in the model's `predict` of a batch of the training set; `reset` forgets it."""
+        """Take in the model's `predict` of a batch of the training set; `reset` forgets it, or `forget`."""
+
+    def forget(self) -> None:
+        """Drop what was learned from the training set; only where it `keeps_learned`."""
+
+    def classifier(self) -> nn.Module | None:
+        """After `compute`: what was fitted to the training set, as a module from embeddings (B, D) to logits (B, C).
+
+        Its attribute `number` is the name of the number that tells how good it is. None where nothing was fitted.
+        """
+        return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, final
 
+import torch
 from torch import Tensor, nn
 
 from toolbox.base.backbone import Backbone, Preprocess
@@ -57,12 +59,17 @@ class Model(nn.Module, ABC):
     - `training_only`: constructor arguments that only training needs, such as a teacher. A model that is loaded to
       encode gets None for them, and inputs of these names are read in training only.
     - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
+    - `fixed_embeddings`: whether the "embeddings" that it predicts do not change in training, as of a frozen backbone.
     - `reads_mixed`: whether its loss reads `batch["mixed"]`; only then may a recipe mix images.
     """
 
     training_only: frozenset[str] = frozenset()
     closed_set: bool = False
     reads_mixed: bool = False
+
+    @property
+    def fixed_embeddings(self) -> bool:
+        return False
 
     @property
     @abstractmethod
@@ -158,11 +165,24 @@ class Model(nn.Module, ABC):
     def before_step(self, step: int, steps: int) -> None:
         """Called before update `step` of `steps`: the place for schedules of temperatures or momentum."""
 
-    def validated(self, numbers: dict[str, float]) -> None:
+    def validated(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
         """Called after every evaluation on the validation set, before that step is saved: the place to choose by it.
+
+        - `classifiers`: what metrics have fitted to the training set (`Metric.classifier`), where `fixed_embeddings`.
 
         What it keeps belongs into buffers: they are saved. Of several processes each gets the same numbers.
         """
+
+    def fit_buffers(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Called before a checkpoint is loaded: give buffers whose number or size the data decide those `shapes`.
+
+        - `shapes`: of the checkpoint's tensors that are wanted, by their names in `state_dict`.
+        """
+
+    @property
+    def predictor(self) -> str:
+        """What "logits" come from, for people, where a model chooses among several ways: "k-NN, k = 10"; else empty."""
+        return ""
 
     def after_step(self, step: int, steps: int) -> None:
         """Called after update `step`: the place for a teacher's moving average. Overrides call `super()`."""

@@ -22,9 +22,12 @@ CHECKPOINT is a checkpoint of a classifier, or a run's folder (its best).
 
 IMAGES is a folder (all images below it), an image, or a list: a .txt with a path a line, or a .jsonl.
 
-A score is a softmax probability. --out writes them all: .csv (path, label1, score1, label2 ...), .json (a list of
-{"path", "predictions": [{"label", "score"} ...]}), or .jsonl (the same, one a line). --page writes an HTML file that
-opens without a network. Files are whole or absent.
+A score is a softmax probability, of k-NN the share of the votes. --out writes them all: .csv (path, label1, score1,
+label2 ...), .json (a list of {"path", "predictions": [{"label", "score"} ...]}), or .jsonl (the same, one a line).
+--page writes an HTML file that opens without a network. Files are whole or absent.
+
+A probe predicts by what told its validation set best: a linear head, k-NN or logistic regression. It is named on the
+terminal, on the page, and as "classifier" in the files.
 
 examples:
   tools/predict.py work_dirs/dinov3_food101 photos/ --out predictions.csv --page predictions.html
@@ -45,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", type=Path, help="a file that ends in .csv, .json or .jsonl")
     parser.add_argument("--page", metavar="FILE", type=Path, help="a page with the pictures, which ends in .html")
     parser.add_argument("--top", metavar="K", type=from_least(1), help=f"classes of each picture ({TOP})")
+    parser.add_argument(
+        "--head", metavar="NAME", help="of a probe: linear, knn or logistic, instead of what validated best"
+    )
     add_source_arguments(parser, backbone=False, baseline=False)
     arguments = parser.parse_intermixed_args(argv)
     return guarded(stoppable(lambda: _predict(arguments)))
@@ -66,12 +72,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     elif arguments.top and arguments.top > len(known):
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
     told = f"{arguments.model}, step {encoder.identity['step']}, in {encoder.precision.name}"
+    told += f", by {encoder.model.predictor}" if encoder.model.predictor else ""
     print(f"Classifying {len(dataset):,} images of {arguments.images} with {told}", flush=True)
     found = _classified(encoder, dataset, arguments)
     rows = [[(encoder.name_of(label), score) for label, score in row] for row in found.rows]
     paths = [str(name) for name in found.ids]
     if arguments.out:
-        write_predictions(arguments.out, paths, rows)
+        write_predictions(arguments.out, paths, rows, classifier=encoder.model.predictor)
         left = f"; {len(found.bad)} unreadable images left out" if found.bad else ""
         print(f"{arguments.out}: {len(rows):,} images{left}")
     if arguments.page:
@@ -109,8 +116,10 @@ def _load(arguments: argparse.Namespace) -> Encoder:
             f"{arguments.model} is a {kind}, and only a trained model has classes to tell apart.",
             hint="Give a run's folder or a checkpoint of a classifier.",
         )
+    overrides = list(arguments.cfg_options or [])
+    overrides += [f"model.classifier={arguments.head}"] if arguments.head else []
     return api.load(
-        arguments.model, device=arguments.device or "auto", overrides=arguments.cfg_options, plugins=arguments.plugin,
+        arguments.model, device=arguments.device or "auto", overrides=overrides, plugins=arguments.plugin,
         precision=arguments.precision,
     )  # fmt: skip
 

@@ -11,31 +11,40 @@ from toolbox.base.files import to_json, write_text
 ENDINGS = (".csv", ".json", ".jsonl")
 
 
-def write_predictions(path: Path, paths: list[str], rows: list[list[tuple[str, float]]]) -> None:
+def write_predictions(
+    path: Path, paths: list[str], rows: list[list[tuple[str, float]]], *, classifier: str = ""
+) -> None:  # fmt: skip
     """Write the predictions of pictures; the file is whole or absent.
 
     - `path`: ends in .csv (columns path, label1, score1 ...), .json (a list of {"path", "predictions"}) or .jsonl.
+    - `classifier`: what told the classes, where a model has several ways: a last column, or a key of each picture.
     - `paths`: of the pictures; `rows`: of each the same number of (label, score), best first.
 
     Scores keep six digits. Raises ToolboxError when the disk refuses.
     """
-    text = _csv(paths, rows) if path.suffix == ".csv" else _json(paths, rows, lines=path.suffix == ".jsonl")
+    if path.suffix == ".csv":
+        text = _csv(paths, rows, classifier)
+    else:
+        text = _json(paths, rows, classifier, lines=path.suffix == ".jsonl")
     write_text(path, text, errors="surrogateescape")  # names of files need not be Unicode
 
 
-def _csv(paths: list[str], rows: list[list[tuple[str, float]]]) -> str:
+def _csv(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str) -> str:
     places = range(1, len(rows[0]) + 1)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", *(f"{name}{place}" for place in places for name in ("label", "score"))])
+    last = [classifier] if classifier else []
+    names = [f"{name}{place}" for place in places for name in ("label", "score")]
+    writer.writerow(["path", *names, *(["classifier"] if classifier else [])])
     for path, row in zip(paths, rows, strict=True):
-        writer.writerow([path, *(value for label, score in row for value in (label, f"{score:.6g}"))])
+        writer.writerow([path, *(value for label, score in row for value in (label, f"{score:.6g}")), *last])
     return stream.getvalue()
 
 
-def _json(paths: list[str], rows: list[list[tuple[str, float]]], *, lines: bool) -> str:
+def _json(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str, *, lines: bool) -> str:
     held = [
         {"path": path, "predictions": [{"label": label, "score": float(f"{score:.6g}")} for label, score in row]}
+        | ({"classifier": classifier} if classifier else {})
         for path, row in zip(paths, rows, strict=True)
     ]  # ASCII alone, in which any name of a file can be written
     return "".join(to_json(item) + "\n" for item in held) if lines else to_json(held, indent=1) + "\n"

@@ -39,6 +39,10 @@ class Classifier(OneBackbone):
         if backbone.tune is None:
             backbone.tune = Tune("frozen")
 
+    @property
+    def fixed_embeddings(self) -> bool:
+        return not any(p.requires_grad for part in (self.backbone, self.pool) for p in part.parameters())
+
     def check(self) -> list[Problem]:
         found = self._check_loss("losses.CrossEntropy")
         if not found and not self.criterion.reads_logits:

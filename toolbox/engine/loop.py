@@ -168,7 +168,10 @@ class Run(Prepared):
 
     def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
         """The numbers of those metrics that can judge without what is trained."""
-        found = self._judge(target, "baseline", model=model)
+        chosen = None
+        if target is self.test and self.val is not None and any(metric.has_choice for metric in target.metrics):
+            chosen = self._judge(self.val, "baseline", model=model) or self._leave()
+        found = self._judge(target, "baseline", model=model, chosen=chosen)
         if found is None:
             self._leave()
         if found:
@@ -277,7 +280,7 @@ class Run(Prepared):
             if self.team.size == 1:  # of several processes one may fail alone, and saving takes them all
                 self.save()  # the step is good, only its judge failed
             raise
-        self.model.validated(found)
+        self.model.validated(found, self.val.classifiers)
         self.progress["validated"] = self.step
         self.log({f"val/{name}": value for name, value in found.items()})
         self.console.info(f"step {self.step} val: {shown(found)}")
@@ -304,7 +307,8 @@ class Run(Prepared):
         if target is not None:
             what = f"mix with alpha {mixed['alpha']:g}" if mixed else "best checkpoint" if best else "last checkpoint"
             self.console.info(f"Evaluating the {what} on the {target.name} set ...")
-            after = self._judge(target, "predict") or self._leave()
+            chosen = mixed["val"][f"{mixed['alpha']:g}"] if mixed else best and best["metrics"]
+            after = self._judge(target, "predict", chosen=chosen) or self._leave()
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
             "better": (target or self.val).better if target or self.val else {},
@@ -375,13 +379,20 @@ class Run(Prepared):
             write_json(self.work_dir / "train_results.json", results)
 
     def _judge(
-        self, target: EvalSet, mode: str, *, interruptible: bool = True, model: nn.Module | None = None
+        self,
+        target: EvalSet,
+        mode: str,
+        *,
+        interruptible: bool = True,
+        model: nn.Module | None = None,
+        chosen: dict[str, float] | None = None,
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
         with applied(self.average):
             numbers = target.evaluate(
                 model or self.parallel.module, self.inputs, self.device, self.eval_precision, mode=mode,
                 stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
+                chosen=chosen,
             )  # fmt: skip
         for remark in target.remarks:
             if remark not in self._remarks:  # the same at every validation

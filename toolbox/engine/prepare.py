@@ -129,6 +129,8 @@ class Prepared:
         self.inputs = inputs_of(self.model)
         self.training_inputs = inputs_of(self.model, training=True)
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
+        if self.val is not None and self.test is not None:
+            self.test.share(self.val.shared)
         self.shelf = self._fill_shelf() if recipe.get("features") else None
         self.parallel = spread(
             self.model, self.team, settings("env_cfg.parallel"), self.device, self.precision, idle=self._idle

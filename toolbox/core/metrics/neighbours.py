@@ -16,38 +16,58 @@ def unit_rows(x: Tensor) -> Tensor:
     return normalize_rows(x.to(torch.promote_types(x.dtype, torch.float32), copy=True))
 
 
-def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: int = 512) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: float = 512) -> tuple[Tensor, Tensor]:
     """The k gallery rows of largest cosine for each query, itself left out; all of them where k is larger.
 
-    - `queries`: (Q, D), `gallery`: (G, D), rows of length 1.
+    - `queries`: (Q, D), `gallery`: (G, D), rows of length 1. It computes on the device of the queries, to which parts
+      of a gallery on another device are copied, one after the other.
     - `own`: (Q,) the gallery row that a query is itself, -1 for none.
-    - `memory_mb`: cap in MiB on the working memory.
+    - `memory_mb`: cap in MiB on the working memory beyond what is given and returned.
 
     Returns cosines and rows, (Q, min(k, G)) each, nearest first; a cosine of -inf marks a place that is not filled.
     Of rows equally near, within rounding, the first ones are taken: identical items are no matter of chance.
     """
     k = min(k, len(gallery))
-    columns = -(-len(gallery) // 128) * 128
-    wide = min(k + _SPARE, columns)
-    rows = max(1, min(1024, memory_mb * 2**20 // (4 * columns + 64 * wide)))
-    table = torch.nn.functional.pad(gallery, (0, 0, 0, columns - len(gallery)))
-    cosines = gallery.new_empty(len(queries), k)
-    places = torch.empty(len(queries), k, dtype=torch.long, device=gallery.device)
-    buffer = gallery.new_empty(min(rows, len(queries)), columns)
+    cosines = queries.new_empty(len(queries), k)
+    places = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
+    rows, columns = _chunks(queries, gallery, k + _SPARE, int(memory_mb * 2**20))
+    buffer = queries.new_empty(min(rows, len(queries)), columns)
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
-        mine = own[chunk]
-        with full_precision():
-            similar = torch.mm(queries[chunk], table.T, out=buffer[: len(mine)])
-        similar[:, len(gallery) :] = -torch.inf
-        present = torch.nonzero(mine >= 0)[:, 0]
-        similar[present, mine[present]] = -torch.inf
-        values, found = largest(similar, wide)
-        found, order = found.sort(dim=1)
-        values = values.gather(1, order)
-        order = (values / TIE).round_().sort(dim=1, descending=True, stable=True).indices[:, :k]
-        cosines[chunk], places[chunk] = values.gather(1, order), found.gather(1, order)
+        asked, mine = queries[chunk], own[chunk]
+        best: tuple[Tensor, Tensor] | None = None
+        for first in range(0, len(gallery), columns):
+            part = gallery[first : first + columns].to(queries.device)
+            similar = buffer[: len(asked)]
+            similar[:, len(part) :] = -torch.inf
+            with full_precision():
+                torch.mm(asked, part.T, out=similar[:, : len(part)])
+            here = torch.nonzero((mine >= first) & (mine < first + len(part)))[:, 0]
+            similar[here, mine[here] - first] = -torch.inf
+            values, found = largest(similar, min(k + _SPARE, columns))
+            found, order = found.sort(dim=1)
+            best = _merged(best, values.gather(1, order), found + first, k + _SPARE)
+        cosines[chunk], places[chunk] = best[0][:, :k], best[1][:, :k]
     return cosines, places.clamp_(max=len(gallery) - 1)
+
+
+def _chunks(queries: Tensor, gallery: Tensor, wide: int, budget: int) -> tuple[int, int]:
+    """How many queries and how many items of the gallery at a time keep within a budget in bytes."""
+    size = queries.element_size()
+    everything = -(-len(gallery) // 128) * 128
+    # of a query: what is sorted and merged of its nearest; of a pair: the cosine and what looks for the largest
+    rows = max(1, min(1024, len(queries), budget // (4 * 128 * wide)))
+    moved = 0 if gallery.device == queries.device else size * gallery.shape[1]
+    columns = budget // 2 // (2 * size * rows + moved)
+    return rows, max(128, min(everything, columns // 128 * 128))
+
+
+def _merged(best: tuple[Tensor, Tensor] | None, values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The nearest ones so far and those of a later part of the gallery, nearest first, of equals the first."""
+    if best is not None:
+        values, places = torch.cat([best[0], values], dim=1), torch.cat([best[1], places], dim=1)
+    order = (values / TIE).round_().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return values.gather(1, order), places.gather(1, order)
 
 
 def expand(queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512) -> Tensor:

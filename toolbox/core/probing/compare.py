@@ -6,9 +6,7 @@ from typing import Any
 
 from toolbox.base import Finding, Hook, Run, Table
 from toolbox.core.probing.accuracy import grid_findings
-from toolbox.core.probing.names import PREFIX, grid_of
-
-METHODS = {PREFIX: "linear", "knn": "k-NN", "logistic": "logistic regression"}
+from toolbox.core.probing.names import METHODS, PREFIX, best_method, grid_of
 
 
 class CompareProbes(Hook):
@@ -30,7 +28,7 @@ class CompareProbes(Hook):
             run.warn("core.CompareProbes finds no number of core.ProbeAccuracy, core.KNN or core.LogisticRegression.")
             return {}
         for method, row in found["methods"].items():
-            mark = " (best on the validation set)" if method == found["best"] else ""
+            mark = " (best on the validation set, so it predicts)" if method == found["best"] else ""
             run.info(f"{METHODS[method]}{mark}: {row['chosen']}; validation {row['val']:.4f}{_tested(row)}")
         if where := edge(results["best"]["metrics"]):
             run.info(f"The best learning rate is the {where} of the grid: try {where.replace('est', 'er')} ones.")
@@ -45,7 +43,10 @@ class CompareProbes(Hook):
              None if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"]
             for method, row in found["methods"].items()
         ]  # fmt: skip
-        note = "* the best on the validation set, by which methods compare. Test: judged once, 95 % over its items."
+        note = (
+            "* the best on the validation set, by which methods compare, and what tools/predict.py uses. Test: judged "
+            "once, 95 % over its items."
+        )
         table = Table("Probes", ["method", "chosen", "validation", "test", "test interval"], rows, note)
         grid = [] if grid_of(results.get("after") or {}) else grid_findings(results["best"]["metrics"])
         return [table, *grid]
@@ -66,7 +67,7 @@ def compared(results: dict[str, Any], *, tested: bool) -> dict[str, Any]:
         for method in METHODS
         if method in val
     }  # fmt: skip
-    return {"best": max(methods, key=lambda method: val[method]), "methods": methods} if methods else {}
+    return {"best": best_method(val), "methods": methods} if methods else {}
 
 
 def _choice(method: str, val: dict[str, float], test: dict[str, float]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch.nn.functional import cross_entropy
 
 from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
 from toolbox.core import pool as pools
-from toolbox.core.probing.names import PREFIX, head_name
+from toolbox.core.metrics.classification.classifiers import LEAST, LinearLogits, NearestNeighbours
+from toolbox.core.probing.names import METHODS, PREFIX, best_method, head_name
 from toolbox.errors import Problem, ToolboxError
 
+FITTED = {cls.number: cls for cls in (NearestNeighbours, LinearLogits)}
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
@@ -39,10 +42,15 @@ class Probe(Model):
     weight decay. Heads compute in float32 also under autocast. What would couple them is refused: `clip_grad`, updates
     that are left out, fp16, mixed images.
 
+    - `classifier`: what `predict` takes "logits" from: "best" is what told the validation set best, of the chosen
+      linear head, k-NN (`core.KNN`) and logistic regression (`core.LogisticRegression`), those of them that judged it;
+      or "linear", "knn", "logistic". It is saved with the model. As k-NN keeps all training embeddings, checkpoints
+      hold it only where it is the best or asked for here.
+
     `predict` returns {"embeddings": (B, P) rows of length 1} and, for every head, its class in each repeat as
-    "linear/INPUT/RATE" (B, repeats). After a choice (`validated`, by the numbers of `core.ProbeAccuracy`; it is saved
-    with the model) also "linear", (B, repeats), and "logits", (B, C), which are those of the chosen head, the latter of
-    its first repeat. `baseline` gives the embeddings alone.
+    "linear/INPUT/RATE" (B, repeats). After a choice (`validated`, by the numbers of the validation; it is saved with
+    the model) also "linear", (B, repeats), the classes of the chosen head, and "logits", (B, C), those of the
+    `classifier` (of a linear head, of its first repeat); `predictor` names it. `baseline` gives the embeddings alone.
     """
 
     closed_set = True
@@ -53,6 +61,7 @@ class Probe(Model):
         inputs: list[str] | None = None,
         rates: list[float] | None = None,
         repeats: int = 1,
+        classifier: Literal["best", "linear", "knn", "logistic"] = "best",
     ):
         super().__init__()
         self.backbone = backbone
@@ -68,9 +77,17 @@ class Probe(Model):
             raise ValueError(f"two of rates={self.rates} are the same in 6 digits: leave one out")
         if repeats < 1:
             raise ValueError(f"repeats={repeats}, and every head is trained once at least")
-        self.repeats = repeats
+        if classifier not in ("best", *METHODS):
+            raise ValueError(f"classifier={classifier!r} does not exist. Try one of best, {', '.join(METHODS)}.")
+        self.repeats, self.classifier = repeats, classifier
         self.heads = nn.ModuleList()  # one for each rate, so that a rate is a part of the model
         self.register_buffer("chosen", torch.tensor([-1, -1]))  # input and rate
+        self.register_buffer("best", None)  # which of METHODS, once a validation has compared them
+        self.fitted = nn.ModuleDict()  # what was fitted to the training set, by its name in METHODS
+
+    @property
+    def fixed_embeddings(self) -> bool:
+        return True
 
     @property
     def inputs(self) -> dict[str, Backbone]:
@@ -161,8 +178,36 @@ class Probe(Model):
             found[name] = scores[part][:, :, number].argmax(dim=-1).T
         if i >= 0:
             found[PREFIX] = scores[i][:, :, rate].argmax(dim=-1).T
-            found["logits"] = scores[i][0, :, rate].float()
+            method = self._method()
+            found["logits"] = (
+                scores[i][0, :, rate].float() if method == PREFIX else self._fitted_logits(method, found["embeddings"])
+            )
         return found
+
+    def _method(self) -> str:
+        """Which of METHODS gives the logits."""
+        if self.chosen.is_meta:  # what will be there has the same shape
+            return PREFIX
+        if self.classifier != "best":
+            return self.classifier
+        return PREFIX if self.best is None else list(METHODS)[int(self.best)]
+
+    def _fitted_logits(self, method: str, embeddings: Tensor) -> Tensor:
+        """(B, C): of what was fitted; classes that it does not know cannot be told."""
+        logits = self.fitted[method](embeddings)
+        return nn.functional.pad(logits, (0, self.classes - logits.shape[1]), value=LEAST)
+
+    @property
+    def predictor(self) -> str:
+        if self.chosen.is_meta or (i := int(self.chosen[0])) < 0:
+            return ""
+        if (method := self._method()) != PREFIX:
+            return self.fitted[method].name
+        name = f"the linear head {self.parts[i].name} at rate {self.rates[int(self.chosen[1])]:g}"
+        name += f", the first of its {self.repeats} repeats" if self.repeats > 1 else ""
+        if self.best is None and self.classifier == "best":
+            name += " (the checkpoint does not say whether k-NN or logistic regression is better: an older version)"
+        return name
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         return self._embeddings(self.pooled(batch))
@@ -170,7 +215,7 @@ class Probe(Model):
     def _embeddings(self, features: Tensor) -> dict[str, Tensor]:
         return {"embeddings": l2_normalize(features[..., self.parts[0].slice(self.backbone.dim)].float())}
 
-    def validated(self, numbers: dict[str, float]) -> None:
+    def validated(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
         names = self.names()
         if missing := [name for name in names if name not in numbers]:
             raise ToolboxError(
@@ -179,6 +224,35 @@ class Probe(Model):
             )  # fmt: skip
         best = max(names, key=lambda name: numbers[name])  # the first of equals, so the lowest rate
         self.chosen.copy_(torch.tensor(names[best]))
+        if classifiers is None:
+            return
+        known = {classifier.number: classifier for classifier in classifiers if classifier.number in numbers}
+        if self.classifier not in ("best", PREFIX, *known):
+            raise ToolboxError(
+                f"core.Probe shall predict by {METHODS[self.classifier]}, and no metric of the validation fits it.",
+                where="model.classifier", hint="Add core.KNN or core.LogisticRegression to val_evaluator.",
+            )  # fmt: skip
+        winner = best_method({PREFIX: numbers[best], **{name: numbers[name] for name in known}})
+        kept = {name for name in known if name in (winner, self.classifier) or name == "logistic"}
+        self.fitted = nn.ModuleDict({name: known[name] for name in sorted(kept)})
+        self.best = torch.tensor(list(METHODS).index(winner), device=self.chosen.device)
+
+    def fit_buffers(self, shapes: Mapping[str, torch.Size]) -> None:
+        held: dict[str, dict[str, torch.Size]] = {}
+        for name, shape in shapes.items():
+            if name.startswith("fitted."):
+                _, method, part = name.split(".")
+                held.setdefault(method, {})[part] = shape
+        if "chosen" in shapes:  # a checkpoint of a probe, of whatever version, and not some parts of one
+            place = self.chosen.device
+            self.best = torch.zeros((), dtype=torch.long, device=place) if "best" in shapes else None
+            self.fitted = nn.ModuleDict({name: FITTED[name].shaped(held[name], place) for name in sorted(held)})
+            if self.classifier not in ("best", PREFIX, *held):
+                has = " and ".join(METHODS[name] for name in (PREFIX, *sorted(held)))
+                raise ToolboxError(
+                    f"The checkpoint holds no {METHODS[self.classifier]}, but {has}.", where="model.classifier",
+                    hint="A probe keeps k-NN where it is the best, or where the training recipe says classifier='knn'.",
+                )  # fmt: skip
 
     def in_plain_torch(self) -> list[str]:
         mode, blocks = self.parts[0].mode, self.parts[0].blocks

@@ -55,7 +55,7 @@ def _judged(config: dict[str, Any]) -> list[Problem]:
         listed = {f"{split}_evaluator": given} if isinstance(given, dict) else {}
         return list((listed or {f"{split}_evaluator.{i}": one for i, one in enumerate(given)}).items())
 
-    name = "core.ProbeAccuracy"
+    name, wanted = "core.ProbeAccuracy", config["model"].get("classifier", "best")
     found = [
         Problem("The best of many heads on the test set is a number too good.", f"{where}.choose", "Remove it.")
         for where, metric in of("test")
@@ -71,6 +71,10 @@ def _judged(config: dict[str, Any]) -> list[Problem]:
     if val is not None and val == test:
         message = "It is the data of val_dataloader: the head would be chosen by the very images that judge it."
         found.append(Problem(message, "test_dataloader.dataset", "Choose by others, carved from the training data."))
+    fits = {"knn": "core.KNN", "logistic": "core.LogisticRegression"}.get(wanted)
+    if fits is not None and fits not in [metric.get("type") for _, metric in of("val")]:
+        message = f"The probe shall predict by '{wanted}', and no metric of the validation set fits it."
+        found.append(Problem(message, "model.classifier", f"Add dict(type='{fits}') to val_evaluator."))
     if not any(metric.get("type") == name and metric.get("choose") for _, metric in of("val")):
         message = "core.Probe has many heads, and nothing chooses one of them."
         hint = "Give val_dataloader, and dict(type='core.ProbeAccuracy', choose=True) in val_evaluator."

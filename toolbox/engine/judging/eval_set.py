@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 class Pixels(nn.Module):
     """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat."""
+
+    fixed_embeddings = True
 
     def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
         images = [x for x in batch["inputs"].values() if isinstance(x, Tensor) and x.is_floating_point()]
@@ -62,6 +65,8 @@ class EvalSet:
         ]
         self.judges, self.left_out = self.metrics, []
         self.remarks: list[str] = []
+        self.classifiers: list[nn.Module] = []
+        self.share({})
 
     def with_new_metrics(self) -> EvalSet:
         """The same data with metrics that have seen nothing: what the present ones have seen stays for the report."""
@@ -75,6 +80,12 @@ class EvalSet:
         loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         return cls(loader, evaluator or [], name=name, training=recipe["train_dataloader"])
 
+    def share(self, shared: dict[str, Any]) -> None:
+        """Give the metrics the dictionary that those of other sets have: what they learn is then kept once."""
+        self.shared = shared
+        for metric in self.metrics:
+            metric.share(shared)
+
     @property
     def learning(self) -> list[Metric]:
         """The metrics that must see the training set."""
@@ -83,20 +94,24 @@ class EvalSet:
     def evaluate(
         self, model: nn.Module, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
         mode: str = "predict", stop: Callable[[], bool] = lambda: False, shelf: Shelf | None = None,
+        chosen: Mapping[str, float] | None = None,
     ) -> dict[str, float] | None:  # fmt: skip
         """The metrics' numbers; None if `stop` said so between two batches.
 
         - `mode`: "predict", or "baseline" for the backbone alone: metrics that miss something in its outputs are then
           left out, and where all of them do, there are no numbers.
         - `shelf`: where features are stored; None reads all inputs.
+        - `chosen`: on a test set, the numbers of the validation that chose settings such as the k of k-NN.
         Unreadable items under 'skip' are counted as "unreadable_items" in the result. Metrics that learn from the
-        training set see it first, without augmentation.
+        training set see it first, without augmentation; once, where the model's embeddings do not change.
         """
         for metric in self.metrics:
             metric.reset()
+            metric.chooses, metric.chosen = self.name == "val", chosen
+        self.classifiers = []
         self.judges, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad = model.training, 0
-        passes = [(self.training_set(), self.training, "train")] if self.learning else []
+        passes = [] if self._has_learned(model) else [(self.training_set(), self.training, "train")]
         passes.append((self.dataset, self.loader, self.name))
         model.eval()
         try:
@@ -123,6 +138,8 @@ class EvalSet:
                             return {}
                         for metric in (self.learning if name == "train" else self.judges) if is_own else ():
                             self._say(metric.learn if name == "train" else metric.update, outputs, batch)
+                    if name == "train":
+                        self.shared["learned of"] = model
         finally:
             model.train(was_training)
         if world()[1] > 1:
@@ -139,7 +156,31 @@ class EvalSet:
             numbers |= found
             self.better |= {name: self._say(metric.direction, name) for name in found}
             self.remarks += metric.remarks()
+        self._end_learning(model)
         return numbers | ({"unreadable_items": bad} if bad else {})
+
+    def _has_learned(self, model: nn.Module) -> bool:
+        """Whether the metrics need not see the training set (again); else what they know of one is dropped."""
+        if not self.learning:
+            return True
+        if self.shared.get("learned of") is model and all(metric.keeps_learned for metric in self.learning):
+            return True
+        self._forget()
+        return False
+
+    def _end_learning(self, model: nn.Module) -> None:
+        """Keep what was learned for the next evaluation where it will be the same, and what was fitted to it."""
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        if getattr(inner, "fixed_embeddings", False):
+            fitted = [metric.classifier() for metric in self.judges]
+            self.classifiers = [classifier for classifier in fitted if classifier is not None]
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.shared.pop("learned of", None)
+        for metric in self.metrics:
+            metric.forget()
 
     def training_set(self) -> Dataset:
         """The training set, as it is. Raises ToolboxError where there is none."""

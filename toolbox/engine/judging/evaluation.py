@@ -33,6 +33,7 @@ class Evaluation:
     - `split`: "test" or "val"; `dataset`: what was judged; `findings`: what the metrics show of it.
     - `checkpoint`, `step`: what was judged, None for the backbone as it comes.
     - `precision`: that the model computed in.
+    - `predictor`: what "logits" come from, where the model chooses among several ways; else empty.
     - `learned_from`: how many items of the training set metrics were shown first, None if they asked for none.
     """
 
@@ -45,6 +46,7 @@ class Evaluation:
     step: int | None
     device: str
     precision: str
+    predictor: str
     learned_from: int | None
     seconds: float
 
@@ -78,6 +80,12 @@ def evaluate(
     name = split_of(recipe, split)
     target = EvalSet.of(recipe, name)
     problems = target.problems()
+    choosing = None  # of a checkpoint, the validation that made it the best has chosen
+    chooses = not checkpoint and name == "test" and any(metric.has_choice for metric in target.metrics)
+    if chooses and recipe["val_dataloader"] and recipe["val_evaluator"]:
+        choosing = EvalSet.of(recipe, "val")
+        choosing.share(target.shared)
+        problems += choosing.problems()
     training = target.training_set() if target.learning else None
     if training is not None:
         problems += [problem.under("train_dataloader.dataset") for problem in training.check()]
@@ -108,9 +116,16 @@ def evaluate(
     if recipe.get("features") and stored_towers(model):
         shelf = Shelf(recipe, model, device, how, console=Told(tell))
         shelf.add(name, target.dataset, target.loader)
+        if choosing is not None:
+            shelf.add("val", choosing.dataset, choosing.loader)
         if training is not None:
             shelf.add("train", training, recipe["train_dataloader"])
-    numbers = target.evaluate(model, inputs_of(model), device, how, mode=mode, shelf=shelf)
+    inputs = inputs_of(model)
+    if choosing is not None:
+        chosen = choosing.evaluate(model, inputs, device, how, mode=mode, shelf=shelf)
+    else:
+        chosen = ((found.manifest.get("best") if checkpoint else None) or {}).get("metrics")
+    numbers = target.evaluate(model, inputs, device, how, mode=mode, shelf=shelf, chosen=chosen)
     if not numbers:
         raise ToolboxError.of(target.left_out)
     for remark in target.remarks:
@@ -121,6 +136,6 @@ def evaluate(
         metrics=numbers, better=target.better, split=name, dataset=target.dataset,
         findings=[one for metric in target.judges for one in metric.findings(target.dataset)],
         checkpoint=str(found.path) if checkpoint else None, step=found.step if checkpoint else None,
-        device=str(device), precision=how.name, learned_from=None if training is None else len(training),
-        seconds=round(time.perf_counter() - started, 3),
+        device=str(device), precision=how.name, predictor=model.predictor if checkpoint else "",
+        learned_from=None if training is None else len(training), seconds=round(time.perf_counter() - started, 3),
     )  # fmt: skip

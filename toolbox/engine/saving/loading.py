@@ -28,6 +28,7 @@ def compare(model: Model, checkpoint: Checkpoint) -> Transfer:
     if cut:
         raise ToolboxError(f"'{cut[0]}' is part of a backbone with an adapter.", where="load_parts",
                            hint="An adapter is loaded whole: name the backbone.")  # fmt: skip
+    model.fit_buffers({name: shape for name, shape in held.items() if chosen(name, parts)})
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     # an adapter counts as one tensor; its own are compared when they are loaded
     whole = torch.Size()

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Finding, gather, world
+from toolbox.core.metrics.classification.classifiers import NearestNeighbours, count_votes
 from toolbox.core.metrics.classification.intervals import over_items
 from toolbox.core.metrics.classification.learned import Learned
-from toolbox.core.metrics.neighbours import nearest
-
-_VOTES = 2**24
-"""How many votes, queries x classes, are counted at a time."""
 
 
 class KNN(Learned):
@@ -24,12 +21,15 @@ class KNN(Learned):
     - `ks`: how many neighbours; a k that is not below the number of training items is left out, as a note says.
       Default: [10, 20, 100, 200], the protocol's.
     - `temperature`: of the weights; the lower, the more the very nearest count.
-    - `choose_by`: the k of the result is the best one on the training set, each item being told by the others (leave
-      one out; of equals the smallest). It is told so many items at most, drawn by a fixed seed.
+    - `choose_by`: where no validation set chooses k, the best one on the training set is taken, each item being told by
+      the others (leave one out). It is told so many items at most, drawn by a fixed seed.
     - `memory_mb`: cap on the working memory in MiB beyond the embeddings; changes speed, not results.
 
+    On a validation set the k of the result is the one that tells its items best, of equals the smallest; a test set
+    takes that k over (`chosen`). Without one, leaving one out of the training set chooses, which a remark says.
+
     Reads `outputs["embeddings"]` (B, D), of any length, and labels and ids of the batches. Training embeddings are kept
-    on the device, in float32.
+    in float32 on the CPU, once for all metrics of a run, and go to the device in parts.
 
     `compute` gives "knn", the accuracy at the chosen k; "knn_low" and "knn_high", within which it would be for other
     items (95 %, bootstrap over items); "knn_k"; and the accuracy at each k, "knn@10". Every process gets the same
@@ -60,6 +60,8 @@ class KNN(Learned):
         super().reset()
         self._lines: dict[str, list[tuple[float, float]]] = {}
         self._note = ""
+        self._remarks: list[str] = []
+        self._fitted: NearestNeighbours | None = None
 
     def notes(self, training: int | None) -> list[str]:
         large = [] if training is None else [k for k in self.ks if k >= training]
@@ -67,26 +69,44 @@ class KNN(Learned):
 
     def compute(self) -> dict[str, float]:
         gallery, classes, queries, labels = self.rows()
-        ks = [k for k in self.ks if k < len(gallery)]
+        ks = {k for k in self.ks if k < len(gallery)}
         if not ks:
             raise ValueError(f"k-NN needs more training items than neighbours: {len(gallery)} for ks={self.ks}")
-        alone = torch.full((len(queries),), -1, device=queries.device)
+        chosen = None if self.chosen is None or self.chooses else self.chosen.get("knn_k")
+        if chosen is not None:
+            ks |= {min(int(chosen), len(gallery) - 1)}
+        ks = sorted(ks)
+        alone = torch.full((len(queries),), -1)
         right = self._right(queries, labels, alone, gallery, classes, ks)
-        generator = torch.Generator().manual_seed(0)
-        asked = torch.randperm(len(gallery), generator=generator)[: self.choose_by].sort().values.to(gallery.device)
-        known = self._right(gallery[asked], classes[asked], asked, gallery, classes, ks)
         tested = {k: count / len(queries) for k, count in zip(ks, right, strict=True)}
-        learned = {k: count / len(asked) for k, count in zip(ks, known, strict=True)}
-        k = max(ks, key=learned.get)  # the first of equals
+        self._lines, self._remarks = {"judged": list(tested.items())}, []
+        if chosen is not None:
+            k, how = min(int(chosen), len(gallery) - 1), "chosen on the validation set"
+        elif self.chooses:
+            k, how = max(ks, key=tested.get), "chosen here: the best on these items"  # the first of equals
+        else:
+            k, how = self._leave_one_out(gallery, classes, ks)
+            self._remarks = [f"k = {k} of k-NN is {how}; no validation set has chosen it."]
         low, high = over_items([len(queries) - right[ks.index(k)], right[ks.index(k)]])
-        self._note = f"k = {k} is chosen: the best on the training set, {len(asked):,} of its items told by the others."
-        self._note = " ".join([self._note, *self.notes(len(gallery))])
-        self._lines = {
-            name: [(k, share) for k, share in of.items()]
-            for name, of in (("judged", tested), ("training, leave one out", learned))
-        }
+        self._note = " ".join([f"k = {k} is {how}.", *self.notes(len(gallery))])
+        self._fitted = NearestNeighbours(gallery, classes, k, self.temperature, memory_mb=self.memory_mb)
         each = {f"knn@{k}": share for k, share in tested.items()}
         return {"knn": tested[k], "knn_low": low, "knn_high": high, "knn_k": k} | each
+
+    def _leave_one_out(self, gallery: Tensor, classes: Tensor, ks: list[int]) -> tuple[int, str]:
+        """The best k on the training set, of equals the smallest, and how it was chosen."""
+        generator = torch.Generator().manual_seed(0)
+        asked = torch.randperm(len(gallery), generator=generator)[: self.choose_by].sort().values
+        known = self._right(gallery[asked], classes[asked], asked, gallery, classes, ks)
+        shares = {k: count / len(asked) for k, count in zip(ks, known, strict=True)}
+        self._lines["training, leave one out"] = list(shares.items())
+        return max(ks, key=shares.get), f"the best on the training set, {len(asked):,} of its items told by the others"
+
+    def classifier(self) -> NearestNeighbours | None:
+        return self._fitted
+
+    def remarks(self) -> list[str]:
+        return self._remarks
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         if not self._lines:
@@ -100,7 +120,8 @@ class KNN(Learned):
         rank, size = world()
         share = slice(rank, None, size)
         told = vote(
-            queries[share], own[share], gallery, classes, ks, self.temperature, memory_mb=self.memory_mb
+            queries[share], own[share], gallery, classes, ks, self.temperature, memory_mb=self.memory_mb,
+            device=self._device,
         )  # fmt: skip
         right = (told == labels[share]).sum(dim=1)
         return gather(right[None]).sum(dim=0).tolist()
@@ -108,24 +129,21 @@ class KNN(Learned):
 
 def vote(
     queries: Tensor, own: Tensor, gallery: Tensor, classes: Tensor, ks: list[int], temperature: float, *,
-    memory_mb: int = 512,
+    memory_mb: int = 512, device: torch.device | None = None,
 ) -> Tensor:  # fmt: skip
     """(len(ks), Q): the class that each query gets from its k nearest; of equal votes the first class.
 
     - `queries`: (Q, D), `gallery`: (G, D), rows of length 1; `classes`: (G,) of the gallery.
     - `own`: (Q,) the gallery row that a query is itself, which has no vote; -1 for none.
+    - `device`: where to compute, default: where the queries are. The result lies where they are.
     """
     names, index = torch.unique(classes, return_inverse=True)
     told = torch.zeros(len(ks), len(queries), dtype=torch.long, device=queries.device)
-    rows = max(1, min(_VOTES // len(names), memory_mb * 2**16 // max(ks)))
-    for start in range(0, len(queries), rows):
-        chunk = slice(start, start + rows)
-        cosines, places = nearest(queries[chunk], gallery, own[chunk], max(ks), memory_mb=memory_mb)
-        weights = ((cosines - cosines[:, :1]) / temperature).exp()  # by the nearest one's, so that nothing overflows
-        votes = weights.new_zeros(len(weights), len(names))
-        for number, (first, last) in enumerate(zip([0, *ks], ks, strict=False)):
-            votes.scatter_add_(1, index[places[:, first:last]], weights[:, first:last])
-            told[number, chunk] = names[votes.argmax(dim=1)]
+    chunks = count_votes(
+        queries, own, gallery, index, len(names), ks, temperature, memory_mb=memory_mb, device=device or queries.device
+    )
+    for chunk, number, votes in chunks:
+        told[number, chunk] = names[votes.argmax(dim=1).to(names.device)].to(told.device)
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -9,19 +10,74 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Metric, world
-from toolbox.core.metrics.neighbours import unit_rows
-from toolbox.core.metrics.ranking import check_finite
-from toolbox.core.metrics.seen import Items, Seen, check_labelled
+from toolbox.core.metrics.ranking import check_finite, normalize_rows
+from toolbox.core.metrics.seen import Seen, check_labelled
 from toolbox.errors import Problem
+
+
+class TrainingRows:
+    """The training set's embeddings, once for all metrics of a run, on the CPU in float32.
+
+    - `fits`: what metrics have fitted to them, by a key of their own; dropped with the embeddings.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._seen: Seen | None = Seen("", "embeddings")
+        self._last: Batch | None = None
+        self._rows: tuple[Tensor, Tensor] | None = None
+        self.fits: dict[Hashable, Any] = {}
+
+    def add(self, outputs: dict[str, Tensor], batch: Batch, metric: str) -> None:
+        """Take in a batch; one that another metric has just added is not added again.
+
+        - `metric`: the name of the one that adds it, for messages.
+        """
+        if batch is self._last:
+            return
+        if self._seen is None:
+            raise ValueError("embeddings of a training set cannot be added to those of a finished one: reset first")
+        self._seen.metric = metric
+        _add_on_cpu(self._seen, outputs, batch)
+        self._last = batch
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """(N, D) of length 1 and (N,) labels, of all processes, ordered by id.
+
+        Raises ValueError where there are none, some hold NaN or infinity, or all are of one class.
+        """
+        if self._rows is None:
+            items = self._seen.items()
+            check_finite(items.values, "training")
+            self._seen, self._last = None, None  # so that the rows are kept once
+            self._rows = normalize_rows(items.values), items.labels
+        return self._rows
 
 
 class Learned(Metric):
     """Sees the training set first, without augmentation; `name` is the metric's, for messages."""
 
     name: str
+    keeps_learned = True
+    has_choice = True
+
+    _shared = False
 
     def reset(self) -> None:
-        self._training, self._judged = Seen(self.name, "embeddings"), Seen(self.name, "embeddings")
+        self._judged = Seen(self.name, "embeddings")
+        self._device = torch.device("cpu")
+        if not self._shared:
+            self._training = TrainingRows()
+
+    def share(self, shared: dict[str, Any]) -> None:
+        self._training = shared.setdefault("core.TrainingRows", TrainingRows())
+        self._shared = True
+
+    def forget(self) -> None:
+        self._training.clear()
 
     def wants_training(self) -> bool:
         return True
@@ -35,24 +91,30 @@ class Learned(Metric):
         return [Problem(f"{self.name} reads the model's 'embeddings', and it gives {', '.join(sorted(outputs))}.")]
 
     def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._training.add(outputs, batch)
+        self._training.add(outputs, batch, self.name)
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._judged.add(outputs, batch)
+        if "embeddings" in outputs:
+            self._device = outputs["embeddings"].device  # where to compute
+        _add_on_cpu(self._judged, outputs, batch)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Training embeddings (N, D) of length 1 and their labels, then those that are judged, of all processes.
 
-        Both are ordered by id. Raises ValueError where there are none, or some hold NaN or infinity.
+        All on the CPU, ordered by id. Raises ValueError where there are none, or some hold NaN or infinity.
         """
-        found = []
-        for seen, what in ((self._training, "training"), (self._judged, "judged")):
-            items: Items = seen.items()
-            check_finite(items.values, what)
-            found += [unit_rows(items.values), items.labels]
-        if len(torch.unique(found[1])) < 2:
+        x, labels = self._training.rows()
+        items = self._judged.items()
+        check_finite(items.values, "judged")
+        if len(torch.unique(labels)) < 2:
             raise ValueError(f"{self.name} tells classes apart, and the training set has one class only")
-        return tuple(found)
+        return x, labels, normalize_rows(items.values.clone()), items.labels
+
+
+def _add_on_cpu(seen: Seen, outputs: dict[str, Tensor], batch: Batch) -> None:
+    """Embeddings wait on the CPU: at a million items they would fill a device that has other things to do."""
+    values = {name: value.detach().cpu() for name, value in outputs.items() if name == "embeddings"}
+    seen.add(values or outputs, batch)
 
 
 def of_main(found: Any) -> Any:

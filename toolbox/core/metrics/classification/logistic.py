@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from toolbox.base import Curve, Dataset, Finding
+from toolbox.core.metrics.classification.classifiers import LEAST, LinearLogits
 from toolbox.core.metrics.classification.intervals import over_items
 from toolbox.core.metrics.classification.learned import Learned, of_main
 from toolbox.core.metrics.classification.logistic_fit import Fitted, fit
@@ -22,25 +23,36 @@ SEED = 0
 
 
 @dataclass
-class Solved:
-    """A training set's fit.
+class TrainingSet:
+    """A training set as it is fitted, and the fits.
 
-    - `names`: (classes,) the labels; `fitted`: over the columns of `basis` (D, N), where there is one.
-    - `c`: the chosen one; `quality`: {c: accuracy and negative cross-entropy of the `held` items that were held out}.
-    - `slow`: which fits have not converged.
+    - `x`: (N, D) rows of length 1 or, where N < D, their coordinates in `basis` (D, N); `y`: (N,) classes from 0.
+    - `names`: (classes,) the labels.
+    - `fits`: {(C, whether to all items or without those held out): solution}.
     """
 
+    x: Tensor
+    y: Tensor
     names: Tensor
-    fitted: Fitted
     basis: Tensor | None
+    fits: dict[tuple[float, bool], Fitted] = field(default_factory=dict)
+
+
+@dataclass
+class Choice:
+    """- `c`: the chosen C; `quality`: {C: accuracy, negative cross-entropy} by which; `by`: in words; `slow`: the C of
+    fits that have not converged.
+    """
+
     c: float
-    quality: dict[float, tuple[float, float]]
-    held: int
-    slow: list[str]
+    by: str = ""
+    quality: dict[float, tuple[float, float]] = field(default_factory=dict)
+    slow: list[str] = field(default_factory=list)
 
 
-_solved: dict[str, Solved] = {}
+_solutions: dict[str, dict[tuple[float, bool], Fitted]] = {}
 _KEPT = 2
+_ROWS = 4096
 
 
 class LogisticRegression(Learned):
@@ -55,9 +67,12 @@ class LogisticRegression(Learned):
     - `cs`: the C to choose from; default: 1e-6, 1e-5 ... 1e5, the range in which DINOv2 and DINOv3 try 45.
     - `max_iter`: L-BFGS iterations of each fit.
     - `tolerance`: a fit has converged when no entry of the gradient of the objective / (C * items) is larger.
+    - `memory_mb`: how much of the training set may lie on the device, in MiB; a larger one is copied there in parts, in
+      every iteration.
 
     Reads `outputs["embeddings"]` (B, D), of any length and made of length 1, and labels and ids of the batches. (DINO's
-    own scripts do not divide by the length: their best C is another one.) Training embeddings are kept on the device.
+    own scripts do not divide by the length: their best C is another one.) Training embeddings are kept
+    in float32 on the CPU, once for all metrics of a run.
 
     `compute` gives "logistic", the accuracy; "logistic_low" and "logistic_high", within which it would be for other
     items (95 %, bootstrap over items); "logistic_c", the chosen C; and, only if there are any,
@@ -68,77 +83,120 @@ class LogisticRegression(Learned):
 
     name = "logistic regression"
 
-    def __init__(self, cs: list[float] | None = None, max_iter: int = 1000, tolerance: float = 1e-6):
+    def __init__(
+        self,
+        cs: list[float] | None = None,
+        max_iter: int = 1000,
+        tolerance: float = 1e-6,
+        memory_mb: int = 4096,
+    ):
         self.cs = list(CS) if cs is None else sorted(map(float, cs))
         if not self.cs or not all(0 < c < math.inf for c in self.cs) or len(set(self.cs)) < len(self.cs):
             raise ValueError(f"cs must be different positive numbers, not {self.cs}: try cs=[0.1,1,10,100]")
-        if max_iter < 1 or not tolerance > 0:
-            raise ValueError(f"max_iter is at least 1 and tolerance positive, not {max_iter} and {tolerance}")
-        self.max_iter, self.tolerance = max_iter, tolerance
+        if max_iter < 1 or not tolerance > 0 or memory_mb < 1:
+            raise ValueError(
+                f"max_iter and memory_mb are at least 1 and tolerance positive, not {max_iter}, {memory_mb} and "
+                f"{tolerance}"
+            )
+        self.max_iter, self.tolerance, self.memory_mb = max_iter, tolerance, memory_mb
         self.reset()
 
     def reset(self) -> None:
         super().reset()
         self._line: list[tuple[float, float]] = []
-        self._note = ""
+        self._note, self._line_name = "", "training, held out"
+        self._remarks: list[str] = []
+        self._fitted: LinearLogits | None = None
 
     def compute(self) -> dict[str, float]:
         x, labels, judged, wanted = self.rows()
-        solved = self._solve(x, labels)
-        scores = solved.fitted.scores(judged if solved.basis is None else judged.to(solved.basis.dtype) @ solved.basis)
-        right = int((solved.names[scores.argmax(dim=1)] == wanted).sum())
+        training = self._training_set(x, labels)
+        choice = self._choose(training, judged, wanted)
+        known = (choice.c, True) in training.fits
+        final = self._fit(training, choice.c, training.fits.get((choice.c, False)))
+        slow = choice.slow + ([] if final.converged or known else [f"the chosen C = {choice.c:g} on all items"])
+        fitted = of_main(_logits(final, training, choice.c).state_dict())  # so that all processes predict alike
+        self._fitted = LinearLogits(fitted["weights"], fitted["biases"], choice.c)
+        told = [self._fitted(part.to(self._device)).argmax(dim=1).cpu() for part in judged.split(_ROWS)]
+        right = int((torch.cat(told) == wanted).sum())
         low, high = over_items([len(judged) - right, right])
         numbers = {
-            "logistic": right / len(judged), "logistic_low": low, "logistic_high": high, "logistic_c": solved.c,
+            "logistic": right / len(judged), "logistic_low": low, "logistic_high": high, "logistic_c": choice.c,
         }  # fmt: skip
-        if solved.slow:
-            numbers["logistic_not_converged"] = float(len(solved.slow))
-        self._line = [(c, accuracy) for c, (accuracy, _) in solved.quality.items()]
-        self._note = f"C = {solved.c:g} is chosen" + (f" by {solved.held:,} held-out items." if solved.quality else ".")
-        if solved.slow:
-            self._note += f" Not converged in {self.max_iter:,} iterations: {', '.join(solved.slow)}. Raise max_iter."
-        numbers, self._line, self._note = of_main((numbers, self._line, self._note))
+        if slow:
+            numbers["logistic_not_converged"] = float(len(slow))
+        self._line = [(c, accuracy) for c, (accuracy, _) in choice.quality.items()]
+        self._line_name = "judged" if self.chooses else "training, held out"
+        self._note = f"C = {choice.c:g} is chosen" + (f" by {choice.by}." if choice.by else ".")
+        if not self.chooses and self._line:
+            self._remarks = [
+                f"C = {choice.c:g} of logistic regression is chosen by {choice.by}; no validation set has."
+            ]
+        if slow:
+            self._note += f" Not converged in {self.max_iter:,} iterations: {', '.join(slow)}. Raise max_iter."
+        shown = numbers, self._line, self._note, self._remarks
+        numbers, self._line, self._note, self._remarks = of_main(shown)
         return numbers
 
-    def _solve(self, x: Tensor, labels: Tensor) -> Solved:
-        """The fit to the training set; of the same training set, which a frozen backbone gives again, the same one."""
-        settings = f"{self.cs} {self.max_iter} {self.tolerance} {x.device} {tuple(x.shape)}"
-        key = hashlib.sha256(settings.encode())
-        for tensor in (x, labels):
-            key.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        if key.hexdigest() not in _solved:
-            while len(_solved) >= _KEPT:
-                _solved.pop(next(iter(_solved)))
-            _solved[key.hexdigest()] = self._solve_afresh(x, labels)
-        return _solved[key.hexdigest()]
+    def classifier(self) -> LinearLogits | None:
+        return self._fitted
 
-    def _solve_afresh(self, x: Tensor, labels: Tensor) -> Solved:
+    def remarks(self) -> list[str]:
+        return self._remarks
+
+    def _choose(self, training: TrainingSet, judged: Tensor, wanted: Tensor) -> Choice:
+        if self.chosen is not None and not self.chooses and "logistic_c" in self.chosen:
+            return Choice(float(self.chosen["logistic_c"]), "the validation set")
+        if self.chooses:
+            # an item of a class without training items is wrong whatever C is
+            at = torch.searchsorted(training.names, wanted).clamp(max=len(training.names) - 1)
+            seen = training.names[at] == wanted
+            x, y, kept, by = judged[seen], at[seen], None, f"the {len(judged):,} items judged here"
+            x = x if training.basis is None else x.to(training.basis.dtype) @ training.basis
+        else:
+            kept, held = held_out(training.y)
+            x, y, by = training.x[held], training.y[held], f"{len(held):,} held-out items"
+        if len(self.cs) == 1 or not len(y):
+            return Choice(self.cs[0])
+        x, y = x.to(self._device), y.to(self._device)
+        found, quality = _path(self.cs, lambda c, start: self._fit(training, c, start, kept), x, y)
+        slow = [f"C = {c:g}" for c, solution in found.items() if not solution.converged]
+        return Choice(max(quality, key=quality.get), by, quality, slow)
+
+    def _fit(self, training: TrainingSet, c: float, start: Fitted | None, kept: Tensor | None = None) -> Fitted:
+        """The solution for the rows that are `kept`, None for all; found once."""
+        key = c, kept is None
+        if key not in training.fits:
+            precise = _has_float64(self._device)
+            training.fits[key] = fit(
+                training.x if kept is None else training.x[kept], training.y if kept is None else training.y[kept],
+                len(training.names), c, start=start, max_iter=self.max_iter,
+                tolerance=self.tolerance if precise else max(self.tolerance, 1e-5), device=self._device,
+                dtype=torch.float64 if precise else torch.float32, memory_mb=self.memory_mb,
+            )  # fmt: skip
+        return training.fits[key]
+
+    def _training_set(self, x: Tensor, labels: Tensor) -> TrainingSet:
+        """The problem to solve; of the same training set, which a frozen backbone gives again, with what was solved."""
+        settings = f"{self.max_iter} {self.tolerance} {self._device} {tuple(x.shape)}"
+        digest = hashlib.sha256(settings.encode())
+        for tensor in (x, labels):
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+        fits = _solutions.pop(digest.hexdigest(), {})
+        _solutions[digest.hexdigest()] = fits
+        while len(_solutions) > _KEPT:
+            _solutions.pop(next(iter(_solutions)))
         names, y = torch.unique(labels, return_inverse=True)
-        precise = _has_float64(x)
-        x, tolerance = (x.double(), self.tolerance) if precise else (x, max(self.tolerance, 1e-5))
         basis = None
         if x.shape[1] > len(x):  # the weights lie in the space of the rows, which has fewer dimensions
-            basis, rows = torch.linalg.qr(x.T)
+            basis, rows = torch.linalg.qr(x.double().T)
             x = rows.T.contiguous()
-
-        def fitted(rows: Tensor | slice, c: float, start: Fitted | None) -> Fitted:
-            return fit(x[rows], y[rows], len(names), c, start=start, max_iter=self.max_iter, tolerance=tolerance)
-
-        kept, held = held_out(y)
-        found: dict[float, Fitted] = {}
-        quality: dict[float, tuple[float, float]] = {}
-        if len(self.cs) > 1 and len(held):
-            found, quality = _path(self.cs, lambda c, start: fitted(kept, c, start), x[held], y[held])
-        c = max(quality or self.cs, key=lambda c: quality.get(c, (0.0, 0.0)))
-        final = fitted(slice(None), c, found.get(c))
-        slow = [f"C = {c:g}" for c, solution in found.items() if not solution.converged]
-        slow += [] if final.converged else [f"the chosen C = {c:g} on all items"]
-        return Solved(names, final, basis, c, quality, len(held), slow)
+        return TrainingSet(x, y, names, basis, fits)
 
     def findings(self, dataset: Dataset) -> list[Finding]:
         if not self._note:
             return []
-        title, lines = "Logistic regression by C", {"training, held out": self._line}
+        title, lines = "Logistic regression by C", {self._line_name: self._line}
         return [Curve(title, lines if self._line else {}, "C", "accuracy", log_x=True, note=self._note)]
 
 
@@ -177,9 +235,20 @@ def _quality(scores: Tensor, y: Tensor) -> tuple[float, float]:
     return (scores.argmax(dim=1) == y).double().mean().item(), -cross_entropy(scores, y).item()
 
 
-def _has_float64(x: Tensor) -> bool:
+def _logits(solution: Fitted, training: TrainingSet, c: float) -> LinearLogits:
+    """A solution as logits of all classes by their labels; those without training items come last."""
+    weights = solution.weights.cpu()
+    if training.basis is not None:
+        weights = weights.to(training.basis.dtype) @ training.basis.T
+    classes = int(training.names.max()) + 1
+    full, biases = torch.zeros(classes, weights.shape[1]), torch.full((classes,), LEAST)
+    full[training.names], biases[training.names] = weights.float(), solution.biases.cpu().float()
+    return LinearLogits(full, biases, c)
+
+
+def _has_float64(device: torch.device) -> bool:
     try:
-        x[:1].double()
+        torch.zeros(1, device=device, dtype=torch.float64)
     except (TypeError, RuntimeError):
         return False
     return True

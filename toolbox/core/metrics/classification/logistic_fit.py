@@ -26,13 +26,16 @@ class Fitted:
 
 def fit(
     x: Tensor, y: Tensor, classes: int, c: float, *, start: Fitted | None = None, max_iter: int = 1000,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-6, device: torch.device | None = None, dtype: torch.dtype | None = None,
+    memory_mb: int = 4096,
 ) -> Fitted:  # fmt: skip
     """Minimise c * (sum of cross-entropies) + 0.5 * (squared weights), biases free: the objective of scikit-learn.
 
     Of two classes it is 0.5 * (squared difference of their weights), as there.
 
-    - `x`: (N, D) in the precision to compute in; `y`: (N,) from 0 to `classes` - 1, each of which occurs.
+    - `x`: (N, D); `y`: (N,) from 0 to `classes` - 1, each of which occurs.
+    - `device`, `dtype`: where and in what to compute, default: as `x` is. There `x` is kept where that takes no more
+      than `memory_mb` MiB, and else copied anew in every iteration, in parts.
     - `start`: where to begin; the optimum is the same from anywhere.
     - `max_iter`: L-BFGS iterations (history 10, strong Wolfe line search).
     - `tolerance`: it has converged when no entry of the gradient of the objective / (c * N) is larger.
@@ -41,7 +44,11 @@ def fit(
     # of two classes scikit-learn has one vector, the difference of ours: half of its square is that of both of ours
     penalty, rows = (2 if classes == 2 else 1) / (c * count), max(1, _SCORES // classes)
     scale = (1 + classes * penalty) ** -0.5  # of the weights, so that they curve as the biases do under any penalty
-    solution = torch.zeros(classes, width + 1, dtype=x.dtype, device=x.device)
+    dtype, device = dtype or x.dtype, device or x.device
+    pairs = list(zip(x.split(rows), y.split(rows), strict=True))
+    if count * width * dtype.itemsize <= memory_mb * 2**20:
+        pairs = [(part.to(device, dtype), labels.to(device)) for part, labels in pairs]
+    solution = torch.zeros(classes, width + 1, dtype=dtype, device=device)
     if start is not None:
         solution[:, :width], solution[:, width] = start.weights / scale, start.biases
     solution.requires_grad_(True)
@@ -51,7 +58,8 @@ def fit(
     def closure() -> Tensor:
         gradient, loss = solution.grad.zero_(), solution.new_zeros(())
         weights, biases = solution[:, :width] * scale, solution[:, width]
-        for part, labels in zip(x.split(rows), y.split(rows), strict=True):
+        for part, labels in pairs:
+            part, labels = part.to(device, dtype), labels.to(device)
             log_shares = torch.addmm(biases, part, weights.T).log_softmax(dim=1)
             loss -= log_shares.gather(1, labels[:, None]).sum()
             error = log_shares.exp_()
