@@ -168,10 +168,7 @@ class Run(Prepared):
 
     def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
         """The numbers of those metrics that can judge without what is trained."""
-        chosen = None
-        if target is self.test and self.val is not None and any(metric.has_choice for metric in target.metrics):
-            chosen = self._judge(self.val, "baseline", model=model) or self._leave()
-        found = self._judge(target, "baseline", model=model, chosen=chosen)
+        found = self._judge(target, "baseline", model=model, chosen=self._choose_bare(target, model))
         if found is None:
             self._leave()
         if found:
@@ -183,6 +180,15 @@ class Run(Prepared):
                 self.console.info(f"{what}: left out: {problem}")
         self.console.info(f"{what}: {shown(found) if found else 'no metric can judge it'}")
         return found
+
+    def _choose_bare(self, target: EvalSet, model: nn.Module | None = None) -> dict[str, float] | None:
+        """What the validation set chooses without what is trained, where metrics of a test set have a choice."""
+        if target.name != "test" or self.val is None or not any(metric.has_choice for metric in target.metrics):
+            return None
+        chosen = self._judge(self.val.with_new_metrics(), "baseline", model=model)
+        if chosen is None:
+            self._leave()
+        return chosen
 
     def _train(self) -> None:
         self.console.start(self.step, self.steps)
@@ -335,7 +341,7 @@ class Run(Prepared):
         if not (after and self.settings("evaluate_features") and self.model.predicts_through_head):
             return None
         target = target.with_new_metrics()
-        features = self._judge(target, "baseline")
+        features = self._judge(target, "baseline", chosen=self._choose_bare(target))
         if features is None:
             self._leave()
         self.console.info(compare_with_head(features, after, target.better))

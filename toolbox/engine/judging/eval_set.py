@@ -66,7 +66,7 @@ class EvalSet:
         self.judges, self.left_out = self.metrics, []
         self.remarks: list[str] = []
         self.classifiers: list[nn.Module] = []
-        self.share({})
+        self.share(getattr(self, "shared", {}))
 
     def with_new_metrics(self) -> EvalSet:
         """The same data with metrics that have seen nothing: what the present ones have seen stays for the report."""
