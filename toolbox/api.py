@@ -12,24 +12,21 @@ For example:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import making
-from toolbox.config import changed, complete, dump, load_config, load_plugins, places_of, to_dict, validate
-from toolbox.config.places import Places
+from toolbox.config import complete, dump, load_config, places_of, validate
 from toolbox.errors import Problem, ToolboxError
+from toolbox.planning import as_plain, located, name_of, on_device, placed, plan, planned, runnable
 from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
-    from toolbox.engine.checking.plan import Plan
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
     from toolbox.engine.judging.encoder import Encoder
     from toolbox.engine.judging.evaluation import Evaluation
-    from toolbox.engine.saving.checkpoint import Checkpoint
 
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
 
@@ -44,12 +41,12 @@ def build(config: Mapping[str, Any]) -> Any:
 
     Raises ToolboxError for an unknown name, argument or value.
     """
-    plain = _plain(config)
-    if "type" in plain:
-        return build_component(plain)
-    if "model" not in plain:
+    recipe = as_plain(config)
+    if "type" in recipe:
+        return build_component(recipe)
+    if "model" not in recipe:
         raise ToolboxError("This is neither a component, with a `type`, nor a recipe, with a `model`.")
-    return build_component(plain["model"], "model", where="model")
+    return build_component(recipe["model"], "model", where="model")
 
 
 def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Problem]:
@@ -58,32 +55,6 @@ def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Proble
     No weight is loaded and nothing is written. `data=False` leaves the datasets aside.
     """
     return plan(config, data=data).problems
-
-
-def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None) -> Plan:
-    """What a recipe would do: its problems, table of parts, length and memory; `device` replaces the recipe's."""
-    from toolbox.engine.checking.inspect import inspect
-    from toolbox.engine.checking.plan import Plan
-
-    recipe, places = _plain(config), places_of(config)
-    found = Plan(problems=validate(recipe))
-    if not found.problems:
-        try:
-            start = making.start_from(recipe)
-            found = inspect(_on(complete(recipe | {"load_from": start}), device), data=data)
-        except ToolboxError as error:
-            found.problems += error.problems
-        else:
-            if start is None and recipe.get("load_from"):
-                found.notes.append(f"{recipe['load_from']} is trained first.")
-    if found.problems:
-        found.problems += [
-            Problem(f"{given['out']} is not there yet.", f"prepare.{index}.out", "tools/train.py writes it first.")
-            for index, given in enumerate(recipe.get("prepare") or [])
-            if isinstance(given, dict) and isinstance(given.get("out"), str) and not Path(given["out"]).exists()
-        ]
-    found.problems = _located(found.problems, places)
-    return found
 
 
 def train(
@@ -118,8 +89,8 @@ def train(
     try:
         _make(config, device, console, team)
     except ToolboxError as error:
-        raise _placed(error, config) from error
-    recipe, found = _planned(config, device)
+        raise placed(error, config) from error
+    recipe, found = planned(config, device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
     folder = Path(work_dir) if work_dir else making.folder_of(recipe, name_of(config))
@@ -136,7 +107,7 @@ def train(
             results["report"] = str(write_report(folder, results, shown))
             save_findings(folder, shown[1] if shown else [])
     except ToolboxError as error:
-        raise _placed(error, config) from error
+        raise placed(error, config) from error
     return results
 
 
@@ -144,10 +115,10 @@ def _make(config: Mapping[str, Any], device: str | None, console: Console, team:
     """Make what a sound recipe needs first: its data, and the run that it starts from."""
     from toolbox.engine.device import choose_device
 
-    recipe = _plain(config)
+    recipe = as_plain(config)
     if not validate(recipe):
         if recipe.get("prepare"):
-            team.start(choose_device(_on(complete(recipe), device)["env_cfg"]["device"], team.place))
+            team.start(choose_device(on_device(complete(recipe), device)["env_cfg"]["device"], team.place))
             making.prepare_data(recipe, console, team)
         making.train_start(recipe, train, device=device, console=console, team=team)
 
@@ -173,11 +144,11 @@ def evaluate(
     from toolbox.engine.judging import evaluation, testdir
     from toolbox.engine.judging.options import set_metric_arguments
 
-    folder, recipe, is_new = None if out is None else Path(out), _plain(config), False
+    folder, recipe, is_new = None if out is None else Path(out), as_plain(config), False
     if metrics:
         problems = validate(recipe)
         if problems:
-            raise ToolboxError.of(_located(problems, places_of(config)))
+            raise ToolboxError.of(located(problems, places_of(config)))
     try:
         if metrics:
             set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics)
@@ -188,7 +159,7 @@ def evaluate(
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
-        raise _placed(error, config) from error
+        raise placed(error, config) from error
     finally:
         if is_new:
             testdir.release(folder)
@@ -227,7 +198,7 @@ def extract(
     from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.storing import extract as storing
 
-    plain, team, console = _plain(config), team or ALONE, console or Console()
+    plain, team, console = as_plain(config), team or ALONE, console or Console()
     if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):
         plain["features"] = {}
         plain["train_dataloader"] = plain["train_dataloader"] | {"augment": None}
@@ -236,27 +207,31 @@ def extract(
         recipe = runnable(plain, device, training=False)
         return storing.extract(recipe, splits, mend=mend, console=console, team=team)
     except ToolboxError as error:
-        raise _placed(error, config) from error
+        raise placed(error, config) from error
 
 
 def load(
-    checkpoint: str | Path, *, device: str = "auto", precision: str | None = None,
-    overrides: Mapping[str, Any] | None = None, plugins: Sequence[str] = (),
+    name: str | Path, *, device: str = "auto", precision: str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None, plugins: Sequence[str] = (),
 ) -> Encoder:  # fmt: skip
-    """A trained model, ready to encode.
+    """A trained model, or a pretrained backbone as it comes, ready to encode.
 
     No code that comes with a checkpoint is run: of the plugins that it names, installed ones and those in `plugins`
     are used, and no other.
 
-    - `checkpoint`: a checkpoint's folder, or a run's (its best).
-    - `precision`: "fp32", "bf16" or "fp16"; default: that in which its run was evaluated.
+    - `name`: a checkpoint's folder, or a run's (its best); a backbone's id, such as "vits16", or a folder of weights in
+      Hugging Face format; or a recipe, for its backbone. Of a backbone it is the pooled features.
+    - `device`: "auto", "cpu", "cuda:1" ...
+    - `precision`: "fp32", "bf16" or "fp16"; default: that in which its run was evaluated, fp32 for a backbone.
     - `overrides`: changes to the recipe in the checkpoint, e.g. `{"model.backbone.name": "weights/vitb16"}` when the
-      frozen weights have moved.
+      frozen weights have moved; of a backbone to `model`, e.g. `{"model.pool": "mean"}`.
     - `plugins`: local plugins to load, Python files or modules.
-    """
-    from toolbox.engine.saving import checkpoint as checkpoints
 
-    return _encoder(checkpoints.read(checkpoint), overrides, device, plugins, precision)
+    Raises ToolboxError where there is no such model, with the steps to get weights that are not on this machine.
+    """
+    from toolbox.loading import load_encoder
+
+    return load_encoder(str(name), device=device, precision=precision, overrides=overrides or {}, plugins=plugins)
 
 
 def export(
@@ -279,6 +254,7 @@ def export(
     from toolbox.engine.exporting import export as exports
     from toolbox.engine.exporting.onnx_file import check_packages
     from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.loading import open_checkpoint
 
     target = Path(folder).resolve()
     exports.check_target(target, overwrite=overwrite)
@@ -286,67 +262,7 @@ def export(
         check_packages()
     found = checkpoints.read(checkpoint)
     tell(f"Exporting {found.path}, step {found.step}")
-    encoder = _encoder(found, overrides, "cpu", plugins, "fp32")
+    encoder = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
     origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
               "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
     return exports.export(encoder.model, target, origin=origin, merge=merge, onnx=onnx, tell=tell)
-
-
-def _encoder(
-    found: Checkpoint, overrides: Mapping[str, Any] | None, device: str, plugins: Sequence[str], precision: str | None
-) -> Encoder:  # fmt: skip
-    from toolbox.engine.judging.encoder import Encoder
-
-    recipe = changed(found.manifest["recipe"], overrides or {}, plugins, str(found.path))
-    problems = validate(recipe)
-    if problems:
-        raise ToolboxError.of(problems)
-    return Encoder(found, recipe, device=device, precision=precision)
-
-
-def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
-    """The complete recipe. Raises ToolboxError with all its problems."""
-    return _planned(config, device, training=training)[0]
-
-
-def _planned(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> tuple[dict[str, Any], Plan]:
-    """`runnable`, and what the recipe would do."""
-    found = plan(config, data=training, device=device)
-    if found.problems:
-        raise ToolboxError.of(found.problems)
-    recipe = complete(to_dict(config))
-    return _on(recipe | {"load_from": making.start_from(recipe) or recipe["load_from"]}, device), found
-
-
-def _on(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
-    if device is not None:
-        recipe["env_cfg"]["device"] = device
-    return recipe
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain dicts, its local plugins loaded."""
-    recipe = to_dict(config)
-    load_plugins(recipe.get("plugins") or [])
-    return recipe
-
-
-def name_of(config: Mapping[str, Any]) -> str:
-    """A recipe's name: its file's, without the ending."""
-    filename = getattr(config, "filename", None) if not isinstance(config, dict) else None
-    return Path(filename).stem if filename else "run"
-
-
-def _placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
-    return ToolboxError.of(_located(list(error.problems), places_of(config)))
-
-
-def _located(problems: list[Problem], places: Places | None) -> list[Problem]:
-    """Key paths get the file and line of the literal nearest to them."""
-    if places is None:
-        return problems
-    located = []
-    for problem in problems:
-        place = places.find(problem.where) if problem.where else ""
-        located.append(replace(problem, where=f"{place} {problem.where}") if place else problem)
-    return located

@@ -66,12 +66,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     for note in dataset.notes():
         print(note)
     encoder = _load(arguments)
-    known = encoder.class_names
+    known = encoder.classes
     if known is None:
         print("This checkpoint holds no names of classes: labels are their numbers.")
     elif arguments.top and arguments.top > len(known):
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
-    told = f"{arguments.model}, step {encoder.identity['step']}, in {encoder.precision.name}"
+    told = f"{encoder.told}, in {encoder.precision.name}"
     told += f", by {encoder.model.predictor}" if encoder.model.predictor else ""
     print(f"Classifying {len(dataset):,} images of {arguments.images} with {told}", flush=True)
     found = _classified(encoder, dataset, arguments)
@@ -131,7 +131,7 @@ def _classified(encoder: Encoder, dataset: Dataset, arguments: argparse.Namespac
     with progress(len(dataset), "classifying") as advance:
         found = classify(
             encoder.model, dataset, encoder.device, precision=encoder.precision, top=arguments.top or TOP,
-            names=encoder.class_names, batch_size=arguments.batch_size, workers=workers_of(arguments),
+            names=encoder.classes, batch_size=arguments.batch_size, workers=workers_of(arguments),
             skip_bad=arguments.on_bad_item == "skip", progress=advance,
         )  # fmt: skip
     tell_bad(found.bad)

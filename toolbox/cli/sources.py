@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.errors import Problem, ToolboxError
-from toolbox.registry import build, catalog, parameters
+from toolbox.errors import ToolboxError
+from toolbox.loading import kind_of
+from toolbox.registry import build
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset, Model
+    from toolbox.base import Dataset
     from toolbox.engine.judging.embed import Embedded
+    from toolbox.engine.judging.encoder import Encoder
     from toolbox.engine.judging.pictures import Pictures
-    from toolbox.engine.precision import Precision
-    from toolbox.plugin import Device
-
-
-@dataclass
-class Source:
-    """A model that is ready to encode.
-
-    - `precision`: that it encodes in.
-    - `mode`: "predict", or "baseline" for its backbone without a head.
-    - `told`: what it is, for the user.
-    """
-
-    model: Model
-    device: Device
-    precision: Precision
-    mode: str
-    told: str
 
 
 def add_source_arguments(
@@ -56,6 +37,8 @@ def add_source_arguments(
         parser.add_argument(
             "--baseline", action="store_true", help="leave the head out: pooled features of the backbone"
         )
+    else:
+        parser.set_defaults(baseline=False)
     if backbone:
         parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
     else:
@@ -74,102 +57,23 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Source:
+def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Encoder:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
-    from toolbox import api
-    from toolbox.config import changed, complete, load_plugins
-    from toolbox.engine.device import choose_device, set_threads
+    from toolbox.engine.device import set_threads
+    from toolbox.loading import load_encoder
 
-    name, device = arguments.model, arguments.device or "auto"
-    load_plugins(arguments.plugin)
-    set_threads(None)
-    kind = kind_of(name)
+    kind = kind_of(arguments.model)
     if kind != "backbone" and arguments.backbone:
-        raise ToolboxError(f"--backbone says what an id means, and {name} is a {kind}.", hint="Leave it out.")
-    if kind == "checkpoint":
-        encoder = api.load(
-            name, device=device, overrides=overrides, plugins=arguments.plugin, precision=arguments.precision
+        raise ToolboxError(
+            f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
         )
-        set_threads((encoder.recipe.get("env_cfg") or {}).get("threads"))
-        told = f"{name}, step {encoder.identity['step']}"
-        if arguments.baseline:
-            return Source(encoder.model, encoder.device, encoder.precision, "baseline", f"{told}, without its head")
-        return Source(encoder.model, encoder.device, encoder.precision, "predict", told)
-    if kind == "recipe":
-        recipe = api.runnable(api.load_config(name, overrides, arguments.plugin), arguments.device, training=False)
-        told = f"{name}, zero-shot: pooled features of its backbone"
-        return _zero_shot(recipe, choose_device(recipe["env_cfg"]["device"]), told, arguments.precision)
-    component = arguments.backbone or component_of(name)
-    given = {"type": "core.Embedder", "backbone": {"type": component, "name": name}}
-    bare = complete(changed({"model": given}, overrides))
-    told = f"{component} {name}, zero-shot, pool '{_pool(bare)}'"
-    return _zero_shot(bare, choose_device(device), told, arguments.precision)
-
-
-def _zero_shot(recipe: dict[str, Any], device: Device, told: str, precision: str | None) -> Source:
-    import torch
-
-    from toolbox.engine.assemble import build_model
-    from toolbox.engine.device import limit_images
-    from toolbox.engine.precision import eval_precision
-    from toolbox.engine.saving import checkpoint as checkpoints
-
-    limit_images(recipe)
-    found = checkpoints.start_of(recipe)
-    classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
-    model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
-    how = eval_precision(recipe, device, precision)
-    return Source(model.to(torch.device(str(device))).eval(), device, how, "baseline", told)
-
-
-def _pool(recipe: dict[str, Any]) -> str:
-    pool = recipe["model"].get("pool", "cls")
-    return pool if isinstance(pool, str) else pool.get("type", "?")
-
-
-def kind_of(name: str) -> str:
-    """Whether a command's argument means a "checkpoint", a "recipe", or a "backbone" by its id or folder.
-
-    Raises ToolboxError for a run that is not there, beside others: any other path might be the id of a backbone.
-    """
-    path = Path(name)
-    if not path.exists() and path.suffix != ".py" and path.parent.is_dir():
-        runs = sorted(file.parent.name for file in path.parent.glob("*/config.py"))
-        if runs and len(path.parts) > 1:
-            near = difflib.get_close_matches(path.name, runs, n=1) or runs
-            raise ToolboxError(f"{name} does not exist.", hint=f"In {path.parent} there is, e.g., {near[0]}.")
-    if path.is_dir():
-        ours = any((path / inner / "manifest.json").is_file() for inner in ("", "best", "last"))
-        return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"
-    namespace, colon, _ = name.partition(":")
-    shipped = bool(colon) and namespace in {plugin.namespace for plugin in catalog().plugins}
-    return "recipe" if shipped or path.suffix == ".py" or path.is_file() else "backbone"
-
-
-def component_of(name: str) -> str:
-    """The first backbone component that takes `name`: those of plugins first, the built-in ones last.
-
-    Raises ToolboxError with what each of them says when none does.
-    """
-    import torch
-
-    said: list[tuple[str, Problem]] = []
-    for entry in sorted(catalog().find("backbone"), key=lambda entry: entry.namespace == "core"):
-        if entry.missing:
-            continue
-        try:
-            known = {parameter.name: parameter for parameter in parameters(catalog().resolve(entry.fullname))}
-            if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
-                continue
-            with torch.device("meta"):
-                backbone = build({"type": entry.fullname, "name": name}, "backbone", where=entry.fullname)
-        except ToolboxError as error:
-            said.append((entry.fullname, error.problems[0]))
-            continue
-        if backbone.modality == "image":
-            return entry.fullname
-    hint = " ".join(f"{entry}: {problem.message}" for entry, problem in said)
-    raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
+    set_threads(None)
+    encoder = load_encoder(
+        arguments.model, device=arguments.device, precision=arguments.precision, overrides=overrides,
+        plugins=arguments.plugin, backbone=arguments.backbone, baseline=arguments.baseline,
+    )  # fmt: skip
+    set_threads((encoder.recipe.get("env_cfg") or {}).get("threads"))
+    return encoder
 
 
 def split_of(recipe: dict[str, Any], split: str) -> Dataset:
@@ -197,7 +101,7 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
     raise ToolboxError(f"--split names data of a recipe or a checkpoint, and '{name}' is neither.")
 
 
-def run(source: Source, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
+def run(source: Encoder, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
     """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
     from toolbox.engine.judging.embed import embed
 

@@ -1,0 +1,162 @@
+"""`toolbox.load` and what it returns: names of models, kinds of images, what it says of itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import toolbox
+from toolbox.errors import ToolboxError
+from toolbox.loading import load_encoder
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["train_cfg.max_steps=2", "env_cfg.device=cpu", "evaluate_features=False", "evaluate_before=False"]
+TINY_VIT = ["model.backbone.arch=dict(hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,"
+            "image_size=32,patch_size=16)"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from toolbox.config import load_config
+    from toolbox.registry import add_local, catalog
+
+    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+        add_local([str(ROOT / "tests/toy_plugin.py")])
+    folder = tmp_path_factory.mktemp("encoder") / "run"
+    toolbox.train(load_config(ROOT / "tests/toy_recipe.py", SHORT), work_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(run):
+    return toolbox.load(run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
+
+
+def test_each_kind_of_image_is_the_same_image(encoder, pixels, tmp_path):
+    pictures = [Image.fromarray(one) for one in pixels]
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    expected = encoder.encode_image(pictures)
+    assert expected.shape == (3, encoder.dim) == (3, 8)
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    names, mixed = [str(path) for path in paths], [pictures[0], pixels[1], tensor[2]]
+    for images in (paths, names, np.array(names), pixels, list(pixels), tensor, list(tensor), iter(pictures), mixed):
+        assert torch.equal(encoder.encode_image(images), expected)
+    for one in (pictures[0], paths[0], str(paths[0]), pixels[0], tensor[0]):
+        assert torch.allclose(encoder.encode_image(one), expected[:1], atol=1e-6)
+    gray = pixels[0, :, :, 0]
+    for image in (gray, gray[..., None], torch.from_numpy(gray)[None]):
+        assert torch.equal(encoder.encode_image(image), encoder.encode_image(Image.fromarray(gray)))
+    opaque = np.concatenate([pixels[0], np.full((20, 24, 1), 255, np.uint8)], axis=2)
+    assert torch.allclose(encoder.encode_image(opaque), expected[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        ([], "the list is empty"),
+        ((), "the list is empty"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "the list is empty"),
+        (None, "A NoneType is no image"),
+        (3, "A int is no image"),
+        ({"a": 1}, "A dict is no image"),
+        ([None], "Image 0 is a NoneType"),
+        (np.zeros((3, 8, 9), np.uint8), r"Image 0 has shape \(3, 8, 9\) and uint8: an array is \(H, W, 3\)"),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), r"shape \(8, 9, 3\).*a tensor is \(3, H, W\)"),
+        ([np.zeros((8, 8, 3))], r"float64: an array is \(H, W, 3\), of uint8"),
+        ([torch.zeros(3, 8, 8)], "float32"),
+        ([torch.zeros(3, 0, 8, dtype=torch.uint8)], "shape"),
+        (Path(__file__).parent, "is a folder, and an encoder takes images"),
+    ],
+)
+def test_what_is_no_image_is_named(encoder, images, said):
+    with pytest.raises(ToolboxError, match=said):
+        encoder.encode_image(images)
+
+
+def test_it_says_what_it_is(encoder, run):
+    text = repr(encoder)
+    for part in ("Patches", "dim=8", "step=2", "classes=16", "device=cpu", "precision=fp32", str(run)):
+        assert part in text
+    assert encoder.classes[:2] == ["class 0", "class 1"]
+    assert encoder.step == 2
+
+
+def test_progress_is_shown_where_it_is_asked_for(encoder, pixels, capsys):
+    encoder.encode_image(pixels, batch_size=2)
+    assert capsys.readouterr() == ("", "")
+    encoder.encode_image(pixels, batch_size=2, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_a_backbone_is_loaded_by_its_folder(tmp_path, pixels):
+    """As `embed` does it: the pooled features of the weights as they come."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+
+    torch.manual_seed(0)
+    net = DINOv3ViTModel(
+        DINOv3ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    )  # fmt: skip
+    net.save_pretrained(tmp_path / "weights")
+    (tmp_path / "weights" / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "DINOv3ViTImageProcessorFast", "image_mean": [0.485, 0.456, 0.406],'
+        ' "image_std": [0.229, 0.224, 0.225], "size": {"height": 32, "width": 32}, "resample": 2}'
+    )
+    found = toolbox.load(tmp_path / "weights", device="cpu", overrides={"model.backbone.size": 32})
+    assert (found.mode, found.dim, found.classes, found.step) == ("baseline", 16, None, None)
+    assert found.encode_image(pixels).shape == (3, 16)
+    assert "ViT" in repr(found)
+    with pytest.raises(ToolboxError, match="no logits"):
+        found.classify(pixels)
+    both = toolbox.load(tmp_path / "weights", device="cpu", overrides=["model.backbone.size=32", "model.pool=cls+mean"])
+    assert both.dim == 32
+
+
+def test_an_id_without_its_weights_says_the_steps(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ToolboxError, match=r"not on this machine.*HF_HUB_OFFLINE(.|\n)*hf download"):
+        toolbox.load("vits16")
+
+
+@pytest.mark.parametrize("name", ["work_dirs/absent", "no-such-backbone", "configs/absent.py"])
+def test_a_name_that_means_nothing_is_told(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ToolboxError, match=r"no checkpoint, no recipe|no such recipe|does not exist") as caught:
+        toolbox.load(name)
+    assert name in str(caught.value)
+
+
+def test_a_recipe_is_its_backbone_as_it_comes(run, pixels):
+    found = load_encoder(str(ROOT / "tests/toy_recipe.py"), overrides=["env_cfg.device=cpu"])
+    assert (found.mode, found.dim) == ("baseline", 16)
+    headless = load_encoder(str(run), device="cpu", baseline=True)
+    assert (headless.mode, headless.dim) == ("baseline", 16)
+    assert "without its head" in repr(headless)
+
+
+def test_the_version_is_there_and_costs_nothing():
+    code = "import sys, toolbox; before = set(sys.modules); print('importlib.metadata' in before, toolbox.__version__)"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    early, version = done.stdout.split()
+    assert early == "False"
+    from importlib.metadata import version as installed
+
+    assert version == installed("vision-encoder-toolbox") == toolbox.__version__
+    assert "__version__" in dir(toolbox)

@@ -1,0 +1,90 @@
+"""A recipe made ready to run: complete, its local plugins loaded, and all that is wrong with it found first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolbox import making
+from toolbox.config import complete, load_plugins, places_of, to_dict, validate
+from toolbox.config.places import Places
+from toolbox.errors import Problem, ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.checking.plan import Plan
+
+
+def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None) -> Plan:
+    """What a recipe would do: its problems, table of parts, length and memory; `device` replaces the recipe's."""
+    from toolbox.engine.checking.inspect import inspect
+    from toolbox.engine.checking.plan import Plan
+
+    recipe, places = as_plain(config), places_of(config)
+    found = Plan(problems=validate(recipe))
+    if not found.problems:
+        try:
+            start = making.start_from(recipe)
+            found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
+        except ToolboxError as error:
+            found.problems += error.problems
+        else:
+            if start is None and recipe.get("load_from"):
+                found.notes.append(f"{recipe['load_from']} is trained first.")
+    if found.problems:
+        found.problems += [
+            Problem(f"{given['out']} is not there yet.", f"prepare.{index}.out", "tools/train.py writes it first.")
+            for index, given in enumerate(recipe.get("prepare") or [])
+            if isinstance(given, dict) and isinstance(given.get("out"), str) and not Path(given["out"]).exists()
+        ]
+    found.problems = located(found.problems, places)
+    return found
+
+
+def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
+    """The complete recipe. Raises ToolboxError with all its problems."""
+    return planned(config, device, training=training)[0]
+
+
+def planned(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> tuple[dict[str, Any], Plan]:
+    """`runnable`, and what the recipe would do."""
+    found = plan(config, data=training, device=device)
+    if found.problems:
+        raise ToolboxError.of(found.problems)
+    recipe = complete(to_dict(config))
+    return on_device(recipe | {"load_from": making.start_from(recipe) or recipe["load_from"]}, device), found
+
+
+def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
+    if device is not None:
+        recipe["env_cfg"]["device"] = device
+    return recipe
+
+
+def as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as plain dicts, its local plugins loaded."""
+    recipe = to_dict(config)
+    load_plugins(recipe.get("plugins") or [])
+    return recipe
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """A recipe's name: its file's, without the ending."""
+    filename = getattr(config, "filename", None) if not isinstance(config, dict) else None
+    return Path(filename).stem if filename else "run"
+
+
+def placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
+    return ToolboxError.of(located(list(error.problems), places_of(config)))
+
+
+def located(problems: list[Problem], places: Places | None) -> list[Problem]:
+    """Key paths get the file and line of the literal nearest to them."""
+    if places is None:
+        return problems
+    located = []
+    for problem in problems:
+        place = places.find(problem.where) if problem.where else ""
+        located.append(replace(problem, where=f"{place} {problem.where}") if place else problem)
+    return located
