@@ -337,7 +337,7 @@ def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monke
 
 
 def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ToolboxError("no")
 
     monkeypatch.setattr("toolbox.engine.judging.evaluation.evaluate", fail)

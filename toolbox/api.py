@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import making
-from toolbox.config import complete, dump, load_config, places_of, validate
+from toolbox.config import changed, complete, dump, load_config, places_of, to_dict, validate  # noqa: F401
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import as_plain, located, name_of, on_device, placed, plan, planned, runnable
 from toolbox.registry import Entry, catalog, provenance
