@@ -33,6 +33,7 @@ from toolbox.base.pool import Pool
 from toolbox.base.quantize import Quantize
 from toolbox.base.run import Run
 from toolbox.base.sampler import Sampler
+from toolbox.base.splits import split_by_hash
 from toolbox.base.tune import Tune
 
 __all__ = [
@@ -42,5 +43,5 @@ __all__ = [
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "find_images", "find_similar_labels",
     "gather", "gather_rows", "image_suffixes", "l2_normalize", "last_token", "mean_tokens", "new_file", "read_image",
-    "read_label", "set_max_image_pixels", "unreachable", "without_autocast", "world",
+    "read_label", "set_max_image_pixels", "split_by_hash", "unreachable", "without_autocast", "world",
 ]  # fmt: skip

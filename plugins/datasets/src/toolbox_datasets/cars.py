@@ -29,7 +29,8 @@ class Cars(Listed):
       196 folders of images, or train/ and test/ with these; classes are then numbered by their names.
     - `split`: "trainval" is the first 98 classes, which "train" and "val" divide; "test" is the last 98. The division
       into train/ and test/, made for classification, is not looked at.
-    - `val_share`: share of the training classes that "val" gets, 0.1 by default: every tenth.
+    - `val_share`: about the share of the training classes that "val" gets, 0.1 by default; which ones depends on
+      their numbers alone.
 
     A sample holds "image", "label", "id" (the path) and "path". `classes` are the folders' names, else the numbers;
     there are no groups. The list is read on first use: OSError or ValueError then tells what is wrong with it. Raises

@@ -112,6 +112,10 @@ class CIFAR10(Classified):
                 )
         return np.concatenate([records[:, 0] for records in files]).astype(np.int64)
 
+    def part_keys(self) -> Sequence[str]:
+        files = zip(FILES[self.part], self.records, strict=True)
+        return [f"{name}/{row}" for name, records in files for row in range(len(records))]
+
     @cached_property
     def starts(self) -> np.ndarray:
         """Index of the first image of each file of the part."""

@@ -154,11 +154,6 @@ def _refuse_several(top: Path, names: list[str]) -> None:
             )
 
 
-def relative_to_class(path: str, base: str) -> str:
-    """A path below `base` without it, composed (NFC): the class and what is in it, wherever the classes lie."""
-    return composed(path.removeprefix(base))
-
-
 def only_case_differs(names: Collection[str]) -> list[str]:
     """Those of `names` that another one is spelled like in other letters, upper and lower."""
     spelled: dict[str, list[str]] = {}

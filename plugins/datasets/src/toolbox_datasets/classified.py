@@ -11,7 +11,8 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image
+from toolbox.base import Dataset, Sample, read_image, split_by_hash
+from toolbox.base.image_files import composed
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
 from toolbox_datasets.files import listing, missing_files
@@ -20,9 +21,9 @@ from toolbox_datasets.files import listing, missing_files
 class Classified(Dataset):
     """Labelled images in parts of their own ("train", maybe "val" and "test"), and the splits made of them.
 
-    A split is the part of its name. Where the data have no "val", it is `val_share` of the training images, "train" the
-    others; "test" likewise with `test_share`, where that is not 0. `ratio` or `shots` then thin the split out. Both
-    take the same share of each class, and both are drawn with `seed` (`toolbox_datasets.subsets`).
+    A split is the part of its name. Where the data have no "val", it is about `val_share` of the training images of
+    each class, "train" the others; "test" likewise with `test_share`, where that is not 0. `ratio` or `shots` then thin
+    the split out. Both depend on `seed` and on what an image is called (`part_keys`), not on which others there are.
 
     Subclasses say which parts there are, how they are labelled and how an item is read.
 
@@ -82,13 +83,19 @@ class Classified(Dataset):
         """(N,) labels of all images of `part`."""
         return self.part_labels(self.part)
 
+    def part_keys(self) -> Sequence[str]:
+        """What each image of `part` is called, whichever others there are; by default its row, counted from the first.
+
+        Rows that are added go to the end, then.
+        """
+        return [f"{self.part}/{row}" for row in range(len(self.whole))]
+
     @cached_property
     def own(self) -> np.ndarray:
         """Indices into `part` of the whole split, before `ratio` or `shots`. Raises ValueError if nothing is in it."""
         if self.part == "train" and self.carved:
-            drawn = subsets.lots(len(self.whole), self.seed)
             shares = {f"{name}_share": self.carved.get(name, 0) for name in ("val", "test")}
-            found = subsets.divided(self.whole, drawn, self.split, **shares)
+            found = split_by_hash(self.part_keys(), **shares, seed=self.seed, labels=self.whole)[self.split]
         else:
             found = np.arange(len(self.whole))
         if not len(found):
@@ -98,9 +105,12 @@ class Classified(Dataset):
     @cached_property
     def indices(self) -> np.ndarray:
         """Which images of `part` the split holds, in their order."""
-        drawn = subsets.lots(len(self.whole), self.seed)[self.own]
+        if self.shots is None and self.ratio == 1:
+            return self.own
+        keys, labels = self.part_keys(), self.whole[self.own]
+        keys = [keys[index] for index in self.own.tolist()]
         try:
-            return self.own[subsets.thinned(self.whole[self.own], drawn, self.ratio, self.shots, self.classes)]
+            return self.own[subsets.thinned(labels, keys, self.ratio, self.shots, self.seed, self.classes)]
         except ValueError as error:
             raise ValueError(f"{self.place()}, '{self.split}': {error}") from None
 
@@ -116,14 +126,14 @@ class Classified(Dataset):
         notes = []
         own, whole = len(self.own), len(self.whole)
         if own < whole:
-            others = " and ".join(f"'{name}' ({share:g})" for name, share in self.carved.items())
+            others = " and ".join(f"'{name}' (about {share:g})" for name, share in self.carved.items())
             notes.append(
                 f"{self.place()} has no {' and no '.join(map(repr, self.carved))}: of its {whole:,} training images "
-                f"{others} is carved with seed {self.seed}, and '{self.split}' holds {own:,}"
+                f"{others} is carved with seed {self.seed}, and '{self.split}' holds {own:,} ({own / whole:.1%})"
             )
         notes += subsets.notes_of(
             self.whole, 1 + len(self.carved) if own < whole else 1, self.split, own=own, kept=len(self),
-            ratio=self.ratio, shots=self.shots, seed=self.seed,
+            ratio=self.ratio, shots=self.shots, seed=self.seed, classes=self.classes,
         )  # fmt: skip
         absent = len(self.classes) - len(np.unique(self.whole[self.indices]))
         if absent:
@@ -133,13 +143,13 @@ class Classified(Dataset):
     def check(self) -> list[Problem]:
         """Data that are missing, malformed or incomplete, a split that holds nothing, a single class."""
         try:
-            problems = self.missing()
+            problems, classes = self.missing(), self.classes
         except OSError as error:
             return [Problem(f"{str(error).rstrip('.')}.", "", self.how_to_get(self.place()))]
         except ValueError as error:
             return [Problem(str(error))]
-        if not problems and len(self.classes) < 2:
-            names = ", ".join(map(repr, self.classes)) or "none"
+        if not problems and len(classes) < 2:
+            names = ", ".join(map(repr, classes)) or "none"
             return [Problem(f"{self.place()} has fewer than two classes ({names}): there is nothing to tell apart.")]
         return problems
 
@@ -212,6 +222,9 @@ class Pictures(Classified):
     def part_pictures(self) -> list[Picture]:
         """The images of `part`."""
         return self.pictures(self.part)
+
+    def part_keys(self) -> Sequence[str]:
+        return [composed(path.partition("/")[2]) for path, _ in self.part_pictures]  # below train/ or images/
 
     def part_labels(self, part: str) -> np.ndarray:
         found = self.part_pictures if part == self.part else self.pictures(part)

@@ -20,7 +20,8 @@ class CUB(Listed):
     - `root`: the folder that holds images.txt, image_class_labels.txt and images/, or CUB_200_2011/ with them.
     - `split`: "trainval" is the first 100 classes, which "train" and "val" divide; "test" is the last 100. The file
       train_test_split.txt, made for classification, is not looked at.
-    - `val_share`: share of the training classes that "val" gets, 0.1 by default: every tenth.
+    - `val_share`: about the share of the training classes that "val" gets, 0.1 by default; which ones depends on
+      their numbers alone.
 
     A sample holds "image", "label", "id" (the image's number) and "path". `classes` are folder names such as
     "001.Black_footed_Albatross"; there are no groups. The lists are read on first use: OSError or ValueError then tells

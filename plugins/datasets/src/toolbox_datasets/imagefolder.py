@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image
+from toolbox.base import Dataset, Sample, read_image, split_by_hash
 from toolbox.base.image_files import ImageFiles, composed, listed_endings
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
@@ -24,7 +23,7 @@ from toolbox_datasets.class_folders import (
     only_case_differs,
 )
 from toolbox_datasets.files import listing
-from toolbox_datasets.splits import LEAST, held_out, require_share, without
+from toolbox_datasets.splits import LEAST, require_share
 
 SPLITS = ("train", "val", "test")
 
@@ -35,18 +34,20 @@ class ImageFolder(Dataset):
     - `root`: the folder, or one that holds nothing but it. If train/, val/ or test/ in it hold folders themselves,
       these are the splits. They may also be called training; valid, validation or dev; testing; in any case.
     - `split`: which one; "all" is everything.
-    - `val_share`, `test_share`: without such folders, the shares that "val" and "test" get, at least 2 classes, or an
-      image of each class.
+    - `val_share`, `test_share`: without such folders, about the shares that "val" and "test" get, at least 2 classes,
+      or an image of each class.
     - `extensions`: what counts as an image, upper or lower case; None for all that Pillow can open
       (`toolbox.base.image_suffixes`).
     - `divide`: what these are shares of: "classes", as retrieval needs it, so that no class is in two splits, or
       "images" of each class, to classify, so that every class is in all splits.
-    - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
-    - `seed`: of the images that are carved or taken. "train" and "val" must be given the same shares and `seed`.
+    - `ratio`: about the share of each class of the split that is taken; `shots`: this many images of each class
+      instead.
+    - `seed`: of what is carved and taken. "train" and "val" must be given the same shares and `seed`.
 
-    Divided by classes, "test" gets evenly spaced ones of all, "val" of the others, in natural order, the same in every
-    run. Divided by images, train/ alone is enough of folders to carve "val" from. A split whose classes all occur in
-    train/ takes its labels from there, so they mean the same in both.
+    Which split a class or an image is in depends on its own name and `seed` alone (`toolbox.base.split_by_hash`):
+    pictures and classes that are added move no other from "train" into "val" or "test". A class with fewer images than
+    splits is in "train" alone until it grows. Divided by images, train/ alone is enough of folders to carve "val" from.
+    A split whose classes all occur in train/ takes its labels from there, so they mean the same in both.
 
     Classes and files are in natural order (2 before 10). Each file is read once, whatever links lead to it;
     hidden files and folders are passed over, and those of the system (@eaDir, __MACOSX; `toolbox.base.image_files`). A
@@ -92,35 +93,31 @@ class ImageFolder(Dataset):
         """Which of "train", "val" and "test" have folders of their own; none if `root` itself holds the classes."""
         return list(self.layout.splits)
 
-    def listing_of(self, split: str | None = None) -> Listing:
-        """The images of a split's folder, or of all classes where there are no such folders."""
-        folder = Path(self.root) / self.layout.base / (self.layout.splits[split] if split else "")
-        return list_classes(Path(self.root), folder, self.extensions)
+    @cached_property
+    def parts(self) -> list[str]:
+        """The folders below `root` that hold the classes of the split. Raises ValueError if it has none."""
+        splits = self.layout.splits
+        wanted = list(splits) if self.split == "all" else ["train" if self.carved else self.split]
+        if splits and not set(wanted) <= set(splits):
+            raise ValueError(
+                f"{Path(self.root) / self.layout.base} has {', '.join(f'{name}/' for name in splits.values())} but no "
+                f"{self.split}/ with class folders: make one, or choose another split"
+            )
+        return [f"{self.layout.base}{splits[name]}/" for name in wanted] if splits else [self.layout.base]
+
+    @cached_property
+    def undivided(self) -> Listing:
+        """The images of all classes that this split is drawn from."""
+        root = Path(self.root)
+        return merged([list_classes(root, root / part, self.extensions) for part in self.parts])
 
     @cached_property
     def listing(self) -> Listing:
-        """The images of this split. Raises ValueError if `root` has split folders, but not this one."""
-        if not self.split_folders:
-            listing = self.listing_of()
-            names = list(listing.files) if self.divide == "images" else self.divided(list(listing.files))
-            return listing._replace(files={name: listing.files[name] for name in names})
-        own = "train" if self.carved and self.split != "all" else self.split
-        names = self.split_folders if self.split == "all" else [own]
-        if not set(names) <= set(self.split_folders):
-            there = ", ".join(f"{name}/" for name in self.layout.splits.values())
-            raise ValueError(
-                f"{Path(self.root) / self.layout.base} has {there} but no {self.split}/ with class folders: make one, "
-                "or choose another split"
-            )
-        if len(names) == 1:
-            return self.listing_of(own)
-        parts = [self.listing_of(name) for name in names]
-        files: dict[str, list[str]] = {}
-        for part in parts:
-            for class_name, paths in part.files.items():
-                files.setdefault(class_name, []).extend(paths)
-        images = ImageFiles((), sum((part.ignored for part in parts), Counter()), sum(p.images.repeated for p in parts))
-        return Listing({name: files[name] for name in sorted(files, key=natural)}, images, sum(p.loose for p in parts))
+        """The images of this split's classes. Raises ValueError if `root` has split folders, but not this one."""
+        found = self.undivided
+        if self.split_folders or self.divide == "images":
+            return found
+        return found._replace(files={name: found.files[name] for name in self.divided(list(found.files))})
 
     @cached_property
     def carved(self) -> dict[str, float]:
@@ -142,16 +139,8 @@ class ImageFolder(Dataset):
                 f"share no class take {3 * LEAST}, {LEAST} each: make train/, val/ and test/ in it with class folders "
                 "each. These may share classes, with other images"
             )
-        test = spread(len(names), self.test_share)
-        rest = without(range(len(names)), test)
-        share_of_rest = Fraction(str(self.val_share)) / (1 - Fraction(str(self.test_share)))
-        val = [rest[index] for index in spread(len(rest), share_of_rest)]
-        chosen = {"test": test, "val": val, "train": without(rest, val)}[self.split]
-        if len(chosen) < min(LEAST, len(names)):
-            raise ValueError(
-                f"{self.root}: val_share ({self.val_share}) and test_share ({self.test_share}) leave {len(chosen)} of "
-                f"{len(names)} classes for '{self.split}': choose smaller shares, or make train/, val/, test/ folders"
-            )
+        shares = {"val_share": self.val_share, "test_share": self.test_share}
+        chosen = split_by_hash(names, **shares, seed=self.seed, least=LEAST)[self.split]
         return [names[index] for index in chosen]
 
     @cached_property
@@ -174,20 +163,27 @@ class ImageFolder(Dataset):
         """Indices into `whole` of the split's own images, before `ratio` or `shots`."""
         if not self.carved:
             return list(range(len(self.whole)))
+        shares = {f"{name}_share": self.carved.get(name, 0) for name in ("val", "test")}
         labels = np.array([label for _, label in self.whole], dtype=np.int64)
-        shares = {f"{name}_share": share for name, share in self.carved.items()}
-        return subsets.divided(labels, subsets.lots(len(labels), self.seed), self.split, **shares).tolist()
+        return split_by_hash(self.keys_of(self.whole), **shares, seed=self.seed, labels=labels)[self.split].tolist()
+
+    def keys_of(self, items: list[tuple[str, int]]) -> list[str]:
+        """What images are called in their class, wherever the classes lie."""
+        folder = self.parts[0] if len(self.parts) == 1 else self.layout.base
+        return [composed(path.removeprefix(folder)) for path, _ in items]
 
     @cached_property
     def items(self) -> list[tuple[str, int]]:
         """(path relative to `root`, label) of each image of the split."""
-        labels = np.array([self.whole[index][1] for index in self.own], dtype=np.int64)
-        drawn = subsets.lots(len(self.whole), self.seed)[self.own]
+        own = [self.whole[index] for index in self.own]
+        if self.shots is None and self.ratio == 1:
+            return own
+        labels = np.array([label for _, label in own], dtype=np.int64)
         try:
-            kept = subsets.thinned(labels, drawn, self.ratio, self.shots, self.classes)
+            kept = subsets.thinned(labels, self.keys_of(own), self.ratio, self.shots, self.seed, self.classes)
         except ValueError as error:
             raise ValueError(f"{self.root}, '{self.split}': {error}") from None
-        return [self.whole[self.own[place]] for place in kept]
+        return [own[place] for place in kept.tolist()]
 
     @cached_property
     def labels(self) -> list[int]:
@@ -211,15 +207,21 @@ class ImageFolder(Dataset):
             notes.append(f"{self.listing.loose:,} images of {self.root} lie in no class folder and are left out")
         if alike := only_case_differs(self.listing.files):
             notes.append(f"classes that differ only in upper and lower case: {listing(alike)}")
-        if self.carved:
-            shares = ", ".join(f"'{name}' {share:g}" for name, share in self.carved.items())
+        if self.split != "all" and not self.split_folders and self.divide == "classes":
             notes.append(
-                f"{self.root}: the images of each class are divided ({shares}, seed {self.seed}); '{self.split}' has "
-                f"{len(self.own):,} of {len(self.whole):,}"
+                f"{self.root}: the classes are divided by their names ('val' about {self.val_share:g}, 'test' about "
+                f"{self.test_share:g}, seed {self.seed}); '{self.split}' has {len(self.listing.files):,} of "
+                f"{len(self.undivided.files):,}"
+            )
+        if self.carved:
+            shares = ", ".join(f"'{name}' about {share:g}" for name, share in self.carved.items())
+            notes.append(
+                f"{self.root}: the images of each class are divided by their names ({shares}, seed {self.seed}); "
+                f"'{self.split}' has {len(self.own):,} of {len(self.whole):,} ({len(self.own) / len(self.whole):.1%})"
             )
         return notes + subsets.notes_of(
             np.array([label for _, label in self.whole], dtype=np.int64), 1 + len(self.carved), self.split,
-            own=len(self.own), kept=len(self), ratio=self.ratio, shots=self.shots, seed=self.seed,
+            own=len(self.own), kept=len(self), ratio=self.ratio, shots=self.shots, seed=self.seed, classes=self.classes,
         )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
@@ -276,7 +278,15 @@ class ImageFolder(Dataset):
         return f"{out} is readable: " + ", ".join(findings)
 
 
-def spread(count: int, share: float | Fraction) -> list[int]:
-    """Indices of `share` of `count` classes, evenly spaced, and of at least `LEAST` of them."""
-    found = held_out(count, share)
-    return found if len(found) >= LEAST or not count else held_out(count, Fraction(LEAST, count))
+def merged(listings: list[Listing]) -> Listing:
+    """What several folders hold, class by class."""
+    if len(listings) == 1:
+        return listings[0]
+    files: dict[str, list[str]] = {}
+    for one in listings:
+        for name, paths in one.files.items():
+            files.setdefault(name, []).extend(paths)
+    ignored = sum((one.ignored for one in listings), Counter())
+    images = ImageFiles((), ignored, sum(one.images.repeated for one in listings))
+    ordered = {name: files[name] for name in sorted(files, key=natural)}
+    return Listing(ordered, images, sum(one.loose for one in listings))

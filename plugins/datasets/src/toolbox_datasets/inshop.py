@@ -24,8 +24,8 @@ class InShop(Listed):
 
     A sample holds "image", "label", "id" (the path in the list), "path", "group" such as "WOMEN/Dresses", and in the
     test "role": "query" or "gallery". Queries are then compared with the gallery only; in "val", which has no roles,
-    each image is a query against all others. "val" gets evenly spaced classes in the order of group and item, the same
-    in every run. `classes` are the item ids. The list is read on first use: OSError or ValueError then tells what is
+    each image is a query against all others. Which classes "val" gets depends on their own ids, the same in every run.
+    `classes` are the item ids. The list is read on first use: OSError or ValueError then tells what is
     wrong with it. Raises ValueError for an unknown split or a share outside (0, 1).
     """
 

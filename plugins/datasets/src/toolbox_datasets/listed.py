@@ -33,6 +33,9 @@ class Item(NamedTuple):
 class Listed(Dataset):
     """A benchmark whose "test" has other classes than its "trainval", which "train" and "val" divide by classes.
 
+    "val" gets about `val_share` of the classes, at least two. Which ones depends on their own ids
+    (`toolbox.base.split_by_hash`), so classes that are added move no other.
+
     Subclasses say how the list is read (`read`), how a class is called (`name_of`) and how one gets the dataset.
 
     - `published`: {"train" or "test": (images, classes)} as published, "train" being all but the test.
@@ -71,11 +74,8 @@ class Listed(Dataset):
         items = self.read("test" if self.split == "test" else "train")
         if self.split in ("trainval", "test"):
             return items
-        group_of: dict[int | str, str] = {}
-        for item in items:
-            group_of.setdefault(item.class_id, item.group)
-        ordered = [class_id for _, class_id in sorted((group, class_id) for class_id, group in group_of.items())]
-        wanted = set(carve(ordered, self.val_share, self.split, self.root))
+        ids = list(dict.fromkeys(item.class_id for item in items))
+        wanted = {ids[index] for index in carve(ids, self.val_share, self.split, self.root)}
         return [item for item in items if item.class_id in wanted]
 
     @cached_property

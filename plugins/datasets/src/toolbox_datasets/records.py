@@ -47,7 +47,9 @@ class Records(Dataset):
     several samples), "label" and "id" (the line). Without labels, samples that share an image or a text form a class,
     for "m2i" and "m2t" those that share the whole query or a positive. Negatives are not read.
 
-    "val" gets evenly spaced classes in the order of group and label, the same in every run, and no class is in both.
+    "val" gets about `val_share` of the classes, at least two, and no class is in both. Which ones depends on their own
+    names (`toolbox.base.split_by_hash`): a label; without labels the first image of a class, or the first line of one.
+    So records that are added at the end move no class, unless they join two.
     The file is read on first use: OSError or ValueError then tells what is wrong, with the line. `notes` counts what is
     odd. Raises ValueError for an unknown mode, split or field, an ending it cannot read, and a share outside (0, 1).
     """

@@ -242,19 +242,14 @@ def with_lone(
 
 
 def divided(index: Index, split: str, share: float, source: Path) -> Index:
-    """The part of "train" or "val": `share` of the classes are held out, evenly spaced, sorted by group and name.
+    """The part of "train" or "val": about `share` of the classes are held out, by their names.
 
     An image that is a negative only belongs where a record of "train" names it, else to "val". Negatives that lie in
     the other part are left out of their records; a note counts them.
     """
     pairs = int(index.labels[index.paired].max()) + 1  # classes of negatives only come after these
-    first = np.zeros(pairs, dtype=np.int64)
-    members = np.flatnonzero(index.paired)[::-1]
-    first[index.labels[members]] = members
-    group = [index.groups[i] for i in first.tolist()] if index.groups else [""] * pairs
-    ordered = sorted(range(pairs), key=lambda label: (group[label], label))
     wanted = np.zeros(len(index.classes), dtype=bool)
-    wanted[carve(ordered, share, split, source)] = True
+    wanted[carve(index.classes[:pairs], share, split, source)] = True
     keep, relations = wanted[index.labels], index.relations
     chosen, values = keep[relations.query], relations.negatives.values
     # where a record of "train" names a lone negative, this is no image of "val"

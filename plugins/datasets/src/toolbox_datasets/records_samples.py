@@ -130,12 +130,9 @@ class Keys:
 
 
 def divided(samples: Samples, split: str, share: float, source: Path) -> Samples:
-    """The part of "train" or "val": `share` of the classes are held out, evenly spaced, sorted by group and name."""
-    first = dict(zip(samples.labels[::-1].tolist(), range(len(samples.labels) - 1, -1, -1), strict=True))
-    group = {label: samples.groups[at] if samples.groups else "" for label, at in first.items()}
-    ordered = sorted(range(len(samples.classes)), key=lambda label: (group[label], label))
-    wanted = np.zeros(len(ordered), dtype=bool)
-    wanted[carve(ordered, share, split, source)] = True
+    """The part of "train" or "val": about `share` of the classes are held out, by their names."""
+    wanted = np.zeros(len(samples.classes), dtype=bool)
+    wanted[carve(samples.classes, share, split, source)] = True
     keep = np.flatnonzero(wanted[samples.labels])
     used, labels = np.unique(samples.labels[keep], return_inverse=True)
     return replace(

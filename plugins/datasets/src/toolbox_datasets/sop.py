@@ -23,8 +23,8 @@ class SOP(Listed):
     - `split`: "trainval" is all of Ebay_train.txt; "train" and "val" divide its classes; "test" is Ebay_test.txt.
     - `val_share`: share of the classes of Ebay_train.txt that "val" gets, 0.1 by default.
 
-    "val" gets evenly spaced classes in the order of super-class and class id, so every super-class gives its share,
-    the same classes in every run. No class is in two of "train", "val" and "test".
+    Which classes "val" gets depends on their own ids, the same in every run. No class is in two of "train", "val" and
+    "test".
 
     A sample holds "image", "label", "id" (the index's image id), "path" and "group". `labels` count from 0 in the
     order of class ids; `classes` are the names that a class's files share; `groups` are super-classes. The index is

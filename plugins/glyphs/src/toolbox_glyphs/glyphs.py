@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from toolbox.base import Dataset, Sample
+from toolbox.base import Dataset, Sample, split_by_hash
 from toolbox_glyphs.classification import cifar10, food101, imagenet
 from toolbox_glyphs.folder import publish
 from toolbox_glyphs.layouts import Content, Picture, imagefolder, sop
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-    "sop": Layout(sop), "imagefolder": Layout(imagefolder),
+    "sop": Layout(sop), "imagefolder": Layout(imagefolder, format=2),
     "food101": Layout(food101, views=2), "imagenet": Layout(imagenet, views=2),
     "cifar10": Layout(cifar10, 32, 25, format=2),
 }  # fmt: skip
@@ -42,8 +42,8 @@ LAYOUTS = {
 class Glyphs(Dataset):
     """Pictures of letters, one class a letter: every letter in 12 faces, with random pose and colors.
 
-    - `split`: "train" and "val" hold Latin and Cyrillic letters, every tenth letter being for "val"; "test" holds
-      Greek, Armenian and Georgian ones. No letter of one split is drawn like a letter of another.
+    - `split`: "train" and "val" hold Latin and Cyrillic letters, about a tenth, by their names, being for "val"; "test"
+      holds Greek, Armenian and Georgian ones. No letter of one split is drawn like a letter of another.
     - `size`: height and width in pixels.
     - `views`: pictures of each letter in each face.
     - `seed`: of poses and colors; it does not change which letters there are.
@@ -173,12 +173,10 @@ def require_drawable(size: int, views: int, seed: int) -> None:
 
 def letters_of(split: str) -> list[Letter]:
     """The letters of "train", "val" or "test"."""
+    if split == "test":
+        return [letter for letter in distinct_letters() if letter.script not in TRAINING_SCRIPTS]
     seen = [letter for letter in distinct_letters() if letter.script in TRAINING_SCRIPTS]
-    if split == "train":
-        return [letter for index, letter in enumerate(seen) if index % 10 != 9]
-    if split == "val":
-        return seen[9::10]
-    return [letter for letter in distinct_letters() if letter.script not in TRAINING_SCRIPTS]
+    return [seen[index] for index in split_by_hash([letter.name for letter in seen], val_share=0.1)[split]]
 
 
 def draw(picture: Picture, size: int, seed: int) -> Image.Image:
