@@ -3,9 +3,9 @@
     python tools/train.py configs/dinov3_food101_probe.py
 
 The features of every picture are computed once. On them 39 linear heads, 13 learning rates by 3 ways to pool, are
-trained together, each as if it were alone, and each three times (DINOv2's and DINOv3's protocol); k-NN and logistic
-regression choose their k and C on training images. The validation images, a tenth of the training images of each class,
-choose the head and the method; the test set is judged once. `report.html` has the table, with intervals, and the curves.
+trained together, each as if it were alone, and each three times (DINOv2's and DINOv3's protocol). The validation images,
+a tenth of the training images of each class, choose the head, the k of k-NN, the C of logistic regression, and the
+method that predicts; the test set is judged once. `report.html` has the table, with intervals, and the curves.
 Data as in `configs/dinov3_food101.py`. Another encoder: `model.backbone.name=vitl16`; another way to pool, more blocks:
 `"model.inputs=['cls','cls+mean','cls+mean:4']"`.
 """
@@ -20,7 +20,9 @@ train_dataloader = dict(
     batch_size=None, sampler=dict(type='core.Shuffled', batch_size=_batch, repeats=_repeats))
 val_evaluator = [
     dict(type='core.ProbeAccuracy', choose=True), dict(type='core.KNN'), dict(type='core.LogisticRegression')]
-test_evaluator = [dict(type='core.ProbeAccuracy'), dict(type='core.KNN'), dict(type='core.LogisticRegression')]
+test_evaluator = [
+    dict(type='core.ProbeAccuracy'), dict(type='core.KNN'), dict(type='core.LogisticRegression'),
+    dict(type='core.Accuracy')]  # of whichever method won: by class, with confusions and wrong pictures
 # a head's learning rate is this one times its rate, which is DINOv3's rule for batches of other sizes than 256
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='core.SGD', lr=_batch / 256, momentum=0.9, weight_decay=0.0))

@@ -792,6 +792,16 @@ def test_numbers_of_what_is_never_trained_have_no_difference(tmp_path):
     assert "What was measured before training, too, was the same then" in page.text
 
 
+def test_settings_that_metrics_chose_are_no_metrics(tmp_path):
+    numbers = {"knn": 0.5, "knn_k": 10, "knn@10": 0.5}
+    results = {"before": numbers | {"knn": 0.4, "knn_k": 5}, "after": numbers, "settings": ["knn_k"]}
+    fill(tmp_path, [{"step": step, "val/knn_k": step, "val/knn": 0.5 + step / 100} for step in (1, 2)])
+    page = Page(write_report(tmp_path, results, None))
+    assert list(page.table()) == ["knn", "knn@10"]
+    assert "chosen knn_k = 10" in page.text
+    assert len(page.all("figure", "panel")) == 1
+
+
 def test_step_0_is_in_the_curves(tmp_path):
     fill(tmp_path, [{"step": step, "epoch": 0, "val/recall@1": 0.5 - step / 100} for step in (0, 10, 20)])
     page = Page(write_report(tmp_path, full_results() | {"best": {"step": 0, "metric": "recall@1"}}, None))

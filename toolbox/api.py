@@ -177,7 +177,8 @@ def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -
     save_findings(folder, found.findings)
     write_json(folder / "test_results.json", found.as_json())
     judged = {"before" if found.checkpoint is None else "after": found.metrics}
-    facts = {"device": found.device, "split": found.split, "eval_precision": found.precision}
+    facts = {"device": found.device, "split": found.split, "eval_precision": found.precision, "better": found.better,
+             "settings": found.settings, "checkpoint": found.checkpoint}  # fmt: skip
     write_report(folder, judged | facts, (found.dataset, found.findings))
 
 

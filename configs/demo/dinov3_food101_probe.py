@@ -16,7 +16,7 @@ model = dict(
 _others = [dict(type='core.KNN', ks=[1, 5, 10]), dict(type='core.LogisticRegression', cs=[10.0, 1000.0, 100000.0])]
 train_dataloader = dict(batch_size=None, sampler=dict(type='core.Shuffled', batch_size=64, repeats=_repeats))
 val_evaluator = [dict(type='core.ProbeAccuracy', choose=True), *_others]
-test_evaluator = [dict(type='core.ProbeAccuracy'), *_others]
+test_evaluator = [dict(type='core.ProbeAccuracy'), *_others, dict(type='core.Accuracy')]
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='core.SGD', lr=64 / 256, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.0)

@@ -39,6 +39,8 @@ class Metric(ABC):
 
     - `keeps_learned`: whether `reset` leaves what was learned, which `forget` drops. The training set is then read once
       for a model whose embeddings do not change in training (`Model.fixed_embeddings`).
+    - `settings`: names of those of its numbers that are settings it chose and no measurements: reports and tables name
+      them beside the numbers, and draw no curve of them.
     - `has_choice`: whether it chooses settings. On a validation set, where the engine sets `chooses`, it does so by the
       items that it judges, and gives them among its numbers. On a test set it takes them from `chosen`, the numbers
       of the validation; where that is None, nothing has chosen them, and the test set never does.
@@ -46,6 +48,7 @@ class Metric(ABC):
 
     better: Direction | dict[str, Direction] = "greater"
     keeps_learned: bool = False
+    settings: tuple[str, ...] = ()
     has_choice: bool = False
     chooses: bool = False
     chosen: Mapping[str, float] | None = None

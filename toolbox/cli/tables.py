@@ -12,7 +12,7 @@ from rich.table import Table
 
 from toolbox.base.intervals import split_intervals
 from toolbox.engine.console import digits
-from toolbox.report.table import is_unchanged, is_worse
+from toolbox.report.table import is_unchanged, is_worse, without_settings
 
 if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
@@ -25,6 +25,7 @@ def terminal() -> Console:
 
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
+    results = without_settings(results)
     pixels, before, features, after = (results[name] or {} for name in ("pixels", "before", "before_head", "after"))
     names, bounds = split_intervals(after or before)
     unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}
@@ -44,6 +45,9 @@ def show_results(results: dict[str, Any]) -> None:
     out = terminal()
     if before or after:
         out.print(table)
+    if results["chosen"]:
+        chosen = ", ".join(f"{name} = {value:g}" for name, value in results["chosen"].items())
+        out.print(f"Chosen: {chosen}.", highlight=False)
     if unchanged:
         out.print("What was measured before training, too, was the same then.", highlight=False)
     seconds = results["seconds"]

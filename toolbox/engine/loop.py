@@ -318,6 +318,7 @@ class Run(Prepared):
             self.console.info("after: " + shown(after))
         results = workdir.results(self.progress, after) | {
             "better": (target or self.val).better if target or self.val else {},
+            "settings": (target or self.val).settings if target or self.val else [],
             "before_head": self._evaluate_before_head(after),
             "wise_ft": mixed, "quantization": self.progress.get("quantization"), "steps": self.step,
             "peak_memory_bytes": peak_memory(self.device),

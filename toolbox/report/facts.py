@@ -11,7 +11,8 @@ _PLACES = ("root", "name", "file", "path")
 def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, text) of a recipe's encoders, data and start; what it does not say is left out.
 
-    - `recipe`: as its config.py says; `results`: what train_results.json holds, "data" with its counts among it.
+    - `recipe`: as its config.py says; `results`: what train_results.json holds, "data" with its counts among it, and
+      "chosen", the settings that metrics chose.
     """
     facts = [("encoder", text) for text in dict.fromkeys(_describe_encoder(part) for part in _backbones(recipe))]
     facts += [("data", text) for text in _describe_data(recipe, results)]
@@ -19,6 +20,8 @@ def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tu
         facts.append(("started from", recipe["load_from"]))
     if results.get("eval_precision"):
         facts.append(("judged in", str(results["eval_precision"])))
+    if chosen := results.get("chosen"):
+        facts.append(("chosen", ", ".join(f"{name} = {value:g}" for name, value in chosen.items())))
     if results.get("checkpoint"):
         facts.append(("checkpoint", str(results["checkpoint"])))
     return facts

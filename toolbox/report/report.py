@@ -22,7 +22,7 @@ from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
 from toolbox.report.recipe import judged_split
-from toolbox.report.table import headline, is_unchanged, rows
+from toolbox.report.table import headline, is_unchanged, rows, without_settings
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -42,7 +42,7 @@ def write_report(
     What is missing is left out or named on the page. Raises ToolboxError when the page cannot be written.
     """
     work_dir = Path(work_dir)
-    results = results or {}
+    results = without_settings(results or {})
     dataset, given = findings or (None, [])
     usable, remarks = _sorted_out(given)
     config = read_text(work_dir / "config.py")
@@ -50,7 +50,9 @@ def write_report(
     split = results.get("split") or judged_split(recipe)
     split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
-    main, other = curves.panels(curves.read_series(work_dir / "metrics.jsonl"), best.get("step"))
+    series = curves.read_series(work_dir / "metrics.jsonl")
+    measured = {name: points for name, points in series.items() if name.removeprefix("val/") not in results["chosen"]}
+    main, other = curves.panels(measured, best.get("step"))
     when = _date(work_dir)
     table = rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))

@@ -56,6 +56,19 @@ class Headline:
         return ". ".join(part for part in (sentence, self.note) if part)
 
 
+def without_settings(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results whose numbers are measurements alone; the settings that metrics chose stand in "chosen", by name."""
+    names = set(results.get("settings") or [])
+    measured = ("before", "after", "pixels", "before_head")
+    changed = {
+        key: {name: value for name, value in results[key].items() if name not in names}
+        for key in measured
+        if isinstance(results.get(key), Mapping)
+    }
+    numbers = results.get("after") or results.get("before") or {}
+    return {**results, **changed, "chosen": {name: numbers[name] for name in numbers if name in names}}
+
+
 def rows(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,

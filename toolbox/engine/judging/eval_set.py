@@ -87,6 +87,11 @@ class EvalSet:
             metric.share(shared)
 
     @property
+    def settings(self) -> list[str]:
+        """Names of the numbers that are settings chosen by a metric, and no measurements."""
+        return [name for metric in self.metrics for name in metric.settings]
+
+    @property
     def learning(self) -> list[Metric]:
         """The metrics that must see the training set."""
         return [metric for metric in self.judges if metric.wants_training()]

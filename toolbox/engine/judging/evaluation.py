@@ -30,6 +30,7 @@ class Evaluation:
     """What an evaluation came to.
 
     - `metrics`: the numbers; `better`: "greater" or "less" for each.
+    - `settings`: names of those among `metrics` that are settings chosen, and no measurements.
     - `split`: "test" or "val"; `dataset`: what was judged; `findings`: what the metrics show of it.
     - `checkpoint`, `step`: what was judged, None for the backbone as it comes.
     - `precision`: that the model computed in.
@@ -39,6 +40,7 @@ class Evaluation:
 
     metrics: dict[str, float]
     better: dict[str, str]
+    settings: list[str]
     split: str
     dataset: Dataset
     findings: list[Finding]
@@ -133,7 +135,7 @@ def evaluate(
     for problem in target.left_out:
         tell(f"Left out: {problem}")
     return Evaluation(
-        metrics=numbers, better=target.better, split=name, dataset=target.dataset,
+        metrics=numbers, better=target.better, settings=target.settings, split=name, dataset=target.dataset,
         findings=[one for metric in target.judges for one in metric.findings(target.dataset)],
         checkpoint=str(found.path) if checkpoint else None, step=found.step if checkpoint else None,
         device=str(device), precision=how.name, predictor=model.predictor if checkpoint else "",

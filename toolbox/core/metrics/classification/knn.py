@@ -38,6 +38,7 @@ class KNN(Learned):
     """
 
     name = "k-NN"
+    settings = ("knn_k",)
 
     def __init__(
         self,

@@ -82,6 +82,7 @@ class LogisticRegression(Learned):
     """
 
     name = "logistic regression"
+    settings = ("logistic_c",)
 
     def __init__(
         self,
