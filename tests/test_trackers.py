@@ -22,6 +22,7 @@ from toolbox.base import Hook
 from toolbox.cli import train
 from toolbox.engine import loop
 from toolbox.engine.reading import bad_items
+from toolbox.engine.signals import Interrupted
 from toolbox.registry import catalog
 from toolbox.registry.catalog import _is_installed
 from toolbox.testing import isolated_catalog
@@ -349,7 +350,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_repeats_no_line(service, toy,
     options = [option, "default_hooks.checkpoint.by_epoch=False", "default_hooks.logger.interval=1"]
     with monkeypatch.context() as patch:
         end(patch, step)
-        with pytest.raises((Crash, loop.Interrupted)):
+        with pytest.raises((Crash, Interrupted)):
             toolbox.train(toy(options), work_dir="w")
     if server.__name__ == "wandb":
         assert server.ended == [1]

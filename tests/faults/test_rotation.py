@@ -34,7 +34,7 @@ def best_is(toy, monkeypatch):
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [4, 12]), (2, [4, 10, 12]), (3, [4, 8, 10, 12])])
 def test_the_best_and_the_last_few_are_kept(toy, best_is, keep, left):
-    best_is(0.1, 0.5, 0.9, 0.3, 0.2, 0.3, 0.4, 0.9)  # before, steps 2 to 12, after
+    best_is(0.1, 0.1, 0.5, 0.9, 0.3, 0.2, 0.3, 0.4, 0.9)  # before, steps 0, 2 to 12, after
     options = ["train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
     toolbox.train(toy([*options, f"default_hooks.checkpoint.max_keep_ckpts={keep}"]), work_dir="run")
     assert os.readlink("run/best") == "checkpoint-4"

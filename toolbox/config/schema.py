@@ -247,7 +247,11 @@ TOP_LEVEL: dict[str, Key] = {
             ),
         },
     ),
-    "evaluate_before": Key("Evaluate the untrained backbone on the test data first.", bool, default=True),
+    "evaluate_before": Key(
+        "First evaluate the untrained backbone on the test data, and the model at step 0 on the validation data.",
+        bool,
+        default=True,
+    ),
     "evaluate_pixels": Key(
         "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
     ),

@@ -74,6 +74,12 @@ class EvalSet:
         other._build_metrics()
         return other
 
+    def without_learning(self) -> EvalSet:
+        """The same without the metrics that must see the training set."""
+        other = copy.copy(self)
+        other.metrics = other.judges = [metric for metric in self.metrics if not metric.wants_training()]
+        return other
+
     @classmethod
     def of(cls, recipe: dict[str, Any], name: str) -> EvalSet:
         """The "val" or "test" set of a complete recipe, which has such a dataloader; maybe without metrics."""

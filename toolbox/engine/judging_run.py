@@ -1,0 +1,168 @@
+"""What a run judges before, beside and after its steps: its start, raw features, mixes of weights."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import nn
+
+from toolbox.base import Dataset, Finding
+from toolbox.engine.assemble import pretrained
+from toolbox.engine.console import shown
+from toolbox.engine.judging.before_head import compare_with_head
+from toolbox.engine.judging.eval_set import EvalSet, Pixels
+from toolbox.engine.judging.start import worse_than_start
+from toolbox.engine.prepare import Prepared
+from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.saving.files import write_json
+from toolbox.engine.signals import Interrupted
+from toolbox.engine.updating.average import applied
+from toolbox.engine.updating.interpolate import curve, mix
+
+
+class Judging(Prepared):
+    """A run that can judge its model; when it does is for `toolbox.engine.loop` to say."""
+
+    def _before(self) -> None:
+        target = self.test or self.val
+        if self.progress["before"] is not None or target is None or not self.settings("evaluate_before"):
+            return
+        if self._from is not None:
+            self.console.warn("The run was resumed before its 'before' was known: it is left out.")
+            return
+        if self.settings("evaluate_pixels"):
+            self.console.info(f"Evaluating raw pixels on the {target.name} set ...")
+            self.progress["pixels"] = self._judge_bare(target, "raw pixels", Pixels())
+        how = "" if self.eval_precision.name == "fp32" else f", in {self.eval_precision.name}"
+        self.console.info(f"Evaluating the backbone as it is on the {target.name} set{how} ...")
+        self.progress["before"] = self._judge_bare(target, "before")
+        self._write_results({name: self.progress[name] or None for name in ("pixels", "before")})
+
+    def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
+        """The numbers of those metrics that can judge without what is trained."""
+        found = self._judge(target, "baseline", model=model, chosen=self._choose_bare(target, model))
+        if found is None:
+            self._leave()
+        if found:
+            others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
+            if others:
+                self.console.info(f"{what}: {', '.join(others)} cannot judge it (--check says why)")
+        else:
+            for problem in target.left_out:
+                self.console.info(f"{what}: left out: {problem}")
+        self.console.info(f"{what}: {shown(found) if found else 'no metric can judge it'}")
+        return found
+
+    def _choose_bare(self, target: EvalSet, model: nn.Module | None = None) -> dict[str, float] | None:
+        """What the validation set chooses without what is trained, where metrics of a test set have a choice."""
+        if target.name != "test" or self.val is None or not any(metric.has_choice for metric in target.metrics):
+            return None
+        chosen = self._judge(self.val.with_new_metrics(), "baseline", model=model)
+        if chosen is None:
+            self._leave()
+        return chosen
+
+    def _validate_start(self) -> None:
+        """Judge the model before its first step, on the validation set: where its curves begin."""
+        if self.step or self._from is not None or self.val is None or not self.settings("evaluate_before"):
+            return
+        target = self.val.without_learning()  # of the features as they are, the "before" says what these would
+        if not target.metrics:
+            return
+        found = self._judge(target, "predict") or self._leave()
+        self.progress["start"] = found
+        self.log({f"val/{name}": value for name, value in found.items()})
+        self.console.info(f"step 0 val: {shown(found)}")
+
+    def _compare_with_start(self) -> None:
+        """Say where training has made the model worse."""
+        said = worse_than_start(self.progress.get("start"), self.progress["best"], self.better, self.config)
+        if said:
+            self.console.warn(said)
+
+    def _evaluate_before_head(self, after: dict[str, float] | None) -> dict[str, float] | None:
+        """The numbers of the trained features before the head; None where they are those of `after`, or there is none.
+
+        - `after`: the numbers behind the head, on the test set, else on the validation set.
+        """
+        target = self.test or self.val
+        if not (after and self.settings("evaluate_features") and self.model.predicts_through_head):
+            return None
+        target = target.with_new_metrics()
+        features = self._judge(target, "baseline", chosen=self._choose_bare(target))
+        if features is None:
+            self._leave()
+        self.console.info(compare_with_head(features, after, target.better))
+        return features or None
+
+    def _mix(self, best: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Give the model the mix of pretrained and trained weights that validates best, and save it in `wise_ft`."""
+        setting = self.settings("train_cfg.wise_ft")
+        if setting is None or self.val is None:
+            return None
+        known = {1.0: best["metrics"]} if best else {}
+        alpha, found = mix(
+            self.model, lambda names: pretrained(self.config, self.classes, names), setting["alphas"], known=known,
+            judge=lambda: self._judge(self.val, "predict") or self._leave(), say=self.console.info,
+            metric=lambda numbers: self.settings.best_metric(numbers, self.val.better),
+        )  # fmt: skip
+        checkpoints.write(
+            self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
+            recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}}, classes=self.class_names,
+            team=self.team,
+        )  # fmt: skip
+        self._curves = [curve(found)]
+        return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}
+
+    def findings(self, results: dict[str, Any]) -> tuple[Dataset, list[Finding]] | None:
+        """What the last evaluation shows beyond numbers, with the dataset that its indices are of.
+
+        - `results`: what `execute` returned.
+        """
+        target = self.test or self.val
+        if target is None:
+            return None
+        found = [found for hook in self.hooks for found in hook.findings(results)]
+        found += [found for metric in target.metrics for found in metric.findings(target.dataset)]
+        return target.dataset, found + self._curves
+
+    def _write_results(self, results: dict[str, Any]) -> None:
+        if self.is_main:
+            write_json(self.work_dir / "train_results.json", results)
+
+    def _judge(
+        self,
+        target: EvalSet,
+        mode: str,
+        *,
+        interruptible: bool = True,
+        model: nn.Module | None = None,
+        chosen: dict[str, float] | None = None,
+    ) -> dict[str, float] | None:
+        """The metrics' numbers; None when a signal ended an interruptible evaluation."""
+        with applied(self.average):
+            numbers = target.evaluate(
+                model or self.parallel.module, self.inputs, self.device, self.eval_precision, mode=mode,
+                stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
+                chosen=chosen,
+            )  # fmt: skip
+        for remark in target.remarks:
+            if remark not in self._remarks:  # the same at every validation
+                self._remarks.add(remark)
+                self.console.info(f"{target.name}: {remark}")
+        return numbers
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says beside the recipe."""
+        best = self.progress["best"]
+        return {"classes": self.classes, "frozen": self.frozen, "plugins": self.plugins, "best": best}
+
+    def _leave(self) -> NoReturn:
+        saved = checkpoints.all_in(self.work_dir)
+        how = "Continue with --resume." if saved else "Nothing was trained yet: start again with --overwrite."
+        raise Interrupted(self._asked, f"Interrupted at step {self.step} of {self.steps}. {how}")
+
+    def _asked_to_leave(self) -> bool:
+        """Whether a signal has reached any process; all of them must ask."""
+        self._asked = max(signum for (signum,) in self.team.numbers(self._signal.received or 0)) or None
+        return self._asked is not None
