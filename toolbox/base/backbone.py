@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from toolbox.base.export import Exported
     from toolbox.base.quantize import Quantize
     from toolbox.base.tune import Tune
+
+
+_NOT_DECAYED = re.compile(
+    r"(^|[._])((cls|class|dist|distillation|detection|reg|register|storage|mask)_?tokens?\d*|class_embedding"
+    r"|(abs\w*_)?pos(ition)?_embed(ding)?s?(_\w+)?(\.weight)?|pos_embed_\w+|rel_pos(_[hw])?"
+    r"|relative_position_bias_table|attention_bias(es)?|logit_scale|(cpb|continuous_position_bias)_mlp\..+|grn\.(weight|bias))$"
+)
+"""Names of class, register and mask tokens, of positions and of tables of relative positions in timm and transformers;
+and of a norm that is no vector in transformers."""
 
 
 class Preprocess(ABC):
@@ -101,6 +111,21 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def layers(self) -> list[nn.Module]:
         """Blocks from input to output: the order for layer-wise decay and `last`, the reach of adapters."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names, as in `named_parameters()`, of what weight decay leaves alone by default, as it does vectors.
+
+        Class, register and mask tokens, position embeddings and tables of relative positions, by the names that timm
+        and transformers give them; and what a module inside says by a method of this name, as timm's nets do.
+        """
+        names = {name for name, _ in self.named_parameters()}
+        said = {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if module is not self and callable(getattr(module, "no_weight_decay", None))
+            for name in module.no_weight_decay()
+        }
+        return {name for name in names if name in said or _NOT_DECAYED.search(name)}
 
     def find_weights(self) -> None:
         """Make sure that `load_weights` will find its files; called first, on torch's meta device.

@@ -110,6 +110,12 @@ TOP_LEVEL: dict[str, Key] = {
                 float | None,
             ),
             "decay_one_dim": Key("Whether biases, norms and other vectors are decayed too.", bool, default=False),
+            "decay_tokens": Key(
+                "Whether class, register and mask tokens, position embeddings and tables of relative positions are "
+                "decayed too, as in DINOv3's pretraining.",
+                bool,
+                default=False,
+            ),
             "accumulative_counts": Key("Batches whose gradients are averaged into one step.", int, default=1),
             "grad_cache": Key(
                 "Passes each batch through the model in chunks, with the gradient of the whole batch: a batch needs "

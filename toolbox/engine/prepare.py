@@ -160,7 +160,7 @@ class Prepared:
         optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
         groups = parameter_groups(
             self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),
-            settings("optim_wrapper.layer_decay"),
+            settings("optim_wrapper.layer_decay"), settings("optim_wrapper.decay_tokens"),
         )  # fmt: skip
         clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
         self.update = Step(

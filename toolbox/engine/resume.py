@@ -116,6 +116,14 @@ def differences(
     """
     found = []
     changed = changed_settings(checkpoint.manifest["recipe"], recipe)
+    if "decay_tokens" not in checkpoint.manifest["recipe"]["optim_wrapper"] and not recipe["optim_wrapper"].get(
+        "decay_tokens"
+    ):
+        changed = [path for path in changed if path != "optim_wrapper.decay_tokens"]
+        found.append(
+            "The checkpoint is of a version that decayed class tokens and position embeddings; this one leaves them "
+            "out: optim_wrapper.decay_tokens=True goes on as it did."
+        )
     if changed:
         found.append(f"The recipe differs from the checkpoint's in: {', '.join(changed)}.")
     for namespace, then in checkpoint.manifest["plugins"].items():

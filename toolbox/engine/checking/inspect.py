@@ -23,7 +23,7 @@ from toolbox.engine.saving import loading
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing import choice
 from toolbox.engine.updating import average, grad_cache, interpolate
-from toolbox.engine.updating.groups import parameter_groups, part_problems
+from toolbox.engine.updating.groups import decay_notes, parameter_groups, part_problems
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build
 
@@ -109,8 +109,10 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         plan.notes += choice.notes(recipe, model, items_of(recipe))
     plan.notes += quantizing.notes(model)
     groups = parameter_groups(
-        model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay")
-    )
+        model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay"),
+        settings("optim_wrapper.decay_tokens"),
+    )  # fmt: skip
+    plan.notes += decay_notes(model, groups, optimizer.weight_decay)
     plan.parts = parts_of(model, {name: group for group in groups for name in group.params})
     views = _views(recipe, model)
     _shapes_and_memory(settings, model, views, plan)

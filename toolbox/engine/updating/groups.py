@@ -28,7 +28,7 @@ class Group:
 
 def parameter_groups(
     model: Model, optimizer: Optimizer, parts: dict[str, dict[str, float]], decay_one_dim: bool = False,
-    layer_decay: float | None = None,
+    layer_decay: float | None = None, decay_tokens: bool = False,
 ) -> list[Group]:  # fmt: skip
     """Group the trainable parameters of a model.
 
@@ -36,6 +36,7 @@ def parameter_groups(
     - `decay_one_dim`: whether vectors (biases, norms, scales) are decayed too.
     - `layer_decay`: the factor on the learning rate from each block of a backbone to the one below it, None for none;
       `parts` may give another one. It multiplies the learning rate that the part has.
+    - `decay_tokens`: whether the `no_weight_decay` of backbones (tokens, position embeddings) is decayed too.
 
     Raises ToolboxError for settings that have no effect.
     """
@@ -44,6 +45,7 @@ def parameter_groups(
         raise ToolboxError.of(problems)
     groups: dict[tuple[float, float, float], Group] = {}
     depths, factors = distances(model), {f"model.{path}": factor for path, factor in model.lr_factors().items()}
+    tokens = token_names(model)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -52,10 +54,19 @@ def parameter_groups(
         part_lr = settings.get("lr", optimizer.lr * _factor(name, factors))
         lr = part_lr * factor ** depths[name] if factor is not None and name in depths else part_lr
         decay = settings.get("weight_decay", optimizer.weight_decay)
-        if parameter.ndim <= 1 and not decay_one_dim:
+        if (parameter.ndim <= 1 and not decay_one_dim) or (name in tokens and not decay_tokens):
             decay = 0.0
         groups.setdefault((lr, decay, part_lr), Group(lr, decay, part_lr)).params[name] = parameter
     return list(groups.values())
+
+
+def token_names(model: Model) -> set[str]:
+    """The `no_weight_decay` of a model's backbones beside vectors, by names in `model.named_parameters()`."""
+    parameters = dict(model.named_parameters())
+    names = {
+        f"{path}.{name}" if path else name for path, item in backbones(model).items() for name in item.no_weight_decay()
+    }
+    return {name for name in names if name in parameters and parameters[name].ndim > 1}
 
 
 def distances(model: Model) -> dict[str, int]:
@@ -119,6 +130,19 @@ def part_problems(
                     "Remove it, or set the backbone's tune.")
         )  # fmt: skip
     return problems
+
+
+def decay_notes(model: Model, groups: list[Group], weight_decay: float) -> list[str]:
+    """Which tokens and position embeddings are left out of weight decay; none where nothing is decayed."""
+    tokens = token_names(model)
+    left_out = sorted(name for group in groups if not group.weight_decay for name in group.params if name in tokens)
+    if not left_out or not weight_decay:
+        return []
+    more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+    return [
+        f"Weight decay leaves out, beside vectors, {', '.join(f'model.{name}' for name in left_out[:4])}{more}; "
+        "optim_wrapper.decay_tokens=True decays them too."
+    ]
 
 
 def torch_groups(groups: list[Group]) -> list[dict[str, Any]]:
