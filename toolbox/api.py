@@ -266,4 +266,6 @@ def export(
     encoder = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
     origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
               "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
-    return exports.export(encoder.model, target, origin=origin, merge=merge, onnx=onnx, tell=tell)
+    return exports.export(
+        encoder.model, target, origin=origin, classes=encoder.classes, merge=merge, onnx=onnx, tell=tell
+    )  # fmt: skip

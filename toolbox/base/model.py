@@ -152,6 +152,12 @@ class Model(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")
 
+    def prepare_export(self) -> None:
+        """Called before `predict` is translated (ONNX): the place to turn choices that lie in tensors into numbers.
+
+        Raises ValueError where it cannot be translated.
+        """
+
     def check(self) -> list[Problem]:
         """What makes it impossible to train this model as it is; called before a run starts."""
         return []

@@ -83,6 +83,7 @@ class Probe(Model):
         self.heads = nn.ModuleList()  # one for each rate, so that a rate is a part of the model
         self.register_buffer("chosen", torch.tensor([-1, -1]))  # input and rate
         self.register_buffer("best", None)  # which of METHODS, once a validation has compared them
+        self._settled: tuple[int, int, str] | None = None  # the choice as plain numbers
         self.fitted = nn.ModuleDict()  # what was fitted to the training set, by its name in METHODS
 
     @property
@@ -170,7 +171,7 @@ class Probe(Model):
         features = self.pooled(batch)
         found = self._embeddings(features)
         # on the meta device nothing is chosen yet, and what will be there counts
-        i, rate = (0, 0) if self.chosen.is_meta else self.chosen.tolist()
+        i, rate, method = self._choice()
         with without_autocast(features.device):
             each = features.expand(self.repeats, -1, -1)
             scores = [self._scores(each, number) for number in range(len(self.parts))]
@@ -178,19 +179,21 @@ class Probe(Model):
             found[name] = scores[part][:, :, number].argmax(dim=-1).T
         if i >= 0:
             found[PREFIX] = scores[i][:, :, rate].argmax(dim=-1).T
-            method = self._method()
             found["logits"] = (
                 scores[i][0, :, rate].float() if method == PREFIX else self._fitted_logits(method, found["embeddings"])
             )
         return found
 
-    def _method(self) -> str:
-        """Which of METHODS gives the logits."""
+    def _choice(self) -> tuple[int, int, str]:
+        """The chosen head's input and rate, counted, -1 where nothing is chosen; which of METHODS gives the logits."""
+        if self._settled is not None:
+            return self._settled
         if self.chosen.is_meta:  # what will be there has the same shape
-            return PREFIX
-        if self.classifier != "best":
-            return self.classifier
-        return PREFIX if self.best is None else list(METHODS)[int(self.best)]
+            return 0, 0, PREFIX
+        method = self.classifier
+        if method == "best":
+            method = PREFIX if self.best is None else list(METHODS)[int(self.best)]
+        return *self.chosen.tolist(), method
 
     def _fitted_logits(self, method: str, embeddings: Tensor) -> Tensor:
         """(B, C): of what was fitted; classes that it does not know cannot be told."""
@@ -201,7 +204,7 @@ class Probe(Model):
     def predictor(self) -> str:
         if self.chosen.is_meta or (i := int(self.chosen[0])) < 0:
             return ""
-        if (method := self._method()) != PREFIX:
+        if (method := self._choice()[2]) != PREFIX:
             return self.fitted[method].name
         name = f"the linear head {self.parts[i].name} at rate {self.rates[int(self.chosen[1])]:g}"
         name += f", the first of its {self.repeats} repeats" if self.repeats > 1 else ""
@@ -255,8 +258,28 @@ class Probe(Model):
                 )  # fmt: skip
 
     def in_plain_torch(self) -> list[str]:
-        mode, blocks = self.parts[0].mode, self.parts[0].blocks
-        return [*pools.Pool(mode, blocks=blocks).in_plain_torch("pool"), "embedding = F.normalize(x, dim=-1)"]
+        lines = [*_pool_lines(self.parts[0]), "embedding = F.normalize(x, dim=-1)"]
+        i, rate, method = self._choice()
+        if i < 0:
+            return lines
+        if method == PREFIX:
+            weights, biases = f'head["heads.{rate}.weights.{i}"]', f'head["heads.{rate}.biases.{i}"]'
+            lines += [] if i == 0 else _pool_lines(self.parts[i])
+            return [*lines, f"logits = F.linear(x, {weights}[0], {biases}.view({self.repeats}, -1)[0])"]
+        lines += self.fitted[method].in_plain_torch(f"fitted.{method}", "embedding")
+        return [*lines, f"logits = F.pad(logits, (0, {self.classes} - logits.shape[1]), value={LEAST})"]
+
+    def prepare_export(self) -> None:
+        if self._choice()[2] == "knn":
+            raise ValueError(
+                "k-NN looks training embeddings up, which does not translate: choose model.classifier='linear' or "
+                "'logistic'"
+            )
+        self._settled = self._choice()
+
+
+def _pool_lines(part: _Part) -> list[str]:
+    return pools.Pool(part.mode, blocks=part.blocks).in_plain_torch("pool")
 
 
 class _Part(NamedTuple):

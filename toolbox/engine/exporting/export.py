@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             if not (target / RECORD).is_file():
                 raise ToolboxError(f"{target} is not empty, and holds no earlier export.", hint=_HINT)
             if not overwrite:
-                raise ToolboxError(f"{target} holds an export already.", hint=f"{_HINT[:-1]}, or give --overwrite.")
+                raise ToolboxError(f"{target} holds an export already.", hint=f"{_HINT[:-1]}, or give overwrite=True.")
         above = target.absolute().parent
         while not above.exists():
             above = above.parent
@@ -54,12 +55,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 
 def export(
-    model: Model, target: Path, *, origin: dict[str, Any], merge: bool, onnx: bool, tell: Callable[[str], None]
-) -> dict[str, float]:
+    model: Model, target: Path, *, origin: dict[str, Any], classes: list[str] | None = None, merge: bool, onnx: bool,
+    tell: Callable[[str], None],
+) -> dict[str, float]:  # fmt: skip
     """Write the folder `target`; returns the largest differences that were found, by what was compared.
 
     - `model`: ready to encode, on the CPU. `merge`, and `onnx` too, leave it without adapters.
     - `origin`: what the record of the export says of where the model is from.
+    - `classes`: the names of the classes of the training data, None where nobody knows them.
     - `merge`: put adapters into the weights, instead of beside their base.
     - `onnx`: also write the whole model's `predict` as model.onnx.
     - `tell`: called with a sentence for each comparison.
@@ -72,28 +75,43 @@ def export(
     pixels = {path: _pixels(backbone) for path, backbone in parts.items()}
     with torch.no_grad():
         tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
+    if onnx:
+        try:
+            model.prepare_export()
+        except ValueError as error:
+            raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
     lines, why_not = _embedding_lines(model, parts)
     predicted = _predicted(model, parts, pixels) if lines else {}
     found: dict[str, float] = {}
     with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
         left = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
+        if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
+            left = {name: tensor for name, tensor in left.items() if any(f'head["{name}"]' in line for line in lines)}
+        if classes is not None:
+            (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
         if left:
             save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
         written: list[Part] = []
         for path, backbone in parts.items():
             part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
             written.append(part)
-            result = _run(part, folder, pixels[path], lines)
+            result = _run(part, folder, pixels[path], lines, named=classes is not None)
             found[path] = _compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
             for name, key in (("embedding", "embeddings"), ("logits", "logits")):
                 if key in predicted:
                     found[name] = _compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
+            if "answers" in result and result["answers"] != _answers(predicted["logits"], classes):
+                raise ToolboxError("The export is wrong: its lines name other classes than the model.")
         if onnx:
             for backbone in parts.values():
                 if backbone.adapter is not None:
                     backbone.adapter.merge()
-            found |= onnx_file.write(model, folder / "model.onnx", _inputs(model, parts, pixels), _compare, tell)
-        write_readme(folder, written, origin, embedding=lines, why_not=why_not, head=sorted(left), onnx=onnx)
+            file = folder / "model.onnx"
+            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), _compare, tell, classes=classes)
+        write_readme(
+            folder, written, origin, embedding=lines, why_not=why_not, head=sorted(left), onnx=onnx, classes=classes,
+            predictor=model.predictor,
+        )  # fmt: skip
         libraries = {part.path: part.exported.library for part in written}
         record = {**origin, "library": libraries, "merged": merge, "differences": found}
         (folder / RECORD).write_text(as_json(record), encoding="utf-8")
@@ -130,7 +148,7 @@ def _check_parts(parts: dict[str, Backbone], merge: bool) -> None:
             except ValueError as error:
                 raise ToolboxError(f"{error}.", where=f"model.{path}", hint=_USE) from error
     if merge and all(backbone.adapter is None for backbone in parts.values()):
-        raise ToolboxError("There is no adapter to merge: all weights were trained.", hint="Leave --merge out.")
+        raise ToolboxError("There is no adapter to merge: all weights were trained.", hint="Leave merge out.")
 
 
 def _pixels(backbone: Backbone) -> Tensor:
@@ -178,15 +196,19 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
     return Part(path, where, exported, adapted=adapter is not None)
 
 
-def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str]) -> dict[str, Any]:
+def _answers(logits: Tensor, classes: list[str]) -> list[str]:
+    return [classes[label] for label in logits.argmax(dim=1).tolist()]
+
+
+def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
     """What the README's lines give for `pixels`: they are run as they will stand there."""
     try:
-        return run(part.code(embedding, pictures=False), root=str(root), pixels=pixels)
+        return run(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)
     except Exception as error:  # every library has its own way to fail
         library = part.exported.library
         raise ToolboxError(
             f"{library} cannot load what was exported of {part.path} ({type(error).__name__}: {one_line(error)}).",
-            hint="Nothing was left behind." + (" With --merge no base has to be found." if part.adapted else ""),
+            hint="Nothing was left behind." + (" With merge=True no base has to be found." if part.adapted else ""),
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -27,7 +28,7 @@ def check_packages() -> None:
             import_module(name)
         except ImportError as error:
             raise ToolboxError(
-                f"--onnx needs {name}: {error}.", hint=f"python -m pip install {' '.join(PACKAGES)}"
+                f"An export to ONNX needs {name}: {error}.", hint=f"python -m pip install {' '.join(PACKAGES)}"
             ) from error
 
 
@@ -44,15 +45,22 @@ class Predict(nn.Module):
     def forward(self, *values: Tensor) -> dict[str, Tensor]:
         given = dict(zip(self.inputs, values, strict=True))
         views = dict.fromkeys(given, 1)
-        return self.model({"inputs": given, "labels": None, "views": views, "blocks": 1}, "predict")
+        found = self.model({"inputs": given, "labels": None, "views": views, "blocks": 1}, "predict")
+        if self.model.closed_set and "logits" in found:  # and not what else a probe gives, of each of its heads
+            found = {name: found[name] for name in ("embeddings", "logits") if name in found}
+            found["probabilities"] = found["logits"].softmax(dim=1)
+        return found
 
 
 def write(
-    model: Model, file: Path, inputs: dict[str, Tensor], compare: Callable[..., float], tell: Callable[[str], None]
-) -> dict[str, float]:
+    model: Model, file: Path, inputs: dict[str, Tensor], compare: Callable[..., float], tell: Callable[[str], None],
+    *, classes: list[str] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Write `predict` as `file`, for any number of images; returns the largest differences.
 
-    - `inputs`: example values for each of the model's inputs; `compare`, `tell`: as in `export`.
+    A classifier gives "probabilities" too.
+
+    - `inputs`: example values for each of the model's inputs; `compare`, `tell`, `classes`: as in `export`.
     """
     check_packages()
     import onnxruntime
@@ -62,6 +70,8 @@ def write(
     with torch.no_grad():
         names = list(predict(*values))
         _translate(predict, values, file, list(inputs), names)
+        if classes is not None:
+            _add_metadata(file, classes)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         found: dict[str, float] = {}
         for count in (1, 3):  # sizes that it was not traced with
@@ -74,6 +84,15 @@ def write(
     return found
 
 
+def _add_metadata(file: Path, classes: list[str]) -> None:
+    """Write the names of classes into the file's own metadata, as JSON, under "classes"."""
+    import onnx
+
+    model = onnx.load(str(file), load_external_data=False)
+    onnx.helper.set_model_props(model, {"classes": json.dumps(classes)})
+    onnx.save(model, str(file))
+
+
 def _answer(session: Any, names: list[str], values: list[Tensor]) -> dict[str, Any]:
     fed = {item.name: value.numpy() for item, value in zip(session.get_inputs(), values, strict=True)}
     try:
@@ -81,7 +100,7 @@ def _answer(session: Any, names: list[str], values: list[Tensor]) -> dict[str, A
     except Exception as error:  # onnxruntime's errors share no base class
         raise ToolboxError(
             f"model.onnx does not take {len(values[0])} images ({one_line(error)}).",
-            hint="Leave --onnx out. A net that reads the size of a batch by len() is fixed to it, by shape[0] not.",
+            hint="Leave onnx out. A net that reads the size of a batch by len() is fixed to it, by shape[0] not.",
         ) from error
 
 
@@ -98,5 +117,5 @@ def _translate(predict: Predict, values: tuple[Tensor, ...], file: Path, inputs:
     except Exception as error:  # a model can be untranslatable in many ways
         raise ToolboxError(
             f"torch cannot translate this model to ONNX ({type(error).__name__}: {one_line(error)}).",
-            hint="Leave --onnx out.",
+            hint="Leave onnx out.",
         ) from error

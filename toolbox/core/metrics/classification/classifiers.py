@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import without_autocast
+from toolbox.base import l2_normalize, without_autocast
 from toolbox.core.metrics.neighbours import nearest, unit_rows
 from toolbox.core.metrics.ranking import full_precision
 
@@ -57,6 +57,18 @@ class NearestNeighbours(nn.Module):
             logits = [(votes / votes.amax(dim=1, keepdim=True)).log().clamp(min=LEAST) for _, _, votes in chunks]
         return torch.cat(logits) if logits else embeddings.new_zeros(0, classes, dtype=torch.float32)
 
+    def in_plain_torch(self, name: str, embedding: str) -> list[str]:
+        """Lines from `embedding`, a variable, to `logits`; `name`: of this module's tensors in `head`."""
+        k, temperature = self.settings.tolist()
+        classes = int(self.labels.max()) + 1
+        return [
+            f'cosines, places = ({embedding} @ head["{name}.memory"].T).topk({int(k)}, dim=1)',
+            f"weights = ((cosines - cosines[:, :1]) / {temperature}).exp()",
+            f"votes = torch.zeros(len(weights), {classes})",
+            f'votes = votes.scatter_add(1, head["{name}.labels"][places], weights)',
+            f"logits = (votes / votes.amax(dim=1, keepdim=True)).log().clamp(min={LEAST})",
+        ]
+
 
 class LinearLogits(nn.Module):
     """The logits of a logistic regression on embeddings of length 1.
@@ -87,7 +99,11 @@ class LinearLogits(nn.Module):
         """(B, D) of any length -> (B, C)."""
         with without_autocast(embeddings.device), full_precision():
             place = embeddings.device
-            return torch.addmm(self.biases.to(place), unit_rows(embeddings.float()), self.weights.to(place).T)
+            return torch.addmm(self.biases.to(place), l2_normalize(embeddings.float()), self.weights.to(place).T)
+
+    def in_plain_torch(self, name: str, embedding: str) -> list[str]:
+        """Lines from `embedding`, a variable, to `logits`; `name`: of this module's tensors in `head`."""
+        return [f'logits = F.linear({embedding}, head["{name}.weights"], head["{name}.biases"])']
 
 
 def count_votes(
