@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Dataset
+from toolbox.engine.reading.samples import read_sample
 
 NEAR = 3
 """Bits in which the hashes of near duplicates differ at most."""
@@ -65,8 +66,8 @@ def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: i
         name = None if labels is None or classes is None else str(classes[labels[index]])
         found = Fingerprint(split, index, index, label=name)
         try:
-            sample = dataset[index]
-            found.id, found.path = sample.get("id", index), str(sample.get("path") or "")
+            sample = read_sample(dataset, index)
+            found.id, found.path = sample["id"], str(sample.get("path") or "")
             if "image" not in sample:
                 raise ValueError("the item holds no image")
             if found.path and Path(found.path).is_file():

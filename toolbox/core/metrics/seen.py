@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, gather, world
+from toolbox.base.scalars import as_id
 from toolbox.core.metrics.ranking import find_items
 from toolbox.errors import Problem
 
@@ -71,6 +72,9 @@ class Seen:
             raise ValueError(f"{self.metric} reads the model's '{self.output}', and this model gives {sorted(outputs)}")
         if labels is None or ids is None:
             raise ValueError(f"{self.metric} needs labels and ids, and this batch lacks them: use a labelled dataset")
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"{self.metric} compares classes, which are whole numbers, and these are {labels.dtype}")
         values = outputs[self.output].detach().float()
         if not len(values) == len(labels) == len(ids) == len(ids if roles is None else roles):
             raise ValueError(
@@ -81,8 +85,8 @@ class Seen:
             raise ValueError(f"roles are 'query' or 'gallery', not {sorted(unknown)}")
         self._values.append(values)
         self._labels.append(labels.to(values.device))
-        self._ids += ids
-        self._indices += batch.get("indices") or []
+        self._ids += map(as_id, ids)
+        self._indices += map(int, () if batch.get("indices") is None else batch["indices"])
         self._roles += ["both"] * len(ids) if roles is None else roles
 
     def items(self) -> Items:

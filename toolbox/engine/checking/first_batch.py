@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from toolbox.base import Dataset, Model, Sampler
+from toolbox.engine.reading.samples import read_sample
 from toolbox.errors import Problem
 
 
@@ -21,8 +22,7 @@ class Ids(Sequence):
         return len(self.indices)
 
     def __getitem__(self, place: int) -> Any:
-        index = self.indices[place]
-        return self.dataset[index].get("id", index)
+        return read_sample(self.dataset, self.indices[place])["id"]
 
     def __iter__(self) -> Iterator[Any]:
         return (self[place] for place in range(len(self)))

@@ -141,7 +141,8 @@ class EvalSet:
                         if batch is None:
                             continue
                         with out_of_memory.judging(f"{self.name}_dataloader", batch), precision.autocast():
-                            outputs = model(ready(batch, inputs, torch.device(str(device))), mode)
+                            batch = ready(batch, inputs, torch.device(str(device)))  # metrics see it there, too
+                            outputs = model(batch, mode)
                         if not checked:  # at once, not when everything is embedded
                             self._choose_judges(outputs, mode)
                             checked = True

@@ -18,6 +18,7 @@ from toolbox.engine.reading.bad_items import Unreadable, unreadable_error
 from toolbox.engine.reading.draws import Draws
 from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.engine.reading.mixing import together
+from toolbox.engine.reading.structures import map_tensors
 from toolbox.engine.reading.workers import Watch
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
@@ -28,6 +29,18 @@ def _start_worker(max_pixels: int | None, _: int) -> None:
     Image.MAX_IMAGE_PIXELS = max_pixels  # a process that is not forked would have the default
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # they reach the main process too, which stops at a step
+
+
+class _Pinnable:
+    """A batch on its way through torch's loader, which would rewrite structures that it pins itself."""
+
+    def __init__(self, batch: Batch | Problem) -> None:
+        self.batch = batch
+
+    def pin_memory(self) -> _Pinnable:
+        """Called by the loader, in its thread."""
+        self.batch = map_tensors(self.batch, lambda tensor: tensor.pin_memory())
+        return self
 
 
 def batches(
@@ -47,6 +60,7 @@ def batches(
     fetch.board = watch.board
     loader = DataLoader(
         fetch, batch_size=None, sampler=watch, num_workers=workers, prefetch_factor=prefetch if workers else None,
+        collate_fn=_Pinnable,  # torch's own turns tuples into lists, and arrays into tensors
         pin_memory=pin_memory, generator=torch.Generator().manual_seed(0),
         worker_init_fn=partial(_start_worker, Image.MAX_IMAGE_PIXELS),
     )  # fmt: skip
@@ -56,7 +70,7 @@ def batches(
             stream = iter(loader)
         for _ in range(len(plan)):
             with watch.awaiting():
-                batch = next(stream)
+                batch = next(stream).batch
             if isinstance(batch, Unreadable):
                 raise unreadable_error(fetch.dataset, batch.items, where=where)
             if isinstance(batch, Problem):
@@ -89,19 +103,14 @@ def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batc
     batch = to_device(batch, device)
     if "inputs" in batch:
         stored = batch.get("stored", ())
-        batch["inputs"] = {
+        finished = {
             name: value if name in stored else inputs[name].preprocess.finish(value)
             for name, value in batch["inputs"].items()
         }
+        return batch | {"inputs": finished}  # the batch that was given stays as it is
     return batch
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Move the tensors of a nested batch, without waiting where memory is pinned."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return tuple(to_device(item, device) for item in value)
-    return value
+    """Move the tensors of a nested batch, without waiting where memory is pinned; the structure stays as it is."""
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=True))

@@ -15,8 +15,10 @@ from torch.utils.data import get_worker_info
 from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
 from toolbox.engine.reading.bad_items import Unreadable
 from toolbox.engine.reading.mixing import STREAM, mix_pairs
+from toolbox.engine.reading.samples import read_sample
+from toolbox.engine.reading.structures import map_tensors
 from toolbox.engine.reading.workers import Board
-from toolbox.errors import Problem, one_line
+from toolbox.errors import Problem, ToolboxError, one_line
 from toolbox.features.store import Store
 from toolbox.features.views import draw_of, view_of
 
@@ -69,6 +71,7 @@ class Fetch(torch.utils.data.Dataset):
         self.board: Board | None = None
 
     def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem | Unreadable:
+        draws = [(int(draw), int(index)) for draw, index in draws]  # a sampler may count with NumPy
         if self.stored and not self.live and not (self.unstored and any(index in self.unstored for _, index in draws)):
             return self._stored_batch([], draws, [])
         items: list[dict[str, Any]] = []
@@ -83,6 +86,8 @@ class Fetch(torch.utils.data.Dataset):
                     items.append(self._item(draw, index) if self.live else {"draw": draw, "index": index})
                 except (OSError, ValueError) as error:
                     bad.append((index, str(error) or type(error).__name__))
+                except ToolboxError as error:  # a sample that is none, whatever may be skipped
+                    return error.problems[0]
                 except Exception as error:  # a defect of the dataset, say: it keeps its traceback
                     error.add_note(f"This happened at item {index} of {type(self.dataset).__name__}.")
                     raise
@@ -139,8 +144,8 @@ class Fetch(torch.utils.data.Dataset):
         return batch | {"stored": sorted(self.stored)}
 
     def _item(self, draw: int, index: int) -> dict[str, Any]:
-        sample = self.dataset[index]
-        item = {"label": sample.get("label"), "id": sample.get("id", index), "index": index, "draw": draw}
+        sample = read_sample(self.dataset, index)
+        item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
         item["role"] = sample.get("role")
         if self.calls > 1:  # what is live sees what is stored beside it
             draw = draw_of(index, int(view_of(self.seed, [draw], self.calls)[0]), len(self.dataset))
@@ -188,7 +193,7 @@ def _collate(items: list[dict], inputs: dict[str, Inputs], blocks: int, bad: lis
 def _shared(batch: Batch) -> Batch | Problem:
     """The batch, its tensors in shared memory. Torch would put them there later, where a failure is only printed."""
     try:
-        _share(batch)
+        map_tensors(batch, lambda tensor: tensor.share_memory_() if _can_share(tensor) else tensor)
     except (RuntimeError, OSError) as error:
         return Problem(
             f"A batch finds no room in the memory that data workers share (/dev/shm): {one_line(error)}.",
@@ -198,12 +203,8 @@ def _shared(batch: Batch) -> Batch | Problem:
     return batch
 
 
-def _share(value: Any) -> None:
-    if isinstance(value, torch.Tensor) and value.numel():
-        value.share_memory_()
-    elif isinstance(value, dict | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            _share(item)
+def _can_share(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() > 0
 
 
 def _seed_item(seed: int, draw: int, stream: int) -> None:

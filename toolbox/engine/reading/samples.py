@@ -1,0 +1,35 @@
+"""Samples as datasets give them, their ids and labels made plain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toolbox.base import Dataset, Sample
+from toolbox.base.scalars import as_id, as_label
+from toolbox.errors import ToolboxError
+
+_INT64 = 1 << 63
+
+
+def read_sample(dataset: Dataset, index: int) -> Sample:
+    """The item at `index`, with an "id" that is an int or a str (its index where it has none) and a "label" that is an
+    int or None. Raises ToolboxError, naming dataset and item, for an id or label that is neither."""
+    sample = dataset[index]
+    if not isinstance(sample, Mapping):
+        raise ToolboxError(
+            f"Item {index} of {type(dataset).__name__} is a {type(sample).__name__}, and a sample is a dict.",
+            where="dataset",
+            hint='Return {"image": ..., "label": ..., "id": ...} from __getitem__.',
+        )
+    try:
+        name, label = as_id(sample.get("id", index)), as_label(sample.get("label"))
+        if label is not None and not -_INT64 <= label < _INT64:
+            raise ValueError(f"a label fits into 64 bits, and {label} does not")
+    except ValueError as error:
+        raise ToolboxError(
+            f"Item {index} of {type(dataset).__name__} cannot be used: {error}.",
+            where="dataset",
+            hint="Let the dataset's __getitem__ give an int or a str as 'id', the same in every run, and an int or "
+            "None as 'label'.",
+        ) from error
+    return {**sample, "id": name, "label": label}
