@@ -95,3 +95,11 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
         AdamW8bit().build([{"params": [torch.nn.Parameter(torch.ones(2))]}], fused=False)
     with pytest.raises(ValueError, match="betas"):
         AdamW8bit(betas=[0.9])
+
+
+def test_it_cannot_update_sharded_weights_and_says_so_at_check(toy):
+    fsdp = "env_cfg.parallel.mode=fsdp"
+    (problem,) = toolbox.check_config(toy([*WIDE, fsdp]))
+    assert "AdamW8bit cannot update weights that are spread over processes" in problem.message
+    assert problem.where.endswith("optim_wrapper.optimizer")
+    assert toolbox.check_config(toy([WIDE[0], fsdp])) == []

@@ -17,8 +17,11 @@ from toolbox.cli.test import main
 from toolbox.config.validate import complete
 from toolbox.engine.checking.inspect import inspect
 from toolbox.engine.judging import eval_set as evaluating
-from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.judging.eval_set import EvalSet, Pixels
+from toolbox.engine.precision import Precision
+from toolbox.engine.reading.fetch import inputs_of
 from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
 from toolbox.report import load_findings
 
 RECALL = {"type": "core.RetrievalRecall", "ks": [1, 10]}
@@ -421,3 +424,58 @@ def test_numbers_equal_those_of_the_function(toy):
     items = metric.metrics[0]._items
     expected = leave_one_out(items.values, items.labels, ks=[1, 10])
     assert numbers == pytest.approx(expected)
+
+
+def test_raw_pixels_are_found_in_an_input_that_is_a_dict():
+    images = torch.rand(4, 3, 8, 8)
+    batch = {"ids": [0, 1, 2, 3], "views": {"image": 1}}
+    plain = Pixels()(batch | {"inputs": {"image": images}}, "baseline")["embeddings"]
+    kinds = (
+        {"pixel_values": images, "grid": torch.ones(4, 2)},
+        {"positions": torch.rand(4, 9, 2), "pixel_values": images, "mask": torch.ones(4, 9, dtype=torch.bool)},
+        {"x": torch.zeros(4, 5, 5, dtype=torch.long), "y": images},
+    )
+    for value in kinds:
+        assert torch.equal(Pixels()(batch | {"inputs": {"image": value}}, "baseline")["embeddings"], plain)
+    both = {"text": torch.ones(4, 7, dtype=torch.long), "image": images}
+    assert torch.equal(Pixels()(batch | {"inputs": both, "views": dict.fromkeys(both, 1)}, "")["embeddings"], plain)
+
+
+@pytest.mark.parametrize(
+    "value", [{"pixel_values": torch.rand(36, 12)}, {"input_ids": torch.ones(4, 7, dtype=torch.long)}, {}]
+)
+def test_raw_pixels_without_a_row_for_each_image_are_refused(value):
+    batch = {"inputs": {"image": value}, "ids": [0, 1, 2, 3], "views": {"image": 1}}
+    with pytest.raises(ToolboxError, match=r"inputs \(image\) hold no pixels") as caught:
+        Pixels()(batch, "baseline")
+    assert "evaluate_pixels=False" in str(caught.value)
+
+
+class Errors(Metric):
+    """The example in Metric's own docstring."""
+
+    def reset(self):
+        self.errors = []
+
+    def update(self, outputs, batch):
+        self.errors.append((outputs["value"] - batch["labels"]).abs())
+
+    def compute(self):
+        return {"error": torch.cat(self.errors).numel()}
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+def test_metrics_see_the_batch_on_the_device_of_the_outputs(toy):
+    seen = []
+
+    class Model(torch.nn.Module):
+        def forward(self, batch, mode):
+            seen.append(batch["labels"].device.type)
+            return {"value": batch["labels"] * 0.5}
+
+    target = EvalSet.of(complete(dict(toy())), "val")
+    target.metrics = [Errors()]
+    inputs = inputs_of(api.build(toy()))
+    found = target.evaluate(Model(), inputs, Device("meta", "gloo"), Precision("fp32", Device("cpu", "gloo")))
+    assert seen == ["meta"] * 4
+    assert found == {"error": 64}

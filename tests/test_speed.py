@@ -195,6 +195,9 @@ def test_a_block_that_fails_to_compile_is_one_message_too(toy, counted, monkeypa
     [
         ("dict(moode='x')", "no key 'moode'"),
         ("dict(mode='fastest')", "no mode 'fastest'"),
+        ("dict(mode='reduce-overhead')", "'reduce-overhead' records CUDA graphs"),
+        ("dict(mode='max-autotune')", "'max-autotune' records CUDA graphs"),
+        ("dict(backend='cudagraphs')", "'cudagraphs' records CUDA graphs"),
         ("dict(backend='nothing')", "no backend 'nothing'"),
         ("dict(backend='eager',mode='default')", "has no modes"),
         ("dict(dynamic='yes')", "bool is expected"),

@@ -74,7 +74,7 @@ class Pull(Loss):
     def compute(self, embeddings, labels, ref_embeddings, ref_labels):
         self.calls += 1
         x = nn.functional.normalize(embeddings, dim=-1)
-        similar = (self.scale * x @ x.T).masked_fill(torch.eye(len(x), dtype=torch.bool), -1e4)
+        similar = (self.scale * x @ x.T).masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), -1e4)
         same = (labels[:, None] == labels[None]).fill_diagonal_(False)
         loss = -(similar.log_softmax(1) * same).sum() / same.sum().clamp(min=1)
         return loss * torch.nan if self.calls == self.explode_at else loss

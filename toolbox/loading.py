@@ -109,8 +109,11 @@ def kind_of(name: str) -> str:
         if runs and len(path.parts) > 1:
             near = difflib.get_close_matches(path.name, runs, n=1) or runs
             raise ToolboxError(f"{name} does not exist.", hint=f"In {path.parent} there is, e.g., {near[0]}.")
+    from toolbox.base.files import follow
+
+    path = follow(path)
     if path.is_dir():
-        ours = any((path / inner / "manifest.json").is_file() for inner in ("", "best", "last"))
+        ours = any((follow(path / inner) / "manifest.json").is_file() for inner in ("", "best", "last"))
         return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"
     namespace, colon, _ = name.partition(":")
     shipped = bool(colon) and namespace in {plugin.namespace for plugin in catalog().plugins}

@@ -104,12 +104,16 @@ def folder_of(recipe: Mapping[str, Any], name: str) -> Path:
 
 def finished(folder: Path) -> bool:
     """Whether the run in a folder has come to its end."""
+    from toolbox.base.files import follow
+
     try:
         results = json.loads((folder / "train_results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return (
-        isinstance(results, dict) and "steps" in results and any((folder / name).is_dir() for name in ("best", "last"))
+        isinstance(results, dict)
+        and "steps" in results
+        and any(follow(folder / name).is_dir() for name in ("best", "last"))
     )
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from toy_plugin import Noise
+from toy_plugin import Noise, Patches
 
-from toolbox.base import Hook, Loss, Metric, world
+from toolbox.base import Features, Hook, Loss, Metric, world
 from toolbox.core.embedder import Embedder
 from toolbox.plugin import Component, Problem, hookimpl
 
@@ -21,6 +21,7 @@ namespace = "processes"
 def toolbox_components():
     here = __name__
     return [
+        Component("backbone", "NoRegisters", f"{here}:NoRegisters", "an empty parameter beside its tokens"),
         Component("dataset", "Asked", f"{here}:Asked", "noise of which some items are queries"),
         Component("dataset", "Written", f"{here}:Written", "noise that must be prepared"),
         Component("metric", "Own", f"{here}:Own", "forgets that there are other processes"),
@@ -32,6 +33,18 @@ def toolbox_components():
         Component("hook", "Past", f"{here}:Past", "calls the model past what it is wrapped in"),
         Component("hook", "Draw", f"{here}:Draw", "draws from the generators"),
     ]
+
+
+class NoRegisters(Patches):
+    """As a vision transformer whose library keeps the registers that it does not have."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__(dropout=dropout)
+        self.registers = torch.nn.Parameter(torch.empty(1, 0, self.dim))
+
+    def forward(self, inputs, *, layers=1, mask=None):
+        tokens = super().forward(inputs).tokens
+        return Features(torch.cat([self.registers.expand(len(tokens), -1, -1), tokens], dim=1))
 
 
 class Asked(Noise):

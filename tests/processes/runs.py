@@ -31,6 +31,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train_dataloader.sampler": dict(type="core.PK", classes=3, per_class=3),
     },
     "lora": {"model.backbone.tune": dict(type="core.Tune", mode="lora", rank=2)},
+    "no registers": {
+        "model.backbone": dict(type="processes.NoRegisters"),
+        "optim_wrapper.average": dict(decay=0.6, start=0.3),
+    },
     "frozen": {"model.backbone.tune": dict(type="core.Tune", mode="frozen")},
     "skipped": {
         "model.loss": dict(type="processes.Explodes"), "optim_wrapper.on_nonfinite": "skip",

@@ -59,6 +59,21 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def follow(path: Path) -> Path:
+    """The folder that `best` or `last` of a run leads to; any other path as it is.
+
+    - `path`: a symbolic link, or a text file that holds the name of a folder beside it, as runs write it where there
+      are no symbolic links.
+    """
+    try:
+        if path.name in ("best", "last") and path.is_file() and path.stat().st_size < 256:
+            target = path.parent / path.read_text(encoding="utf-8").strip()
+            return target if target.parent == path.parent and target.is_dir() else path
+    except (OSError, ValueError):
+        pass
+    return path
+
+
 def check_file(path: Path, *, overwrite: bool = False) -> None:
     """Raise ToolboxError where `new_file` could not write, to be asked before long work.
 

@@ -18,10 +18,12 @@ class Optimizer(ABC):
                 return torch.optim.SGD(groups, lr=self.lr, fused=fused)
 
     - `lr`, `weight_decay`: what a group gets that sets none of its own.
+    - `shardable`: whether it can update tensors that are spread over processes (`env_cfg.parallel.mode=fsdp`).
     """
 
     lr: float
     weight_decay: float = 0.0
+    shardable: bool = True
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:

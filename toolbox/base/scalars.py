@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -61,6 +62,19 @@ def as_number(value: Any) -> int | float:
     if isinstance(value, Real) or type(value).__name__ == "Decimal":
         return float(value)
     raise ValueError(f"a number is needed, not {_described(value)}")
+
+
+def as_numbers(values: Mapping[Any, Any]) -> dict[str, int | float]:
+    """{name: number} with plain names and numbers. Raises ValueError that names the first which is none."""
+    found = {}
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ValueError(f"a number under the name {name!r}, which is a {type(name).__name__} and no text")
+        try:
+            found[str(name)] = as_number(value)
+        except ValueError as error:
+            raise ValueError(f"'{name}', where {error}") from error
+    return found
 
 
 def as_plain(value: Any) -> Any:

@@ -43,8 +43,10 @@ class AdamW8bit(AdamW):
     """AdamW with its two running means in 8 bits, in blocks of 256 numbers (Dettmers et al. 2022, arXiv:2110.02861).
 
     Arguments as of core.AdamW. Tensors of fewer than 4096 numbers keep theirs in 32 bits. On a GPU the library waits
-    for the device after each tensor.
+    for the device after each tensor. Its kernels cannot read tensors that are spread over processes: not with FSDP.
     """
+
+    shardable = False
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         optim = libraries.bitsandbytes().optim

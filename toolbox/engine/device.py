@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import sys
 from typing import Any
 
@@ -74,10 +73,14 @@ def cores() -> int:
 
 
 def peak_memory(device: Device) -> int:
-    """Largest memory so far in bytes: allocated on the device, or resident in this process on a CPU."""
+    """Largest memory so far in bytes: allocated on the device, or resident in this process on a CPU; 0 if unknown."""
     module = torch.get_device_module(device.type)
     if device.type != "cpu" and hasattr(module, "max_memory_allocated"):
         return module.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.base import Batch
+from toolbox.base.scalars import as_numbers, as_plain
 from toolbox.engine import out_of_memory
 from toolbox.engine import resume as resuming
 from toolbox.engine.console import shown
@@ -23,7 +24,7 @@ from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import loading, workdir
 from toolbox.engine.saving.files import write_json, write_text
 from toolbox.engine.updating.average import applied
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 
 
 class Run(Judging):
@@ -32,7 +33,13 @@ class Run(Judging):
     # ---- what hooks may call
 
     def log(self, values: dict[str, float]) -> None:
-        """Add one line to metrics.jsonl, with the step."""
+        """Add one line to metrics.jsonl, with the step. Raises ToolboxError, naming it, for what is no number."""
+        try:
+            values = as_numbers(values)
+        except ValueError as error:
+            raise ToolboxError(
+                f"What was logged holds {error}.", where="custom_hooks", hint="Log {name: number}."
+            ) from error
         self.metrics |= values
         if not self.is_main:
             return
@@ -280,9 +287,17 @@ class Run(Judging):
             "skipped_steps": self.update.left_out.count if self.update.left_out else 0,
             "features": self.shelf.results() if self.shelf else None,
         }  # fmt: skip
-        for hook in self.hooks:
-            results = hook.conclude(self, results) | results
+        wrong: list[Problem] = []
+        for number, hook in enumerate(self.hooks):
+            entries = hook.conclude(self, results)
+            try:
+                results = as_plain(dict(entries)) | results
+            except (TypeError, ValueError) as error:
+                message = f"{type(hook).__name__}.conclude gives what JSON cannot hold: {error}."
+                wrong.append(Problem(message, f"custom_hooks.{number}", "Return numbers, text, lists and dicts."))
         self._write_results(results)
+        if wrong:  # only now: the results of the run are on disk
+            raise ToolboxError.of(wrong)
         return results
 
     # ---- small parts

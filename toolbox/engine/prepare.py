@@ -17,7 +17,7 @@ from toolbox.engine.assemble import build_model
 from toolbox.engine.classes import class_names
 from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, random_state, seed_everything, set_threads
-from toolbox.engine.distributed.parallel import spread
+from toolbox.engine.distributed.parallel import problems, spread
 from toolbox.engine.distributed.team import ALONE, Team, check_same
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.judging.eval_set import EvalSet
@@ -78,7 +78,7 @@ class Prepared:
         self._overwrite, self._warned, self._ended = overwrite, False, False
         self._remarks: set[str] = set()
         team.start(self.device)
-        self._lock = workdir.lock(work_dir) if self.is_main else None
+        self._lock = workdir.lock(work_dir, self.console.warn) if self.is_main else None
         try:
             self._from = resuming.open_together(work_dir, resume, overwrite, self.console, team)
             if self._from is not None:  # a new run has no train.log yet
@@ -158,6 +158,8 @@ class Prepared:
         self.length = Length(settings, len(self.sampler))
         self.steps, self.steps_per_epoch = self.length.steps, self.length.steps_per_epoch
         optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
+        if found := problems(settings("env_cfg.parallel"), optimizer):
+            raise ToolboxError.of(found)
         groups = parameter_groups(
             self.model, optimizer, settings("optim_wrapper.parts") or {}, settings("optim_wrapper.decay_one_dim"),
             settings("optim_wrapper.layer_decay"), settings("optim_wrapper.decay_tokens"),

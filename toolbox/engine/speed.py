@@ -15,7 +15,11 @@ from toolbox.errors import Problem, ToolboxError
 OPTIONS = {"mode": str, "backend": str, "dynamic": bool}
 """What a dict at `env_cfg.compile` may hold: arguments of torch.compile."""
 
-MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+MODES = ("default", "max-autotune-no-cudagraphs")
+
+GRAPHS = ("reduce-overhead", "max-autotune", "cudagraphs")
+"""Modes and a backend of torch.compile that record CUDA graphs. Each block is compiled by itself, and the graphs of
+several overwrite each other's outputs before the backward pass has read them."""
 
 VARIANTS = 64
 """Compilations that a block may have before torch.compile gives up and runs it as written: one for each combination of
@@ -52,6 +56,12 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     if found:
         return found
     backend = given.get("backend", "inductor")
+    for key in ("mode", "backend"):
+        if given.get(key) in GRAPHS:
+            message = f"'{given[key]}' records CUDA graphs, which several compiled blocks overwrite for each other."
+            found.append(Problem(message, f"{where}.{key}", "Use mode='max-autotune-no-cudagraphs', or no mode."))
+    if found:
+        return found
     if backend not in (known := torch.compiler.list_backends(())):
         found.append(
             Problem(f"torch.compile has no backend '{backend}'.", f"{where}.backend", f"There are: {', '.join(known)}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import new_file
+from toolbox.base.locks import no_lock_warning, try_lock
 from toolbox.errors import ToolboxError
 from toolbox.features.shards import DTYPES, Layout, Shard, read_record, write_shard
 
@@ -43,11 +43,7 @@ def is_being_written(folder: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return try_lock(file) is False
 
 
 class Writer:
@@ -74,10 +70,13 @@ class Writer:
         return found
 
     @contextmanager
-    def alone(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def alone(
+        self, waiting: Callable[[], None] = lambda: None, warn: Callable[[str], None] = lambda text: None
+    ) -> Iterator[None]:
         """Keep other runs from writing the same store; they wait. Raises ToolboxError where nothing can be written.
 
         - `waiting`: called when another run is at it.
+        - `warn`: told where nothing can be locked; other runs are then not kept out.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,11 +87,12 @@ class Writer:
                 hint="Choose a folder of yours: --cfg-options features.folder=DIR",
             ) from error  # fmt: skip
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            locked = try_lock(file)
+            if locked is False:
                 waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+                locked = try_lock(file, wait=True)
+            if locked is None:
+                warn(no_lock_warning(str(self.folder)))
             yield
 
     def clean(self, missing: list[Shard]) -> None:

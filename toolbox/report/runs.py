@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolbox.base.files import follow
 from toolbox.base.findings import Finding
 from toolbox.errors import Problem, ToolboxError
 from toolbox.recipe_text import read_recipe
@@ -203,7 +204,7 @@ def _nearest(folder: Path) -> str:
 
 def _parameters(folder: Path) -> int | None:
     """How many numbers the best checkpoint holds: everything trained or new, and no frozen pretrained weight."""
-    checkpoint = next((folder / name for name in ("best", "last") if (folder / name).is_dir()), None)
+    checkpoint = next((path for name in ("best", "last") if (path := follow(folder / name)).is_dir()), None)
     if checkpoint is None:
         return None
     files = [checkpoint / "model.safetensors", *sorted(checkpoint.glob("adapters/*/adapter_model.safetensors"))]

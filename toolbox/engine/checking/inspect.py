@@ -14,6 +14,7 @@ from toolbox.engine.checking import closed_set, first_batch, outputs
 from toolbox.engine.checking.datasets import items_of, look_at_data
 from toolbox.engine.checking.plan import Plan, noted, parts_of
 from toolbox.engine.device import choose_device, limit_images
+from toolbox.engine.distributed import parallel
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
 from toolbox.engine.precision import Precision, eval_precision
@@ -94,6 +95,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)
     plan.problems += interpolate.problems(recipe, model)
     plan.problems += speed.problems(settings("env_cfg"))
+    plan.problems += parallel.problems(settings("env_cfg.parallel"), optimizer)
     plan.problems += choice.problems(recipe, model)
     if device is not None:
         plan.problems += quantizing.problems(model, settings("optim_wrapper.precision"), settings("env_cfg"), device)

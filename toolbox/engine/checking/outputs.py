@@ -52,7 +52,7 @@ def _outputs(model: torch.nn.Module, mode: str, like: Model | None = None) -> di
         if name not in unused:
             inputs[name] = torch.empty(1, 3, *source.size, device="meta")
     batch = {
-        "inputs": inputs, "labels": None, "views": dict.fromkeys(inputs, 1), "blocks": 1, "ids": [], "indices": [],
+        "inputs": inputs, "labels": None, "views": dict.fromkeys(inputs, 1), "blocks": 1, "ids": [0], "indices": [0],
     }  # fmt: skip
     was_training = model.training
     model.eval()

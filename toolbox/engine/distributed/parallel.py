@@ -15,12 +15,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.base import Model
+from toolbox.base import Model, Optimizer
 from toolbox.base.functional import gather_numbers
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.parts import backbones
 from toolbox.engine.precision import DTYPES, Precision
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 
 _SYNC_BUFFERS = next(  # what torch calls it by version
@@ -88,6 +88,9 @@ class Sharded(Parallel):
         mesh = init_device_mesh(device.type, (size,))
         # single numbers, such as a learned temperature, cannot be cut
         self._whole = {parameter for parameter in model.parameters() if parameter.ndim == 0}
+        for parameter in model.parameters():
+            if not parameter.numel():  # registers of a net without any: FSDP's backward finds no gradient for it
+                parameter.requires_grad_(False)
         kind = DTYPES.get(precision.name)
         policy = MixedPrecisionPolicy(kind, reduce_dtype=kind and torch.float32)
         for backbone in backbones(model).values():
@@ -134,6 +137,18 @@ def spread(
     model.to(on)
     find = settings["find_unused_parameters"]
     return Replicated(model, on, idle if find is None else find)
+
+
+def problems(settings: dict[str, Any], optimizer: Optimizer) -> list[Problem]:
+    """What does not go together with how a model is spread.
+
+    - `settings`: the recipe's `env_cfg.parallel`.
+    """
+    if settings["mode"] != "fsdp" or optimizer.shardable:
+        return []
+    message = f"{type(optimizer).__name__} cannot update weights that are spread over processes."
+    hint = "Use core.AdamW, whose state is spread too, or env_cfg.parallel.mode=ddp."
+    return [Problem(message, "optim_wrapper.optimizer", hint)]
 
 
 def _synchronise_norms(model: Model, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
 from toolbox.base.functional import gather_numbers
+from toolbox.base.scalars import as_numbers
 from toolbox.engine import out_of_memory
 from toolbox.engine.classes import label_problems
 from toolbox.engine.precision import Precision
@@ -30,13 +31,25 @@ if TYPE_CHECKING:
 
 
 class Pixels(nn.Module):
-    """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat."""
+    """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat.
+
+    Of an input that is a dict, its floats of a row for each image, those under a name with "pixel" first.
+    """
 
     fixed_embeddings = True
 
     def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
-        images = [x for x in batch["inputs"].values() if isinstance(x, Tensor) and x.is_floating_point()]
-        return {"embeddings": l2_normalize(images[0].flatten(1).float())}
+        for name, value in batch["inputs"].items():
+            rows = len(batch["ids"]) * batch["views"][name]
+            parts = value if isinstance(value, Mapping) else {"pixels": value}
+            for _, part in sorted(parts.items(), key=lambda item: "pixel" not in str(item[0])):
+                if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 2 and len(part) == rows:
+                    return {"embeddings": l2_normalize(part.flatten(1).float())}
+        listed = ", ".join(batch["inputs"])
+        raise ToolboxError(
+            f"The model's inputs ({listed}) hold no pixels with a row for each image.", where="evaluate_pixels",
+            hint="Set evaluate_pixels=False.",
+        )  # fmt: skip
 
 
 class EvalSet:
@@ -159,7 +172,7 @@ class EvalSet:
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
         for metric in self.judges:
-            found = _agreed(metric, self._say(metric.compute), self.name)
+            found = _agreed(metric, _numbers(metric, self._say(metric.compute), self.name), self.name)
             if twice := sorted(found.keys() & numbers.keys()):
                 raise ToolboxError(
                     f"Two metrics give the same numbers: {', '.join(twice)}.", where=f"{self.name}_evaluator",
@@ -296,6 +309,18 @@ def _spare(batch: Batch) -> Batch | None:
         dist.broadcast_object_list(box, src=have.index(True))
         batch = batch if batch["items"] else box[0]
     return batch
+
+
+def _numbers(metric: Metric, found: Any, name: str) -> dict[str, float]:
+    """What a metric computed, as plain numbers. Raises ToolboxError, naming the metric, where it is anything else."""
+    who, where = type(metric).__name__, f"{name}_evaluator"
+    if not isinstance(found, Mapping):
+        message = f"{who}.compute gives a {type(found).__name__}, and {{name: number}} is needed."
+        raise ToolboxError(message, where=where, hint="Return a dict of numbers.")
+    try:
+        return as_numbers(found)
+    except ValueError as error:
+        raise ToolboxError(f"{who}.compute gives {error}.", where=where, hint="Return a dict of numbers.") from error
 
 
 def _agreed(metric: Metric, numbers: dict[str, float], name: str) -> dict[str, float]:

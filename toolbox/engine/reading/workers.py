@@ -99,7 +99,7 @@ class Watch:
         """Within, the loader starts its processes."""
         others = set(multiprocessing.active_children())
         main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGCHLD) if main else None
+        handler = signal.getsignal(signal.SIGCHLD) if main and hasattr(signal, "SIGCHLD") else None
         try:
             yield
         except OSError as error:
@@ -231,6 +231,6 @@ def _end(code: int) -> str:
 def _free_shared() -> str:
     try:
         found = os.statvfs("/dev/shm")
-    except OSError:
+    except (OSError, AttributeError):  # Windows has neither
         return "nothing known"
     return f"{found.f_bavail * found.f_frsize / 2**20:.0f} MB"

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from toolbox.base import Model
+from toolbox.base.files import follow
 from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.distributed.tensors import are_sharded, load_shards, save_shards, shard_shapes, whole
 from toolbox.engine.parts import adapted, model_state
@@ -205,7 +206,7 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
-    """Open and verify a checkpoint: its folder, a `best` or `last` link, or a run's folder.
+    """Open and verify a checkpoint: its folder, `best` or `last`, or a run's folder.
 
     In a run's folder it is what the run was tested with: `wise_ft` if there is one, else `best`, else `last`.
 
@@ -214,9 +215,10 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
     Raises ToolboxError if it is none, or damaged, naming the file.
     """
     given = Path(path)
-    path = given
+    path = follow(given)
     if not (path / "manifest.json").is_file():
-        inside = [path / name for name in (WISE_FT, "best", "last") if (path / name / "manifest.json").is_file()]
+        inside = [follow(path / name) for name in (WISE_FT, "best", "last")]
+        inside = [folder for folder in inside if (folder / "manifest.json").is_file()]
         if not inside:
             what = (
                 "does not exist" if not given.exists() else "is no checkpoint of this toolbox: it has no manifest.json"
@@ -288,7 +290,7 @@ def all_in(folder: Path) -> list[Path]:
 
 def rotate(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and those that `best` and `last` lead to."""
-    kept = {(folder / name).resolve() for name in ("best", "last")}
+    kept = {follow(folder / name).resolve() for name in ("best", "last")}
     for path in all_in(folder)[: -keep or None]:
         if path.resolve() not in kept:
             remove(path)

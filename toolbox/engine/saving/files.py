@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -30,9 +31,15 @@ def sha256_of(text: str) -> str:
 
 def sync(path: Path) -> None:
     """Flush a file or a folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # folders cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # network disks may not know how for a folder
+        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.EBADF)):
+            raise
     finally:
         os.close(handle)
 
@@ -78,7 +85,7 @@ def new_folder(target: Path, *, hint: str = _HINT) -> Iterator[Path]:
 
 
 # Python has no name for it: two folders swap names, so that at no moment one is missing
-_renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+_renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
 _HERE, _EXCHANGE = -100, 2
 
 
@@ -130,17 +137,30 @@ def as_json(value: Any) -> str:
 
 
 def point(link: Path, target: Path) -> None:
-    """Make the relative link `link` lead to `target`, in one step. Raises ToolboxError when the disk refuses."""
+    """Make `link` lead to the folder `target` beside it, in one step. Raises ToolboxError when the disk refuses.
+
+    It is a relative symbolic link; where the system or the disk has none, a text file that holds the folder's name,
+    which `toolbox.base.files.follow` reads.
+    """
     beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
     try:
         beside.unlink(missing_ok=True)
-        beside.symlink_to(target.name)
+        try:
+            beside.symlink_to(target.name)
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", None) in _FULL:
+                raise
+            beside.write_text(target.name + "\n", encoding="utf-8")
+            sync(beside)
         os.replace(beside, link)
         sync(link.parent)
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise refused(link, error) from error
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # no other kind of file would help
 
 
 def refused(target: Path, error: OSError, hint: str = _HINT) -> ToolboxError:

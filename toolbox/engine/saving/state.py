@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -35,6 +36,8 @@ def split(tree: Any, path: str = "") -> tuple[Any, dict[str, Tensor]]:
         values = [value for value, _ in items]
         tensors = _merged(found for _, found in items)
         return ({_TUPLE: values} if isinstance(tree, tuple) else values), tensors
+    if isinstance(tree, np.generic):
+        tree = tree.item()
     if isinstance(tree, float) and not math.isfinite(tree):
         return {_FLOAT: str(tree)}, {}
     if tree is None or isinstance(tree, bool | int | float | str):

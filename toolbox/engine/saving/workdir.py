@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -10,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
 from toolbox.base.files import to_json
+from toolbox.base.locks import no_lock_warning, try_lock
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving.files import recover, write_text
 from toolbox.errors import ToolboxError
@@ -56,18 +57,22 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
-def lock(folder: Path) -> IO[str]:
-    """Make the folder this process's own until the file is closed. Raises ToolboxError while another one holds it."""
+def lock(folder: Path, warn: Callable[[str], None] = lambda text: None) -> IO[str]:
+    """Make the folder this process's own until the file is closed. Raises ToolboxError while another one holds it.
+
+    - `warn`: told where nothing can be locked; the run then goes on.
+    """
     check_writable(folder)
     file = (folder / ".lock").open("a+", encoding="utf-8")
     _locks.add(file)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    locked = try_lock(file)
+    if locked is False:
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
-        raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another --work-dir.") from error
+        raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another --work-dir.")
+    if locked is None:
+        warn(no_lock_warning(str(folder)))
     with suppress(OSError):  # whose it is helps people, and is not needed
         file.truncate(0)
         os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())
@@ -76,7 +81,8 @@ def lock(folder: Path) -> IO[str]:
 
 # Data workers outlive a killed run by some seconds: if they kept its lock, it could not be resumed at once.
 _locks: weakref.WeakSet[IO[str]] = weakref.WeakSet()
-os.register_at_fork(after_in_child=lambda: [file.close() for file in list(_locks)])
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=lambda: [file.close() for file in list(_locks)])
 
 
 def clear(folder: Path) -> None:

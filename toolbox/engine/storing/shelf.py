@@ -189,7 +189,10 @@ class Shelf:
         if not writer.folder.exists():
             self._tell_nearest(writer)
         alone.enter_context(
-            writer.alone(lambda: self.console.info(f"Another run stores features in {writer.folder}: waiting for it."))
+            writer.alone(
+                lambda: self.console.info(f"Another run stores features in {writer.folder}: waiting for it."),
+                self.console.warn,
+            )
         )
         missing = writer.missing(checksum=checksum, unreadable=self.mend)
         writer.clean(missing)
