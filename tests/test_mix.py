@@ -10,12 +10,15 @@ import torch
 from test_exactness import assert_same
 
 import toolbox
+from toolbox import api
 from toolbox.base import Mix as MixBase
 from toolbox.core.mix import Mix
+from toolbox.core.samplers.pk import PK
+from toolbox.core.samplers.plain_samplers import Shuffled
 from toolbox.engine.reading.batches import batches
 from toolbox.engine.reading.draws import Draws, share
 from toolbox.engine.reading.fetch import Fetch, inputs_of
-from toolbox.engine.reading.mixing import PAIR
+from toolbox.engine.reading.mixing import PAIR, pairs_of_one_class
 from toolbox.errors import ToolboxError
 from toolbox.registry import build
 
@@ -253,3 +256,46 @@ def test_an_augment_that_does_not_say_its_views_is_found_at_the_first_batch(toy)
     source.augment = {"image": Two()}
     with pytest.raises(ToolboxError, match="one image an item"):
         list(batches(source, FixedDraws(), workers=0))
+
+
+# --- partners of two classes -------------------------------------------------------------------------------------
+class Stacked(PK):
+    """A class after the other."""
+
+    def batch(self, number):
+        table = torch.tensor(super().batch(number)).view(self.per_class, self.classes)
+        return table.T.flatten().tolist()
+
+
+def test_partners_under_a_class_balanced_sampler_are_of_two_classes(toy):
+    dataset = build({"type": "toy.Noise", "count": 48, "per_class": 8}, "dataset")
+    sampler = PK(classes=3, per_class=4)
+    sampler.setup(dataset, 0)
+    model = build(toy([MODEL])["model"], "model")
+    fetch = Fetch(dataset, inputs_of(model), mix=Mix())
+    for number in range(len(sampler)):
+        batch = fetch[sampler.draws(number)]
+        partner, kept = batch["mixed"]
+        assert (kept < 1).any()
+        assert (batch["labels"] != batch["labels"][partner]).all()
+
+
+def test_a_sampler_whose_neighbours_are_of_one_class_is_refused(toy):
+    dataset = build({"type": "toy.Noise", "count": 48, "per_class": 8}, "dataset")
+
+    def judged(sampler):
+        sampler.setup(dataset, 0)
+        return pairs_of_one_class(sampler, dataset.labels)
+
+    for sampler in (Stacked(classes=4, per_class=4), Stacked(classes=4, per_class=3), PK(classes=1, per_class=4)):
+        ((problem,), notes) = judged(sampler)
+        assert problem.where == "train_dataloader.mix"
+        assert "are of one class, which changes no label" in problem.message
+        assert notes == []
+    assert judged(PK(classes=4, per_class=3)) == ([], [])
+    found, (note,) = judged(Shuffled(batch_size=16))
+    assert found == []
+    assert "of the first 24 pairs of images to mix are of one class." in note
+    one = "train_dataloader.sampler=dict(type='core.PK',classes=1,per_class=4)"
+    (problem,) = api.check_config(toy([MODEL, one, "train_dataloader.mix=dict(type='core.Mix')"]))
+    assert "which changes no label" in problem.message

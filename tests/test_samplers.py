@@ -17,6 +17,7 @@ from torch import nn
 
 from toolbox.base import Backbone, Features, Preprocess, l2_normalize
 from toolbox.core.embedder import Embedder
+from toolbox.core.samplers.group_pk import GroupPK
 from toolbox.core.samplers.pairs import Pairs
 from toolbox.core.samplers.pk import PK, add_groups, fewest, fullest, seat_batches
 from toolbox.core.samplers.plain_samplers import Sequential, Shuffled
@@ -121,7 +122,7 @@ def test_pk_repeats_no_image_in_a_group_that_can_do_without():
     sizes = Counter(labels)
     sampler = ready(PK(classes=6, per_class=4), labels)
     for batch in epoch(sampler):
-        for group in np.asarray(batch).reshape(6, 4):
+        for group in np.asarray(batch).reshape(4, 6).T:
             assert len(set(group)) == min(4, sizes[labels[group[0]]])
 
 
@@ -427,3 +428,18 @@ def test_a_batch_larger_than_the_dataset_is_refused(kind):
     assert len(ready(kind(batch_size=10), [0] * 10)) == 1
     with pytest.raises(ValueError, match="at least 1 item"):
         kind(batch_size=0)
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(4, 4), (5, 3), (2, 1), (3, 2), (6, 8)])
+def test_neighbours_of_balanced_batches_are_of_two_classes(classes, per_class):
+    labels = uneven(5)
+    one = ready(PK(classes=classes, per_class=per_class), labels)
+    dataset = Labels(labels)
+    dataset.groups = [f"group {label % 3}" for label in labels]
+    other = GroupPK(groups=1 if classes % 2 else 2, classes=classes, per_class=per_class)
+    other.setup(dataset, seed=0)
+    for sampler in (one, other):
+        for batch in epoch(sampler):
+            found = np.asarray(labels)[batch]
+            assert (found[:-1] != found[1:]).all()
+            assert Counter(found.tolist()).most_common()[-1][1] == per_class

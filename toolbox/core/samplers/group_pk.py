@@ -16,7 +16,8 @@ class GroupPK(EpochSampler):
     """Batches of `classes` different classes with `per_class` images each, from only `groups` super-classes.
 
     Every super-class gives the same number of classes to a batch. Chairs are then compared with chairs: the negatives
-    of a batch are harder than those of `core.PK`, and each super-class is seen as often as its images demand.
+    of a batch are harder than those of `core.PK`, and each super-class is seen as often as its images demand. As in
+    `core.PK`, a batch holds one image of each class, then another of each ...
 
     - `groups`: super-classes in a batch.
     - `classes`: different classes in a batch, a multiple of `groups`.
@@ -93,10 +94,10 @@ class GroupPK(EpochSampler):
             if blocks[group]  # all of it may have been dropped
             for members in [self._members[group]]
         ]  # fmt: skip
-        table = np.empty((batches, self.groups, share * self.per_class), dtype=np.int64)
+        table = np.empty((batches, self.groups, share, self.per_class), dtype=np.int64)
         places = seat_batches(blocks[sequence], batches, self.groups, rng), np.repeat(range(self.groups), batches)
-        table[places] = np.concatenate([rows.reshape(len(rows), -1) for rows in tables])
-        return table.reshape(-1)
+        table[places] = np.concatenate(tables)
+        return table.reshape(batches, self.classes, self.per_class).transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
         total, seen = len(self._classes.of), len(self) * self.batch_size

@@ -14,7 +14,8 @@ ShortClasses = Literal["repeat", "drop", "error"]
 
 
 class PK(EpochSampler):
-    """Batches of `classes` different classes with `per_class` images each, stacked class by class.
+    """Batches of `classes` different classes with `per_class` images each: one of each class, then another of each ...,
+    so that neighbours, which `train_dataloader.mix` mixes, are of two classes.
 
     Each epoch shuffles the images of every class and cuts them into groups of `per_class`; the groups are seated so
     that no class stands twice in a batch, in as few full batches as that allows.
@@ -69,7 +70,7 @@ class PK(EpochSampler):
         table = pk_table(
             ordered, classes.starts, classes.sizes, self._groups, (len(self), self.classes, self.per_class), drop, rng
         )
-        return table.reshape(-1)
+        return table.transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
         total, seen = len(self._classes.of), len(self) * self.batch_size

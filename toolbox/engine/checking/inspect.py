@@ -90,6 +90,9 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
     plan.problems += _augment_problems(recipe["train_dataloader"]["augment"], model)
     if recipe["train_dataloader"]["mix"]:
         plan.problems += mixing.problems(model, _views(recipe, model), sampler.blocks if sampler else 1)
+        if sampler is not None:
+            found, notes = mixing.pairs_of_one_class(sampler, dataset.labels)
+            plan.problems, plan.notes = plan.problems + found, plan.notes + notes
     parts = settings("optim_wrapper.parts") or {}
     plan.problems += part_problems(model, parts, settings("optim_wrapper.layer_decay"))
     plan.problems += average.problems(settings("optim_wrapper.average"), plan.steps)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Mix, Model
+from toolbox.base import Batch, Mix, Model, Sampler
 from toolbox.errors import Problem
 
 PAIR = 2
+_BATCHES = 50
+_MORE = 0.25
+"""How much more often than by chance neighbours may be of one class."""
 STREAM = 1 << 16  # of randomness, beyond those of augmentations
 WHERE = "train_dataloader.mix"
 
@@ -73,6 +77,31 @@ def problems(model: Model, views: dict[str, int], blocks: int) -> list[Problem]:
         found.append(Problem(f"The items of these batches belong together in {blocks} blocks, which mixing would part.",
                              WHERE, "Remove it, or use another sampler."))  # fmt: skip
     return found
+
+
+def pairs_of_one_class(sampler: Sampler, labels: Sequence[int] | None) -> tuple[list[Problem], list[str]]:
+    """(why a sampler's neighbours are no pairs to mix, notes): a mix of two images of one class changes no label.
+
+    By the first batches of an epoch, held against pairs drawn at random from all items.
+
+    - `labels`: of the dataset; None where there are none to mix.
+    """
+    if labels is None:
+        return [], []
+    same = pairs = 0
+    for number in range(min(len(sampler), _BATCHES)):
+        found = [int(labels[index]) for index in sampler.batch(number)]
+        several = list(zip(found[::PAIR], found[1::PAIR], strict=False))
+        same, pairs = same + sum(a == b for a, b in several), pairs + len(several)
+    if not same:
+        return [], []
+    _, sizes = np.unique(np.asarray(labels), return_counts=True)
+    by_chance = float(np.square(sizes / sizes.sum()).sum())
+    counted = f"{same:,} of the first {pairs:,} pairs of images to mix are of one class"
+    if same / pairs > by_chance + _MORE or same == pairs:
+        message = f"{counted}, which changes no label: neighbours in the batches of {type(sampler).__name__} are."
+        return [Problem(message, WHERE, "Remove it, or use core.Shuffled, or core.PK with several classes.")], []
+    return [], [f"{counted}."]
 
 
 def together(loader: dict[str, Any]) -> int:
