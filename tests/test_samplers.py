@@ -435,7 +435,7 @@ def test_neighbours_of_balanced_batches_are_of_two_classes(classes, per_class):
     labels = uneven(5)
     one = ready(PK(classes=classes, per_class=per_class), labels)
     dataset = Labels(labels)
-    dataset.groups = [f"group {label % 3}" for label in labels]
+    dataset.groups = [f"group {place % 3}" for place in np.unique(labels, return_inverse=True)[1]]
     other = GroupPK(groups=1 if classes % 2 else 2, classes=classes, per_class=per_class)
     other.setup(dataset, seed=0)
     for sampler in (one, other):
