@@ -120,6 +120,20 @@ def test_one_image_and_lists(run, photos, tmp_path, capsys):
     assert find_pictures(lines).ids == ["7", "top.png"]
 
 
+def test_several_images_and_folders_have_the_paths_as_given(run, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = ["photos/top.png", "photos/a/2.jpg", "photos/b c"]
+    assert embed(run, *names, "some.npz") == 0
+    ids, some = read_embeddings(tmp_path / "some.npz")
+    assert ids == [*names[:2], "photos/b c/deep/ü.webp"]
+    assert embed(run, "photos", "all.npz") == 0
+    everything = dict(zip(*read_embeddings(tmp_path / "all.npz"), strict=True))
+    np.testing.assert_allclose(some, [everything[name.removeprefix("photos/")] for name in ids], atol=1e-6)
+    (tmp_path / "x.jsonl").write_text('{"image": "photos/top.png", "id": "photos/a/2.jpg"}')
+    assert "belongs to photos/a/2.jpg and to photos/top.png" in failed(capsys, run, *names, "x.jsonl", "x.npz")
+    assert "--split takes one recipe" in failed(capsys, run, *names, "x.npz", "--split", "train")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -187,6 +187,27 @@ def test_the_page_counts_classes_and_shows_the_least_sure_pictures_first(predict
     assert [int(count) for _, count in rows] == sorted(counts.values(), reverse=True)
 
 
+def test_several_images_folders_and_lists(predict, photos):
+    (photos / "list.txt").write_text("a/1.png\ntop.png\n")
+    code, said, _ = predict(
+        photos / "top.png", "photos/b c", "photos/list.txt", "--out", "a.csv", images="photos/a/2.jpg"
+    )
+    assert code == 0
+    listed = [row["path"] for row in table("a.csv")]
+    assert listed == ["photos/a/2.jpg", str(photos / "top.png"), "photos/b c/deep/ü.webp", "photos/a/1.png"]
+    assert "1 pictures that are named again are counted once" in said
+    assert f"4 images of photos/a/2.jpg, {photos}/top.png, photos/b c and 1 more" in said
+    assert predict("--out", "b.csv")[0] == 0
+    alone = {row["path"]: row for row in table("b.csv")}
+    assert [row["label1"] for row in table("a.csv")] == [
+        alone[name]["label1"] for name in ("a/2.jpg", "top.png", "b c/deep/ü.webp", "a/1.png")
+    ]
+    code, _, said = predict("none.jpg", "no folder", images=photos / "top.png")
+    assert code == 2
+    assert "none.jpg does not exist" in said
+    assert "no folder does not exist" in said
+
+
 # ---- what it refuses
 
 

@@ -16,9 +16,10 @@ TELLS = """\
 MODEL is a checkpoint or a run's folder (its trained model), a recipe (the pooled features of its backbone, zero-shot),
 or a backbone: an id such as vits16, or a folder with weights in Hugging Face format.
 
-IMAGES is a folder (all images below it), an image, or a list: a .txt with a path a line, or a .jsonl. With --split it
-is a recipe or a checkpoint whose data are embedded, by default MODEL itself, and the ids are those of the dataset: that
-is what model.teacher_file of core.Embedder reads.
+IMAGES are folders (all images below them), images, or lists: a .txt with a path a line, or a .jsonl. The ids are paths:
+of a single folder or image relative to it, of several as they were given. With --split, IMAGES is a recipe or a
+checkpoint whose data are embedded, by default MODEL itself, and the ids are those of the dataset: that is what
+model.teacher_file of core.Embedder reads.
 
 OUT ends in .npz (arrays ids and embeddings), .parquet (columns id and embedding), or .npy (the ids, one a line, in
 OUT.ids.txt beside it). Each embedding is a row of float32 numbers of length 1, so products of rows are cosines. The
@@ -26,6 +27,7 @@ file is whole or absent.
 
 examples:
   tools/embed.py work_dirs/dinov3_folder photos/ photos.npz
+  tools/embed.py work_dirs/dinov3_folder a.jpg b.jpg more/ some.npz
   tools/embed.py vitb16 photos/ photos.parquet --cfg-options model.pool=mean
   tools/embed.py vitl16 configs/dinov3_sop.py teacher.npy --split train
 """
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
-    parser.add_argument("images", metavar="IMAGES", nargs="?", help="a folder, an image, or a list of images")
+    parser.add_argument("images", metavar="IMAGES", nargs="*", help="folders, images, or lists of images")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_source_arguments(parser)
@@ -49,10 +51,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _embed(arguments: argparse.Namespace) -> int:
-    if arguments.images is None and arguments.split is None:
+    if not arguments.images and arguments.split is None:
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
+    if arguments.split and len(arguments.images) > 1:
+        raise ToolboxError("--split takes one recipe or checkpoint before OUT.", hint="Embed the others by themselves.")
     prepare_process()
-    from toolbox.cli.sources import load_source, run
+    from toolbox.cli.sources import listed_sources, load_source, run
     from toolbox.core.stored_embeddings import check_free, write_embeddings
 
     try:
@@ -64,7 +68,8 @@ def _embed(arguments: argparse.Namespace) -> int:
     for note in dataset.notes():
         print(note)
     source = load_source(arguments, ours)
-    told = f"{arguments.split} of {arguments.images or arguments.model}" if arguments.split else arguments.images
+    told = listed_sources(arguments.images or [arguments.model])
+    told = f"{arguments.split} of {told}" if arguments.split else told
     print(f"Embedding {len(dataset):,} images of {told} with {source.told}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)
     try:
@@ -102,10 +107,10 @@ def _pictures(arguments: argparse.Namespace) -> Dataset:
 def _split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
     from toolbox.cli.sources import kind_of, recipe_of, split_of
 
-    if arguments.images is None and kind_of(arguments.model) == "backbone":
+    if not arguments.images and kind_of(arguments.model) == "backbone":
         raise ToolboxError(
             f"--split names data of a recipe, and {arguments.model} is a backbone.",
             hint=f"Say whose: tools/embed.py {arguments.model} configs/RECIPE.py {arguments.out} --split train",
         )
-    recipe = recipe_of(arguments.images or arguments.model, overrides, arguments.plugin)
+    recipe = recipe_of((arguments.images or [arguments.model])[0], overrides, arguments.plugin)
     return split_of(recipe, arguments.split)

@@ -20,7 +20,8 @@ MOST_LINES = 20
 TELLS = """\
 CHECKPOINT is a checkpoint of a classifier, or a run's folder (its best).
 
-IMAGES is a folder (all images below it), an image, or a list: a .txt with a path a line, or a .jsonl.
+IMAGES are folders (all images below them), images, or lists: a .txt with a path a line, or a .jsonl. Of a single folder
+or image the paths are written relative to it, of several as they were given.
 
 A score is a softmax probability, of k-NN the share of the votes. --out writes them all: .csv (path, label1, score1,
 label2 ...), .json (a list of {"path", "predictions": [{"label", "score"} ...]}), or .jsonl (the same, one a line).
@@ -31,7 +32,7 @@ terminal, on the page, and as "classifier" in the files.
 
 examples:
   tools/predict.py work_dirs/dinov3_food101 photos/ --out predictions.csv --page predictions.html
-  tools/predict.py work_dirs/dinov3_food101/best dish.jpg --top 3
+  tools/predict.py work_dirs/dinov3_food101/best dish.jpg other.jpg --top 3
 """
 
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint of a classifier, or a run's folder")
-    parser.add_argument("images", metavar="IMAGES", help="a folder, an image, or a list of images")
+    parser.add_argument("images", metavar="IMAGES", nargs="+", help="folders, images, or lists of images")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a file that ends in .csv, .json or .jsonl")
     parser.add_argument("--page", metavar="FILE", type=Path, help="a page with the pictures, which ends in .html")
     parser.add_argument("--top", metavar="K", type=from_least(1), help=f"classes of each picture ({TOP})")
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox.cli.predictions import ENDINGS, write_predictions
-    from toolbox.cli.sources import pictures_of
+    from toolbox.cli.sources import listed_sources, pictures_of
 
     _check_targets(arguments, ENDINGS)
     dataset = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
@@ -73,7 +74,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
     told = f"{encoder.told}, in {encoder.precision.name}"
     told += f", by {encoder.model.predictor}" if encoder.model.predictor else ""
-    print(f"Classifying {len(dataset):,} images of {arguments.images} with {told}", flush=True)
+    print(f"Classifying {len(dataset):,} images of {listed_sources(arguments.images)} with {told}", flush=True)
     found = _classified(encoder, dataset, arguments)
     rows = [[(encoder.name_of(label), score) for label, score in row] for row in found.rows]
     paths = [str(name) for name in found.ids]

@@ -128,22 +128,28 @@ def tell_bad(bad: list[tuple[int, str]]) -> None:
         print(f"Left out: {message}", file=sys.stderr)
 
 
-def pictures_of(images: str, *, skip_bad: bool) -> Pictures:
-    """The pictures that a command's argument means. Raises ToolboxError naming those that are not there.
+def pictures_of(images: list[str], *, skip_bad: bool) -> Pictures:
+    """The pictures that a command's arguments mean. Raises ToolboxError naming those that are not there.
 
     - `skip_bad`: let them be found unreadable later, and be left out.
     """
     from toolbox.engine.judging.pictures import find_pictures
 
-    found = find_pictures(images)
+    found = find_pictures(*images)
     missing = found.missing()
     if missing and not skip_bad:
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        where = f"{listed_sources(images)} do not exist below {found.root}"
         raise ToolboxError(
-            f"{len(missing)} of {len(found)} images of {images} do not exist below {found.root}: {listed}.",
+            f"{len(missing)} of {len(found)} images of {where}: {listed}.",
             hint="Mend the list or the links, or leave them out with --on-bad-item skip.",
         )
     return found
+
+
+def listed_sources(images: list[str]) -> str:
+    """The first few of a command's arguments, in words."""
+    return ", ".join(images[:3]) + (f" and {len(images) - 3:,} more" if len(images) > 3 else "")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,30 @@ class Pictures(Dataset):
         return [name for name in self.names if not (self.root / name).exists()]
 
 
-def find_pictures(source: str | Path) -> Pictures:
-    """The pictures that `source` means.
+def find_pictures(*sources: str | Path) -> Pictures:
+    """The pictures that one or several `sources` mean; each of these is
 
     - a folder: all image files below it, by their paths, each once (`toolbox.base.find_images`).
     - an image file: that one.
     - a text file (.txt), a path a line, or a JSON Lines file (.jsonl), each line a path or a dict with "image", "path"
       or "query_image" and perhaps "id". Paths are relative to the list's folder. A line that returns counts once.
 
-    Ids are the paths relative to the folder, or as the list has them. Raises ToolboxError if there is no picture.
+    Ids are the paths relative to the folder, or as the list has them; of several sources they are the whole paths, as
+    far as these were given, and a picture that several name counts once. Raises ToolboxError, naming all sources that
+    make no sense, and where there is no picture.
     """
-    path = Path(source).expanduser()
+    found, problems = [], []
+    for source in sources:
+        try:
+            found.append(_in_source(Path(source).expanduser()))
+        except ToolboxError as error:
+            problems += error.problems
+    if problems:
+        raise ToolboxError.of(problems)
+    return found[0] if len(found) == 1 else _together(found)
+
+
+def _in_source(path: Path) -> Pictures:
     try:
         if path.is_dir():
             return _in_folder(path)
@@ -66,6 +80,28 @@ def find_pictures(source: str | Path) -> Pictures:
         known = f"Images end in {_endings()}, lists in {' or '.join(LISTS)}."
         raise ToolboxError(f"{path} is neither a folder, an image nor a list.", hint=known)
     return Pictures(path.parent, [path.name])
+
+
+def _together(parts: list[Pictures]) -> Pictures:
+    """The pictures of several sources."""
+    names: dict[str, str] = {}  # by id
+    files: set[str] = set()
+    repeated = 0
+    for part in parts:
+        for name, key in zip(part.names, part.ids, strict=True):
+            path = str(part.root / name)
+            key = path if key == name else key
+            file = os.path.realpath(path)
+            if file in files and names.get(key, path) == path:
+                repeated += 1
+                continue
+            if names.setdefault(key, path) != path:
+                message = f"The id {key!r} belongs to {names[key]} and to {path}."
+                raise ToolboxError(message, hint="Give every picture an id of its own.")
+            files.add(file)
+    notes = [note for part in parts for note in part.notes()]
+    notes += [f"{repeated:,} pictures that are named again are counted once"] if repeated else []
+    return Pictures(Path(), list(names.values()), list(names), notes)
 
 
 def _in_folder(root: Path) -> Pictures:
