@@ -353,3 +353,19 @@ def test_a_checkpoint_that_brings_a_plugin_along_runs_no_code(toy, tmp_path):
     manifest.write_text(json.dumps(told))
     toolbox.load("w")  # see test_security.py
     assert not Path("ran").exists()
+
+
+def test_names_of_files_that_are_no_text_cost_no_run(tmp_path, capsys):
+    from toolbox.engine.console import Console
+    from toolbox.engine.reading.bad_items import BadItems
+    from toolbox.features import key, shards
+
+    console, error = Console(), "a\n\udcff.png: broken"
+    console.log_file = tmp_path / "train.log"
+    bad = BadItems(tmp_path / "bad_items.jsonl", 10, 1, console)
+    bad.note([(3, error)])
+    assert json.loads((tmp_path / "bad_items.jsonl").read_text()) == {"index": 3, "error": error}
+    assert "\\udcff.png" in (tmp_path / "train.log").read_text()
+    assert json.loads(files.as_json({"found": error}).encode()) == {"found": error}
+    assert key.digest(error) != key.digest(error + "x")
+    assert shards._digest({"ids": [error]})

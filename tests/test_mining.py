@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import toolbox
-from toolbox.cli.mine_negatives import main
+from toolbox.cli.mine_negatives import class_labels, main
 from toolbox.engine.judging.mining import ByPath, largest, mine
 
 ROOT = Path(__file__).parent.parent
@@ -209,6 +209,17 @@ def test_several_positives_and_limits_are_counted(toy, pictures, capsys):
     assert "items have fewer negatives and are kept" in capsys.readouterr().out
     lines = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(len(line["positive"]) == 2 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [(["a", "7"], ["a", "7"]), (["a", "NA"], [0, 1]), (["a", "0.5"], [0, 1]), (["7", "7.0"], [0, 1]), (None, [0, 1])],
+)
+def test_classes_are_written_as_they_will_be_read(names, written):
+    from types import SimpleNamespace
+
+    found = class_labels(SimpleNamespace(classes=names, labels=[0, 1, 1]))
+    assert [found[label] for label in range(2)] == written
 
 
 def test_unreadable_items_are_named(toy, pictures, capsys):

@@ -6,6 +6,7 @@ import argparse
 import ast
 import errno
 import importlib
+import io
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ def guarded(command: Callable[[], int]) -> int:
     """
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (started with it closed)
     sys.stderr = sys.stderr or sys.stdout
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are no text
     try:
         return command()
     except ToolboxError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,9 +98,10 @@ def _mine(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     try:
         with new_file(arguments.out) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
+            written = class_labels(dataset)
             for query, positives, negatives in mined.rows:
                 names = [[found.ids[row] for row in group] for group in ([query], positives, negatives)]
-                stream.write(line(*names, label_of(dataset, int(labels[query]))) + "\n")
+                stream.write(line(*names, written[int(labels[query])]) + "\n")
     except UnicodeError as error:
         raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
     tell(arguments, mined, len(labels), dataset)
@@ -113,9 +115,19 @@ def line(query: list[str], positives: list[str], negatives: list[str], label: st
     return json.dumps(row, ensure_ascii=False)
 
 
-def label_of(dataset: ByPath, label: int) -> str | int:
-    """The name of a class, its number where it has none."""
-    return label if dataset.classes is None else str(dataset.classes[label])
+def class_labels(dataset: ByPath) -> Sequence[str | int]:
+    """The names of the classes as datasets.Records reads them again; numbers where there are none, or others when read.
+
+    A class that is called "NA" or "0.5" would be read as a missing label, or refused.
+    """
+    from toolbox.base import read_label
+
+    names = [str(name) for name in dataset.classes or []]
+    numbers = range(1 + max(map(int, dataset.labels), default=-1))
+    try:
+        return names if names and all(read_label(name) == name for name in names) else numbers
+    except ValueError:
+        return numbers
 
 
 def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPath) -> None:

@@ -124,8 +124,10 @@ def workers_of(arguments: argparse.Namespace) -> int:
 
 def tell_bad(bad: list[tuple[int, str]]) -> None:
     """Name the items that were left out."""
+    from toolbox.engine.reading.bad_items import list_messages
+
     for _, message in bad:
-        print(f"Left out: {message}", file=sys.stderr)
+        print(f"Left out: {list_messages([message])}", file=sys.stderr)
 
 
 def pictures_of(images: list[str], *, skip_bad: bool) -> Pictures:

@@ -57,7 +57,7 @@ class Console:
     def show(self, text: str) -> None:
         """Print a line; a reader that has gone ends the printing, not the run."""
         try:
-            print(text, flush=True)
+            print(text.encode(errors="backslashreplace").decode(), flush=True)  # names of files may be no text
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -85,7 +85,7 @@ class Console:
     def _keep(self, text: str) -> None:
         if self.log_file is not None:
             # a line of the log is not worth a run: what the run needs will complain itself
-            with suppress(OSError), self.log_file.open("a", encoding="utf-8") as file:
+            with suppress(OSError), self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
 
 

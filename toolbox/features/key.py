@@ -64,7 +64,7 @@ def data_identity(
 
 def digest(of: Any) -> str:
     """SHA-256 of an identity, or of any plain value."""
-    return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:

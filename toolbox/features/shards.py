@@ -76,7 +76,8 @@ def write_shard(folder: Path, shard: Shard, layout: Layout, numbers: torch.Tenso
         "bytes": data.nbytes, "sha256": hashlib.sha256(data).hexdigest(), **record,
     }  # fmt: skip
     with new_file(folder / f"{shard.name}.json", hint=_HINT) as beside:
-        beside.write_text(json.dumps(about | {"record": _digest(about)}, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(about | {"record": _digest(about)}, ensure_ascii=False)
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_record(folder: Path, shard: Shard, layout: Layout, *, checksum: bool = False) -> dict[str, Any] | None:
@@ -105,4 +106,5 @@ def read_record(folder: Path, shard: Shard, layout: Layout, *, checksum: bool = 
 
 
 def _digest(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -165,4 +165,4 @@ class Writer:
         path = self.folder / name
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             with new_file(path, hint="The shards that are complete are kept.") as beside:
-                beside.write_text(text, encoding="utf-8")
+                beside.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -122,8 +122,11 @@ def remove(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file of a run in one step. Raises ToolboxError when the disk refuses."""
-    files.write_text(path, text, hint="Choose another --work-dir.")
+    """Replace a text file of a run in one step; bytes of file names that are no text are escaped, as JSON does.
+
+    Raises ToolboxError when the disk refuses.
+    """
+    files.write_text(path, text, hint="Choose another --work-dir.", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -132,8 +135,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON as this project writes it; numbers that are not finite are null."""
-    return files.to_json(value, indent=1, ensure_ascii=False) + "\n"
+    """JSON as this project writes it: numbers that are not finite are null, bytes that are no text are escaped."""
+    text = files.to_json(value, indent=1, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
 
 
 def point(link: Path, target: Path) -> None:
