@@ -13,7 +13,7 @@ from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import catalog
 from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, check_names
-from toolbox.registry.signature import EMPTY, Parameter, describe, parameters
+from toolbox.registry.signature import EMPTY, Parameter, accepts, describe, parameters
 
 
 def validate(recipe: dict[str, Any]) -> list[Problem]:
@@ -198,7 +198,12 @@ def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
         return []
     if kind is None:
         return _typed(value, parameter.annotation, where)
-    if value is None or (isinstance(value, str) and parameter.accepts_string):
+    if value is None:
+        if parameter.default is None or accepts(parameter.annotation, type(None)):
+            return []
+        hint = f"{kind.capitalize()}s: {', '.join(entry.fullname for entry in catalog().find(kind))}."
+        return [Problem("It must not be None.", where, hint)]
+    if isinstance(value, str) and parameter.accepts_string:
         return [] if fits(value, parameter.annotation) else _component(value, kind, where)
     if isinstance(value, list) and parameter.container == "list":
         return [p for i, item in enumerate(value) for p in _component(item, kind, f"{where}.{i}")]
