@@ -93,7 +93,7 @@ def train(
     recipe, found = planned(config, device)
     if resume is None:
         resume = recipe["resume"] and not overwrite
-    folder = Path(work_dir) if work_dir else making.folder_of(recipe, name_of(config))
+    folder = Path(work_dir).expanduser() if work_dir else making.folder_of(recipe, name_of(config))
     recipe["work_dir"] = str(folder)
     try:
         run = Run(
@@ -144,7 +144,7 @@ def evaluate(
     from toolbox.engine.judging import evaluation, testdir
     from toolbox.engine.judging.options import set_metric_arguments
 
-    folder, recipe, is_new = None if out is None else Path(out), as_plain(config), False
+    folder, recipe, is_new = None if out is None else Path(out).expanduser(), as_plain(config), False
     if metrics:
         problems = validate(recipe)
         if problems:
@@ -257,7 +257,7 @@ def export(
     from toolbox.engine.saving import checkpoint as checkpoints
     from toolbox.loading import open_checkpoint
 
-    target = Path(folder).resolve()
+    target = Path(folder).expanduser().resolve()
     exports.check_target(target, overwrite=overwrite)
     if onnx:
         check_packages()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(stoppable(lambda: _audit(arguments)))
 
 

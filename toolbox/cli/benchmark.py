@@ -6,7 +6,7 @@ import argparse
 import inspect
 from importlib import import_module
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 
 BENCHMARKS = {
     "ablation": ("what each switch of the retrieval recipe gains on letters", {"steps": 900, "seeds": 3}),
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--pairs", type=int, default=7, help="interleaved measurements")
         for flag, default in options.items():
             command.add_argument(f"--{flag}", type=type(default), default=default)
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(expand_arguments(argv))
     return guarded(lambda: _run(arguments))
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 
 if TYPE_CHECKING:
     from toolbox.features.inventory import StoreInfo
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--remove", action="store_true", help="delete what is chosen")
     parser.add_argument("--dry-run", action="store_true", help="with --remove: only say what would be deleted")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(expand_arguments(argv))
     return guarded(lambda: _run(arguments))
 
 

@@ -47,6 +47,19 @@ def guarded(command: Callable[[], int]) -> int:
         return 2
 
 
+def expand_arguments(argv: list[str] | None = None) -> list[str]:
+    """A command's arguments with `~` expanded, as in `~/x` and `--out=~/x`, where no shell has done so.
+
+    - `argv`: None for those of this process.
+    """
+    found = []
+    for text in sys.argv[1:] if argv is None else argv:
+        option, equals, value = text.partition("=")
+        is_option = text.startswith("--") and bool(equals)
+        found.append(option + equals + os.path.expanduser(value) if is_option else os.path.expanduser(text))
+    return found
+
+
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """What every command that takes a recipe takes."""
     parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")

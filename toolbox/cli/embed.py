@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_source_arguments(parser)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(stoppable(lambda: _embed(arguments)))
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 
 TELLS = """\
 CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wise_ft, else best, else last).
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change keys of the recipe, e.g. where frozen weights are now")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: _export(arguments))
 
 

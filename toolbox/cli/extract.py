@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
 
 TELLS = """\
 Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="read everything against its checksums, and mend what is damaged"
     )
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: _extract(arguments))
 
 

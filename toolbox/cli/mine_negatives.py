@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
     add_source_arguments(parser, backbone=False)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(stoppable(lambda: _mine(arguments)))
 
 

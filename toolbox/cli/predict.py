@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         "--head", metavar="NAME", help="of a probe: linear, knn or logistic, instead of what validated best"
     )
     add_source_arguments(parser, backbone=False, baseline=False)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(stoppable(lambda: _predict(arguments)))
 
 

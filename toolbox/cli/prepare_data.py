@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from toolbox.cli.common import guarded
+from toolbox.cli.common import expand_arguments, guarded
 from toolbox.cli.list_components import match
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
@@ -21,7 +20,7 @@ USAGE = "usage: prepare_data.py NAME --out FOLDER [options]    (options of one d
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 the request was wrong or the data cannot be had."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = expand_arguments(None if argv is None else list(argv))
     return guarded(lambda: run(arguments))
 
 

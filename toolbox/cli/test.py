@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
 from toolbox.cli.sources import add_precision
 from toolbox.errors import ToolboxError
 
@@ -16,7 +16,7 @@ RERANK = [20, 6, 0.3]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(expand_arguments(argv))
     return guarded(lambda: _test(arguments))
 
 

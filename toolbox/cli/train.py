@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
 from toolbox.errors import Problem, ToolboxError
 
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     expected = parser()
-    arguments, unknown = expected.parse_known_args(argv)
+    arguments, unknown = expected.parse_known_args(expand_arguments(argv))
     if unknown:
         return guarded(lambda: _refuse(expected, unknown))
     return guarded(lambda: _train(arguments))

@@ -18,7 +18,7 @@ from toolbox.config.places import Places, base_names
 from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
-from toolbox.registry import add_local, catalog
+from toolbox.registry import add_local, catalog, expand_home
 
 
 def load_config(
@@ -39,7 +39,7 @@ def load_config(
     Raises ToolboxError for a missing file (with the nearest names), a syntax error, a mistyped `_base_`, or a
     reference that leads nowhere.
     """
-    file = find_recipe(str(path))
+    file, plugins = find_recipe(expand_home(str(path))), expand_home(list(plugins))
     if _is_of_a_run(file):
         config = Config(ConfigDict(without_code(_as_data(file), plugins, str(file))), filename=str(file))
     else:
@@ -111,8 +111,11 @@ def places_of(config: Any) -> Places | None:
 
 
 def to_dict(config: Config | Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as plain dicts and lists, detached from the original, its references replaced by what they refer to."""
-    return resolve(_plain(config._cfg_dict if isinstance(config, Config) else config))
+    """A recipe as plain dicts and lists, detached from the original, its references replaced by what they refer to.
+
+    Paths that start with `~` become absolute.
+    """
+    return expand_home(resolve(_plain(config._cfg_dict if isinstance(config, Config) else config)))
 
 
 def _plain(value: Any) -> Any:

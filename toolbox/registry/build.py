@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,11 +83,23 @@ def check_names(
     return problems
 
 
+def expand_home(value: Any) -> Any:
+    """A value of a recipe, in which every text that starts with `~`, alone or as `~/` and `~name/`, is a path at home.
+
+    A text that names nobody's home stays as it is.
+    """
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value
+    if isinstance(value, dict):
+        return {key: expand_home(item) for key, item in value.items()}
+    return [expand_home(item) for item in value] if isinstance(value, list) else value
+
+
 def _value(value: Any, parameter: Parameter, where: str) -> Any:
     """A constructor argument; components are built where the annotation names an extension point."""
     kind = parameter.kind_of_component
     if kind is None or value is None or (isinstance(value, str) and parameter.accepts_string):
-        return value
+        return expand_home(value)
     if parameter.container == "dict" and isinstance(value, Mapping) and "type" not in value:
         return {name: build(item, kind, where=_join(where, name)) for name, item in value.items()}
     return build(value, kind, where=where)

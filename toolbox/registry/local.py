@@ -24,6 +24,7 @@ def load_local(path_or_module: str) -> Plugin:
     folder joins sys.path, so that `target="my_file:MyLoss"` and its neighbours can be imported, also in the worker
     processes of a data loader. Nothing is raised: the plugin carries its error.
     """
+    path_or_module = os.path.expanduser(path_or_module)
     is_file = path_or_module.endswith(".py") or "/" in path_or_module or os.sep in path_or_module
     name = Path(path_or_module).stem if is_file else default_namespace(path_or_module)
     plugin = Plugin(name, path=os.path.abspath(path_or_module) if is_file else path_or_module)

@@ -127,6 +127,7 @@ def _in_list(path: Path) -> Pictures:
         if not line.strip():
             continue
         name, key = _line(line.strip(), f"{path}:{number}") if path.suffix.lower() == ".jsonl" else (line.strip(),) * 2
+        name = os.path.expanduser(name)
         if found.setdefault(key, name) != name:
             message = f"The id {key!r} belongs to {found[key]} on an earlier line."
             raise ToolboxError(message, where=f"{path}:{number}", hint="Give every picture an id of its own.")

@@ -15,6 +15,7 @@ writes it to safetensors; everything else is the same, and any number of process
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -214,7 +215,7 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
 
     Raises ToolboxError if it is none, or damaged, naming the file.
     """
-    given = Path(path)
+    given = Path(os.path.expanduser(path))
     path = follow(given)
     if not (path / "manifest.json").is_file():
         inside = [follow(path / name) for name in (WISE_FT, "best", "last")]

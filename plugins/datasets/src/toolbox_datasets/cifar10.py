@@ -57,7 +57,7 @@ class CIFAR10(Classified):
         seed: int = 42,
     ) -> None:
         super().__init__(split, ratio, shots, val_share, seed)
-        self.root = root
+        self.root = os.path.expanduser(root)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "records"}  # mapped again elsewhere

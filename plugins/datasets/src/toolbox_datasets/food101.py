@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +47,7 @@ class Food101(Pictures):
         seed: int = 42,
     ) -> None:
         super().__init__(split, ratio, shots, val_share, seed)
-        self.root = root
+        self.root = os.path.expanduser(root)
 
     def parts(self) -> Sequence[str]:
         first_of(Path(self.root), ["meta/classes.txt"])

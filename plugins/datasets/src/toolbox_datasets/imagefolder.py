@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +80,8 @@ class ImageFolder(Dataset):
         if divide not in ("classes", "images"):
             raise ValueError(f"divide must be 'classes' or 'images', not {divide!r}")
         subsets.require_subset(ratio, shots, seed)
-        self.root, self.split, self.val_share, self.test_share = root, split, val_share, test_share
+        self.root, self.split = os.path.expanduser(root), split
+        self.val_share, self.test_share = val_share, test_share
         self.divide, self.ratio, self.shots, self.seed = divide, ratio, shots, seed
         self.extensions = extensions and tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -50,7 +51,7 @@ class ImageNet(Pictures):
         super().__init__(split, ratio, shots, val_share, seed)
         if classes is not None and not classes:
             raise ValueError("classes is empty: name some, such as ['n01440764', 'n01443537'], or leave it out")
-        self.root, self.chosen = root, classes
+        self.root, self.chosen = os.path.expanduser(root), classes
 
     @cached_property
     def has_test(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +50,7 @@ class Listed(Dataset):
         if split not in ("train", "val", "trainval", "test"):
             raise ValueError(f"split must be 'train', 'val', 'trainval' or 'test', not {split!r}")
         require_share("val_share", val_share)
-        self.root, self.split, self.val_share = root, split, val_share
+        self.root, self.split, self.val_share = os.path.expanduser(root), split, val_share
 
     @abstractmethod
     def read(self, part: Literal["train", "test"]) -> list[Item]:
