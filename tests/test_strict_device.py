@@ -1,0 +1,42 @@
+"""Every kind of run on a second device that refuses tensors of mixed devices, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).parent / "strict_device" / "worker.py"
+
+
+def run(kind: str) -> dict[str, str]:
+    """What went wrong in each case, by name; empty for one that passed."""
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch takes no device that is written in Python")
+    done = subprocess.run(
+        [sys.executable, str(WORKER), kind], capture_output=True, text=True, timeout=1500, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    found = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("CASE ")]
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {name: error for name, _, error in found}
+
+
+def check(errors: dict[str, str], least: int) -> None:
+    assert len(errors) >= least
+    wrong = {name: error for name, error in errors.items() if error}
+    assert not wrong, "\n\n".join(f"== {name}\n{error[-3000:]}" for name, error in wrong.items())
+
+
+def test_recipes_run_on_a_strict_device_and_give_the_numbers_of_the_processor():
+    check(run("fast"), 20)
+
+
+@pytest.mark.slow
+def test_more_recipes_run_on_a_strict_device():
+    check(run("slow"), 12)
