@@ -15,6 +15,10 @@ from toolbox_datasets.records import Records
 
 from toolbox import api
 from toolbox.cli.test import main
+from toolbox.core.metrics.classification.accuracy import Accuracy
+from toolbox.core.metrics.classification.calibration import CalibrationError
+from toolbox.core.metrics.classification.knn import KNN
+from toolbox.core.metrics.classification.logistic import LogisticRegression
 from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall
 from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 from toolbox.report.paired import pair
@@ -183,3 +187,19 @@ def test_what_is_left_out_is_said_once_by_a_run_and_by_an_evaluation(toy, capsys
     captured = capsys.readouterr()
     assert said in captured.err
     assert json.loads(captured.out)["queries_without_positive"] == 1
+
+
+def test_every_number_of_a_metric_has_its_own_direction():
+    less = {
+        RetrievalRecall: ["queries_without_positive"],
+        LateInteractionRecall: ["late_interaction/queries_without_positive"],
+        LogisticRegression: ["logistic_not_converged"],
+        CalibrationError: ["calibration_error"],
+        Accuracy: [],
+        KNN: [],
+    }
+    greater = ["recall@1", "late_interaction/map@r", "dim64/recall@1_low", "logistic", "knn@10", "top1", "top5_high"]
+    for kind, names in less.items():
+        assert [kind().direction(name) for name in names] == ["less"] * len(names)
+        if kind is not CalibrationError:
+            assert {kind().direction(name) for name in greater} == {"greater"}

@@ -83,6 +83,7 @@ class LogisticRegression(Learned):
 
     name = "logistic regression"
     settings = ("logistic_c",)
+    better = {"logistic_not_converged": "less"}
 
     def __init__(
         self,

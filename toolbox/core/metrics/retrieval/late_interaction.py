@@ -35,6 +35,8 @@ class LateInteractionRecall(Metric):
     Raises ValueError for arguments that make no sense, for batches without labels or ids, and for empty token sets.
     """
 
+    better = {f"{PREFIX}queries_without_positive": "less"}
+
     def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Lone = "skip"):
         self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
         if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):

@@ -68,6 +68,8 @@ class RetrievalRecall(Metric):
     positive or every K is too large.
     """
 
+    better = {"queries_without_positive": "less"}
+
     def __init__(
         self,
         ks: list[int] | None = None,
