@@ -20,7 +20,7 @@ from toolbox.base.functional import (
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.hub import unreachable
-from toolbox.base.image_files import find_images, image_suffixes
+from toolbox.base.image_files import find_images, image_suffixes, sized_files
 from toolbox.base.image_preprocess import ImagePreprocess, check_crop
 from toolbox.base.images import decode_image, read_image, set_max_image_pixels
 from toolbox.base.labels import MISSING_LABELS, find_similar_labels, read_label
@@ -43,5 +43,6 @@ __all__ = [
     "Preprocess", "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune",
     "check_crop", "check_images", "check_rate", "cls_token", "decode_image", "find_images", "find_similar_labels",
     "gather", "gather_rows", "image_suffixes", "l2_normalize", "last_token", "mean_tokens", "new_file", "read_image",
-    "read_label", "set_max_image_pixels", "split_by_hash", "unreachable", "without_autocast", "world",
+    "read_label", "set_max_image_pixels", "sized_files", "split_by_hash", "unreachable", "without_autocast",
+    "world",
 ]  # fmt: skip

@@ -55,6 +55,12 @@ class Dataset(ABC):
         others: a commit, a checksum. None where there is no more to say."""
         return None
 
+    def identities(self) -> Sequence[str] | None:
+        """What tells each item from all others, wherever the data lie and whatever is added to them: the path below the
+        folder of classes and the file's size (`toolbox.base.sized_files`), a checksum. A run keeps digests of them, so
+        that an evaluation counts the items it was trained on. None, the default, where only reading an item tells."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int:
         """How many items."""

@@ -8,7 +8,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,6 +188,18 @@ class _Walk:
 
 def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def sized_files(files: Iterable[str | os.PathLike[str]], names: Iterable[str]) -> list[str]:
+    """What identifies files (`Dataset.identities`): the `names` of items with the sizes of their `files` in bytes."""
+    found = []
+    for file, name in zip(files, names, strict=True):
+        try:
+            size = os.stat(file).st_size
+        except OSError:
+            size = -1
+        found.append(f"{name}:{size}")
+    return found
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -109,7 +109,7 @@ class Judging(Prepared):
         checkpoints.write(
             self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
             recipe=self.config, extra=self._identity() | {"wise_ft": {"alpha": alpha}}, classes=self.class_names,
-            team=self.team,
+            trained=self.trained_items, team=self.team,
         )  # fmt: skip
         self._curves = [curve(found)]
         return {"alpha": alpha, "val": {f"{tried:g}": numbers for tried, numbers in found.items()}}

@@ -102,6 +102,7 @@ class Run(Judging):
                 recipe=self.config,
                 extra=extra,
                 classes=self.class_names,
+                trained=self.trained_items,
                 team=self.team,
             )
         if self.is_main:

@@ -35,6 +35,7 @@ from toolbox.engine.saving.files import as_json, sha256_of
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import StopSignal
 from toolbox.engine.storing.shelf import Shelf
+from toolbox.engine.trained_items import TrainedItems, items_of, sentence
 from toolbox.engine.updating.average import Average
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups
@@ -129,12 +130,29 @@ class Prepared:
         self.inputs = inputs_of(self.model)
         self.training_inputs = inputs_of(self.model, training=True)
         self.val, self.test = self._eval_set("val"), self._eval_set("test")
+        self._look_for_trained_items(start)
         if self.val is not None and self.test is not None:
             self.test.share(self.val.shared)
         self.shelf = self._fill_shelf() if recipe.get("features") else None
         self.parallel = spread(
             self.model, self.team, settings("env_cfg.parallel"), self.device, self.precision, idle=self._idle
         )
+
+    def _look_for_trained_items(self, start: checkpoints.Checkpoint | None) -> None:
+        """Count the items of the validation and test set that this run, or what it starts from, is trained on."""
+        targets = [target for target in (self.val, self.test) if target is not None]
+
+        def count() -> list[int]:
+            self.trained_items = items_of(self.dataset)
+            if start is not None:
+                self.trained_items |= start.trained_items()
+            return [self.trained_items.count_in(target.dataset) for target in targets]
+
+        self.trained_items: TrainedItems | None = None  # the main process has them
+        for target, found in zip(targets, self.team.from_main(count), strict=True):
+            target.training_data, target.trained_items = self.dataset, found
+            if found:
+                self.console.warn(sentence(found, len(target.dataset), target.name))
 
     def _fill_shelf(self) -> Shelf:
         """Features of all that the run will read; computed by the model as one process has it."""

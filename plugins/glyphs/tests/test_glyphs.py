@@ -71,6 +71,14 @@ def test_splits_share_no_class_and_cover_all_letters():
     assert 60 < len(sets["val"]) < 100  # about a tenth of 816
 
 
+def test_what_identifies_a_picture_does_not_depend_on_how_many_there_are():
+    one, two, other = (Glyphs("val", views=views, seed=seed).identities() for views, seed in ((1, 0), (2, 0), (1, 1)))
+    assert len(one) == len(set(one)) == len(Glyphs("val"))
+    assert set(one) < set(two)
+    assert set(one).isdisjoint(other)
+    assert set(one).isdisjoint(Glyphs("train").identities())
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_no_outline_of_a_test_letter_occurs_in_training(face):
     seen = [*Glyphs("train").letters, *Glyphs("val").letters]

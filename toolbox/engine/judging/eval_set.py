@@ -58,6 +58,8 @@ class EvalSet:
     - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
     - `training`: the recipe's `train_dataloader`, for metrics that learn from the training set.
     - `name`: "val" or "test", for messages.
+    - `training_data`: the dataset of `training` where it is made already; else it is made on first use, and kept.
+    - `trained_items`: how many of its items the model was trained on, as far as known; counted in the numbers.
     - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline"; `remarks`: what must
       be said with the numbers.
     """
@@ -66,6 +68,8 @@ class EvalSet:
         self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str, training: dict[str, Any] | None = None
     ) -> None:
         self.name, self.loader, self.training = name, loader, training
+        self.training_data: Dataset | None = None
+        self.trained_items = 0
         self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
         self.evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
         self._build_metrics()
@@ -126,7 +130,8 @@ class EvalSet:
           left out, and where all of them do, there are no numbers.
         - `shelf`: where features are stored; None reads all inputs.
         - `chosen`: on a test set, the numbers of the validation that chose settings such as the k of k-NN.
-        Unreadable items under 'skip' are counted as "unreadable_items" in the result. Metrics that learn from the
+        Unreadable items under 'skip' are counted as "unreadable_items" in the result, and those that the model was
+        trained on as "trained_items". Metrics that learn from the
         training set see it first, without augmentation; once, where the model's embeddings do not change.
         """
         for metric in self.metrics:
@@ -182,7 +187,8 @@ class EvalSet:
             self.better |= {name: self._say(metric.direction, name) for name in found}
             self.remarks += metric.remarks()
         self._end_learning(model)
-        return numbers | ({"unreadable_items": bad} if bad else {})
+        seen = self.trained_items if mode == "predict" else 0
+        return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": seen} if seen else {})
 
     def _has_learned(self, model: nn.Module) -> bool:
         """Whether the metrics need not see the training set (again); else what they know of one is dropped."""
@@ -208,13 +214,16 @@ class EvalSet:
             metric.forget()
 
     def training_set(self) -> Dataset:
-        """The training set, as it is. Raises ToolboxError where there is none."""
+        """The training set, as it is, made once. Raises ToolboxError where there is none."""
+        if self.training_data is not None:
+            return self.training_data
         if self.training is None:
             raise ToolboxError(
                 "A metric learns from the training set, and there is none.", where=f"{self.name}_evaluator",
                 hint="Give a train_dataloader.",
             )  # fmt: skip
-        return build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
+        self.training_data = build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
+        return self.training_data
 
     def _batches(
         self, dataset: Dataset, loader: dict[str, Any], name: str, inputs: dict[str, Inputs], device: Device,

@@ -22,6 +22,7 @@ from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.shelf import Shelf
+from toolbox.engine.trained_items import sentence
 from toolbox.errors import ToolboxError
 
 
@@ -122,6 +123,10 @@ def evaluate(
             shelf.add("val", choosing.dataset, choosing.loader)
         if training is not None:
             shelf.add("train", training, recipe["train_dataloader"])
+    if checkpoint:
+        target.trained_items = found.trained_items().count_in(target.dataset)
+        if target.trained_items:
+            tell(sentence(target.trained_items, len(target.dataset), name))
     inputs = inputs_of(model)
     if choosing is not None:
         chosen = choosing.evaluate(model, inputs, device, how, mode=mode, shelf=shelf)

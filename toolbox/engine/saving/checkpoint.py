@@ -6,6 +6,7 @@ checkpoint-120/
   state.safetensors     tensors of the training state: optimizer, generators
   state.json            the rest of the training state
   classes.json          the names of the training data's classes, where they have labels
+  trained_items.npz     digests of the items that were trained on, where their dataset tells them
   manifest.json         format, step, recipe, checksums, plugins, identity of what was frozen
 
 Of a model that is spread over processes, model/ and state/ hold what each process has, as torch.distributed.checkpoint
@@ -37,10 +38,11 @@ from toolbox.engine.distributed.tensors import are_sharded, load_shards, save_sh
 from toolbox.engine.parts import adapted, model_state
 from toolbox.engine.saving.files import as_json, new_folder, point, refused, remove, sha256
 from toolbox.engine.saving.state import join, split
+from toolbox.engine.trained_items import TrainedItems
 from toolbox.errors import ToolboxError
 
 FORMAT = 1
-WISE_FT = "wise_ft"
+WISE_FT, TRAINED_ITEMS = "wise_ft", "trained_items.npz"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -109,6 +111,12 @@ class Checkpoint:
         return [str(name) for name in json.loads((self.path / "classes.json").read_text(encoding="utf-8"))]
 
     @_readable
+    def trained_items(self) -> TrainedItems:
+        """The items that the model was trained on; none where they are not known."""
+        known = TRAINED_ITEMS in self.manifest["files"]
+        return TrainedItems.load(self.path / TRAINED_ITEMS) if known else TrainedItems()
+
+    @_readable
     def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
         """The training state; None for weights that no run can continue from.
 
@@ -135,11 +143,11 @@ class Checkpoint:
 
 def save(
     folder: Path, step: int, model: Model, state: dict[str, Any], *, recipe: dict[str, Any], extra: dict[str, Any],
-    classes: list[str] | None = None, team: Team = ALONE,
+    classes: list[str] | None = None, trained: TrainedItems | None = None, team: Team = ALONE,
 ) -> Path:  # fmt: skip
     """Write `checkpoint-<step>` into `folder`, read it back, and move `last` to it; arguments as of `write`."""
     target = folder / f"checkpoint-{step}"
-    write(target, step, model, state, recipe=recipe, extra=extra, classes=classes, team=team)
+    write(target, step, model, state, recipe=recipe, extra=extra, classes=classes, trained=trained, team=team)
 
     def verified() -> None:
         read(target)
@@ -151,13 +159,14 @@ def save(
 
 def write(
     target: Path, step: int, model: Model, state: dict[str, Any] | None, *, recipe: dict[str, Any],
-    extra: dict[str, Any], classes: list[str] | None = None, team: Team = ALONE,
+    extra: dict[str, Any], classes: list[str] | None = None, trained: TrainedItems | None = None, team: Team = ALONE,
 ) -> None:  # fmt: skip
     """Write a checkpoint as the folder `target`. Raises ToolboxError when the disk refuses.
 
     - `state`: the training state, None for weights that no run can continue from; `recipe`: the resolved configuration.
     - `extra`: further entries of the manifest (plugins, number of classes, frozen parts).
     - `classes`: the names of the training data's classes, None where they have none.
+    - `trained`: the items that the model was trained on; that of the main process counts.
     - `team`: the processes of the run; all of them must call it.
     """
     value, tensors = split(state)
@@ -189,6 +198,8 @@ def write(
         (part / "state.json").write_text(as_json(value), encoding="utf-8")
         if classes is not None:  # ASCII: names of folders need not be Unicode
             (part / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+        if trained is not None and len(trained.items):
+            trained.save(part / TRAINED_ITEMS)
         files = {
             str(path.relative_to(part)): {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(part.rglob("*"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +116,10 @@ class CIFAR10(Classified):
     def part_keys(self) -> Sequence[str]:
         files = zip(FILES[self.part], self.records, strict=True)
         return [f"{name}/{row}" for name, records in files for row in range(len(records))]
+
+    def identities(self) -> list[str]:
+        places = (self.located(index) for index in range(len(self)))
+        return [blake2b(self.records[file][row], digest_size=16).hexdigest() for file, row in places]
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image, split_by_hash
+from toolbox.base import Dataset, Sample, read_image, sized_files, split_by_hash
 from toolbox.base.image_files import composed
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
@@ -237,6 +237,10 @@ class Pictures(Classified):
 
     def sources(self) -> Sequence[str | os.PathLike[str]]:
         return [Path(self.root) / path for path in self.paths]
+
+    def identities(self) -> list[str]:
+        keys = self.part_keys()
+        return sized_files((f"{self.root}/{path}" for path in self.paths), (keys[index] for index in self.indices))
 
     def __getitem__(self, index: int) -> Sample:
         path = Path(self.root) / self.paths[index]

@@ -159,6 +159,10 @@ class HF(Classified):
             data = Path(path).read_bytes()
         return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{own}/{row}"}
 
+    def identities(self) -> list[str]:
+        own = self.own_names[self.part]
+        return [f"{self.source.identity}/{own}/{row}" for row in self.indices.tolist()]
+
     def fingerprint(self) -> str:
         return self.source.identity
 

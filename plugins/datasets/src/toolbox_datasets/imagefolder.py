@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image, split_by_hash
+from toolbox.base import Dataset, Sample, read_image, sized_files, split_by_hash
 from toolbox.base.image_files import ImageFiles, composed, listed_endings
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
@@ -201,6 +201,9 @@ class ImageFolder(Dataset):
 
     def sources(self) -> list[Path]:
         return [Path(self.root) / path for path, _ in self.items]
+
+    def identities(self) -> list[str]:
+        return sized_files((f"{self.root}/{path}" for path, _ in self.items), self.keys_of(self.items))
 
     def notes(self) -> list[str]:
         """What was decided of the folders, how images are divided and how many are left out, with counts."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image
+from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image, sized_files
 from toolbox.plugin import Problem
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files
@@ -114,6 +114,17 @@ class Records(Dataset):
         found = self.index
         images = [self.folder / path for path in found.paths]
         return images if isinstance(found, Index) else [*images, self.file]  # texts stand in the file itself
+
+    def identities(self) -> list[str]:
+        found = self.index
+        images = sized_files((self.folder / path for path in found.paths), found.paths)
+        if isinstance(found, Index):
+            return images
+        columns = [
+            [images[value] for value in values] if field.endswith("image") else [str(value) for value in values]
+            for field, values in sorted(found.fields.items())
+        ]
+        return ["\0".join(fields) for fields in zip(*columns, strict=True)]
 
     def __getitem__(self, index: int) -> Sample:
         found = self.index

@@ -89,10 +89,14 @@ class Glyphs(Dataset):
         return {
             "image": draw(Picture(letter, face, view), self.size, self.seed),
             "label": label,
-            "id": f"U+{ord(letter.char):04X}/{FACES[face].removeprefix('DejaVu')}/{view}",
+            "id": name_of(letter, face, view),
             "text": letter.name,
             "group": letter.script,
         }
+
+    def identities(self) -> list[str]:
+        views = [(face, view) for face in range(len(FACES)) for view in range(self.views)]
+        return [f"{name_of(letter, face, view)}/{self.seed}" for letter in self.letters for face, view in views]
 
     @classmethod
     def prepare(
@@ -177,6 +181,11 @@ def letters_of(split: str) -> list[Letter]:
         return [letter for letter in distinct_letters() if letter.script not in TRAINING_SCRIPTS]
     seen = [letter for letter in distinct_letters() if letter.script in TRAINING_SCRIPTS]
     return [seen[index] for index in split_by_hash([letter.name for letter in seen], val_share=0.1)[split]]
+
+
+def name_of(letter: Letter, face: int, view: int) -> str:
+    """The id of a picture."""
+    return f"U+{ord(letter.char):04X}/{FACES[face].removeprefix('DejaVu')}/{view}"
 
 
 def draw(picture: Picture, size: int, seed: int) -> Image.Image:

@@ -1,0 +1,117 @@
+"""Which items a run was trained on: kept in its checkpoints, so that no evaluation counts them as new without a word.
+
+An item is known by a digest of what its dataset says identifies it (`Dataset.identities`), 8 bytes each: for a picture
+its class, name and size, wherever its folder lies. Pictures of other data may share these; so of files up to `SAMPLED`,
+those with the smallest digests, the beginning of their content is kept too, and those that begin otherwise are others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from toolbox.base import Dataset
+
+SAMPLED, HEAD, READERS = 50_000, 16_384, 16
+
+
+def _none() -> np.ndarray:
+    return np.empty(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class TrainedItems:
+    """Digests of the items that a model was trained on.
+
+    - `items`: (N,) uint64, different ones in rising order.
+    - `sampled`: (M,) those of `items` whose content is known, in rising order; `contents`: (M,) its digests.
+    """
+
+    items: np.ndarray = field(default_factory=_none)
+    sampled: np.ndarray = field(default_factory=_none)
+    contents: np.ndarray = field(default_factory=_none)
+
+    def __or__(self, other: TrainedItems) -> TrainedItems:
+        """The items of both."""
+        sampled, first = np.unique(np.concatenate([self.sampled, other.sampled]), return_index=True)
+        contents = np.concatenate([self.contents, other.contents])[first]
+        return TrainedItems(np.union1d(self.items, other.items), sampled, contents)
+
+    def count_in(self, dataset: Dataset) -> int:
+        """How many items of a dataset are among these; 0 where it does not say what identifies them."""
+        found = _digests(dataset.identities())
+        known = np.flatnonzero(np.isin(found, self.items))
+        files = _files_of(dataset)
+        if files is None or not len(known) or not len(self.sampled):
+            return len(known)
+        place = np.searchsorted(self.sampled, found[known]).clip(max=len(self.sampled) - 1)
+        is_sampled = self.sampled[place] == found[known]
+        here = _contents([files[index] for index in known[is_sampled].tolist()])
+        same = int((here == self.contents[place[is_sampled]]).sum())
+        others = int((~is_sampled).sum())
+        return same + (others if same or not len(here) else 0)  # where all that were looked at are others, so are these
+
+    def save(self, path: Path) -> None:
+        """Write them to a file of NumPy's, without pickles."""
+        with path.open("wb") as file:
+            np.savez(file, items=self.items, sampled=self.sampled, contents=self.contents)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainedItems:
+        """Raises OSError, ValueError or KeyError for a file that `save` has not written."""
+        with np.load(path, allow_pickle=False) as found:
+            return cls(*(found[name].astype(np.uint64) for name in ("items", "sampled", "contents")))
+
+
+def items_of(dataset: Dataset) -> TrainedItems:
+    """The items of a dataset; none where it does not say what identifies them."""
+    found = _digests(dataset.identities())
+    items, first = np.unique(found, return_index=True)
+    files = _files_of(dataset)
+    if files is None or not len(items):
+        return TrainedItems(items)
+    sampled = items[:SAMPLED]
+    return TrainedItems(items, sampled, _contents([files[index] for index in first[:SAMPLED].tolist()]))
+
+
+def sentence(count: int, total: int, name: str) -> str:
+    """What is said of trained items in a set that is evaluated."""
+    if count >= total:
+        return f"All {total:,} items of the {name} set were trained on: these are numbers of training."
+    return (
+        f"{count:,} of the {total:,} items of the {name} set were trained on: its numbers are too good. Evaluate on "
+        "other items, or train anew on these data."
+    )
+
+
+def _digests(identities: Iterable[str] | None) -> np.ndarray:
+    found = bytearray()
+    for identity in identities or ():
+        found += blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return np.frombuffer(bytes(found), dtype="<u8").astype(np.uint64)
+
+
+def _files_of(dataset: Dataset) -> list[str] | None:
+    """The file of each item, None where items are no files."""
+    sources = dataset.sources()
+    return None if sources is None or len(sources) != len(dataset) else [os.fspath(path) for path in sources]
+
+
+def _contents(paths: list[str]) -> np.ndarray:
+    """(N,) digests of how files begin; 0 for those that cannot be read."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return np.fromiter(pool.map(_content, paths, chunksize=64), dtype=np.uint64, count=len(paths))
+
+
+def _content(path: str) -> int:
+    try:
+        with open(path, "rb") as file:
+            return int.from_bytes(blake2b(file.read(HEAD), digest_size=8).digest(), "little")
+    except OSError:
+        return 0
