@@ -125,8 +125,8 @@ TOP_LEVEL: dict[str, Key] = {
             ),
             "average": Key(
                 "Keeps an average of the trained weights over the steps. It is what is validated, tested and found in "
-                "checkpoints; training goes on with the weights themselves. Buffers (batch-norm statistics) are the "
-                "newest ones.",
+                "checkpoints; training goes on with the weights themselves. Batch norms that train get "
+                "the statistics of the averages, estimated from the run's first 32 batches.",
                 keys={
                     "decay": Key(
                         "Share of the old average that a step keeps (exponential moving average); None weighs all "

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 
 from torch import nn
 
-from toolbox.base import Dataset, Finding
+from toolbox.base import Batch, Dataset, Finding
 from toolbox.engine.assemble import pretrained
 from toolbox.engine.console import shown
+from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.judging.before_head import compare_with_head
 from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.judging.start import worse_than_start
 from toolbox.engine.prepare import Prepared
+from toolbox.engine.reading.batches import ready, training_batches
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving.files import write_json
 from toolbox.engine.signals import Interrupted
 from toolbox.engine.updating.average import applied
 from toolbox.engine.updating.interpolate import curve, mix
+from toolbox.engine.updating.statistics import BATCHES
 
 
 class Judging(Prepared):
@@ -105,6 +110,7 @@ class Judging(Prepared):
             self.model, lambda names: pretrained(self.config, self.classes, names), setting["alphas"], known=known,
             judge=lambda: self._judge(self.val, "predict") or self._leave(), say=self.console.info,
             metric=lambda numbers: self.settings.best_metric(numbers, self.val.better),
+            estimate=self._estimate_statistics,
         )  # fmt: skip
         checkpoints.write(
             self.work_dir / checkpoints.WISE_FT, best["step"] if best else self.step, self.model, None,
@@ -140,7 +146,7 @@ class Judging(Prepared):
         chosen: dict[str, float] | None = None,
     ) -> dict[str, float] | None:
         """The metrics' numbers; None when a signal ended an interruptible evaluation."""
-        with applied(self.average):
+        with self._judged_weights():
             numbers = target.evaluate(
                 model or self.parallel.module, self.inputs, self.device, self.eval_precision, mode=mode,
                 stop=lambda: interruptible and self._asked_to_leave(), shelf=None if model else self.shelf,
@@ -151,6 +157,36 @@ class Judging(Prepared):
                 self._remarks.add(remark)
                 self.console.info(f"{target.name}: {remark}")
         return numbers
+
+    @contextmanager
+    def _judged_weights(self) -> Iterator[None]:
+        """Within, the model is what is judged and saved: the averages, with statistics of their own."""
+        with applied(self.average):
+            if self.average and self.average.count and self._estimated != self.step:
+                self._estimate_statistics()
+                self._estimated = self.step
+            yield
+
+    def _estimate_statistics(self) -> None:
+        """Give batch norms the statistics of the weights that the model holds, from the run's first batches."""
+        if not self.statistics.norms:
+            return
+        stored = self.shelf and self.shelf.of(self.settings("train_dataloader"), training=True)
+        stream = training_batches(
+            self.settings, self.dataset, self.sampler, self.training_inputs, first=0,
+            last=min(BATCHES, self.length.batches(self.steps)), pin_memory=self.device.type != "cpu",
+            tell=self.console.warn, stored=stored,
+        )  # fmt: skip
+
+        def predict(batch: Batch) -> None:
+            if all(items for (items,) in self.team.numbers(batch["items"])):
+                with self.precision.autocast():
+                    self.parallel.module(ready(batch, self.training_inputs, self.torch_device), "predict")
+
+        random = random_state(self.device)
+        with closing(stream):
+            self.statistics.estimate(predict, stream)
+        set_random_state(self.device, random)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint's manifest says beside the recipe."""

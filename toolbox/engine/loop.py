@@ -23,7 +23,6 @@ from toolbox.engine.reading.batches import ready, training_batches
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import loading, workdir
 from toolbox.engine.saving.files import write_json, write_text
-from toolbox.engine.updating.average import applied
 from toolbox.errors import Problem, ToolboxError
 
 
@@ -88,7 +87,7 @@ class Run(Judging):
             )  # fmt: skip
         self.update.check_finite(weights=True)
         best, extra = self.progress["best"], self._identity()
-        with applied(self.average):
+        with self._judged_weights():
             state = {
                 "update": self.update.state_dict(), "random": self.team.everywhere(random_state(self.device)),
                 "progress": self.progress, "metrics": self.metrics, "hooks": resuming.hook_states(self.hooks),

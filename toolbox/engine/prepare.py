@@ -39,6 +39,7 @@ from toolbox.engine.trained_items import TrainedItems, items_of, sentence
 from toolbox.engine.updating.average import Average
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups
+from toolbox.engine.updating.statistics import NormStatistics
 from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, provenance
@@ -76,6 +77,7 @@ class Prepared:
         self._stream: Generator[Batch, None, None] | None = None
         self._signal = StopSignal()
         self._asked: int | None = None  # the signal that the processes have agreed to follow
+        self._estimated: int | None = None  # the step whose averages have statistics of their own
         self._overwrite, self._warned, self._ended = overwrite, False, False
         self._remarks: set[str] = set()
         team.start(self.device)
@@ -193,7 +195,10 @@ class Prepared:
         )  # fmt: skip
         trained = {name: parameter for group in groups for name, parameter in group.params.items()}
         average = settings("optim_wrapper.average")
-        self.average = Average(trained, **average, steps=self.steps) if average else None
+        self.statistics = NormStatistics(self.model)
+        self.average = None
+        if average:
+            self.average = Average(trained, **average, steps=self.steps, statistics=self.statistics.tensors())
         self.hooks: list[Hook] = [
             build(item, "hook", where=f"custom_hooks.{index}")
             for index, item in enumerate(recipe["custom_hooks"] or [])
@@ -216,7 +221,7 @@ class Prepared:
         state = checkpoint.state(parameters if are_sharded(parameters) else None)
         self.step = checkpoint.step
         self.update.load_state_dict(state["update"])
-        resuming.restore_average(self.average, state.get("average"), parameters)
+        resuming.restore_average(self.average, state.get("average"), parameters | dict(self.model.named_buffers()))
         resuming.restore_hooks(self.hooks, state["hooks"], self.console)
         self.progress, self.metrics = state["progress"], state["metrics"]
         self.bad_items.found = state["bad_items"]

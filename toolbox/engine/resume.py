@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from toolbox.base import Hook
 from toolbox.engine.classes import first_difference
@@ -175,13 +175,13 @@ def restore_hooks(hooks: list[Hook], saved: list[dict[str, Any]], console: Conso
 
 
 def restore_average(
-    average: Average | None, saved: dict[str, Any] | None, parameters: dict[str, nn.Parameter]
+    average: Average | None, saved: dict[str, Any] | None, tensors: dict[str, Tensor]
 ) -> None:  # fmt: skip
     """Put the weights that training goes on from into a model that holds what the checkpoint's model held."""
     if average is not None and saved is not None:
         average.load_state_dict(saved)
     elif saved is not None:  # averaging was switched off
-        restore_weights(parameters, saved)
+        restore_weights(tensors, saved)
 
 
 def turn_back(folder: Path, step: int, best: dict[str, Any] | None, console: Console) -> dict[str, Any] | None:

@@ -19,11 +19,17 @@ class Average:
     """Averages of a model's trained parameters, kept beside them; frozen ones and buffers have none.
 
     - `parameters`: what is trained, by name.
+    - `statistics`: what batch norms keep, by name: the averages have their own, which somebody must estimate.
     - `decay`: the share of the old average that a step keeps; None weighs all steps equally.
     - `start`: from where on they count, a share of the run's `steps` or a step.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], decay: float | None, start: float, steps: int) -> None:
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], decay: float | None, start: float, steps: int,
+        statistics: dict[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self._statistics = statistics or {}
+        self._other = {name: buffer.clone() for name, buffer in self._statistics.items()}
         self.start, self._parameters, self._swapped = start_step(start, steps), parameters, False
         parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in self._own)
         self._averages = AveragedModel(
@@ -71,13 +77,18 @@ class Average:
             weight = own.clone()
             own.copy_(average)
             average.copy_(weight)
+        for name, buffer in self._statistics.items():
+            held = buffer.clone()
+            buffer.copy_(self._other[name])
+            self._other[name].copy_(held)
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and the weights that training goes on from: the averages are a checkpoint's model."""
         held = [*self._averages.module.parameters()] if self._swapped else self._own
         pairs = zip(self._parameters.items(), held, strict=True)
         weights = {name: rejoined(part.detach(), own) for (name, own), part in pairs} if self.count else {}
-        return {"count": self.count, "weights": weights}
+        statistics = self._other if self._swapped else self._statistics
+        return {"count": self.count, "weights": weights, "statistics": statistics if self.count else {}}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take back `state_dict`, where the model holds what the checkpoint's model held."""
@@ -86,7 +97,9 @@ class Average:
             with torch.no_grad():
                 for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
                     average.copy_(own)
-            restore_weights(self._parameters, saved)
+                for name, buffer in self._statistics.items():
+                    self._other[name].copy_(buffer)
+            restore_weights(self._parameters | self._statistics, saved)
 
 
 @contextmanager
@@ -102,11 +115,11 @@ def applied(average: Average | None) -> Iterator[None]:
         average.swap()
 
 
-def restore_weights(parameters: dict[str, nn.Parameter], saved: dict[str, Any]) -> None:
-    """Put the weights that training goes on from into the model; `saved` is a `state_dict` of an Average."""
+def restore_weights(tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
+    """Put what training goes on from into the model's `tensors`; `saved` is a `state_dict` of an Average."""
     with torch.no_grad():
-        for name, weight in saved["weights"].items():
-            parameters[name].copy_(placed_like(weight, parameters[name]))
+        for name, weight in (saved["weights"] | saved.get("statistics", {})).items():
+            tensors[name].copy_(placed_like(weight, tensors[name]))
 
 
 def start_step(start: float, steps: int) -> int:

@@ -65,20 +65,28 @@ def mix(
     model: Model, pretrained: Callable[[set[str]], dict[str, Tensor]], alphas: list[float], *,
     known: dict[float, dict[str, float]], judge: Callable[[], dict[str, float]],
     metric: Callable[[dict[str, float]], tuple[str, bool]], say: Callable[[str], None],
+    estimate: Callable[[], None] = lambda: None,
 ) -> tuple[float, dict[float, dict[str, float]]]:  # fmt: skip
     """Give a model the mix that is judged best; returns its alpha, and the numbers by alpha.
 
     - `pretrained`: as of `Interpolation`; `known`: numbers that need not be judged again.
     - `judge`: the numbers of the model as it is; `metric`: which of them counts, and whether greater is better.
+    - `estimate`: gives batch norms that train the statistics of the weights that the model holds.
     """
+
+    def set_to(alpha: float) -> None:
+        interpolation.set(alpha)
+        if 0 < alpha < 1:  # at the ends they are known
+            estimate()
+
     interpolation = Interpolation(model, pretrained)
     found = {}
     for alpha in sorted(map(float, alphas)):
-        interpolation.set(alpha)
+        set_to(alpha)
         found[alpha] = known.get(alpha) or judge()
         say(f"wise_ft alpha {alpha:g} val: {shown(found[alpha])}")
     chosen = best_alpha(found, *metric(found[1.0]))
-    interpolation.set(chosen)
+    set_to(chosen)
     return chosen, found
 
 

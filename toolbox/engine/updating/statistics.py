@@ -1,0 +1,80 @@
+"""Statistics of batch norms for weights that no step has had: averages of weights, and mixes with pretrained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Batch, Loss
+
+BATCHES = 32
+"""How many training batches statistics are estimated from, at most."""
+
+
+class NormStatistics:
+    """The running means and variances of those batch norms of a model that take them from training batches.
+
+    - `model`: tuned. What it holds in losses is left alone: it judges nothing.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        was_training = model.training
+        model.train()
+        inside_losses = {id(part) for loss in model.modules() if isinstance(loss, Loss) for part in loss.modules()}
+        self.norms = {
+            path: module
+            for path, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.training
+            and module.track_running_stats
+            and id(module) not in inside_losses
+        }
+        model.train(was_training)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The statistics, by their names in the model."""
+        return {name: buffer for path, norm in self.norms.items() for name, buffer in norm.named_buffers(path)}
+
+    @torch.no_grad()
+    def estimate(self, predict: Callable[[Batch], object], batches: Iterable[Batch]) -> None:
+        """Set them to their means over `batches`, as torch.optim.swa_utils.update_bn does, without dropout.
+
+        - `predict`: calls the model. Of several processes each has its share of a batch, and all must call this.
+        """
+        before = {name: buffer.clone() for name, buffer in self.tensors().items()}
+        momenta = {path: norm.momentum for path, norm in self.norms.items()}
+        with self._collecting():
+            for norm in self.norms.values():
+                norm.reset_running_stats()
+                norm.momentum = None  # equal weights for all batches
+            try:
+                for batch in batches:
+                    predict(batch)
+            finally:
+                for path, norm in self.norms.items():
+                    norm.momentum = momenta[path]
+        for path, norm in self.norms.items():
+            if not int(norm.num_batches_tracked):  # `predict` does not come by here
+                for name, buffer in norm.named_buffers():
+                    buffer.copy_(before[f"{path}.{name}"])
+
+    @contextmanager
+    def _collecting(self) -> Iterator[None]:
+        """Norms look at batches, and all else is as it is judged."""
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        for path in self.norms:
+            names = path.split(".")
+            owners = [self.model.get_submodule(".".join(names[:end])) for end in range(len(names) + 1)]
+            for owner in owners:
+                if owner is owners[-1] or getattr(owner, "gathers_rows", False):  # it lets its norm see all rows
+                    owner.train()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
