@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from toolbox_losses.cross_entropy import CrossEntropy
+from toolbox_losses.supcon import SupCon
 from torch import nn
 
 from toolbox.base import (
@@ -539,6 +540,12 @@ def test_mix():
     caught(check_mix, wrong(lambda image, partner: (image[:, 1:], 0.5)), "keep the shape")
     caught(check_mix, wrong(lambda image, partner: (image.double(), 0.5)), "of the type")
     caught(check_mix, wrong(lambda image, partner: (image.mul_(0.5), 0.5)), "as they are|repeatable")
+
+
+def test_a_loss_that_compares_rows_cannot_say_that_it_gathers_nothing():
+    caught(check_loss, variant(SupCon, gathers=False), "each with a term of its own")
+    check_loss(variant(CrossEntropy, gathers=True))
+    caught(check_loss, variant(CrossEntropy, weigh=lambda self, *rows: 1 + (len(rows[0]) > 5)), "what it divides by")
 
 
 def test_a_loss_that_reads_logits_is_connected_to_as_many_as_there_are_classes():

@@ -1,13 +1,18 @@
-"""What `gather` passes back, where its result is used in the ways that a loss may use it."""
+"""What `gather` passes back, in the ways that a loss may use it, and losses that need no gathering."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from toolbox_losses.arcface import ArcFace, SubCenterArcFace
+from toolbox_losses.cross_entropy import CrossEntropy
+from toolbox_losses.distillation import Distillation
+from toolbox_losses.sum import Sum
+from toolbox_losses.supcon import SupCon
+from torch import Tensor, nn
 
-from toolbox.base import gather, world
+from toolbox.base import Loss, gather, world
 from toolbox.engine.distributed.team import Team
 
 ROWS, WIDTH = 13, 6
@@ -64,9 +69,80 @@ CASES: dict[str, tuple[Callable, Callable[[Tensor, Tensor], Tensor]]] = {
 }
 
 
+class Weighted(Loss):
+    """Cross-entropy with weights of classes, which leaves label 0 out, as `ignore_index` does."""
+
+    gathers = False
+
+    def compute(self, embeddings, labels, ref_embeddings, ref_labels):
+        weights = self.weights(labels).to(embeddings.dtype)
+        losses = nn.functional.cross_entropy(embeddings, labels, reduction="none")
+        return (weights * losses).sum() / weights.sum().clamp(min=1e-9)
+
+    def weigh(self, embeddings, labels, ref_embeddings, ref_labels):
+        return self.weights(labels).sum()
+
+    @staticmethod
+    def weights(labels):
+        return torch.tensor([0.0, 1.0, 2.5, 0.5, 1.0, 3.0])[labels]
+
+
+class Unweighed(Weighted):
+    """A mistake: it divides by a sum of weights, and says that it divides by the number of rows."""
+
+    def weigh(self, *arguments):
+        return Loss.weigh(self, *arguments)
+
+
+LABELS = [0, 0, 0, 0, 1, 2, 3, 0, 4, 5, 2, 2, 1]
+# losses that gather nothing: of two processes the first has few rows that count, of four the first has none
+ROW_BY_ROW: dict[str, Callable[[], Loss]] = {
+    "cross-entropy": lambda: CrossEntropy(),
+    "label smoothing": lambda: CrossEntropy(label_smoothing=0.2),
+    "soft labels": lambda: CrossEntropy(),
+    "class weights and ignored labels": Weighted,
+    "a mistake": Unweighed,
+    "arcface": lambda: ArcFace(scale=8.0),
+    "sub-centers": lambda: SubCenterArcFace(scale=8.0),
+    "two of them": lambda: Sum([ArcFace(scale=8.0), SubCenterArcFace()], [1, 0.5]),
+    "sum with one that gathers": lambda: Sum([ArcFace(scale=8.0), SupCon()], [1, 0.5]),
+    "sum with weights": lambda: Sum([ArcFace(scale=8.0), Weighted()], [1, 0.5]),
+    "distilled embeddings": lambda: Distillation(kind="embedding"),
+}
+
+
+def row_by_row(name: str) -> dict[str, Tensor]:
+    """The value of a loss, and its averaged gradients by parameter, that of a tower included."""
+    torch.manual_seed(4)
+    tower = torch.randn(4, WIDTH, dtype=torch.float64).requires_grad_()
+    first, second, taught = (_own(torch.randn(ROWS, 4, dtype=torch.float64)) for _ in range(3))
+    labels = _own(torch.tensor(LABELS))
+    loss = ROW_BY_ROW[name]()
+    if loss.reads_logits and not isinstance(loss, Weighted):
+        labels = _own(torch.rand(ROWS, WIDTH, dtype=torch.float64).softmax(1)) if name == "soft labels" else labels
+    loss.connect(WIDTH, WIDTH)
+    loss.double()
+    gathers = name in ("sum with one that gathers", "sum with weights")
+    assert loss.gathers == gathers
+    more = {"ref_embeddings": second @ tower, "ref_labels": labels.clone()} if name != "soft labels" else {}
+    if isinstance(loss, Weighted):
+        more = {}
+    if loss.needs_teacher:
+        more |= {"teacher": taught.repeat(1, 2)[:, :WIDTH], "ref_teacher": taught.flip(1).repeat(1, 2)[:, :WIDTH]}
+    value = loss(first @ tower, labels, **more)
+    value.backward()
+    found = {"loss": value.detach(), "tower": tower.grad}
+    found |= {key: parameter.grad for key, parameter in loss.named_parameters()}
+    for key, grad in found.items():
+        if world()[1] > 1 and key != "loss":
+            torch.distributed.all_reduce(grad)
+            found[key] = grad / world()[1]
+    return found
+
+
 def everything(team: Team) -> dict[str, dict[str, Tensor]]:
     """{case: the loss and the averaged gradients of two towers}, in double precision."""
-    found = {}
+    found = {name: row_by_row(name) for name in ROW_BY_ROW}
     for name, (share, loss) in CASES.items():
         torch.manual_seed(3)
         towers = {key: torch.randn(4, WIDTH, dtype=torch.float64).requires_grad_() for key in "ab"}

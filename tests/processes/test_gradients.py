@@ -8,6 +8,7 @@ import pytest
 from toolbox.registry import catalog
 
 LIMIT = 1e-10
+ROW_BY_ROW = {"CrossEntropy", "ArcFace", "SubCenterArcFace"}
 
 
 def largest_difference(one: list[dict], many: list[dict]) -> float:
@@ -66,6 +67,9 @@ def test_a_mistake_would_be_found_with_every_loss(found, mistake):
         for key, steps in found[size][0]["gradients"].items():
             kind, _, key = key.rpartition(":")
             if kind == mistake:
+                if mistake == "detached" and key.partition(".")[0] in ROW_BY_ROW:  # nothing is gathered
+                    assert largest_difference(one[key], steps) < LIMIT, (size, key)
+                    continue
                 seen.add(key.partition(".")[0])
                 assert largest_difference(one[key], steps) > 1e-3, (size, key)
-    assert seen == set(gradients.LOSSES)
+    assert seen == set(gradients.LOSSES) - (ROW_BY_ROW if mistake == "detached" else set())

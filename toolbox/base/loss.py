@@ -1,4 +1,4 @@
-"""The extension point for losses over embeddings."""
+"""The extension point for losses over embeddings: of the whole batch, or row by row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from toolbox.base.functional import gather, gather_numbers, without_autocast, world
@@ -26,6 +27,9 @@ class Loss(nn.Module, ABC):
       `teacher` (B, T) and `ref_teacher` (R, T) more, rows aligned with those of the embeddings.
     - `reads_tokens`: whether an embedding is a set of N token vectors, (B, N, D), instead of one vector. A token of
       zeros is padding.
+    - `gathers`: whether it compares rows, so that `compute` must see those of all processes. False for a mean over rows
+      that each have a term of their own, such as a classifier's: `compute` then sees this process's rows, and value and
+      averaged gradients are still those of the whole batch. Terms of unequal weight: `weigh`.
     - `reads_logits`: whether an embedding is the logits of a classifier, (B, classes): `connect` is given as many for
       `dim`, and `labels` may also be soft targets, (B, classes) shares of at least 0 that add up to 1.
     """
@@ -34,6 +38,7 @@ class Loss(nn.Module, ABC):
     needs_teacher: bool = False
     reads_tokens: bool = False
     reads_logits: bool = False
+    gathers: bool = True
 
     def connect(self, dim: int, classes: int | None = None) -> None:
         """Create parameters that depend on the embedding width `dim` or on the number of `classes`.
@@ -46,6 +51,16 @@ class Loss(nn.Module, ABC):
 
         Called before a run starts, for losses that need a teacher.
         """
+
+    def weigh(
+        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+    ) -> Tensor | int:
+        """By what `compute` divides the sum of its terms: the number of rows, those of a second view included.
+
+        Asked where `gathers` is False. Override it where rows are left out (a scalar tensor of how many remain, without
+        reading it) or have weights (their sum); `compute` must be finite where it is 0.
+        """
+        return len(embeddings) + (0 if ref_embeddings is None else len(ref_embeddings))
 
     def after_step(self) -> None:
         """Called after every update: the place to clamp a learned scale."""
@@ -75,7 +90,10 @@ class Loss(nn.Module, ABC):
         teacher: Tensor | None = None,
         ref_teacher: Tensor | None = None,
     ) -> Tensor:
-        """Promote to at least float32, gather over processes with gradient, compute. Returns a scalar."""
+        """Promote to at least float32, gather over processes with gradient, compute. Returns a scalar.
+
+        It is the same in all processes; its gradients, averaged over them, are those of the whole batch.
+        """
         name = type(self).__name__
         if self.needs_labels and labels is None:
             raise ValueError(f"{name} needs labels, and this batch has none")
@@ -86,6 +104,8 @@ class Loss(nn.Module, ABC):
             raise ValueError(f"{name} reads {what}, not {tuple(embeddings.shape)}")
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
+        if not self.gathers:
+            return self._of_own_rows(embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
         extra = {"teacher": _all(teacher), "ref_teacher": _all_refs(ref_teacher, len(embeddings))}
         with without_autocast(embeddings.device):
             return self.compute(
@@ -96,12 +116,31 @@ class Loss(nn.Module, ABC):
                 **(extra if self.needs_teacher else {}),
             )
 
+    def _of_own_rows(self, *rows: Tensor | None) -> Tensor:
+        """The mean over the rows of all processes, each of which computes its own part of the gradient."""
+        arguments = [None if x is None else _promoted(x) for x in rows]
+        with without_autocast(arguments[0].device):
+            own = self.compute(*arguments[: None if self.needs_teacher else 4])
+            _, processes = world()
+            if processes == 1:
+                return own
+            found = self.weigh(*arguments[:4])
+            # a number is filled in on the device: a copy would wait for it
+            weight = found.detach().to(own.dtype) if isinstance(found, Tensor) else own.new_full((), found)
+            sums = torch.stack([weight, torch.where(weight > 0, weight * own.detach(), 0)])
+            dist.all_reduce(sums)
+            total = sums[0].clamp(min=torch.finfo(sums.dtype).tiny)
+            share = own * (weight * processes / total)
+            return share + (sums[1] / total - share).detach()  # the value of the whole, the gradient of the share
+
+
+def _promoted(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
+
 
 def _all(x: Tensor | None) -> Tensor | None:
     """The rows of all processes, in at least float32."""
-    if x is None:
-        return None
-    return gather(x.float() if x.is_floating_point() and x.dtype != torch.float64 else x)
+    return None if x is None else gather(_promoted(x))
 
 
 def _all_refs(x: Tensor | None, rows: int) -> Tensor | None:

@@ -44,6 +44,8 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
         _check_value(loss, arguments, f"{name} with {way}")
         _check_precision(loss, arguments, f"{name} with {way}")
         _check_permutation(loss, arguments, f"{name} with {way}")
+        if not loss.gathers:
+            _check_shares(loss, arguments, f"{name} with {way}")
         if loss.reads_tokens:
             _check_padding(loss, arguments, f"{name} with {way}")
         if loss.needs_teacher:
@@ -149,6 +151,24 @@ def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None
     permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
     fine = close(_value(loss, arguments), _value(loss, permuted))
     require(fine, f"{name} must not depend on the order of the rows.")
+
+
+def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
+    """Parts of a batch give the whole, as several processes would compute it."""
+    keys = ("embeddings", "labels", "ref_embeddings", "ref_labels")
+
+    def part(rows: slice) -> tuple[float, float]:
+        own = {key: value[rows] for key, value in arguments.items()}
+        return float(_value(loss, own)), float(loss.weigh(*(own.get(key) for key in keys)))
+
+    parts = [part(slice(0, 5)), part(slice(5, ROWS))]
+    total = sum(weight for _, weight in parts)
+    found = sum(value * weight for value, weight in parts) / total if total else 0.0
+    fine = close(torch.tensor(found), _value(loss, arguments).float())
+    require(
+        fine, f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
+        "it divides by: two parts of a batch, weighted, gave another value than the whole."
+    )  # fmt: skip
 
 
 def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:

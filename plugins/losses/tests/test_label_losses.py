@@ -654,5 +654,5 @@ def test_two_processes_with_uneven_rows_have_one_process_s_gradients(tmp_path):
         for name, gradient in expected.items():
             assert gradient.abs().max() > 1e-4, name
             assert (found[f"right_{name}"] - gradient).abs().max() < 1e-10, name
-            if not name.endswith("_vectors"):
+            if not name.endswith("_vectors") and not name.startswith(("arcface", "sub_centers")):  # they gather nothing
                 assert (found[f"detached_{name}"] - gradient).abs().max() > 1e-5, name

@@ -33,6 +33,8 @@ class ArcFace(Loss):
     labels or classes, and on the CPU for a label that is no class.
     """
 
+    gathers = False
+
     def __init__(self, margin: float = 28.6, scale: float = 64.0):
         super().__init__()
         if not 0 <= margin < 180:

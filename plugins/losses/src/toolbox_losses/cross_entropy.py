@@ -25,6 +25,7 @@ class CrossEntropy(Loss):
     """
 
     reads_logits = True
+    gathers = False
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()

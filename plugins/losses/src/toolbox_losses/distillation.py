@@ -37,6 +37,7 @@ class Distillation(Loss):
         if kind not in ("kl", "mse", "embedding"):
             raise ValueError(f"kind must be 'kl', 'mse' or 'embedding', not {kind!r}")
         self.kind, self.temperature = kind, check_temperature(temperature)
+        self.gathers = kind != "embedding"  # which compares no row with another
 
     def check_teacher(self, dim: int, teacher_dim: int) -> None:
         if self.kind == "embedding" and dim != teacher_dim:

@@ -17,6 +17,8 @@ def take_over(loss: Loss, parts: Iterable[Loss]) -> None:
     loss.needs_teacher = any(part.needs_teacher for part in parts)
     loss.reads_tokens = any(part.reads_tokens for part in parts)
     loss.reads_logits = any(part.reads_logits for part in parts)
+    # means over the same rows add up; those with weights of their own need not be over the same
+    loss.gathers = any(part.gathers or type(part).weigh is not Loss.weigh for part in parts)
     read = {"sets of tokens": "reads_tokens", "logits": "reads_logits"}
     if not all(getattr(part, key) == getattr(loss, key) for part in parts for key in read.values()):
         what = [next((what for what, key in read.items() if getattr(part, key)), "one vector") for part in parts]
