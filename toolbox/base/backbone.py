@@ -94,6 +94,7 @@ class Backbone(nn.Module, ABC):
     # what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale, off, merge
     adapter: Any = None
     _frozen: tuple[nn.Module, ...] = ()
+    _norms_at_rest: tuple[nn.Module, ...] = ()
 
     @abstractmethod
     def forward(self, inputs: Any, *, layers: int = 1, mask: Tensor | None = None) -> Features:
@@ -166,6 +167,19 @@ class Backbone(nn.Module, ABC):
         self._frozen = (*self._frozen, *modules)
         self.train(self.training)
 
+    def batch_norms(self) -> list[nn.Module]:
+        """The layers that keep running statistics of batches, of whatever library."""
+        names = ("running_mean", "running_var")
+        return [m for m in self.modules() if any(getattr(m, name, None) is not None for name in names)]
+
+    def freeze_norm_stats(self) -> None:
+        """Leave the running statistics of batch norms as they are and normalise by them in training too.
+
+        Their scales and shifts train as ever.
+        """
+        self._norms_at_rest = tuple(self.batch_norms())
+        self.train(self.training)
+
     @property
     def frozen(self) -> bool:
         """Whether nothing in it trains."""
@@ -173,7 +187,7 @@ class Backbone(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        for module in self._frozen:
+        for module in (*self._frozen, *self._norms_at_rest):
             if module is self:
                 super().train(False)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from toolbox.base.backbone import Backbone
 
@@ -18,7 +19,12 @@ class Tune(ABC):
                 for module in backbone.modules():
                     if isinstance(module, nn.LayerNorm):
                         module.requires_grad_(True)
+
+    - `norm_stats`: whether batch norms that train update their running statistics ("train") or keep them ("frozen");
+      None keeps those of pretrained weights. The engine sees to it after `apply`.
     """
+
+    norm_stats: Literal["train", "frozen"] | None = None
 
     @abstractmethod
     def apply(self, backbone: Backbone) -> None:

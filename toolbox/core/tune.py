@@ -24,6 +24,10 @@ class Tune(TuneBase):
       inputs (None: 0).
     - `targets`: of "lora": last parts of layer names, e.g. `["q_proj", "v_proj"]`; None for all linear layers.
     - `last`: of "last": how many blocks (None: 1).
+    - `norm_stats`: what batch norms that train normalise by: "train", the batch, whose mean and variance go into their
+      running statistics; "frozen", the running statistics as they are, so that small batches of other images do not
+      spoil them. None is "frozen" for a backbone with pretrained weights, "train" for one without. Their scales and
+      shifts train in both. Nets without batch norms ignore it.
 
     What is frozen stays in eval mode too. Raises ValueError for an argument that the mode would ignore.
     """
@@ -36,6 +40,7 @@ class Tune(TuneBase):
         dropout: float | None = None,
         targets: list[str] | None = None,
         last: int | None = None,
+        norm_stats: Literal["train", "frozen"] | None = None,
     ):
         if mode not in _MODES:
             raise ValueError(f"tune mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}.")
@@ -47,7 +52,14 @@ class Tune(TuneBase):
                     f"tune mode {mode!r} has no {', '.join(ignored)}: give tune as a whole, "
                     f"\"model.backbone.tune=dict(mode='{mode}')\", or set mode to {owner!r}."
                 )
-        self.mode = mode
+        if norm_stats not in (None, "train", "frozen"):
+            raise ValueError(f"norm_stats must be 'train' or 'frozen', not {norm_stats!r}.")
+        if norm_stats == "train" and mode in ("frozen", "lora"):
+            raise ValueError(
+                f"tune mode {mode!r} trains no batch norm, so norm_stats='train' has no effect: remove it, or set mode "
+                "to 'last' or 'full'."
+            )
+        self.mode, self.norm_stats = mode, norm_stats
         self.rank = 16 if rank is None else rank
         self.alpha = 2 * self.rank if alpha is None else alpha
         self.dropout = 0.0 if dropout is None else dropout

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Augment, Mix, Model
+from toolbox.base import Augment, Backbone, Mix, Model
 from toolbox.engine import quantizing
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
@@ -105,6 +105,34 @@ def _call(action: Callable[[], None], path: str) -> None:
         raise ToolboxError(str(error), where=f"model.{path}") from error
 
 
+def keeps_norm_stats(backbone: Backbone) -> bool:
+    """Whether batch norms that train keep their running statistics: as `tune` says, else if they are pretrained."""
+    said = None if backbone.tune is None else backbone.tune.norm_stats
+    return backbone.weights_id is not None if said is None else said == "frozen"
+
+
+def norm_notes(model: Model) -> list[str]:
+    """What the batch norms of backbones that train do with their statistics."""
+    notes = []
+    for path, backbone in backbones(model).items():
+        count = len(backbone.batch_norms())
+        if not count or backbone.frozen:
+            continue
+        here = f"model.{path}" if path else "model"
+        if keeps_norm_stats(backbone):
+            other = " in what trains" if backbone.tune is not None else ""
+            notes.append(
+                f"The {count} batch norms of {here} keep their running statistics; {here}.tune.norm_stats='train' "
+                f"updates them{other}."
+            )
+        else:
+            notes.append(
+                f"The batch norms of {here} that train normalise by each batch and update their running statistics; "
+                f"{here}.tune.norm_stats='frozen' keeps them, which small batches need."
+            )
+    return notes
+
+
 def apply_tuning(model: Model, images: quantizing.Images | None = None, unknown: Collection[str] = ()) -> None:
     """Apply every backbone's `quantize`, `tune` and `gradient_checkpointing`.
 
@@ -123,6 +151,8 @@ def apply_tuning(model: Model, images: quantizing.Images | None = None, unknown:
             if backbone.quantized is None:
                 raise
             # torch refuses gradients for whole numbers, which the check below says better
+        if keeps_norm_stats(backbone):
+            backbone.freeze_norm_stats()
         quantizing.check_untrained(path, backbone)
         if backbone.gradient_checkpointing:
             if "checkpointing" not in backbone.abilities:

@@ -9,7 +9,7 @@ import torch
 
 from toolbox.base import Model
 from toolbox.engine import quantizing, speed
-from toolbox.engine.assemble import apply_tuning, build_augment, build_structure
+from toolbox.engine.assemble import apply_tuning, build_augment, build_structure, norm_notes
 from toolbox.engine.checking import closed_set, first_batch, outputs
 from toolbox.engine.checking.datasets import items_of, look_at_data
 from toolbox.engine.checking.plan import Plan, noted, parts_of
@@ -117,6 +117,7 @@ def inspect(recipe: dict[str, Any], *, data: bool = True) -> Plan:
         model, optimizer, parts, settings("optim_wrapper.decay_one_dim"), settings("optim_wrapper.layer_decay"),
         settings("optim_wrapper.decay_tokens"),
     )  # fmt: skip
+    plan.notes += norm_notes(model)
     plan.notes += decay_notes(model, groups, optimizer.weight_decay)
     plan.parts = parts_of(model, {name: group for group in groups for name in group.params})
     views = _views(recipe, model)

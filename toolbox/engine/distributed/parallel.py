@@ -161,7 +161,8 @@ def _synchronise_norms(model: Model, device: torch.device) -> None:
             raise ToolboxError(
                 f"{type(module).__name__} takes its statistics from one process's share of the batch, which changes "
                 "training.", where=f"model.{path}",
-                hint="Use another norm or freeze this part; on a GPU, torch's own batch norms are synchronised.",
+                hint="Use another norm, freeze this part, or set norm_stats='frozen' in its backbone's tune; on a GPU, "
+                "torch's own batch norms are synchronised.",
             )  # fmt: skip
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, nn.SyncBatchNorm.convert_sync_batchnorm(module))

@@ -109,7 +109,8 @@ def problems(model: Model) -> list[Problem]:
     return [
         Problem(
             f"{type(module).__name__} takes its statistics from a chunk instead of the batch, which changes training.",
-            f"model.{path}", "Use another norm or freeze this part; or remove optim_wrapper.grad_cache.",
+            f"model.{path}", "Use another norm, freeze this part, or set norm_stats='frozen' in its backbone's tune; "
+            "or remove optim_wrapper.grad_cache.",
         )
         for path, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and id(module) not in inside_losses
