@@ -48,7 +48,7 @@ def test_keys_that_python_reserves_or_cannot_name_are_dumped(tmp_path):
 def test_all_problems_come_at_once_with_their_places(toy):
     config = toy(["model.pool=middle", "modle.x=1", "model.backbone.widht=3", "train_cfg.max_steps=twelve"])
     found = "\n".join(messages(config))
-    assert "--cfg-options modle: There is no key 'modle'. Did you mean 'model'?" in found
+    assert "overrides modle: There is no key 'modle'. Did you mean 'model'?" in found
     assert "toy.Patches has no argument 'widht'. Did you mean 'width'?" in found
     assert "train_cfg.max_steps: int | None is expected here, not 'twelve'." in found
 
@@ -303,7 +303,7 @@ def test_references_that_lead_nowhere(referring, override, message):
     assert override.split("=")[0] in str(caught.value) or override.split("=")[0].replace("val", "test") in str(
         caught.value
     )
-    assert "--cfg-options" in str(caught.value) or "referring.py:" in str(caught.value)
+    assert "overrides" in str(caught.value) or "referring.py:" in str(caught.value)
 
 
 def test_other_texts_in_braces_are_no_references(referring):

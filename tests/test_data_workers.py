@@ -72,7 +72,7 @@ def test_a_worker_that_dies_is_named_with_what_it_read(toy, reads, action, said)
     assert "with process id" in problem.message
     assert f"process id {os.getpid()} " not in problem.message
     assert problem.where == "val_dataloader"
-    assert "--cfg-options val_dataloader.num_workers=0" in problem.hint
+    assert "the override val_dataloader.num_workers=0" in problem.hint
     assert "/dev/shm" in problem.hint
 
 

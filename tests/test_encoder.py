@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -160,3 +161,40 @@ def test_the_version_is_there_and_costs_nothing():
 
     assert version == installed("vision-encoder-toolbox") == toolbox.__version__
     assert "__version__" in dir(toolbox)
+
+
+def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch):
+    """No error of the API tells a user of Python to give a flag; the commands say the same with theirs."""
+    import ast
+
+    from toolbox.cli.common import as_flags
+
+    flag = r"--(cfg-options|resume|overwrite|work-dir|device|on-bad-item|plugin|precision|merge|onnx|out|page|split)\b"
+    files = [ROOT / "toolbox" / name for name in ("api.py", "loading.py", "planning.py")]
+    for room in ("engine", "config", "base", "core", "features", "registry", "report"):
+        files += (ROOT / "toolbox" / room).rglob("*.py")
+    for file in [*files, *(ROOT / "plugins/dinov3/src").rglob("*.py")]:
+        if file.name in ("launch.py", "foreign.py", "schema.py", "export_readme.py"):
+            continue  # what only a command reaches, and pages
+        tree = ast.parse(file.read_text())
+        pages = {id(node.body[0].value) for node in ast.walk(tree)
+                 if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and node.body
+                 and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if id(node) not in pages and "tools/" not in text:
+                assert not re.search(flag, text), f"{file}:{node.lineno}: {text}"
+    for python, option in (
+        ("Set it, e.g. by the override model.backbone.weights=False", "--cfg-options model.backbone.weights=False"),
+        ("overrides modle: There is no key 'modle'.", "--cfg-options modle: There"),
+        ("Continue it with resume=True, or choose another work_dir.", "with --resume, or choose another --work-dir."),
+        ("leave them out with skip_bad=True.", "--on-bad-item skip."),
+        ("set on_bad_item='skip' in the dataloader", "set on_bad_item='skip' in the dataloader"),
+        ("name it yourself: plugins=['a.py', 'b']", "name it yourself: --plugin a.py --plugin b"),
+        ("It can do fp32, bf16: precision='fp32'", "bf16: --precision fp32"),
+        ("or precision='fp32'; or", "or precision='fp32'; or"),
+        ("Try device='cpu'.", "Try --device cpu."),
+        ("env_cfg.device='cpu'", "env_cfg.device='cpu'"),
+        ("work_dirs/run", "work_dirs/run"),
+    ):
+        assert option in as_flags(python)

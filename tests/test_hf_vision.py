@@ -475,8 +475,8 @@ def test_cached_configuration_and_weights_need_no_network(cache):
         "The weights of core.HFVision 'facebook/dinov2-base' are not on this machine: HF_HUB_OFFLINE is set",
         "2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n",
         "3. hf download facebook/dinov2-base --local-dir weights/dinov2-base\n",
-        "4. Run again with --cfg-options model.backbone.name=weights/dinov2-base\n",
-        "--cfg-options model.backbone.weights=False",
+        "4. Run again with the override model.backbone.name=weights/dinov2-base\n",
+        "the override model.backbone.weights=False",
     )
     places = [message.index(part) for part in parts]
     assert places == sorted(places)
@@ -494,5 +494,5 @@ def test_offline_without_a_configuration_says_what_to_do(cache):
         "The configuration of core.HFVision 'facebook/dinov2-small' is not on this machine: HF_HUB"
     )
     assert "3. hf download facebook/dinov2-small --revision v1 --local-dir weights/dinov2-small\n" in message
-    assert message.endswith("4. Run again with --cfg-options model.backbone.name=weights/dinov2-small")
+    assert message.endswith("4. Run again with the override model.backbone.name=weights/dinov2-small")
     assert "weights=False" not in message  # it would not help

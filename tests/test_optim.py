@@ -183,8 +183,8 @@ def test_devices(gpus):
 def test_absent_gpus(gpus):
     gpus(0)
     for requested in ("cuda", "cuda:0"):
-        with pytest.raises(ValueError, match=f"'{requested}' was asked for.*Try `--device cpu`"):
+        with pytest.raises(ValueError, match=f"'{requested}' was asked for.*Try device='cpu'"):
             core.toolbox_device(requested)
     gpus(2)
-    with pytest.raises(ValueError, match=r"the last GPU here is cuda:1\. Try `--device cuda:1` or `--device cpu`"):
+    with pytest.raises(ValueError, match=r"the last GPU here is cuda:1\. Try device='cuda:1' or device='cpu'"):
         core.toolbox_device("cuda:2")

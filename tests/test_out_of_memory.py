@@ -36,8 +36,8 @@ def fails(monkeypatch, error, at=3):
 
 
 def lines(hint: str) -> list[list[str]]:
-    """The proposed --cfg-options."""
-    return [re.findall(r"[\w.]+=[\w.]+", part) for part in hint.split("--cfg-options")[1:]]
+    """The proposed overrides."""
+    return [re.findall(r"[\w.]+=[\w.]+", part) for part in hint.split("the override")[1:]]
 
 
 def keys(hint: str) -> set[str]:

@@ -445,8 +445,8 @@ def test_offline_message_has_every_step(tmp_path, monkeypatch):
         "'resnet18.a1_in1k' (timm/resnet18.a1_in1k) are not on this machine: HF_HUB_OFFLINE is set",
         "1. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n",
         "2. hf download timm/resnet18.a1_in1k --local-dir weights/resnet18.a1_in1k\n",
-        "3. Run again with --cfg-options model.backbone.name=weights/resnet18.a1_in1k\n",
-        "--cfg-options model.backbone.weights=False",
+        "3. Run again with the override model.backbone.name=weights/resnet18.a1_in1k\n",
+        "the override model.backbone.weights=False",
     )
     places = [message.index(part) for part in parts]
     assert places == sorted(places)

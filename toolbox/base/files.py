@@ -82,7 +82,7 @@ def check_file(path: Path, *, overwrite: bool = False) -> None:
     if path.is_dir():
         raise ToolboxError(f"{path} is a folder.", hint="Give the name of a file in it.")
     if path.exists() and not overwrite:
-        raise ToolboxError(f"{path} is there already.", hint="Choose another name, or replace it with --overwrite.")
+        raise ToolboxError(f"{path} is there already.", hint="Choose another name, or replace it with overwrite=True.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

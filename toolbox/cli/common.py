@@ -91,6 +91,16 @@ def as_flags(text: str) -> str:
 
 _OPTIONS = [
     (r"plugins=\[([^]]*)\]", lambda found: " ".join(f"--plugin {name}" for name in ast.literal_eval(f"[{found[1]}]"))),
+    (r"\bthe override (?=[\w.{<]+=)", "--cfg-options "),
+    (r"(?:^|(?<=, ))overrides\b", "--cfg-options"),  # as a place
+    (r"^splits\b", "--split"),
+    (r"(?<![\w.])(resume|overwrite|merge)=True\b", r"--\1"),
+    (r"(?<![\w.])skip_bad=True\b", "--on-bad-item skip"),
+    (r"(?<![\w.])device='([\w:]+)'", r"--device \1"),
+    (r"(?<=: )precision='(\w+)'", r"--precision \1"),
+    (r"\b(another|an empty|with|share:) work_dir\b", r"\1 --work-dir"),
+    (r"\b(another|folder with) (out|page)\b", r"\1 --\2"),
+    (r"\b([Ll]eave) (merge|onnx) out\b", r"\1 --\2 out"),
 ]
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, as_flags, expand_arguments, guarded, prepare_process
 from toolbox.errors import Problem, ToolboxError
 
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
@@ -86,7 +86,7 @@ def _train(arguments: argparse.Namespace) -> int:
             )  # fmt: skip
     except Interrupted as interrupted:
         if place.rank == 0:
-            print(interrupted, file=sys.stderr)
+            print(as_flags(str(interrupted)), file=sys.stderr)
         return 128 + interrupted.signum
     except OtherProcessFailed as failure:  # that one says why
         return failure.code

@@ -1,4 +1,4 @@
-"""`--cfg-options a.b=c`: parse, give the value the type that the key wants, and set it."""
+"""`the override a.b=c`: parse, give the value the type that the key wants, and set it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def apply_overrides(
             users = places.users(path.split(".")[0]) if places else []
             raise ToolboxError(
                 f"'{path}' is a helper of the recipe, not a key.",
-                where="--cfg-options",
+                where="overrides",
                 hint=f"Set the keys that use it: {', '.join(users)}." if users else "No key uses it.",
             )
     # what lies below a reference is set last: by then the key that it refers to has its value
@@ -57,14 +57,14 @@ def _own(config: dict[str, Any], node: Any, name: Any) -> None:
     """Where the child `name` of a node refers to another key, put a copy of that one's value in its place."""
     seen: tuple[str, ...] = ()
     while (path := target(node[name])) is not None:
-        node[name] = copy.deepcopy(look_up(config, path, "--cfg-options", seen))
+        node[name] = copy.deepcopy(look_up(config, path, "overrides", seen))
         seen = (*seen, path)
 
 
 def _split(text: str) -> tuple[str, str]:
     path, equals, value = text.partition("=")
     if not equals or not path:
-        raise ToolboxError(f"'{text}' is no override.", where="--cfg-options", hint="Write key.path=value.")
+        raise ToolboxError(f"'{text}' is no override.", where="overrides", hint="Write key.path=value.")
     return path, value
 
 
@@ -83,7 +83,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
             _own(config, node, name)
             node = node[name]
         else:
-            raise ToolboxError(f"'{here}' has no keys: it lies below a plain value.", where=f"--cfg-options {path}")
+            raise ToolboxError(f"'{here}' has no keys: it lies below a plain value.", where=f"overrides {path}")
     name = names[-1]
     if isinstance(node, list):
         index = _index(node, name, path)
@@ -91,7 +91,7 @@ def _set(config: dict[str, Any], path: str, value: Any) -> None:
     elif isinstance(node, dict):
         node[name] = _typed(value, node.get(name), _annotation(node, names))
     else:
-        raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"--cfg-options {path}")
+        raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"overrides {path}")
 
 
 def _names(path: str) -> list[str]:
@@ -110,7 +110,7 @@ def _names(path: str) -> list[str]:
 def _index(node: list, name: str, path: str) -> int:
     if not name.isdigit() or int(name) >= len(node):
         hint = f"Write an index from 0 to {len(node) - 1} in its place." if node else "The list is empty."
-        raise ToolboxError(f"'{path}' names no item of a list of {len(node)}.", where="--cfg-options", hint=hint)
+        raise ToolboxError(f"'{path}' names no item of a list of {len(node)}.", where="overrides", hint=hint)
     return int(name)
 
 

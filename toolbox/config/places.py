@@ -27,9 +27,9 @@ class Places:
             self._read(path.parent / base)
 
     def find(self, key: str) -> str:
-        """`file:line` of the literal nearest to a key path; `--cfg-options` for keys set there; "" if unknown."""
+        """`file:line` of the literal nearest to a key path; "overrides" for keys set by those; "" if unknown."""
         if any(key == given or key.startswith(given + ".") or given.startswith(key + ".") for given in self.overridden):
-            return "--cfg-options"
+            return "overrides"
         best, place = 0, ""
         for file, values in self.files:
             depth, line = _descend(values, key.split("."))

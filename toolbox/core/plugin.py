@@ -135,12 +135,12 @@ def toolbox_device(requested: str) -> Device | None:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return Device("cpu", "gloo", precisions=("fp32", "bf16"), fused_optimizer=True)
     if not torch.cuda.is_available():
-        raise ValueError(f"'{requested}' was asked for, and torch finds no usable GPU here. Try `--device cpu`.")
+        raise ValueError(f"'{requested}' was asked for, and torch finds no usable GPU here. Try device='cpu'.")
     count = torch.cuda.device_count()
     if index is not None and index >= count:
         raise ValueError(
             f"'{requested}' was asked for, and the last GPU here is cuda:{count - 1}. "
-            f"Try `--device cuda:{count - 1}` or `--device cpu`."
+            f"Try device='cuda:{count - 1}' or device='cpu'."
         )
     precisions = ("fp32", "fp16", "bf16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
     return Device("cuda", "nccl", index=index, precisions=precisions, fused_optimizer=True)

@@ -27,7 +27,7 @@ def choose_device(requested: str, place: Place | None = None) -> Device:
         if device.index is not None and place.local_size > 1:
             raise ToolboxError(
                 f"{place.local_size} processes on this machine cannot share {device}.", where="device",
-                hint=f"Use --device {device.type}: each process then gets one of its own.",
+                hint=f"Use device='{device.type}': each process then gets one of its own.",
             )  # fmt: skip
         # SLURM may show each process its own device alone, as the first
         alone = "SLURM_LOCALID" in os.environ and torch.get_device_module(device.type).device_count() == 1
@@ -44,7 +44,7 @@ def _offered(requested: str) -> Device:
     except ValueError as error:
         raise ToolboxError(str(error), where="device") from error
     if device is None:
-        raise ToolboxError(f"No plugin offers the device '{requested}'.", where="device", hint="Try --device cpu.")
+        raise ToolboxError(f"No plugin offers the device '{requested}'.", where="device", hint="Try device='cpu'.")
     return device
 
 

@@ -51,7 +51,7 @@ class Judging(Prepared):
         if found:
             others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
             if others:
-                self.console.info(f"{what}: {', '.join(others)} cannot judge it (--check says why)")
+                self.console.info(f"{what}: {', '.join(others)} cannot judge it (toolbox.check_config says why)")
         else:
             for problem in target.left_out:
                 self.console.info(f"{what}: left out: {problem}")
@@ -195,7 +195,7 @@ class Judging(Prepared):
 
     def _leave(self) -> NoReturn:
         saved = checkpoints.all_in(self.work_dir)
-        how = "Continue with --resume." if saved else "Nothing was trained yet: start again with --overwrite."
+        how = "Continue with resume=True." if saved else "Nothing was trained yet: start again with overwrite=True."
         raise Interrupted(self._asked, f"Interrupted at step {self.step} of {self.steps}. {how}")
 
     def _asked_to_leave(self) -> bool:

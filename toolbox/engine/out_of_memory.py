@@ -63,10 +63,10 @@ def judging(where: str, batch: Batch) -> Iterator[None]:
             raise
         size = batch["items"]
         hint = (
-            f"A smaller batch gives the same numbers: --cfg-options {where}.batch_size={max(1, size // 4)} needs about "
+            f"A smaller batch gives the same numbers: the override {where}.batch_size={max(1, size // 4)} needs about "
             f"a quarter of the memory beyond the model's own."
             if size > 1
-            else "The batch is one item already: another --device, or smaller images."
+            else "The batch is one item already: another device, or smaller images."
         )
         raise ToolboxError(
             f"Out of memory while {size} items were evaluated: {one_line(error)}.", where=where, hint=hint
@@ -84,11 +84,11 @@ def _told(
         message += f" The step needs an estimated {_size(sum(found.values()))} ({named}), beside the loss."
     ways = proposals(recipe, classes, rows, device)
     told = [
-        f"--cfg-options {' '.join(f'{key}={value}' for key, value in changes.items())}"
+        f"the override {' '.join(f'{key}={value}' for key, value in changes.items())}"
         + (f" saves about {_size(saved)} ({saved / sum(found.values()):.0%})" if saved is not None else "")
         for changes, saved in ways
     ]
-    hint = f"Each of these helps: {'; '.join(told)}." if told else "Try smaller images, or another --device."
+    hint = f"Each of these helps: {'; '.join(told)}." if told else "Try smaller images, or another device."
     if any("optim_wrapper.accumulative_counts" in changes for changes, _ in ways):
         hint += (
             " With accumulative_counts a loss that compares items sees fewer of them at a time, with grad_cache not."

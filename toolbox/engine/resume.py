@@ -44,14 +44,14 @@ def open_folder(
         if found.path.parent != folder.resolve() and workdir.holds_run(folder):
             raise ToolboxError(
                 f"{folder} already holds another run than {found.path}.",
-                hint="Continue that checkpoint in its own folder, or in an empty --work-dir.",
+                hint="Continue that checkpoint in its own folder, or in an empty work_dir.",
             )
         return found
     found, complaints = checkpoints.newest(folder)
     for complaint in complaints:
         console.warn(complaint)
     if found is None and complaints:
-        raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with --overwrite.")
+        raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with overwrite=True.")
     if found is None:
         console.warn(f"{folder} holds no checkpoint to resume: the run starts from the beginning.")
         workdir.cut_metrics(folder / "metrics.jsonl", -1)  # of the run that ended before its first checkpoint
@@ -85,7 +85,7 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
     start = checkpoints.start_of(recipe)
     if start is not None and overwrite and start.path.parent == folder.resolve():
         raise ToolboxError(
-            "load_from names a checkpoint of the run that would be replaced.", hint="Choose another --work-dir."
+            "load_from names a checkpoint of the run that would be replaced.", hint="Choose another work_dir."
         )
     return start
 

@@ -25,7 +25,7 @@ VARIANTS = 64
 """Compilations that a block may have before torch.compile gives up and runs it as written: one for each combination of
 shape, training or evaluation, and gradient or none, times the number of blocks that differ."""
 
-_HINT = "Train without it: --cfg-options env_cfg.compile=False"
+_HINT = "Train without it: the override env_cfg.compile=False"
 
 
 def prepare(model: Model, settings: dict[str, Any], device: torch.device) -> None:

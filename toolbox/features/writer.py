@@ -84,7 +84,7 @@ class Writer:
         except OSError as error:
             raise ToolboxError(
                 f"No features can be stored in {self.folder}: {error.strerror or error}.", where="features.folder",
-                hint="Choose a folder of yours: --cfg-options features.folder=DIR",
+                hint="Choose a folder of yours: the override features.folder=DIR",
             ) from error  # fmt: skip
         with file:
             locked = try_lock(file)

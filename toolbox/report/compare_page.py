@@ -88,10 +88,10 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ToolboxError(
-            f"The folder cannot be made: {error.strerror or error}.", where=str(folder), hint="Choose another --out."
+            f"The folder cannot be made: {error.strerror or error}.", where=str(folder), hint="Choose another out."
         ) from error
     path = folder / "compare.html"
-    write_text(path, page, hint="Choose another --out.")
+    write_text(path, page, hint="Choose another out.")
     return path
 
 

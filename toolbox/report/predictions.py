@@ -60,7 +60,7 @@ def write_page(
         when=f"{now.day} {now:%B %Y, %H:%M}",
         when_iso=now.isoformat("T", "minutes"),
     )
-    write_text(path, page, hint="Choose another --page.")
+    write_text(path, page, hint="Choose another page.")
     return path
 
 

@@ -308,7 +308,7 @@ def test_offline_message_names_the_repository_of_timm(tmp_path, monkeypatch):
         "(timm/vit_small_patch16_dinov3_qkvb.lvd1689m) are not on this machine: HF_HUB_OFFLINE is set",
         "1. In mainland China",
         "2. hf download timm/vit_small_patch16_dinov3_qkvb.lvd1689m --local-dir weights/vits16-timm\n",
-        "3. Run again with --cfg-options model.backbone.name=weights/vits16-timm\n",
+        "3. Run again with the override model.backbone.name=weights/vits16-timm\n",
     )
     places = [message.index(part) for part in parts]
     assert places == sorted(places)

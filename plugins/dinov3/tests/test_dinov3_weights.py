@@ -237,8 +237,8 @@ def test_offline_message_has_every_step(empty_cache, small, monkeypatch, capfd):
         "2. hf auth login\n",
         "3. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n",
         f"4. hf download {name} --local-dir weights/vits16\n",
-        "5. Run again with --cfg-options model.backbone.name=weights/vits16\n",
-        "--cfg-options model.backbone.weights=False",
+        "5. Run again with the override model.backbone.name=weights/vits16\n",
+        "the override model.backbone.weights=False",
     )
     places = [str(caught.value).index(part) for part in parts]
     assert places == sorted(places)

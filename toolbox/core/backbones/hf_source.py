@@ -298,7 +298,7 @@ def _steps(what: str, repository: str, revision: str | None) -> Callable[[str], 
     folder = f"weights/{repository.rpartition('/')[2]}"
     at = f" --revision {revision}" if revision else ""
     verb = "is" if what == "configuration" else "are"
-    random = "\nOr try the recipe with random weights: --cfg-options model.backbone.weights=False"
+    random = "\nOr try the recipe with random weights: the override model.backbone.weights=False"
 
     def message(reason: str) -> str:
         return (
@@ -306,7 +306,7 @@ def _steps(what: str, repository: str, revision: str | None) -> Callable[[str], 
             f"  1. If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login\n"
             f"  2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
             f"  3. hf download {repository}{at} --local-dir {folder}\n"
-            f"  4. Run again with --cfg-options model.backbone.name={folder}" + (random if what == "weights" else "")
+            f"  4. Run again with the override model.backbone.name={folder}" + (random if what == "weights" else "")
         )
 
     return message

@@ -264,7 +264,7 @@ def _download(source: TimmSource) -> Path:
         raise FileNotFoundError(
             f"The weights of {source.name!r} are not on the Hugging Face Hub.\n"
             f"  1. curl -L --create-dirs -o {file} {url}\n"
-            f"  2. Run again with --cfg-options model.backbone.checkpoint={file}"
+            f"  2. Run again with the override model.backbone.checkpoint={file}"
         )
     at = f" --revision {source.revision}" if source.revision else ""
 
@@ -273,8 +273,8 @@ def _download(source: TimmSource) -> Path:
             f"The weights of core.Timm {source.name!r} ({repository}) are not on this machine: {reason}.\n"
             f"  1. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
             f"  2. hf download {repository}{at} --local-dir weights/{short}\n"
-            f"  3. Run again with --cfg-options model.backbone.name=weights/{short}\n"
-            f"Or try the recipe with random weights: --cfg-options model.backbone.weights=False"
+            f"  3. Run again with the override model.backbone.name=weights/{short}\n"
+            f"Or try the recipe with random weights: the override model.backbone.weights=False"
         )
 
     for name in _FILES:  # most repositories hold the first, and the others beside it would be downloaded in vain

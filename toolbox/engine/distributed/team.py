@@ -127,7 +127,7 @@ class Team:
         if _is_lost(error):
             raise ToolboxError(
                 "The connection to another process is lost: it was killed, or its machine went away.",
-                hint="Look at its last lines (out of memory?). Continue with --resume; torchrun --max-restarts=3 does.",
+                hint="Look at its last lines (out of memory?). Go on with resume=True; torchrun --max-restarts=3 does.",
             ) from error
 
     def start(self, device: Device) -> None:

@@ -90,5 +90,5 @@ def _unreadable(bad: list[tuple[int, str]], done: int, total: int) -> ToolboxErr
     return ToolboxError(
         f"{len(bad)} of the first {done} items (of {total}) cannot be read: "
         f"{list_messages([message for _, message in bad])}.",
-        hint=f"Mend or remove the files, or leave them out with --on-bad-item skip. {AUDIT}.",
+        hint=f"Mend or remove the files, or leave them out with skip_bad=True. {AUDIT}.",
     )

@@ -16,7 +16,7 @@ def claim(folder: Path) -> bool:
 
     Raises ToolboxError when it holds anything else, or nothing can be written there.
     """
-    hint = "Choose a new or an empty folder with --out."
+    hint = "Choose a new or an empty folder with out."
     is_new = not folder.exists()
     try:
         inside = sorted(path.name for path in folder.iterdir()) if folder.exists() else []

@@ -105,7 +105,7 @@ class Watch:
         except OSError as error:
             raise ToolboxError(
                 f"No process could be started to read data: {error.strerror or error}.",
-                where=f"{self.where}.num_workers", hint=f"Try fewer: --cfg-options {self.where}.num_workers=0",
+                where=f"{self.where}.num_workers", hint=f"Try fewer: the override {self.where}.num_workers=0",
             ) from error  # fmt: skip
         finally:
             if handler is not None:
@@ -206,7 +206,7 @@ class Watch:
             told.append(f"The data worker with process id {process.pid} {_end(process.exitcode)} {doing}.")
         return ToolboxError(
             " ".join(told), where=self.where,
-            hint=f"Try fewer workers; --cfg-options {self.where}.num_workers=0 reads in the main process and shows the "
+            hint=f"Try fewer workers; the override {self.where}.num_workers=0 reads in the main process and shows the "
             f"error itself. /dev/shm, through which batches pass, has {_free_shared()} free.",
         )  # fmt: skip
 

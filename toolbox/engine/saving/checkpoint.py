@@ -241,7 +241,7 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
         path = inside[0]
     path = path.resolve()
     damaged = ToolboxError(
-        f"The checkpoint {path} is damaged", hint="Use another one of the run; --resume without a path finds it."
+        f"The checkpoint {path} is damaged", hint="Use another one of the run; resume=True without a path finds it."
     )
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from typing import Any
 from toolbox.base import files
 from toolbox.errors import ToolboxError
 
-_HINT = "What was written before is untouched. Free some space or choose another --work-dir, then --resume."
+_HINT = "What was written before is untouched. Free some space or choose another work_dir, then resume=True."
 
 
 def sha256(path: Path) -> str:
@@ -126,7 +126,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises ToolboxError when the disk refuses.
     """
-    files.write_text(path, text, hint="Choose another --work-dir.", errors="backslashreplace")
+    files.write_text(path, text, hint="Choose another work_dir.", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -124,5 +124,5 @@ def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
             raise ToolboxError(
                 f"The frozen weights of {path} ({here['weights']}) are not those that the checkpoint was trained on "
                 f"({was}).",
-                hint="Give the original weights, e.g. --cfg-options model.backbone.name=<folder>.",
+                hint="Give the original weights, e.g. the override model.backbone.name=<folder>.",
             )

@@ -39,7 +39,7 @@ def extract(
     settings, console = Settings(recipe), (console or Console()) if team.is_main else Mute()
     chosen = list(splits or [name for name in SPLITS if recipe[f"{name}_dataloader"]])
     if absent := [name for name in chosen if not recipe[f"{name}_dataloader"]]:
-        raise ToolboxError(f"The recipe has no {absent[0]}_dataloader.", where="--split")
+        raise ToolboxError(f"The recipe has no {absent[0]}_dataloader.", where="splits")
     device = choose_device(settings("env_cfg.device"), team.place)
     set_threads(settings("env_cfg.threads"), team.place.local_size)
     team.start(device)

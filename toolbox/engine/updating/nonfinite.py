@@ -93,7 +93,7 @@ class Skipping:
                 f"{self.count} updates were left out because their loss or gradient was not finite, more than the "
                 f"{self.most} allowed.",
                 where="optim_wrapper.max_skipped",
-                hint="Try a lower learning rate, more warm-up, clip_grad, or precision='fp32'; or --resume with a "
+                hint="Try a lower learning rate, more warm-up, clip_grad, or precision='fp32'; or resume=True with a "
                 "larger max_skipped.",
             )
 

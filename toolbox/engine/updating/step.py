@@ -69,7 +69,7 @@ class Step:
                     raise
                 raise ToolboxError(
                     f"Up to step {step + 1}, some trained parameters got no gradient on one of the processes.",
-                    where="env_cfg.parallel", hint="--cfg-options env_cfg.parallel.find_unused_parameters=True",
+                    where="env_cfg.parallel", hint="the override env_cfg.parallel.find_unused_parameters=True",
                 ) from error  # fmt: skip
             self._parts.append((batch.get("items", 1), {name: value.detach() for name, value in found.items()}))
             values["loss"] = values.get("loss", 0) + found["loss"].detach().float() / len(batches)

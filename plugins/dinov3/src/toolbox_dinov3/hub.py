@@ -37,7 +37,7 @@ def steps(known: Known, repository: str, revision: str | None, reason: str) -> s
     todo = [
         "In mainland China: export HF_ENDPOINT=https://hf-mirror.com",
         f"hf download {repository}{at} --local-dir {folder}",
-        f"Run again with --cfg-options model.backbone.name={folder}",
+        f"Run again with the override model.backbone.name={folder}",
     ]
     if repository == known.id:  # timm's copies can be downloaded by anyone
         todo = [f"Accept the licence, signed in, at https://huggingface.co/{repository}", "hf auth login", *todo]
@@ -45,5 +45,5 @@ def steps(known: Known, repository: str, revision: str | None, reason: str) -> s
     return (
         f"The weights of {COMPONENTS[known.family]} {known.short!r} ({repository}) are not on this machine: {reason}.\n"
         f"{lines}\n"
-        f"Or try the recipe with random weights: --cfg-options model.backbone.weights=False"
+        f"Or try the recipe with random weights: the override model.backbone.weights=False"
     )
