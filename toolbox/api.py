@@ -98,7 +98,7 @@ def train(
     try:
         run = Run(
             recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console, team=team,
-            idle=found.idle != [],
+            idle=found.idle != [], overridden=sorted(getattr(config, "overridden", ())),
         )  # fmt: skip
         with profiled(run, profile), explained():
             results = run.execute()

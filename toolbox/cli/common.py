@@ -60,9 +60,12 @@ def expand_arguments(argv: list[str] | None = None) -> list[str]:
     return found
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command that takes a recipe takes."""
-    parser.add_argument("config", help="a recipe: a file, or namespace:recipe for one that a plugin ships")
+def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """What every command that takes a recipe takes; `optional`: whether the recipe may be left out."""
+    parser.add_argument(
+        "config", nargs="?" if optional else None,
+        help="a recipe: a file, or namespace:recipe for one that a plugin ships",
+    )  # fmt: skip
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     expected = parser()
-    arguments, unknown = expected.parse_known_args(expand_arguments(argv))
+    arguments, unknown = expected.parse_known_intermixed_args(expand_arguments(argv))
     if unknown:
         return guarded(lambda: _refuse(expected, unknown))
     return guarded(lambda: _train(arguments))
@@ -27,10 +27,14 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(prog="tools/train.py", description="Train a recipe.")
-    add_recipe_arguments(parser)
+    add_recipe_arguments(parser, optional=True)
     parser.add_argument("--work-dir", metavar="DIR", help="the run's folder (default: work_dirs/<recipe>)")
     parser.add_argument(
-        "--resume", nargs="?", const=True, metavar="CHECKPOINT", help="continue the run in its folder, or a checkpoint"
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="CHECKPOINT",
+        help="continue the run in its folder, with its options; a run's folder or checkpoint needs no recipe",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a run that the folder holds")
     parser.add_argument(
@@ -66,7 +70,9 @@ def _train(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox import api
     from toolbox.cli.progress import console
+    from toolbox.cli.resuming import complete_resume
 
+    kept = complete_resume(arguments)
     if arguments.check:
         return _check(_recipe(arguments), arguments.device)
     from toolbox.engine.distributed.launch import find_place
@@ -79,6 +85,8 @@ def _train(arguments: argparse.Namespace) -> int:
         with Team(place) as team:
             if resume is None and team.has_begun():  # the launcher has started the run again
                 resume, overwrite = True, False
+            if kept and place.rank == 0:
+                print(f"Kept from the run: {', '.join(kept)}", flush=True)
             config = _recipe(arguments)
             results = api.train(
                 config, work_dir=arguments.work_dir, resume=resume, overwrite=overwrite, device=arguments.device,

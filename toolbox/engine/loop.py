@@ -144,7 +144,8 @@ class Run(Judging):
             workdir.clear(self.work_dir)
         self.team.begin()
         write_text(self.work_dir / "config.py", self.source)
-        write_json(self.work_dir / "environment.json", workdir.environment(str(self.device), self.plugins))
+        about = workdir.environment(str(self.device), self.plugins, self.overridden)
+        write_json(self.work_dir / "environment.json", about)
         self.console.log_file = self.work_dir / "train.log"
         for note in (*self.dataset.notes(), *self.sampler.notes()):
             self.console.info(note)

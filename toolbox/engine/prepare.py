@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Prepared:
 
     - `recipe`: a validated, complete recipe of plain dicts.
     - `work_dir`: the run's folder; `source`: the recipe as Python text for its config.py.
+    - `overridden`: the keys that overrides have set, which a resumed run keeps.
     - `resume`: continue from a checkpoint: True for the newest whole one in `work_dir`, or a path.
     - `overwrite`: replace a run that `work_dir` holds.
     - `console`: where messages go.
@@ -60,7 +61,9 @@ class Prepared:
     def __init__(
         self, recipe: dict[str, Any], work_dir: Path, *, source: str = "", resume: bool | str = False,
         overwrite: bool = False, console: Console | None = None, team: Team = ALONE, idle: bool = False,
+        overridden: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        self.overridden = overridden
         self.config, self.work_dir, self.source = recipe, work_dir, source
         self.team, self.is_main, self._idle = team, team.is_main, idle
         self.console = (console or Console()) if team.is_main else Mute()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -141,8 +141,8 @@ def results(progress: dict[str, Any], after: dict[str, float] | None) -> dict[st
     }  # fmt: skip
 
 
-def environment(device: str, plugins: dict[str, Any]) -> dict[str, Any]:
-    """Versions, plugins, device and revision, for environment.json."""
+def environment(device: str, plugins: dict[str, Any], overridden: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, plugins, device and revision, for environment.json; `overridden`: keys that overrides have set."""
     packages = ("torch", "torchvision", "transformers", "peft", "timm", "numpy", "pillow", "mmengine")
     versions = {}
     for name in packages:
@@ -152,7 +152,7 @@ def environment(device: str, plugins: dict[str, Any]) -> dict[str, Any]:
             versions[name] = None
     return {
         "python": platform.python_version(), "platform": platform.platform(), "device": device, "versions": versions,
-        "plugins": plugins, "command": sys.argv, "git": _git_revision(),
+        "plugins": plugins, "command": sys.argv, "overridden": list(overridden), "git": _git_revision(),
     }  # fmt: skip
 
 

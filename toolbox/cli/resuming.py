@@ -1,0 +1,93 @@
+"""What `tools/train.py --resume` need not be told again: the recipe, the folder and the options of the run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from toolbox.errors import ToolboxError
+
+
+def complete_resume(arguments: argparse.Namespace) -> list[str]:
+    """Fill in, in place, what a command with `--resume` leaves out; returns the options that the run keeps.
+
+    - `--resume RUN` without a recipe takes that of the run's config.py, and its folder.
+    - `--resume` with a recipe keeps the `--cfg-options` that the run was started with, unless they are given anew.
+
+    Raises ToolboxError where there is no recipe, and no run that holds one.
+    """
+    named = arguments.resume
+    if isinstance(named, str):
+        run = run_of(Path(named))
+        if arguments.config is None and run is None and (named.endswith(".py") or ":" in named):
+            arguments.config, arguments.resume = named, True
+        elif run is not None:
+            is_folder = run == Path(named)
+            if arguments.work_dir is None and (is_folder or arguments.config is None):
+                arguments.work_dir = str(run)
+            if is_folder and Path(arguments.work_dir).resolve() == run.resolve():
+                arguments.resume = True  # its newest checkpoint, not its best
+            arguments.config = arguments.config or str(run / "config.py")
+    elif arguments.resume and arguments.config is None and arguments.work_dir and run_of(Path(arguments.work_dir)):
+        arguments.config = str(Path(arguments.work_dir) / "config.py")
+    if arguments.config is None:
+        reason = f", and {named} is no folder of a run and no checkpoint in one" if isinstance(named, str) else ""
+        hint = "Name a recipe, or continue a run with --resume work_dirs/RUN."
+        raise ToolboxError(f"No recipe is named{reason}.", hint=hint)
+    if not arguments.resume or arguments.overwrite:
+        return []
+    folder = _folder_of(arguments)
+    kept = kept_options(folder, [text.partition("=")[0] for text in arguments.cfg_options])
+    arguments.cfg_options = [*kept, *arguments.cfg_options]
+    return kept
+
+
+def run_of(path: Path) -> Path | None:
+    """The folder of the run that a path means: itself, or that of a checkpoint in it."""
+    return next((folder for folder in (path, path.parent) if (folder / "config.py").is_file()), None)
+
+
+def kept_options(folder: Path, given: list[str]) -> list[str]:
+    """The options that the run in a folder was started with, as `KEY=VALUE`, but for those that are `given` anew."""
+    from toolbox.recipe_text import read_recipe
+
+    try:
+        keys = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("overridden") or []
+        recipe = read_recipe((folder / "config.py").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    keys = [key for key in keys if not any(key == other or key.startswith(f"{other}.") for other in given)]
+    found = [(key, _look_up(recipe, key)) for key in keys if key not in ("work_dir", "resume")]
+    return [f"{key}={value!r}" for key, (is_there, value) in found if is_there]
+
+
+def _look_up(recipe: Any, key: str) -> tuple[bool, Any]:
+    """Whether a recipe has a key, and its value; names in open dicts may hold dots themselves."""
+    if not key:
+        return True, recipe
+    if isinstance(recipe, list):
+        name, _, rest = key.partition(".")
+        fits = name.isdecimal() and int(name) < len(recipe)
+        return _look_up(recipe[int(name)], rest) if fits else (False, None)
+    if not isinstance(recipe, dict):
+        return False, None
+    names = key.split(".")
+    for end in range(1, len(names) + 1):
+        name = ".".join(names[:end])
+        if name in recipe:
+            is_there, value = _look_up(recipe[name], ".".join(names[end:]))
+            if is_there:
+                return True, value
+    return False, None
+
+
+def _folder_of(arguments: argparse.Namespace) -> Path:
+    from toolbox import api, making
+    from toolbox.config import to_dict
+
+    if arguments.work_dir:
+        return Path(arguments.work_dir)
+    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+    return making.folder_of(to_dict(config), api.name_of(config))
