@@ -98,10 +98,10 @@ def _mine(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     try:
         with new_file(arguments.out) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
-            written = class_labels(dataset)
+            written, numbers_of = class_labels(dataset), labels.tolist()
             for query, positives, negatives in mined.rows:
                 names = [[found.ids[row] for row in group] for group in ([query], positives, negatives)]
-                stream.write(line(*names, written[int(labels[query])]) + "\n")
+                stream.write(line(*names, written[numbers_of[query]]) + "\n")
     except UnicodeError as error:
         raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
     tell(arguments, mined, len(labels), dataset)

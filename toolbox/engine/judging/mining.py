@@ -61,7 +61,7 @@ def mine(
         similar = embeddings[rows] @ embeddings.T
         same = labels[rows][:, None] == labels[None]
         own = similar.masked_fill(~same, -torch.inf)
-        own[torch.arange(len(rows)), rows] = -torch.inf
+        own[rows - start, rows] = -torch.inf
         near, near_columns = largest(own, positives)
         del own
         scores, columns = largest(similar.masked_fill_(same, -torch.inf), top)
