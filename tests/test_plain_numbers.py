@@ -61,6 +61,7 @@ KINDS = {
     "bf16": torch.tensor(0.5, dtype=torch.bfloat16), "fraction": fractions.Fraction(1, 2),
     "decimal": decimal.Decimal("0.5"), "gradient": torch.tensor(0.5, requires_grad=True),
 }  # fmt: skip
+SHORT = ["train_cfg.max_steps=3", "evaluate_before=False", "val_dataloader=None", "val_evaluator=None"]
 NONE = ["0.5", None, [0.5, 0.6], np.zeros(2), torch.zeros(2), 1j, {}, np.complex64(1j), np.str_("a")]
 
 
@@ -101,6 +102,38 @@ def test_whole_numbers_and_truth_values_are_counts():
     assert as_plain({1: np.arange(2), "b": torch.ones(1, 2)}) == {"1": [0, 1], "b": [[1.0, 1.0]]}
 
 
+def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
+    embedder = catalog().resolve("core.Embedder", "model") if toy() else None
+    original = embedder.objective
+    monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | KINDS)
+    toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), work_dir="w")
+    lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
+    assert [[line[name] for name in KINDS] for line in lines if "torch" in line] == [[0.5] * len(KINDS)] * 3
+
+
+@pytest.mark.parametrize("value", ["0.5", torch.zeros(2)], ids=repr)
+def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, value):
+    embedder = catalog().resolve("core.Embedder", "model") if toy() else None
+    original = embedder.objective
+    monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | {"more": value})
+    with pytest.raises(ToolboxError, match="The model's loss comes with 'more'"):
+        toolbox.train(toy(SHORT), work_dir="w")
+
+
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor])
+def test_a_schedule_may_give_numbers_of_any_library(toy, monkeypatch, kind):
+    cosine = catalog().resolve("core.WarmupCosine", "schedule") if toy() else None
+    original = cosine.factor
+    toolbox.train(toy(SHORT), work_dir="plain")
+    monkeypatch.setattr(cosine, "factor", lambda self, step, steps: kind(original(self, step, steps)))
+    toolbox.train(toy(SHORT), work_dir="other")
+    rates = [
+        [json.loads(line).get("lr") for line in Path(f"{name}/metrics.jsonl").read_text().splitlines()]
+        for name in ("plain", "other")
+    ]
+    assert rates[0] == pytest.approx(rates[1])
+
+
 @pytest.mark.parametrize("value", NONE, ids=repr)
 def test_what_is_no_number_is_refused(value):
     with pytest.raises(ValueError, match="a number is needed, not"):
@@ -123,7 +156,7 @@ def test_a_run_takes_numbers_of_every_kind(gives):
     assert toolbox.train(again, work_dir="w", resume=True)["steps"] == 3
 
 
-@pytest.mark.parametrize("value", ["text", None, np.zeros(3)], ids=repr)
+@pytest.mark.parametrize("value", ["text", np.zeros(3)], ids=repr)
 def test_a_metric_that_gives_no_number_is_named_and_the_step_is_kept(gives, value):
     with pytest.raises(ToolboxError) as caught:
         toolbox.train(gives({"good": 1.0, "odd": value}), work_dir="w")

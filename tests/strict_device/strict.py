@@ -93,8 +93,9 @@ def run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def check(func: Any, flat: list[Any]) -> None:
     """Raise for tensors of the processor that have dimensions, and for its generators."""
+    joined = func in (_aten.cat.default, _aten.stack.default)  # which take no number of the processor either
     for value in flat:
-        if isinstance(value, torch.Tensor) and not isinstance(value, StrictTensor) and value.ndim:
+        if isinstance(value, torch.Tensor) and not isinstance(value, StrictTensor) and (value.ndim or joined):
             raise Mixed(
                 f"Expected all tensors to be on the same device, but found at least two devices, {HERE} and "
                 f"{value.device}! (when calling {func} with a tensor of shape {tuple(value.shape)})"

@@ -8,7 +8,7 @@ Setup", 2021.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -118,10 +118,10 @@ def problems(model: Model) -> list[Problem]:
 
 
 def _rows(value: Any, start: int, stop: int) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _rows(item, start, stop) for name, item in value.items()}
     return value[start:stop]
 
 
 def _first_tensor(value: Any) -> Tensor:
-    return _first_tensor(next(iter(value.values()))) if isinstance(value, dict) else value
+    return _first_tensor(next(iter(value.values()))) if isinstance(value, Mapping) else value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Schedule
+from toolbox.base.scalars import as_number
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.precision import Precision
@@ -71,7 +72,7 @@ class Step:
                     f"Up to step {step + 1}, some trained parameters got no gradient on one of the processes.",
                     where="env_cfg.parallel", hint="the override env_cfg.parallel.find_unused_parameters=True",
                 ) from error  # fmt: skip
-            self._parts.append((batch.get("items", 1), {name: value.detach() for name, value in found.items()}))
+            self._parts.append((batch.get("items", 1), _scalars(found)))
             values["loss"] = values.get("loss", 0) + found["loss"].detach().float() / len(batches)
         self.parallel.finish(held_back=self.grad_cache is not None)
         with phase("optimizer"):
@@ -121,7 +122,7 @@ class Step:
             factor = 1.0
             for schedule in self.schedules:
                 if schedule.key == key:
-                    factor *= schedule.factor(step, steps)
+                    factor *= as_number(schedule.factor(step, steps))
             for group in self.optimizer.param_groups:
                 group[key] = group[f"base_{key}"] * factor
 
@@ -217,6 +218,27 @@ class Step:
         if self.left_out is not None:
             self.left_out.load_state_dict(saved.get("left_out"))
         self.numbers.load_state_dict(saved.get("numbers", []))
+
+
+def _scalars(found: dict[str, Any]) -> dict[str, Tensor]:
+    """What a model gave with its loss, as scalars on the loss's device. Raises ToolboxError, naming what is none."""
+    scalars = {}
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.device != found["loss"].device:
+            try:
+                value = torch.tensor(as_number(value), device=found["loss"].device)
+            except ValueError as error:
+                raise ToolboxError(
+                    f"The model's loss comes with '{name}', where {error}.", where="model", hint="Give a number."
+                ) from error
+        if value.numel() != 1:
+            raise ToolboxError(
+                f"The model's loss comes with '{name}' of shape {tuple(value.shape)}, and one number is logged.",
+                where="model",
+                hint="Give its mean.",
+            )
+        scalars[name] = value.detach()
+    return scalars
 
 
 def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
