@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolbox.errors import Problem
@@ -35,6 +35,7 @@ class Dataset(ABC):
     - `roles`: "query" or "gallery" for each item, the "role" of its sample, where queries are compared with the gallery
       alone; None where every item is a query against all others.
     - `records`: (query, positives, negatives) in indices of items, where the data name pairs themselves; else None.
+    - `unit`: what items are called where they are counted.
     """
 
     labels: Sequence[int] | None = None
@@ -42,6 +43,7 @@ class Dataset(ABC):
     groups: Sequence[str] | None = None
     roles: Sequence[str] | None = None
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
+    unit: str = "pictures"
 
     def sources(self) -> Sequence[str | os.PathLike[str]] | None:
         """The files that items are read from, each at least once: stored features know by them when one has changed.
@@ -72,6 +74,10 @@ class Dataset(ABC):
     def check(self) -> list[Problem]:
         """What is missing on disk, with the command that makes it; called before a run starts."""
         return []
+
+    def ignored_files(self) -> Mapping[str, Mapping[str, int]]:
+        """{folder: {ending: how many files in it were left out}}, "" for files without ending; empty by default."""
+        return {}
 
     def notes(self) -> list[str]:
         """What a user should know of data that can be used as they are (left out, repeated, guessed), with counts."""

@@ -47,9 +47,12 @@ class ImageFiles:
         """What was left out, with counts."""
         total = self.ignored.total()
         notes = [f"{total:,} other files ignored ({listed_endings(self.ignored)})"] if total else []
-        if self.repeated:
-            notes.append(f"{self.repeated:,} links left out: what they lead to is read by its own name")
-        return notes
+        return notes + self.repeated_note()
+
+    def repeated_note(self) -> list[str]:
+        """How many links were left out, if any."""
+        told = f"{self.repeated:,} links left out: what they lead to is read by its own name"
+        return [told] if self.repeated else []
 
 
 def image_suffixes() -> frozenset[str]:

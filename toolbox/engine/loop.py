@@ -16,6 +16,7 @@ from toolbox.base.scalars import as_numbers, as_plain
 from toolbox.engine import out_of_memory
 from toolbox.engine import resume as resuming
 from toolbox.engine.console import shown
+from toolbox.engine.data_line import count_data, describe_data
 from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
 from toolbox.engine.judging_run import Judging
 from toolbox.engine.profiling import phase
@@ -147,7 +148,7 @@ class Run(Judging):
         about = workdir.environment(str(self.device), self.plugins, self.overridden)
         write_json(self.work_dir / "environment.json", about)
         self.console.log_file = self.work_dir / "train.log"
-        for note in (*self.dataset.notes(), *self.sampler.notes()):
+        for note in (describe_data(self.datasets), *self.dataset.notes(), *self.sampler.notes()):
             self.console.info(note)
         workers = self.settings("train_dataloader.num_workers")
         if workers > cores():
@@ -286,7 +287,7 @@ class Run(Judging):
             "device": str(self.device), "processes": self.team.size, "threads": self.threads,
             "unreadable_items": len(self.bad_items.found),
             "skipped_steps": self.update.left_out.count if self.update.left_out else 0,
-            "features": self.shelf.results() if self.shelf else None,
+            "features": self.shelf.results() if self.shelf else None, "data": count_data(self.datasets),
         }  # fmt: skip
         wrong: list[Problem] = []
         for number, hook in enumerate(self.hooks):

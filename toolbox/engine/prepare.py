@@ -213,6 +213,12 @@ class Prepared:
             self.console, self.is_main,
         )  # fmt: skip
 
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The datasets of the run by their splits."""
+        targets = [target for target in (self.val, self.test) if target is not None]
+        return {"train": self.dataset} | {target.name: target.dataset for target in targets}
+
     def _eval_set(self, name: str) -> EvalSet | None:
         wanted = self.config[f"{name}_dataloader"] and self.config[f"{name}_evaluator"]
         return EvalSet.of(self.config, name) if wanted else None

@@ -8,6 +8,7 @@ from toolbox.base import Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
 from toolbox.engine.checking.plan import Plan, noted
 from toolbox.engine.classes import label_problems
+from toolbox.engine.data_line import describe_data
 from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.length import Length
 from toolbox.engine.settings import Settings
@@ -20,6 +21,7 @@ def look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tupl
     training: tuple[Dataset | None, Sampler | None] = (None, None)
     with noted(plan, "train_dataloader.dataset"):
         training = _look_at_training(recipe, settings, plan)
+    datasets = {"train": training[0]}
     for name in ("val", "test"):
         loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         if bool(loader) != bool(evaluator):
@@ -27,7 +29,13 @@ def look_at_data(recipe: dict[str, Any], settings: Settings, plan: Plan) -> tupl
             plan.problems.append(Problem(f"{here} has no effect without {there}.", here, f"Set {there} or remove it."))
         elif loader:
             with noted(plan, f"{name}_dataloader.dataset"):
-                plan.problems += EvalSet.of(recipe, name).problems()
+                target = EvalSet.of(recipe, name)
+                if found := target.problems():
+                    plan.problems += found
+                else:
+                    datasets[name] = target.dataset
+    if datasets["train"] is not None:
+        plan.notes.insert(0, describe_data(datasets))
     return training
 
 

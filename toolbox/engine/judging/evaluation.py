@@ -14,6 +14,7 @@ from toolbox.base import Dataset, Finding
 from toolbox.engine.assemble import build_model
 from toolbox.engine.classes import other_classes
 from toolbox.engine.console import Told
+from toolbox.engine.data_line import describe_data
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.precision import eval_precision
@@ -135,6 +136,7 @@ def evaluate(
     numbers = target.evaluate(model, inputs, device, how, mode=mode, shelf=shelf, chosen=chosen)
     if not numbers:
         raise ToolboxError.of(target.left_out)
+    tell(describe_data({name: target.dataset}))
     for remark in target.remarks:
         tell(remark)
     for problem in target.left_out:

@@ -108,10 +108,15 @@ class ImageFolder(Dataset):
         return [f"{self.layout.base}{splits[name]}/" for name in wanted] if splits else [self.layout.base]
 
     @cached_property
+    def listings(self) -> dict[str, Listing]:
+        """{folder: what lies in its classes} of the folders that hold the split's."""
+        root = Path(self.root)
+        return {str(root / part): list_classes(root, root / part, self.extensions) for part in self.parts}
+
+    @cached_property
     def undivided(self) -> Listing:
         """The images of all classes that this split is drawn from."""
-        root = Path(self.root)
-        return merged([list_classes(root, root / part, self.extensions) for part in self.parts])
+        return merged(list(self.listings.values()))
 
     @cached_property
     def listing(self) -> Listing:
@@ -205,9 +210,12 @@ class ImageFolder(Dataset):
     def identities(self) -> list[str]:
         return sized_files((f"{self.root}/{path}" for path, _ in self.items), self.keys_of(self.items))
 
+    def ignored_files(self) -> dict[str, dict[str, int]]:
+        return {folder: dict(listing.ignored) for folder, listing in self.listings.items()}
+
     def notes(self) -> list[str]:
         """What was decided of the folders, how images are divided and how many are left out, with counts."""
-        notes = [*self.layout.notes, *self.listing.images.notes()]
+        notes = [*self.layout.notes, *self.listing.images.repeated_note()]
         if self.listing.loose:
             notes.append(f"{self.listing.loose:,} images of {self.root} lie in no class folder and are left out")
         if alike := only_case_differs(self.listing.files):

@@ -102,6 +102,10 @@ class Records(Dataset):
     def records(self) -> Relations | None:
         return self.index.relations if isinstance(self.index, Index) else None
 
+    @property
+    def unit(self) -> str:
+        return "pictures" if self.mode == "i2i" else "samples"
+
     def notes(self) -> list[str]:
         """What is odd in the file, with counts; what was guessed of its columns."""
         found = self.index
