@@ -76,7 +76,7 @@ def test_retrieving_by_features_is_the_same_everywhere(toy, tmp_path):
     torch.testing.assert_close(features, batch)
     assert "head" not in "".join(found.model.in_plain_torch())
     dataset = toolbox.build({"type": "toy.Noise"})
-    rows = [embed(one.model, dataset, one.device, mode=mode, workers=0).embeddings
+    rows = [embed(one.model, dataset, one.device, mode=mode, precision=one.precision, workers=0).embeddings
             for one, mode in ((found, "predict"), (bare, "baseline"))]  # fmt: skip
     np.testing.assert_array_equal(*rows)
 
