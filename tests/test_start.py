@@ -13,18 +13,29 @@ import toolbox
 from toolbox.engine.judging.start import worse_than_start
 from toolbox.report.curves import read_series
 
-WORSE = ["optim_wrapper.optimizer.lr=3.0", "param_scheduler=None"]
 SAID = "is worse than the model was at the start"
 
 
 @pytest.fixture
 def worse(toy, monkeypatch):
-    """A run whose metric rises, and says that less is better."""
+    """A recipe whose metric falls with every step."""
     toy()
-    from toy_plugin import Nearest
+    from toy_plugin import Nearest, Pull
 
-    monkeypatch.setattr(Nearest, "better", "less", raising=False)
-    return lambda: toy(WORSE)
+    steps, original = [], Pull.compute
+
+    def compute(self, *arguments):
+        steps.append(True)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Pull, "compute", compute)
+    monkeypatch.setattr(Nearest, "compute", lambda self: {"nearest": 1 / (1 + len(steps))})
+
+    def recipe():
+        steps.clear()
+        return toy()
+
+    return recipe
 
 
 def lines(folder):
@@ -58,10 +69,10 @@ def test_training_does_not_depend_on_it(toy):
 
 def test_a_best_checkpoint_worse_than_the_start_is_said_aloud(worse):
     results = toolbox.train(worse(), work_dir="w")
-    assert results["best"]["value"] > results["start"]["nearest"]
+    assert results["best"]["value"] < results["start"]["nearest"]
     said = next(line for line in Path("w/train.log").read_text().splitlines() if SAID in line)
     assert said.startswith("Warning: ")
-    for words in ("optim_wrapper.optimizer.lr=0.3", "tune.mode", "frozen", "step 0"):
+    for words in ("optim_wrapper.optimizer.lr=0.0001", "tune.mode", "frozen", "step 0"):
         assert words in said
 
 
