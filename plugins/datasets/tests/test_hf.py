@@ -384,3 +384,53 @@ def test_prepare_saves_for_a_machine_without_network(tmp_path, cache):
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         HF(**{"name": "cifar10", **arguments})
+
+
+def plain_parquet(folder: Path, kind: str) -> str:
+    """Six pictures, as programs other than `datasets` write them: nothing says what is an image or a label."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    contents = [encoded(Image.new("RGB", (5, 4), (row, 0, 0)))["bytes"] for row in range(6)]
+    (folder / kind / "pictures").mkdir(parents=True)
+    names = [f"pictures/{row}.png" for row in range(6)]
+    for name, content in zip(names, contents, strict=True):
+        (folder / kind / name).write_bytes(content)
+    structs = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
+    pictures = {
+        "structs": structs, "shards": structs, "file": structs, "bytes": contents, "paths": names,
+        "paths in structs": [{"bytes": None, "path": name} for name in names],
+        "swapped": [{"path": None, "bytes": content} for content in contents],
+    }[kind]  # fmt: skip
+    table, labels = [], [0, 1, 2, 0, 1, 2]
+    size = 4 if kind == "shards" else 6
+    for first in range(0, 6, size):
+        columns = {"picture": pictures[first : first + size], "label": labels[first : first + size]}
+        table.append(pa.table(columns))
+    for number, part in enumerate(table):
+        parquet.write_table(part, folder / kind / f"train-{number:05d}-of-{len(table):05d}.parquet")
+    return str(folder / kind / ("train-00000-of-00001.parquet" if kind == "file" else ""))
+
+
+@pytest.mark.parametrize("kind", ["structs", "shards", "file", "bytes", "paths", "paths in structs", "swapped"])
+def test_plain_parquet_gives_the_same_items(tmp_path, kind):
+    declared = HF(saved(tmp_path / "d", train=table([0, 1, 2, 0, 1, 2])), val_share=0, test_share=0)
+    name = plain_parquet(tmp_path, kind)
+    for columns in ({}, {"image": "picture", "label": "label"}):
+        dataset = HF(name, val_share=0, test_share=0, **columns)
+        assert dataset.check() == []
+        assert dataset.labels == declared.labels
+        for found, expected in zip(dataset, declared, strict=True):
+            assert found["image"].tobytes() == expected["image"].tobytes()
+            assert (found["label"], found["id"]) == (expected["label"], expected["id"])
+
+
+def test_plain_columns_that_are_no_images_are_refused(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"a": [b"x", b"y"], "b": [b"x", b"y"], "point": [{"x": 1}, {"x": 2}], "label": [0, 1]}
+    parquet.write_table(pa.table(columns), tmp_path / "train.parquet")
+    name = str(tmp_path / "train.parquet")
+    assert "several columns of type Image: name one by image=" in problem(HF(name))
+    assert "the column 'point' holds no images" in problem(HF(name, image="point"))
+    parquet.write_table(pa.table({"image": ["gone.png", "a.png"], "label": [0, 1]}), tmp_path / "train.parquet")
+    dataset = HF(name, val_share=0, test_share=0)
+    with pytest.raises(ValueError, match=r"has no picture, only the path gone\.png"):
+        dataset[0]

@@ -13,7 +13,15 @@ from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labe
 from toolbox_datasets import subsets
 from toolbox_datasets.classified import Classified
 from toolbox_datasets.files import new_folder
-from toolbox_datasets.hf_columns import class_names, image_column, is_text, label_column, numbered, values_of
+from toolbox_datasets.hf_columns import (
+    class_names,
+    image_column,
+    is_text,
+    label_column,
+    numbered,
+    picture_in,
+    values_of,
+)
 from toolbox_datasets.hf_source import Source, load
 
 OWN_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -27,7 +35,9 @@ class HF(Classified):
     - `split`: "train", "val" or "test". Its own splits train, validation and test serve as these. Where it has no
       test, the validation split is the test, and "val" is carved from train; where it has neither, both are.
     - `config`: the dataset's configuration, where there are several.
-    - `image`, `label`: the columns; by default the only ones of the types Image and ClassLabel. A column of whole
+    - `image`, `label`: the columns; by default the only ones of the types Image and ClassLabel. In plain Parquet files,
+      which do not declare them, a struct of "bytes" and "path" is the image, else binary values, else texts that end as
+      image files do (relative to the folder of the data), and a column "label" is the label. A column of whole
       numbers 0, 1, 2 ... or of strings is taken when it is named; strings are numbered in alphabetical order, and read
       as `toolbox.base.read_label` says: "7" and "7.0" are the same one.
     - `ratio`: share of each class of the split that is taken; `shots`: this many images of each class instead.
@@ -117,8 +127,8 @@ class HF(Classified):
     @cached_property
     def columns(self) -> tuple[str, str]:
         """The columns of image and label."""
-        features, where = self.opened("train").features, self.where("train")
-        return image_column(features, self.image, where), label_column(features, self.label, where)
+        part, where = self.opened("train"), self.where("train")
+        return image_column(part, self.image, where), label_column(part.features, self.label, where)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -143,20 +153,27 @@ class HF(Classified):
         import datasets
 
         name = self.columns[0]
-        return self.opened(self.part).select_columns([name]).cast_column(name, datasets.Image(decode=False))
+        found = self.opened(self.part).select_columns([name])
+        is_image = type(found.features[name]).__name__ == "Image"
+        return found.cast_column(name, datasets.Image(decode=False)) if is_image else found
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the data are relative to: the folder of the files, where they are local."""
+        path = Path(self.name).expanduser()
+        return path if path.is_dir() else path.parent if path.is_file() else Path()
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self.indices[index])
         own = self.own_names[self.part]
         where = f"{self.name}, row {row} of '{own}'"
-        found = self.encoded[row][self.columns[0]] or {}
-        data, path = found.get("bytes"), found.get("path")
+        data, path = picture_in(self.encoded[row][self.columns[0]], self.folder)
         if data is None:
-            if not path or not Path(path).is_file():
+            if path is None or not path.is_file():
                 raise ValueError(
                     f"{where} has no picture" + (f", only the path {path}, where no file is" if path else "")
                 )
-            data = Path(path).read_bytes()
+            data = path.read_bytes()
         return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{own}/{row}"}
 
     def identities(self) -> list[str]:

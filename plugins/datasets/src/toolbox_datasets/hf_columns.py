@@ -3,43 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, read_label
+from toolbox.base import MISSING_LABELS, image_suffixes, read_label
 from toolbox_datasets.files import listing
 from toolbox_datasets.label_count import LabelCount
 
 
-def image_column(features: Any, wanted: str | None, where: str) -> str:
-    """The column of images. Raises ValueError naming the columns that are there."""
-    return column(features, wanted, where, "image", "Image")
+def image_column(part: Any, wanted: str | None, where: str) -> str:
+    """The column of images. Raises ValueError naming the columns that are there.
+
+    Files of other programs do not say that a column holds images: a struct of "bytes" and "path" does, and binary
+    values; texts do where they end as image files are called.
+
+    - `part`: the `datasets.Dataset`; `wanted`: the column that the user names.
+    """
+    features = part.features
+    if wanted is not None:
+        require_column(features, wanted, where, "image")
+        if kind_of_image(part, wanted) is None:
+            raise ValueError(
+                f"{where}: the column '{wanted}' holds no images; the columns are {listed_columns(features)}"
+            )
+        return wanted
+    kinds = {name: kind_of_image(part, name) for name in features}
+    for kind in ("Image", "struct", "binary", "path"):
+        found = [name for name in kinds if kinds[name] == kind]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break
+    raise unclear(features, found, where, "image", "Image")
+
+
+def kind_of_image(part: Any, name: str) -> str | None:
+    """How a column holds images: "Image" (as the library declares it), "struct", "binary", "path", or None."""
+    feature = part.features[name]
+    if type(feature).__name__ == "Image":
+        return "Image"
+    if isinstance(feature, dict):
+        return "struct" if feature and set(feature) <= {"bytes", "path"} else None
+    if getattr(feature, "dtype", "") in ("binary", "large_binary"):
+        return "binary"
+    if is_text(feature) and len(part):
+        ending = Path(part[0][name] or "").suffix.lower()
+        return "path" if ending in image_suffixes() else None
+    return None
 
 
 def label_column(features: Any, wanted: str | None, where: str) -> str:
-    """The column of labels: the one ClassLabel, or any that is named. Raises ValueError naming the columns there."""
-    return column(features, wanted, where, "label", "ClassLabel")
+    """The column of labels: the one ClassLabel, else the column "label", or any that is named.
 
-
-def column(features: Any, wanted: str | None, where: str, argument: str, kind: str) -> str:
-    """The column `wanted`, else the only one of the type `kind`."""
-    there = ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
+    Raises ValueError naming the columns that are there.
+    """
     if wanted is not None:
-        if wanted not in features:
-            raise ValueError(f"{where} has no column '{wanted}': choose `{argument}` among {there}")
-        if argument == "image" and type(features[wanted]).__name__ != "Image":
-            raise ValueError(f"{where}: the column '{wanted}' holds no images; the columns are {there}")
-        return wanted
-    found = [name for name, feature in features.items() if type(feature).__name__ == kind]
+        return require_column(features, wanted, where, "label")
+    found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    if not found and "label" in features:
+        return "label"
     if len(found) != 1:
-        count = "several columns" if found else "no column"
-        raise ValueError(
-            f"{where} has {count} of type {kind}: name one by {argument}='...'; the columns are {there}"
-            + (". Whole numbers from 0 are taken as they are, strings numbered in alphabetical order"
-               if argument == "label" and not found else "")
-        )  # fmt: skip
+        raise unclear(features, found, where, "label", "ClassLabel")
     return found[0]
+
+
+def require_column(features: Any, wanted: str, where: str, argument: str) -> str:
+    """`wanted`. Raises ValueError where there is no such column."""
+    if wanted not in features:
+        raise ValueError(f"{where} has no column '{wanted}': choose `{argument}` among {listed_columns(features)}")
+    return wanted
+
+
+def unclear(features: Any, found: Sequence[str], where: str, argument: str, kind: str) -> ValueError:
+    """The error that there is no column, or are several ones, of the type `kind`."""
+    count = "several columns" if found else "no column"
+    numbers = ". Whole numbers from 0 are taken as they are, strings numbered in alphabetical order"
+    return ValueError(
+        f"{where} has {count} of type {kind}: name one by {argument}='...'; the columns are {listed_columns(features)}"
+        + (numbers if argument == "label" and not found else "")
+    )
+
+
+def listed_columns(features: Any) -> str:
+    """All columns with their types, as messages say them."""
+    return ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
+
+
+def picture_in(value: Any, folder: Path) -> tuple[bytes | None, Path | None]:
+    """The content of the picture in a cell, or the file that it names.
+
+    - `value`: a dict of "bytes" and "path", bytes, or a path.
+    - `folder`: what a path is relative to; where no file is there, to the current folder.
+    """
+    data, path = value if isinstance(value, bytes) else None, value if isinstance(value, str) else None
+    if isinstance(value, dict):
+        data, path = value.get("bytes"), value.get("path")
+    if not path:
+        return data, None
+    return data, folder / path if (folder / path).is_file() else Path(path)
 
 
 def described(feature: Any) -> str:
