@@ -461,6 +461,7 @@ def test_dataset():
     caught(check_dataset, variant(LabelledImages, **_item(text=3)), "'text' must be")
     caught(check_dataset, variant(LabelledImages, __len__=lambda self: 3), "one value per item")
     caught(check_dataset, variant(LabelledImages, groups=["a"]), "groups must have one value")
+    caught(check_dataset, variant(LabelledImages, identities=lambda self: ["a"]), "identities must have one string")
     caught(check_dataset, lambda: LabelledImages([]), "at least one item")
     problem = variant(LabelledImages, check=lambda self: ["files are missing"])
     caught(check_dataset, problem, "files are missing")

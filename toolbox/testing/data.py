@@ -36,6 +36,10 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
 
     other = make()
     require(len(other) == count, f"{name} must have the same length in every instance.")
+    told = dataset.identities()
+    fine = told is None or (len(told) == count and all(isinstance(text, str) for text in told))
+    require(fine, f"{name}.identities must have one string per item.")
+    require(told == other.identities(), f"{name}.identities must be the same in every instance.")
     identities = set()
     indices = sorted({round(i * (count - 1) / max(limit - 1, 1)) for i in range(min(limit, count))})
     for index in indices:

@@ -75,6 +75,9 @@ def test_no_class_is_in_two_splits(kind, tmp_path):
     assert set(train.classes) | set(val.classes) == set(both.classes)
     assert not set(train.classes) & set(val.classes)
     assert not set(both.classes) & set(test.classes)
+    assert set(train.identities()) | set(val.identities()) == set(both.identities())
+    assert not set(both.identities()) & set(test.identities())
+    assert [len(dataset.identities()) for dataset in (train, both)] == [len(train), len(both)]
     assert 2 <= len(val.classes) <= trained / 2
     sample = val[0]
     assert Path(sample["path"]).is_file()

@@ -99,6 +99,10 @@ def test_train_and_val_divide_the_training_images_and_all_have_all_classes(kind,
     assert len(splits["val"].classes) <= count["val"] < trained / 5
     ids = [dataset[index]["id"] for dataset in splits.values() for index in range(len(dataset))]
     assert len(set(ids)) == trained + tested
+    identities = {split: set(dataset.identities()) for split, dataset in splits.items()}
+    if kind is not CIFAR10:  # whose toy batches repeat
+        assert sum(map(len, identities.values())) == trained + tested
+        assert len(set.union(*identities.values())) == trained + tested
     for dataset in splits.values():
         assert dataset.check() == []
         assert set(dataset.labels) == set(range(len(dataset.classes)))

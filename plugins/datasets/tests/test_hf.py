@@ -78,6 +78,7 @@ def test_without_a_test_the_validation_split_is_it_and_val_is_carved(tmp_path):
     assert [sample["id"] for sample in test] == [f"validation/{row}" for row in range(12)]
     assert "'validation' serves as the test" in test.notes()[0]
     assert f"'val' holds {len(val)}" in " ".join(val.notes())
+    assert len({*train.identities(), *val.identities(), *test.identities()}) == 72
     assert HF(name, "val", seed=43).indices.tolist() != val.indices.tolist()
     assert "has no 'val'" in problem(HF(name, "val", val_share=0))
 

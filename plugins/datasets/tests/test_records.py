@@ -392,6 +392,9 @@ def test_splits_share_no_class(tmp_path, labelled):
     assert 6 <= len(val) < 30
     assert set(train.index.paths) | set(val.index.paths) == set(everything.index.paths)
     assert not set(train.classes) & set(val.classes)
+    assert sorted(train.identities() + val.identities()) == sorted(everything.identities())
+    texts = Records(path, mode="t2i", columns={"query": "query_image"}, split="all")
+    assert len(set(texts.identities())) == len(texts) == 60
     for part in (train, val):
         assert sorted(set(part.labels)) == list(range(len(part.classes)))
         assert len(part.records) == len(part)
