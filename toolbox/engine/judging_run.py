@@ -51,7 +51,7 @@ class Judging(Prepared):
         if found:
             others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
             if others:
-                self.console.info(f"{what}: {', '.join(others)} cannot judge it (toolbox.check_config says why)")
+                self.console.info(f"{what}: {', '.join(others)} cannot judge it (a check of the recipe says why)")
         else:
             for problem in target.left_out:
                 self.console.info(f"{what}: left out: {problem}")
