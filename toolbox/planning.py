@@ -22,11 +22,12 @@ def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = N
     from toolbox.engine.checking.plan import Plan
 
     recipe, places = as_plain(config), places_of(config)
-    found = Plan(problems=validate(recipe))
+    found = Plan(problems=validate(recipe), notes=adapt(config))
     if not found.problems:
         try:
             start = making.start_from(recipe)
             found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
+            found.notes = [*adapt(config), *found.notes]
         except ToolboxError as error:
             found.problems += error.problems
         else:
@@ -64,9 +65,22 @@ def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
 
 def as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as plain dicts, its local plugins loaded."""
-    recipe = to_dict(config)
-    load_plugins(recipe.get("plugins") or [])
-    return recipe
+    load_plugins(to_dict(config).get("plugins") or [])
+    adapt(config)
+    return to_dict(config)
+
+
+def adapt(config: Mapping[str, Any]) -> list[str]:
+    """Fit a loaded recipe, in place and once, to the encoders that its overrides name; returns notes on it."""
+    from toolbox.engine.other_encoder import adapt_recipe
+
+    if not getattr(config, "overridden", None) or isinstance(config, dict):
+        return []
+    notes = config.__dict__.get("adapted")
+    if notes is None:
+        notes = adapt_recipe(config._cfg_dict, config.overridden)
+        object.__setattr__(config, "adapted", notes)
+    return notes
 
 
 def name_of(config: Mapping[str, Any]) -> str:

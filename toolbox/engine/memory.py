@@ -84,11 +84,15 @@ def as_on_a_gpu(dtype: torch.dtype | None) -> Iterator[None]:
     if dtype is not None:
         for names, target in ((_IN_HALF, dtype), (_IN_FULL, torch.float32)):
             changed |= {name: casting(changed.get(name, before[name]), target) for name in names}
+    product = Tensor.__matmul__
     try:
         for name, function in changed.items():
             setattr(functional, name, function)
+        if dtype is not None:
+            Tensor.__matmul__ = casting(product, dtype)
         yield
     finally:
+        Tensor.__matmul__ = product
         for name, function in before.items():
             setattr(functional, name, function)
 

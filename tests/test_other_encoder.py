@@ -1,0 +1,85 @@
+"""Every recipe takes another encoder by overrides of its type and name; what that one lacks is left out, and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolbox import api
+from toolbox.base import ImagePreprocess
+from toolbox.base.export import save_processor
+from toolbox.config import load_config
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path for path in (ROOT / "configs").rglob("*.py") if path.parent.name != "_base_")
+SMALL = {
+    "resnet": ("core.Timm", "resnet18", dict(layers=[1, 1, 1, 1], channels=[8, 8, 8, 8], stem_width=8)),
+    "vit": ("core.Timm", "vit_tiny_patch16_224", dict(depth=2, embed_dim=48)),
+    "swin": (
+        "core.Timm", "swin_tiny_patch4_window7_224", dict(depths=[1, 1, 1, 1], embed_dim=16, num_heads=[1, 2, 4, 8]),
+    ),
+    "convnext": ("dinov3.ConvNeXt", None, dict(hidden_sizes=[8, 16], depths=[1, 1])),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small ViT of transformers, as a download leaves it."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    place = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    Dinov2Model(
+        Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=8, image_size=32)
+    ).save_pretrained(place)
+    save_processor(place, ImagePreprocess((32, 32), (0.5,) * 3, (0.5,) * 3))
+    return place
+
+
+@pytest.mark.parametrize("kind", [*SMALL, "folder"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if "4bit" in recipe.stem:
+        pytest.importorskip("bitsandbytes")
+    place = "model.backbone"
+    if kind == "folder":
+        given = {f"{place}.type": "core.HFVision", f"{place}.name": str(folder)}
+    else:
+        component, name, arch = SMALL[kind]
+        given = {f"{place}.type": component, f"{place}.name": name, f"{place}.arch": arch, f"{place}.weights": False}
+    given["evaluate_before"] = False
+    if kind == "resnet" and recipe.name == "dinov3_sop.py" and "demo" not in recipe.parts:
+        given[f"{place}.tune.norm_stats"] = "frozen"  # by default only of pretrained weights, and chunks need it
+    plan = api.plan(load_config(recipe, given), data=False)
+    assert [str(problem) for problem in plan.problems if "core.AdamW8bit" not in str(problem)] == []
+
+
+def planned(recipe, *overrides):
+    resnet = ["model.backbone.type=core.Timm", "model.backbone.name=resnet18"]
+    return api.plan(load_config(ROOT / "configs" / recipe, [*resnet, *overrides]), data=False)
+
+
+def test_what_is_left_out_is_said(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    notes = "\n".join(planned("dinov3_folder.py").notes)
+    assert "model.backbone.tune.mode is 'last' instead of 'lora': this Timm has no linear layers to adapt." in notes
+    assert (
+        "model.inputs leaves out cls:4: this Timm gives its last block alone."
+        in planned("dinov3_folder_probe.py").notes
+    )
+    notes = "\n".join(planned("demo/dinov3_food101.py").notes)
+    assert "model.backbone.arch is left out" in notes
+    assert "that checkpoint is of another encoder than model.backbone" in notes
+
+
+def test_what_the_user_sets_is_never_dropped(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.attention=eager").problems]
+    assert any("core.Timm has no argument 'attention'" in text for text in told)
+    told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.tune.mode=lora").problems]
+    assert any("has no linear layers inside layers() for adapters" in text for text in told)
+    told = [str(problem) for problem in planned("dinov3_food101_probe.py", "model.inputs=['cls:4']").problems]
+    assert any("reads the last 4 blocks" in text for text in told)

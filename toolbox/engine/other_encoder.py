@@ -1,0 +1,134 @@
+"""A recipe of one encoder, used with another one: what the other lacks is left out, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolbox.base import Backbone
+from toolbox.errors import ToolboxError
+from toolbox.registry import SLOT_KEYS, build, catalog, parameters
+
+
+def adapt_recipe(recipe: dict[str, Any], overridden: Collection[str]) -> list[str]:
+    """Fit a recipe, in place, to backbones that overrides have replaced; returns notes on what is left out.
+
+    - `overridden`: the paths of all overrides. `path.type`, or `path` itself, replaces the backbone at `path`; what
+      another override sets is kept, so that a mistake in it is an error.
+    """
+    notes: list[str] = []
+    for path in dict.fromkeys(name.removesuffix(".type") for name in overridden):
+        node = _at(recipe, path)
+        if _kind(node) != "backbone":
+            continue
+        own = {name for name in overridden if name.startswith(f"{path}.")}
+        if f"{path}.type" in overridden:
+            notes += _drop_arguments(node, path, own)
+        notes += _drop_start(recipe, path, overridden)
+        try:
+            with torch.device("meta"):
+                backbone = build(_plain(node), "backbone", where=path)
+        except (ToolboxError, OSError, ValueError):
+            continue  # the check of the recipe says it
+        notes += _fit_slots(node, path, own, backbone)
+        notes += _drop_blocks(recipe, path, overridden, backbone)
+    return notes
+
+
+def _drop_arguments(node: dict[str, Any], path: str, own: set[str]) -> list[str]:
+    """Drop what the new component has no argument for; `arch` is in the words of the old one."""
+    known = {parameter.name for parameter in parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
+    known |= {"type", *SLOT_KEYS.get("backbone", {})}
+    gone = [key for key in node if key not in known and not any(_below(name, f"{path}.{key}") for name in own)]
+    for key in gone:
+        del node[key]
+    return [f"{path}.{key} is left out: it is an argument of the recipe's own encoder." for key in gone]
+
+
+def _drop_start(recipe: dict[str, Any], path: str, overridden: Collection[str]) -> list[str]:
+    """Drop `load_parts` of the encoder that is gone."""
+    parts = recipe.get("load_parts")
+    if not isinstance(parts, list) or {"load_from", "load_parts"} & set(overridden):
+        return []
+    kept = [part for part in parts if not _below(part, path)]
+    if len(kept) == len(parts):
+        return []
+    recipe["load_parts"] = kept or None
+    if kept:
+        return [f"load_parts leaves out {path}: that checkpoint is of another encoder."]
+    start = recipe.pop("load_from", None)
+    recipe.pop("load_parts")
+    return [f"load_from={start!r} is left out: that checkpoint is of another encoder than {path}."]
+
+
+def _fit_slots(node: dict[str, Any], path: str, own: set[str], backbone: Backbone) -> list[str]:
+    """Fit `tune`, `quantize` and `gradient_checkpointing` to the layers that there are."""
+    notes, name = [], type(backbone).__name__
+    layers = backbone.layers()
+    inside = [(key, part) for layer in layers for key, part in layer.named_modules() if isinstance(part, nn.Linear)]
+    tune = node.get("tune")
+    if isinstance(tune, dict):
+        if tune.get("mode") == "lora" and not inside and f"{path}.tune.mode" not in own:
+            node["tune"] = {"mode": "last"}
+            notes.append(f"{path}.tune.mode is 'last' instead of 'lora': this {name} has no linear layers to adapt.")
+        elif isinstance(tune.get("targets"), list) and f"{path}.tune.targets" not in own:
+            leaves = {key.rpartition(".")[2] for key, _ in inside}
+            if absent := [target for target in tune["targets"] if target not in leaves]:
+                del tune["targets"]
+                notes.append(f"{path}.tune.targets is left out: this {name} has no {', '.join(absent)}.")
+        if isinstance(tune.get("last"), int) and tune["last"] > len(layers) and f"{path}.tune.last" not in own:
+            tune["last"] = len(layers)
+            notes.append(f"{path}.tune.last is {len(layers)}: this {name} has no more blocks.")
+    if node.get("quantize") is not None and not inside and not any(_below(key, f"{path}.quantize") for key in own):
+        del node["quantize"]
+        notes.append(f"{path}.quantize is left out: this {name} has no linear layers.")
+    key = f"{path}.gradient_checkpointing"
+    if node.get("gradient_checkpointing") and "checkpointing" not in backbone.abilities and key not in own:
+        del node["gradient_checkpointing"]
+        notes.append(f"{key} is left out: this {name} cannot recompute activations.")
+    return notes
+
+
+def _drop_blocks(
+    recipe: dict[str, Any], path: str, overridden: Collection[str], backbone: Backbone
+) -> list[str]:  # fmt: skip
+    """Drop what a probe reads of more last blocks than the encoder gives."""
+    owner = path.rpartition(".")[0]
+    model, where = _at(recipe, owner), f"{owner}.inputs"
+    inputs = model.get("inputs") if isinstance(model, dict) else None
+    if not isinstance(inputs, list) or any(_below(name, where) for name in overridden):
+        return []
+    most = len(backbone.layers()) if "layers" in backbone.abilities else 1
+    gone = [text for text in inputs if str(text).partition(":")[2].isdigit() and int(text.partition(":")[2]) > most]
+    if not gone:
+        return []
+    model["inputs"] = [text for text in inputs if text not in gone] or ["cls"]
+    gives = "its last block alone" if most == 1 else f"{most} blocks"
+    return [f"{where} leaves out {', '.join(gone)}: this {type(backbone).__name__} gives {gives}."]
+
+
+def _at(recipe: Any, path: str) -> Any:
+    for name in path.split("."):
+        recipe = recipe.get(name) if isinstance(recipe, dict) else None
+    return recipe
+
+
+def _kind(node: Any) -> str | None:
+    """The kind of the component that `node` describes; None where it describes none."""
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        return None
+    entries = [entry for entry in catalog().find("backbone") if entry.fullname == node["type"]]
+    return "backbone" if entries else None
+
+
+def _below(name: str, path: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
