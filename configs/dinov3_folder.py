@@ -6,6 +6,8 @@ Data: DIR/<class>/*.jpg, at any depth below a class, from 6 classes up. A fifth 
 the result on and a tenth to choose the best checkpoint, at least 2 each: retrieval is about classes never seen. For
 fewer classes, or a division of your own, make DIR/train, DIR/val and DIR/test with class folders in each.
 Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds pictures with what was trained.
+A small net of your own from random weights (`model.backbone.name=None` with an `arch`) takes other settings: those of
+configs/demo/dinov3_sop.py, in which the loss reads the features without a head, and 1,500 steps instead of 400.
 Larger: `model.backbone.name=vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
 `train_cfg.max_steps=2000`.
 """

@@ -1,4 +1,4 @@
-"""The demos of classification and probing, as a user would type them: what they promise of letters, in three seeds."""
+"""The demos, as a user would type them: what they promise of letters, of classification and probing in three seeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolbox.cli import train
+from toolbox.cli.benchmarks import ablation
 
 DEMOS = Path(__file__).parents[1] / "configs" / "demo"
 SEEDS = (0, 1, 2)
@@ -86,3 +87,10 @@ def test_adapters_on_an_encoder_in_four_bits(place):
     short = ["train_cfg.max_epochs=4", "train_cfg.val_interval=4", "evaluate_pixels=False", "evaluate_before=False"]
     found = run("dinov3_food101_4bit", *short)
     assert found["after"]["top1"] > 0.35
+
+
+def test_the_retrieval_demo_is_ahead_of_a_plain_loop_on_letters_held_out_of_its_training(place):
+    """The head alone costs more than this margin: docs/benchmarks.md."""
+    settings = ({}, ablation.CHANGES[ablation.PLAIN_LOOP])
+    demo, loop = (ablation.train_once(changes, 200, 0, held_out=True)[0] for changes in settings)
+    assert demo > loop + 0.02

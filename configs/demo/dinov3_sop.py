@@ -4,6 +4,10 @@
 
 Trained on Latin and Cyrillic letters, judged on Greek, Armenian and Georgian ones that it has never seen. The data is
 drawn from fonts into the layout of Stanford Online Products, once, and read by the loader that reads the real data.
+
+Its settings are those of a small net trained from scratch, chosen on letters held out of the training, on letters of
+other scripts and on drawings by strokes, never on the letters that it is judged on; docs/benchmarks.md has the numbers:
+InfoNCE beside a smooth recall, no head, a rate of 2e-3 without averaging, turning and cropping without color jitter.
 """
 _base_ = ['../_base_/runtime.py']
 _root = 'data/glyphs_sop'
@@ -15,13 +19,12 @@ model = dict(
         arch=dict(hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1], layer_scale_init_value=1.0),
         tune=dict(mode='full')),
     pool='cls',
-    head=dict(type='core.Projection', dim=128),
     loss=dict(
-        type='losses.Sum', weights=[0.5, 1.0],
-        losses=[dict(type='losses.SupCon', temperature=0.1), dict(type='losses.RecallAtK')]))
+        type='losses.Sum',
+        losses=[dict(type='losses.InfoNCE', temperature=0.05), dict(type='losses.RecallAtK')]))
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root=_root, split='train'),
-    augment=dict(type='core.RetrievalAugment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0, color=0.4),
+    augment=dict(type='core.RetrievalAugment', scale=[0.7, 1.0], ratio=[0.9, 1.1], flip=0.0, rotate=15.0),
     sampler=dict(type='core.PK', classes=32, per_class=4),
     num_workers=2)
 val_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='val'), batch_size=256, num_workers=0)
@@ -30,10 +33,9 @@ test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test
 test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=2e-3, weight_decay=0.05),
-    average=dict(decay=0.98),
     clip_grad=dict(max_norm=1.0),
     precision='fp32')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
 evaluate_pixels = True
-train_cfg = dict(max_steps=900, val_interval=300)
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=300))
+train_cfg = dict(max_steps=1500, val_interval=750)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=750))
