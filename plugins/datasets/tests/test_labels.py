@@ -157,6 +157,27 @@ def test_numbers_in_the_list_of_cars(tmp_path):
             Cars(str(tmp_path)).read("train")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"query_image;positive;label\n0.png;1.png;7\n", r"r\.csv:1: its columns stand apart by ';'"),
+     (b"query_image\tpositive\n0.png\t1.png\n", r"stand apart by '\\t'"),
+     (b",query_image,positive\n0,0.png,1.png\n", r"to_csv\(\.\.\., index=False\)"),
+     ("query_image,positive\n0.png,1.png\n".encode("utf-16"), "is not UTF-8"),
+     (b"query_image,positive,label\n", "holds no record"), (b"", "holds no record"),
+     (b'query_image,positive\n"0.png,1.png\n', "malformed|cells")],
+)  # fmt: skip
+def test_tables_of_other_programs_are_refused_with_the_way_out(tmp_path, content, message):
+    (tmp_path / "r.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        len(Records(str(tmp_path / "r.csv")))
+
+
+def test_quoted_line_ends_and_blank_lines_are_read(tmp_path):
+    text = '\ufeffquery_image,positive,label\r\n"a\n.png",1.png," cat"\r\n\r\n2.png,3.png,"cat "\r\n'
+    (tmp_path / "r.csv").write_text(text, encoding="utf-8", newline="")
+    assert Records(str(tmp_path / "r.csv")).classes == ["cat"]
+
+
 def test_labels_that_look_alike_are_named():
     assert find_similar_labels(["7", "8", "cat"]) == []
     (note,) = find_similar_labels(["Cat", "cat", "7", "07", "+7", "a b", "a  b", "x"])

@@ -90,7 +90,16 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
             if not any(header):
                 return
             if len(set(header)) < len(header) or not all(header):
-                raise ValueError(f"{path}:1: the header must name every column once, not '{delimiter.join(header)}'")
+                raise ValueError(
+                    f"{path}:1: the header must name every column once, not '{delimiter.join(header)}'"
+                    + (" (pandas writes its index so: to_csv(..., index=False))" if not header[0] else "")
+                )
+            other = next((mark for mark in ";,\t|" if mark != delimiter and mark in header[0]), None)
+            if len(header) == 1 and other is not None:
+                raise ValueError(
+                    f"{path}:1: its columns stand apart by {other!r}, not {delimiter!r}: "
+                    "save it so, or name it .csv for commas and .tsv for tabs"
+                )
             for cells in reader:
                 if len(cells) <= 1 and not "".join(cells).strip():
                     continue
