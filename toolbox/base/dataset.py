@@ -10,7 +10,10 @@ from typing import Any
 from toolbox.errors import Problem
 
 Sample = dict[str, Any]
-"""One raw item: "image" (PIL, RGB), "text" (str or a list of captions), "label" (int), "id" (int or str)."""
+"""One raw item: "image" (PIL, RGB), "text" (str or a list of captions), "label" (int), "id" (int or str).
+
+Whole numbers of NumPy and torch, bytes and paths are made plain; other ids and labels are refused when they are read.
+"""
 
 
 class Dataset(ABC):

@@ -62,7 +62,7 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Take in the model's `predict` of one batch."""
+        """Take in the model's `predict` of one batch, whose tensors are on the device of the outputs."""
 
     def names(self) -> list[str] | None:
         """The names that `compute` will give, None if they are not known before."""
