@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from toolbox.base.image_files import (
+from toolbox.base import (
     ImageFiles,
     composed,
     find_images,

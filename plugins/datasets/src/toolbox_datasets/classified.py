@@ -11,8 +11,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image, sized_files, split_by_hash
-from toolbox.base.image_files import composed
+from toolbox.base import Dataset, Sample, composed, read_image, sized_files, split_by_hash
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
 from toolbox_datasets.files import listing, missing_files

@@ -10,8 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from toolbox.base import Dataset, Sample, read_image, sized_files, split_by_hash
-from toolbox.base.image_files import ImageFiles, composed, listed_endings
+from toolbox.base import Dataset, ImageFiles, Sample, composed, listed_endings, read_image, sized_files, split_by_hash
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import (

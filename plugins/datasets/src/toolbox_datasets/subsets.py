@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolbox.base.splits import SPLITS, take_by_hash
+from toolbox.base import SPLITS, take_by_hash
 from toolbox_datasets.files import listing
 
 

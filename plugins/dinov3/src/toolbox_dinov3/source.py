@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base.image_processor import ProcessorSettings, read_image_processor, read_timm_images
+from toolbox.base import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
 from toolbox_dinov3.structure import quiet
