@@ -50,6 +50,7 @@ def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
     else:
         component, name, arch = SMALL[kind]
         given = {f"{place}.type": component, f"{place}.name": name, f"{place}.arch": arch, f"{place}.weights": False}
+        given["train_cfg.wise_ft"] = None  # it mixes with pretrained weights
     given["evaluate_before"] = False
     if kind == "resnet" and recipe.name == "dinov3_sop.py" and "demo" not in recipe.parts:
         given[f"{place}.tune.norm_stats"] = "frozen"  # by default only of pretrained weights, and chunks need it
