@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
 
 
-def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None) -> Plan:
-    """What a recipe would do: its problems, table of parts, length and memory; `device` replaces the recipe's."""
+def plan(
+    config: Mapping[str, Any], *, data: bool = True, device: str | None = None, weights: bool = False
+) -> Plan:  # fmt: skip
+    """What a recipe would do: its problems, table of parts, length and memory.
+
+    - `device` replaces the recipe's; `weights`: whether pretrained weights are looked for, without a download.
+    """
+    from toolbox.engine.assemble import weight_problems
     from toolbox.engine.checking.inspect import inspect
     from toolbox.engine.checking.plan import Plan
 
@@ -28,6 +34,8 @@ def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = N
             start = making.start_from(recipe)
             found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
             found.notes = [*adapt(config), *found.notes]
+            if weights and found.parts and not recipe.get("load_from"):
+                found.problems += weight_problems(recipe)
         except ToolboxError as error:
             found.problems += error.problems
         else:

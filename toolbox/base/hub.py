@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
 DEADLINE = 15.0
 """Seconds to wait for the Hub's first answer: without a network its client would retry for most of a minute."""
+
+
+class NotDownloaded(OSError):
+    """Files are not here but can be had: nothing was downloaded, as `look_only` wants it."""
+
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def look_only() -> Iterator[None]:
+    """Inside, `snapshot` raises NotDownloaded where it would download."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
 
 
 def snapshot(
@@ -43,6 +62,8 @@ def snapshot(
     reason = unreachable(repository, revision)
     if reason is not None:
         raise OSError(steps(reason))
+    if _looking.get():
+        raise NotDownloaded(steps("they are not in the local cache yet"))
     try:
         return Path(snapshot_download(**wanted))
     except Exception as error:  # the client's network library, and with it the type of error, differs by version

@@ -124,7 +124,7 @@ def _check(config, device: str | None) -> int:
     from toolbox.cli.tables import show_plan
     from toolbox.config import complete, dump, to_dict
 
-    found: Plan = api.plan(config, device=device)
+    found: Plan = api.plan(config, device=device, weights=True)
     if found.parts:  # with data that are not there yet, the model can still be judged
         print(dump(complete(to_dict(config))))
         show_plan(found)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Augment, Backbone, Mix, Model
+from toolbox.base import Augment, Backbone, Mix, Model, hub
 from toolbox.engine import quantizing
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import loading
 from toolbox.engine.saving.transfer import chosen
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build, catalog
 
 
@@ -59,6 +59,32 @@ def build_model(
     if checkpoint is not None:
         loading.load_into(model, checkpoint)
     return model
+
+
+def weight_problems(recipe: dict[str, Any]) -> list[Problem]:
+    """Why the pretrained weights of a recipe would not load: not to be had, damaged, of other shapes.
+
+    Downloads nothing. What is here is loaded to see whether it fits, up to `_LARGEST` bytes of parameters.
+    """
+    problems = []
+    with torch.device("meta"):
+        structure = build(recipe["model"], "model", where="model")
+    for path, backbone in backbones(structure).items():
+        if backbone.weights_id is None:
+            continue
+        try:
+            with hub.look_only():
+                backbone.find_weights()
+                if sum(p.numel() * p.element_size() for p in backbone.parameters()) <= _LARGEST:
+                    backbones(build(recipe["model"], "model", where="model"))[path].load_weights()
+        except hub.NotDownloaded:
+            continue  # it is downloaded when the run starts
+        except (OSError, ValueError) as error:
+            problems.append(Problem(str(error), f"model.{path}"))
+    return problems
+
+
+_LARGEST = 2 << 30
 
 
 def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> dict[str, Tensor]:
