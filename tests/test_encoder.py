@@ -64,6 +64,14 @@ def test_each_kind_of_image_is_the_same_image(encoder, pixels, tmp_path):
     assert torch.allclose(encoder.encode_image(opaque), expected[:1], atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Truncated File")
+def test_a_picture_with_a_broken_orientation_is_encoded_as_its_file_is(encoder, pixels, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels[0]).save(path, exif=b"garbage")
+    with Image.open(path) as picture:
+        assert torch.equal(encoder.encode_image(picture), encoder.encode_image(path))
+
+
 @pytest.mark.parametrize(
     ("images", "said"),
     [

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from toolbox.base import Model, read_image
-from toolbox.base.images import to_rgb
+from toolbox.base.images import to_rgb, upright
 from toolbox.engine.judging.classify import likeliest
 from toolbox.engine.judging.each import check_reads_images
 from toolbox.engine.judging.embed import unit_rows
@@ -165,7 +165,7 @@ def _picture(image: Any, place: int) -> Image.Image:
                                f"sorted(pathlib.Path({str(path)!r}).rglob('*.jpg'))")  # fmt: skip
         return read_image(path)
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(upright(image))
     if isinstance(image, Tensor):
         last = image.shape[-3] if image.ndim == 3 else 0
         array = image.detach().cpu().permute(1, 2, 0).numpy() if last in (1, 3, 4) else None
