@@ -69,3 +69,5 @@ def test_only_homes_are_expanded(home):
         f"{home}/x", f"--a={home}/y", "--b", "a.b=~/z", "~no_such_one/x", "-",
     ]  # fmt: skip
     assert expand_home({"a": ["~/x", 1, "a ~/x"], "b": None}) == {"a": [f"{home}/x", 1, "a ~/x"], "b": None}
+    labels = {"missing_labels": ["~", "~~", "~root"]}
+    assert expand_home(labels) == labels

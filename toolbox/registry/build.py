@@ -84,12 +84,12 @@ def check_names(
 
 
 def expand_home(value: Any) -> Any:
-    """A value of a recipe, in which every text that starts with `~`, alone or as `~/` and `~name/`, is a path at home.
+    """A value of a recipe, in which every text that starts with `~/` or `~name/` is a path at home.
 
-    A text that names nobody's home stays as it is.
+    A text that names nobody's home stays as it is, and so does `~` alone, which may be a label.
     """
     if isinstance(value, str):
-        return os.path.expanduser(value) if value.startswith("~") else value
+        return os.path.expanduser(value) if value.startswith("~") and "/" in value else value
     if isinstance(value, dict):
         return {key: expand_home(item) for key, item in value.items()}
     return [expand_home(item) for item in value] if isinstance(value, list) else value
