@@ -14,7 +14,7 @@ import pytest
 import toolbox
 from toolbox.cli import common, test, train
 from toolbox.engine.saving import files
-from toolbox.errors import Problem
+from toolbox.errors import Problem, ToolboxError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -169,6 +169,26 @@ def test_a_few_unreadable_files_do_not_stop_a_small_folder(share, total, allowed
     from toolbox.engine.reading.bad_items import allowed_bad
 
     assert allowed_bad({} if share is None else {"max_bad_share": share}, total) == allowed
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [({}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
+     ({"max_bad_share": None}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
+     ({"max_bad_share": 0.25}, "6 of 20 items cannot be read, and max_bad_share allows 5.")],
+)  # fmt: skip
+def test_too_many_unreadable_files_say_whose_limit_it_is(tmp_path, loader, said):
+    from toolbox.engine.console import Console
+    from toolbox.engine.judging.eval_set import check_bad
+    from toolbox.engine.reading.bad_items import BadItems
+
+    bad = BadItems(tmp_path / "bad_items.jsonl", 20, loader, Console())
+    bad.note([(index, "broken") for index in range(5)])
+    check_bad(5, range(20), loader, "val")
+    for too_many in (lambda: bad.note([(9, "broken")]), lambda: check_bad(6, range(20), loader, "val")):
+        with pytest.raises(ToolboxError) as error:
+            too_many()
+        assert error.value.problems[0].message == said
 
 
 def test_unreadable_item_in_the_validation_set(run):
@@ -362,7 +382,7 @@ def test_names_of_files_that_are_no_text_cost_no_run(tmp_path, capsys):
 
     console, error = Console(), "a\n\udcff.png: broken"
     console.log_file = tmp_path / "train.log"
-    bad = BadItems(tmp_path / "bad_items.jsonl", 10, 1, console)
+    bad = BadItems(tmp_path / "bad_items.jsonl", 10, {"max_bad_share": 0.1}, console)
     bad.note([(3, error)])
     assert json.loads((tmp_path / "bad_items.jsonl").read_text()) == {"index": 3, "error": error}
     assert "\\udcff.png" in (tmp_path / "train.log").read_text()

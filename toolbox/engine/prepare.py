@@ -24,7 +24,7 @@ from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.length import Length
 from toolbox.engine.parts import backbones, frozen_identity, random_and_frozen
 from toolbox.engine.precision import Precision, eval_precision
-from toolbox.engine.reading.bad_items import BadItems, allowed_bad
+from toolbox.engine.reading.bad_items import BadItems
 from toolbox.engine.reading.draws import share
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.engine.reading.few_images import few_images
@@ -208,8 +208,7 @@ class Prepared:
         ]
         self._step_hooks = [hook for hook in self.hooks if type(hook).after_step is not Hook.after_step]
         self.bad_items = BadItems(
-            self.work_dir / "bad_items.jsonl", len(self.dataset),
-            allowed_bad(settings("train_dataloader"), len(self.dataset)),
+            self.work_dir / "bad_items.jsonl", len(self.dataset), settings("train_dataloader"),
             self.console, self.is_main,
         )  # fmt: skip
 

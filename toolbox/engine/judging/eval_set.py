@@ -18,7 +18,7 @@ from toolbox.base.scalars import as_numbers
 from toolbox.engine import out_of_memory
 from toolbox.engine.classes import label_problems
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.bad_items import AUDIT, allowed_bad
+from toolbox.engine.reading.bad_items import AUDIT, check_share
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Turns
 from toolbox.engine.reading.fetch import Fetch, Inputs
@@ -293,12 +293,8 @@ def _check_direction(metric: Metric) -> list[Problem]:
 
 def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> None:
     """Raise ToolboxError when more items were unreadable than the recipe allows."""
-    allowed = allowed_bad(loader, len(dataset))
-    if bad > allowed:
-        raise ToolboxError(
-            f"{bad} of {len(dataset)} items cannot be read, and max_bad_share allows {allowed:g}.",
-            where=f"{name}_dataloader", hint=f"Mend the files, or raise max_bad_share. {AUDIT}.",
-        )  # fmt: skip
+    hint = f"Mend the files, or raise max_bad_share. {AUDIT}."
+    check_share(bad, loader, len(dataset), where=f"{name}_dataloader", hint=hint)
 
 
 def _spare(batch: Batch) -> Batch | None:

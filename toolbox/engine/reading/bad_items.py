@@ -41,6 +41,15 @@ def allowed_bad(loader: Mapping[str, Any], total: int) -> float:
     return max(SHARE * total, min(FEW, max(1, total // 4))) if share is None else share * total
 
 
+def check_share(bad: int, loader: Mapping[str, Any], total: int, *, where: str, hint: str) -> None:
+    """Raise ToolboxError if `bad` of `total` items are more than the dataloader at `where` allows under 'skip'."""
+    allowed = allowed_bad(loader, total)
+    if bad > allowed:
+        given = loader.get("max_bad_share") is not None
+        limit = f"max_bad_share allows {allowed:g}" if given else f"by default {allowed:g} may be (max_bad_share)"
+        raise ToolboxError(f"{bad} of {total} items cannot be read, and {limit}.", where=where, hint=hint)
+
+
 def find_unreadable(
     dataset: Dataset, known: Mapping[int, str], *, seconds: float = 30.0, threads: int | None = None
 ) -> tuple[dict[int, str], int]:
@@ -101,13 +110,15 @@ class BadItems:
     """The unreadable items of a run, under the policy 'skip'.
 
     - `file`: where they are listed.
-    - `total`: items of the dataset; `allowed`: how many of them may be unreadable.
+    - `total`: items of the dataset; `loader`: its dataloader's settings, which say how many may be unreadable.
     - `writes`: whether this process writes the file.
     - `found`: {index as text: message}; the run saves and restores it.
     """
 
-    def __init__(self, file: Path, total: int, allowed: float, console: Console, writes: bool = True) -> None:
-        self.file, self.total, self.allowed, self.console, self.writes = file, total, allowed, console, writes
+    def __init__(
+        self, file: Path, total: int, loader: Mapping[str, Any], console: Console, writes: bool = True
+    ) -> None:
+        self.file, self.total, self.loader, self.console, self.writes = file, total, loader, console, writes
         self.found: dict[str, str] = {}
 
     def check(self, batches: list[Batch], processes: int) -> None:
@@ -135,8 +146,5 @@ class BadItems:
             lines = [{"index": int(index), "error": text} for index, text in self.found.items()]
             if self.writes:
                 write_text(self.file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        if len(self.found) > self.allowed:
-            raise ToolboxError(
-                f"{len(self.found)} of {self.total} items cannot be read, and max_bad_share allows {self.allowed:g}.",
-                where="train_dataloader", hint=f"They are named in {self.file}; {AUDIT}.",
-            )  # fmt: skip
+        hint = f"They are named in {self.file}; {AUDIT}."
+        check_share(len(self.found), self.loader, self.total, where="train_dataloader", hint=hint)
