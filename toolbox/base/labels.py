@@ -99,4 +99,4 @@ def find_similar_labels(labels: Iterable[str]) -> list[str]:
 def _loose(label: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
     number = text.removeprefix("+")
-    return str(int(number)) if number.lstrip("-").isdecimal() and len(number) < 1000 else text
+    return str(int(number)) if number.removeprefix("-").isdecimal() and len(number) < 1000 else text

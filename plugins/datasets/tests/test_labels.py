@@ -180,6 +180,7 @@ def test_quoted_line_ends_and_blank_lines_are_read(tmp_path):
 
 def test_labels_that_look_alike_are_named():
     assert find_similar_labels(["7", "8", "cat"]) == []
+    assert find_similar_labels(["--5", "-5", "5", "-", "--"]) == []
     (note,) = find_similar_labels(["Cat", "cat", "7", "07", "+7", "a b", "a  b", "x"])
     assert note.startswith("3 times different labels look alike")
     assert "'Cat' and 'cat'" in note
