@@ -143,6 +143,8 @@ def test_several_images_and_folders_have_the_paths_as_given(run, photos, tmp_pat
         ("x.jsonl", '\n{"file": "a/1.png"}\n', 'x.jsonl:2: The line names no picture. It takes one of "image"'),
         ("x.jsonl", '{"image": "a/1.png", "id": 1}\n{"image": "top.png", "id": 1}\n', "The id '1' belongs to a/1.png"),
         ("x.jsonl", '{"image": "a/1.png", "id": true}', "x.jsonl:1: 'id' must be a number or a string, not True"),
+        ("x.jsonl", '{"image": "a/1.png", "id": 1.5}', "x.jsonl:1: 'id' is 1.5, and must be a whole number or a name"),
+        ("x.jsonl", '{"image": "a/1.png", "id": 1e18}', "was rounded, so that different ones may have become the same"),
         ("x.md", "a/1.png", "neither a folder, an image nor a list"),
         ("none", None, "does not exist"),
     ],

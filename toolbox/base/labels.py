@@ -74,11 +74,11 @@ def _read_text(value: str, missing: Collection[str]) -> str | None:
 
 
 def _not_whole(value: object) -> str:
-    return f"is {value}, and a label is a whole number or a name: write names as text with a letter, such as 'x{value}'"
+    return f"is {value}, and must be a whole number or a name: write names as text with a letter, such as 'x{value}'"
 
 
 def _rounded(value: object) -> str:
-    return f"is {value}, a number that was rounded, so that different labels may have become one: write it as text"
+    return f"is {value}, a number that was rounded, so that different ones may have become the same: write it as text"
 
 
 def find_similar_labels(labels: Iterable[str]) -> list[str]:
