@@ -68,6 +68,12 @@ def test_columns_are_found_by_their_types(tmp_path):
     assert dataset.sources() is None
 
 
+def test_splits_are_called_as_folders_are(tmp_path):
+    name = saved(tmp_path / "d", Training=table([0, 1, 2] * 10), dev=table([1, 2, 0]), Testing=table([2, 0, 1]))
+    assert [HF(name, split)[0]["id"] for split in ("train", "val", "test")] == ["Training/0", "dev/0", "Testing/0"]
+    assert HF(name, "test").notes() == []
+
+
 def test_without_a_test_the_validation_split_is_it_and_val_is_carved(tmp_path):
     name = saved(tmp_path / "food", train=table([0, 1, 2] * 20), validation=table([0, 1, 2] * 4))
     train, val, test = (HF(name, split) for split in ("train", "val", "test"))

@@ -21,9 +21,9 @@ from toolbox.base import (
 __all__ = ["Layout", "Listing", "find_layout", "folders_in", "list_classes", "natural"]
 
 SPLIT_NAMES = {
-    "train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing"),
+    "train": ("train", "training"), "val": ("validation", "val", "valid", "dev"), "test": ("test", "testing"),
 }  # fmt: skip
-"""{split: how its folder may be called, in upper or lower case}."""
+"""{split: how its folder, or split at Hugging Face, may be called, in upper or lower case; the usual name first}."""
 
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _FEW = 8

@@ -11,6 +11,7 @@ import numpy as np
 
 from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels
 from toolbox_datasets import subsets
+from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classified import Classified
 from toolbox_datasets.files import new_folder
 from toolbox_datasets.hf_columns import (
@@ -24,16 +25,15 @@ from toolbox_datasets.hf_columns import (
 )
 from toolbox_datasets.hf_source import Source, load
 
-OWN_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
-
 
 class HF(Classified):
     """Images and labels from a dataset at Hugging Face's Hub, or from a local one of its library `datasets`.
 
     - `name`: such as "ethz/food101", "cifar10" or "imagenet-1k"; or a folder that `save_to_disk` wrote, a folder of
       Parquet files or of images, a Parquet file.
-    - `split`: "train", "val" or "test". Its own splits train, validation and test serve as these. Where it has no
-      test, the validation split is the test, and "val" is carved from train; where it has neither, both are.
+    - `split`: "train", "val" or "test". Its own splits train, validation and test serve as these; they may also be
+      called training; val, valid or dev; testing; in any case. Where it has no test, the validation split is the test,
+      and "val" is carved from train; where it has neither, both are.
     - `config`: the dataset's configuration, where there are several.
     - `image`, `label`: the columns; by default the only ones of the types Image and ClassLabel. In plain Parquet files,
       which do not declare them, a struct of "bytes" and "path" is the image, else binary values, else texts that end as
@@ -103,7 +103,10 @@ class HF(Classified):
             if absent:
                 raise ValueError(f"{self.name} has no split '{absent[0]}', only {', '.join(there)}")
             return dict(self.chosen)
-        found = {part: own for part, names in OWN_NAMES.items() for own in names[::-1] if own in there}
+        found = {
+            part: own
+            for part, names in SPLIT_NAMES.items() for name in names[::-1] for own in there if own.lower() == name
+        }  # fmt: skip
         if "train" not in found:
             raise ValueError(
                 f"{self.name} has the splits {', '.join(there)}, and none is called train: name them by "
@@ -186,7 +189,7 @@ class HF(Classified):
     def notes(self) -> list[str]:
         """As of `Classified`, where the data were found, and what serves as what."""
         notes = list(self.source.notes)
-        if self.chosen is None and self.own_names.get("test") not in (None, *OWN_NAMES["test"]):
+        if self.chosen is None and self.own_names.get("test", "test").lower() not in SPLIT_NAMES["test"]:
             notes.append(f"{self.name} has no test split: its '{self.own_names['test']}' serves as the test")
         feature = self.opened("train").features[self.columns[1]]
         if is_text(feature):
