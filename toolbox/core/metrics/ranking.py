@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+Lone = Literal["miss", "skip"]
+"""What a query without any positive does to Recall@K."""
+
 TIE = 2e-7
 """Cosines nearer than this, the rounding error of float32, count as equal."""
 
@@ -26,7 +29,7 @@ def rank_metrics(
     query_ids: Tensor | None = None,
     gallery_ids: Tensor | None = None,
     ks: Sequence[int] = (1, 10, 100, 1000),
-    lone: Literal["miss", "skip"] = "skip",
+    lone: Lone = "skip",
     memory_mb: int = 512,
 ) -> dict[str, float]:
     """Retrieval numbers of queries against a gallery; the arguments are those of `rank_queries` and `summarize`."""
@@ -37,9 +40,7 @@ def rank_metrics(
     return summarize(found, ks, lone=lone)
 
 
-def summarize(
-    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "skip"
-) -> dict[str, float]:
+def summarize(found: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip") -> dict[str, float]:
     """The per-query numbers of `rank_queries` -> means over queries.
 
     - `ks`: Recall@K is the share of queries whose first positive has rank K or better.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from toolbox.base import Dataset
+from toolbox.base import SPLITS, Dataset
 from toolbox.engine.assemble import build_model
 from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, set_threads
@@ -20,8 +20,6 @@ from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.shelf import Shelf
 from toolbox.errors import ToolboxError
 from toolbox.registry import build
-
-SPLITS = ("train", "val", "test")
 
 
 def extract(

@@ -10,7 +10,17 @@ from typing import Literal
 
 import numpy as np
 
-from toolbox.base import Dataset, ImageFiles, Sample, composed, listed_endings, read_image, sized_files, split_by_hash
+from toolbox.base import (
+    SPLITS,
+    Dataset,
+    ImageFiles,
+    Sample,
+    composed,
+    listed_endings,
+    read_image,
+    sized_files,
+    split_by_hash,
+)
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import (
@@ -24,8 +34,6 @@ from toolbox_datasets.class_folders import (
 )
 from toolbox_datasets.files import listing
 from toolbox_datasets.splits import LEAST, require_share
-
-SPLITS = ("train", "val", "test")
 
 
 class ImageFolder(Dataset):

@@ -11,9 +11,9 @@ from torch import Tensor
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
 from toolbox.core.metrics.naming import class_namer, super_classes
 from toolbox.core.metrics.neighbours import unit_rows
-from toolbox.core.metrics.ranking import TIE, full_precision, summarize
+from toolbox.core.metrics.ranking import TIE, Lone, full_precision, summarize
 from toolbox.core.metrics.retrieval.intervals import query_outcomes
-from toolbox.core.metrics.retrieval.queries import Lone, largest_k
+from toolbox.core.metrics.retrieval.queries import largest_k
 from toolbox.core.metrics.seen import Items
 
 RESULTS = 10

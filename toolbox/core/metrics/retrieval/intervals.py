@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from toolbox.core.metrics.ranking import Lone
 from toolbox.core.metrics.resampling import DRAWS, SEED, percentiles
 
 
 def intervals(
     found: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *,
-    lone: Literal["miss", "skip"] = "skip",
+    lone: Lone = "skip",
 ) -> dict[str, tuple[float, float]]:  # fmt: skip
     """{name: (low, high)} of the numbers of `summarize`, at 95 %.
 
@@ -53,7 +53,7 @@ def intervals(
 
 
 def query_outcomes(
-    found: dict[str, Tensor], ks: Sequence[int], *, lone: Literal["miss", "skip"] = "skip"
+    found: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip"
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """{name: (value of each query, 1 where it counts)}: `summarize` gives the means of these."""
     rank = found["rank"].cpu()

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
 from toolbox.core.metrics.neighbours import unit_rows
-from toolbox.core.metrics.ranking import check_finite, full_precision, lay_out, rank_scores, summarize
+from toolbox.core.metrics.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
 from toolbox.core.metrics.retrieval.findings import outcomes, positions, recall_curve
-from toolbox.core.metrics.retrieval.queries import Lone, check_answerable, check_labels, fitting_ks, largest_k, remarks
+from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, largest_k, remarks
 from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
 from toolbox.base import Dataset
+from toolbox.core.metrics.ranking import Lone
 from toolbox.core.metrics.seen import Items, check_labelled
 from toolbox.errors import Problem
-
-Lone = Literal["miss", "skip"]
-"""What a query without any positive does to Recall@K."""
 
 
 def check_labels(dataset: Dataset, ks: Sequence[int]) -> list[Problem]:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
 from toolbox.core.metrics.neighbours import expand, unit_rows
-from toolbox.core.metrics.ranking import TIE, rank_queries, summarize
+from toolbox.core.metrics.ranking import TIE, Lone, rank_queries, summarize
 from toolbox.core.metrics.retrieval import k_reciprocal
 from toolbox.core.metrics.retrieval.findings import describe
 from toolbox.core.metrics.retrieval.intervals import intervals as resampled
-from toolbox.core.metrics.retrieval.queries import Lone, check_answerable, check_labels, fitting_ks, remarks
+from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, remarks
 from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
 from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
