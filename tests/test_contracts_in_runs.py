@@ -84,7 +84,8 @@ JOBS = {"alignment": ALIGNMENT, "swap": SWAP, "pretraining": PRETRAINING}
 
 def recipe(job: dict, **overrides) -> dict:
     """A copy of a recipe with changes, `model__momentum=0.5`; its plugin is loaded."""
-    return changed(job, {key.replace("__", "."): value for key, value in overrides.items()})
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    return changed(job, changes, job["plugins"])
 
 
 @pytest.fixture(autouse=True)
