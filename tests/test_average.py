@@ -216,13 +216,13 @@ def test_a_finished_run_that_is_resumed_gives_the_same_again(toy):
     assert again["best"] == first["best"]
 
 
-def test_running_statistics_are_the_newest(toy):
+def test_running_statistics_are_those_of_the_averages(toy):
     options = ["model.head=dict(type='core.BNNeck')"]
     toolbox.train(toy(options), work_dir="plain")
     toolbox.train(toy([*options, EMA]), work_dir="w")
     plain, averaged = tensors("plain/last"), tensors("w/last")
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        assert torch.equal(plain[f"head.norm.{name}"], averaged[f"head.norm.{name}"])
+    for name in ("running_mean", "running_var"):  # estimated anew; the newest would be of other weights
+        assert not torch.equal(plain[f"head.norm.{name}"], averaged[f"head.norm.{name}"])
     assert not torch.equal(plain["head.norm.weight"], averaged["head.norm.weight"])
 
 

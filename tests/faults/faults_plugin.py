@@ -70,9 +70,12 @@ class Strike(Hook):
 
     def before_run(self, run):
         self.sleep, self.stop = _wanted().get("sleep"), _wanted().get("stop")
-        print("training begins", file=sys.__stdout__, flush=True)
+        self.begun = False
 
     def after_step(self, run):
+        if not self.begun:  # and not before the run: what it starts from is validated first
+            self.begun = True
+            print("training begins", file=sys.__stdout__, flush=True)
         time.sleep(PACE)
         if run.step == self.stop:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -26,7 +26,7 @@ def terminal() -> Console:
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
     results = without_settings(results)
-    pixels, before, features, after = (results[name] or {} for name in ("pixels", "before", "before_head", "after"))
+    pixels, before, features, after = (results.get(name) or {} for name in ("pixels", "before", "before_head", "after"))
     names, bounds = split_intervals(after or before)
     unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}
     before = {} if unchanged else before
