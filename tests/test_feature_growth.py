@@ -12,8 +12,11 @@ from PIL import Image
 from test_feature_runs import FROZEN, run
 from test_features import flip
 
+from toolbox.base import Dataset, read_image
 from toolbox.cli import cache
+from toolbox.features.key import item_digests
 from toolbox.features.store import Store
+from toolbox.registry import catalog
 
 FOLDER = dict(type="datasets.ImageFolder", root="pictures", split="train")
 GROWING = FROZEN | {
@@ -171,3 +174,26 @@ def test_a_store_that_a_run_is_writing_is_not_removed(grown, capsys):
         assert cache.main([first.name, "--remove"]) == 2
     assert "is storing features" in capsys.readouterr().err
     assert first.is_dir()
+
+
+class Tiles(Dataset):
+    """Four items a file: the sources are as many as the items, and are not theirs."""
+
+    def __init__(self, root: str = "pictures/val"):
+        self.paths = sorted(Path(root).rglob("*.png"))
+
+    def __len__(self):
+        return 4 * len(self.paths)
+
+    def __getitem__(self, index):
+        tile = read_image(self.paths[index // 4]).crop((8 * (index % 2), 8 * (index % 4 // 2), 16, 16))
+        return {"image": tile, "id": index, "label": 0}
+
+    def sources(self):
+        return [path for path in self.paths for _ in range(4)]
+
+
+def test_items_that_share_files_are_not_kept_by_their_files(grown):
+    assert item_digests(Tiles()) is None
+    Path("r.jsonl").write_text("".join(f'{{"query": "a {i}", "positive": "b {i}"}}\n' for i in range(9)))
+    assert item_digests(catalog().resolve("datasets.Records")("r.jsonl", mode="t2t")) is None

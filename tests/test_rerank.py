@@ -200,7 +200,9 @@ def test_queries_apart_from_the_gallery_are_ranked_within_the_union():
     x, labels = items()
     asked = torch.arange(120) % 4 == 0
     roles = ["query" if one else "gallery" for one in asked]
-    found = under(feed(RetrievalRecall(ks=[1, 5], rerank=[10, 4, 0.3], lone="miss"), x, labels, roles=roles), "k_reciprocal")
+    found = under(
+        feed(RetrievalRecall(ks=[1, 5], rerank=[10, 4, 0.3], lone="miss"), x, labels, roles=roles), "k_reciprocal"
+    )
     union = torch.cat([x[~asked], x[asked]])
     score = -reference_distances(union, 10, 4, 0.3)[90:, :90]
     assert found == pytest.approx(numbers_of(score, labels[asked], labels[~asked], [-1] * 30), abs=1e-6)

@@ -48,12 +48,20 @@ class Dataset(ABC):
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
     unit: str = "pictures"
 
+    def item_files(self) -> Sequence[str | os.PathLike[str]] | None:
+        """The file of each item, in their order, where an item is all that a file of its own holds.
+
+        Stored features are then kept by item when others are added. None, the default, where items share files, or say
+        more than stands in the file.
+        """
+        return None
+
     def sources(self) -> Sequence[str | os.PathLike[str]] | None:
         """The files that items are read from, each at least once: stored features know by them when one has changed.
 
-        None where there are no files.
+        Default: `item_files`. None where there are no files.
         """
-        return None
+        return self.item_files()
 
     def fingerprint(self) -> str | None:
         """What identifies the data where neither arguments nor `sources` do, so that stored features know when they are

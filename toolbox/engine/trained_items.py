@@ -99,8 +99,8 @@ def _digests(identities: Iterable[str] | None) -> np.ndarray:
 
 def _files_of(dataset: Dataset) -> list[str] | None:
     """The file of each item, None where items are no files."""
-    sources = dataset.sources()
-    return None if sources is None or len(sources) != len(dataset) else [os.fspath(path) for path in sources]
+    files = dataset.item_files()
+    return None if files is None else [os.fspath(path) for path in files]
 
 
 def _contents(paths: list[str]) -> np.ndarray:

@@ -98,10 +98,8 @@ def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
 
 def item_digests(dataset: Dataset) -> list[str] | None:
     """Of each item its file's digest: path, size and time of the last change. None where items are not files."""
-    sources = dataset.sources()
-    if sources is None or len(sources) != len(dataset):
-        return None
-    return [_file_digest(os.fspath(path)) for path in sources]
+    files = dataset.item_files()
+    return None if files is None else [_file_digest(os.fspath(path)) for path in files]
 
 
 def weights_digest(tower: Tower) -> str:

@@ -162,7 +162,7 @@ class Shelf:
         writer, started = Writer(folder, of, layout), time.perf_counter()
         with ExitStack() as alone:
             missing = self.team.from_main(lambda: self._open(writer, job, alone))
-            known = KnownItems(self.root, of, layout, job.files) if missing else None
+            known = KnownItems(self.root, of, layout, job.files) if missing else None  # each process may see others
             if known is not None:
                 self._compute(job, writer, missing, known)
                 self.team.wait()
@@ -173,7 +173,7 @@ class Shelf:
             hint = f"Mend the files and remove {folder}, or set on_bad_item='skip' in the dataloader."
             bad = list(store.unreadable.items())
             raise unreadable_error(job.dataset, bad, where=job.where, hint=hint, looked=len(job.dataset))
-        if known or len(missing) < len(layout.shards()):
+        if self.team.from_main(lambda: len(known or ())) or len(missing) < len(layout.shards()):
             self.team.from_main(lambda: check_some(store, job))
         computed = _count_unknown(missing, known) if known is not None else 0
         self._tell(store, job, computed, time.perf_counter() - started)

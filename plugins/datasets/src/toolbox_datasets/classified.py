@@ -234,7 +234,7 @@ class Pictures(Classified):
         """The path of each image of the split, relative to `root`."""
         return [self.part_pictures[index].path for index in self.indices]
 
-    def sources(self) -> Sequence[str | os.PathLike[str]]:
+    def item_files(self) -> Sequence[str | os.PathLike[str]]:
         return [Path(self.root) / path for path in self.paths]
 
     def identities(self) -> list[str]:

@@ -211,7 +211,7 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def sources(self) -> list[Path]:
+    def item_files(self) -> list[Path]:
         return [Path(self.root) / path for path, _ in self.items]
 
     def identities(self) -> list[str]:

@@ -111,7 +111,7 @@ class Listed(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def sources(self) -> list[Path]:
+    def item_files(self) -> list[Path]:
         return [Path(self.root) / item.path for item in self.items]
 
     def identities(self) -> list[str]:

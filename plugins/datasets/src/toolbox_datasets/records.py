@@ -114,10 +114,13 @@ class Records(Dataset):
     def __len__(self) -> int:
         return len(self.index.labels)
 
-    def sources(self) -> list[Path]:
+    def item_files(self) -> list[Path] | None:
         found = self.index
-        images = [self.folder / path for path in found.paths]
-        return images if isinstance(found, Index) else [*images, self.file]  # texts stand in the file itself
+        return [self.folder / path for path in found.paths] if isinstance(found, Index) else None
+
+    def sources(self) -> list[Path]:
+        # texts stand in the file itself
+        return self.item_files() or [*(self.folder / path for path in self.index.paths), self.file]
 
     def identities(self) -> list[str]:
         found = self.index
