@@ -55,6 +55,20 @@ def test_links_into_folders_that_are_no_data_are_files_of_their_own(tmp_path):
     assert list(find_images(root).paths) == ["train/1.png", "train/2.png"]
 
 
+def test_a_link_hides_another_only_where_it_is_read_itself(tmp_path):
+    root = fill(tmp_path / "root", "a/1.jpg", "b/2.jpg")
+    fill(tmp_path / "outside", "T.jpg")
+    (root / "a.txt").symlink_to(tmp_path / "outside/T.jpg")
+    (root / "b.jpg").symlink_to(tmp_path / "outside/T.jpg")
+    (root / "c.jpg").symlink_to("b.jpg")
+    found = find_images(root)
+    assert (list(found.paths), found.ignored, found.repeated) == (["a/1.jpg", "b.jpg", "b/2.jpg"], {".txt": 1}, 1)
+    (root / "a/2.jpg").symlink_to("../b/2.jpg")
+    (root / "a/3.jpg").symlink_to("../b.jpg")
+    assert list(find_images(root, only=["a"]).paths) == ["a/1.jpg", "a/2.jpg", "a/3.jpg"]
+    assert find_images(root).repeated == 3
+
+
 @pytest.mark.parametrize(
     "name",
     ["@eaDir", "__MACOSX", ".thumbnails", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "#recycle", "@Recycle",

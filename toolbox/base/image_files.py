@@ -138,8 +138,8 @@ class _Walk:
         self.ignored: Counter[str] = Counter()
         self.repeated = 0
         self.stamps: dict[str, tuple[int, int]] = {}  # by real path: the folders that were seen
+        self._prefix_of: dict[str, str] = {}  # real path of a folder: how its files are called
         self._links: list[str] = []
-        self._linked_files: set[str] = set()
         real = os.path.realpath(root)
         self._above = {real[:end] or os.sep for end in range(len(real)) if real[end] == os.sep}
         self._folder("", real, only)
@@ -154,13 +154,24 @@ class _Walk:
                     self.repeated += 1
                 else:
                     self._folder(f"{name}/", target)
+        items = set(self.paths) if file_links else set()
+        linked: set[str] = set()
         for name, target in sorted(file_links, key=lambda link: natural(link[0])):
-            self._linked_file(name, target)
+            parent, base = os.path.split(target)
+            is_item = parent in self._prefix_of and self._prefix_of[parent] + base in items
+            if _ending(name) not in self.suffixes:  # so what it leads to may still be read by another link
+                self._file(name, is_file=True)
+            elif is_item or target in linked:
+                self.repeated += 1
+            else:
+                linked.add(target)
+                self._file(name, is_file=True)
 
     def _folder(self, prefix: str, real: str, only: Collection[str] | None = None) -> None:
         if real in self.stamps:  # by a link to a folder above it
             return
         self.stamps[real] = _stamp(real)
+        self._prefix_of[real] = prefix
         with os.scandir(self.root / prefix) as entries:
             for entry in entries:
                 if is_passed_over(entry.name) or (only is not None and entry.name not in only):
@@ -171,15 +182,6 @@ class _Walk:
                     self._folder(f"{prefix}{entry.name}/", os.path.join(real, entry.name))
                 else:
                     self._file(prefix + entry.name, is_file=entry.is_file())
-
-    def _linked_file(self, name: str, target: str) -> None:
-        folder, base = os.path.split(target)
-        is_item = folder in self.stamps and not is_passed_over(base) and _ending(base) in self.suffixes
-        if _ending(name) in self.suffixes and (is_item or target in self._linked_files):
-            self.repeated += 1
-            return
-        self._linked_files.add(target)
-        self._file(name, is_file=True)
 
     def _file(self, name: str, *, is_file: bool) -> None:
         suffix = _ending(name)

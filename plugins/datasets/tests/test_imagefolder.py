@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from toolbox_datasets.class_folders import natural
+from toolbox_datasets.class_folders import list_classes, natural
 from toolbox_datasets.imagefolder import ImageFolder
 
 
@@ -288,3 +288,19 @@ def test_where_a_folder_lies_and_its_layout_move_no_picture(tmp_path):
     flat, wrapped = fill(tmp_path / "flat", *paths), fill(tmp_path / "x", *(f"Dataset/{path}" for path in paths))
     found = splits_of(wrapped, divide="images")
     assert {path.removeprefix("Dataset/"): split for path, split in found.items()} == splits_of(flat, divide="images")
+
+
+def test_classes_of_links_to_loose_pictures_are_read(tmp_path):
+    """Sorted by links: the pictures lie beside the class folders, which hold a link to each."""
+    root = fill(tmp_path, "1.jpg", "2.jpg")
+    (root / "notes.txt").write_text("no image")
+    for name, number in (("cat", 1), ("dog", 2)):
+        (root / name).mkdir()
+        (root / name / f"{number}.jpg").symlink_to(f"../{number}.jpg")
+    for only in (None, ["cat", "dog"]):
+        found = list_classes(root, root, only=only)
+        assert found.files == {"cat": ["cat/1.jpg"], "dog": ["dog/2.jpg"]}
+        assert found.images.repeated == 0
+    dataset = ImageFolder(str(root))
+    assert "2 images of" in " ".join(dataset.notes())
+    assert dataset.ignored == {".txt": 1}

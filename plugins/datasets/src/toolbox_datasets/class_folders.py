@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ SPLIT_NAMES = {
 
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 _FEW = 8
+_NOTHING = ImageFiles((), Counter(), 0)
 
 
 class Listing(NamedTuple):
@@ -71,16 +73,24 @@ def list_classes(
     prefix = folder.relative_to(root).as_posix() + "/" if folder != root else ""
     names = folders_in(folder)
     files: dict[str, list[str]] = {composed(name): [] for name in names if only is None or name in only}
-    found = find_images(folder, suffixes=suffixes, only=only) if names else ImageFiles((), Counter(), 0)
-    loose = 0
+    # a loose file is left out, so it must not keep a link in a class folder from being read
+    found = find_images(folder, suffixes=suffixes, only=names if only is None else only) if names else _NOTHING
+    loose = _loose_files(folder) if names and only is None else Counter()
+    wanted = image_suffixes() if suffixes is None else suffixes
+    ignored = Counter({ending: count for ending, count in loose.items() if ending not in wanted})
     class_of = {name: composed(name) for name in names}
     for path in found.paths:
-        name, slash, _ = path.partition("/")
-        if slash:
-            files[class_of[name]].append(prefix + path)
-        else:
-            loose += 1
-    return Listing({name: files[name] for name in sorted(files, key=natural)}, found, loose)
+        name, _, _ = path.partition("/")
+        files[class_of[name]].append(prefix + path)
+    found = replace(found, ignored=found.ignored + ignored)
+    return Listing({name: files[name] for name in sorted(files, key=natural)}, found, loose.total() - ignored.total())
+
+
+def _loose_files(folder: Path) -> Counter[str]:
+    """{ending: how many files lie in the folder itself}."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not is_passed_over(entry.name) and not entry.is_dir()]
+    return Counter(os.path.splitext(name)[1].lower() for name in names)
 
 
 def find_layout(root: Path) -> Layout:
