@@ -74,9 +74,41 @@ def test_runs_that_start_from_others_know_both(tmp_path):
     both.save(tmp_path / "x.npz")
     again = TrainedItems.load(tmp_path / "x.npz")
     assert all((getattr(again, n) == getattr(both, n)).all() for n in ("items", "sampled", "contents"))
-    (tmp_path / "x.npz").write_bytes(b"no archive")
-    with pytest.raises((OSError, ValueError)):
-        TrainedItems.load(tmp_path / "x.npz")
+
+
+def test_a_file_of_digests_that_is_none_is_a_value_error(tmp_path):
+    path, whole = tmp_path / "x.npz", np.arange(3, dtype=np.uint64)
+    TrainedItems(whole, whole, whole).save(path)
+    contents = path.read_bytes()
+    broken = [b"", b"no archive", contents[:-30], contents.replace(b"NUMPY", b"NUMBY")]
+    arrays = [
+        {"items": whole}, dict(items=whole, sampled=whole, contents=whole[:2]),
+        dict(items=whole, sampled=whole[:, None], contents=whole), dict(items=whole > 1, sampled=whole, contents=whole),
+    ]  # fmt: skip
+    for content in broken:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.npz holds no digests of items"):
+            TrainedItems.load(path)
+    for one in arrays:
+        np.savez(path, **one)
+        with pytest.raises(ValueError, match=r"x\.npz holds no digests of items"):
+            TrainedItems.load(path)
+    with path.open("wb") as file:
+        np.save(file, whole)
+    with pytest.raises(ValueError, match=r"x\.npz holds no digests of items"):
+        TrainedItems.load(path)
+
+
+def test_a_run_on_all_splits_was_trained_on_each_of_them(tmp_path):
+    root = fill(tmp_path, *(f"train/{path}" for path in PATHS))
+    fill(root, *(f"test/{path}" for path in [*PATHS[:8], "cat/new.bmp"]), seed=1)  # same names and sizes, other pixels
+    trained = items_of(ImageFolder(str(root), "all"))
+    for place, split, count in ((root, "train", 12), (root, "test", 9), (root, "all", 21), (root / "test", "all", 9)):
+        assert trained.count_in(ImageFolder(str(place), split)) == count
+    test_set = ImageFolder(str(root), "test")
+    both = items_of(ImageFolder(str(root), "train")) | items_of(test_set)
+    assert both.count_in(test_set) == 9
+    assert items_of(test_set).count_in(ImageFolder(str(root), "all")) == 9
 
 
 def test_data_without_files_are_known_too(tmp_path):
@@ -164,6 +196,23 @@ def test_trained_items_in_a_test_are_counted_aloud(toy, root, capsys, tmp_path):
     assert "of the val set were trained on" in capsys.readouterr().out
     assert json.loads(Path("run/train_results.json").read_text())["after"]["trained_items"] > 0
     assert len(checkpoints.read("run/last").trained_items().items) > 40  # of both divisions
+
+
+def test_a_checkpoint_that_says_nothing_of_its_items_is_no_clean_one(toy, root, capsys):
+    """As those of before items were kept are."""
+    toolbox.train(toy(options(root)), work_dir="run")
+    said = []
+    toolbox.evaluate(toy(options(root)), "run", tell=said.append)
+    assert "does not say what it was trained on" not in capsys.readouterr().out + "".join(said)
+    for folder in Path("run").glob("checkpoint-*"):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        del manifest["files"]["trained_items.npz"]
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "trained_items.npz").unlink()
+    toolbox.evaluate(toy(options(root)), "run", tell=said.append)
+    assert sum("does not say what it was trained on" in text for text in said) == 1
+    toolbox.train(toy([*options(root), "train_cfg.max_steps=4"]), work_dir="run", resume=True)
+    assert capsys.readouterr().out.count("does not say what it was trained on") == 1
 
 
 def test_training_numbers_can_be_had_on_purpose(toy, root):

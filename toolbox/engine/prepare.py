@@ -35,7 +35,7 @@ from toolbox.engine.saving.files import as_json, sha256_of
 from toolbox.engine.settings import Settings
 from toolbox.engine.signals import StopSignal
 from toolbox.engine.storing.shelf import Shelf
-from toolbox.engine.trained_items import TrainedItems, items_of, sentence
+from toolbox.engine.trained_items import TrainedItems, items_of, sentence, unknown
 from toolbox.engine.updating.average import Average
 from toolbox.engine.updating.grad_cache import GradCache
 from toolbox.engine.updating.groups import parameter_groups
@@ -149,8 +149,11 @@ class Prepared:
 
         def count() -> list[int]:
             self.trained_items = items_of(self.dataset)
-            if start is not None:
-                self.trained_items |= start.trained_items()
+            before = None if start is None else start.trained_items()
+            if before is not None:
+                self.trained_items |= before
+            elif start is not None and any(target.dataset.identities() is not None for target in targets):
+                self.console.warn(unknown(start.path))
             return [self.trained_items.count_in(target.dataset) for target in targets]
 
         self.trained_items: TrainedItems | None = None  # the main process has them

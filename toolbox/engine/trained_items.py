@@ -30,7 +30,8 @@ class TrainedItems:
     """Digests of the items that a model was trained on.
 
     - `items`: (N,) uint64, different ones in rising order.
-    - `sampled`: (M,) those of `items` whose content is known, in rising order; `contents`: (M,) its digests.
+    - `sampled`: (M,) those of `items` whose content is known, one more than once where files of several contents share
+      it; `contents`: (M,) their digests.
     """
 
     items: np.ndarray = field(default_factory=_none)
@@ -39,8 +40,8 @@ class TrainedItems:
 
     def __or__(self, other: TrainedItems) -> TrainedItems:
         """The items of both."""
-        sampled, first = np.unique(np.concatenate([self.sampled, other.sampled]), return_index=True)
-        contents = np.concatenate([self.contents, other.contents])[first]
+        pairs = [np.stack([one.sampled, one.contents], axis=1) for one in (self, other)]
+        sampled, contents = np.unique(np.concatenate(pairs), axis=0).T
         return TrainedItems(np.union1d(self.items, other.items), sampled, contents)
 
     def count_in(self, dataset: Dataset) -> int:
@@ -50,10 +51,11 @@ class TrainedItems:
         files = _files_of(dataset)
         if files is None or not len(known) or not len(self.sampled):
             return len(known)
-        place = np.searchsorted(self.sampled, found[known]).clip(max=len(self.sampled) - 1)
-        is_sampled = self.sampled[place] == found[known]
-        here = _contents([files[index] for index in known[is_sampled].tolist()])
-        same = int((here == self.contents[place[is_sampled]]).sum())
+        is_sampled = np.isin(found[known], self.sampled)
+        here = known[is_sampled].tolist()
+        pairs = set(zip(self.sampled.tolist(), self.contents.tolist(), strict=True))
+        contents = _contents([files[index] for index in here]).tolist()
+        same = sum(pair in pairs for pair in zip(found[here].tolist(), contents, strict=True))
         others = int((~is_sampled).sum())
         return same + (others if same or not len(here) else 0)  # where all that were looked at are others, so are these
 
@@ -64,20 +66,27 @@ class TrainedItems:
 
     @classmethod
     def load(cls, path: Path) -> TrainedItems:
-        """Raises OSError, ValueError or KeyError for a file that `save` has not written."""
-        with np.load(path, allow_pickle=False) as found:
-            return cls(*(found[name].astype(np.uint64) for name in ("items", "sampled", "contents")))
+        """Raises ValueError for a file that `save` has not written."""
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                items, sampled, contents = (found[name] for name in ("items", "sampled", "contents"))
+        except Exception as error:  # of the archive, of its compression, of NumPy's: the file may be anyone's
+            raise ValueError(f"{path.name} holds no digests of items ({type(error).__name__}: {error})") from error
+        arrays = (items, sampled, contents)
+        if any(one.dtype.kind != "u" or one.ndim != 1 for one in arrays) or len(sampled) != len(contents):
+            raise ValueError(f"{path.name} holds no digests of items, or not as many of contents as of sampled ones")
+        return cls(*(one.astype(np.uint64) for one in arrays))
 
 
 def items_of(dataset: Dataset) -> TrainedItems:
     """The items of a dataset; none where it does not say what identifies them."""
     found = _digests(dataset.identities())
-    items, first = np.unique(found, return_index=True)
+    items = np.unique(found)
     files = _files_of(dataset)
     if files is None or not len(items):
         return TrainedItems(items)
-    sampled = items[:SAMPLED]
-    return TrainedItems(items, sampled, _contents([files[index] for index in first[:SAMPLED].tolist()]))
+    smallest = np.argsort(found, kind="stable")[:SAMPLED]
+    return TrainedItems(items, found[smallest], _contents([files[index] for index in smallest.tolist()]))
 
 
 def sentence(count: int, total: int, name: str) -> str:
@@ -87,6 +96,14 @@ def sentence(count: int, total: int, name: str) -> str:
     return (
         f"{count:,} of the {total:,} items of the {name} set were trained on: its numbers are too good. Evaluate on "
         "other items, or train anew on these data."
+    )
+
+
+def unknown(checkpoint: str | os.PathLike[str]) -> str:
+    """What is said of a checkpoint that does not know its items."""
+    return (
+        f"The checkpoint {checkpoint} does not say what it was trained on, and earlier versions divided data into "
+        "splits otherwise: items that are evaluated here may have been trained on. Train anew to be sure."
     )
 
 

@@ -23,7 +23,7 @@ from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.settings import Settings
 from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.storing.shelf import Shelf
-from toolbox.engine.trained_items import sentence
+from toolbox.engine.trained_items import sentence, unknown
 from toolbox.errors import ToolboxError
 
 
@@ -125,7 +125,11 @@ def evaluate(
         if training is not None:
             shelf.add("train", training, recipe["train_dataloader"])
     if checkpoint:
-        target.trained_items = found.trained_items().count_in(target.dataset)
+        trained = found.trained_items()
+        if trained is not None:
+            target.trained_items = trained.count_in(target.dataset)
+        elif target.dataset.identities() is not None:
+            tell(unknown(found.path))
         if target.trained_items:
             tell(sentence(target.trained_items, len(target.dataset), name))
     inputs = inputs_of(model)

@@ -111,10 +111,10 @@ class Checkpoint:
         return [str(name) for name in json.loads((self.path / "classes.json").read_text(encoding="utf-8"))]
 
     @_readable
-    def trained_items(self) -> TrainedItems:
-        """The items that the model was trained on; none where they are not known."""
+    def trained_items(self) -> TrainedItems | None:
+        """The items that the model was trained on; None where they are not known."""
         known = TRAINED_ITEMS in self.manifest["files"]
-        return TrainedItems.load(self.path / TRAINED_ITEMS) if known else TrainedItems()
+        return TrainedItems.load(self.path / TRAINED_ITEMS) if known else None
 
     @_readable
     def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:

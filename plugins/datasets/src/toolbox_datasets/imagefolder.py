@@ -215,7 +215,9 @@ class ImageFolder(Dataset):
         return [Path(self.root) / path for path, _ in self.items]
 
     def identities(self) -> list[str]:
-        return sized_files((f"{self.root}/{path}" for path, _ in self.items), self.keys_of(self.items))
+        paths = [path for path, _ in self.items]
+        names = (composed(path.removeprefix(next(filter(path.startswith, self.parts)))) for path in paths)
+        return sized_files((f"{self.root}/{path}" for path in paths), names)  # the same ones of "all" and "test"
 
     def ignored_files(self) -> dict[str, dict[str, int]]:
         return {folder: dict(listing.ignored) for folder, listing in self.listings.items()}
