@@ -11,6 +11,7 @@ from test_resume import interrupted
 
 import toolbox
 from toolbox.engine.judging.start import worse_than_start
+from toolbox.errors import ToolboxError
 from toolbox.report.curves import read_series
 
 SAID = "is worse than the model was at the start"
@@ -51,6 +52,26 @@ def test_step_0_is_validated_logged_and_drawn(toy):
     assert "step 0: " in Path("w/report.html").read_text()
     assert "step 0 val: nearest" in Path("w/train.log").read_text()
     assert SAID not in Path("w/train.log").read_text()
+
+
+def test_a_metric_may_give_no_numbers(toy, monkeypatch):
+    recipe = toy(
+        [
+            "test_dataloader=dict(dataset=dict(type='toy.Noise',seed=2),batch_size=16,num_workers=0)",
+            "test_evaluator=dict(type='toy.Nearest')",
+            "train_cfg.max_steps=2",
+        ]
+    )
+    from toy_plugin import Nearest
+
+    given = iter([{}, {"nearest": 0.5}])
+    monkeypatch.setattr(Nearest, "compute", lambda self: next(given) if self.chooses else {})
+    results = toolbox.train(recipe, work_dir="w")  # neither on the test set nor at step 0: no interruption
+    assert (results["before"], results["start"], results["after"]) == (None, None, {})
+    assert results["best"]["value"] == 0.5
+    given = iter([{}, {}])
+    with pytest.raises(ToolboxError, match="no finite validation metric 'auto'.*There are: none"):
+        toolbox.train(recipe, work_dir="v")
 
 
 def test_nothing_is_judged_before_where_the_recipe_says_so(toy):

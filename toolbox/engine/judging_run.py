@@ -45,9 +45,7 @@ class Judging(Prepared):
 
     def _judge_bare(self, target: EvalSet, what: str, model: nn.Module | None = None) -> dict[str, float]:
         """The numbers of those metrics that can judge without what is trained."""
-        found = self._judge(target, "baseline", model=model, chosen=self._choose_bare(target, model))
-        if found is None:
-            self._leave()
+        found = self._judge_or_leave(target, "baseline", model=model, chosen=self._choose_bare(target, model))
         if found:
             others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
             if others:
@@ -62,10 +60,7 @@ class Judging(Prepared):
         """What the validation set chooses without what is trained, where metrics of a test set have a choice."""
         if target.name != "test" or self.val is None or not any(metric.has_choice for metric in target.metrics):
             return None
-        chosen = self._judge(self.val.with_new_metrics(), "baseline", model=model)
-        if chosen is None:
-            self._leave()
-        return chosen
+        return self._judge_or_leave(self.val.with_new_metrics(), "baseline", model=model)
 
     def _validate_start(self) -> None:
         """Judge the model before its first step, on the validation set: where its curves begin."""
@@ -74,7 +69,9 @@ class Judging(Prepared):
         target = self.val.without_learning()  # of the features as they are, the "before" says what these would
         if not target.metrics:
             return
-        found = self._judge(target, "predict") or self._leave()
+        found = self._judge_or_leave(target, "predict")
+        if not found:
+            return
         self.progress["start"] = found
         self.log({f"val/{name}": value for name, value in found.items()})
         self.console.info(f"step 0 val: {shown(found)}")
@@ -94,9 +91,7 @@ class Judging(Prepared):
         if not (after and self.settings("evaluate_features") and self.model.predicts_through_head):
             return None
         target = target.with_new_metrics()
-        features = self._judge(target, "baseline", chosen=self._choose_bare(target))
-        if features is None:
-            self._leave()
+        features = self._judge_or_leave(target, "baseline", chosen=self._choose_bare(target))
         self.console.info(compare_with_head(features, after, target.better))
         return features or None
 
@@ -108,7 +103,7 @@ class Judging(Prepared):
         known = {1.0: best["metrics"]} if best else {}
         alpha, found = mix(
             self.model, lambda names: pretrained(self.config, self.classes, names), setting["alphas"], known=known,
-            judge=lambda: self._judge(self.val, "predict") or self._leave(), say=self.console.info,
+            judge=lambda: self._judge_or_leave(self.val, "predict"), say=self.console.info,
             metric=lambda numbers: self.settings.best_metric(numbers, self.val.better),
             estimate=self._estimate_statistics,
         )  # fmt: skip
@@ -157,6 +152,13 @@ class Judging(Prepared):
                 self._remarks.add(remark)
                 self.console.info(f"{target.name}: {remark}")
         return numbers
+
+    def _judge_or_leave(self, target: EvalSet, mode: str, **options: Any) -> dict[str, float]:
+        """`_judge`, whose numbers may be none; a signal that ends it ends the run."""
+        found = self._judge(target, mode, **options)
+        if found is None:
+            self._leave()
+        return found
 
     @contextmanager
     def _judged_weights(self) -> Iterator[None]:

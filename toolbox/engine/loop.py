@@ -273,7 +273,7 @@ class Run(Judging):
             what = f"mix with alpha {mixed['alpha']:g}" if mixed else "best checkpoint" if best else "last checkpoint"
             self.console.info(f"Evaluating the {what} on the {target.name} set ...")
             chosen = mixed["val"][f"{mixed['alpha']:g}"] if mixed else best and best["metrics"]
-            after = self._judge(target, "predict", chosen=chosen) or self._leave()
+            after = self._judge_or_leave(target, "predict", chosen=chosen)
             self.console.info("after: " + shown(after))
         self._compare_with_start()
         results = workdir.results(self.progress, after) | {
