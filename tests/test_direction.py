@@ -11,6 +11,7 @@ import toolbox
 from toolbox.base import Metric
 from toolbox.core.early_stop import EarlyStop
 from toolbox.core.metrics.classification.calibration import CalibrationError
+from toolbox.errors import Problem
 from toolbox.testing import check_metric
 
 FALLING = [0.9, 0.5, 0.4, 0.6, 0.7, 0.8]
@@ -116,6 +117,31 @@ def test_a_mode_and_a_rule_go_first(toy, falling):
     results = toolbox.train(toy([*RUN, stop, rule]), work_dir="v")
     assert results["best"]["value"] == 0.9
     assert "improved on 0.9" in results["stopped"]
+
+
+@pytest.mark.parametrize("first", ["a test set is judged", "the second metric alone can judge"])
+def test_a_rule_is_for_the_first_metric_though_others_judge_before(toy, monkeypatch, first):
+    toy()
+    from toolbox.core.metrics.classification.knn import KNN
+
+    values = iter(FALLING)  # of a metric that learns, so that step 0 goes without
+    monkeypatch.setattr(KNN, "compute", lambda self: {"knn_top1": next(values) if self.chooses else 0.5})
+    monkeypatch.setattr(KNN, "has_choice", False)
+    options = [
+        "val_evaluator=[dict(type='core.KNN',ks=[3]),dict(type='toy.Nearest')]", "train_cfg.val_interval=2",
+        "default_hooks.checkpoint=dict(interval=12,rule='less')",
+        "custom_hooks=[dict(type='core.EarlyStop',metric='knn_top1',patience=2)]",
+    ]  # fmt: skip
+    if first == "a test set is judged":
+        data = "dict(dataset=dict(type='toy.Noise',seed=2),batch_size=16,num_workers=0)"
+        options += [f"test_dataloader={data}", "test_evaluator=dict(type='toy.Nearest')"]
+    else:
+        absent = [Problem("It reads what the head gives.")]
+        monkeypatch.setattr(KNN, "check_outputs", lambda self, out: [] if out["embeddings"].shape[1] == 8 else absent)
+    results = toolbox.train(toy(options), work_dir="w")
+    assert (results["best"]["metric"], results["best"]["value"]) == ("knn_top1", 0.4)
+    assert "not improved on 0.4 in 2 evaluations" in results["stopped"]
+    assert results["start"].keys() == {"nearest"}
 
 
 def test_a_hook_may_be_tried_without_a_run():

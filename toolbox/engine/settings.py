@@ -64,9 +64,10 @@ class Settings:
         if name not in found or not math.isfinite(found[name]):
             raise ToolboxError(
                 f"There is no finite validation metric '{name}'.", where="default_hooks.checkpoint.save_best",
-                hint=f"There are: {', '.join(found)}.",
+                hint=f"There are: {', '.join(found) or 'none'}.",
             )  # fmt: skip
-        return name, self.directions(better).get(name, "greater") == "greater"
+        rule = self("default_hooks.checkpoint.rule")
+        return name, (rule or better.get(name, "greater")) == "greater"
 
     def directions(self, better: dict[str, str]) -> dict[str, str]:
         """`better`, as the metrics declare it, with the recipe's `rule` for the metric that chooses the best."""
@@ -74,9 +75,9 @@ class Settings:
         return better | ({self._best(better): rule} if rule and better else {})
 
     def _best(self, names: dict[str, Any]) -> str:
-        """The metric that chooses the best checkpoint."""
+        """The metric that chooses the best checkpoint; "auto" is the first of `names`, where there are any."""
         name = self("default_hooks.checkpoint.save_best")
-        return next(iter(names)) if name == "auto" else name
+        return next(iter(names), name) if name == "auto" else name
 
     def namespaces(self) -> list[str]:
         """The plugins that the recipe names."""

@@ -176,6 +176,7 @@ class EvalSet:
             bad = sum(count for (count,) in gather_numbers(bad, device=torch.device(str(device))))
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
+        directions: dict[str, str] = {}
         for metric in self.judges:
             found = _agreed(metric, _numbers(metric, self._say(metric.compute), self.name), self.name)
             if twice := sorted(found.keys() & numbers.keys()):
@@ -184,8 +185,10 @@ class EvalSet:
                     hint="Remove one of them.",
                 )  # fmt: skip
             numbers |= found
-            self.better |= {name: self._say(metric.direction, name) for name in found}
+            directions |= {name: self._say(metric.direction, name) for name in found}
             self.remarks += metric.remarks()
+        # in the order of the numbers, of which "auto" is the first; a new dictionary: copies of this set keep theirs
+        self.better = directions | self.better
         self._end_learning(model)
         seen = self.trained_items if mode == "predict" else 0
         return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": seen} if seen else {})
