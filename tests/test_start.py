@@ -70,7 +70,7 @@ def test_a_metric_may_give_no_numbers(toy, monkeypatch):
     assert (results["before"], results["start"], results["after"]) == (None, None, {})
     assert results["best"]["value"] == 0.5
     given = iter([{}, {}])
-    with pytest.raises(ToolboxError, match="no finite validation metric 'auto'.*There are: none"):
+    with pytest.raises(ToolboxError, match=r"no finite validation metric 'auto'.*There are: none"):
         toolbox.train(recipe, work_dir="v")
 
 
