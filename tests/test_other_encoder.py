@@ -84,3 +84,27 @@ def test_what_the_user_sets_is_never_dropped(monkeypatch):
     assert any("has no linear layers inside layers() for adapters" in text for text in told)
     told = [str(problem) for problem in planned("dinov3_food101_probe.py", "model.inputs=['cls:4']").problems]
     assert any("reads the last 4 blocks" in text for text in told)
+
+
+def test_an_encoder_of_the_same_type_keeps_its_arguments(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe = ROOT / "configs" / "demo" / "dinov3_food101.py"
+    kind = load_config(recipe).model.backbone.type
+    plan = api.plan(load_config(recipe, [f"model.backbone.type={kind}"]), data=False)
+    assert not [note for note in plan.notes if "is left out: it is an argument" in note]
+
+
+def test_a_run_and_an_evaluation_say_what_is_left_out(toy, tmp_path, capsys):
+    toy()
+    text = f"_base_ = {str(ROOT / 'tests' / 'toy_recipe.py')!r}\nmodel = dict(backbone=dict(width=16))\n"
+    (tmp_path / "recipe.py").write_text(text)
+    component, name, arch = SMALL["resnet"]
+    given = {"type": component, "name": name, "arch": arch, "size": 32, "weights": False}
+    given = {f"model.backbone.{key}": value for key, value in given.items()}
+    recipe = load_config("recipe.py", given | {"train_cfg.max_steps": 2, "evaluate_before": False})
+    note = "model.backbone.width is left out: it is an argument of the recipe's own encoder."
+    api.train(recipe, work_dir="w")
+    assert capsys.readouterr().out.count(note) == 1
+    said = []
+    api.evaluate(recipe, "w/last", split="val", tell=said.append)
+    assert said.count(note) == 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from toolbox import making
 from toolbox.config import changed, complete, dump, load_config, places_of, to_dict, validate  # noqa: F401
 from toolbox.errors import Problem, ToolboxError
-from toolbox.planning import as_plain, located, name_of, on_device, placed, plan, planned, runnable
+from toolbox.planning import adapt, as_plain, located, name_of, on_device, placed, plan, planned, runnable
 from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
@@ -91,6 +91,8 @@ def train(
     except ToolboxError as error:
         raise placed(error, config) from error
     recipe, found = planned(config, device)
+    for note in adapt(config) if team.is_main else ():
+        console.info(note)
     if resume is None:
         resume = recipe["resume"] and not overwrite
     folder = Path(work_dir).expanduser() if work_dir else making.folder_of(recipe, name_of(config))
@@ -153,6 +155,8 @@ def evaluate(
         if metrics:
             set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics)
         recipe = runnable(recipe, device, training=False)
+        for note in adapt(config):
+            tell(note)
         if folder is not None:
             is_new = testdir.claim(folder)
         found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision)
@@ -206,6 +210,8 @@ def extract(
     try:
         _make(plain, device, console, team)
         recipe = runnable(plain, device, training=False)
+        for note in adapt(config) if team.is_main else ():
+            console.info(note)
         return storing.extract(recipe, splits, mend=mend, console=console, team=team)
     except ToolboxError as error:
         raise placed(error, config) from error

@@ -86,7 +86,7 @@ def adapt(config: Mapping[str, Any]) -> list[str]:
         return []
     notes = config.__dict__.get("adapted")
     if notes is None:
-        notes = adapt_recipe(config._cfg_dict, config.overridden)
+        notes = adapt_recipe(config._cfg_dict, config.overridden, config.original)
         object.__setattr__(config, "adapted", notes)
     return notes
 

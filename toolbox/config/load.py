@@ -48,6 +48,7 @@ def load_config(
         if str(config.get("load_from") or "").endswith(".py"):
             config._cfg_dict["load_from"] = _near(file, config.load_from)
         load_plugins(config.plugins)
+    object.__setattr__(config, "original", _plain(config._cfg_dict))
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     try:

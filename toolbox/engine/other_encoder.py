@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +13,14 @@ from toolbox.errors import ToolboxError
 from toolbox.registry import SLOT_KEYS, build, catalog, parameters
 
 
-def adapt_recipe(recipe: dict[str, Any], overridden: Collection[str]) -> list[str]:
+def adapt_recipe(
+    recipe: dict[str, Any], overridden: Collection[str], original: Mapping[str, Any] | None = None
+) -> list[str]:
     """Fit a recipe, in place, to backbones that overrides have replaced; returns notes on what is left out.
 
     - `overridden`: the paths of all overrides. `path.type`, or `path` itself, replaces the backbone at `path`; what
       another override sets is kept, so that a mistake in it is an error.
+    - `original`: the recipe before them, as far as known: a backbone of the same type keeps its arguments.
     """
     notes: list[str] = []
     for path in dict.fromkeys(name.removesuffix(".type") for name in overridden):
@@ -25,7 +28,7 @@ def adapt_recipe(recipe: dict[str, Any], overridden: Collection[str]) -> list[st
         if _kind(node) != "backbone":
             continue
         own = {name for name in overridden if name.startswith(f"{path}.")}
-        if f"{path}.type" in overridden:
+        if f"{path}.type" in overridden and node["type"] != _at(original, f"{path}.type"):
             notes += _drop_arguments(node, path, own)
         notes += _drop_start(recipe, path, overridden)
         try:
