@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import timm
@@ -161,6 +163,14 @@ def test_chunks_and_processes_take_norms_at_rest():
         _synchronise_norms(tuned(tune=Tune("full", norm_stats="train")), torch.device("cpu"))
 
 
+def as_older_version(checkpoint):
+    """Make a checkpoint one of before `decay_tokens`, when batch norms always updated their statistics."""
+    path = checkpoint.resolve() / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["recipe"]["optim_wrapper"]["decay_tokens"]
+    path.write_text(json.dumps(manifest))
+
+
 def test_pretrained_weights_of_a_file_keep_statistics_in_a_run(toy, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -182,6 +192,10 @@ def test_pretrained_weights_of_a_file_keep_statistics_in_a_run(toy, tmp_path):
         assert len(notes) == 1
         assert ("keep their running statistics" in notes[0]) == kept
         api.train(recipe, work_dir=f"run {stats}")
+        as_older_version(Path(f"run {stats}", "last"))
+        api.train(recipe, work_dir=f"run {stats}", resume=True)
+        said = "model.backbone.tune.norm_stats='train' goes on as it did"
+        assert (said in Path(f"run {stats}", "train.log").read_text()) == kept
         saved = load_file(tmp_path / f"run {stats}" / "last" / "model.safetensors")
         key = "backbone.model.bn1.running_mean"
         assert torch.equal(saved[key], net.state_dict()["bn1.running_mean"]) == kept

@@ -137,6 +137,13 @@ def keeps_norm_stats(backbone: Backbone) -> bool:
     return backbone.weights_id is not None if said is None else said == "frozen"
 
 
+def kept_norms(model: Model) -> list[str]:
+    """Paths of the backbones that train, whose batch norms keep their running statistics."""
+    return [
+        path for path, one in backbones(model).items() if one.batch_norms() and not one.frozen and keeps_norm_stats(one)
+    ]
+
+
 def norm_notes(model: Model) -> list[str]:
     """What the batch norms of backbones that train do with their statistics."""
     notes = []

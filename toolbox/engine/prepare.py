@@ -13,7 +13,7 @@ import torch
 from toolbox.base import Batch, Dataset, Finding, Hook, Sampler
 from toolbox.engine import quantizing, speed
 from toolbox.engine import resume as resuming
-from toolbox.engine.assemble import build_model
+from toolbox.engine.assemble import build_model, kept_norms
 from toolbox.engine.classes import class_names
 from toolbox.engine.console import Console, Mute
 from toolbox.engine.device import choose_device, random_state, seed_everything, set_threads
@@ -226,7 +226,9 @@ class Prepared:
         return EvalSet.of(self.config, name) if wanted else None
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        for difference in resuming.differences(checkpoint, self.config, self.plugins, self.classes, self.team.size):
+        for difference in resuming.differences(
+            checkpoint, self.config, self.plugins, self.classes, self.team.size, kept_norms(self.model)
+        ):
             self.console.warn(difference)
         parameters = dict(self.model.named_parameters())
         state = checkpoint.state(parameters if are_sharded(parameters) else None)

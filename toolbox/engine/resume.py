@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,23 @@ def check_classes(checkpoint: checkpoints.Checkpoint, names: list[str] | None) -
 
 def differences(
     checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any], classes: int | None,
-    processes: int = 1,
+    processes: int = 1, kept_norms: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
     """What to tell the user: settings, plugins and training classes that are not those of the checkpoint.
 
     - `classes`: how many the training data have now; `processes`: how many train now.
+    - `kept_norms`: paths of backbones that train, whose batch norms keep their running statistics.
     """
     found = []
     changed = changed_settings(checkpoint.manifest["recipe"], recipe)
-    if "decay_tokens" not in checkpoint.manifest["recipe"]["optim_wrapper"] and not recipe["optim_wrapper"].get(
-        "decay_tokens"
-    ):
+    is_older = "decay_tokens" not in checkpoint.manifest["recipe"]["optim_wrapper"]
+    if is_older and kept_norms:
+        ways = " and ".join(f"model.{path}.tune.norm_stats='train'" for path in kept_norms)
+        found.append(
+            "The checkpoint is of a version whose batch norms updated their running statistics in training; in this "
+            f"one those of pretrained backbones keep them: {ways} goes on as it did."
+        )
+    if is_older and not recipe["optim_wrapper"].get("decay_tokens"):
         changed = [path for path in changed if path != "optim_wrapper.decay_tokens"]
         found.append(
             "The checkpoint is of a version that decayed class tokens and position embeddings; this one leaves them "
