@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels
+from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, sized_files
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classified import Classified
@@ -21,9 +21,10 @@ from toolbox_datasets.hf_columns import (
     label_column,
     numbered,
     picture_in,
+    picture_keys,
     values_of,
 )
-from toolbox_datasets.hf_source import Source, load
+from toolbox_datasets.hf_source import Source, is_local, load
 
 
 class HF(Classified):
@@ -50,10 +51,11 @@ class HF(Classified):
     - `missing_labels`: strings that mean "no label"; None: those of `toolbox.base.MISSING_LABELS`, such as NA, nan and
       None; []: only an empty one does, so that a class may be called NA. A row without a label is an error.
 
-    What is in the local cache is used without asking the network. A sample holds "image", "label" and "id"
-    ("train/17": its own split and row). Pictures are turned, and brought to RGB as `toolbox.base.read_image` does; of
-    several frames the first is taken. The data are read on first use: OSError or ValueError then tells what is wrong.
-    Raises ValueError for an unknown split or part, and numbers out of range.
+    What is carved and taken of local data depends on the pictures themselves, not on their rows: a file that is added
+    moves no other. What is in the local cache is used without asking the network. A sample holds "image", "label" and
+    "id" ("train/17": its own split and row). Pictures are turned, and brought to RGB as `toolbox.base.read_image` does;
+    of several frames the first is taken. The data are read on first use: OSError or ValueError then tells what is
+    wrong. Raises ValueError for an unknown split or part, and numbers out of range.
     """
 
     def __init__(
@@ -179,9 +181,19 @@ class HF(Classified):
             data = path.read_bytes()
         return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{own}/{row}"}
 
+    def part_keys(self) -> Sequence[str]:
+        """As of `Classified` for a copy of the Hub, whose rows stay. Of local data, to which a file may be added whose
+        rows come first, what the picture itself says."""
+        if not is_local(self.name):
+            return super().part_keys()
+        return picture_keys(self.encoded, self.columns[0], self.folder)
+
     def identities(self) -> list[str]:
-        own = self.own_names[self.part]
-        return [f"{self.source.identity}/{own}/{row}" for row in self.indices.tolist()]
+        own, keys = self.own_names[self.part], self.part_keys()
+        if not is_local(self.name):
+            return [f"{self.source.identity}/{own}/{row}" for row in self.indices.tolist()]
+        names = [keys[row] for row in self.indices.tolist()]
+        return sized_files((self.folder / name for name in names), (f"{own}/{name}" for name in names))
 
     def fingerprint(self) -> str:
         return self.source.identity

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, image_suffixes, read_label
+from toolbox.base import MISSING_LABELS, composed, image_suffixes, read_label
 from toolbox_datasets.files import listing
 from toolbox_datasets.label_count import LabelCount
+
+ENDS = 2048
+"""Bytes of a picture's beginning and of its end that tell it from others, with its length."""
 
 
 def image_column(part: Any, wanted: str | None, where: str) -> str:
@@ -103,6 +107,39 @@ def picture_in(value: Any, folder: Path) -> tuple[bytes | None, Path | None]:
     if not path:
         return data, None
     return data, folder / path if (folder / path).is_file() else Path(path)
+
+
+def picture_keys(rows: Any, name: str, folder: Path) -> list[str]:
+    """What each picture of a column is called, whichever row it is in: the digest of its content's length, beginning
+    and end; of a file, its path below `folder`.
+
+    - `rows`: the `datasets.Dataset`, whose pictures are not decoded; `name`: the column; `folder`: as of `picture_in`.
+    """
+    import pyarrow as pa
+    from pyarrow.compute import struct_field
+
+    above = [f"{root}/" for root in (folder.absolute(), folder.resolve())]
+    found: list[str] = []
+    for batch in rows.with_format("arrow").iter(batch_size=1000):
+        column = batch[name]
+        nothing = pa.nulls(len(column), pa.binary())
+        is_path = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        contents, paths = (nothing, column) if is_path else (column, nothing)
+        if pa.types.is_struct(column.type):
+            there = {field.name for field in column.type}
+            contents, paths = (struct_field(column, key) if key in there else nothing for key in ("bytes", "path"))
+        for content, path in zip(contents, paths, strict=True):
+            data, text = content.as_buffer(), path.as_py()  # a buffer is no copy
+            if data is not None:
+                view = memoryview(data)
+                digest = blake2b(b"%d " % len(view), digest_size=16)
+                digest.update(view[:ENDS])
+                digest.update(view[-ENDS:])
+                found.append(digest.hexdigest())
+            else:
+                start = next((root for root in above if (text or "").startswith(root)), "")
+                found.append(composed(text.removeprefix(start)) if text else f"{len(found)} without a picture")
+    return found
 
 
 def described(feature: Any) -> str:
