@@ -17,7 +17,9 @@ from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.embedder import Embedder
 from toolbox.core.optim import AdamW
+from toolbox.engine.parts import frozen_identity, left_out
 from toolbox.engine.resume import differences
+from toolbox.engine.saving.transfer import match
 from toolbox.engine.updating.groups import decay_notes, parameter_groups
 
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_register_tokens=4)
@@ -72,6 +74,27 @@ def test_tokens_and_positions_are_not_decayed_unless_asked(kind):
     assert all(asked[name] == (ndim > 1) for name, ndim in shapes.items())
     everything = decayed(model, decay_tokens=True, decay_one_dim=True)
     assert all(everything.values())
+
+
+def test_a_parameter_without_values_counts_nowhere():
+    """Sharding freezes it, and what is saved and compared must be the same with and without."""
+    arch = dict(VIT, num_register_tokens=0)
+    model = Embedder(ViT(None, 32, arch=arch))
+    model.backbone.weights_id = "weights"
+    empty = "backbone.model.embeddings.register_tokens"
+    parameter = dict(model.named_parameters())[empty]
+    assert parameter.numel() == 0
+    for trains in (True, False):
+        parameter.requires_grad_(trains)
+        names = [name for group in parameter_groups(model, AdamW(lr=1.0), {}) for name in group.params]
+        assert len(names) > 10
+        assert empty not in names
+        assert left_out(model) == {empty}
+        assert frozen_identity(model) == {}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    without = {name: shape for name, shape in shapes.items() if name != empty}
+    for held, skip in ((shapes, {empty}), (without, {empty}), (without, set())):  # older versions held it
+        match(shapes, skip, held, None).check("checkpoint")
 
 
 def test_the_note_names_what_is_left_out():

@@ -36,14 +36,17 @@ def random_and_frozen(model: Model) -> list[str]:
 
 
 def left_out(model: Model) -> set[str]:
-    """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors."""
+    """Names in `state_dict` that a checkpoint does not hold: adapters, and frozen pretrained tensors.
+
+    Of pretrained backbones also parameters without values, which sharding freezes and nothing trains.
+    """
     skipped: set[int] = set()
     for module in backbones(model).values():
         if module.adapter is not None:
             adapter = module.adapter.parameter_names()
             skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
         if module.weights_id is not None:
-            skipped |= {id(parameter) for parameter in module.parameters() if not parameter.requires_grad}
+            skipped |= {id(one) for one in module.parameters() if not (one.requires_grad and one.numel())}
             skipped |= {id(buffer) for buffer in module.buffers()} if module.frozen else set()
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in skipped}
 
@@ -72,7 +75,7 @@ def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
             adapter = module.adapter.parameter_names() if module.adapter is not None else set()
             prefix = f"{path}." if path else ""
             own = module.state_dict()
-            names = sorted(name for name in own if prefix + name in skip and name not in adapter)
+            names = sorted(name for name in own if prefix + name in skip and name not in adapter and own[name].numel())
             if names:
                 found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
                 if module.quantized is not None:

@@ -60,6 +60,8 @@ def parts_of(model: Model, settings: dict[str, Group]) -> list[Part]:
     """Rows by top-level part and equal settings; frozen parameters have none."""
     rows: dict[tuple[str, Any], Part] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.numel():
+            continue
         part, group = _part_of(name, model), settings.get(name)
         lr, decay = (group.lr, group.weight_decay) if group else (None, None)
         row = rows.setdefault((part, group and (group.part_lr, decay)), Part(part, 0, 0, lr, decay))

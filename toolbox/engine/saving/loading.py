@@ -69,15 +69,20 @@ def _holds(checkpoint: Checkpoint, path: str, backbone: Backbone) -> bool:
 
 def _held_plain(model: Model, checkpoint: Checkpoint) -> list[str]:
     """Paths of backbones that a checkpoint holds as they were before `quantize` or `tune` changed their tensors."""
-    names = checkpoint.shapes().keys()
+    names = _filled(checkpoint.shapes())
     found = []
     for path, backbone in backbones(model).items():
         held = {name for name in names if name.startswith(f"{path}.")}
-        plain = _plain_shapes(model, path).keys() if backbone.plain is not None else None
-        changed = plain != {f"{path}.{name}" for name in backbone.state_dict()}
+        plain = _filled(_plain_shapes(model, path)) if backbone.plain is not None else None
+        changed = plain != _filled({f"{path}.{name}": one.shape for name, one in backbone.state_dict().items()})
         if chosen(path, checkpoint.parts) and held == plain and changed:
             found.append(path)
     return found
+
+
+def _filled(shapes: dict[str, torch.Size]) -> set[str]:
+    """Names of tensors that have values: whether a checkpoint holds others says nothing."""
+    return {name for name, shape in shapes.items() if shape.numel()}
 
 
 def _plain_shapes(model: Model, path: str) -> dict[str, torch.Size]:

@@ -69,9 +69,9 @@ def match(
                 raise ToolboxError(f"'{part}' holds no tensors in {what}.", where="load_parts", hint=hint)
     wanted = {name for name in held if chosen(name, parts)}
     needed = {name for name in expected if chosen(name, parts)}
-    unexpected = sorted(wanted - needed)
+    unexpected = sorted(name for name in wanted - needed if held[name].numel())  # one without values: of older versions
     wrong = {
-        "missing": sorted(needed - wanted), "unexpected": unexpected,
+        "missing": sorted(name for name in needed - wanted if own[name].numel()), "unexpected": unexpected,
         "of another shape": sorted(name for name in wanted & own.keys() if held[name] != own[name]),
     }  # fmt: skip
     only_frozen = not wrong["missing"] and not wrong["of another shape"] and unexpected

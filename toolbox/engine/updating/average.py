@@ -119,7 +119,8 @@ def restore_weights(tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
     """Put what training goes on from into the model's `tensors`; `saved` is a `state_dict` of an Average."""
     with torch.no_grad():
         for name, weight in (saved["weights"] | saved.get("statistics", {})).items():
-            tensors[name].copy_(placed_like(weight, tensors[name]))
+            if weight.numel():  # others were held by older versions
+                tensors[name].copy_(placed_like(weight, tensors[name]))
 
 
 def start_step(start: float, steps: int) -> int:

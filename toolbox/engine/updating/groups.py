@@ -47,7 +47,7 @@ def parameter_groups(
     depths, factors = distances(model), {f"model.{path}": factor for path, factor in model.lr_factors().items()}
     tokens = token_names(model)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or not parameter.numel():  # such as the registers of a net without any
             continue
         settings = _settings(name, parts)
         factor = settings.get("layer_decay", layer_decay)

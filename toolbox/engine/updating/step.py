@@ -195,7 +195,9 @@ class Step:
                 hint="Resume with the optimizer of that run, or start a new one with load_from.",
             )
         names = [name for names in self.names for name in names]
-        other = sorted(set(names) ^ set(saved["names"]))
+        other = sorted(
+            name for name in set(names) ^ set(saved["names"]) if not _is_empty(saved["optimizer"].get(name, {}))
+        )
         if other:
             raise ToolboxError(
                 f"The checkpoint's optimizer trained other parameters: {', '.join(other[:3])} ({len(other)} differ).",
@@ -239,6 +241,11 @@ def _scalars(found: dict[str, Any]) -> dict[str, Tensor]:
             )
         scalars[name] = value.detach()
     return scalars
+
+
+def _is_empty(state: dict[str, Any]) -> bool:
+    """Whether a state is that of a parameter without values, which older versions held."""
+    return any(isinstance(value, Tensor) and not value.numel() for value in state.values())
 
 
 def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
