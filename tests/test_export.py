@@ -635,7 +635,10 @@ def test_checking_a_target_writes_nothing(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- ONNX
 
 
-@pytest.mark.parametrize("kind", ["vit", "vit timm", "convnext", "hf dinov2", "timm convnext"])
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit timm", "hf dinov2", "timm convnext")]
+
+
+@pytest.mark.parametrize("kind", ["vit", "convnext", *SLOW_KINDS])
 def test_onnx_gives_the_same_for_any_number_of_images(kind, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

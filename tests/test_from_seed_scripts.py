@@ -203,7 +203,10 @@ NEEDED_BESIDE = {
 
 
 OF_BOTH = {"model_name", "epochs", "learning_rate", "weight_decay", "warmup_ratio", "num_workers", "seed"}
-BESIDE = {"eval_every_steps": ["train_cfg.max_epochs=None"]}
+BESIDE = {
+    "eval_every_steps": ["train_cfg.max_epochs=None"],
+    "train_split_ratio": ["train_dataloader.batch_size=2"],  # about a tenth of few images
+}
 
 
 @pytest.mark.parametrize("key", [key for key in CLASSIFICATION if key != "batch_size" and FOREIGN[key].ours])

@@ -148,7 +148,9 @@ MANNERS = {
 }
 
 
-@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(
+    "manner", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MANNERS)[1:])]
+)
 def test_a_compiled_run_equals_the_plain_one_and_resumes_exactly(toy, counted, monkeypatch, manner):
     options = [*MANNERS[manner], COMPILED]
     toolbox.train(toy(MANNERS[manner]), work_dir="plain")
