@@ -511,7 +511,7 @@ def test_a_run_folder_means_what_was_tested(trained, tmp_path, capsys):
     assert f"Exporting {run_folder / 'wise_ft'}" in capsys.readouterr().out
     mixed = load_file(run_folder / "wise_ft" / "model.safetensors")
     theirs = AutoModel.from_pretrained(tmp_path / "out").state_dict()
-    assert all(torch.equal(tensor, mixed[f"backbone.model.{key}"]) for key, tensor in theirs.items())
+    assert all(torch.equal(x, mixed[f"backbone.model.{key}"]) for key, x in theirs.items() if x.numel())
 
 
 def test_frozen_weights_that_moved(trained, weights, tmp_path, capsys):
@@ -635,10 +635,12 @@ def test_checking_a_target_writes_nothing(tmp_path):
 # -------------------------------------------------------------------------------------------------------------- ONNX
 
 
-SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("vit timm", "hf dinov2", "timm convnext")]
+SLOW_KINDS = [
+    pytest.param(kind, marks=pytest.mark.slow) for kind in ("convnext", "vit timm", "hf dinov2", "timm convnext")
+]
 
 
-@pytest.mark.parametrize("kind", ["vit", "convnext", *SLOW_KINDS])
+@pytest.mark.parametrize("kind", ["vit", *SLOW_KINDS])
 def test_onnx_gives_the_same_for_any_number_of_images(kind, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

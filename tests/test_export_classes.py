@@ -95,10 +95,10 @@ def test_a_classifier_names_its_classes(tmp_path):
     assert names["probabilities"].shape == (1, 4)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "classifier")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("logistic", "linear")]
 
 
-@pytest.mark.parametrize("method", ["logistic", *SLOW])
+@pytest.mark.parametrize("method", ["classifier", *SLOW])
 def test_onnx_tells_classes(method, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

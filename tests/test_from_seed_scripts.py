@@ -234,6 +234,7 @@ def test_an_argument_of_the_other_script_is_answered(command):
 ONLY_CLASSIFICATION = set(CLASSIFICATION) - OF_BOTH - {"batch_size"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [key for key, to in FOREIGN.items() if to.ours and "=" in to.ours and key not in ONLY_CLASSIFICATION],

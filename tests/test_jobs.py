@@ -160,7 +160,9 @@ def test_check_prints_the_recipe_its_parts_and_memory_and_writes_nothing(small, 
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_names_how_to_go_on(glyphs, tmp_path, command, signum, code):
     arguments = [
         str(ROOT / "configs/demo/dinov3_sop.py"), "--work-dir", "run", "--cfg-options", "evaluate_before=False",

@@ -99,7 +99,7 @@ def test_a_fit_in_parts_is_that_of_the_whole():
 def test_a_table_of_many_groups_takes_the_time_of_its_items():
     generator = torch.Generator().manual_seed(0)
     seconds = []
-    for count in (20_000, 80_000):
+    for count in (10_000, 80_000):
         rank = torch.randint(0, 4, (count,), generator=generator)
         found = {"rank": rank, "map@r": torch.rand(count), "r_precision": torch.rand(count)}
         groups = [f"group {i // 4}" for i in range(count)]  # as many groups as a fourth of the items
@@ -107,5 +107,5 @@ def test_a_table_of_many_groups_takes_the_time_of_its_items():
         table = group_table(found, groups, [1, 10], "skip")
         seconds.append(time.process_time() - started)
         assert "of" in table.note
-    assert seconds[1] < 16 * max(seconds[0], 0.02)  # four times the items; by groups times items it were 16 and more
+    assert seconds[1] < 32 * max(seconds[0], 0.02)  # eight times the items; by groups times items it were 64
     assert seconds[1] < 5
