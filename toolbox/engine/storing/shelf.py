@@ -156,14 +156,16 @@ class Shelf:
         if key in self._opened:  # training and a metric that learns from it may read the same
             return self._opened[key]
         pool, backbone = job.tower.pool, job.tower.backbone
-        job, rows = replace(job, files=item_digests(job.dataset)), job.calls * job.copies
+        rows = job.calls * job.copies
         layout = Layout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
         folder = self.root / f"{type(job.dataset).__name__}-{job.name}-{key[:16]}"
         writer, started = Writer(folder, of, layout), time.perf_counter()
         with ExitStack() as alone:
             missing = self.team.from_main(lambda: self._open(writer, job, alone))
-            known = KnownItems(self.root, of, layout, job.files) if missing else None  # each process may see others
-            if known is not None:
+            known = None
+            if missing:  # else no file is looked at twice
+                job = replace(job, files=item_digests(job.dataset))
+                known = KnownItems(self.root, of, layout, job.files)  # each process may see others
                 self._compute(job, writer, missing, known)
                 self.team.wait()
             self.team.from_main(lambda: self._finish(writer, job, missing))
