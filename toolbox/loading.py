@@ -13,8 +13,11 @@ from toolbox.planning import runnable
 from toolbox.registry import build, catalog, parameters
 
 if TYPE_CHECKING:
+    from toolbox.base import Model
     from toolbox.engine.judging.encoder import Encoder
+    from toolbox.engine.precision import Precision
     from toolbox.engine.saving.checkpoint import Checkpoint
+    from toolbox.plugin import Device
 
 Overrides = Mapping[str, Any] | Iterable[str]
 
@@ -56,24 +59,15 @@ def open_checkpoint(
     overrides: Overrides = (), plugins: Iterable[str] = (), baseline: bool = False,
 ) -> Encoder:  # fmt: skip
     """The encoder of a checkpoint; arguments as of `load_encoder`, `name` being what the user calls it."""
-    import torch
-
-    from toolbox.engine.assemble import build_model
-    from toolbox.engine.device import choose_device, limit_images
     from toolbox.engine.judging.encoder import Encoder
-    from toolbox.engine.precision import eval_precision
 
     recipe = changed(found.manifest["recipe"], overrides, plugins, str(found.path))
     problems = validate(recipe)
     if problems:
         raise ToolboxError.of(problems)
-    chosen, classes = choose_device(device), found.manifest["classes"]
-    how = eval_precision(recipe, chosen, precision)
-    limit_images(recipe)
-    model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
     told = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
     return Encoder(
-        model.to(torch.device(str(chosen))), recipe, chosen, how, told=told, mode="baseline" if baseline else "predict",
+        *_ready_model(recipe, device, precision, found), told=told, mode="baseline" if baseline else "predict",
         classes=found.class_names(), step=found.step,
         identity={"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]},
     )  # fmt: skip
@@ -81,21 +75,28 @@ def open_checkpoint(
 
 def _zero_shot(recipe: dict[str, Any], told: str, device: str, precision: str | None) -> Encoder:
     """The encoder of a recipe's backbone as it comes, or as `load_from` has it."""
+    from toolbox.engine.judging.encoder import Encoder
+    from toolbox.engine.saving import checkpoint as checkpoints
+
+    return Encoder(*_ready_model(recipe, device, precision, checkpoints.start_of(recipe)), told=told, mode="baseline")
+
+
+def _ready_model(
+    recipe: dict[str, Any], device: str, precision: str | None, checkpoint: Checkpoint | None
+) -> tuple[Model, dict[str, Any], Device, Precision]:
+    """The first arguments of an encoder: a recipe's model on its device, the recipe, the device and the precision."""
     import torch
 
     from toolbox.engine.assemble import build_model
     from toolbox.engine.device import choose_device, limit_images
-    from toolbox.engine.judging.encoder import Encoder
     from toolbox.engine.precision import eval_precision
-    from toolbox.engine.saving import checkpoint as checkpoints
 
     chosen = choose_device(device)
     how = eval_precision(recipe, chosen, precision)
     limit_images(recipe)
-    found = checkpoints.start_of(recipe)
-    classes = found.manifest["classes"] if found else 2  # a head is left out, whatever its size
-    model = build_model(recipe, seed=0, classes=classes, checkpoint=found, training=False)
-    return Encoder(model.to(torch.device(str(chosen))), recipe, chosen, how, told=told, mode="baseline")
+    classes = checkpoint.manifest["classes"] if checkpoint else 2  # a head is left out then, whatever its size
+    model = build_model(recipe, seed=0, classes=classes, checkpoint=checkpoint, training=False)
+    return model.to(torch.device(str(chosen))), recipe, chosen, how
 
 
 def kind_of(name: str) -> str:

@@ -27,13 +27,13 @@ def plan(
     from toolbox.engine.checking.inspect import inspect
     from toolbox.engine.checking.plan import Plan
 
-    recipe, places = as_plain(config), places_of(config)
-    found = Plan(problems=validate(recipe), notes=adapt(config))
+    recipe, places, notes = as_plain(config), places_of(config), adapt(config)
+    found = Plan(problems=validate(recipe), notes=notes)
     if not found.problems:
         try:
             start = making.start_from(recipe)
             found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
-            found.notes = [*adapt(config), *found.notes]
+            found.notes = [*notes, *found.notes]
             if weights and found.parts and not recipe.get("load_from"):
                 found.problems += weight_problems(recipe)
         except ToolboxError as error:

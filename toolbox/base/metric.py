@@ -15,7 +15,16 @@ from toolbox.base.model import Batch
 from toolbox.errors import Problem
 
 Direction = Literal["greater", "less"]
+
 _LESS = frozenset({"loss", "error", "errors", "nll", "perplexity", "mae", "mse", "rmse", "ece", "brier"})
+
+
+def is_better(value: float, other: float, direction: str | None) -> bool:
+    """Whether a number is better than another one.
+
+    - `direction`: "greater" or "less" is better; None, where it is not known, means "greater".
+    """
+    return value < other if direction == "less" else value > other
 
 
 class Metric(ABC):

@@ -25,7 +25,7 @@ def adapt_recipe(
     notes: list[str] = []
     for path in dict.fromkeys(name.removesuffix(".type") for name in overridden):
         node = _at(recipe, path)
-        if _kind(node) != "backbone":
+        if not _is_backbone(node):
             continue
         own = {name for name in overridden if name.startswith(f"{path}.")}
         if f"{path}.type" in overridden and node["type"] != _at(original, f"{path}.type"):
@@ -119,12 +119,10 @@ def _at(recipe: Any, path: str) -> Any:
     return recipe
 
 
-def _kind(node: Any) -> str | None:
-    """The kind of the component that `node` describes; None where it describes none."""
-    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
-        return None
-    entries = [entry for entry in catalog().find("backbone") if entry.fullname == node["type"]]
-    return "backbone" if entries else None
+def _is_backbone(node: Any) -> bool:
+    """Whether `node` describes a backbone."""
+    named = node.get("type") if isinstance(node, dict) else None
+    return any(entry.fullname == named for entry in catalog().find("backbone"))
 
 
 def _below(name: str, path: str) -> bool:

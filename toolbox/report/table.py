@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolbox.base.intervals import split_intervals
+from toolbox.base.metric import is_better
 from toolbox.report.numbers import fixed, is_finite, is_number
 
 
@@ -96,7 +97,7 @@ def is_worse(before: Any, after: Any, better: str = "greater") -> bool:
     """
     if isinstance(after, int) or not (is_finite(before) and is_finite(after)):
         return False
-    return after < before if better == "greater" else after > before
+    return is_better(before, after, better)
 
 
 def is_unchanged(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolbox.base.metric import is_better
 from toolbox.engine.console import digits
 
 
@@ -16,7 +17,6 @@ def compare_with_head(features: dict[str, float], embeddings: dict[str, float], 
         return "features before the head: no metric can judge them"
     before, behind = features[metric], embeddings[metric]
     line = f"features before the head: {metric} {digits(before)}; with the head: {digits(behind)}"
-    loses = before < behind if better.get(metric) == "less" else before > behind
-    if not loses:
+    if not is_better(before, behind, better.get(metric)):
         return line
     return f"{line}: model.retrieve='features' (the head for the loss only) or model.head=None would be better"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from toolbox.base.metric import is_better
 from toolbox.engine.console import digits
 
 
@@ -21,7 +22,7 @@ def worse_than_start(
     name, before, after = best["metric"], start[best["metric"]], best["value"]
     if before is None or not math.isfinite(before):
         return None
-    if not (after > before if better.get(name) == "less" else after < before):
+    if not is_better(before, after, better.get(name)):
         return None
     rate = recipe["optim_wrapper"]["optimizer"].get("lr")
     lower = f" optim_wrapper.optimizer.lr={rate / 10:g}" if isinstance(rate, int | float) else ""
