@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from toolbox.base import Backbone, Model, Tower
-from toolbox.core.pool import Pool
 from toolbox.plugin import Component, hookimpl
+from toolbox.utils.pool import Pool
 
 namespace = "loose"
 

@@ -19,9 +19,9 @@ import toolbox
 from toolbox.base import files
 from toolbox.cli import sources
 from toolbox.cli.embed import main
-from toolbox.core.stored_embeddings import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 from toolbox.engine.judging.pictures import find_pictures
 from toolbox.errors import ToolboxError
+from toolbox.utils.stored_embeddings import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["a/1.png", "a/10.PNG", "a/2.jpg", "b c/deep/ü.webp", "top.png"]

@@ -10,8 +10,8 @@ from torch import nn
 
 from toolbox.base import Backbone, Features, Loss
 from toolbox.core.embedder import Embedder
-from toolbox.core.pool import Pool, generalized_mean
 from toolbox.core.projection import Projection
+from toolbox.utils.pool import Pool, generalized_mean
 
 
 class Toy(Backbone):

@@ -33,13 +33,13 @@ from toolbox.core.bn_neck import BNNeck
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
 from toolbox.core.embedder import Embedder
-from toolbox.core.pool import Pool
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.exporting import export as exports
 from toolbox.engine.exporting.export import check_target
 from toolbox.errors import ToolboxError
 from toolbox.testing.material import image
+from toolbox.utils.pool import Pool
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

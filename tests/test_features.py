@@ -16,7 +16,6 @@ from toy_plugin import Noise, Patches, ToTensor
 
 from toolbox.base import Tower
 from toolbox.core.augment import RetrievalAugment
-from toolbox.core.pool import Pool
 from toolbox.errors import ToolboxError
 from toolbox.features.key import data_identity, differences, digest, plain, tower_identity, weights_digest
 from toolbox.features.shards import Layout
@@ -24,6 +23,7 @@ from toolbox.features.store import Store
 from toolbox.features.views import draw_of, view_of
 from toolbox.features.writer import MANIFEST, Writer
 from toolbox.registry import build
+from toolbox.utils.pool import Pool
 
 ITEMS, VIEWS, WIDTH = 70, 2, 5
 

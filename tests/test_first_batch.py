@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import toolbox
-from toolbox.core.stored_embeddings import write_embeddings
+from toolbox.utils.stored_embeddings import write_embeddings
 
 SUPCON = "dict(type='losses.SupCon')"
 MEMORY = f"model.loss=dict(type='losses.CrossBatchMemory',loss={SUPCON})"

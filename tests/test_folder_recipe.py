@@ -61,7 +61,7 @@ def test_one_override_is_all(tmp_path, monkeypatch, capsys):
     assert recipe["test_evaluator"] == recipe["val_evaluator"]
 
     from toolbox.cli.embed import main as embed
-    from toolbox.core.stored_embeddings import read_embeddings
+    from toolbox.utils.stored_embeddings import read_embeddings
 
     assert embed([str(run), str(root), "e.npz", "--device", "cpu"]) == 2, "outside.jpg is no image"
     assert "outside.jpg" in capsys.readouterr().err

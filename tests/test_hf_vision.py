@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModel
 
 from toolbox.base import Features
 from toolbox.core.backbones.hf_vision import HFVision
-from toolbox.core.pool import Pool
 from toolbox.core.tune import Tune
 from toolbox.testing import check_backbone
+from toolbox.utils.pool import Pool
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8}
 DINO = {key: value for key, value in VIT.items() if key != "intermediate_size"}

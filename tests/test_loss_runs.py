@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at, trained
 
 import toolbox
-from toolbox.core.stored_embeddings import write_embeddings
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
+from toolbox.utils.stored_embeddings import write_embeddings
 
 SUPCON = "dict(type='losses.SupCon')"
 SIGLIP = "dict(type='losses.SigLIP')"

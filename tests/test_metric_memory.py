@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_flatten
 from toolbox.core.metrics.classification.classifiers import NearestNeighbours
 from toolbox.core.metrics.classification.knn import vote
 from toolbox.core.metrics.classification.logistic import LogisticRegression
-from toolbox.core.metrics.neighbours import nearest
 from toolbox.core.metrics.retrieval.findings import group_table
+from toolbox.utils.neighbours import nearest
 
 MB = 2**20
 

@@ -185,7 +185,7 @@ def test_a_file_of_hard_negatives(toy, pictures, capsys):
     assert Path("again.jsonl").read_bytes() == first
     # the numbers behind it: the embeddings that tools/embed.py writes
     from toolbox.cli.embed import main as embed
-    from toolbox.core.stored_embeddings import read_embeddings
+    from toolbox.utils.stored_embeddings import read_embeddings
 
     recipe = str(ROOT / "tests/toy_recipe.py")
     folder = "train_dataloader.dataset=dict(type='datasets.ImageFolder',root='pictures')"

@@ -19,7 +19,6 @@ from toolbox.core.metrics.classification.knn import KNN, vote
 from toolbox.core.metrics.classification.logistic import LogisticRegression, held_out
 from toolbox.core.metrics.classification.logistic_fit import fit
 from toolbox.core.optim import SGD, AdamW
-from toolbox.core.pool import Pool
 from toolbox.core.probing.accuracy import ProbeAccuracy
 from toolbox.core.probing.compare import edge
 from toolbox.core.probing.probe import Probe
@@ -27,6 +26,7 @@ from toolbox.core.samplers.plain_samplers import Shuffled
 from toolbox.engine.updating.groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError
 from toolbox.report import load_findings
+from toolbox.utils.pool import Pool
 
 RATES = [0.01, 0.1, 1.0]
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import rerank as benchmark
-from toolbox.core.metrics.neighbours import expand, nearest, unit_rows
-from toolbox.core.metrics.ranking import rank_queries, summarize
 from toolbox.core.metrics.retrieval import k_reciprocal
 from toolbox.core.metrics.retrieval.k_reciprocal import KReciprocal
 from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 from toolbox.core.metrics.retrieval.whitening import Whitening
+from toolbox.utils.neighbours import expand, nearest, unit_rows
+from toolbox.utils.ranking import rank_queries, summarize
 
 
 def items(n=120, dim=8, classes=25, noise=1.5, seed=0):

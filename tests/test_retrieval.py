@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from toolbox.cli.benchmarks import recall as benchmark
-from toolbox.core.metrics import ranking as retrieval
-from toolbox.core.metrics.ranking import rank_metrics, rank_queries, summarize
 from toolbox.core.metrics.retrieval import intervals as bootstrap
 from toolbox.core.metrics.retrieval.intervals import query_outcomes
 from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+from toolbox.utils import ranking as retrieval
+from toolbox.utils.ranking import rank_metrics, rank_queries, summarize
 
 GOLDEN = Path(__file__).parent / "golden"
 

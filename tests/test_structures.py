@@ -14,7 +14,6 @@ import torch
 
 import toolbox
 from toolbox.base.scalars import as_id, as_label
-from toolbox.core.metrics.seen import Seen
 from toolbox.engine.reading.batches import _Pinnable, batches, ready, to_device
 from toolbox.engine.reading.draws import Draws
 from toolbox.engine.reading.fetch import Fetch, Inputs, inputs_of
@@ -22,6 +21,7 @@ from toolbox.engine.reading.samples import read_sample
 from toolbox.engine.reading.structures import map_tensors
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
+from toolbox.utils.accumulators import EmbeddingAccumulator
 
 Pair = namedtuple("Pair", "left right")
 META = torch.device("meta")
@@ -218,19 +218,21 @@ def test_metrics_take_ids_and_labels_of_any_library():
         [torch.tensor(index) for index in range(4)],
     )  # fmt: skip
     for ids in kinds:
-        seen = Seen("test", "embeddings")
+        seen = EmbeddingAccumulator("test", "embeddings")
         for _ in range(2):  # as another process that repeats a batch
             seen.add(outputs, {"labels": np.array([0, 0, 1, 1]), "ids": ids, "indices": np.arange(4)})
         assert seen.items().names == [0, 1, 2, 3]
     for labels in (torch.tensor([0.2, 0.7, 1, 1]), torch.tensor([True] * 4)):
         with pytest.raises(ValueError, match="whole numbers"):
-            Seen("test", "embeddings").add(outputs, {"labels": labels, "ids": [1, 2, 3, 4]})
+            EmbeddingAccumulator("test", "embeddings").add(outputs, {"labels": labels, "ids": [1, 2, 3, 4]})
     with pytest.raises(ValueError, match="an id is an int or a str"):
-        Seen("test", "embeddings").add(outputs, {"labels": torch.zeros(4, dtype=torch.long), "ids": [1.0, 2, 3, 4]})
+        EmbeddingAccumulator("test", "embeddings").add(
+            outputs, {"labels": torch.zeros(4, dtype=torch.long), "ids": [1.0, 2, 3, 4]}
+        )
 
 
 def test_two_items_with_one_id_are_noticed_whatever_made_it():
-    seen = Seen("test", "embeddings")
+    seen = EmbeddingAccumulator("test", "embeddings")
     labels = torch.zeros(3, dtype=torch.long)
     seen.add({"embeddings": torch.eye(3)}, {"labels": labels, "ids": np.array([7, 8, 7]), "indices": [0, 1, 2]})
     with pytest.raises(ValueError, match="1 items have the id of another one"):

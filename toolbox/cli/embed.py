@@ -57,7 +57,7 @@ def _embed(arguments: argparse.Namespace) -> int:
         raise ToolboxError("--split takes one recipe or checkpoint before OUT.", hint="Embed the others by themselves.")
     prepare_process()
     from toolbox.cli.sources import listed_sources, load_source, run
-    from toolbox.core.stored_embeddings import check_free, write_embeddings
+    from toolbox.utils.stored_embeddings import check_free, write_embeddings
 
     try:
         check_free(arguments.out, overwrite=arguments.overwrite)
@@ -94,7 +94,7 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
     from toolbox.cli.sources import pictures_of
-    from toolbox.core.stored_embeddings import check_ids
+    from toolbox.utils.stored_embeddings import check_ids
 
     found = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
     try:

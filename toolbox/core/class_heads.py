@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from toolbox.base import Head, plain_torch
-from toolbox.core.projection import Norm, check_dropout, check_norm, stack
+from toolbox.utils.layers import Norm, check_dropout, check_norm, stack_layers
 
 
 class ClassHead(Head):
@@ -49,7 +49,7 @@ class Linear(ClassHead):
         self.dropout, self.norm = check_dropout(dropout), check_norm(norm)
 
     def layers(self, in_dim: int, classes: int) -> nn.Sequential:
-        found = stack([in_dim, classes], norm=self.norm, dropout=self.dropout)
+        found = stack_layers([in_dim, classes], norm=self.norm, dropout=self.dropout)
         nn.init.normal_(found[-1].weight, std=0.01)
         nn.init.zeros_(found[-1].bias)
         return found
@@ -76,4 +76,4 @@ class MLP(ClassHead):
     def layers(self, in_dim: int, classes: int) -> nn.Sequential:
         hidden = max(1, in_dim // 2) if self.hidden is None else self.hidden
         widths = [in_dim, *[hidden] * (self.layer_count - 1), classes]
-        return stack(widths, activation=nn.ReLU, dropout=self.dropout, first_dropout=False)
+        return stack_layers(widths, activation=nn.ReLU, dropout=self.dropout, first_dropout=False)

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, l2_normalize, without_autocast
 from toolbox.core.class_heads import Linear
-from toolbox.core.one_backbone import OneBackbone
 from toolbox.core.tune import Tune
 from toolbox.errors import Problem
+from toolbox.utils.tower_model import TowerModel
 
 
-class Classifier(OneBackbone):
+class Classifier(TowerModel):
     """backbone -> pool -> head -> one logit a class, trained on labels.
 
     - `backbone`: reads `batch["inputs"]["image"]`. Without a `tune` it is frozen, as core.Tune(mode="frozen") does.
@@ -44,7 +44,7 @@ class Classifier(OneBackbone):
         return not any(p.requires_grad for part in (self.backbone, self.pool) for p in part.parameters())
 
     def check(self) -> list[Problem]:
-        found = self._check_loss("losses.CrossEntropy")
+        found = self.check_loss("losses.CrossEntropy")
         if not found and not self.criterion.reads_logits:
             name = type(self.criterion).__name__
             found.append(Problem(f"{name} compares embeddings, and this model gives logits.", "loss",
@@ -67,7 +67,7 @@ class Classifier(OneBackbone):
         return {"logits": self._logits(self.pooled(batch))}
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        criterion, logits, labels = self._require_loss(), representations["logits"], batch["labels"]
+        criterion, logits, labels = self.require_loss(), representations["logits"], batch["labels"]
         if labels is not None and "mixed" in batch:
             labels = _mixed(labels, *batch["mixed"], classes=logits.shape[1])
         if labels is not None:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower, l2_normalize
-from toolbox.core import pool as pools
-from toolbox.core.one_backbone import OneBackbone
-from toolbox.core.stored_embeddings import StoredEmbeddings
 from toolbox.errors import Problem
+from toolbox.utils import pool as pools
+from toolbox.utils.stored_embeddings import StoredEmbeddings
+from toolbox.utils.tower_model import TowerModel
 
 Retrieve = Literal["embeddings", "features"]
 
 
-class Embedder(OneBackbone):
+class Embedder(TowerModel):
     """backbone -> pool -> head -> embedding, trained by a loss over the batch.
 
     - `backbone`: reads `batch["inputs"]["image"]`.
@@ -76,7 +76,7 @@ class Embedder(OneBackbone):
         return super().towers() | taught
 
     def check(self) -> list[Problem]:
-        if found := self._check_loss("losses.SupCon"):
+        if found := self.check_loss("losses.SupCon"):
             return found
         name = type(self.criterion).__name__
         if self.criterion.reads_logits:
@@ -129,7 +129,7 @@ class Embedder(OneBackbone):
         return found
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        criterion = self._require_loss()
+        criterion = self.require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
         own, labels = batch["views"]["image"], batch["labels"]
         views = own * batch["blocks"]

@@ -30,7 +30,7 @@ def toolbox_components() -> list[Component]:
         ),
         Component("quantize", "Quantize", "toolbox.core.quantizing.quantize:Quantize", "linear layers in 4 or 8 bits"),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
-        Component("pool", "Pool", "toolbox.core.pool:Pool", "cls, mean, cls+mean, gem or last token"),
+        Component("pool", "Pool", "toolbox.utils.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
         Component("head", "Linear", "toolbox.core.class_heads:Linear", "one linear layer to the classes"),
         Component("head", "MLP", "toolbox.core.class_heads:MLP", "linear layers to the classes, ReLU between them"),

@@ -13,8 +13,8 @@ from toolbox.registry.discovery import Plugin
 def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
     """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
 
-    The files are those of the plugin's package; of `core`, those below toolbox/core. Raises ToolboxError for a
-    namespace without a usable plugin.
+    The files are those of the plugin's package; of `core`, those below toolbox/core and toolbox/utils. Raises
+    ToolboxError for a namespace without a usable plugin.
     """
     answer = {}
     for namespace in sorted(set(namespaces)):
@@ -28,11 +28,12 @@ def _hash_sources(plugin: Plugin) -> str:
     file, name = Path(plugin.path), plugin.module.__name__
     if "." not in name:
         folder, files = file.parent, [file] if file.name != "__init__.py" else file.parent.rglob("*.py")
+    elif name.startswith("toolbox."):  # the built-in plugin, with what it shares with others
+        folder = file.parents[1]
+        files = [*file.parent.rglob("*.py"), *(folder / "utils").rglob("*.py")]
     else:
-        folder = file.parent
-        if not name.startswith("toolbox."):
-            depth = name.count(".") - 1 if file.name != "__init__.py" else name.count(".")
-            folder = folder.parents[depth - 1] if depth else folder
+        depth = name.count(".") - 1 if file.name != "__init__.py" else name.count(".")
+        folder = file.parent.parents[depth - 1] if depth else file.parent
         files = folder.rglob("*.py")
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):

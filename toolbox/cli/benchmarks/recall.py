@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.core.metrics.ranking import chunk_rows, rank_metrics
+from toolbox.utils.ranking import chunk_rows, rank_metrics
 
 PROMISE = 1.6
 ITEMS_PER_CLASS = 5

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
 from toolbox.core.metrics.classification.intervals import over_items, over_repeats
-from toolbox.core.metrics.seen import check_labelled
 from toolbox.core.probing.names import PREFIX, grid_of
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import check_labelled
 
 
 class ProbeAccuracy(Metric):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
-from toolbox.core import pool as pools
 from toolbox.core.metrics.classification.classifiers import LEAST, LinearLogits, NearestNeighbours
 from toolbox.core.probing.names import METHODS, PREFIX, best_method, head_name
 from toolbox.errors import Problem, ToolboxError
+from toolbox.utils import pool as pools
 
 FITTED = {cls.number: cls for cls in (NearestNeighbours, LinearLogits)}
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)

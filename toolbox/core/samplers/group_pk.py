@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.samplers.classes import Classes
-from toolbox.core.samplers.epoch_sampler import EpochSampler
 from toolbox.core.samplers.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
+from toolbox.utils.class_index import ClassIndex
+from toolbox.utils.epoch_sampler import EpochSampler
 
 
 class GroupPK(EpochSampler):
@@ -40,10 +40,10 @@ class GroupPK(EpochSampler):
         self.groups, self.classes, self.per_class, self.short_classes = groups, classes, per_class, short_classes
         self.batch_size = classes * per_class
 
-    def look(self, dataset: Dataset) -> int:
+    def count_batches(self, dataset: Dataset) -> int:
         if dataset.groups is None:
             raise ValueError(f"core.GroupPK needs super-classes, and {type(dataset).__name__} has none. Try core.PK.")
-        self._classes = Classes(dataset, "core.GroupPK")
+        self._classes = ClassIndex(dataset, "core.GroupPK")
         drop, share = self.short_classes == "drop", self.classes // self.groups
         sizes = self._classes.sizes
         self._parts = sizes // self.per_class if drop else -(-sizes // self.per_class)
@@ -62,8 +62,8 @@ class GroupPK(EpochSampler):
         """The class numbers of each super-class; those that cannot give `share` classes are one."""
         names, group_of = np.unique(np.asarray(dataset.groups, dtype=str), return_inverse=True)
         first = np.full(len(self._classes.sizes), -1)
-        first[self._classes.of[::-1]] = group_of[::-1]
-        mixed = np.flatnonzero(np.bincount(self._classes.of, weights=(group_of != first[self._classes.of])))
+        first[self._classes.numbers[::-1]] = group_of[::-1]
+        mixed = np.flatnonzero(np.bincount(self._classes.numbers, weights=(group_of != first[self._classes.numbers])))
         if len(mixed):
             raise ValueError(f"{len(mixed)} classes have items of several super-classes: a class belongs to one.")
         usable = self._parts > 0
@@ -100,7 +100,7 @@ class GroupPK(EpochSampler):
         return table.reshape(batches, self.classes, self.per_class).transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
-        total, seen = len(self._classes.of), len(self) * self.batch_size
+        total, seen = len(self._classes.numbers), len(self) * self.batch_size
         share = self.classes // self.groups
         notes = []
         if self._small:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.samplers.classes import Classes
-from toolbox.core.samplers.epoch_sampler import EpochSampler, check_batch_size, check_fits
+from toolbox.utils.class_index import ClassIndex
+from toolbox.utils.epoch_sampler import EpochSampler, check_batch_size, check_fits
 
 
 class Pairs(EpochSampler):
@@ -35,7 +35,7 @@ class Pairs(EpochSampler):
         self.pairs, self.negatives, self.blocks = batch_size, negatives, 2 + negatives
         self.batch_size = self.blocks * batch_size
 
-    def look(self, dataset: Dataset) -> int:
+    def count_batches(self, dataset: Dataset) -> int:
         self._records: Lists | None = None
         if dataset.records is not None:
             self._take(dataset)
@@ -45,7 +45,7 @@ class Pairs(EpochSampler):
                 f"negatives={self.negatives} takes records that name them, and {type(dataset).__name__} has none. "
                 "Try datasets.Records, whose file tools/mine_negatives.py can write, or negatives=0."
             )
-        self._classes = Classes(dataset, "core.Pairs")
+        self._classes = ClassIndex(dataset, "core.Pairs")
         check_fits(self.pairs, dataset)
         return len(dataset) // self.pairs
 
@@ -83,7 +83,7 @@ class Pairs(EpochSampler):
         place = np.empty_like(ordered)
         place[ordered] = np.arange(len(ordered))
         queries = rng.permutation(len(ordered))[:count]
-        start, size = classes.starts[classes.of[queries]], classes.sizes[classes.of[queries]]
+        start, size = classes.starts[classes.numbers[queries]], classes.sizes[classes.numbers[queries]]
         # 1 .. size-1 places further round the class: any other item equally likely, itself only when alone.
         step = 1 + (rng.random(count) * (size - 1)).astype(np.int64)
         return [queries, ordered[start + (place[queries] - start + step) % size]]
@@ -98,7 +98,7 @@ class Pairs(EpochSampler):
     def notes(self) -> list[str]:
         if self._records is not None:
             return self._notes_of_records()
-        total, alone = len(self._classes.of), int((self._classes.sizes == 1).sum())
+        total, alone = len(self._classes.numbers), int((self._classes.sizes == 1).sum())
         dropped = total % self.pairs
         notes = [f"{alone} of {total} items are alone in their class and stand as their own partner"] if alone else []
         if dropped:

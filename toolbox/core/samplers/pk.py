@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.samplers.classes import Classes
-from toolbox.core.samplers.epoch_sampler import EpochSampler
+from toolbox.utils.class_index import ClassIndex
+from toolbox.utils.epoch_sampler import EpochSampler
 
 ShortClasses = Literal["repeat", "drop", "error"]
 
@@ -43,8 +43,8 @@ class PK(EpochSampler):
         self.classes, self.per_class, self.short_classes = classes, per_class, short_classes
         self.batch_size = classes * per_class
 
-    def look(self, dataset: Dataset) -> int:
-        self._classes = Classes(dataset, "core.PK")
+    def count_batches(self, dataset: Dataset) -> int:
+        self._classes = ClassIndex(dataset, "core.PK")
         sizes = self._classes.sizes
         self._short = int((sizes < self.per_class).sum())
         if self.short_classes == "error" and self._short:
@@ -73,7 +73,7 @@ class PK(EpochSampler):
         return table.transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
-        total, seen = len(self._classes.of), len(self) * self.batch_size
+        total, seen = len(self._classes.numbers), len(self) * self.batch_size
         notes = []
         if self._short:
             fate = "are left out" if self.short_classes == "drop" else "repeat images within a batch"

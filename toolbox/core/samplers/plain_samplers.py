@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.samplers.epoch_sampler import EpochSampler, check_batch_size, check_fits
+from toolbox.utils.epoch_sampler import EpochSampler, check_batch_size, check_fits
 
 
 class Shuffled(EpochSampler):
@@ -27,7 +27,7 @@ class Shuffled(EpochSampler):
         self.items, self.drop_last, self.blocks = batch_size, drop_last, repeats
         self.batch_size = repeats * batch_size
 
-    def look(self, dataset: Dataset) -> int:
+    def count_batches(self, dataset: Dataset) -> int:
         check_fits(self.items, dataset)
         self._count = len(dataset)
         return self._count // self.items if self.drop_last else -(-self._count // self.items)
@@ -56,7 +56,7 @@ class Sequential(EpochSampler):
         check_batch_size(batch_size)
         self.batch_size = batch_size
 
-    def look(self, dataset: Dataset) -> int:
+    def count_batches(self, dataset: Dataset) -> int:
         check_fits(self.batch_size, dataset)
         self._count = len(dataset)
         return -(-self._count // self.batch_size)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset
-from toolbox.core.metrics.seen import Seen, check_labelled
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Answered:
 
     def __init__(self, metric: str) -> None:
         self.metric = metric
-        self._seen = Seen(metric, "answers")
+        self._seen = EmbeddingAccumulator(metric, "answers")
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""

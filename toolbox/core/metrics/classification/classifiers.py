@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import l2_normalize, without_autocast
-from toolbox.core.metrics.neighbours import nearest, unit_rows
-from toolbox.core.metrics.ranking import full_precision
+from toolbox.utils.neighbours import nearest, unit_rows
+from toolbox.utils.ranking import full_precision
 
 LEAST = -100.0
 """The logit of a class without any vote: e^-100 is nothing beside the others, and it is finite."""

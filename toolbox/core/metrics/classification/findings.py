@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolbox.base import Dataset, Example, Finding, Gallery, Matrix, Outcomes, Table
 from toolbox.core.metrics.classification.answers import Answers
-from toolbox.core.metrics.naming import class_namer, super_classes
+from toolbox.utils.class_names import class_namer, super_classes
 
 MOST_CLASSES = 50
 MOST_CONFUSIONS = 20

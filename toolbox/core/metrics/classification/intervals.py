@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolbox.core.metrics.resampling import DRAWS, LEVEL, SEED, percentiles
+from toolbox.utils.resampling import DRAWS, LEVEL, SEED, percentiles
 
 RESAMPLES = 2000
 

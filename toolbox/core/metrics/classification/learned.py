@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Metric, world
-from toolbox.core.metrics.ranking import check_finite, normalize_rows
-from toolbox.core.metrics.seen import Seen, check_labelled
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
+from toolbox.utils.ranking import check_finite, normalize_rows
 
 
 class TrainingRows:
@@ -26,7 +26,7 @@ class TrainingRows:
 
     def clear(self) -> None:
         """Forget all."""
-        self._seen: Seen | None = Seen("", "embeddings")
+        self._seen: EmbeddingAccumulator | None = EmbeddingAccumulator("", "embeddings")
         self._last: Batch | None = None
         self._rows: tuple[Tensor, Tensor] | None = None
         self.fits: dict[Hashable, Any] = {}
@@ -67,7 +67,7 @@ class Learned(Metric):
     _shared = False
 
     def reset(self) -> None:
-        self._judged = Seen(self.name, "embeddings")
+        self._judged = EmbeddingAccumulator(self.name, "embeddings")
         self._device = torch.device("cpu")
         if not self._shared:
             self._training = TrainingRows()
@@ -111,7 +111,7 @@ class Learned(Metric):
         return x, labels, normalize_rows(items.values.clone()), items.labels
 
 
-def _add_on_cpu(seen: Seen, outputs: dict[str, Tensor], batch: Batch) -> None:
+def _add_on_cpu(seen: EmbeddingAccumulator, outputs: dict[str, Tensor], batch: Batch) -> None:
     """Embeddings wait on the CPU: at a million items they would fill a device that has other things to do."""
     values = {name: value.detach().cpu() for name, value in outputs.items() if name == "embeddings"}
     seen.add(values or outputs, batch)

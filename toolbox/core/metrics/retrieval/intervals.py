@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolbox.core.metrics.ranking import Lone
-from toolbox.core.metrics.resampling import DRAWS, SEED, percentiles
+from toolbox.utils.ranking import Lone
+from toolbox.utils.resampling import DRAWS, SEED, percentiles
 
 
 def intervals(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.core.metrics.neighbours import nearest
+from toolbox.utils.neighbours import nearest
 
 TIE = 1e-6
 """Scores are sums of many terms in float32; nearer ones than this count as equal."""

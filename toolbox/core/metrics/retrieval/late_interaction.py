@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.metrics.neighbours import unit_rows
-from toolbox.core.metrics.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
 from toolbox.core.metrics.retrieval.findings import outcomes, positions, recall_curve
 from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, largest_k, remarks
-from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import EmbeddingAccumulator, Items
+from toolbox.utils.neighbours import unit_rows
+from toolbox.utils.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -49,7 +49,7 @@ class LateInteractionRecall(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = Seen("Late interaction", "tokens")
+        self._seen = EmbeddingAccumulator("Late interaction", "tokens")
         self._items: Items | None = None
         self._found: dict[str, Tensor] = {}
 

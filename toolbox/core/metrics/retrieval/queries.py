@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from toolbox.base import Dataset
-from toolbox.core.metrics.ranking import Lone
-from toolbox.core.metrics.seen import Items, check_labelled
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import Items, check_labelled
+from toolbox.utils.ranking import Lone
 
 
 def check_labels(dataset: Dataset, ks: Sequence[int]) -> list[Problem]:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.metrics.neighbours import expand, unit_rows
-from toolbox.core.metrics.ranking import TIE, Lone, rank_queries, summarize
 from toolbox.core.metrics.retrieval import k_reciprocal
 from toolbox.core.metrics.retrieval.findings import describe
 from toolbox.core.metrics.retrieval.intervals import intervals as resampled
 from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, remarks
 from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
-from toolbox.core.metrics.seen import Items, Seen
 from toolbox.errors import Problem
+from toolbox.utils.accumulators import EmbeddingAccumulator, Items
+from toolbox.utils.neighbours import expand, unit_rows
+from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
 
 _MEANS = ("map@r", "r_precision", "mrr")
 
@@ -109,7 +109,7 @@ class RetrievalRecall(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = Seen("Recall@K", "embeddings")
+        self._seen = EmbeddingAccumulator("Recall@K", "embeddings")
         self._whitening = Whitening(self.whiten) if self.whiten else None
         self._items: Items | None = None
         self._found: dict[str, dict[str, Tensor]] = {}

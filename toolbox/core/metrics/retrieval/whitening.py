@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import world
-from toolbox.core.metrics.ranking import normalize_rows
+from toolbox.utils.ranking import normalize_rows
 
 WIDEST = 8192
 """Of wider embeddings the covariance alone would take more than half a GiB, and its eigenvectors hours."""

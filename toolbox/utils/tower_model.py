@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from toolbox.base import Backbone, Head, Loss, Model, Pool, Tower
-from toolbox.core import pool as pools
 from toolbox.errors import Problem
+from toolbox.utils import pool as pools
 
 
-class OneBackbone(Model):
-    """backbone -> pool -> head, trained by a loss; arguments as of `core.Embedder`."""
+class TowerModel(Model):
+    """backbone -> pool -> head, trained by a loss: the base of models with one tower.
+
+    - `backbone`: reads `batch["inputs"]["image"]`.
+    - `pool`: a pool, or the mode of one, as in `Pool("cls")`.
+    - `head`: from the pooled features on; None leaves them as they are.
+    - `loss`: what is minimised; None for a model that is only evaluated. Its parameters are the part `criterion`.
+
+    Subclasses compute the loss from `pooled(batch)`, and `predict`.
+    """
 
     def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
         super().__init__()
@@ -39,7 +47,7 @@ class OneBackbone(Model):
         if self.criterion is not None:
             self.criterion.connect(self.out_dim, classes)
 
-    def _check_loss(self, example: str) -> list[Problem]:
+    def check_loss(self, example: str) -> list[Problem]:
         """Whether there is a loss; `example` is the type of one that fits."""
         if self.criterion is not None:
             return []
@@ -47,7 +55,7 @@ class OneBackbone(Model):
             Problem("A model without a loss cannot be trained.", "loss", f"Set it, e.g. to dict(type='{example}').")
         ]
 
-    def _require_loss(self) -> Loss:
+    def require_loss(self) -> Loss:
         if self.criterion is None:
             raise ValueError("this model has no loss: set model.loss to train it")
         return self.criterion

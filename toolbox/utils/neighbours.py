@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.core.metrics.ranking import TIE, full_precision, largest, normalize_rows
+from toolbox.utils.ranking import TIE, full_precision, largest, normalize_rows
 
 _SPARE = 16
 """How many equally near rows are looked at beyond the k, to choose the first ones among them."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, gather, world
 from toolbox.base.scalars import as_id
-from toolbox.core.metrics.ranking import find_items
 from toolbox.errors import Problem
+from toolbox.utils.ranking import find_items
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Items:
         }  # fmt: skip
 
 
-class Seen:
+class EmbeddingAccumulator:
     """Collects batches.
 
     - `metric`: its name for messages; `output`: the model's output that it reads.

@@ -12,13 +12,13 @@ from toolbox.base import Dataset, Sampler
 class EpochSampler(Sampler):
     """A sampler that plans a whole epoch at once and keeps only the plan of the present one.
 
-    Subclasses override `look` and `plan`; a batch is then a pure function of its number.
+    Subclasses override `count_batches` and `plan`; a batch is then a pure function of its number.
     """
 
     def setup(self, dataset: Dataset, seed: int) -> None:
         self._seed = seed
         self._epoch: int | None = None
-        self._batches = self.look(dataset)
+        self._batches = self.count_batches(dataset)
 
     def __len__(self) -> int:
         return self._batches
@@ -32,7 +32,7 @@ class EpochSampler(Sampler):
         return self._table[start : start + self.batch_size].tolist()
 
     @abstractmethod
-    def look(self, dataset: Dataset) -> int:
+    def count_batches(self, dataset: Dataset) -> int:
         """Look at the dataset once; returns the batches in an epoch. Raises ValueError when it has too little."""
 
     @abstractmethod
