@@ -106,7 +106,7 @@ def test_kind(capsys):
 
 def test_json_is_a_stable_schema(capsys, odd_site):
     record = json.loads(run(capsys, "--json")[1])
-    assert set(record) == {"interface", "components", "plugins", "uninstalled", "problems"}
+    assert set(record) == {"interface", "components", "plugins", "kinds", "commands", "uninstalled", "problems"}
     assert record["interface"] == 1
     assert set(record["components"][0]) == {
         "kind", "fullname", "namespace", "name", "summary", "target", "requires", "missing", "install",

@@ -18,7 +18,7 @@ import pluggy
 
 from toolbox.errors import Problem
 
-__all__ = ["GROUP", "KINDS", "Component", "Device", "Problem", "hookimpl", "hookspec"]
+__all__ = ["GROUP", "KINDS", "Command", "Component", "Device", "Kind", "Problem", "hookimpl", "hookspec"]
 
 GROUP = "toolbox.v1"  # the entry-point group; its number is the version of this interface
 
@@ -35,7 +35,7 @@ hookimpl = pluggy.HookimplMarker("toolbox")
 class Component:
     """A name in a recipe and the class that it stands for; the class is imported on first use.
 
-    - `kind`: one of `KINDS`.
+    - `kind`: one of `KINDS`, or a `Kind` that a plugin declares.
     - `name`: the part after the dot in `namespace.Name`.
     - `target`: `"module:Class"`.
     - `summary`: one line for `tools/list_components.py`.
@@ -47,6 +47,35 @@ class Component:
     target: str
     summary: str
     requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of component that a plugin adds to those of `KINDS`; slots annotated with its class take such components.
+
+    - `name`: lower case, as in `Component.kind`: "merger".
+    - `target`: `"module:Class"`, the abstract class that every component of this kind inherits from.
+    - `summary`: one line that says what such a component is for.
+    """
+
+    name: str
+    target: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command of the console command; its module is imported when it runs.
+
+    - `name`: what the user types, lower case: "mine_negatives".
+    - `target`: `"module:function"`; the function takes the list of arguments and returns the exit code: 0 done, 1 it
+      failed, 2 the request was wrong. A ToolboxError that it raises is printed, with exit code 2.
+    - `summary`: one line for `--help`.
+    """
+
+    name: str
+    target: str
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,16 @@ class Device:
 @hookspec
 def toolbox_components() -> list[Component]:
     """The components of this plugin."""
+
+
+@hookspec
+def toolbox_kinds() -> list[Kind]:
+    """Kinds of components that this plugin adds; a name belongs to one plugin."""
+
+
+@hookspec
+def toolbox_commands() -> list[Command]:
+    """Sub-commands of the console command; a name belongs to one plugin."""
 
 
 @hookspec(firstresult=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from toolbox.cli.show_component import component_record, show
 from toolbox.errors import ToolboxError
-from toolbox.plugin import KINDS
 from toolbox.registry.catalog import Catalog, Entry, add_local, catalog
 from toolbox.registry.checkout import uninstalled
+from toolbox.registry.commands import CommandEntry
 from toolbox.registry.discovery import INTERFACE, Plugin
 
 ORDER = ("broken", "conflict", "interface", "disabled")
@@ -61,17 +61,18 @@ def _run(options: argparse.Namespace) -> int:
     local = add_local(options.plugin)
     found = catalog()
     code = 2 if any(plugin.error for plugin in local) else 0
-    bad = any(plugin.state in ("broken", "conflict") for plugin in found.plugins) or bool(found.problems)
-    code = code or (1 if options.strict and bad else 0)
+    commands = [command.tried() for command in found.commands()] if options.strict else found.commands()
+    bad = any(item.state in ("broken", "conflict") for item in [*found.plugins, *commands]) or found.problems
+    code = code or (1 if options.strict and (bad or found.kinds.conflicts()) else 0)
 
     entries = found.find(options.kind) if options.name is None else match(found, options.name, options.kind)
     if options.name is not None and len(entries) == 1 and options.name != entries[0].namespace:
         record = component_record(found, entries[0])
         print(json.dumps(record, indent=2) if options.json else show(record, sys.stdout.isatty()))
     elif options.json:
-        print(json.dumps(_record(found, entries), indent=2))
+        print(json.dumps(_record(found, entries, commands), indent=2))
     else:
-        unusable = _unusable(found) if options.name is None else []
+        unusable = _unusable(found, commands) if options.name is None else []
         if sys.stdout.isatty():
             _print_rich(entries, unusable)
         else:
@@ -86,14 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 --strict found something broken, 2 the request was wrong.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a component (dinov3.ViT or vit) or a plugin (dinov3)")
-    parser.add_argument("--kind", metavar="K", help=f"only this kind: {', '.join(KINDS)}")
+    parser.add_argument("--kind", metavar="K", help=f"only this kind: {', '.join(catalog().kinds.names)}")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 if a plugin is broken or in conflict")
+    parser.add_argument("--strict", action="store_true", help="import all commands; exit with 1 if something is broken")
     parser.add_argument("--plugin", action="append", default=[], metavar="PATH", help="also a local file or module")
     return parser
 
 
-def _record(found: Catalog, entries: list[Entry]) -> dict[str, Any]:
+def _record(found: Catalog, entries: list[Entry], commands: list[CommandEntry]) -> dict[str, Any]:
     """The schema of `--json`; keys are only ever added."""
     return {
         "interface": INTERFACE,
@@ -124,6 +125,21 @@ def _record(found: Catalog, entries: list[Entry]) -> dict[str, Any]:
             }
             for plugin in found.plugins
         ],
+        "kinds": [
+            {"name": kind.name, "target": kind.target, "summary": kind.summary, "namespace": owner.namespace}
+            for kind, owner in found.kinds.declared()
+        ],
+        "commands": [
+            {
+                "name": command.name,
+                "target": command.target,
+                "summary": command.summary,
+                "namespace": command.plugin.namespace,
+                "state": command.state,
+                "error": command.error,
+            }
+            for command in commands
+        ],
         "uninstalled": [
             {
                 "distribution": folder.distribution,
@@ -138,11 +154,13 @@ def _record(found: Catalog, entries: list[Entry]) -> dict[str, Any]:
     }
 
 
-def _unusable(found: Catalog) -> list[tuple[str, str, str]]:
-    """(state, who, why) of everything that cannot be used, and of mistakes in TOOLBOX_PLUGINS."""
+def _unusable(found: Catalog, commands: list[CommandEntry]) -> list[tuple[str, str, str]]:
+    """(state, who, why) of every plugin, kind and command that cannot be used, and of mistakes in TOOLBOX_PLUGINS."""
     plugins = [plugin for plugin in found.plugins if plugin.state != "ready"]
     plugins.sort(key=lambda plugin: (ORDER.index(plugin.state), plugin.namespace))
     rows = [(plugin.state, plugin.namespace, f"{_why(plugin)}  [{plugin.owner}]") for plugin in plugins]
+    rows += [("conflict", f"kind {name}", why) for name, why in found.kinds.conflicts().items()]
+    rows += [(c.state, f"command {c.name}", f"{c.error}  [{c.plugin.owner}]") for c in commands if c.error]
     rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in uninstalled()]
     return rows + [
         ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in found.problems

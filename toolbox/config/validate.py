@@ -13,7 +13,7 @@ from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import catalog
 from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, check_names
-from toolbox.registry.signature import EMPTY, Parameter, accepts, describe, parameters
+from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, parameters
 
 
 def validate(recipe: dict[str, Any]) -> list[Problem]:
@@ -197,7 +197,7 @@ def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
     if parameter.annotation is EMPTY:
         return []
     if kind is None:
-        return _typed(value, parameter.annotation, where)
+        return check_plain(value, parameter, where) or _typed(value, parameter.annotation, where)
     if value is None:
         if parameter.default is None or accepts(parameter.annotation, type(None)):
             return []

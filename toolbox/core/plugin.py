@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from toolbox.plugin import Component, Device, Problem, hookimpl
+from toolbox.plugin import Command, Component, Device, Problem, hookimpl
 
 
 @hookimpl
@@ -113,6 +113,26 @@ def toolbox_components() -> list[Component]:
             "linear, k-NN and logistic side by side",
         ),
     ]
+
+
+@hookimpl
+def toolbox_commands() -> list[Command]:
+    summaries = {
+        "train": "train a recipe, or check it without training",
+        "test": "evaluate a checkpoint, or a backbone as it comes",
+        "embed": "write the embeddings of images, or of a recipe's data, to a file",
+        "predict": "classify images with a trained classifier",
+        "export": "write a trained model as a folder that other libraries load",
+        "list_components": "what a recipe can name, or one component with its arguments",
+        "prepare_data": "download, convert or check a dataset",
+        "audit_data": "duplicates, leaks between splits and unreadable files of a recipe's data",
+        "mine_negatives": "write the most similar items of other classes, to train with",
+        "extract": "store the features of a recipe's frozen backbones before training",
+        "cache": "list or remove stored features",
+        "compare": "runs side by side, and the items that flipped",
+        "benchmark": "measure a promise of docs/benchmarks.md on this machine",
+    }
+    return [Command(name, f"toolbox.cli.{name}:main", summary) for name, summary in summaries.items()]
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry.catalog import catalog
-from toolbox.registry.signature import Parameter, parameters
+from toolbox.registry.signature import Parameter, check_plain, parameters
 
 SLOT_KEYS: dict[str, dict[str, type | str]] = {
     "backbone": {"quantize": "quantize", "tune": "tune", "gradient_checkpointing": bool}
@@ -99,6 +99,8 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
     """A constructor argument; components are built where the annotation names an extension point."""
     kind = parameter.kind_of_component
     if kind is None or value is None or (isinstance(value, str) and parameter.accepts_string):
+        if problems := check_plain(value, parameter, where):
+            raise ToolboxError.of(problems)
         return expand_home(value)
     if parameter.container == "dict" and isinstance(value, Mapping) and "type" not in value:
         return {name: build(item, kind, where=_join(where, name)) for name, item in value.items()}

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
-from toolbox.plugin import KINDS, Device
+from toolbox.plugin import Device
 from toolbox.registry.checkout import IN_REPOSITORY, install_command, uninstalled
-from toolbox.registry.discovery import Plugin, claim, describe_error, discover
+from toolbox.registry.commands import CommandEntry, list_commands
+from toolbox.registry.discovery import Plugin, check_kinds, claim, describe_error, discover
+from toolbox.registry.kinds import Kinds
 from toolbox.registry.local import load_local
 
 # Where the name to install is not the name to import.
@@ -55,30 +57,34 @@ class Catalog:
     """The components of a list of plugins.
 
     - `plugins`: all of them, usable or not.
+    - `kinds`: the kinds of components, those that plugins declare included.
     - `entries`: the components of the usable ones, by kind, namespace and name.
     - `problems`: what is wrong with TOOLBOX_PLUGINS.
     """
 
     def __init__(self, plugins: Iterable[Plugin], problems: Iterable[Problem] = ()) -> None:
-        self.plugins: list[Plugin] = list(plugins)
+        self._loaded: list[Plugin] = list(plugins)
         self.problems: list[Problem] = list(problems)
         self._read()
 
     def _read(self) -> None:
-        entries = [_entry(plugin, c) for plugin in self.plugins if plugin.state == "ready" for c in plugin.components]
-        entries.sort(key=lambda e: (KINDS.index(e.kind), e.namespace != "core", e.namespace, e.name))
+        # From what was loaded each time: a plugin that comes later may declare the kind that an earlier one needs.
+        self.plugins: list[Plugin] = check_kinds(self._loaded)
+        self.kinds = Kinds(self.plugins)
+        entries = [_entry(plugin, c) for plugin in self.plugins for c in plugin.components]
+        entries.sort(key=lambda e: (self.kinds.names.index(e.kind), e.namespace != "core", e.namespace, e.name))
         self.entries: list[Entry] = entries
         self._by_name = {entry.fullname: entry for entry in entries}
 
     def add(self, plugin: Plugin) -> None:
         """Add a plugin; a namespace that another one holds makes both unusable."""
-        self.plugins = claim(self.plugins, plugin)
+        self._loaded = claim(self._loaded, plugin)
         self._read()
 
     def find(self, kind: str | None = None) -> list[Entry]:
-        """The entries of `kind`, None for all. Raises ToolboxError for an unknown kind."""
-        if kind is not None and kind not in KINDS:
-            raise ToolboxError(f"there is no kind {kind!r}.", hint=_nearest(kind, KINDS) or _known("Kinds", KINDS))
+        """The entries of `kind`, None for all. Raises ToolboxError for a kind that is unknown or declared twice."""
+        if kind is not None:
+            self.kinds.check(kind)
         return [entry for entry in self.entries if kind in (None, entry.kind)]
 
     def plugin(self, namespace: str) -> Plugin:
@@ -125,6 +131,7 @@ class Catalog:
             expects = f"{where} expects {_a(kind)}" if where else f"{_a(kind)} is expected here"
             hint = _known(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
             raise ToolboxError(f"{fullname!r} is {_a(entry.kind)}, and {expects}.", hint=hint)
+        self.kinds.check(entry.kind)
         if entry.missing:
             what = ", ".join(map(repr, entry.missing))
             raise ToolboxError(f"{fullname!r} needs {what}, which is not installed.", hint=f"Try: {entry.install}")
@@ -136,7 +143,22 @@ class Catalog:
         Raises ToolboxError as `get` does, and when the class cannot be imported, is no subclass or is abstract; the
         original exception is chained.
         """
-        return _import_class(self.get(fullname, kind, where=where), where)
+        entry = self.get(fullname, kind, where=where)
+        return _import_class(entry, self.kinds.base_class(entry.kind, where), where)
+
+    def commands(self) -> list[CommandEntry]:
+        """The sub-commands of the console command, the core's first; also those that cannot run, with their `error`."""
+        return list_commands(self.plugins)
+
+    def command(self, name: str) -> CommandEntry:
+        """The usable command called `name`. Raises ToolboxError with the nearest, or with why it cannot run."""
+        commands = self.commands()
+        named = [command for command in commands if command.name == name]
+        for command in sorted(named, key=lambda command: bool(command.error)):
+            command.check()
+            return command
+        names = [command.name for command in commands]
+        raise ToolboxError(f"there is no command {name!r}.", hint=_nearest(name, names) or _known("Commands", names))
 
     def device(self, requested: str) -> Device | None:
         """The first plugin's answer for `requested` ("auto", "cpu", "cuda:1" ...); `core` is asked last.
@@ -229,7 +251,8 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
     plugins = [load_local(item) for item in paths_or_modules]
     for plugin in plugins:
         catalog().add(plugin)
-    return plugins
+    checked = {(plugin.namespace, plugin.path): plugin for plugin in catalog().plugins}
+    return [plugin if plugin.error else checked.get((plugin.namespace, plugin.path), plugin) for plugin in plugins]
 
 
 def _entry(plugin: Plugin, component: Any) -> Entry:
@@ -248,7 +271,7 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _import_class(entry: Entry, where: str) -> type:
+def _import_class(entry: Entry, base: type, where: str) -> type:
     module_name, _, path = entry.target.partition(":")
     source = f"{entry.fullname!r} of {entry.plugin.owner}"
     try:
@@ -264,11 +287,10 @@ def _import_class(entry: Entry, where: str) -> type:
             hint = _nearest(part, [name for name in dir(value) if name[0] != "_"])
             message = f"{source} cannot be imported: {module_name!r} has no {part!r}."
             raise ToolboxError(message, where=where, hint=hint) from error
-    base = getattr(import_module("toolbox.base"), entry.kind.capitalize())
     if not (isinstance(value, type) and issubclass(value, base)):
         raise ToolboxError(
             f"{source} is declared as {_a(entry.kind)}, but {entry.target} is no subclass of "
-            f"toolbox.base.{base.__name__}.",
+            f"{'toolbox.base' if base.__module__.startswith('toolbox.base.') else base.__module__}.{base.__name__}.",
             where=where,
         )
     if inspect.isabstract(value):

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions
 from types import ModuleType
@@ -19,14 +20,13 @@ from typing import Any
 
 import pluggy
 
-import toolbox.plugin
 from toolbox.errors import Problem, ToolboxError
-from toolbox.plugin import GROUP, KINDS, Component
+from toolbox.plugin import GROUP, KINDS, Command, Component, Kind
+from toolbox.registry.declarations import read_declarations
 
 VARIABLE = "TOOLBOX_PLUGINS"
 CORE = "vision-encoder-toolbox"
 INTERFACE = int(GROUP.rpartition("v")[2])
-HOOKS = tuple(name for name in dir(toolbox.plugin) if name.startswith("toolbox_"))
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Plugin:
     - `namespace`: the name of its entry point, the part before the dot in `namespace.Name`.
     - `distribution`, `version`: the installed package that declares it; "" and "" for a local file.
     - `path`: the file of its module; of a plugin that was not imported, its metadata folder.
-    - `components`: what it offers; empty unless `state` is "ready".
+    - `components`, `kinds`, `commands`: what it offers; empty unless `state` is "ready".
     - `error`: the exception that makes it unusable, the original one with its traceback; None if usable.
     - `state`: "ready", "broken", "conflict" (two owners of one namespace), "interface" (made for another
       version of the toolbox's plugin interface) or "disabled" (by TOOLBOX_PLUGINS).
+    - `module_name`: the module that its entry point names.
     - `module`: the imported plugin module, None where it was not imported.
     - `hook`: pluggy's relay onto this plugin's hooks alone, None unless `state` is "ready".
     """
@@ -49,8 +50,11 @@ class Plugin:
     version: str = ""
     path: str = ""
     components: tuple[Component, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    commands: tuple[Command, ...] = ()
     error: BaseException | None = None
     state: str = "ready"
+    module_name: str = ""
     module: ModuleType | None = field(default=None, repr=False, compare=False)
     hook: Any = field(default=None, repr=False, compare=False)
 
@@ -91,25 +95,24 @@ def discover() -> tuple[list[Plugin], list[Problem]]:
         target = entry.group.rpartition("v")[2]
         error = ToolboxError(f"targets interface {target}, this toolbox has {INTERFACE}")
         plugins.append(_unloaded(entry, "interface", error))
-    return plugins, problems + mistakes
+    return check_kinds(plugins), problems + mistakes
 
 
-def inspect_module(namespace: str, module: ModuleType) -> tuple[tuple[Component, ...], Any]:
-    """The components and the hook relay of a plugin module. Raises an exception that says what is wrong with it."""
-    if not namespace.isidentifier():
-        raise ValueError(f"the namespace {namespace!r} is no plain word: letters, digits and _ only")
-    manager = pluggy.PluginManager("toolbox")
-    manager.add_hookspecs(toolbox.plugin)
-    manager.register(module, name=namespace)
-    manager.check_pending()
-    unmarked = [name for name in HOOKS if hasattr(module, name) and not hasattr(getattr(module, name), "toolbox_impl")]
-    if unmarked:
-        raise ValueError(f"{module.__name__}.{unmarked[0]} is not marked with @hookimpl")
-    if not manager.get_hookcallers(module):
-        raise ValueError(f"{module.__name__} implements no hook: one of {', '.join(HOOKS)}, marked with @hookimpl")
-    components = [component for answer in manager.hook.toolbox_components() for component in _as_list(answer, module)]
-    _check_components(components)
-    return tuple(components), manager.hook
+def check_kinds(plugins: list[Plugin]) -> list[Plugin]:
+    """`plugins`, in which those that have a component of a kind that no usable plugin declares are broken."""
+    known = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
+    checked = [guarded(partial(_check_kinds, plugin, known), _emptied(plugin)) for plugin in plugins]
+    # A plugin that turns out broken takes the kinds that it declares away from others.
+    return checked if checked == plugins else check_kinds(checked)
+
+
+def _check_kinds(plugin: Plugin, known: list[str]) -> Plugin:
+    for component in plugin.components:
+        if component.kind not in known:
+            raise ValueError(
+                f"component {component.name!r} has the unknown kind {component.kind!r}; kinds: {', '.join(known)}"
+            )
+    return plugin
 
 
 def describe_error(error: BaseException) -> str:
@@ -201,7 +204,7 @@ def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool]
 
 def _unloaded(entry: EntryPoint, state: str, error: BaseException | None = None) -> Plugin:
     distribution, version, path = _distribution(entry)
-    return Plugin(entry.name, distribution, version, path, error=error, state=state)
+    return Plugin(entry.name, distribution, version, path, error=error, state=state, module_name=entry.module)
 
 
 def _load_entry(entry: EntryPoint) -> Plugin:
@@ -209,9 +212,8 @@ def _load_entry(entry: EntryPoint) -> Plugin:
 
     def load() -> Plugin:
         module = import_module(entry.module)
-        components, hook = inspect_module(entry.name, module)
         path = getattr(module, "__file__", None) or plugin.path
-        return replace(plugin, path=path, components=components, module=module, hook=hook)
+        return replace(plugin, path=path, module=module, **read_declarations(entry.name, module))
 
     return guarded(load, plugin)
 
@@ -223,7 +225,11 @@ def _is_core(entry: EntryPoint) -> bool:
 def _stranger(plugin: Plugin) -> Plugin:
     """Nobody but the toolbox may own `core`: everything else would stop with it."""
     error = ToolboxError(f"the namespace 'core' belongs to {CORE}; it is claimed by {plugin.owner}.")
-    return replace(plugin, components=(), hook=None, error=error, state="conflict")
+    return replace(_emptied(plugin), error=error, state="conflict")
+
+
+def _emptied(plugin: Plugin) -> Plugin:
+    return replace(plugin, components=(), kinds=(), commands=(), hook=None)
 
 
 def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
@@ -231,7 +237,7 @@ def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
         f"the namespace {namespace!r} is claimed by " + " and by ".join(plugin.owner for plugin in owners) + ".",
         hint=f"Uninstall one, or leave it out: {VARIABLE}=-{owners[-1].distribution}",
     )
-    return [replace(plugin, error=error, state="conflict") for plugin in owners]
+    return [replace(_emptied(plugin), error=error, state="conflict") for plugin in owners]
 
 
 def claim(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
@@ -244,27 +250,3 @@ def claim(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
     if newcomer.namespace == "core":
         return [*plugins, _stranger(newcomer)]
     return [p for p in plugins if p not in rivals] + _conflict(newcomer.namespace, [*rivals, newcomer])
-
-
-def _as_list(answer: Any, module: ModuleType) -> list[Any]:
-    if not isinstance(answer, (list, tuple)):
-        raise TypeError(f"{module.__name__}.toolbox_components must return a list of Component, not {answer!r}")
-    return list(answer)
-
-
-def _check_components(components: list[Any]) -> None:
-    seen = set()
-    for item in components:
-        if not isinstance(item, Component):
-            raise TypeError(f"toolbox_components returned {item!r}, which is no toolbox.plugin.Component")
-        if item.kind not in KINDS:
-            raise ValueError(f"component {item.name!r} has the unknown kind {item.kind!r}; kinds: {', '.join(KINDS)}")
-        if not (isinstance(item.name, str) and item.name.isidentifier()):
-            raise ValueError(f"component {item.name!r}: a name is one plain word: letters, digits and _ only")
-        if item.name in seen:
-            raise ValueError(f"component {item.name!r} is declared twice")
-        if not (isinstance(item.target, str) and re.fullmatch(r"[\w.]+:[\w.]+", item.target)):
-            raise ValueError(f"component {item.name!r}: target must be 'module:Class', not {item.target!r}")
-        if isinstance(item.requires, str) or not all(isinstance(name, str) for name in item.requires):
-            raise TypeError(f"component {item.name!r}: requires must be a tuple of module names, e.g. ('peft',)")
-        seen.add(item.name)

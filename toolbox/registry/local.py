@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 from toolbox.errors import ToolboxError
-from toolbox.registry.discovery import Plugin, guarded, inspect_module
+from toolbox.registry.declarations import read_declarations
+from toolbox.registry.discovery import Plugin, guarded
 
 
 def load_local(path_or_module: str) -> Plugin:
@@ -32,9 +33,9 @@ def load_local(path_or_module: str) -> Plugin:
     def load() -> Plugin:
         module = _import_file(Path(plugin.path)) if is_file else _import_module(path_or_module)
         namespace = getattr(module, "namespace", name)
-        components, hook = inspect_module(namespace, module)
         path = getattr(module, "__file__", None) or plugin.path
-        return replace(plugin, namespace=namespace, path=path, components=components, module=module, hook=hook)
+        declared = read_declarations(namespace, module)
+        return replace(plugin, namespace=namespace, path=path, module=module, **declared)
 
     return guarded(load, plugin)
 

@@ -6,11 +6,12 @@ import inspect
 import re
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolbox.errors import ToolboxError
-from toolbox.plugin import KINDS
+from toolbox.errors import Problem, ToolboxError
+from toolbox.registry.catalog import catalog
 
 EMPTY = inspect.Parameter.empty
 
@@ -22,7 +23,7 @@ class Parameter:
     - `name`: its keyword.
     - `annotation`: the resolved type; the source text where it cannot be resolved; `EMPTY` without one.
     - `default`: its default, `EMPTY` when `required`.
-    - `kind_of_component`: "loss", "backbone" ... when the annotation is or contains that extension point, else None.
+    - `kind_of_component`: "loss", "backbone" ... when the annotation is or contains the class of that kind, else None.
     - `container`: "" for a single component, "list" for `list[Loss]`, "dict" for `dict[str, Backbone]`.
     - `doc`: its bullet in the class docstring, "" without one.
     """
@@ -81,16 +82,13 @@ def parameters(cls: type) -> list[Parameter]:
 
 
 def component_in(annotation: Any) -> tuple[str | None, str]:
-    """The extension point that an annotation is or contains, as (kind, container); (None, "") without one."""
+    """The kind of component that an annotation is or contains, as (kind, container); (None, "") without one."""
     if isinstance(annotation, str):
-        kinds = [word.lower() for word in re.findall(r"\w+", annotation) if word.lower() in KINDS and word[0].isupper()]
+        kinds = [kind for kind in map(catalog().kinds.of_name, re.findall(r"\w+", annotation)) if kind]
         container = next((name for name in ("dict", "list", "tuple") if f"{name}[" in annotation.lower()), "")
         return (kinds[0], container.replace("tuple", "list")) if kinds else (None, "")
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        for base in annotation.__mro__:
-            if base.__module__.startswith("toolbox.base.") and base.__name__.lower() in KINDS:
-                return base.__name__.lower(), ""
-        return None, ""
+        return catalog().kinds.of_class(annotation), ""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return None, ""
@@ -100,6 +98,49 @@ def component_in(annotation: Any) -> tuple[str | None, str]:
             own = "dict" if _is(origin, _MAPPINGS) else "list" if _is(origin, _SEQUENCES) else ""
             return kind, own or container
     return None, ""
+
+
+def check_plain(value: Any, parameter: Parameter, where: str) -> list[Problem]:
+    """Why a component cannot be the value of an argument of no known kind; nothing where no component is given.
+
+    Without this the constructor would get the plain dict. The annotation is the class of a kind whose plugin is
+    switched off or broken, or that its plugin does not declare.
+    """
+    classes = [] if parameter.kind_of_component else _plain_classes(parameter.annotation)
+    if not classes or not any(map(_names_component, _items(value))):
+        return []
+    names = " | ".join(describe(cls) for cls in classes)
+    packages = {getattr(cls, "__module__", "").partition(".")[0] for cls in classes}
+    owners = [p for p in catalog().plugins if p.error is not None and p.module_name.partition(".")[0] in packages]
+    hint = " ".join(f"The plugin {owner.namespace!r} of {owner.owner}: {owner.reason}." for owner in owners)
+    message = f"a component is given, and no usable plugin declares {names} as a kind of components."
+    return [Problem(message, where, hint or "The hook toolbox_kinds of the plugin that has this class declares it.")]
+
+
+def _plain_classes(annotation: Any) -> list[Any]:
+    """The classes of an annotation that are none of Python's own; none where a plain dict may be meant."""
+    if isinstance(annotation, str):
+        words = re.findall(r"\w+", annotation)
+        return [] if {"dict", "Mapping", "Any", "object"} & set(words) or not annotation else [annotation]
+    if annotation in (Any, object, EMPTY, dict) or typing.get_origin(annotation) is typing.Literal:
+        return []
+    arguments = typing.get_args(annotation)
+    if not arguments:
+        is_own = isinstance(annotation, type) and annotation.__module__ not in ("builtins", "collections.abc")
+        return [annotation] if is_own else []
+    if any(argument in (Any, object, dict) or typing.get_origin(argument) is dict for argument in arguments):
+        return []
+    return [cls for argument in arguments for cls in _plain_classes(argument)]
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, Mapping) and "type" not in value:
+        return list(value.values())
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _names_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and "." in value["type"]
 
 
 def accepts(annotation: Any, wanted: type) -> bool:

@@ -9,7 +9,8 @@ from importlib import import_module
 from types import ModuleType
 
 from toolbox.registry.catalog import Catalog, swap_catalog
-from toolbox.registry.discovery import CORE, Plugin, guarded, inspect_module
+from toolbox.registry.declarations import read_declarations
+from toolbox.registry.discovery import CORE, Plugin, guarded
 from toolbox.registry.local import default_namespace, load_local
 
 
@@ -45,8 +46,7 @@ def _plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plu
     def load() -> Plugin:
         module = import_module(item) if isinstance(item, str) else item
         space = namespace or getattr(module, "namespace", guess)
-        components, hook = inspect_module(space, module)
         path = getattr(module, "__file__", None) or name
-        return replace(plugin, namespace=space, path=path, components=components, module=module, hook=hook)
+        return replace(plugin, namespace=space, path=path, module=module, **read_declarations(space, module))
 
     return guarded(load, plugin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -39,8 +40,8 @@ def check_plugin(namespace: str) -> None:
     """Check what can be said of a plugin without arguments; raises AssertionError that names the broken contract.
 
     It is found and usable, declares components with a one-line summary, its module imports nothing heavy, its recipe
-    folders exist, and each class can be imported (unless a requirement is missing), is of its kind, is documented and
-    takes annotated keywords.
+    folders exist, each class can be imported (unless a requirement is missing), is of its kind, is documented and
+    takes annotated keywords; its kinds are abstract and documented classes, and its commands can be imported.
 
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
@@ -53,11 +54,18 @@ def check_plugin(namespace: str) -> None:
     _check_light(plugin)
     for folder in found.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
+    _check_kinds(plugin)
+    for command in found.commands():
+        if command.plugin is plugin:
+            _check_summary(f"the command {command.name}", command.summary)
+            try:
+                command.load()
+            except ToolboxError as error:
+                raise AssertionError(f"{namespace}: {error}") from error
     for entry in found.entries:
         if entry.plugin is not plugin:
             continue
-        fine = entry.summary.strip() and "\n" not in entry.summary
-        require(fine, f"{entry.fullname}: the summary must be one line that says what it is.")
+        _check_summary(entry.fullname, entry.summary)
         if entry.missing:
             continue
         try:
@@ -93,6 +101,21 @@ def check_component(fullname: str, **arguments: Any) -> None:
     make()
     if entry.kind in CHECKS:
         CHECKS[entry.kind](make)
+
+
+def _check_kinds(plugin: Plugin) -> None:
+    for kind in plugin.kinds:
+        _check_summary(f"the kind {kind.name}", kind.summary)
+        try:
+            cls = catalog().kinds.base_class(kind.name)
+        except ToolboxError as error:
+            raise AssertionError(f"{plugin.namespace}: {error}") from error
+        require(inspect.isabstract(cls), f"the kind {kind.name}: {kind.target} must be abstract: say what is needed.")
+        require(vars(cls).get("__doc__"), f"the kind {kind.name}: its class needs a docstring.")
+
+
+def _check_summary(name: str, summary: str) -> None:
+    require(summary.strip() and "\n" not in summary, f"{name}: the summary must be one line that says what it is.")
 
 
 def _check_light(plugin: Plugin) -> None:

@@ -1,0 +1,137 @@
+"""Sub-commands of the console command: which there are, what stands in their way; imported when they run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from typing import Any
+
+from toolbox.errors import ToolboxError
+from toolbox.registry.discovery import Plugin, describe_error
+
+
+@dataclass(frozen=True)
+class CommandEntry:
+    """One sub-command.
+
+    - `name`, `target`, `summary`: as in `toolbox.plugin.Command`.
+    - `plugin`: the plugin that it comes from.
+    - `error`: why it cannot run, "" where nothing is known to stand in its way.
+    - `state`: "ready", "conflict" (several plugins, or the core and a plugin, have the name) or "broken".
+    """
+
+    name: str
+    target: str
+    summary: str
+    plugin: Plugin
+    error: str = ""
+    state: str = "ready"
+
+    def check(self) -> None:
+        """Raise ToolboxError with `error`, if there is one."""
+        if self.state == "conflict":
+            raise ToolboxError(f"{self.error}.")
+        if self.error:
+            raise ToolboxError(f"the command {self.name!r} of {self.plugin.owner} is broken: {self.error}.")
+
+    def tried(self) -> CommandEntry:
+        """This entry after its module was imported: with the `error` of that, where there is one."""
+        if self.error or self.plugin.namespace == "core":
+            return self
+        try:
+            self.load()
+        except ToolboxError as error:
+            return replace(self, error=describe_error(error.__cause__), state="broken")
+        return self
+
+    def load(self) -> Callable[[Sequence[str]], int]:
+        """The function behind it, imported now: it takes the list of arguments and returns the exit code.
+
+        Raises ToolboxError where it cannot be imported, with the original exception chained.
+        """
+        self.check()
+        module, _, path = self.target.partition(":")
+        try:
+            function: Any = import_module(module)
+            for part in path.split("."):
+                function = getattr(function, part)
+            if not callable(function):
+                raise TypeError(f"{self.target} is no function")
+        except Exception as error:
+            message = f"the command {self.name!r} of {self.plugin.owner} is broken: {describe_error(error)}."
+            raise ToolboxError(message) from error
+        return function
+
+
+def list_commands(plugins: Iterable[Plugin]) -> list[CommandEntry]:
+    """The commands of `plugins`, the core's first, then by name; each with what stands in its way."""
+    declared = [(command, plugin) for plugin in plugins for command in plugin.commands]
+    owners: dict[str, list[Plugin]] = {}
+    for command, plugin in declared:
+        owners.setdefault(command.name, []).append(plugin)
+    entries = []
+    for command, plugin in declared:
+        fields = {"name": command.name, "target": command.target, "summary": command.summary, "plugin": plugin}
+        if plugin.namespace != "core":
+            error = _clash(command.name, owners[command.name])
+            if error:
+                fields |= {"error": error, "state": "conflict"}
+            else:
+                error = _problem_of(command.target.partition(":")[0])
+                fields |= {"error": error, "state": "broken"} if error else {}
+        entries.append(CommandEntry(**fields))
+    return sorted(entries, key=lambda entry: "" if entry.plugin.namespace == "core" else entry.name)
+
+
+def _clash(name: str, owners: list[Plugin]) -> str:
+    """Why a plugin's command `name` cannot run, where others have the name too."""
+    if len(owners) == 1:
+        return ""
+    theirs = [owner for owner in owners if owner.namespace != "core"]
+    listed = " and by ".join(owner.owner for owner in theirs)
+    if len(theirs) < len(owners):
+        return f"the command {name!r} belongs to the toolbox; it is declared by {listed}, too"
+    return (
+        f"the command {name!r} is declared by {listed}; uninstall one, or set TOOLBOX_PLUGINS=-{theirs[-1].namespace}."
+    )
+
+
+def _problem_of(module: str) -> str:
+    """Why `module` could not be imported, as far as can be seen without importing it; "" if nothing is seen."""
+    try:
+        spec = _find(module)
+        if spec is None:
+            return f"its module {module!r} does not exist"
+        source = spec.loader.get_source(spec.name) if hasattr(spec.loader, "get_source") else None
+        for name in _imports(ast.parse(source or "", spec.origin or module)):
+            if find_spec(name) is None:
+                return f"its module {module!r} imports {name!r}, which is not installed"
+    except (ImportError, SyntaxError, ValueError) as error:
+        return describe_error(error)
+    return ""
+
+
+def _find(module: str) -> ModuleSpec | None:
+    """The spec of a module, its packages not being imported."""
+    first, *rest = module.split(".")
+    spec = find_spec(first)
+    for part in rest:
+        if spec is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations or [])
+    return spec
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    """The top-level packages that a module imports unconditionally."""
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names += [alias.name.partition(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.append(node.module.partition(".")[0])
+    return names
