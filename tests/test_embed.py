@@ -329,11 +329,11 @@ def test_rows_that_no_file_may_hold(tmp_path, ids, rows, message):
 
 
 def test_files_that_hold_something_else(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"make it with tools/embed\.py"):
+    with pytest.raises(FileNotFoundError, match=r"make it with the command `embed`"):
         read_embeddings(tmp_path / "x.npz")
     for kind in KINDS:
         (tmp_path / f"x{kind}").write_bytes(b"PK\x03\x04 nonsense")
-        with pytest.raises(ValueError, match=r"holds no embeddings as tools/embed\.py writes them"):
+        with pytest.raises(ValueError, match=r"holds no embeddings as the command `embed` writes them"):
             read_embeddings(tmp_path / f"x{kind}")
     np.save(tmp_path / "alone.npy", np.eye(2))
     with pytest.raises(ValueError, match=r"alone\.ids\.txt"):

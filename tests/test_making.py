@@ -76,7 +76,7 @@ def test_a_changed_recipe_is_not_taken_for_the_one_that_was_trained(folder, caps
     assert train.main(["recipes/recipe.py", "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "train_cfg.max_steps" in said
-    assert "python tools/train.py recipes/start.py --overwrite" in said
+    assert "vision-encoder-toolbox train recipes/start.py --overwrite" in said
     assert (folder / "work_dirs/recipe/train_results.json").is_file()  # nothing was replaced
 
 
@@ -94,7 +94,7 @@ def test_an_interrupted_start_is_continued(folder, capsys, monkeypatch):
 
 def test_judging_a_recipe_whose_start_is_missing_says_what_to_run(folder, capsys):
     assert test.main(["recipes/recipe.py"]) == 2
-    assert "python tools/train.py recipes/start.py" in capsys.readouterr().err
+    assert "vision-encoder-toolbox train recipes/start.py" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_not_there(folder, capsys):

@@ -216,7 +216,7 @@ def test_unreadable_pictures_stop_it_or_are_named(predict, photos):
     code, _, said = predict("--out", "a.csv")
     assert (code, Path("a.csv").exists()) == (2, False)
     assert "1 of the first 5 items (of 5) cannot be read" in said
-    assert "tools/audit_data.py" in said
+    assert "vision-encoder-toolbox audit_data" in said
     (photos / "top.png").write_bytes(b"")
     said = predict("--out", "a.csv", "--batch-size", "1")[2]
     assert "2 of the first 5 items (of 5) cannot be read" in said, "also those of batches that it did not come to"

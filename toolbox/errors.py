@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+PROGRAM = "vision-encoder-toolbox"
+"""The console command; `python -m toolbox` is the same."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,18 @@ class ToolboxError(Exception):
 def one_line(error: BaseException, most: int = 300) -> str:
     """What an error of another library says, within a sentence: at most `most` characters, without a last dot."""
     return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
+
+
+def command_line(name: str) -> str:
+    """What a user types to run a sub-command, for messages: as this process was started, so that it is true both in a
+    checkout, `python tools/train.py`, and where the toolbox is installed, `vision-encoder-toolbox train`.
+
+    - `name`: the sub-command, e.g. "train".
+    """
+    started = Path(sys.argv[0] if sys.argv else "")
+    script = started.with_name(f"{name}.py") if started.name else started
+    if started.parent.name == "tools" and script.is_file():
+        return f"python {script}"
+    if started.name == "__main__.py" and started.parent.name == "toolbox":
+        return f"python -m toolbox {name}"
+    return f"{PROGRAM} {name}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox.config import load_config, to_dict
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def start_from(recipe: Mapping[str, Any]) -> str | None:
     if differing:
         raise ToolboxError(
             f"{folder} holds a run of another recipe than {named}: {', '.join(differing)}.", where="load_from",
-            hint=f"Train it again: python tools/train.py {named} --overwrite",
+            hint=f"Train it again: {command_line('train')} {named} --overwrite",
         )  # fmt: skip
     return str(folder)
 
@@ -79,7 +79,7 @@ def train_start(
     if team.size > 1:
         raise ToolboxError(
             f"{named} has not been trained yet, and one process does that.", where="load_from",
-            hint=f"Run it first: python tools/train.py {named}",
+            hint=f"Run it first: {command_line('train')} {named}",
         )  # fmt: skip
     config = load_config(named)
     folder = folder_of(to_dict(config), Path(named).stem)

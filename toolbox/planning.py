@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolbox import making
 from toolbox.config import complete, load_plugins, places_of, to_dict, validate
 from toolbox.config.places import Places
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
@@ -43,7 +43,9 @@ def plan(
                 found.notes.append(f"{recipe['load_from']} is trained first.")
     if found.problems:
         found.problems += [
-            Problem(f"{given['out']} is not there yet.", f"prepare.{index}.out", "tools/train.py writes it first.")
+            Problem(
+                f"{given['out']} is not there yet.", f"prepare.{index}.out", f"{command_line('train')} writes it first."
+            )
             for index, given in enumerate(recipe.get("prepare") or [])
             if isinstance(given, dict) and isinstance(given.get("out"), str) and not Path(given["out"]).exists()
         ]

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from toolbox.cli.audit_data import main
+    from toolbox.cli.main import main
 except ModuleNotFoundError as error:
     print(f"{error}: run `make venv`, then `.venv/bin/python tools/audit_data.py`.", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["audit_data", *sys.argv[1:]]))

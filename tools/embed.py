@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from toolbox.cli.embed import main
+    from toolbox.cli.main import main
 except ModuleNotFoundError as error:
     print(f"{error}: run `make venv`, then `.venv/bin/python tools/embed.py`.", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["embed", *sys.argv[1:]]))

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from toolbox.cli.export import main
+    from toolbox.cli.main import main
 except ModuleNotFoundError as error:
     print(f"{error}: run `make venv`, then `.venv/bin/python tools/export.py`.", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["export", *sys.argv[1:]]))

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from toolbox.cli.prepare_data import main
+    from toolbox.cli.main import main
 except ModuleNotFoundError as error:
-    print(f"{error}: run `make venv` once, then use .venv/bin/python tools/prepare_data.py", file=sys.stderr)
+    print(f"{error}: run `make venv`, then `.venv/bin/python tools/prepare_data.py`.", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["prepare_data", *sys.argv[1:]]))

@@ -3,10 +3,10 @@
 import sys
 
 try:
-    from toolbox.cli.test import main
+    from toolbox.cli.main import main
 except ModuleNotFoundError as error:
     print(f"{error}: run `make venv`, then `.venv/bin/python tools/test.py`.", file=sys.stderr)
     sys.exit(2)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["test", *sys.argv[1:]]))

@@ -52,5 +52,5 @@ def test_several_processes_do_not_train_the_run_that_they_would_start_from(tmp_p
     assert seconds < 60
     assert [code for code, _, _ in found] == [2, 2], found
     said = [text for _, _, text in found]
-    assert sum("python tools/train.py" in text for text in said) == 1
+    assert sum("vision-encoder-toolbox train" in text for text in said) == 1
     assert "Traceback" not in "".join(said)

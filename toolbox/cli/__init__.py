@@ -1,1 +1,1 @@
-"""What tools/ calls: one module a command, each with `main(argv) -> exit code`."""
+"""The console command: one module a sub-command, each with `main(argv) -> exit code`."""

@@ -1,4 +1,4 @@
-"""`tools/audit_data.py`: duplicates, label conflicts, leaks between splits and unreadable files of a recipe's data."""
+"""The command `audit_data`: duplicates, conflicts of labels, leaks between splits and unreadable files of data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, whatever was found, 2 the request was wrong."""
     from toolbox.cli.sources import from_least, stoppable
 
-    parser = argparse.ArgumentParser(
-        prog="tools/audit_data.py", description="Find duplicates and leaks in a recipe's data.", epilog=TELLS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("audit_data", "Find duplicates and leaks in a recipe's data.", epilog=TELLS)
     parser.add_argument(
         "config", metavar="CONFIG", help="a recipe, a checkpoint or a run's folder; or a folder, list of images"
     )

@@ -1,4 +1,4 @@
-"""`tools/benchmark.py`: measure a promise of docs/benchmarks.md on this machine."""
+"""The command `benchmark`: measure a promise of docs/benchmarks.md on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import inspect
 from importlib import import_module
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 
 BENCHMARKS = {
     "ablation": (
@@ -14,7 +14,7 @@ BENCHMARKS = {
         {"steps": 900, "seeds": 3, "letters": "held-out"},
     ),
     "cache": ("an epoch on stored features, and making them", {"items": 128, "batch": 32, "epochs": 20, "size": 224}),
-    "discovery": ("tools/list_components.py from start to end", {}),
+    "discovery": ("list_components from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),
     "loader": ("the data loader against reading and transforming alone", {}),
@@ -31,7 +31,7 @@ BENCHMARKS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code. It judges nothing: a busy machine changes the numbers."""
-    parser = argparse.ArgumentParser(prog="tools/benchmark.py", description="Measure a promise.")
+    parser = new_parser("benchmark", "Measure a promise.")
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, (summary, options) in BENCHMARKS.items():
         command = commands.add_parser(name, help=summary)

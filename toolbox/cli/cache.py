@@ -1,4 +1,4 @@
-"""`tools/cache.py`: the stored features on disk, and their removal."""
+"""The command `cache`: the stored features on disk, and their removal."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.errors import command_line
 
 if TYPE_CHECKING:
     from toolbox.features.inventory import StoreInfo
 
 DESCRIPTION = """\
-List the stored features of frozen encoders, or remove some. Stores are made by tools/train.py and tools/extract.py for
-recipes with `features`; what is removed is computed again when a recipe needs it.
+List the stored features of frozen encoders, or remove some. Stores are made by `train` and `extract` for recipes
+with `features`; what is removed is computed again when a recipe needs it.
 
 examples:
-  tools/cache.py                                   what is stored, newest first
-  tools/cache.py --superseded                      stores of data that have changed since, of which a newer one exists
-  tools/cache.py --superseded --remove             delete them
-  tools/cache.py ImageFolder-image-0123456789abcdef --remove
+  {command}                                   what is stored, newest first
+  {command} --superseded                      stores of data that have changed since, of which a newer one exists
+  {command} --superseded --remove             delete them
+  {command} ImageFolder-image-0123456789abcdef --remove
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tools/cache.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("cache", DESCRIPTION)
     parser.add_argument("names", nargs="*", metavar="NAME", help="these stores alone")
     parser.add_argument(
         "--folder", default="work_dirs/features", metavar="DIR", help="`features.folder` of the recipes (%(default)s)"
@@ -80,7 +79,7 @@ def _choose(
     by_name = {store.folder.name: store for store in stores}
     for name in arguments.names:
         if name not in by_name:
-            raise ToolboxError(f"{folder} holds no store {name!r}.", hint="tools/cache.py lists them.")
+            raise ToolboxError(f"{folder} holds no store {name!r}.", hint=f"{command_line('cache')} lists them.")
     filtered = arguments.names or arguments.superseded or arguments.incomplete
     if arguments.remove and not (filtered or arguments.all):
         raise ToolboxError(

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
 
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem, ToolboxError, command_line
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, whatever was to be written
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
@@ -45,6 +45,17 @@ def guarded(command: Callable[[], int]) -> int:
         name = f"{error.filename} cannot be written: " if error.filename else ""
         complain([Problem(f"{name}{error.strerror}.", hint="Free some space, or write to another disk.")])
         return 2
+
+
+def new_parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """The parser of a sub-command. In its texts `{command}` stands for what a user types to run it."""
+    command = command_line(name)
+    return argparse.ArgumentParser(
+        prog=command,
+        description=description.replace("{command}", command),
+        epilog=epilog.replace("{command}", command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def expand_arguments(argv: list[str] | None = None) -> list[str]:

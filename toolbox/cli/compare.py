@@ -1,4 +1,4 @@
-"""`tools/compare.py`: two or more runs side by side, on the terminal and as compare.html."""
+"""The command `compare`: two or more runs side by side, on the terminal and as compare.html."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tools/compare.py",
-        description="Compare runs: numbers, settings, curves, and the items that flipped. The first is the reference.",
+    parser = new_parser(
+        "compare", "Compare runs: numbers, settings, curves, and the items that flipped. The first is the reference."
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder of tools/train.py, or of tools/test.py --out")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a folder of `train`, or of `test --out`")
     parser.add_argument(
         "--out", default="work_dirs/compare", metavar="DIR", help="folder of compare.html (%(default)s)"
     )

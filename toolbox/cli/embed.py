@@ -1,4 +1,4 @@
-"""`tools/embed.py`: embeddings of pictures, or of a recipe's data, in a file."""
+"""The command `embed`: embeddings of pictures, or of a recipe's data, in a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
-from toolbox.errors import ToolboxError
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.errors import ToolboxError, command_line
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -26,10 +26,10 @@ OUT.ids.txt beside it). Each embedding is a row of float32 numbers of length 1, 
 file is whole or absent.
 
 examples:
-  tools/embed.py work_dirs/dinov3_folder photos/ photos.npz
-  tools/embed.py work_dirs/dinov3_folder a.jpg b.jpg more/ some.npz
-  tools/embed.py vitb16 photos/ photos.parquet --cfg-options model.pool=mean
-  tools/embed.py vitl16 configs/dinov3_sop.py teacher.npy --split train
+  {command} work_dirs/dinov3_folder photos/ photos.npz
+  {command} work_dirs/dinov3_folder a.jpg b.jpg more/ some.npz
+  {command} vitb16 photos/ photos.parquet --cfg-options model.pool=mean
+  {command} vitl16 configs/dinov3_sop.py teacher.npy --split train
 """
 
 
@@ -37,10 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from toolbox.cli.sources import add_source_arguments, stoppable
 
-    parser = argparse.ArgumentParser(
-        prog="tools/embed.py", description="Write the embeddings of pictures to a file.", epilog=TELLS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
     parser.add_argument("images", metavar="IMAGES", nargs="*", help="folders, images, or lists of images")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
@@ -110,7 +107,7 @@ def _split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
     if not arguments.images and kind_of(arguments.model) == "backbone":
         raise ToolboxError(
             f"--split names data of a recipe, and {arguments.model} is a backbone.",
-            hint=f"Say whose: tools/embed.py {arguments.model} configs/RECIPE.py {arguments.out} --split train",
+            hint=f"Say whose: {command_line('embed')} {arguments.model} RECIPE {arguments.out} --split train",
         )
     recipe = recipe_of((arguments.images or [arguments.model])[0], overrides, arguments.plugin)
     return split_of(recipe, arguments.split)

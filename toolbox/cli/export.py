@@ -1,4 +1,4 @@
-"""`tools/export.py`: a trained model as a folder that transformers, timm, peft or onnxruntime loads alone."""
+"""The command `export`: a trained model as a folder that transformers, timm, peft or onnxruntime loads alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 
 TELLS = """\
 CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wise_ft, else best, else last).
@@ -20,18 +20,15 @@ on the Hub, its name; --merge makes one plain folder of them. Several backbones 
 The folder appears when that library has loaded it and given the toolbox's numbers.
 
 examples:
-  tools/export.py work_dirs/dinov3_folder exported/
-  tools/export.py work_dirs/dinov3_sop/checkpoint-900 exported/ --merge --onnx
-  tools/export.py work_dirs/dinov3_sop exported/ --cfg-options model.backbone.name=weights/vitb16
+  {command} work_dirs/dinov3_folder exported/
+  {command} work_dirs/dinov3_sop/checkpoint-900 exported/ --merge --onnx
+  {command} work_dirs/dinov3_sop exported/ --cfg-options model.backbone.name=weights/vitb16
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tools/export.py", description="Write a trained model as a folder that other libraries load.",
-        epilog=TELLS, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("export", "Write a trained model as a folder that other libraries load.", epilog=TELLS)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint or a run's folder")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that is new or empty")
     parser.add_argument("--merge", action="store_true", help="put adapters into the weights: one plain folder")

@@ -1,11 +1,11 @@
-"""`tools/extract.py`: what frozen backbones make of a recipe's data, stored before training."""
+"""The command `extract`: what frozen backbones make of a recipe's data, stored before training."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
 
 TELLS = """\
 Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
@@ -13,19 +13,16 @@ are stored, and makes training read them. Without that key they are stored in fp
 already is found, not computed again; Ctrl-C keeps what is complete, and the same command goes on.
 
 examples:
-  tools/extract.py configs/dinov3_folder.py --cfg-options "model.backbone.tune=dict(mode='frozen')" features.dtype=bf16
-  tools/extract.py configs/dinov3_folder.py --split val test
-  tools/extract.py configs/dinov3_folder.py --verify
-  torchrun --nproc_per_node=4 tools/extract.py configs/dinov3_folder.py
+  {command} configs/dinov3_folder.py --cfg-options "model.backbone.tune=dict(mode='frozen')" features.dtype=bf16
+  {command} configs/dinov3_folder.py --split val test
+  {command} configs/dinov3_folder.py --verify
+  torchrun --nproc_per_node=4 -m toolbox extract configs/dinov3_folder.py
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tools/extract.py", description="Store the features of a recipe's data.", epilog=TELLS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("extract", "Store the features of a recipe's data.", epilog=TELLS)
     add_recipe_arguments(parser)
     parser.add_argument("--split", nargs="+", choices=["train", "val", "test"], help="which data (default: all)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The command behind tools/list_components.py: what is installed, what is broken, and how one component is used."""
+"""The command `list_components`: what is installed, what is broken, and how one component is used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from toolbox.cli.common import new_parser
 from toolbox.cli.show_component import component_record, show
 from toolbox.errors import ToolboxError
 from toolbox.registry.catalog import Catalog, Entry, add_local, catalog
@@ -81,9 +82,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="list_components.py",
-        description="List the components that recipes can name, or show how one of them is used.",
+    parser = new_parser(
+        "list_components",
+        "List the components that recipes can name, or show how one of them is used.",
         epilog="Exit codes: 0 done, 1 --strict found something broken, 2 the request was wrong.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a component (dinov3.ViT or vit) or a plugin (dinov3)")

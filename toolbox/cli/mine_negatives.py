@@ -1,4 +1,4 @@
-"""`tools/mine_negatives.py`: for each item of a recipe's data the most similar items of other classes."""
+"""The command `mine_negatives`: for each item of a recipe's data the most similar items of other classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from toolbox.cli.sources import add_source_arguments, from_least, stoppable
 
-    parser = argparse.ArgumentParser(
-        prog="tools/mine_negatives.py", description="Write hard negatives to train with.", epilog=TELLS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("mine_negatives", "Write hard negatives to train with.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, or a recipe")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .jsonl")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="whose data (train)")

@@ -1,4 +1,4 @@
-"""`tools/predict.py`: the likeliest classes of pictures, in a file, on a page, on the terminal."""
+"""The command `predict`: the likeliest classes of pictures, in a file, on a page, on the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ A probe predicts by what told its validation set best: a linear head, k-NN or lo
 terminal, on the page, and as "classifier" in the files.
 
 examples:
-  tools/predict.py work_dirs/dinov3_food101 photos/ --out predictions.csv --page predictions.html
-  tools/predict.py work_dirs/dinov3_food101/best dish.jpg other.jpg --top 3
+  {command} work_dirs/dinov3_food101 photos/ --out predictions.csv --page predictions.html
+  {command} work_dirs/dinov3_food101/best dish.jpg other.jpg --top 3
 """
 
 
@@ -40,10 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from toolbox.cli.sources import add_source_arguments, from_least, stoppable
 
-    parser = argparse.ArgumentParser(
-        prog="tools/predict.py", description="Tell the classes of pictures.", epilog=TELLS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = new_parser("predict", "Tell the classes of pictures.", epilog=TELLS)
     parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint of a classifier, or a run's folder")
     parser.add_argument("images", metavar="IMAGES", nargs="+", help="folders, images, or lists of images")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a file that ends in .csv, .json or .jsonl")

@@ -1,4 +1,4 @@
-"""The command behind tools/prepare_data.py: any dataset's `prepare`, its keyword arguments as flags."""
+"""The command `prepare_data`: any dataset's `prepare`, its keyword arguments as flags."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from toolbox.cli.common import expand_arguments, guarded
 from toolbox.cli.list_components import match
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
-USAGE = "usage: prepare_data.py NAME --out FOLDER [options]    (options of one dataset: prepare_data.py NAME --help)"
+USAGE = f"usage: {command_line('prepare_data')} NAME --out FOLDER [options]    (options of one dataset: NAME --help)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def parser_of(fullname: str, prepare: Callable[..., str]) -> argparse.ArgumentPa
     document = inspect.getdoc(prepare) or ""
     bullets = dict(re.findall(r"^- `(\w+)`: (.+?)(?=^- `|^$|\Z)", document, re.DOTALL | re.MULTILINE))
     parser = argparse.ArgumentParser(
-        prog=f"prepare_data.py {fullname}", description=document.partition("\n\n")[0], allow_abbrev=False
+        prog=f"{command_line('prepare_data')} {fullname}", description=document.partition("\n\n")[0], allow_abbrev=False
     )
     hints = typing.get_type_hints(prepare)
     for parameter in inspect.signature(prepare).parameters.values():

@@ -1,4 +1,4 @@
-"""What `tools/train.py --resume` need not be told again: the recipe, the folder and the options of the run."""
+"""What `train --resume` need not be told again: the recipe, the folder and the options of the run."""
 
 from __future__ import annotations
 

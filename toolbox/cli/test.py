@@ -1,4 +1,4 @@
-"""`tools/test.py`: metrics of a checkpoint, or of a backbone as it comes (zero-shot)."""
+"""The command `test`: metrics of a checkpoint, or of a backbone as it comes (zero-shot)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
 from toolbox.cli.sources import add_precision
 from toolbox.errors import ToolboxError
 
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tools/test.py", description="Evaluate a checkpoint, or zero-shot.")
+    parser = new_parser("test", "Evaluate a checkpoint, or zero-shot.")
     add_recipe_arguments(parser)
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run's folder; without: the backbone as it is")
     parser.add_argument("--split", choices=["test", "val"], help="which set (default: test, else val)")

@@ -1,4 +1,4 @@
-"""`tools/train.py`: train a recipe, or check it without training."""
+"""The command `train`: train a recipe, or check it without training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, as_flags, expand_arguments, guarded, prepare_process
+from toolbox.cli.common import add_recipe_arguments, as_flags, expand_arguments, guarded, new_parser, prepare_process
 from toolbox.errors import Problem, ToolboxError
 
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog="tools/train.py", description="Train a recipe.")
+    parser = new_parser("train", "Train a recipe.")
     add_recipe_arguments(parser, optional=True)
     parser.add_argument("--work-dir", metavar="DIR", help="the run's folder (default: work_dirs/<recipe>)")
     parser.add_argument(

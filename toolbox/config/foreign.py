@@ -41,9 +41,9 @@ FOREIGN: dict[str, Foreign] = {
         "model.backbone.name=vitb16", "DINOv3 by size, Hugging Face id or folder; other encoders with core.Timm and "
         "core.HFVision."
     ),
-    "model_name_or_path": Foreign("tools/test.py CONFIG CHECKPOINT", "To judge a trained model; a backbone's weights "
-                                  "are model.backbone.name=FOLDER."),
-    "model_path": Foreign("tools/test.py CONFIG CHECKPOINT"),
+    "model_name_or_path": Foreign("the command test CONFIG CHECKPOINT", "To judge a trained model; a backbone's "
+                                  "weights are model.backbone.name=FOLDER."),
+    "model_path": Foreign("the command test CONFIG CHECKPOINT"),
     "image_model_name": Foreign("model.backbone.name=vitb16"),
     "text_model_name": Foreign(None, _TEXT),
     "model_type": Foreign("model.backbone.type=dinov3.ViT"),
@@ -79,7 +79,7 @@ FOREIGN: dict[str, Foreign] = {
     "pin_memory": Foreign(None, "Memory is pinned wherever the device is no CPU."),
     "persistent_workers": Foreign(None, "Workers live as long as the run."),
     "enable_image_cache": Foreign(None, "The operating system keeps files in memory."),
-    "validate_data": Foreign("--check", "Every run starts with it; tools/audit_data.py looks at every file."),
+    "validate_data": Foreign("--check", "Every run starts with it; the command audit_data looks at every file."),
     "skip_invalid_records": Foreign("train_dataloader.on_bad_item=skip", "Skipped items are counted and named."),
     "max_image_size": Foreign("model.backbone.size=224"),
     "max_seq_length": Foreign(None, _TEXT),
@@ -111,16 +111,16 @@ FOREIGN: dict[str, Foreign] = {
     "report_to": Foreign("custom_hooks=[dict(type='core.TensorBoard')]",
                          "Or core.WandB, core.Trackio, core.SwanLab, core.MLflow; "
                          "metrics.jsonl and report.html are always written."),
-    "num_gpus": Foreign(None, "Start as many processes: torchrun --nproc_per_node=8 tools/train.py CONFIG"),
+    "num_gpus": Foreign(None, "Start as many processes: torchrun --nproc_per_node=8 -m toolbox train CONFIG"),
     "use_fsdp": Foreign("env_cfg.parallel.mode=fsdp"),
     "ddp_find_unused_parameters": Foreign("env_cfg.parallel.find_unused_parameters=True"),
     "find_unused_parameters": Foreign("env_cfg.parallel.find_unused_parameters=True"),
     "model_wrapper_cfg": Foreign("env_cfg.parallel.mode=ddp", "Or 'fsdp'."),
-    "launcher": Foreign("--launcher pytorch", "An argument of tools/train.py, with torchrun."),
+    "launcher": Foreign("--launcher pytorch", "An argument of the command train, with torchrun."),
     "debug_gpu_memory": Foreign("--check", "It estimates the memory; train_results.json has the peak of the run."),
     # loss
     "loss_type": Foreign("model.loss=dict(type='losses.SupCon')", "losses.InfoNCE, Triplet, CoSENT, SigLIP, MaxSim "
-                         "(colbert), Distillation and others: tools/list_components.py --kind loss."),
+                         "(colbert), Distillation and others: the command list_components --kind loss."),
     "temperature": Foreign("model.loss.temperature=0.05"),
     "loss_bidirectional": Foreign("model.loss=dict(type='losses.InfoNCE',symmetric=True)"),
     "triplet_margin": Foreign("model.loss=dict(type='losses.Triplet',margin=0.5)"),
@@ -140,8 +140,8 @@ FOREIGN: dict[str, Foreign] = {
                                   "dict(type='losses.Distillation')],weights=[1.0,0.5])"),
     "distillation_temperature": Foreign("model.loss=dict(type='losses.Distillation',temperature=1.0)"),
     "distillation_loss_type": Foreign("model.loss=dict(type='losses.Distillation',kind='kl')"),
-    "enable_hard_mining": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
-    "hard_mining_lambda": Foreign(None, _NOWHERE + "Hard negatives: tools/mine_negatives.py."),
+    "enable_hard_mining": Foreign(None, _NOWHERE + "Hard negatives: the command mine_negatives."),
+    "hard_mining_lambda": Foreign(None, _NOWHERE + "Hard negatives: the command mine_negatives."),
     "use_memory_bank": Foreign("model.loss=dict(type='losses.CrossBatchMemory',loss=dict(type='losses.SupCon'))",
                                "With model.cross_view=False: all views are one batch."),
     # classification

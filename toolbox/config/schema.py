@@ -267,8 +267,8 @@ TOP_LEVEL: dict[str, Key] = {
         default=True,
     ),
     "prepare": Key(
-        "Data that `tools/train.py` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
-        "out=FOLDER, ...)`, the options being those of `tools/prepare_data.py`.",
+        "Data that `train` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
+        "out=FOLDER, ...)`, the options being those of `prepare_data`.",
         list[dict[str, Any]] | None,
     ),
     "load_from": Key(

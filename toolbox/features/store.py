@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 from toolbox.features.shards import DTYPES, Layout, read_record
 from toolbox.features.writer import MANIFEST, read_manifest
 
@@ -82,4 +82,4 @@ class Store:
 
     def _damaged(self, reason: str) -> ToolboxError:
         return ToolboxError(f"{self.folder} holds no whole features: {reason}.", where="features.folder",
-                            hint="tools/extract.py makes and mends them.")  # fmt: skip
+                            hint=f"{command_line('extract')} makes and mends them.")  # fmt: skip

@@ -107,7 +107,7 @@ def _sorted_out(findings: list[Finding]) -> tuple[list[Finding], list[str]]:
             remarks.append(f"Not shown: {error}")
     for outcomes in (finding for finding in usable if isinstance(finding, Outcomes)):
         count = len(outcomes.ids)
-        remarks.append(f"findings.json also holds {outcomes.title!r} of {count:,} items, for tools/compare.py.")
+        remarks.append(f"findings.json also holds {outcomes.title!r} of {count:,} items, for `compare`.")
     return usable, remarks
 
 

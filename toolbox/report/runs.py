@@ -12,7 +12,7 @@ from typing import Any
 
 from toolbox.base.files import follow
 from toolbox.base.findings import Finding
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem, ToolboxError, command_line
 from toolbox.recipe_text import read_recipe
 from toolbox.report.curves import Series, read_series
 from toolbox.report.files import read_text
@@ -65,7 +65,9 @@ def read_runs(paths: list[str | Path]) -> list[RunRecord]:
     results (yet), or damaged ones.
     """
     if len(paths) < 2:
-        raise ToolboxError("A comparison takes two runs or more.", hint="tools/compare.py work_dirs/a work_dirs/b")
+        raise ToolboxError(
+            "A comparison takes two runs or more.", hint=f"{command_line('compare')} work_dirs/a work_dirs/b"
+        )
     folders = [path.parent if path.name in (TRAINED, TESTED) else path for path in map(Path, paths)]
     problems: list[Problem] = []
     runs: list[RunRecord] = []
@@ -190,7 +192,7 @@ def _without_results(folder: Path, series: dict[str, Series]) -> ToolboxError:
     reached = "before its first logged step" if last is None else f"at step {last:,.0f} or later"
     return ToolboxError(
         f"This run has no results: it still goes on, or it ended {reached} without finishing.",
-        where=str(folder), hint="Finish it with tools/train.py --resume, or leave it out.",
+        where=str(folder), hint="Continue it with resume=True, or leave it out.",
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class StoredEmbeddings:
         if missing:
             raise ValueError(
                 f"{self.path} holds no embedding of {', '.join(missing[:3])} ({len(missing)} items of a batch): store "
-                "them for the training data, with tools/embed.py"
+                "them for the training data, with the command `embed`"
             )
         return torch.from_numpy(self.embeddings[[self._place[str(name)] for name in ids]])
 
@@ -115,7 +115,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     Raises FileNotFoundError, or ValueError that tells what the file lacks.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: make it with tools/embed.py")
+        raise FileNotFoundError(f"{path} does not exist: make it with the command `embed`")
     parquet = _pyarrow()[1] if path.suffix == ".parquet" else None
     try:
         if path.suffix == ".npz":
@@ -133,7 +133,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
             raise ValueError(f"the ending must be {', '.join(KINDS)}")
         ids, embeddings = [str(name) for name in ids], np.ascontiguousarray(embeddings, dtype=np.float32)
     except Exception as error:  # zip, npy and arrow readers have complaints of their own
-        raise ValueError(f"{path} holds no embeddings as tools/embed.py writes them: {error}") from error
+        raise ValueError(f"{path} holds no embeddings as the command `embed` writes them: {error}") from error
     _check(path, ids, embeddings)
     return ids, embeddings
 

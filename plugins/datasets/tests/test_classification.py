@@ -128,9 +128,9 @@ def test_what_is_missing_is_told_with_the_steps(kind, tmp_path):
     name = kind.__name__.lower()
     for root in (tmp_path / "none", tmp_path):
         message = problem(kind(str(root)))
-        assert f"prepare_data.py {name}" in message
+        assert f"prepare_data {name}" in message
         assert f"--layout {name}" in message
-        with pytest.raises(ValueError, match=f"prepare_data.py {name}"):
+        with pytest.raises(ValueError, match=f"prepare_data {name}"):
             kind.prepare(str(root))
     root = str(MAKE[kind][0](tmp_path / "data"))
     assert "but not the published dataset" in kind.prepare(root)

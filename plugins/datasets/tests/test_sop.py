@@ -154,7 +154,7 @@ def test_check_finds_missing_folder_index_and_images(root):
     assert SOP(str(root), "trainval").check() == []
     (problem,) = SOP(str(root / "nowhere")).check()
     assert "does not exist" in problem.message
-    assert f"tools/prepare_data.py sop --out {root / 'nowhere'}" in problem.hint
+    assert f"vision-encoder-toolbox prepare_data sop --out {root / 'nowhere'}" in problem.hint
     assert "make demo" in problem.hint
     for number in (1, 4, 7, 10):
         (root / f"bicycle_final/{1000 + number}_0.JPG").unlink()

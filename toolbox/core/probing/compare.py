@@ -44,7 +44,7 @@ class CompareProbes(Hook):
             for method, row in found["methods"].items()
         ]  # fmt: skip
         note = (
-            "* the best on the validation set, by which methods compare, and what tools/predict.py uses. Test: judged "
+            "* the best on the validation set, by which methods compare, and what `predict` uses. Test: judged "
             "once, 95 % over its items."
         )
         table = Table("Probes", ["method", "chosen", "validation", "test", "test interval"], rows, note)

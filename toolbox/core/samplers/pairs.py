@@ -43,7 +43,7 @@ class Pairs(EpochSampler):
         if self.negatives:
             raise ValueError(
                 f"negatives={self.negatives} takes records that name them, and {type(dataset).__name__} has none. "
-                "Try datasets.Records, whose file tools/mine_negatives.py can write, or negatives=0."
+                "Try datasets.Records, whose file the command `mine_negatives` can write, or negatives=0."
             )
         self._classes = ClassIndex(dataset, "core.Pairs")
         check_fits(self.pairs, dataset)

@@ -59,8 +59,8 @@ def find_place(launcher: str | None, environment: MutableMapping[str, str] | Non
 def _numbers(known: MutableMapping[str, str], names: tuple[str, ...], launcher: str, needed: tuple[str, ...]) -> list:
     """The values of variables as whole numbers, once all that is needed is there."""
     starts = {
-        "pytorch": "Start it with torchrun: torchrun --nproc_per_node=2 tools/train.py CONFIG --launcher pytorch",
-        "slurm": "Start it with srun: srun --ntasks-per-node=2 python tools/train.py CONFIG --launcher slurm",
+        "pytorch": "Start it with torchrun: torchrun --nproc_per_node=2 -m toolbox train CONFIG --launcher pytorch",
+        "slurm": "Start it with srun: srun --ntasks-per-node=2 python -m toolbox train CONFIG --launcher slurm",
     }
     where, hint = f"--launcher {launcher}", starts[launcher]
     absent = [name for name in needed if not known.get(name)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from toolbox.base import Batch, Dataset, Model
 from toolbox.engine.judging.each import check_finite, run_over
 from toolbox.engine.precision import Precision
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 from toolbox.plugin import Device
 
 
@@ -57,7 +57,7 @@ def likeliest(
     if logits is None or logits.ndim != 2:
         raise ToolboxError(
             f"This model gives no logits, but {', '.join(outputs) or 'nothing'}: it does not classify.",
-            hint="Use a checkpoint of a classifier, such as core.Classifier; tools/embed.py writes embeddings.",
+            hint=f"Use a checkpoint of a classifier. {command_line('embed')} writes embeddings.",
         )
     if names is not None and len(names) != logits.shape[1]:
         raise ToolboxError(f"The checkpoint names {len(names)} classes, and its model tells {logits.shape[1]} apart.")

@@ -14,9 +14,9 @@ from toolbox.base import Batch, Dataset
 from toolbox.engine.console import Console
 from toolbox.engine.device import cores
 from toolbox.engine.saving.files import write_text
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 
-AUDIT = "`python tools/audit_data.py` lists every unreadable file of a recipe's data or of a folder"
+AUDIT = f"`{command_line('audit_data')}` lists every unreadable file of a recipe's data or of a folder"
 """The end of a hint."""
 
 SHARE, FEW = 0.01, 5

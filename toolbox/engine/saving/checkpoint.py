@@ -39,7 +39,7 @@ from toolbox.engine.parts import adapted, model_state
 from toolbox.engine.saving.files import as_json, new_folder, point, refused, remove, sha256
 from toolbox.engine.saving.state import join, split
 from toolbox.engine.trained_items import TrainedItems
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 
 FORMAT = 1
 WISE_FT, TRAINED_ITEMS = "wise_ft", "trained_items.npz"
@@ -313,7 +313,7 @@ def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
     start = recipe["load_from"]
     if start and str(start).endswith(".py"):
         raise ToolboxError(f"{start} has not been trained yet.", where="load_from",
-                           hint=f"Run it first: python tools/train.py {start}")  # fmt: skip
+                           hint=f"Run it first: {command_line('train')} {start}")  # fmt: skip
     return replace(read(start), parts=recipe.get("load_parts")) if start else None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolbox.base import read_label
+from toolbox.plugin import command_line
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import folders_in, list_classes
 from toolbox_datasets.files import first_of
@@ -60,7 +61,7 @@ class Cars(Listed):
             "The original site (https://ai.stanford.edu/~jkrause/cars/car_dataset.html) is often down; copies have "
             "either car_ims/ and cars_annos.mat, or one folder a class, as in "
             f"https://www.kaggle.com/datasets/jutrera/stanford-car-dataset-by-classes-folder. Put either into {root} "
-            f"and check with `python tools/prepare_data.py cars --out {root}`."
+            f"and check with `{command_line('prepare_data')} cars --out {root}`."
         )
 
 

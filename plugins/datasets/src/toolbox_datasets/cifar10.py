@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Sample
+from toolbox.plugin import command_line
 from toolbox_datasets.cifar10_python import convert
 from toolbox_datasets.classified import Classified
 from toolbox_datasets.fetch import Archive, bring
@@ -144,9 +145,9 @@ class CIFAR10(Classified):
     @classmethod
     def how_to_get(cls, root: str) -> str:
         return (
-            f"Run `python tools/prepare_data.py cifar10 --out {root} --download` (170 MB), or download {ARCHIVE.url} "
+            f"Run `{command_line('prepare_data')} cifar10 --out {root} --download` (170 MB), or download {ARCHIVE.url} "
             "and give it as --source; a folder cifar-10-batches-py is converted likewise. To try it on embedded data: "
-            "`python tools/prepare_data.py glyphs --layout cifar10 --out data/glyphs_cifar10`."
+            f"`{command_line('prepare_data')} glyphs --layout cifar10 --out data/glyphs_cifar10`."
         )
 
     @classmethod

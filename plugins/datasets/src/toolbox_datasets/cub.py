@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from toolbox.plugin import command_line
 from toolbox_datasets.files import first_of
 from toolbox_datasets.listed import Item, Listed, common_folder
 from toolbox_datasets.unpack import place
@@ -53,7 +54,7 @@ class CUB(Listed):
     @classmethod
     def how_to_get(cls, root: str) -> str:
         return (
-            f"Download CUB_200_2011.tgz from {PAGE} and run `python tools/prepare_data.py cub --out {root} "
+            f"Download CUB_200_2011.tgz from {PAGE} and run `{command_line('prepare_data')} cub --out {root} "
             "--source CUB_200_2011.tgz`; without --source it checks what is there."
         )
 

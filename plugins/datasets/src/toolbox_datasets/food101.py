@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from toolbox.plugin import command_line
 from toolbox_datasets.classified import Picture, Pictures
 from toolbox_datasets.fetch import Archive, bring
 from toolbox_datasets.files import first_of, lines_of
@@ -98,8 +99,8 @@ class Food101(Pictures):
     @classmethod
     def how_to_get(cls, root: str) -> str:
         return (
-            f"Run `python tools/prepare_data.py food101 --out {root} --download` (5 GB), or download {ARCHIVE.name} "
-            f"from {PAGE} and give it as --source. To try it on embedded data: `python tools/prepare_data.py glyphs "
+            f"Run `{command_line('prepare_data')} food101 --out {root} --download` (5 GB), or download {ARCHIVE.name} "
+            f"from {PAGE} and give it as --source. To try it on embedded data: `{command_line('prepare_data')} glyphs "
             "--layout food101 --out data/glyphs_food101`."
         )
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from toolbox.plugin import command_line
 from toolbox_datasets.class_folders import folders_in, list_classes, natural
 from toolbox_datasets.classified import Picture, Pictures
 from toolbox_datasets.files import lines_of, listing
@@ -166,9 +167,9 @@ class ImageNet(Pictures):
         return (
             "Log in at https://image-net.org/download-images or https://www.kaggle.com/c/"
             "imagenet-object-localization-challenge, accept the terms, and put train/<wnid>/*.JPEG, val/ and "
-            f"labels.txt into {root}; `python tools/prepare_data.py imagenet --out {root}` checks them. With a login "
+            f"labels.txt into {root}; `{command_line('prepare_data')} imagenet --out {root}` checks them. With a login "
             "at Hugging Face, datasets.HF reads ILSVRC/imagenet-1k. To try it on embedded data: "
-            "`python tools/prepare_data.py glyphs --layout imagenet --out data/glyphs_imagenet`."
+            f"`{command_line('prepare_data')} glyphs --layout imagenet --out data/glyphs_imagenet`."
         )
 
     @classmethod

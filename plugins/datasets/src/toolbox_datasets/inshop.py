@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from toolbox.plugin import command_line
 from toolbox_datasets.files import first_of
 from toolbox_datasets.listed import Item, Listed
 
@@ -46,7 +47,7 @@ class InShop(Listed):
         return (
             f"The dataset is given out at {PAGE}: download Eval/list_eval_partition.txt and Img/img.zip, put the first "
             f"to {root}/Eval/, unpack the second to {root}/img/, and check with "
-            f"`python tools/prepare_data.py inshop --out {root}`."
+            f"`{command_line('prepare_data')} inshop --out {root}`."
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image, sized_files
-from toolbox.plugin import Problem
+from toolbox.plugin import Problem, command_line
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import listing, missing_files
 from toolbox_datasets.records_fields import Reader, check_columns
@@ -195,7 +195,8 @@ class Records(Dataset):
     def how_to_write(self) -> str:
         return (
             'Write one JSON object a line, such as {"query_image": "a.jpg", "positive": "b.jpg", "label": 7}. For '
-            "Stanford Online Products: `python tools/prepare_data.py sop --out data/stanford_online_products --jsonl`."
+            f"Stanford Online Products: `{command_line('prepare_data')} sop --out data/stanford_online_products "
+            "--jsonl`."
         )
 
     @classmethod

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from toolbox.plugin import command_line
 from toolbox_datasets import sop_prepare
 from toolbox_datasets.files import first_of
 from toolbox_datasets.listed import Item, Listed
@@ -84,6 +85,6 @@ class SOP(Listed):
 def by_hand(root: str) -> str:
     """How to get the dataset without Kaggle."""
     return (
-        f"Download Stanford_Online_Products.zip from {PAGE} and run `python tools/prepare_data.py sop --out {root} "
+        f"Download Stanford_Online_Products.zip from {PAGE} and run `{command_line('prepare_data')} sop --out {root} "
         "--source Stanford_Online_Products.zip`"
     )
