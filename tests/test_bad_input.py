@@ -57,7 +57,12 @@ def test_missing_data_names_the_ways_to_get_it_once(capsys, monkeypatch, tmp_pat
     assert train.main([str(ROOT / "configs/dinov3_sop.py")]) == 2
     said = capsys.readouterr().err
     assert len([line for line in said.splitlines() if "data/stanford_online_products" in line]) == 1
-    for words in ("train_dataloader.dataset", "test_dataloader.dataset", "vision-encoder-toolbox prepare_data sop", "make demo"):
+    for words in (
+        "train_dataloader.dataset",
+        "test_dataloader.dataset",
+        "vision-encoder-toolbox prepare_data sop",
+        "make demo",
+    ):
         assert words in said
 
 
@@ -128,7 +133,12 @@ def test_all_unreadable_items_are_named_at_once(run, split):
     many = f"{split}_dataloader.dataset.bad={list(range(3, 30))}"
     answer = run(train, "--work-dir", "a", "--cfg-options", many, f"{split}_dataloader.num_workers=1")
     refused(answer, "Item 3 of Noise cannot be read: item-3.png", "nor can 26 others of its 64 items", "and 6 more")
-    refused(answer, *(f"item-{index}.png" for index in range(3, 24)), "vision-encoder-toolbox audit_data", "on_bad_item='skip'")
+    refused(
+        answer,
+        *(f"item-{index}.png" for index in range(3, 24)),
+        "vision-encoder-toolbox audit_data",
+        "on_bad_item='skip'",
+    )
 
 
 def test_looking_for_others_ends_after_a_while():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,35 @@ from pathlib import Path
 import pytest
 from test_import_cost import heavy_after
 
-from toolbox.cli.main import COMMANDS, main
+from toolbox.cli.main import main
 from toolbox.errors import PROGRAM, command_line
+from toolbox.registry import catalog, swap_catalog
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = {entry.name: entry.summary for entry in catalog().commands() if entry.plugin.namespace == "core"}
+_spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
+fake = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(fake)
+
+PLUGIN = """
+from toolbox.plugin import Command, hookimpl
+
+@hookimpl
+def toolbox_commands():
+    return [
+        Command("weigh_runs", "fake_weigh:main", "weighs runs"), Command("lost", "fake_lost:main", "is not there"),
+        Command("train", "fake_weigh:main", "trains otherwise"),
+    ]
+"""
+CODE = """
+from toolbox.errors import ToolboxError
+
+def main(arguments):
+    if "--wrong" in arguments:
+        raise ToolboxError("That is too heavy.", hint="Leave something out.")
+    print("weighed", *arguments)
+    return 3
+"""
 
 
 def test_every_command_has_a_short_script_in_tools():
@@ -42,10 +68,33 @@ def test_help_lists_all_and_imports_nothing_heavy(capsys):
 
 def test_a_command_that_is_not_there(capsys):
     assert main(["trian"]) == 2
-    assert "There is no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+    assert "there is no command 'trian'. Did you mean 'train'?" in capsys.readouterr().err
     assert main(["xyz"]) == 2
     assert "list_components" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_commands_of_plugins_are_listed_and_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fake.install(tmp_path, "weights", "weights", PLUGIN, files={"fake_weigh.py": CODE})
+    old = swap_catalog(None)
+    try:
+        assert main(["--help"]) == 0
+        said = capsys.readouterr().out
+        assert "weigh_runs       weighs runs" in said
+        assert "lost             (broken: its module 'fake_lost' does not exist)" in said
+        assert "train            (conflict: the command 'train' belongs to the toolbox" in said
+        assert main(["weigh-runs", "a", "-b"]) == 3
+        assert capsys.readouterr().out == "weighed a -b\n"
+        assert main(["weigh_runs", "--wrong"]) == 2
+        assert capsys.readouterr().err == "That is too heavy. Leave something out.\n"
+        assert main(["lost"]) == 2
+        assert "the command 'lost' of weights 1.0" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["train", "--help"])
+        assert "--work-dir" in capsys.readouterr().out
+    finally:
+        swap_catalog(old)
 
 
 def test_python_m_toolbox_is_the_same(tmp_path):

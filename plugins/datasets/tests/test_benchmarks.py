@@ -101,7 +101,9 @@ def test_prepare_compares_with_what_was_published(kind, tmp_path, monkeypatch):
     Path(kind(str(root), "test")[0]["path"]).unlink()
     with pytest.raises(ValueError, match=r"1 of \d+ images of .* do not exist.*vision-encoder-toolbox prepare_data"):
         kind.prepare(str(root))
-    with pytest.raises(ValueError, match=rf"does not exist.*vision-encoder-toolbox prepare_data {kind.__name__.lower()} --out"):
+    with pytest.raises(
+        ValueError, match=rf"does not exist.*vision-encoder-toolbox prepare_data {kind.__name__.lower()} --out"
+    ):
         kind.prepare(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     (problem,) = kind(str(tmp_path / "empty")).check()
