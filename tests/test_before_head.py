@@ -87,6 +87,6 @@ def test_what_is_retrieved_by_must_exist():
 
 
 def _batch(encoder, pictures):
-    source = encoder.inputs["image"].preprocess
+    source = encoder.model.preprocess()["image"]
     images = source.collate([source(picture) for picture in pictures])
     return {"inputs": {"image": images}, "labels": None, "views": {"image": 1}, "blocks": 1}

@@ -278,7 +278,7 @@ def test_it_learns_a_toy_set_by_heart(toy):
     toolbox.train(toy([*MODEL, *more]), work_dir="run")
     encoder = toolbox.load("run/last", device="cpu")
     noise = toolbox.build(dict(type="toy.Noise", per_class=8, seed=11))
-    pictures = torch.stack([encoder.inputs["image"].preprocess(noise[index]["image"]) for index in range(64)])
+    pictures = torch.stack([encoder.model.preprocess()["image"](noise[index]["image"]) for index in range(64)])
     with torch.no_grad():
         found = encoder.model({"inputs": {"image": pictures}}, "predict")["logits"].argmax(1)
     assert found.tolist() == list(noise.labels)

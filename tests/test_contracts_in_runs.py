@@ -16,7 +16,7 @@ from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.config import changed
-from toolbox.engine.reading.fetch import Fetch
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.engine.saving import checkpoint as checkpoints
 from toolbox.engine.saving import loading
 from toolbox.engine.signals import Interrupted
@@ -162,9 +162,8 @@ def test_a_loaded_model_predicts_what_the_run_measured(job):
     state = encoder.model.state_dict()
     saved = weights("last")
     assert not moved(saved, state)
-    batch = Fetch(Shades() if job != "swap" else toolbox.build(dict(type="contract.Questions")), encoder.inputs)[
-        [(index, index) for index in range(8)]
-    ]
+    data = Shades() if job != "swap" else toolbox.build(dict(type="contract.Questions"))
+    batch = Fetch(data, inputs_of(encoder.model))[[(index, index) for index in range(8)]]
     with torch.inference_mode():
         outputs = encoder.model(batch, "predict")
         for tensor in state.values():

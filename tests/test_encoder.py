@@ -14,7 +14,7 @@ from PIL import Image
 
 import toolbox
 from toolbox.errors import ToolboxError
-from toolbox.loading import load_encoder
+from toolbox.loading import load_model
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["train_cfg.max_steps=2", "env_cfg.device=cpu", "evaluate_features=False", "evaluate_before=False"]
@@ -127,8 +127,7 @@ def test_a_backbone_is_loaded_by_its_folder(tmp_path, pixels):
     assert (found.mode, found.dim, found.classes, found.step) == ("baseline", 16, None, None)
     assert found.encode_image(pixels).shape == (3, 16)
     assert "ViT" in repr(found)
-    with pytest.raises(ToolboxError, match="no logits"):
-        found.classify(pixels)
+    assert not hasattr(found, "classify")
     both = toolbox.load(tmp_path / "weights", device="cpu", overrides=["model.backbone.size=32", "model.pool=cls+mean"])
     assert both.dim == 32
 
@@ -152,11 +151,32 @@ def test_a_name_that_means_nothing_is_told(name, tmp_path, monkeypatch):
 
 
 def test_a_recipe_is_its_backbone_as_it_comes(run, pixels):
-    found = load_encoder(str(ROOT / "tests/toy_recipe.py"), overrides=["env_cfg.device=cpu"])
+    found = load_model(str(ROOT / "tests/toy_recipe.py"), overrides=["env_cfg.device=cpu"])
     assert (found.mode, found.dim) == ("baseline", 16)
-    headless = load_encoder(str(run), device="cpu", baseline=True)
+    headless = load_model(str(run), device="cpu", baseline=True)
     assert (headless.mode, headless.dim) == ("baseline", 16)
     assert "without its head" in repr(headless)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (
+            "no_such_module:Scorer",
+            r"toy.Model cannot be used: its user_class .*No module named",
+        ),
+        ("toolbox.utils.encoder:Scorer", "has no attribute 'Scorer'"),
+        ("toolbox.utils.encoder", "It is 'module:Class'"),
+        ("pathlib:Path", "no subclass of toolbox.base.LoadedModel"),
+    ],
+)
+def test_a_user_class_that_cannot_be_used_is_named(named, said):
+    from types import SimpleNamespace
+
+    from toolbox.engine.judging.loaded import user_class
+
+    with pytest.raises(ToolboxError, match=said):
+        user_class(SimpleNamespace(user_class=named), "toy.Model")
 
 
 def test_the_version_is_there_and_costs_nothing():

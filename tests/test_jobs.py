@@ -109,7 +109,7 @@ def test_a_trained_adapter_is_loaded_by_peft_alone(small, weights, glyphs):
     assert train.main(small) == 0
     encoder = toolbox.load("run")
     image = next(glyphs.rglob("*.JPG"))
-    preprocess = encoder.inputs["image"].preprocess
+    preprocess = encoder.model.preprocess()["image"]
     pixels = preprocess.finish(preprocess.collate([preprocess(Image.open(image).convert("RGB"))]))
     with torch.inference_mode():
         ours = encoder.model.backbone(pixels).tokens

@@ -20,7 +20,8 @@ import toolbox
 from toolbox.base import read_image
 from toolbox.cli.predict import main
 from toolbox.cli.predictions import write_predictions
-from toolbox.engine.judging.classify import likeliest
+from toolbox.core.image_classifier import rank_classes
+from toolbox.loading import load_model
 from toolbox.registry import catalog
 from toolbox.report import predictions
 
@@ -87,7 +88,7 @@ def expected(trained, folder):
     names = [f"class {i}" if i != 1 else EVIL for i in range(16)]
     found = []
     for name in NAMES:
-        image = encoder.inputs["image"].preprocess(read_image(folder / name))
+        image = encoder.model.preprocess()["image"](read_image(folder / name))
         batch = {"inputs": {"image": image[None]}, "labels": None, "views": {"image": 1}, "blocks": 1}
         with torch.no_grad():
             scores = encoder.model(batch, "predict")["logits"][0].softmax(0).tolist()
@@ -250,6 +251,9 @@ def test_models_that_do_not_classify_are_refused(predict, toy, trained, tmp_path
     code, _, said = predict("--out", "a.csv", model=tmp_path / "embedder")
     assert code == 2
     assert "gives no logits, but embeddings" in said
+    headless = load_model(str(trained), device="cpu", baseline=True)
+    with pytest.raises(toolbox.ToolboxError, match="no logits"):
+        headless.classify(tmp_path / "photos/top.png")
     assert "only a trained model has classes" in predict(model="vits16")[2]
     assert "no manifest.json" in predict(model=tmp_path / "photos")[2]
     assert "asks for 17 classes, and the model tells 16 apart" in predict("--top", 17)[2]
@@ -270,13 +274,13 @@ def test_a_checkpoint_without_names_gives_numbers(predict, trained, tmp_path):
 
 def test_what_is_likeliest():
     logits = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
-    found = likeliest({"logits": logits}, 3, ["x"])
-    assert found.labels.tolist() == [[1, 2, 3]]  # of equal ones the first
-    assert found.scores[0].tolist() == pytest.approx(logits[0].softmax(0)[[1, 2, 3]].tolist())
+    labels, scores = rank_classes({"logits": logits}, 3, ["x"])
+    assert labels.tolist() == [[1, 2, 3]]  # of equal ones the first
+    assert scores[0].tolist() == pytest.approx(logits[0].softmax(0)[[1, 2, 3]].tolist())
     with pytest.raises(toolbox.ToolboxError, match="NaN or infinity: x"):
-        likeliest({"logits": logits.log().log()}, 3, ["x"])
+        rank_classes({"logits": logits.log().log()}, 3, ["x"])
     with pytest.raises(toolbox.ToolboxError, match="names 3 classes, and its model tells 4 apart"):
-        likeliest({"logits": logits}, 3, ["x"], ["a", "b", "c"])
+        rank_classes({"logits": logits}, 3, ["x"], ["a", "b", "c"])
 
 
 def test_the_shim_starts_the_command(command):

@@ -23,9 +23,9 @@ from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
 
 if TYPE_CHECKING:
+    from toolbox.base import LoadedModel
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.judging.encoder import Encoder
     from toolbox.engine.judging.evaluation import Evaluation
 
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
@@ -220,8 +220,11 @@ def extract(
 def load(
     name: str | Path, *, device: str = "auto", precision: str | None = None,
     overrides: Mapping[str, Any] | Sequence[str] | None = None, plugins: Sequence[str] = (),
-) -> Encoder:  # fmt: skip
-    """A trained model, or a pretrained backbone as it comes, ready to encode.
+) -> LoadedModel:  # fmt: skip
+    """A trained model, or a pretrained backbone as it comes, ready for use.
+
+    What it returns is named by the model (`Model.user_class`): an `Encoder` with `encode_image`, of a classifier also
+    with `classify`, or what a plugin has for its models.
 
     No code that comes with a checkpoint is run: of the plugins that it names, installed ones and those in `plugins`
     are used, and no other.
@@ -236,9 +239,9 @@ def load(
 
     Raises ToolboxError where there is no such model, with the steps to get weights that are not on this machine.
     """
-    from toolbox.loading import load_encoder
+    from toolbox.loading import load_model
 
-    return load_encoder(str(name), device=device, precision=precision, overrides=overrides or {}, plugins=plugins)
+    return load_model(str(name), device=device, precision=precision, overrides=overrides or {}, plugins=plugins)
 
 
 def export(
@@ -269,9 +272,9 @@ def export(
         check_packages()
     found = checkpoints.read(checkpoint)
     tell(f"Exporting {found.path}, step {found.step}")
-    encoder = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
+    model = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
     origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
-              "model": encoder.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
+              "model": model.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
     return exports.export(
-        encoder.model, target, origin=origin, classes=encoder.classes, merge=merge, onnx=onnx, tell=tell
+        model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, tell=tell
     )  # fmt: skip

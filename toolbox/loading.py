@@ -1,4 +1,4 @@
-"""What the name of a model means, and the encoder that it gives."""
+"""What the name of a model means, and the loaded model that it gives."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ from toolbox.planning import runnable
 from toolbox.registry import build, catalog, parameters
 
 if TYPE_CHECKING:
-    from toolbox.base import Model
-    from toolbox.engine.judging.encoder import Encoder
-    from toolbox.engine.precision import Precision
+    from toolbox.base import LoadedModel
     from toolbox.engine.saving.checkpoint import Checkpoint
-    from toolbox.plugin import Device
 
 Overrides = Mapping[str, Any] | Iterable[str]
 
 
-def load_encoder(
+def load_model(
     name: str, *, device: str | None = None, precision: str | None = None, overrides: Overrides = (),
     plugins: Iterable[str] = (), backbone: str | None = None, baseline: bool = False,
-) -> Encoder:  # fmt: skip
-    """The encoder that a name means; arguments as of `toolbox.load`.
+) -> LoadedModel:  # fmt: skip
+    """The model that a name means; arguments as of `toolbox.load`.
 
     - `device`: default: of a recipe what it says, else "auto".
     - `backbone`: the component that an id means, e.g. "core.Timm"; default: the first that takes it.
@@ -44,8 +41,8 @@ def load_encoder(
         )  # fmt: skip
     if kind == "recipe":
         recipe = runnable(load_config(name, overrides, plugins), device, training=False)
-        told = f"{name}, zero-shot: pooled features of its backbone"
-        return _zero_shot(recipe, told, recipe["env_cfg"]["device"], precision)
+        description = f"{name}, zero-shot: pooled features of its backbone"
+        return _zero_shot(recipe, description, recipe["env_cfg"]["device"], precision)
     component = backbone or component_of(name)
     bare = {"model": {"type": "core.Embedder", "backbone": {"type": component, "name": name}}}
     recipe = complete(changed(bare, overrides, plugins))
@@ -57,38 +54,37 @@ def load_encoder(
 def open_checkpoint(
     found: Checkpoint, *, name: str | None = None, device: str = "auto", precision: str | None = None,
     overrides: Overrides = (), plugins: Iterable[str] = (), baseline: bool = False,
-) -> Encoder:  # fmt: skip
-    """The encoder of a checkpoint; arguments as of `load_encoder`, `name` being what the user calls it."""
-    from toolbox.engine.judging.encoder import Encoder
-
+) -> LoadedModel:  # fmt: skip
+    """The model of a checkpoint; arguments as of `load_model`, `name` being what the user calls it."""
     recipe = changed(found.manifest["recipe"], overrides, plugins, str(found.path))
     problems = validate(recipe)
     if problems:
         raise ToolboxError.of(problems)
-    told = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
-    return Encoder(
-        *_ready_model(recipe, device, precision, found), told=told, mode="baseline" if baseline else "predict",
+    description = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
+    return _loaded(
+        recipe, device, precision, found, description=description, mode="baseline" if baseline else "predict",
         classes=found.class_names(), step=found.step,
         identity={"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]},
     )  # fmt: skip
 
 
-def _zero_shot(recipe: dict[str, Any], told: str, device: str, precision: str | None) -> Encoder:
-    """The encoder of a recipe's backbone as it comes, or as `load_from` has it."""
-    from toolbox.engine.judging.encoder import Encoder
+def _zero_shot(recipe: dict[str, Any], description: str, device: str, precision: str | None) -> LoadedModel:
+    """The model of a recipe with its backbone as it comes, or as `load_from` has it."""
     from toolbox.engine.saving import checkpoint as checkpoints
 
-    return Encoder(*_ready_model(recipe, device, precision, checkpoints.start_of(recipe)), told=told, mode="baseline")
+    start = checkpoints.start_of(recipe)
+    return _loaded(recipe, device, precision, start, description=description, mode="baseline")
 
 
-def _ready_model(
-    recipe: dict[str, Any], device: str, precision: str | None, checkpoint: Checkpoint | None
-) -> tuple[Model, dict[str, Any], Device, Precision]:
-    """The first arguments of an encoder: a recipe's model on its device, the recipe, the device and the precision."""
+def _loaded(
+    recipe: dict[str, Any], device: str, precision: str | None, checkpoint: Checkpoint | None, **facts: Any
+) -> LoadedModel:
+    """A recipe's model on its device, in the class that its users get; `facts`: the other fields of that."""
     import torch
 
     from toolbox.engine.assemble import build_model
     from toolbox.engine.device import choose_device, limit_images
+    from toolbox.engine.judging.loaded import compute, user_class
     from toolbox.engine.precision import eval_precision
 
     chosen = choose_device(device)
@@ -96,7 +92,9 @@ def _ready_model(
     limit_images(recipe)
     classes = checkpoint.manifest["classes"] if checkpoint else 2  # a head is left out then, whatever its size
     model = build_model(recipe, seed=0, classes=classes, checkpoint=checkpoint, training=False)
-    return model.to(torch.device(str(chosen))), recipe, chosen, how
+    model = model.to(torch.device(str(chosen))).eval()
+    cls = user_class(model, recipe["model"]["type"])
+    return cls(model=model, recipe=recipe, device=chosen, precision=how, compute=compute, **facts)
 
 
 def kind_of(name: str) -> str:

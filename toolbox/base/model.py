@@ -60,12 +60,14 @@ class Model(nn.Module, ABC):
       encode gets None for them, and inputs of these names are read in training only.
     - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
     - `fixed_embeddings`: whether the "embeddings" that it predicts do not change in training, as of a frozen backbone.
+    - `user_class`: "module:Class" of what `toolbox.load` makes of it, a `LoadedModel`.
     - `reads_mixed`: whether its loss reads `batch["mixed"]`; only then may a recipe mix images.
     """
 
     training_only: frozenset[str] = frozenset()
     closed_set: bool = False
     reads_mixed: bool = False
+    user_class: str = "toolbox.utils.encoder:Encoder"
 
     @property
     def fixed_embeddings(self) -> bool:

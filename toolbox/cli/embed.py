@@ -67,10 +67,12 @@ def _embed(arguments: argparse.Namespace) -> int:
     source = load_source(arguments, ours)
     told = listed_sources(arguments.images or [arguments.model])
     told = f"{arguments.split} of {told}" if arguments.split else told
-    print(f"Embedding {len(dataset):,} images of {told} with {source.told}, in {source.precision.name}", flush=True)
+    print(
+        f"Embedding {len(dataset):,} images of {told} with {source.description}, in {source.precision.name}", flush=True
+    )
     found = run(source, dataset, arguments)
     try:
-        about = {"model": source.told, "precision": source.precision.name}
+        about = {"model": source.description, "precision": source.precision.name}
         write_embeddings(arguments.out, found.ids, found.embeddings, about=about)
     except ValueError as error:
         raise ToolboxError(str(error)) from error

@@ -80,7 +80,7 @@ def _mine(arguments: argparse.Namespace) -> int:
         print(note)
     source = load_source(arguments, arguments.cfg_options)
     what = f"{len(dataset):,} images of {arguments.split}"
-    print(f"Embedding {what} with {source.told}, in {source.precision.name}", flush=True)
+    print(f"Embedding {what} with {source.description}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)

@@ -10,9 +10,8 @@ from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_pr
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset
+    from toolbox.base import Dataset, LoadedModel
     from toolbox.engine.judging.classify import Classified
-    from toolbox.engine.judging.encoder import Encoder
 
 TOP = 5
 MOST_LINES = 20
@@ -63,20 +62,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     dataset = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
     for note in dataset.notes():
         print(note)
-    encoder = _load(arguments)
-    known = encoder.classes
+    model = _load(arguments)
+    known = model.classes
     if known is None:
         print("This checkpoint holds no names of classes: labels are their numbers.")
     elif arguments.top and arguments.top > len(known):
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
-    told = f"{encoder.told}, in {encoder.precision.name}"
-    told += f", by {encoder.model.predictor}" if encoder.model.predictor else ""
+    told = f"{model.description}, in {model.precision.name}"
+    told += f", by {model.model.predictor}" if model.model.predictor else ""
     print(f"Classifying {len(dataset):,} images of {listed_sources(arguments.images)} with {told}", flush=True)
-    found = _classified(encoder, dataset, arguments)
-    rows = [[(encoder.name_of(label), score) for label, score in row] for row in found.rows]
+    found = _classified(model, dataset, arguments)
+    rows = found.rows
     paths = [str(name) for name in found.ids]
     if arguments.out:
-        write_predictions(arguments.out, paths, rows, classifier=encoder.model.predictor)
+        write_predictions(arguments.out, paths, rows, classifier=model.model.predictor)
         left = f"; {len(found.bad)} unreadable images left out" if found.bad else ""
         print(f"{arguments.out}: {len(rows):,} images{left}")
     if arguments.page:
@@ -102,7 +101,7 @@ def _check_targets(arguments: argparse.Namespace, endings: tuple[str, ...]) -> N
         raise ToolboxError("--overwrite has no effect without --out or --page.")
 
 
-def _load(arguments: argparse.Namespace) -> Encoder:
+def _load(arguments: argparse.Namespace) -> LoadedModel:
     from toolbox import api
     from toolbox.cli.sources import kind_of
     from toolbox.engine.device import set_threads
@@ -122,14 +121,16 @@ def _load(arguments: argparse.Namespace) -> Encoder:
     )  # fmt: skip
 
 
-def _classified(encoder: Encoder, dataset: Dataset, arguments: argparse.Namespace) -> Classified:
+def _classified(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Classified:
     from toolbox.cli.sources import progress, tell_bad, workers_of
+    from toolbox.core.image_classifier import top_classes
     from toolbox.engine.judging.classify import classify
 
+    top = arguments.top or TOP
     with progress(len(dataset), "classifying") as advance:
         found = classify(
-            encoder.model, dataset, encoder.device, precision=encoder.precision, top=arguments.top or TOP,
-            names=encoder.classes, batch_size=arguments.batch_size, workers=workers_of(arguments),
+            model.model, dataset, model.device, lambda outputs, ids: top_classes(outputs, top, ids, model.classes),
+            precision=model.precision, batch_size=arguments.batch_size, workers=workers_of(arguments),
             skip_bad=arguments.on_bad_item == "skip", progress=advance,
         )  # fmt: skip
     tell_bad(found.bad)

@@ -15,9 +15,8 @@ from toolbox.loading import kind_of
 from toolbox.registry import build
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset
+    from toolbox.base import Dataset, LoadedModel
     from toolbox.engine.judging.embed import Embedded
-    from toolbox.engine.judging.encoder import Encoder
     from toolbox.engine.judging.pictures import Pictures
 
 
@@ -58,10 +57,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Encoder:
+def load_source(arguments: argparse.Namespace, overrides: list[str]) -> LoadedModel:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
     from toolbox.engine.device import set_threads
-    from toolbox.loading import load_encoder
+    from toolbox.loading import load_model
 
     kind = kind_of(arguments.model)
     if kind != "backbone" and arguments.backbone:
@@ -69,12 +68,12 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> Encoder:
             f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
         )
     set_threads(None)
-    encoder = load_encoder(
+    model = load_model(
         arguments.model, device=arguments.device, precision=arguments.precision, overrides=overrides,
         plugins=arguments.plugin, backbone=arguments.backbone, baseline=arguments.baseline,
     )  # fmt: skip
-    set_threads((encoder.recipe.get("env_cfg") or {}).get("threads"))
-    return encoder
+    set_threads((model.recipe.get("env_cfg") or {}).get("threads"))
+    return model
 
 
 def split_of(recipe: dict[str, Any], split: str) -> Dataset:
@@ -102,7 +101,7 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
     raise ToolboxError(f"--split names data of a recipe or a checkpoint, and '{name}' is neither.")
 
 
-def run(source: Encoder, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
+def run(source: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
     """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
     from toolbox.engine.judging.embed import embed
 

@@ -29,6 +29,7 @@ class Classifier(TowerModel):
 
     closed_set = True
     reads_mixed = True
+    user_class = "toolbox.core.image_classifier:ImageClassifier"
 
     def __init__(
         self, backbone: Backbone, pool: Pool | str = "cls", head: Head | None = None, loss: Loss | None = None

@@ -54,6 +54,7 @@ class Probe(Model):
     """
 
     closed_set = True
+    user_class = "toolbox.core.image_classifier:ImageClassifier"
 
     def __init__(
         self,

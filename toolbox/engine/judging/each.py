@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import AUDIT, find_unreadable, list_messages
 from toolbox.engine.reading.batches import batches, ready
 from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, Inputs, inputs_of
+from toolbox.engine.reading.fetch import Fetch, inputs_of
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build
+from toolbox.utils.model_io import check_reads_images
 
 
 def run_over(
@@ -35,7 +36,7 @@ def run_over(
     unless they are left out, and where none is left; and for a model that reads more than images.
     """
     inputs, place = inputs_of(model), torch.device(str(device))
-    check_reads_images(inputs)
+    check_reads_images(model)
     sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
     sampler.setup(dataset, seed=0)
     workers = min(workers, len(sampler) - 1)  # a single batch is read sooner than a process starts
@@ -66,24 +67,6 @@ def run_over(
     if len(bad) == done:
         raise _unreadable(bad, done, len(dataset))
     return bad
-
-
-def check_reads_images(inputs: dict[str, Inputs]) -> None:
-    """Raise ToolboxError for a model that reads more than images, or none."""
-    others = sorted(name for name, source in inputs.items() if source.field != "image")
-    if others or not inputs:
-        raise ToolboxError(f"This model cannot encode images alone: it also reads {', '.join(others) or 'nothing'}.")
-
-
-def check_finite(rows: Tensor, what: str, ids: Sequence[int | str]) -> None:
-    """Raise ToolboxError naming items whose rows hold NaN or infinity.
-
-    - `what`: the rows are, for the message; `ids`: of the items.
-    """
-    bad = torch.nonzero(~rows.isfinite().all(dim=1))[:, 0].tolist()
-    if bad:
-        listed = ", ".join(str(ids[row]) for row in bad[:3])
-        raise ToolboxError(f"{what} hold NaN or infinity: {listed}.", hint="Training diverged: use another checkpoint.")
 
 
 def _unreadable(bad: list[tuple[int, str]], done: int, total: int) -> ToolboxError:

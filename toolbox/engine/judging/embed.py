@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Model, l2_normalize
-from toolbox.engine.judging.each import check_finite, run_over
+from toolbox.base import Batch, Dataset, Model
+from toolbox.engine.judging.each import run_over
 from toolbox.engine.precision import Precision
-from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
+from toolbox.utils.model_io import unit_embeddings
 
 
 @dataclass
@@ -42,7 +42,7 @@ def embed(
 
     def take(outputs: dict[str, Tensor], batch: Batch) -> None:
         nonlocal found
-        rows = unit_rows(outputs, batch["ids"]).numpy()
+        rows = unit_embeddings(outputs, batch["ids"]).numpy()
         if found is None:  # a page of it takes memory only once it is written
             found = np.empty((len(dataset), rows.shape[1]), np.float32)
         found[len(result.ids) : len(result.ids) + len(rows)] = rows
@@ -55,15 +55,3 @@ def embed(
     )  # fmt: skip
     result.embeddings = found[: len(result.ids)]
     return result
-
-
-def unit_rows(outputs: dict[str, Tensor], ids: Sequence[int | str]) -> Tensor:
-    """The embeddings that a model gave, (B, D) float32 of length 1, on the CPU; `ids`: of the items, for messages.
-
-    Raises ToolboxError for outputs without embeddings, and for embeddings that are not finite.
-    """
-    if "embeddings" not in outputs:
-        raise ToolboxError(f"This model gives no embeddings, but {', '.join(outputs) or 'nothing'}.", where="model")
-    rows = l2_normalize(outputs["embeddings"].float())
-    check_finite(rows, "Embeddings", ids)
-    return rows.cpu()
