@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from toolbox.base import ImagePreprocess
-from toolbox.base.export import save_processor
+from toolbox.utils.export_formats import save_processor
 
 ARCH = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, patch_size=8)
 IMAGES = ImagePreprocess((16, 16), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

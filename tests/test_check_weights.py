@@ -11,9 +11,9 @@ from craft import save_weights, vit
 from safetensors.torch import load_file, save_file
 
 from toolbox import api
-from toolbox.base import hub
 from toolbox.cli import train
 from toolbox.planning import plan
+from toolbox.utils import hub
 
 HERE = Path(__file__).parent
 SMALL = dict(layers=[1, 1, 1, 1], channels=[8, 8, 8, 8], stem_width=8)
@@ -25,7 +25,7 @@ def found(recipe):
 
 def resnet(file):
     arch = str(SMALL).replace(" ", "")
-    return f"model.backbone=dict(type='core.Timm',name='resnet18',arch={arch},size=32,checkpoint={str(file)!r})"
+    return f"model.backbone=dict(type='encoders.Timm',name='resnet18',arch={arch},size=32,checkpoint={str(file)!r})"
 
 
 def test_files_that_are_absent_damaged_or_of_another_net(toy, tmp_path):
@@ -53,7 +53,7 @@ def test_a_folder_of_transformers(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "backbone", ["dict(type='core.Timm',name='resnet18')", "dict(type='dinov3.ViT',name='vits16')"]
+    "backbone", ["dict(type='encoders.Timm',name='resnet18')", "dict(type='dinov3.ViT',name='vits16')"]
 )
 def test_ids_that_cannot_be_had(toy, backbone, monkeypatch, tmp_path):
     from huggingface_hub import constants

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 import toolbox
 from toolbox.base import l2_normalize
-from toolbox.base.export import save_processor
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
 from toolbox.core.embedder import Embedder
@@ -28,6 +27,7 @@ from toolbox.core.tune import Tune
 from toolbox.engine.assemble import apply_tuning
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
+from toolbox.utils.export_formats import save_processor
 
 CLASSES = 3
 MODEL = [

@@ -17,7 +17,7 @@ from toolbox.testing.material import image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ["core", "datasets", "dinov3", "glyphs", "losses"]
+PLUGINS = ["core", "datasets", "dinov3", "encoders", "glyphs", "losses"]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
@@ -29,10 +29,10 @@ CASES = [
     ("core.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
     ("core.Classifier", dict(backbone=BACKBONE, loss=dict(type="losses.CrossEntropy"))),
     ("core.Classifier", dict(backbone=BACKBONE, pool="cls+mean", head=dict(type="core.MLP"))),
-    ("core.Timm", dict(name="vit_tiny_patch16_224", size=32, weights=False, arch=TIMM_VIT)),
-    ("core.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
-    ("core.HFVision", dict(name=None, size=16, arch=dict(model_type="dinov2", **HF_VIT))),
-    ("core.HFVision", dict(name=None, size=16, arch=dict(model_type="siglip_vision_model", **HF_VIT))),
+    ("encoders.Timm", dict(name="vit_tiny_patch16_224", size=32, weights=False, arch=TIMM_VIT)),
+    ("encoders.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
+    ("encoders.HFVision", dict(name=None, size=16, arch=dict(model_type="dinov2", **HF_VIT))),
+    ("encoders.HFVision", dict(name=None, size=16, arch=dict(model_type="siglip_vision_model", **HF_VIT))),
     ("core.Tune", dict(mode="full")),
     ("core.Tune", dict(mode="frozen")),
     ("core.Tune", dict(mode="lora", rank=2)),
@@ -254,8 +254,9 @@ def imported(file: Path) -> set[str]:
     return {name for name in names if name.split(".")[0] == "toolbox"}
 
 
-def test_plugins_import_three_modules_of_the_toolbox():
+def test_plugins_import_four_modules_of_the_toolbox():
     files = [*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("examples/*/src/**/*.py")]
     used = {name: file for file in files for name in imported(file)}
+    used = {name if not name.startswith("toolbox.utils.") else "toolbox.utils": file for name, file in used.items()}
     assert used.keys() >= {"toolbox.plugin", "toolbox.base"}, "the search finds nothing"
-    assert used.keys() <= {"toolbox.plugin", "toolbox.base", "toolbox.testing"}, used
+    assert used.keys() <= {"toolbox.plugin", "toolbox.base", "toolbox.utils", "toolbox.testing"}, used

@@ -20,15 +20,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.vit import ViT
+from toolbox_encoders.hf_vision import HFVision
+from toolbox_encoders.timm_backbone import Timm
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 import toolbox
 from toolbox.base import Head, ImagePreprocess, Model
-from toolbox.base.export import run, save_processor
+from toolbox.base.export import run
 from toolbox.cli.export import main
-from toolbox.core.backbones.hf_vision import HFVision
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.bn_neck import BNNeck
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
@@ -39,6 +39,7 @@ from toolbox.engine.exporting import export as exports
 from toolbox.engine.exporting.export import check_target
 from toolbox.errors import ToolboxError
 from toolbox.testing.material import image
+from toolbox.utils.export_formats import save_processor
 from toolbox.utils.pool import Pool
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -398,7 +399,7 @@ def cached(tmp_path, monkeypatch):
     from huggingface_hub import constants
     from transformers import AutoConfig
 
-    from toolbox.base import hub
+    from toolbox.utils import hub
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -97,8 +97,8 @@ def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_h
     for backbone in (
         dict(type="dinov3.ViT", name=None, arch=dict(patch_size=8, **vit), size=32),
         dict(type="dinov3.ConvNeXt", name=None, arch=dict(hidden_sizes=[8, 16], depths=[1, 1]), size=32),
-        dict(type="core.HFVision", name=None, size=32, arch=dict(model_type="dinov2", patch_size=8, **vit)),
-        dict(type="core.Timm", name="vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)),
+        dict(type="encoders.HFVision", name=None, size=32, arch=dict(model_type="dinov2", patch_size=8, **vit)),
+        dict(type="encoders.Timm", name="vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)),
     ):
         assert build(backbone).preprocess().crop == 1
         preprocess = build({**backbone, "crop": 0.5}).preprocess()

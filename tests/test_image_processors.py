@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from toolbox.base.image_processor import read_image_processor, read_timm_images
+from toolbox.utils.image_processor import read_image_processor, read_timm_images
 
 LARGEST = 400
 """Pixels a side that are still quick; the classes with larger images are slow."""
@@ -67,7 +67,7 @@ def check(name, tmp_path):
     if folder is None:
         return "absent"
     try:
-        settings = read_image_processor(folder, transformers.AutoImageProcessor)
+        settings = read_image_processor(folder)
     except ValueError:
         return "refused"
     resizes = settings.size is not None
@@ -103,7 +103,7 @@ def test_large_images_and_other_backends_of_every_class(tmp_path):
 
 def test_the_comparison_sees_another_filter_and_another_scale(tmp_path):
     folder = saved(tmp_path, "ViTImageProcessor")
-    settings = read_image_processor(folder, transformers.AutoImageProcessor)
+    settings = read_image_processor(folder)
     for change in ({"interpolation": "bicubic"}, {"interpolation": "nearest"}, {"mean": (0.485, 0.456, 0.406)}):
         wrong = type(settings)(**{**vars(settings), **change})
         assert any(largest > 3 or mean > 0.5 for largest, mean in differences(folder, wrong)), change
@@ -111,7 +111,7 @@ def test_the_comparison_sees_another_filter_and_another_scale(tmp_path):
 
 def write(folder, **content):
     (folder / "preprocessor_config.json").write_text(json.dumps(content))
-    return read_image_processor(folder, transformers.AutoImageProcessor)
+    return read_image_processor(folder)
 
 
 def test_what_a_file_leaves_out_is_the_default_of_its_class(tmp_path):
@@ -125,10 +125,10 @@ def test_what_a_file_leaves_out_is_the_default_of_its_class(tmp_path):
     (tmp_path / "preprocessor_config.json").unlink()
     nested = {"processor_class": "CLIPProcessor", "image_processor": {"image_processor_type": "ViTImageProcessor"}}
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
-    assert read_image_processor(tmp_path, transformers.AutoImageProcessor).mean == vit.mean
+    assert read_image_processor(tmp_path).mean == vit.mean
     (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "CLIPProcessor"}))
     with pytest.raises(ValueError, match="transformers cannot read the image processor in"):
-        read_image_processor(tmp_path, transformers.AutoImageProcessor)
+        read_image_processor(tmp_path)
     with pytest.raises(ValueError, match="image_processor_type"):
         write(tmp_path, image_mean=[0.5] * 3)  # of no class, beside no config.json
 

@@ -15,8 +15,8 @@ import torch
 from craft import IMAGES
 
 import toolbox
-from toolbox.base.export import save_processor
 from toolbox.cli import test, train
+from toolbox.utils.export_formats import save_processor
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 from timm.layers import BatchNormAct2d
+from toolbox_encoders.timm_backbone import Timm
 from torch import nn
 from torch.nn import functional
 
 from toolbox import api
 from toolbox.base import Backbone, Features, ImagePreprocess
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.embedder import Embedder
 from toolbox.core.tune import Tune
 from toolbox.engine.assemble import apply_tuning, norm_notes
@@ -183,7 +183,7 @@ def test_pretrained_weights_of_a_file_keep_statistics_in_a_run(toy, tmp_path):
                 buffer.add_(0.5)
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     arch = str(small).replace(" ", "")
-    given = f"type='core.Timm',name='resnet18',arch={arch},size=32,checkpoint={str(tmp_path / 'net.safetensors')!r}"
+    given = f"type='encoders.Timm',name='resnet18',arch={arch},size=32,checkpoint={str(tmp_path / 'net.safetensors')!r}"
     options = ["train_cfg.max_steps=2", "param_scheduler.warmup=1"]
     for stats, kept in ((None, True), ("train", False)):
         tune = "" if stats is None else f",tune=dict(norm_stats='{stats}')"

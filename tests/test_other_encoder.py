@@ -9,16 +9,17 @@ import torch
 
 from toolbox import api
 from toolbox.base import ImagePreprocess
-from toolbox.base.export import save_processor
 from toolbox.config import load_config
+from toolbox.utils.export_formats import save_processor
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "configs").rglob("*.py") if path.parent.name != "_base_")
 SMALL = {
-    "resnet": ("core.Timm", "resnet18", dict(layers=[1, 1, 1, 1], channels=[8, 8, 8, 8], stem_width=8)),
-    "vit": ("core.Timm", "vit_tiny_patch16_224", dict(depth=2, embed_dim=48)),
+    "resnet": ("encoders.Timm", "resnet18", dict(layers=[1, 1, 1, 1], channels=[8, 8, 8, 8], stem_width=8)),
+    "vit": ("encoders.Timm", "vit_tiny_patch16_224", dict(depth=2, embed_dim=48)),
     "swin": (
-        "core.Timm", "swin_tiny_patch4_window7_224", dict(depths=[1, 1, 1, 1], embed_dim=16, num_heads=[1, 2, 4, 8]),
+        "encoders.Timm", "swin_tiny_patch4_window7_224",
+        dict(depths=[1, 1, 1, 1], embed_dim=16, num_heads=[1, 2, 4, 8]),
     ),
     "convnext": ("dinov3.ConvNeXt", None, dict(hidden_sizes=[8, 16], depths=[1, 1])),
 }  # fmt: skip
@@ -46,7 +47,7 @@ def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
         pytest.importorskip("bitsandbytes")
     place = "model.backbone"
     if kind == "folder":
-        given = {f"{place}.type": "core.HFVision", f"{place}.name": str(folder)}
+        given = {f"{place}.type": "encoders.HFVision", f"{place}.name": str(folder)}
     else:
         component, name, arch = SMALL[kind]
         given = {f"{place}.type": component, f"{place}.name": name, f"{place}.arch": arch, f"{place}.weights": False}
@@ -59,7 +60,7 @@ def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
 
 
 def planned(recipe, *overrides):
-    resnet = ["model.backbone.type=core.Timm", "model.backbone.name=resnet18"]
+    resnet = ["model.backbone.type=encoders.Timm", "model.backbone.name=resnet18"]
     return api.plan(load_config(ROOT / "configs" / recipe, [*resnet, *overrides]), data=False)
 
 
@@ -79,7 +80,7 @@ def test_what_is_left_out_is_said(monkeypatch):
 def test_what_the_user_sets_is_never_dropped(monkeypatch):
     monkeypatch.chdir(ROOT)
     told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.attention=eager").problems]
-    assert any("core.Timm has no argument 'attention'" in text for text in told)
+    assert any("encoders.Timm has no argument 'attention'" in text for text in told)
     told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.tune.mode=lora").problems]
     assert any("has no linear layers inside layers() for adapters" in text for text in told)
     told = [str(problem) for problem in planned("dinov3_food101_probe.py", "model.inputs=['cls:4']").problems]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from test_tune import PIXELS, VIT, Plain, convnext, trainable, vit
 from toolbox_dinov3.vit import ViT
+from toolbox_encoders.hf_vision import HFVision
+from toolbox_encoders.timm_backbone import Timm
 from torch import nn
 
 from toolbox.base import Backbone
-from toolbox.core.backbones.hf_vision import HFVision
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.quantizing import libraries
 from toolbox.core.quantizing.packed import Format
 from toolbox.core.quantizing.quantize import Quantize

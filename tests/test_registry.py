@@ -243,7 +243,7 @@ def test_names_that_do_not_exist_get_the_nearest(site):
     assert "Did you mean 'losses.SupCon'?" in message(get, "losses.SupConn", "loss")
     assert "Did you mean 'losses'?" in message(get, "lossess.SupCon")
     assert "Did you mean 'core.Embedder'?" in message(get, "core.Embeder")
-    assert "there is no plugin 'torch' here" in message(get, "torch.AdamW")
+    assert "there is no plugin 'torch' here. Did you mean 'core.AdamW'?" in message(get, "torch.AdamW")
     assert "pip" not in message(get, "torch.AdamW")
     text = message(get, "losses.SupCon", "backbone", where="model.backbone")
     assert text.startswith("model.backbone: 'losses.SupCon' is a loss, and model.backbone expects a backbone.")
@@ -253,6 +253,19 @@ def test_names_that_do_not_exist_get_the_nearest(site):
         assert message(get, nonsense)
     assert "Did you mean 'loss'?" in message(catalog().find, "los")
     assert {entry.kind for entry in catalog().find("loss")} == {"loss"}
+
+
+def test_a_component_that_has_moved_is_found_by_its_old_name(site):
+    site("new-dist", "newhome", fake.module("'loss', 'Moved', 'm:M', 's'\n'head', 'Part', 'm:P', 's'"))
+    get = catalog().get
+    for name in ("Timm", "HFVision"):
+        text = message(get, f"core.{name}", "backbone", where="model.backbone")
+        says = f"model.backbone: the plugin 'core' has no component '{name}'."
+        assert text == f"{says} Did you mean 'encoders.{name}'?"
+    for old in ("core.Moved", "losses.moved", "vanished.Moved"):  # the last one's plugin is gone
+        assert "Did you mean 'newhome.Moved'?" in message(get, old)
+    assert "Did you mean 'newhome.Part'?" in message(get, "core.NewhomePart", "head")
+    assert "newhome" not in message(get, "core.Homeless", "head").partition("Of kind")[0]
 
 
 def test_an_absent_plugin_of_the_repository_comes_with_its_command(monkeypatch):

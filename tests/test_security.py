@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from toolbox_datasets import hf_source
 from toolbox_datasets.unpack import place
+from toolbox_encoders.hf_vision import HFVision
+from toolbox_encoders.timm_backbone import Timm
 
 import toolbox
-from toolbox.base import weight_files
 from toolbox.base.findings import Gallery, Outcomes, Table
 from toolbox.cli import embed, export, mine_negatives
-from toolbox.core.backbones.hf_vision import HFVision
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog, discover, swap_catalog
+from toolbox.utils import weight_files
 
 ROOT = Path(__file__).parent.parent
 EVIL = """\

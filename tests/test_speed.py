@@ -51,10 +51,10 @@ BACKBONES = {
         type="dinov3.ConvNeXt", name=None, size=32, arch=dict(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 2, 1])
     ),
     "timm": dict(
-        type="core.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
+        type="encoders.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
         arch=dict(depth=3, embed_dim=24, num_heads=2),
     ),
-    "timm resnet": dict(type="core.Timm", name="resnet10t", size=32, weights=False),
+    "timm resnet": dict(type="encoders.Timm", name="resnet10t", size=32, weights=False),
 }  # fmt: skip
 
 

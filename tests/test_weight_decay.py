@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from toolbox_dinov3.vit import ViT
+from toolbox_encoders.hf_vision import HFVision
+from toolbox_encoders.timm_backbone import Timm
 
 import toolbox
 from toolbox import api
-from toolbox.core.backbones.hf_vision import HFVision
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.embedder import Embedder
 from toolbox.core.optim import AdamW
 from toolbox.engine.parts import frozen_identity, left_out

@@ -55,11 +55,6 @@ class ToolboxError(Exception):
         return (ToolboxError.of, (self.problems,))
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """What an error of another library says, within a sentence: at most `most` characters, without a last dot."""
-    return " ".join(str(error).split())[:most].rstrip(".") or type(error).__name__
-
-
 def command_line(name: str) -> str:
     """What a user types to run a sub-command, for messages: as this process was started, so that it is true both in a
     checkout, `python tools/train.py`, and where the toolbox is installed, `vision-encoder-toolbox train`.

@@ -13,7 +13,7 @@ from toolbox.planning import runnable
 from toolbox.registry import build, catalog, parameters
 
 if TYPE_CHECKING:
-    from toolbox.base import LoadedModel
+    from toolbox.base import Backbone, LoadedModel
     from toolbox.engine.saving.checkpoint import Checkpoint
 
 Overrides = Mapping[str, Any] | Iterable[str]
@@ -26,7 +26,7 @@ def load_model(
     """The model that a name means; arguments as of `toolbox.load`.
 
     - `device`: default: of a recipe what it says, else "auto".
-    - `backbone`: the component that an id means, e.g. "core.Timm"; default: the first that takes it.
+    - `backbone`: the component that an id means, "namespace.Name"; default: the first that takes it.
     - `baseline`: leave the head of a trained model out: the pooled features of its backbone.
     """
     from toolbox.engine.saving import checkpoint as checkpoints
@@ -120,26 +120,31 @@ def kind_of(name: str) -> str:
 
 
 def component_of(name: str) -> str:
-    """The first backbone component that takes `name`: those of plugins first, the built-in ones last.
+    """The first backbone component that takes `name`; those for the names of a whole library are asked last.
 
     Raises ToolboxError with what each of them says when none does.
     """
     import torch
 
     said: list[tuple[str, Problem]] = []
-    for entry in sorted(catalog().find("backbone"), key=lambda entry: entry.namespace == "core"):
-        if entry.missing:
+    classes: dict[str, type[Backbone]] = {}
+    for entry in catalog().find("backbone"):
+        if not entry.missing:
+            try:
+                classes[entry.fullname] = catalog().resolve(entry.fullname)
+            except ToolboxError as error:
+                said.append((entry.fullname, error.problems[0]))
+    for fullname in sorted(classes, key=lambda fullname: classes[fullname].takes_any_name):
+        known = {parameter.name: parameter for parameter in parameters(classes[fullname])}
+        if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
             continue
         try:
-            known = {parameter.name: parameter for parameter in parameters(catalog().resolve(entry.fullname))}
-            if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
-                continue
             with torch.device("meta"):
-                backbone = build({"type": entry.fullname, "name": name}, "backbone", where=entry.fullname)
+                backbone = build({"type": fullname, "name": name}, "backbone", where=fullname)
         except ToolboxError as error:
-            said.append((entry.fullname, error.problems[0]))
+            said.append((fullname, error.problems[0]))
             continue
         if backbone.modality == "image":
-            return entry.fullname
-    hint = " ".join(f"{entry}: {problem.message}" for entry, problem in said)
+            return fullname
+    hint = " ".join(f"{fullname}: {problem.message}" for fullname, problem in said)
     raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)

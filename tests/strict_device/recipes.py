@@ -132,7 +132,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.backbone": dict(type="dinov3.ConvNeXt", name=None, size=32,
                                arch=dict(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])),
     },
-    "timm": {"model.backbone": dict(type="core.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
+    "timm": {"model.backbone": dict(type="encoders.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
                                     arch=dict(depth=2, embed_dim=24, num_heads=2)),
     },
 }  # fmt: skip

@@ -19,7 +19,6 @@ from toolbox.base.functional import (
 )
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
-from toolbox.base.hub import unreachable
 from toolbox.base.image_files import (
     ImageFiles,
     composed,
@@ -32,7 +31,6 @@ from toolbox.base.image_files import (
     sized_files,
 )
 from toolbox.base.image_preprocess import ImagePreprocess, check_crop
-from toolbox.base.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox.base.images import decode_image, read_image, set_max_image_pixels
 from toolbox.base.labels import MISSING_LABELS, find_similar_labels, read_label
 from toolbox.base.loaded_model import LoadedModel
@@ -51,10 +49,10 @@ from toolbox.base.tune import Tune
 __all__ = [
     "MISSING_LABELS", "SPLITS", "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features",
     "Finding", "Gallery", "Head", "Histogram", "Hook", "ImageFiles", "ImagePreprocess", "LoadedModel", "Loss",
-    "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess", "ProcessorSettings", "Quantize",
+    "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess", "Quantize",
     "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_images", "check_rate",
     "cls_token", "composed", "decode_image", "find_images", "find_similar_labels", "folders_in", "gather",
     "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token", "listed_endings", "mean_tokens",
-    "natural", "new_file", "read_image", "read_image_processor", "read_label", "read_timm_images",
-    "set_max_image_pixels", "sized_files", "split_by_hash", "take_by_hash", "unreachable", "without_autocast", "world",
+    "natural", "new_file", "read_image", "read_label",
+    "set_max_image_pixels", "sized_files", "split_by_hash", "take_by_hash", "without_autocast", "world",
 ]  # fmt: skip

@@ -76,12 +76,14 @@ class Backbone(nn.Module, ABC):
     - `dim`: D, the width of its tokens.
     - `abilities`: what its `forward` and constructor can do beyond the minimum, of "layers" (several blocks),
       "mask" (masked input), "checkpointing" (gradient checkpointing). Asking for an absent one is an error.
+    - `takes_any_name`: its argument `name` is any name of a whole library: what an id means is asked of others first.
     - `weights_id`: what `load_weights` will load, None for random weights; part of a checkpoint's identity.
     """
 
     modality: str = "image"
     dim: int
     abilities: frozenset[str] = frozenset()
+    takes_any_name: bool = False
     weights_id: str | None = None
 
     # set by the registry, by `tune` and by the engine, which reads them

@@ -40,7 +40,7 @@ def add_source_arguments(
     else:
         parser.set_defaults(baseline=False)
     if backbone:
-        parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means, e.g. core.Timm")
+        parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means (namespace.Name)")
     else:
         parser.set_defaults(backbone=None)
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")

@@ -38,8 +38,8 @@ _MRL = "model.loss=dict(type='losses.Matryoshka',loss=dict(type='losses.SupCon')
 FOREIGN: dict[str, Foreign] = {
     # model
     "model_name": Foreign(
-        "model.backbone.name=vitb16", "DINOv3 by size, Hugging Face id or folder; other encoders with core.Timm and "
-        "core.HFVision."
+        "model.backbone.name=vitb16", "DINOv3 by size, Hugging Face id or folder; other encoders with another "
+        "model.backbone.type."
     ),
     "model_name_or_path": Foreign("the command test CONFIG CHECKPOINT", "To judge a trained model; a backbone's "
                                   "weights are model.backbone.name=FOLDER."),

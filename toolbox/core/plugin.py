@@ -18,16 +18,6 @@ def toolbox_components() -> list[Component]:
             "toolbox.core.classifier:Classifier",
             "backbone, pool and head that tell classes apart",
         ),
-        Component(
-            "backbone", "Timm", "toolbox.core.backbones.timm_backbone:Timm", "any image encoder of timm", ("timm",)
-        ),
-        Component(
-            "backbone",
-            "HFVision",
-            "toolbox.core.backbones.hf_vision:HFVision",
-            "any image encoder of transformers",
-            ("transformers",),
-        ),
         Component("quantize", "Quantize", "toolbox.core.quantizing.quantize:Quantize", "linear layers in 4 or 8 bits"),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.utils.pool:Pool", "cls, mean, cls+mean, gem or last token"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Augment, Backbone, Mix, Model, hub
+from toolbox.base import Augment, Backbone, Mix, Model
 from toolbox.engine import quantizing
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
@@ -17,6 +17,7 @@ from toolbox.engine.saving import loading
 from toolbox.engine.saving.transfer import chosen
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build, catalog
+from toolbox.utils import hub
 
 
 def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:

@@ -18,8 +18,9 @@ from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
 from toolbox.engine.storing.choice import stored_towers
 from toolbox.engine.updating import grad_cache
-from toolbox.errors import ToolboxError, one_line
+from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
+from toolbox.utils.messages import one_line
 
 _SAID = ("can't allocate memory", "not enough memory", "out of memory")  # torch's allocators, by device
 _WORTH = 0.02  # a proposal that saves a smaller share is none

@@ -87,15 +87,18 @@ class Catalog:
             self.kinds.check(kind)
         return [entry for entry in self.entries if kind in (None, entry.kind)]
 
-    def plugin(self, namespace: str) -> Plugin:
-        """The usable plugin of `namespace`. Raises ToolboxError that says why there is none."""
+    def plugin(self, namespace: str, *, hint: str = "") -> Plugin:
+        """The usable plugin of `namespace`. Raises ToolboxError that says why there is none.
+
+        - `hint`: what to try where no plugin has such a namespace, nor one that is near.
+        """
         owners = [plugin for plugin in self.plugins if plugin.namespace == namespace]
         for plugin in owners:
             if plugin.state == "ready":
                 return plugin
         for plugin in sorted(owners, key=lambda p: ("broken", "conflict", "disabled", "interface").index(p.state)):
             raise _unusable(plugin) from plugin.error
-        raise self._unknown_namespace(namespace)
+        raise self._unknown_namespace(namespace, hint)
 
     def get(self, fullname: str, kind: str | None = None, *, where: str = "") -> Entry:
         """The entry called `fullname`, without an import.
@@ -123,7 +126,7 @@ class Catalog:
             raise ToolboxError(message, hint=self._suggest(fullname, kind))
         entry = self._by_name.get(fullname)
         if entry is None:
-            plugin = self.plugin(namespace)
+            plugin = self.plugin(namespace, hint=self._suggest(fullname, kind))
             names = [e.fullname for e in self.entries if (e.plugin is plugin if kind is None else e.kind == kind)]
             hint = self._suggest(fullname, kind) or _known(f"Of kind {kind} there are" if kind else "It has", names)
             raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
@@ -203,10 +206,13 @@ class Catalog:
         return [plugin for plugin in self.plugins if plugin.state == "ready"]
 
     def _suggest(self, text: str, kind: str | None) -> str:
-        """Did you mean ...? Of the expected kind first; the same name elsewhere before a name that is merely near."""
+        """Did you mean ...? Of the expected kind first; the same name elsewhere before a name that is merely near.
+
+        What is a namespace now may be a part of an older name: core.RetrievalRecall leads to retrieval.Recall.
+        """
         namespace, _, name = text.lower().rpartition(".")
         for entries in ([e for e in self.entries if kind in (None, e.kind)], self.entries):
-            same = [entry.fullname for entry in entries if entry.name.lower() == name]
+            same = [e.fullname for e in entries if name in (e.name.lower(), f"{e.namespace}{e.name}".lower())]
             if same:
                 same.sort(key=lambda fullname: not fullname.startswith(f"{namespace}."))
                 return f"Did you mean {' or '.join(map(repr, same[:1] if namespace else same[:3]))}?"
@@ -216,7 +222,7 @@ class Catalog:
                 return f"Did you mean {own[near[0]]!r}?"
         return ""
 
-    def _unknown_namespace(self, namespace: str) -> ToolboxError:
+    def _unknown_namespace(self, namespace: str, hint: str) -> ToolboxError:
         message = f"there is no plugin {namespace!r} here."
         for folder in uninstalled():
             if namespace in folder.namespaces:
@@ -225,7 +231,7 @@ class Catalog:
             command = install_command(namespace)
             return ToolboxError(message, hint=f"It belongs to the toolbox's repository. Try there: {command}")
         names = sorted({plugin.namespace for plugin in self.plugins})
-        return ToolboxError(message, hint=_nearest(namespace, names) or _known("Plugins", names))
+        return ToolboxError(message, hint=_nearest(namespace, names) or hint or _known("Plugins", names))
 
 
 _current: Catalog | None = None

@@ -14,9 +14,9 @@ from toolbox_dinov3.ids import BY_TIMM_NAME, KNOWN
 from toolbox_dinov3.vit import ViT
 
 from toolbox.base import Features, ImagePreprocess
-from toolbox.base.export import save_processor
 from toolbox.registry import build
 from toolbox.testing import check_backbone
+from toolbox.utils.export_formats import save_processor
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8, "intermediate_size": 70}
 PLAIN = {**VIT, "num_register_tokens": 2}

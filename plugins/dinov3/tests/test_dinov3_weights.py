@@ -12,8 +12,8 @@ from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.ids import KNOWN
 from toolbox_dinov3.vit import ViT
 
-from toolbox.base import hub
-from toolbox.base.export import save_processor
+from toolbox.utils import hub
+from toolbox.utils.export_formats import save_processor
 
 VIT = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "num_register_tokens": 2,

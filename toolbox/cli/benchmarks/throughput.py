@@ -52,7 +52,7 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Time steps of the engine's own `Step` on a batch that lies on the device, the variants in turn.
 
-    - `backbone`: a name of dinov3.ViT, "type:name" of another component ("core.Timm:resnet50"), "small" (a ViT) or
+    - `backbone`: a name of dinov3.ViT, "type:name" of another component ("namespace.Name:name"), "small" (a ViT) or
       "demo" (the demo's ConvNeXt); "auto" is vitb16, and small on a CPU. Weights are random and all of them train.
     - `size`: pixels a side; `batch`: images; 0 is 224 and 128, on a CPU 96 and 16.
     - `steps`: a measurement; 0 is 20, on a CPU 4.

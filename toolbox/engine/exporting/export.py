@@ -21,7 +21,8 @@ from toolbox.engine.exporting import onnx_file
 from toolbox.engine.exporting.export_readme import Part, write_readme
 from toolbox.engine.parts import backbones, model_state
 from toolbox.engine.saving.files import as_json, new_folder
-from toolbox.errors import ToolboxError, one_line
+from toolbox.errors import ToolboxError
+from toolbox.utils.messages import one_line
 
 RECORD = "export.json"
 TOLERANCE = 1e-4

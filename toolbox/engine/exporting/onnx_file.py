@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Model
-from toolbox.errors import ToolboxError, one_line
+from toolbox.errors import ToolboxError
+from toolbox.utils.messages import one_line
 
 _ONE_FILE = 1_500_000_000  # bytes of tensors; the format's limit is 2 GiB, larger models get model.onnx.data beside it
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -18,9 +18,10 @@ from toolbox.engine.reading.mixing import STREAM, mix_pairs
 from toolbox.engine.reading.samples import read_sample
 from toolbox.engine.reading.structures import map_tensors
 from toolbox.engine.reading.workers import Board
-from toolbox.errors import Problem, ToolboxError, one_line
+from toolbox.errors import Problem, ToolboxError
 from toolbox.features.store import Store
 from toolbox.features.views import draw_of, view_of
+from toolbox.utils.messages import one_line
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolbox.base import unreachable
+from toolbox.utils.hub import unreachable
 
 FULL_NAMES = {
     "food101": "ethz/food101", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from toolbox.base import Exported
-from toolbox.base import export as formats
-from toolbox_dinov3.structure import quiet
+from toolbox.utils import export_formats as formats
+from toolbox.utils.hf_logging import quiet_transformers
 
 if TYPE_CHECKING:
     from toolbox_dinov3.encoder import Encoder
@@ -48,7 +48,7 @@ def export(encoder: Encoder, folder: Path, *, as_base: bool) -> Exported:
 def _in_transformers(encoder: Encoder, folder: Path, hub: str | None) -> Exported:
     pixels, notes = formats.save_processor(folder, encoder.preprocess())
     if hub is None:
-        with quiet():
+        with quiet_transformers():
             encoder.model.save_pretrained(folder)
         load = "model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()"
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolbox.base import hub
+from toolbox.utils import hub
 from toolbox_dinov3.ids import COMPONENTS, Known
 
 FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")

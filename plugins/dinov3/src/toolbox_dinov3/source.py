@@ -9,10 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base import ProcessorSettings, read_image_processor, read_timm_images
+from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
-from toolbox_dinov3.structure import quiet
 
 FIELDS: dict[Family, tuple[str, ...]] = {
     "vit": (
@@ -116,7 +115,7 @@ def _from_folder(folder: Path, family: Family, library: Library) -> Source:
         raise ValueError(f"{folder} holds a {found!r} model, not {MODEL_TYPES[family]!r}: {hint}")
     return Source(
         {key: fields[key] for key in FIELDS[family] if key in fields},
-        _images(folder),
+        read_image_processor(folder),
         folder=folder,
         library=library,
     )
@@ -133,13 +132,6 @@ def _from_timm_folder(folder: Path, fields: dict[str, Any], library: Library) ->
         architecture=fields["architecture"],
         arguments=dict(fields.get("model_args") or {}),
     )
-
-
-def _images(folder: Path) -> ProcessorSettings:
-    from transformers import AutoImageProcessor
-
-    with quiet():
-        return read_image_processor(folder, AutoImageProcessor)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""What the two families share: building a model from plain data, checking sizes, keeping transformers quiet."""
+"""What the two families share: building a model from plain data, checking sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,19 +62,3 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         )
     if len(fields.get("hidden_sizes", "1234")) != len(fields.get("depths", "1234")):
         raise ValueError("hidden_sizes and depths need one number a stage each, so equally many.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bar and table of keys: what matters of them becomes one message."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

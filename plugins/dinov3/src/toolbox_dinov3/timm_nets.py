@@ -89,7 +89,7 @@ def from_architecture(family: Family, architecture: str, arguments: Mapping[str,
         else isinstance(net, ConvNeXt) and isinstance(net.norm_pre, nn.Identity)
     )
     if not fits:
-        raise ValueError(f"timm's {architecture!r} is no {COMPONENTS[family]}: use core.Timm.")
+        raise ValueError(f"timm's {architecture!r} is no {COMPONENTS[family]}: use encoders.Timm.")
     return net
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from toolbox.base import weight_files
+from toolbox.utils import weight_files
+from toolbox.utils.hf_logging import quiet_transformers
 from toolbox_dinov3.convert import to_timm
 from toolbox_dinov3.hub import snapshot
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
-from toolbox_dinov3.structure import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ def find(source: Source, revision: str | None) -> Path | None:
 
 
 def _load_transformers(model: PreTrainedModel, folder: Path) -> None:
-    with quiet():
+    with quiet_transformers():
         loaded, report = type(model).from_pretrained(
             str(folder),
             config=model.config,

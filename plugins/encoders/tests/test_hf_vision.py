@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from toolbox_encoders.hf_vision import HFVision
 from transformers import AutoConfig, AutoModel
 
 from toolbox.base import Features
-from toolbox.core.backbones.hf_vision import HFVision
 from toolbox.core.tune import Tune
 from toolbox.testing import check_backbone
 from toolbox.utils.pool import Pool
@@ -382,7 +382,7 @@ def test_folders_and_names_that_are_none(tmp_path):
     for content, message in (
         ("{", "is no valid JSON"),
         ("[]", "holds no JSON object"),
-        ('{"architecture": "resnet18"}', "holds timm's 'resnet18': use core.Timm"),
+        ('{"architecture": "resnet18"}', "holds timm's 'resnet18': use encoders.Timm"),
         ('{"model_type": "nonsense"}', "transformers cannot read"),
         ("{}", "transformers cannot read"),
     ):
@@ -412,7 +412,7 @@ def test_folders_and_names_that_are_none(tmp_path):
         ({"model_type": "bert"}, r"cannot use 'arch' \(BertModel\).*its parts are embeddings, encoder"),
         ({"model_type": "yolos", **VIT}, "cannot tell what the first 101 tokens"),
         ({"model_type": "blip"}, "transformers has no model of its own for the images of 'arch'"),
-        ({"model_type": "timm_wrapper"}, "is a net of timm: use core.Timm"),
+        ({"model_type": "timm_wrapper"}, "is a net of timm: use encoders.Timm"),
         ({"model_type": "siglip2_vision_model", **VIT}, "does not take images of 32 x 32"),
     ],
 )
@@ -444,7 +444,7 @@ def test_refused_inputs():
 def cache(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from toolbox.base import hub
+    from toolbox.utils import hub
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -472,7 +472,7 @@ def test_cached_configuration_and_weights_need_no_network(cache):
         net.find_weights()
     message = str(caught.value)
     parts = (
-        "The weights of core.HFVision 'facebook/dinov2-base' are not on this machine: HF_HUB_OFFLINE is set",
+        "The weights of encoders.HFVision 'facebook/dinov2-base' are not on this machine: HF_HUB_OFFLINE is set",
         "2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n",
         "3. hf download facebook/dinov2-base --local-dir weights/dinov2-base\n",
         "4. Run again with the override model.backbone.name=weights/dinov2-base\n",
@@ -491,7 +491,7 @@ def test_offline_without_a_configuration_says_what_to_do(cache):
         HFVision("facebook/dinov2-small", revision="v1")
     message = str(caught.value)
     assert message.startswith(
-        "The configuration of core.HFVision 'facebook/dinov2-small' is not on this machine: HF_HUB"
+        "The configuration of encoders.HFVision 'facebook/dinov2-small' is not on this machine: HF_HUB"
     )
     assert "3. hf download facebook/dinov2-small --revision v1 --local-dir weights/dinov2-small\n" in message
     assert message.endswith("4. Run again with the override model.backbone.name=weights/dinov2-small")

@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from toolbox_encoders.find_blocks import find_blocks
+from toolbox_encoders.timm_backbone import Timm
 
-from toolbox.core.backbones.find_blocks import find_blocks
-from toolbox.core.backbones.timm_backbone import Timm
 from toolbox.core.tune import Tune
 from toolbox.testing import check_backbone
 
@@ -367,7 +367,7 @@ def test_names():
         ("vit_base_patch14_dinov2.lvd142", "no weights .* Of vit_base_patch14_dinov2 there are: vit_base_.*lvd142m"),
         ("qqqqqq", r"timm.list_models\(\)"),
         ("", "timm has no net ''"),
-        ("facebook/dinov2-base", "For a model of transformers use core.HFVision"),
+        ("facebook/dinov2-base", "For a model of transformers use encoders.HFVision"),
         ("weights/none", "There is no folder 'weights/none'"),
         (__file__, "is a file, which does not say of what net"),
     ):
@@ -383,7 +383,7 @@ def test_folders_that_are_none(tmp_path):
         ("{", "is no valid JSON"),
         ("[]", "names no architecture that timm has"),
         ('{"architecture": "nonsense"}', "names no architecture that timm has"),
-        ('{"model_type": "dinov2"}', "describes transformers' 'dinov2': use core.HFVision"),
+        ('{"model_type": "dinov2"}', "describes transformers' 'dinov2': use encoders.HFVision"),
     ):
         config.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -398,7 +398,7 @@ def test_folders_that_are_none(tmp_path):
     [
         ({"size": 30}, "multiple of it, not 30: try 24 or 32"),
         ({"size": 0}, "size must be a positive number"),
-        ({"arch": {"img_size": 32}}, "arch has no 'img_size': it is the argument 'size' of core.Timm"),
+        ({"arch": {"img_size": 32}}, "arch has no 'img_size': it is the argument 'size' of encoders.Timm"),
         ({"arch": {"num_classes": 3}}, "arch has no 'num_classes'"),
         ({"arch": {"dept": 3}}, "timm cannot build 'vit_tiny_patch16_224' so: .*unexpected keyword argument 'dept'"),
         ({"arch": {"depth": "two"}}, "timm cannot build 'vit_tiny_patch16_224' so: "),
@@ -412,7 +412,7 @@ def test_refused_arguments(arguments, message):
 
 def test_nets_and_inputs_that_cannot_be_read():
     for name in ("crossvit_9_240", "pit_ti_224"):
-        with torch.device("meta"), pytest.raises(ValueError, match=f"core.Timm cannot read '{name}'"):
+        with torch.device("meta"), pytest.raises(ValueError, match=f"encoders.Timm cannot read '{name}'"):
             Timm(name, weights=False)
     with torch.device("meta"), pytest.raises(ValueError, match=r"does not take images of 256 x 256.*own size is 224"):
         Timm("efficientformer_l1", weights=False, size=256)
@@ -457,7 +457,7 @@ def test_offline_message_has_every_step(tmp_path, monkeypatch):
 def test_cached_weights_need_no_network(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    from toolbox.base import hub
+    from toolbox.utils import hub
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "unreachable", lambda *_: pytest.fail("the network was asked"))

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from toolbox.base.image_preprocess import ChannelOrder, ImagePreprocess, Interpolation
-from toolbox.errors import one_line
+from toolbox.utils.hf_logging import quiet_transformers
+from toolbox.utils.messages import one_line
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """The files of a folder in Hugging Face format that say how its images are scaled."""
@@ -44,14 +45,12 @@ class ProcessorSettings:
         return ImagePreprocess(size, self.mean, self.std, self.interpolation, crop, self.channels)
 
 
-def read_image_processor(folder: Path, auto_image_processor: Any) -> ProcessorSettings:
+def read_image_processor(folder: Path) -> ProcessorSettings:
     """Settings of the image processor in `folder`, as transformers builds it: what its file leaves out is the default
     of its class.
 
     They are compared with what the processor makes of pictures of one colour, so that whatever it does to colours
     (an offset, another order of the channels) is followed or refused.
-
-    - `auto_image_processor`: `transformers.AutoImageProcessor`.
 
     Raises FileNotFoundError without a processor file, ValueError for a processor that cannot be built or followed.
     """
@@ -61,13 +60,13 @@ def read_image_processor(folder: Path, auto_image_processor: Any) -> ProcessorSe
             f"satellite weights have mean (0.430, 0.411, 0.296), its others (0.485, 0.456, 0.406). "
             f"Get the file from where the weights are from: hf download ID {PROCESSOR_FILES[0]} --local-dir {folder}"
         )
+    from transformers import AutoImageProcessor
+
     try:
         # the CPU, though the encoder itself may be built on torch's meta device
-        with warnings.catch_warnings(), torch.device("cpu"):
+        with warnings.catch_warnings(), torch.device("cpu"), quiet_transformers():
             warnings.simplefilter("ignore")
-            processor = auto_image_processor.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
+            processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             return _settings(processor)
     except _Unlike as error:
         name = type(processor).__name__

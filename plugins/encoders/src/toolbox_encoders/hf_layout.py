@@ -1,4 +1,4 @@
-"""Any image encoder of the transformers library."""
+"""How the output of a model of transformers becomes tokens, found out on the meta device."""
 
 from __future__ import annotations
 
@@ -7,139 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop
-from toolbox.base.backbone import check_images, check_rate
-from toolbox.base.export import save_processor
-from toolbox.core.backbones import hf_source
-from toolbox.core.backbones.find_blocks import find_blocks
-from toolbox.errors import one_line
-
-
-class HFVision(Backbone):
-    """An image encoder of transformers: DINOv2, ViT, BEiT, MAE, the vision tower of CLIP or SigLIP, Swin, ConvNeXt ...
-
-    Its tokens are those after the final norm (a norm that the net applies to its pooled output only is applied to each
-    token). The first is the CLS token; in a net that has none it is the net's own pooled output: SigLIP's attention
-    pooling, a hierarchical net's mean. Registers follow, then the patches, or the cells of the last map. What the
-    library calls `pooler_output` is used in no other case, so `pool='mean'` is the mean of patches.
-
-    - `name`: an id on the Hugging Face Hub (facebook/dinov2-base, google/siglip-base-patch16-224), or a local folder
-      with config.json, preprocessor_config.json and weights. Of a model with a text tower, the vision tower is taken.
-      The configuration of an id is read from the local cache, else downloaded, alone, when the backbone is built.
-    - `size`: height and width of the images in pixels; None is what the model's processor makes. Learned positions are
-      interpolated as transformers does, at every size that is not the model's.
-    - `weights`: False leaves random weights, for a dry run or training from scratch.
-    - `revision`: commit, tag or branch on the Hub; None is main.
-    - `arch`: instead of a name (`name=None`), the `model_type` and fields of its configuration, e.g.
-      `dict(model_type='dinov2', hidden_size=64, num_hidden_layers=2, num_attention_heads=2)`, for random weights.
-    - `drop_path`: probability of skipping a residual branch per image in training mode, where the model has it.
-    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
-      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
-
-    Images are scaled and resized as the model's processor does (one that does something else is refused), but cut as
-    those of every backbone here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is
-    dinov3.ViT, which keeps positions exact in training. Raises ValueError for values that fit nothing, OSError, with
-    the steps to take, where a configuration cannot be had.
-    """
-
-    modality = "image"
-
-    def __init__(
-        self,
-        name: str | None = "facebook/dinov2-base",
-        size: int | None = None,
-        weights: bool = True,
-        revision: str | None = None,
-        arch: dict[str, Any] | None = None,
-        drop_path: float = 0.0,
-        crop: float = 1.0,
-    ):
-        super().__init__()
-        check_rate("drop_path", drop_path)
-        self.crop = check_crop(crop)
-        if size is not None and size < 1:
-            raise ValueError(f"size must be a positive number of pixels, not {size}.")
-        self._source = hf_source.resolve(name, revision, arch, size)
-        config = self._source.config
-        hf_source.set_drop_path(config, drop_path)
-        if config.model_type == "vit_mae":
-            config.mask_ratio = 0.0  # or it would drop patches in evaluation too
-        own = _pair(getattr(config, "image_size", 224))
-        if size is None and arch is None and self._source.images.size is None:
-            raise ValueError(
-                f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
-                f"for example size={own[0]}."
-            )
-        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own
-        with torch.device("meta"):
-            draft = _create(self._source, config)
-        self._layout = _look_at(draft, self._source.name, self.size, own)
-        self.model = draft if torch.empty(0).is_meta else _create(self._source, config)
-        self.dim: int = self._layout.dim
-        self.prefix: int = self._layout.prefix
-        self.abilities = self._layout.abilities
-        self.weights_id = self._source.weights_id if weights else None
-
-    def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
-        """Encode (B, 3, H, W) normalized pixels.
-
-        - `layers`: n > 1 also returns the last n blocks' tokens, through the final norm.
-        - `mask`: (B, H/patch * W/patch) bool, row by row; True puts the mask token in a patch's place.
-        """
-        check_images(inputs)
-        depth = len(self.layers()) if "layers" in self.abilities else 1
-        if not 1 <= layers <= depth:
-            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
-        if mask is not None and "mask" not in self.abilities:
-            raise ValueError(f"{self._source.name!r} has no mask token.")
-        return self._layout.encode(self.model, inputs, layers, mask)
-
-    def preprocess(self) -> ImagePreprocess:
-        return self._source.images.preprocess(self.size, self.crop)
-
-    def layers(self) -> list[nn.Module]:
-        return find_blocks(self.model)
-
-    def find_weights(self) -> None:
-        if self.weights_id is not None:
-            hf_source.find(self._source)
-
-    def load_weights(self) -> None:
-        if self.weights_id is not None:
-            hf_source.load(self.model, self._source)
-
-    def adapter_root(self) -> nn.Module:
-        return self.model
-
-    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
-        pixels, notes = save_processor(folder, self.preprocess())
-        hub = self._source.repository if as_base and self.weights_id is not None else None
-        load = hf_source.save(self.model, self._source, folder if hub is None else None)
-        loader = "AutoModel" if hub is None else type(self.model).__name__
-        if self._layout.own_size is not None and self.size != self._layout.own_size:
-            notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")
-        return Exported(
-            library="transformers",
-            imports=["import torch", f"from transformers import AutoImageProcessor, {loader}"],
-            load=[load],
-            pixels=pixels,
-            tokens=self._layout.in_plain_torch(self.size),
-            prefix=self.prefix,
-            hub=hub,
-            notes=notes,
-        )
-
-    def enable_checkpointing(self) -> None:
-        if "checkpointing" not in self.abilities:
-            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
-        newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
-        (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+from toolbox.base import Features
+from toolbox.utils.messages import one_line
+from toolbox_encoders.find_blocks import find_blocks
 
 
 @dataclass(frozen=True)
@@ -247,18 +122,10 @@ class Layout:
         return tokens if norm is None else model.get_submodule(norm)(tokens)
 
 
-def _create(source: hf_source.HFSource, config: Any) -> nn.Module:
-    try:
-        return hf_source.create(config)
-    except Exception as error:  # the types of transformers' own complaints differ by version
-        what = f"{type(error).__name__}: {one_line(error)}"
-        raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
-
-
-def _look_at(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
+def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
     """Find out the layout of a model on the meta device, by sending an empty picture through it."""
     takes = inspect.signature(model.forward).parameters
-    patch = _pair(getattr(model.config, "patch_size", 1))
+    patch = pair(getattr(model.config, "patch_size", 1))
     own = own_size if "interpolate_pos_encoding" in takes else None
     layout = Layout(name, own_size=own, patch=patch, noise=model.config.model_type == "vit_mae")
     pixels = torch.empty(2, 3, *size, device="meta")
@@ -266,7 +133,7 @@ def _look_at(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple
     if "pixel_values" not in takes or not blocks:
         parts = ", ".join(child for child, _ in model.named_children())
         raise ValueError(
-            f"core.HFVision cannot use {name!r} ({type(model).__name__}): it must read pixel_values, its blocks in "
+            f"encoders.HFVision cannot use {name!r} ({type(model).__name__}): it must read pixel_values, its blocks in "
             f"a list called layer, layers, blocks or stages; its parts are {parts}."
         )
     model.eval()
@@ -294,7 +161,7 @@ def _probe(
     alone = [path for path, given, _ in norms if given.ndim == 2]
     if len(alone) > 1:
         raise ValueError(
-            f"core.HFVision cannot tell the final norm of {name!r}: {', '.join(alone)} see pooled outputs."
+            f"encoders.HFVision cannot tell the final norm of {name!r}: {', '.join(alone)} see pooled outputs."
         )
     norm = alone[0] if alone else None
     final = next((path for path, _, made in norms if made is hidden), norm if last and last[-1] is hidden else None)
@@ -310,7 +177,7 @@ def _probe(
     layout = replace(layout, abilities=frozenset(abilities))
     features = layout.encode(model, pixels, 1, None)
     if features.tokens.shape[-1] != layout.dim:
-        raise ValueError(f"core.HFVision cannot read {name!r}: its pooled output and its tokens differ in width.")
+        raise ValueError(f"encoders.HFVision cannot read {name!r}: its pooled output and its tokens differ in width.")
     return layout
 
 
@@ -322,11 +189,11 @@ def _tokens(model: nn.Module, layout: Layout, count: int, height: int, width: in
         if count == patches or (factor == 1 and count > patches > 0):
             break
     else:
-        raise ValueError(f"core.HFVision cannot read {layout.name!r}: {count} tokens of {height} x {width} pixels.")
+        raise ValueError(f"encoders.HFVision cannot read {layout.name!r}: {count} tokens of {height} x {width} pixels.")
     own, names = count - patches, [name for name, _ in model.named_parameters()]
     classed = any(re.search(r"(cls|class)_(token|embedding)s?$", key) for key in names)
     if own and (not classed or any("detection_tokens" in key for key in names)):
-        raise ValueError(f"core.HFVision cannot tell what the first {own} tokens of {layout.name!r} are.")
+        raise ValueError(f"encoders.HFVision cannot tell what the first {own} tokens of {layout.name!r} are.")
     return {"patch": patch, "own": own, "pooled": own == 0}
 
 
@@ -357,5 +224,5 @@ def _watched(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[tuple[st
             handle.remove()
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[-2]), int(value[-1]))

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop
-from toolbox.base.backbone import check_images, check_rate
-from toolbox.base.export import save_timm, timm_code
-from toolbox.base.image_processor import read_timm_images
-from toolbox.core.backbones import timm_source
-from toolbox.core.backbones.find_blocks import find_blocks, top_level
-from toolbox.errors import one_line
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop, check_images, check_rate
+from toolbox.utils.export_formats import save_timm, timm_code
+from toolbox.utils.image_processor import read_timm_images
+from toolbox.utils.messages import one_line
+from toolbox_encoders import timm_source
+from toolbox_encoders.find_blocks import find_blocks, top_level
 
 
 class Timm(Backbone):
@@ -46,6 +45,7 @@ class Timm(Backbone):
     """
 
     modality = "image"
+    takes_any_name = True
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Timm(Backbone):
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels; nets with learned positions take their own H and W only."""
         if mask is not None:
-            raise ValueError("nets of timm have no mask token: core.HFVision and dinov3.ViT take masked input.")
+            raise ValueError("nets of timm have no mask token: encoders.HFVision and dinov3.ViT take masked input.")
         depth = len(self.model.blocks) if "layers" in self.abilities else 1
         if not 1 <= layers <= depth:
             raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
@@ -214,7 +214,7 @@ class Layout:
             if rows * columns + self.own == output.shape[1]:
                 return rows, columns
         raise ValueError(
-            f"core.Timm cannot read {self.name!r}: it makes {output.shape[1] - self.own} patch tokens of "
+            f"encoders.Timm cannot read {self.name!r}: it makes {output.shape[1] - self.own} patch tokens of "
             f"{height} x {width} pixels, and its patches have {self.reduction} x {self.reduction}."
         )
 
@@ -233,7 +233,7 @@ def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[i
             f"{own_size[0]} x {own_size[1]}."
         ) from error
     if not isinstance(output, Tensor) or output.ndim not in (3, 4) or pooled.ndim != 2:
-        raise ValueError(f"core.Timm cannot read {name!r}: its features are neither one map nor one row of tokens.")
+        raise ValueError(f"encoders.Timm cannot read {name!r}: its features are neither one map nor one row of tokens.")
     checkpointing = frozenset({"checkpointing"}) if _can_checkpoint(net) else frozenset()
     if output.ndim == 4:
         layout = Layout(name, pooled.shape[1], getattr(net, "output_fmt", "NCHW"), 0, True, 1, checkpointing)
@@ -247,7 +247,7 @@ def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[i
     with torch.no_grad():
         features = layout.features(net, output, pixels)
     if features.tokens.shape[-1] != layout.dim or features.grid[0] * features.grid[1] < 1:
-        raise ValueError(f"core.Timm cannot read {name!r}: its pooled output and its tokens differ in width.")
+        raise ValueError(f"encoders.Timm cannot read {name!r}: its pooled output and its tokens differ in width.")
     net.train()
     return layout
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from toolbox.base import hub, weight_files
-from toolbox.errors import one_line
+from toolbox.utils import hub, weight_files
+from toolbox.utils.messages import one_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -182,11 +182,11 @@ _HINT = "Name the net that they are of, without arch, or set weights=False."
 def _checked(arch: Mapping[str, Any]) -> dict[str, Any]:
     for key in arch:
         if key in _ARGUMENTS:
-            raise ValueError(f"arch has no {key!r}: it is the argument {_ARGUMENTS[key]!r} of core.Timm.")
+            raise ValueError(f"arch has no {key!r}: it is the argument {_ARGUMENTS[key]!r} of encoders.Timm.")
         if not str(key).isidentifier():
             raise ValueError(f"arch takes keywords of timm's constructor, and {key!r} is none.")
         if key in _FIXED:
-            raise ValueError(f"arch has no {key!r}: core.Timm decides it, reading tokens of RGB images.")
+            raise ValueError(f"arch has no {key!r}: encoders.Timm decides it, reading tokens of RGB images.")
     return dict(arch)
 
 
@@ -197,7 +197,7 @@ def _unknown(name: str) -> str:
         return (
             f"There is no folder {name!r} (looked in {Path.cwd()}), and timm has no such net. For a repository in "
             f"timm's format: hf download {name} --local-dir weights/NAME, then name='weights/NAME'. For a model of "
-            f"transformers use core.HFVision."
+            f"transformers use encoders.HFVision."
         )
     architecture, _, tag = name.partition(".")
     if tag and is_model(architecture):
@@ -233,7 +233,7 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
         raise ValueError(f"{config} is no valid JSON ({error}). Download it again.") from error
     if not isinstance(content, dict) or not is_model(content.get("architecture", "")):
         found = content.get("model_type") if isinstance(content, dict) else None
-        hint = f"It describes transformers' {found!r}: use core.HFVision." if found else "Download it again."
+        hint = f"It describes transformers' {found!r}: use encoders.HFVision." if found else "Download it again."
         raise ValueError(f"{config} names no architecture that timm has. {hint}")
     known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"file", "state_dict", "source"}
     # the oldest files have the description on the top level
@@ -270,7 +270,7 @@ def _download(source: TimmSource) -> Path:
 
     def steps(reason: str) -> str:
         return (
-            f"The weights of core.Timm {source.name!r} ({repository}) are not on this machine: {reason}.\n"
+            f"The weights of encoders.Timm {source.name!r} ({repository}) are not on this machine: {reason}.\n"
             f"  1. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
             f"  2. hf download {repository}{at} --local-dir weights/{short}\n"
             f"  3. Run again with the override model.backbone.name=weights/{short}\n"

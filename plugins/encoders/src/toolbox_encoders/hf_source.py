@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from toolbox.base import hub, weight_files
-from toolbox.base.image_processor import PROCESSOR_FILES, ProcessorSettings, read_image_processor
-from toolbox.errors import one_line
+from toolbox.utils import hub, weight_files
+from toolbox.utils.hf_logging import quiet_transformers
+from toolbox.utils.image_processor import PROCESSOR_FILES, ProcessorSettings, read_image_processor
+from toolbox.utils.messages import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,20 +60,22 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
     """
     if arch is not None:
         if name is not None or revision is not None:
-            raise ValueError("core.HFVision takes either name or arch: with arch, set name=None and no revision.")
+            raise ValueError("encoders.HFVision takes either name or arch: with arch, set name=None and no revision.")
         return HFSource("arch", vision_part(_from_fields(arch, size), "arch"))
     if not name:
-        raise ValueError("core.HFVision needs a name such as 'facebook/dinov2-base', a folder, or arch with its sizes.")
+        raise ValueError(
+            "encoders.HFVision needs a name such as 'facebook/dinov2-base', a folder, or arch with its sizes."
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-        return HFSource(name, vision_part(_read(path), name), _images(path), folder=path)
+        return HFSource(name, vision_part(_read(path), name), read_image_processor(path), folder=path)
     if path.is_file() or name.startswith((".", "~", "/")) or name.count("/") != 1 or "\\" in name:
         raise ValueError(
             f"There is no folder {name!r} (looked in {Path.cwd()}). Give a folder with config.json and "
             f"model.safetensors, or an id of the Hugging Face Hub such as 'facebook/dinov2-base'; for nets of timm use "
-            f"core.Timm."
+            f"encoders.Timm."
         )
     folder = hub.snapshot(
         name,
@@ -82,7 +84,9 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
         _steps("configuration", name, revision),
         revision,
     )
-    return HFSource(name, vision_part(_read(folder), name), _images(folder), repository=name, revision=revision)
+    return HFSource(
+        name, vision_part(_read(folder), name), read_image_processor(folder), repository=name, revision=revision
+    )
 
 
 def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
@@ -91,11 +95,11 @@ def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
 
     config = getattr(config, "vision_config", None) or config
     if config.model_type == "timm_wrapper":
-        raise ValueError(f"{name!r} is a net of timm: use core.Timm.")
+        raise ValueError(f"{name!r} is a net of timm: use encoders.Timm.")
     if type(config) not in AutoModel._model_mapping:
         raise ValueError(
-            f"transformers has no model of its own for the images of {name!r} ({config.model_type}): use core.Timm, or "
-            f"a backbone of a plugin."
+            f"transformers has no model of its own for the images of {name!r} ({config.model_type}): use "
+            f"encoders.Timm, or a backbone of another plugin."
         )
     return config
 
@@ -126,7 +130,7 @@ def load(model: nn.Module, source: HFSource) -> None:
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
     folder = find(source)
-    with quiet():
+    with quiet_transformers():
         loaded, report = type(model).from_pretrained(
             str(folder),
             config=model.config,
@@ -153,7 +157,7 @@ def save(model: nn.Module, source: HFSource, folder: Path | None) -> str:
     """Write a model into `folder`, or nothing for None; returns the line that loads it from there, or from the Hub."""
     name, where, options = "AutoModel", "folder", dict(_options(model.config))
     if folder is not None:
-        with quiet():
+        with quiet_transformers():
             model.save_pretrained(folder)
     else:
         name = type(model).__name__  # the Hub's may have a text tower beside it
@@ -177,22 +181,6 @@ def set_drop_path(config: PretrainedConfig, rate: float) -> None:
         raise ValueError(f"{config.model_type!r} has no single rate of skipped residual branches: remove drop_path.")
     elif now is not None:
         config.drop_path_rate = [0.0] * len(now)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' progress bar and table of keys: what matters of them becomes one message."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _model_class(config: PretrainedConfig) -> Any:
@@ -222,7 +210,7 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
     known = vars(default).keys() | getattr(default, "attribute_map", {}).keys()
     for key in fields:
         if key == "drop_path_rate":
-            raise ValueError("arch has no 'drop_path_rate': it is the argument 'drop_path' of core.HFVision.")
+            raise ValueError("arch has no 'drop_path_rate': it is the argument 'drop_path' of encoders.HFVision.")
         if key not in known:
             near = get_close_matches(key, known, 1)
             hint = f"Did you mean {near[0]!r}?" if near else "See the documentation of transformers."
@@ -242,10 +230,10 @@ def _read(folder: Path) -> PretrainedConfig:
     file = folder / "config.json"
     content = _json(file)
     if "architecture" in content and "model_type" not in content:
-        raise ValueError(f"{folder} holds timm's {content['architecture']!r}: use core.Timm.")
+        raise ValueError(f"{folder} holds timm's {content['architecture']!r}: use encoders.Timm.")
     weight_files.check_config(content, file)
     try:
-        with quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the types of transformers' own complaints differ by version
         raise ValueError(f"transformers cannot read {file}: {one_line(error)}.") from error
@@ -259,13 +247,6 @@ def _forget_code(config: PretrainedConfig) -> None:
     for value in list(vars(config).values()):
         if hasattr(value, "model_type"):
             _forget_code(value)
-
-
-def _images(folder: Path) -> ProcessorSettings:
-    from transformers import AutoImageProcessor
-
-    with quiet():
-        return read_image_processor(folder, AutoImageProcessor)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -302,7 +283,7 @@ def _steps(what: str, repository: str, revision: str | None) -> Callable[[str], 
 
     def message(reason: str) -> str:
         return (
-            f"The {what} of core.HFVision {repository!r} {verb} not on this machine: {reason}.\n"
+            f"The {what} of encoders.HFVision {repository!r} {verb} not on this machine: {reason}.\n"
             f"  1. If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login\n"
             f"  2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
             f"  3. hf download {repository}{at} --local-dir {folder}\n"

@@ -1,0 +1,146 @@
+"""Any image encoder of the transformers library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop, check_images, check_rate
+from toolbox.utils.export_formats import save_processor
+from toolbox.utils.messages import one_line
+from toolbox_encoders import hf_source
+from toolbox_encoders.find_blocks import find_blocks
+from toolbox_encoders.hf_layout import find_layout, pair
+
+
+class HFVision(Backbone):
+    """An image encoder of transformers: DINOv2, ViT, BEiT, MAE, the vision tower of CLIP or SigLIP, Swin, ConvNeXt ...
+
+    Its tokens are those after the final norm (a norm that the net applies to its pooled output only is applied to each
+    token). The first is the CLS token; in a net that has none it is the net's own pooled output: SigLIP's attention
+    pooling, a hierarchical net's mean. Registers follow, then the patches, or the cells of the last map. What the
+    library calls `pooler_output` is used in no other case, so `pool='mean'` is the mean of patches.
+
+    - `name`: an id on the Hugging Face Hub (facebook/dinov2-base, google/siglip-base-patch16-224), or a local folder
+      with config.json, preprocessor_config.json and weights. Of a model with a text tower, the vision tower is taken.
+      The configuration of an id is read from the local cache, else downloaded, alone, when the backbone is built.
+    - `size`: height and width of the images in pixels; None is what the model's processor makes. Learned positions are
+      interpolated as transformers does, at every size that is not the model's.
+    - `weights`: False leaves random weights, for a dry run or training from scratch.
+    - `revision`: commit, tag or branch on the Hub; None is main.
+    - `arch`: instead of a name (`name=None`), the `model_type` and fields of its configuration, e.g.
+      `dict(model_type='dinov2', hidden_size=64, num_hidden_layers=2, num_attention_heads=2)`, for random weights.
+    - `drop_path`: probability of skipping a residual branch per image in training mode, where the model has it.
+    - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
+      the usual protocol on ImageNet (short side to 256, 224 of it cut out).
+
+    Images are scaled and resized as the model's processor does (one that does something else is refused), but cut as
+    those of every backbone here: the largest centred part of the wanted shape, nothing squashed. For DINOv3 there is
+    dinov3.ViT, which keeps positions exact in training. Raises ValueError for values that fit nothing, OSError, with
+    the steps to take, where a configuration cannot be had.
+    """
+
+    modality = "image"
+    takes_any_name = True
+
+    def __init__(
+        self,
+        name: str | None = "facebook/dinov2-base",
+        size: int | None = None,
+        weights: bool = True,
+        revision: str | None = None,
+        arch: dict[str, Any] | None = None,
+        drop_path: float = 0.0,
+        crop: float = 1.0,
+    ):
+        super().__init__()
+        check_rate("drop_path", drop_path)
+        self.crop = check_crop(crop)
+        if size is not None and size < 1:
+            raise ValueError(f"size must be a positive number of pixels, not {size}.")
+        self._source = hf_source.resolve(name, revision, arch, size)
+        config = self._source.config
+        hf_source.set_drop_path(config, drop_path)
+        if config.model_type == "vit_mae":
+            config.mask_ratio = 0.0  # or it would drop patches in evaluation too
+        own = pair(getattr(config, "image_size", 224))
+        if size is None and arch is None and self._source.images.size is None:
+            raise ValueError(
+                f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
+                f"for example size={own[0]}."
+            )
+        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own
+        with torch.device("meta"):
+            draft = _create(self._source, config)
+        self._layout = find_layout(draft, self._source.name, self.size, own)
+        self.model = draft if torch.empty(0).is_meta else _create(self._source, config)
+        self.dim: int = self._layout.dim
+        self.prefix: int = self._layout.prefix
+        self.abilities = self._layout.abilities
+        self.weights_id = self._source.weights_id if weights else None
+
+    def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
+        """Encode (B, 3, H, W) normalized pixels.
+
+        - `layers`: n > 1 also returns the last n blocks' tokens, through the final norm.
+        - `mask`: (B, H/patch * W/patch) bool, row by row; True puts the mask token in a patch's place.
+        """
+        check_images(inputs)
+        depth = len(self.layers()) if "layers" in self.abilities else 1
+        if not 1 <= layers <= depth:
+            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
+        if mask is not None and "mask" not in self.abilities:
+            raise ValueError(f"{self._source.name!r} has no mask token.")
+        return self._layout.encode(self.model, inputs, layers, mask)
+
+    def preprocess(self) -> ImagePreprocess:
+        return self._source.images.preprocess(self.size, self.crop)
+
+    def layers(self) -> list[nn.Module]:
+        return find_blocks(self.model)
+
+    def find_weights(self) -> None:
+        if self.weights_id is not None:
+            hf_source.find(self._source)
+
+    def load_weights(self) -> None:
+        if self.weights_id is not None:
+            hf_source.load(self.model, self._source)
+
+    def adapter_root(self) -> nn.Module:
+        return self.model
+
+    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+        pixels, notes = save_processor(folder, self.preprocess())
+        hub = self._source.repository if as_base and self.weights_id is not None else None
+        load = hf_source.save(self.model, self._source, folder if hub is None else None)
+        loader = "AutoModel" if hub is None else type(self.model).__name__
+        if self._layout.own_size is not None and self.size != self._layout.own_size:
+            notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")
+        return Exported(
+            library="transformers",
+            imports=["import torch", f"from transformers import AutoImageProcessor, {loader}"],
+            load=[load],
+            pixels=pixels,
+            tokens=self._layout.in_plain_torch(self.size),
+            prefix=self.prefix,
+            hub=hub,
+            notes=notes,
+        )
+
+    def enable_checkpointing(self) -> None:
+        if "checkpointing" not in self.abilities:
+            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
+        newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
+        (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def _create(source: hf_source.HFSource, config: Any) -> nn.Module:
+    try:
+        return hf_source.create(config)
+    except Exception as error:  # the types of transformers' own complaints differ by version
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
