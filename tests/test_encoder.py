@@ -199,9 +199,10 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
 
     flag = r"--(cfg-options|resume|overwrite|work-dir|device|on-bad-item|plugin|precision|merge|onnx|out|page|split)\b"
     files = [ROOT / "toolbox" / name for name in ("api.py", "loading.py", "planning.py")]
-    for room in ("engine", "config", "base", "core", "features", "registry", "report"):
+    for room in ("engine", "config", "base", "utils", "core", "features", "registry", "report"):
         files += (ROOT / "toolbox" / room).rglob("*.py")
-    for file in [*files, *(ROOT / "plugins/dinov3/src").rglob("*.py")]:
+    files += [file for name in ("dinov3", "encoders") for file in (ROOT / "plugins" / name / "src").rglob("*.py")]
+    for file in files:
         if file.name in ("launch.py", "foreign.py", "schema.py", "export_readme.py"):
             continue  # what only a command reaches, and pages
         tree = ast.parse(file.read_text())
@@ -226,3 +227,33 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
         ("work_dirs/run", "work_dirs/run"),
     ):
         assert option in as_flags(python)
+
+
+def test_an_id_means_the_backbone_that_knows_it_before_one_that_takes_any_name(tmp_path):
+    """Though its namespace is the last of the alphabet."""
+    from toolbox.loading import component_of
+    from toolbox.registry import add_local, swap_catalog
+
+    (tmp_path / "zoo.py").write_text(
+        "from toolbox.base import Backbone\n"
+        "from toolbox.plugin import Component, hookimpl\n"
+        "@hookimpl\n"
+        "def toolbox_components(): return [Component('backbone', 'Net', 'zoo:Net', 'one net')]\n"
+        "class Net(Backbone):\n"
+        "    dim = 4\n"
+        "    def __init__(self, name: str = 'resnet18'):\n"
+        "        super().__init__()\n"
+        "        if name != 'resnet18': raise ValueError(f'no {name}')\n"
+        "    def forward(self, inputs, *, layers=1, mask=None): ...\n"
+        "    def preprocess(self): ...\n"
+        "    def layers(self): return []\n"
+    )
+    old = swap_catalog(None)
+    try:
+        assert component_of("resnet18") == "encoders.Timm"
+        add_local([str(tmp_path / "zoo.py")])
+        assert component_of("resnet18") == "zoo.Net"
+        assert component_of("resnet34") == "encoders.Timm"
+    finally:
+        swap_catalog(old)
+        sys.modules.pop("zoo", None)

@@ -129,10 +129,10 @@ def test_a_folder_in_the_format_of_timm(tmp_path):
         torch.testing.assert_close(net(pixels).tokens, source.forward_features(pixels), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match=r"holds timm's 'vit_small_plus_patch16_dinov3': set source='timm'"):
         ViT(str(folder))
-    with pytest.raises(ValueError, match=r"is no dinov3\.ConvNeXt: use core\.Timm"):
+    with pytest.raises(ValueError, match=r"is no dinov3\.ConvNeXt: use encoders\.Timm"):
         ConvNeXt(str(folder), source="timm")
     timm_folder(tmp_path / "other", "test_vit")
-    with pytest.raises(ValueError, match=r"timm's 'test_vit' is no dinov3\.ViT: use core\.Timm"):
+    with pytest.raises(ValueError, match=r"timm's 'test_vit' is no dinov3\.ViT: use encoders\.Timm"):
         ViT(str(tmp_path / "other"), source="timm")
 
 

@@ -390,7 +390,7 @@ def test_folders_and_names_that_are_none(tmp_path):
         with pytest.raises(ValueError, match=message):
             HFVision(str(tmp_path))
     for name in ("weights/none/deeper", "./none", "resnet50", __file__):
-        with pytest.raises(ValueError, match=r"There is no folder .* for nets of timm use core\.Timm"):
+        with pytest.raises(ValueError, match=r"There is no folder .* for nets of timm use encoders\.Timm"):
             HFVision(name)
     with pytest.raises(ValueError, match="needs a name such as 'facebook/dinov2-base'"):
         HFVision(name=None)
