@@ -14,7 +14,8 @@ from torch import Tensor
 from toolbox.base import Dataset, LoadedModel, Model
 from toolbox.engine.reading.batches import ready
 from toolbox.engine.reading.fetch import inputs_of
-from toolbox.errors import ToolboxError, one_line
+from toolbox.errors import ToolboxError
+from toolbox.utils.messages import one_line
 
 
 def user_class(model: Model, name: str) -> type[LoadedModel]:
