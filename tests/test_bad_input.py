@@ -61,7 +61,7 @@ def test_missing_data_names_the_ways_to_get_it_once(capsys, monkeypatch, tmp_pat
         "train_dataloader.dataset",
         "test_dataloader.dataset",
         "vision-encoder-toolbox prepare_data sop",
-        "make demo",
+        "train demo/dinov3_sop",
     ):
         assert words in said
 

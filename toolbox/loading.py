@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.config import changed, complete, load_config, load_plugins, validate
+from toolbox.config import changed, complete, is_shipped, load_config, load_plugins, validate
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import runnable
 from toolbox.registry import build, catalog, parameters
@@ -114,9 +114,7 @@ def kind_of(name: str) -> str:
     if path.is_dir():
         ours = any((follow(path / inner) / "manifest.json").is_file() for inner in ("", "best", "last"))
         return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"
-    namespace, colon, _ = name.partition(":")
-    shipped = bool(colon) and namespace in {plugin.namespace for plugin in catalog().plugins}
-    return "recipe" if shipped or path.suffix == ".py" or path.is_file() else "backbone"
+    return "recipe" if is_shipped(name) or path.suffix == ".py" or path.is_file() else "backbone"
 
 
 def component_of(name: str) -> str:

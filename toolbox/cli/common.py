@@ -75,7 +75,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
     """What every command that takes a recipe takes; `optional`: whether the recipe may be left out."""
     parser.add_argument(
         "config", nargs="?" if optional else None,
-        help="a recipe: a file, or namespace:recipe for one that a plugin ships",
+        help="a recipe: a file, or the name of one that is installed (`recipes` lists them)",
     )  # fmt: skip
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")

@@ -29,7 +29,7 @@ examples:
   {command} work_dirs/dinov3_folder photos/ photos.npz
   {command} work_dirs/dinov3_folder a.jpg b.jpg more/ some.npz
   {command} vitb16 photos/ photos.parquet --cfg-options model.pool=mean
-  {command} vitl16 configs/dinov3_sop.py teacher.npy --split train
+  {command} vitl16 dinov3_sop teacher.npy --split train
 """
 
 

@@ -13,10 +13,10 @@ are stored, and makes training read them. Without that key they are stored in fp
 already is found, not computed again; Ctrl-C keeps what is complete, and the same command goes on.
 
 examples:
-  {command} configs/dinov3_folder.py --cfg-options "model.backbone.tune=dict(mode='frozen')" features.dtype=bf16
-  {command} configs/dinov3_folder.py --split val test
-  {command} configs/dinov3_folder.py --verify
-  torchrun --nproc_per_node=4 -m toolbox extract configs/dinov3_folder.py
+  {command} dinov3_folder --cfg-options "model.backbone.tune=dict(mode='frozen')" features.dtype=bf16
+  {command} dinov3_folder --split val test
+  {command} dinov3_folder --verify
+  torchrun --nproc_per_node=4 -m toolbox extract dinov3_folder
 """
 
 

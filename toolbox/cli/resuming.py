@@ -18,10 +18,12 @@ def complete_resume(arguments: argparse.Namespace) -> list[str]:
 
     Raises ToolboxError where there is no recipe, and no run that holds one.
     """
+    from toolbox.config import is_shipped
+
     named = arguments.resume
     if isinstance(named, str):
         run = run_of(Path(named))
-        if arguments.config is None and run is None and (named.endswith(".py") or ":" in named):
+        if arguments.config is None and run is None and (named.endswith(".py") or is_shipped(named)):
             arguments.config, arguments.resume = named, True
         elif run is not None:
             is_folder = run == Path(named)

@@ -1,6 +1,7 @@
 """Recipes: load, override, validate, complete, dump."""
 
-from toolbox.config.load import changed, dump, find_recipe, load_config, load_plugins, places_of, to_dict
+from toolbox.config.load import changed, dump, load_config, load_plugins, namespaces_of, places_of, to_dict
+from toolbox.config.recipes import find_recipe, is_shipped, list_recipes
 from toolbox.config.validate import complete, validate
 
 __all__ = [
@@ -8,8 +9,11 @@ __all__ = [
     "complete",
     "dump",
     "find_recipe",
+    "is_shipped",
+    "list_recipes",
     "load_config",
     "load_plugins",
+    "namespaces_of",
     "places_of",
     "to_dict",
     "validate",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import traceback
 from collections.abc import Iterable, Mapping
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mmengine.config import Config, ConfigDict
 
-from toolbox.config.foreign import translated
 from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
+from toolbox.config.recipes import find_base, find_recipe, suggest_recipes
 from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
@@ -26,7 +26,7 @@ def load_config(
 ) -> Config:
     """Load a recipe.
 
-    - `path`: a file, or `namespace:recipe` for one that a plugin ships.
+    - `path`: a file; or the name of a recipe that the toolbox ships, `dinov3_sop`, or a plugin, `namespace:recipe`.
     - `overrides`: `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
     - `plugins`: local plugins to load, beside those that the recipe names: Python files or modules.
 
@@ -84,7 +84,7 @@ def without_code(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> 
     given = list(plugins)
     load_plugins(given)
     named = [name for name in recipe.get("plugins") or [] if name not in given]
-    absent = sorted(_namespaces(recipe) - {plugin.namespace for plugin in catalog().plugins})
+    absent = sorted(namespaces_of(recipe) - {plugin.namespace for plugin in catalog().plugins})
     if named and absent:
         raise ToolboxError(
             f"It needs the plugin {' and '.join(map(repr, absent))}, and names the local {', '.join(map(str, named))}, "
@@ -94,15 +94,15 @@ def without_code(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> 
     return recipe | {"plugins": given}
 
 
-def _namespaces(value: Any) -> set[str]:
+def namespaces_of(value: Any) -> set[str]:
     """The namespaces of all components that a recipe names."""
     if isinstance(value, list):
-        return set().union(*map(_namespaces, value))
+        return set().union(*map(namespaces_of, value))
     if not isinstance(value, dict):
         return set()
     own = value.get("type")
     found = {own.partition(".")[0]} if isinstance(own, str) and "." in own else set()
-    return found.union(*map(_namespaces, value.values()))
+    return found.union(*map(namespaces_of, value.values()))
 
 
 def places_of(config: Any) -> Places | None:
@@ -150,27 +150,6 @@ def _source(value: Any, indent: str = "") -> str:
     return left + "".join(f"\n{inner}{item}," for item in items) + f"\n{indent}{right}"
 
 
-def find_recipe(name: str) -> Path:
-    """The file that a recipe's name stands for."""
-    path = Path(name)
-    if path.is_file():
-        if path.suffix in (".yaml", ".yml"):
-            raise ToolboxError(
-                "A recipe is a Python file, and this is YAML.", where=name, hint="\n".join(translated(path))
-            )
-        if path.suffix != ".py":
-            raise ToolboxError(f"A recipe is a Python file, and this is {path.suffix or 'none'}.", where=name)
-        return path
-    namespace, colon, recipe = name.partition(":")
-    if colon and namespace.isidentifier():
-        return _shipped(namespace, recipe)
-    for folder in (path, path.parent):  # a run's folder, or a checkpoint in it
-        if path.is_dir() and (folder / "config.py").is_file():
-            raise ToolboxError("This is a folder of a run, and no recipe.", where=name,
-                               hint=f"Its recipe is {folder / 'config.py'}.")  # fmt: skip
-    raise ToolboxError("There is no such recipe.", where=name, hint=_nearest(path))
-
-
 def _is_of_a_run(file: Path) -> bool:
     """Whether a file is what a run, or an evaluation, wrote of its recipe."""
     beside = ("environment.json", "metrics.jsonl", "train_results.json", "test_results.json", "manifest.json")
@@ -197,7 +176,9 @@ def _executed(file: Path) -> dict[str, Any]:
     """What a recipe's file sets when it is run, with that of its bases."""
     _check_chain(file, ())
     try:
-        loaded = Config.fromfile(str(file), lazy_import=False, import_custom_modules=False)
+        # mmengine takes a base for a path beside the recipe; `namespace:recipe` is for what is installed
+        with mock.patch.object(Config, "_get_cfg_path", lambda base, recipe: (str(find_base(recipe, base)), None)):
+            loaded = Config.fromfile(str(file), lazy_import=False, import_custom_modules=False)
     except Exception as error:
         raise _readable(error, file) from error
     return {key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}
@@ -225,34 +206,6 @@ def _near(recipe: Path, other: str) -> str:
     return str(beside) if beside.is_file() and not Path(other).is_file() else other
 
 
-def _shipped(namespace: str, recipe: str) -> Path:
-    folders = catalog().config_dirs().get(namespace, [])
-    files = {str(file.relative_to(folder).with_suffix("")): file for folder in folders for file in folder.rglob("*.py")}
-    found = files.get(recipe.removesuffix(".py"))
-    if found is None:
-        catalog().plugin(namespace)  # an unknown plugin is the better message
-        known = ", ".join(f"{namespace}:{name}" for name in sorted(files))
-        raise ToolboxError(f"The plugin '{namespace}' ships no recipe '{recipe}'.", hint=f"It ships {known or 'none'}.")
-    return found
-
-
-def _nearest(path: Path) -> str:
-    """The recipes nearest in name: beside the path, below configs/ here, and below configs/ of the checkout."""
-    checkout = Path(__file__).parent.parent.parent / "configs"
-    files = [*path.parent.glob("*.py")] if path.parent.name else []
-    for folder in (Path("configs"), checkout):
-        files += [file for file in sorted(folder.rglob("*.py")) if "_base_" not in file.parts or "_base_" in path.parts]
-    shown = {file.resolve(): str(file) for file in reversed(files)}
-    by_stem: dict[str, list[str]] = {}
-    for name in sorted(shown.values(), key=len):
-        by_stem.setdefault(Path(name).stem, []).append(name)
-    close = difflib.get_close_matches(path.stem, by_stem, n=2, cutoff=0.5)
-    names = [name for stem in close for name in by_stem[stem]][:3]
-    return (
-        f"Did you mean {' or '.join(names)}?" if names else f"Recipes are, e.g., {', '.join(list(shown.values())[:3])}."
-    )
-
-
 def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:
     """Syntax and existence of a recipe and all its bases, with the user's file and line."""
     try:
@@ -274,9 +227,14 @@ def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:
         raise ToolboxError("`_base_` must be a literal list of file names.", where=str(file)) from None
     line = next((n.lineno for n in tree.body if isinstance(n, ast.Assign) and "_base_" in ast.dump(n.targets[0])), 1)
     for base in bases:
-        target = file.parent / base
+        try:
+            target = find_base(file, base)
+        except ToolboxError as error:
+            problem = error.problems[0]
+            raise ToolboxError(problem.message, where=f"{file}:{line}", hint=problem.hint) from error
         if not target.is_file():
-            raise ToolboxError(f"The base '{base}' does not exist.", where=f"{file}:{line}", hint=_nearest(target))
+            hint = suggest_recipes(target, base=True)
+            raise ToolboxError(f"The base '{base}' does not exist.", where=f"{file}:{line}", hint=hint)
         if target.resolve() in seen or target.resolve() == file.resolve():
             raise ToolboxError(f"The base '{base}' leads back to this file.", where=f"{file}:{line}")
         _check_chain(target, (*seen, file.resolve()))

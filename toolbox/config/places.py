@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from toolbox.config.recipes import find_base
+
 
 class Places:
     """The literals of a recipe and of its `_base_` files, read without running them."""
@@ -24,7 +26,7 @@ class Places:
                         values[target.id] = node.value
         self.files.append((_shown(path), values))
         for base in base_names(tree):
-            self._read(path.parent / base)
+            self._read(find_base(path, base))
 
     def find(self, key: str) -> str:
         """`file:line` of the literal nearest to a key path; "overrides" for keys set by those; "" if unknown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from toolbox.plugin import Command, Component, Device, Problem, hookimpl
 
@@ -119,10 +120,19 @@ def toolbox_commands() -> list[Command]:
         "mine_negatives": "write the most similar items of other classes, to train with",
         "extract": "store the features of a recipe's frozen backbones before training",
         "cache": "list or remove stored features",
+        "recipes": "the recipes that are installed, and the plugins that each needs",
         "compare": "runs side by side, and the items that flipped",
         "benchmark": "measure a promise of docs/benchmarks.md on this machine",
     }
     return [Command(name, f"toolbox.cli.{name}:main", summary) for name, summary in summaries.items()]
+
+
+@hookimpl
+def toolbox_config_dirs() -> list[str]:
+    package = Path(__file__).parents[1]
+    checkout = package.parent
+    in_checkout = (checkout / "pyproject.toml").is_file() and (checkout / "configs").is_dir()
+    return [str((checkout if in_checkout else package) / "configs")]
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry.checkout import IN_REPOSITORY, install_command, uninstalled
 from toolbox.registry.commands import CommandEntry, list_commands
-from toolbox.registry.discovery import Plugin, check_kinds, claim, describe_error, discover
+from toolbox.registry.discovery import CORE, Plugin, check_kinds, claim, describe_error, discover
 from toolbox.registry.kinds import Kinds
 from toolbox.registry.local import load_local
 
@@ -228,8 +228,8 @@ class Catalog:
             if namespace in folder.namespaces:
                 return ToolboxError(message, hint=f"It is in this checkout, not installed. Try: {folder.command}")
         if namespace in IN_REPOSITORY:
-            command = install_command(namespace)
-            return ToolboxError(message, hint=f"It belongs to the toolbox's repository. Try there: {command}")
+            hint = f"It is {CORE}-{namespace}, of the toolbox's repository. Try there: {install_command(namespace)}"
+            return ToolboxError(message, hint=hint)
         names = sorted({plugin.namespace for plugin in self.plugins})
         return ToolboxError(message, hint=_nearest(namespace, names) or hint or _known("Plugins", names))
 

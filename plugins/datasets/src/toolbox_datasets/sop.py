@@ -50,7 +50,7 @@ class SOP(Listed):
     def how_to_get(cls, root: str) -> str:
         return (
             f"{by_hand(root)}, or let `--download` fetch it from Kaggle; without either it checks what is there. "
-            "To try the same recipe on embedded data: `make demo`."
+            f"To try the same recipe on embedded data: `{command_line('train')} demo/dinov3_sop`."
         )
 
     @classmethod

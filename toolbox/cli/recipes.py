@@ -1,0 +1,55 @@
+"""The command `recipes`: the recipes that are installed, and the plugins that each needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from toolbox.cli.common import expand_arguments, guarded, new_parser
+from toolbox.errors import ToolboxError, command_line
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = new_parser("recipes", "List the recipes that are installed, and the plugins that each needs.")
+    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    arguments = parser.parse_args(expand_arguments(argv))
+    return guarded(lambda: _list(as_json=arguments.json))
+
+
+def _list(*, as_json: bool) -> int:
+    from toolbox.config import list_recipes
+
+    records = [_record(recipe) for recipe in list_recipes()]
+    if as_json:
+        print(json.dumps(records, indent=2))
+        return 0
+    width = max((len(record["name"]) for record in records), default=0)
+    for record in records:
+        print(f"{record['name']:{width}}  {record['summary']}")
+        print(f"{'':{width}}  needs {', '.join(record['plugins'])}{' (see below)' if record['problems'] else ''}")
+    print(f"\nTrain one: {command_line('train')} NAME")
+    print("Change one: a file of your own that begins with `_base_ = ['core:NAME']` and sets what differs")
+    for problem in dict.fromkeys(problem for record in records for problem in record["problems"]):
+        print(problem)
+    return 0
+
+
+def _record(recipe) -> dict[str, Any]:
+    """One recipe as `--json` shows it; keys are only ever added."""
+    from toolbox.config import load_config, namespaces_of, to_dict
+    from toolbox.registry import catalog
+
+    record = {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary, "plugins": [], "problems": []}
+    try:
+        config = to_dict(load_config(recipe.path))
+        made = [{"type": data.get("dataset")} for data in config.get("prepare") or []]
+        record["plugins"] = sorted(namespaces_of(config | {"prepare": made}) - {"core"})
+    except ToolboxError as error:
+        record["problems"].append(str(error))
+    for namespace in record["plugins"]:
+        try:
+            catalog().plugin(namespace)
+        except ToolboxError as error:
+            record["problems"].append(str(error))
+    return record
