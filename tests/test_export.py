@@ -26,7 +26,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 import toolbox
-from toolbox.base import Head, ImagePreprocess, Model
+from toolbox.base import ExportedModel, Head, ImagePreprocess, Model
 from toolbox.base.export import run
 from toolbox.cli.export import main
 from toolbox.core.bn_neck import BNNeck
@@ -454,6 +454,80 @@ def test_released_weights_are_named_by_their_public_names(tmp_path):
 
 def test_random_weights_are_under_no_licence_of_others(tmp_path):
     assert not any("DINOv3 License" in note for note in made("vit").export(tmp_path).notes)
+
+
+class Whole(Embedder):
+    """A model that transformers knows whole: the mean of its tokens would be the default, and is not what it gives."""
+
+    lines = ['outputs = {"embeddings": F.normalize(model(inputs["image"]).last_hidden_state[:, 0], dim=-1)}']
+
+    def export(self, folder):
+        if self.backbone.preprocess().size != (32, 32):
+            raise ValueError("transformers cannot describe this size")
+        self.backbone.model.save_pretrained(folder)
+        return ExportedModel(
+            library="transformers", imports=["import torch.nn.functional as F", "from transformers import AutoModel"],
+            load=["model = AutoModel.from_pretrained(folder).eval()"], outputs=self.lines,
+            usage=['tokens = model(pixels).last_hidden_state'], notes=["It is small."],
+        )  # fmt: skip
+
+
+def whole(tune=None):
+    torch.manual_seed(0)
+    model = Whole(ViT(name=None, arch=TINY, size=32), "cls")
+    model.connect(4)
+    if tune is not None:
+        tune.apply(model.backbone)
+    return scattered(model)
+
+
+@pytest.mark.parametrize("tune", [None, Tune("lora", rank=2)])
+def test_a_model_that_writes_itself(tune, tmp_path):
+    model, said = whole(tune), []
+    expected = predicted(model, pixels_for(model.backbone))["embeddings"]
+    found = write(model, tmp_path / "out", classes=["a", "b"], tell=said.append)
+    assert found.keys() == {"embeddings"}
+    assert plain(tmp_path / "out") == {"config.json", "model.safetensors", "README.md", "export.json", "classes.json"}
+    text = (tmp_path / "out" / "README.md").read_text()
+    for part in (
+        "from run/checkpoint-1, step 1",
+        "model = AutoModel",
+        "tokens = model(pixels)",
+        "It is small.",
+        "2 classes",
+    ):
+        assert part in text
+    assert any("is merged" in line for line in said) == (tune is not None)
+    lines = [*model.export(tmp_path / "again").imports, *model.export(tmp_path / "again").load, *Whole.lines]
+    given = run(lines, folder=str(tmp_path / "out"), inputs={"image": pixels_for(model.backbone)})["outputs"]
+    torch.testing.assert_close(given["embeddings"], expected, rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["library"] == "transformers"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (['outputs = {"embeddings": -model(inputs["image"]).pooler_output}'], "The export is wrong: embeddings by"),
+        (['outputs = {"tokens": inputs["image"]}'], "its lines give tokens, and the model embeddings"),
+        (["outputs = {}"], "its lines give nothing"),
+        (["tokens = model(inputs)"], "transformers cannot use what the model wrote"),
+        (["pass"], "transformers cannot use what the model wrote"),
+    ],
+)
+def test_what_a_model_writes_is_compared(lines, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(Whole, "lines", lines)
+    with pytest.raises(ToolboxError, match=said):
+        write(whole(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_says_what_its_library_cannot_describe(tmp_path):
+    model = Whole(ViT(name=None, arch=TINY, size=48), "cls")
+    with pytest.raises(ToolboxError, match="model: transformers cannot describe this size"):
+        write(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ToolboxError, match="There is no adapter to merge"):
+        write(whole(), tmp_path / "out", merge=True)
 
 
 # ------------------------------------------------------------------------------------------------- the whole command

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import pluggy
 
-from toolbox.errors import Problem, command_line
+from toolbox.errors import Problem, ToolboxError, command_line
 
 __all__ = [
-    "GROUP", "KINDS", "Command", "Component", "Device", "Kind", "Problem", "command_line", "hookimpl", "hookspec",
+    "GROUP", "KINDS", "Command", "Component", "Device", "Kind", "Problem", "ToolboxError", "command_line", "hookimpl",
+    "hookspec",
 ]  # fmt: skip
 
 GROUP = "toolbox.v1"  # the entry-point group; its number is the version of this interface

@@ -4,6 +4,7 @@ from toolbox.base.augment import Augment
 from toolbox.base.backbone import Backbone, Preprocess, check_images, check_rate
 from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
+from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
 from toolbox.base.files import new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
@@ -47,12 +48,12 @@ from toolbox.base.splits import SPLITS, split_by_hash, take_by_hash
 from toolbox.base.tune import Tune
 
 __all__ = [
-    "MISSING_LABELS", "SPLITS", "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported", "Features",
-    "Finding", "Gallery", "Head", "Histogram", "Hook", "ImageFiles", "ImagePreprocess", "LoadedModel", "Loss",
-    "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess", "Quantize",
-    "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_images", "check_rate",
-    "cls_token", "composed", "decode_image", "find_images", "find_similar_labels", "folders_in", "gather",
-    "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token", "listed_endings", "mean_tokens",
-    "natural", "new_file", "read_image", "read_label",
-    "set_max_image_pixels", "sized_files", "split_by_hash", "take_by_hash", "without_autocast", "world",
+    "MISSING_LABELS", "SPLITS", "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported",
+    "ExportedModel", "Features", "Finding", "Gallery", "Head", "Histogram", "Hook", "ImageFiles", "ImagePreprocess",
+    "LoadedModel", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
+    "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_images",
+    "check_rate", "cls_token", "composed", "decode_image", "find_images", "find_similar_labels", "folders_in",
+    "gather", "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token", "listed_endings",
+    "mean_tokens", "natural", "new_file", "read_image", "read_label", "set_max_image_pixels", "sized_files",
+    "split_by_hash", "take_by_hash", "without_autocast", "world",
 ]  # fmt: skip

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from toolbox.errors import ToolboxError
-from toolbox.plugin import command_line
+from toolbox.plugin import ToolboxError, command_line
 from toolbox.utils.encoder import Encoder
 from toolbox.utils.model_io import require_finite
 

@@ -18,16 +18,15 @@ from torch import Tensor
 from toolbox.base import Backbone, Model
 from toolbox.base.export import run
 from toolbox.engine.exporting import onnx_file
+from toolbox.engine.exporting.compare import compare
 from toolbox.engine.exporting.export_readme import Part, write_readme
+from toolbox.engine.exporting.whole import export_whole, write_whole_readme, writes_itself
 from toolbox.engine.parts import backbones, model_state
 from toolbox.engine.saving.files import as_json, new_folder
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import one_line
 
 RECORD = "export.json"
-TOLERANCE = 1e-4
-"""The largest difference that passes, relative to the largest number that is compared, or to 1."""
-
 _HINT = "Choose another folder."
 _USE = "Use the checkpoint by toolbox.load."
 
@@ -61,7 +60,8 @@ def export(
 ) -> dict[str, float]:  # fmt: skip
     """Write the folder `target`; returns the largest differences that were found, by what was compared.
 
-    - `model`: ready to encode, on the CPU. `merge`, and `onnx` too, leave it without adapters.
+    - `model`: ready to encode, on the CPU. `merge`, and `onnx` too, leave it without adapters; so does a model that
+      writes itself (`Model.export`).
     - `origin`: what the record of the export says of where the model is from.
     - `classes`: the names of the classes of the training data, None where nobody knows them.
     - `merge`: put adapters into the weights, instead of beside their base.
@@ -72,15 +72,24 @@ def export(
     """
     model.eval()
     parts = backbones(model)
-    _check_parts(parts, merge)
-    pixels = {path: _pixels(backbone) for path, backbone in parts.items()}
+    whole = writes_itself(model)
+    _check_parts(parts, merge, whole)
+    pixels = {path: _pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
+    if whole:
+        if onnx:
+            _prepare_onnx(model)
+        with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
+            exported, inputs, found = export_whole(model, folder, parts=parts, pixels=pixels, tell=tell)
+            _write_classes(folder, classes)
+            if onnx:
+                found |= onnx_file.write(model, folder / "model.onnx", inputs, compare, tell, classes=classes)
+            write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
+            _write_record(folder, {**origin, "library": exported.library, "merged": True, "differences": found})
+        return found
     with torch.no_grad():
         tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
     if onnx:
-        try:
-            model.prepare_export()
-        except ValueError as error:
-            raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
+        _prepare_onnx(model)
     lines, why_not = _embedding_lines(model, parts)
     predicted = _predicted(model, parts, pixels) if lines else {}
     found: dict[str, float] = {}
@@ -88,8 +97,7 @@ def export(
         left = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
         if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
             left = {name: tensor for name, tensor in left.items() if any(f'head["{name}"]' in line for line in lines)}
-        if classes is not None:
-            (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+        _write_classes(folder, classes)
         if left:
             save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
         written: list[Part] = []
@@ -97,10 +105,10 @@ def export(
             part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
             written.append(part)
             result = _run(part, folder, pixels[path], lines, named=classes is not None)
-            found[path] = _compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
+            found[path] = compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
             for name, key in (("embedding", "embeddings"), ("logits", "logits")):
                 if key in predicted:
-                    found[name] = _compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
+                    found[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
             if "answers" in result and result["answers"] != _answers(predicted["logits"], classes):
                 raise ToolboxError("The export is wrong: its lines name other classes than the model.")
         if onnx:
@@ -108,15 +116,30 @@ def export(
                 if backbone.adapter is not None:
                     backbone.adapter.merge()
             file = folder / "model.onnx"
-            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), _compare, tell, classes=classes)
+            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), compare, tell, classes=classes)
         write_readme(
             folder, written, origin, embedding=lines, why_not=why_not, head=sorted(left), onnx=onnx, classes=classes,
             predictor=model.predictor,
         )  # fmt: skip
         libraries = {part.path: part.exported.library for part in written}
-        record = {**origin, "library": libraries, "merged": merge, "differences": found}
-        (folder / RECORD).write_text(as_json(record), encoding="utf-8")
+        _write_record(folder, {**origin, "library": libraries, "merged": merge, "differences": found})
     return found
+
+
+def _prepare_onnx(model: Model) -> None:
+    try:
+        model.prepare_export()
+    except ValueError as error:
+        raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
+
+
+def _write_classes(folder: Path, classes: list[str] | None) -> None:
+    if classes is not None:
+        (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    (folder / RECORD).write_text(as_json(record), encoding="utf-8")
 
 
 @contextmanager
@@ -128,8 +151,9 @@ def _disk() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _check_parts(parts: dict[str, Backbone], merge: bool) -> None:
-    if not parts:
+def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
+    """Raise ToolboxError for backbones that cannot be exported; `whole`: the model writes itself."""
+    if not parts and not whole:
         raise ToolboxError("This model has no backbone to export.")
     for path, backbone in parts.items():
         if not re.fullmatch(r"[\w.-]+", path):  # it becomes the name of a folder, and stands in lines that are run
@@ -141,6 +165,8 @@ def _check_parts(parts: dict[str, Backbone], merge: bool) -> None:
                 hint=f"{_USE} An adapter needs no export: peft loads the checkpoint's adapters/{path} on the "
                 "backbone's own weights.",
             )  # fmt: skip
+        if whole:
+            continue
         if backbone.modality != "image":
             raise ToolboxError("Only encoders of images are exported.", where=f"model.{path}", hint=_USE)
         if type(backbone).export is Backbone.export:
@@ -211,21 +237,3 @@ def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str], *, named:
             f"{library} cannot load what was exported of {part.path} ({type(error).__name__}: {one_line(error)}).",
             hint="Nothing was left behind." + (" With merge=True no base has to be found." if part.adapted else ""),
         ) from error
-
-
-def _compare(what: str, ours: Tensor, theirs: Tensor | None, tell: Callable[[str], None]) -> float:
-    """The largest difference. Raises ToolboxError above `TOLERANCE`."""
-    if theirs is None:
-        raise ToolboxError(f"The export is wrong: its lines give no {what}.")
-    if ours.shape != theirs.shape:
-        raise ToolboxError(f"The export is wrong: {what} have shape {tuple(theirs.shape)}, not {tuple(ours.shape)}.")
-    difference = float((ours - theirs).abs().max())
-    allowed = TOLERANCE * max(1.0, float(ours.abs().max()))
-    if not difference <= allowed:  # NaN is no agreement
-        raise ToolboxError(
-            f"The export is wrong: {what} differ by up to {difference:.2g} from the toolbox's, and {allowed:.2g} is "
-            f"allowed.",
-            hint="Nothing was left behind. Other versions of the library may agree.",
-        )
-    tell(f"Compared {what}: largest difference {difference:.2g} (allowed: {allowed:.2g})")
-    return difference
