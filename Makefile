@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: venv demo test test-slow test-faults lint bench clean
+.PHONY: venv demo test test-slow test-faults lint wheels bench clean
 
 venv: $(STAMP)
 
@@ -37,6 +37,13 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+# Install them anywhere, in one go: pip install --find-links dist 'vision-encoder-toolbox[all]'
+WHEELS ?= dist
+wheels: venv
+	rm -f $(WHEELS)/vision_encoder_toolbox*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEELS) \
+		. $(dir $(PLUGINS))
+
 bench: venv
 	$(BIN)/python tools/benchmark.py discovery
 	$(BIN)/python tools/benchmark.py cache
@@ -50,4 +57,4 @@ bench: venv
 	$(BIN)/python tools/benchmark.py ablation
 
 clean:
-	rm -rf $(VENV) work_dirs data/glyphs_*
+	rm -rf $(VENV) dist work_dirs data/glyphs_*
