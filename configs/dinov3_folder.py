@@ -14,20 +14,20 @@ Larger: `model.backbone.name=vitb16`. Thousands of images: `train_dataloader.sam
 _base_ = ['_base_/runtime.py']
 _loader = dict(batch_size=64, num_workers=2)
 model = dict(
-    type='core.Embedder',
+    type='retrieval.Embedder',
     backbone=dict(type='dinov3.ViT', name='vits16', tune=dict(mode='lora', rank=8)),
     pool='cls',
     loss=dict(type='losses.SupCon', temperature=0.05),
     cross_view=True)
 train_dataloader = dict(
     dataset=dict(type='datasets.ImageFolder', root='data/pictures', split='train'),
-    augment=dict(type='core.RetrievalAugment'),
-    sampler=dict(type='core.Pairs', batch_size=16),
+    augment=dict(type='core.Augment'),
+    sampler=dict(type='retrieval.Pairs', batch_size=16),
     num_workers=2)
 # a text in braces is the value of another key: all three follow the one root
 val_dataloader = dict(
     dataset=dict(type='datasets.ImageFolder', root='{train_dataloader.dataset.root}', split='val'), **_loader)
-val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 5, 10])]
+val_evaluator = [dict(type='retrieval.Recall', ks=[1, 5, 10])]
 test_dataloader = dict(
     dataset=dict(type='datasets.ImageFolder', root='{train_dataloader.dataset.root}', split='test'), **_loader)
 test_evaluator = '{val_evaluator}'

@@ -12,7 +12,7 @@ model = dict(
     backbone=dict(
         name='vith16plus', quantize=dict(bits=4, kind='nf4', nested=True), tune=dict(mode='lora', rank=16)))
 features = None
-train_dataloader = dict(batch_size=32, augment=dict(type='core.RetrievalAugment'))
+train_dataloader = dict(batch_size=32, augment=dict(type='core.Augment'))
 val_dataloader = dict(batch_size=64)
 test_dataloader = dict(batch_size=64)
 test_evaluator = [dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError')]

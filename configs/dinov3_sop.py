@@ -27,7 +27,7 @@ What each choice rests on, in published Recall@1 on SOP (this recipe's own numbe
 _base_ = ['_base_/runtime.py']
 _test = dict(batch_size=256, num_workers=4)
 model = dict(
-    type='core.Embedder',
+    type='retrieval.Embedder',
     backbone=dict(type='dinov3.ViT', name='vitb16', size=224, tune=dict(mode='full')),
     pool='cls',
     head=dict(type='core.Projection', dim=512),
@@ -36,15 +36,15 @@ model = dict(
         losses=[dict(type='losses.SupCon', temperature=0.1), dict(type='losses.RecallAtK')]))
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root='data/stanford_online_products', split='train'),
-    augment=dict(type='core.RetrievalAugment'),
-    sampler=dict(type='core.GroupPK', groups=4, classes=256, per_class=4),
+    augment=dict(type='core.Augment'),
+    sampler=dict(type='retrieval.GroupPK', groups=4, classes=256, per_class=4),
     num_workers=8)
 val_dataloader = dict(
     dataset=dict(type='datasets.SOP', root='{train_dataloader.dataset.root}', split='val'), **_test)
-val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
+val_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100, 1000])]
 test_dataloader = dict(
     dataset=dict(type='datasets.SOP', root='{train_dataloader.dataset.root}', split='test'), **_test)
-test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000], by_group=True, intervals=1000)]
+test_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100, 1000], by_group=True, intervals=1000)]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=5e-5, weight_decay=0.05),
     parts={'model.head': dict(lr=5e-4)},

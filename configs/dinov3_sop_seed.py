@@ -10,7 +10,7 @@ all training classes, CLS features without a head. `configs/dinov3_sop.py` is th
 _base_ = ['_base_/runtime.py']
 _root = 'data/stanford_online_products'
 model = dict(
-    type='core.Embedder',
+    type='retrieval.Embedder',
     backbone=dict(
         type='dinov3.ViT', name='vitb16',
         tune=dict(mode='lora', rank=16, alpha=32, dropout=0.05, targets=['q_proj', 'v_proj'])),
@@ -19,10 +19,10 @@ model = dict(
     cross_view=True)
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root=_root, split='trainval'),
-    sampler=dict(type='core.Pairs', batch_size=128),
+    sampler=dict(type='retrieval.Pairs', batch_size=128),
     num_workers=4)
 test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test'), batch_size=256, num_workers=4)
-test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
+test_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=1e-4, weight_decay=0.01),
     clip_grad=dict(max_norm=1.0),

@@ -130,8 +130,8 @@ def test_checkpoints_hold_averages_and_training_goes_on_from_the_weights(toy, ra
 def test_what_was_judged_is_what_is_loaded(toy):
     options = [EMA, "test_dataloader=dict(dataset=dict(type='toy.Noise',seed=2),batch_size=16,num_workers=0)"]
     options += [
-        "test_evaluator=dict(type='core.RetrievalRecall',ks=[1,3])",
-        "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,3])",
+        "test_evaluator=dict(type='retrieval.Recall',ks=[1,3])",
+        "val_evaluator=dict(type='retrieval.Recall',ks=[1,3])",
     ]
     options += ["optim_wrapper.optimizer.lr=0.02"]
     results = toolbox.train(toy(options), work_dir="w")

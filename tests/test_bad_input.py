@@ -100,7 +100,7 @@ def test_batch_larger_than_the_dataset(run):
 
 
 def test_k_larger_than_the_gallery(run):
-    answer = run(train, "--cfg-options", "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,10,100])")
+    answer = run(train, "--cfg-options", "val_evaluator=dict(type='retrieval.Recall',ks=[1,10,100])")
     refused(answer, "val_evaluator", "63", "ks=[1,10]")
 
 
@@ -329,7 +329,7 @@ def test_a_folder_in_which_a_run_is_going_on(run):
     ],
 )
 def test_check_finds_what_would_fail_later(run, override, words):
-    metric = "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,10])"
+    metric = "val_evaluator=dict(type='retrieval.Recall',ks=[1,10])"
     refused(run(train, "--check", "--cfg-options", metric, override), *words)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toolbox_retrieval.embedder import Embedder
 
 import toolbox
 from toolbox.cli import train
-from toolbox.core.embedder import Embedder
 from toolbox.engine.judging.before_head import compare_with_head
 from toolbox.engine.judging.embed import embed
 

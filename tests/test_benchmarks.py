@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from toolbox_retrieval.embedder import Embedder
 
 import toolbox
 from toolbox.cli import benchmark as command
 from toolbox.cli.benchmarks import cache, engine, throughput
-from toolbox.core.embedder import Embedder
 from toolbox.engine.device import choose_device
 
 

@@ -14,6 +14,7 @@ from test_embedder import Toy
 from test_exactness import assert_same, interrupt_at
 from toolbox_losses.cross_entropy import CrossEntropy
 from toolbox_losses.supcon import SupCon
+from toolbox_retrieval.embedder import Embedder
 from torch import nn
 from torch.nn import functional
 
@@ -21,7 +22,6 @@ import toolbox
 from toolbox.base import l2_normalize
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
-from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.assemble import apply_tuning

@@ -30,10 +30,10 @@ NAN = float("nan")
 
 def recipe(lr=0.001, split="test"):
     return (
-        "model = dict(type='core.Embedder', head=None, sizes=[1, 2])\n"
+        "model = dict(type='retrieval.Embedder', head=None, sizes=[1, 2])\n"
         f"optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr={lr}))\n"
         f"test_dataloader = dict(dataset=dict(type='absent.Noise', {'count' if split == 'test' else 'bad'}=64))\n"
-        "test_evaluator = [dict(type='core.RetrievalRecall')]\n"
+        "test_evaluator = [dict(type='retrieval.Recall')]\n"
     )
 
 
@@ -203,7 +203,7 @@ def test_recipes_are_read_as_data_and_never_run(tmp_path):
     found = read_recipe(text)
     assert found["optim_wrapper"] == {"optimizer": {"type": "core.AdamW", "lr": 0.001}}
     assert found["both"] == {1: math.inf, "a-b": [1, -2]}
-    assert flat(found)["test_evaluator.0.type"] == "core.RetrievalRecall"
+    assert flat(found)["test_evaluator.0.type"] == "retrieval.Recall"
     assert flat(found)["nothing"] == {}
     for bad in ("import os", "a = open('x')", "a = b = 1", "a = dict(**{})", "a.b = 1", "a = (", "a = -'x'"):
         with pytest.raises(ValueError):

@@ -222,12 +222,12 @@ def test_fits():
 
 
 REFERRING = """
-model = dict(type='core.Embedder', backbone=dict(type='toy.Patches', width='{model.head.dim}'),
+model = dict(type='retrieval.Embedder', backbone=dict(type='toy.Patches', width='{model.head.dim}'),
              head=dict(type='core.Projection', dim=8))
 train_dataloader = dict(dataset=dict(type='toy.Noise', seed=3, bad=[1, 2]), batch_size=4)
 val_dataloader = dict(dataset=dict(type='toy.Noise', seed='{train_dataloader.dataset.seed}'),
                       batch_size='{train_dataloader.batch_size}')
-val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 5])]
+val_evaluator = [dict(type='retrieval.Recall', ks=[1, 5])]
 test_dataloader = '{val_dataloader}'
 test_evaluator = '{val_evaluator}'
 optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr='{optim_wrapper.parts.model.head.lr}'),
@@ -274,8 +274,8 @@ def test_an_override_in_the_place_of_a_reference_stands_alone(referring):
     for order in (1, -1):  # below a reference: the other key's value, then the change, in whatever order they come
         given = ["test_evaluator.0.lone=skip", "val_evaluator.0.ks=[1]", "test_dataloader.dataset.seed=1"][::order]
         recipe = referring(given)
-        assert recipe["test_evaluator"] == [dict(type="core.RetrievalRecall", ks=[1], lone="skip")]
-        assert recipe["val_evaluator"] == [dict(type="core.RetrievalRecall", ks=[1])]
+        assert recipe["test_evaluator"] == [dict(type="retrieval.Recall", ks=[1], lone="skip")]
+        assert recipe["val_evaluator"] == [dict(type="retrieval.Recall", ks=[1])]
         assert [recipe[f"{name}_dataloader"]["dataset"]["seed"] for name in ("val", "test")] == [3, 1]
     recipe = referring(["val_dataloader.batch_size=16"])
     assert recipe["test_dataloader"]["batch_size"] == 16, "a number, not the text '16'"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from contract_models import DualEncoder, Pretrainer, SwappedVisionLanguage
 from contract_parts import Contrastive, LanguageModel, Letters, Patches, Questions, RandomCrops, Shades
+from toolbox_retrieval.embedder import Embedder
 from torch.nn import functional
 
 from toolbox.base import Loss, l2_normalize
-from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
 from toolbox.engine.reading.fetch import Fetch, inputs_of
 

@@ -77,7 +77,7 @@ PRETRAINING = RUN | dict(
             "local_crops": dict(type="contract.RandomCrops", views=4),
         },
     ),
-    val_evaluator=dict(type="core.RetrievalRecall", ks=[1]),
+    val_evaluator=dict(type="retrieval.Recall", ks=[1]),
 )
 JOBS = {"alignment": ALIGNMENT, "swap": SWAP, "pretraining": PRETRAINING}
 

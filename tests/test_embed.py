@@ -478,7 +478,7 @@ def test_a_run_that_is_not_there_is_no_id_of_a_backbone(toy, photos, tmp_path, c
 
 
 def test_a_diverged_model_is_no_silent_nan(run, photos, capsys, monkeypatch):
-    from toolbox.core.embedder import Embedder
+    from toolbox_retrieval.embedder import Embedder
 
     monkeypatch.setattr(
         Embedder, "predict", lambda self, batch: {"embeddings": self.represent(batch)["embeddings"] / 0}

@@ -6,10 +6,10 @@ from typing import get_type_hints
 
 import pytest
 import torch
+from toolbox_retrieval.embedder import Embedder
 from torch import nn
 
 from toolbox.base import Backbone, Features, Loss
-from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
 from toolbox.utils.pool import Pool, generalized_mean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -24,7 +25,7 @@ from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.report import load_findings
 
-RECALL = {"type": "core.RetrievalRecall", "ks": [1, 10]}
+RECALL = {"type": "retrieval.Recall", "ks": [1, 10]}
 VIT = {
     "type": "dinov3.ViT", "name": None, "size": 32,
     "arch": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8},
@@ -34,7 +35,7 @@ PLAIN = ["recall@1", "recall@10", "map@r", "r_precision", "mrr", "queries", "que
 
 @pytest.fixture
 def recipe(toy, tmp_path):
-    """`recipe(overrides) -> path of a recipe` that the commands take; judged by RetrievalRecall."""
+    """`recipe(overrides) -> path of a recipe` that the commands take; judged by Recall."""
 
     def write(overrides=(), name="recipe.py"):
         config = toy({"val_evaluator": [RECALL], **dict(overrides)})
@@ -64,16 +65,15 @@ def numbers_of(capsys, *arguments):
 def test_options_add_numbers_after_the_plain_ones(trained, capsys):
     plain = numbers_of(capsys, *trained)
     assert list(plain) == PLAIN
-    found = numbers_of(
-        capsys, *trained, "--dims", 2, 4, "--bootstrap", 50, "--whiten", 3, "--alpha-qe", 3, 2.5, "--rerank"
-    )
+    more = ("dims=2,4", "intervals=50", "whiten=3", "alpha_qe=[3,2.5]", "rerank=[20, 6, 0.3]")
+    found = numbers_of(capsys, *trained, "--metric", *more)
     assert list(found.items())[: len(PLAIN)] == list(plain.items())
     prefixes = dict.fromkeys(name.split("/")[0] for name in found if "/" in name)
     assert list(prefixes) == ["dim2", "dim4", "whiten", "alpha_qe", "k_reciprocal"]
     assert found["recall@1_low"] <= found["recall@1"] <= found["recall@1_high"]
-    both = numbers_of(capsys, *trained, "--alpha-qe", 3, 2.5, "--expand-gallery")
+    both = numbers_of(capsys, *trained, "--metric", "alpha_qe=3,2.5", "expand_gallery=true")
     assert both["alpha_qe/map@r"] != found["alpha_qe/map@r"]
-    other = numbers_of(capsys, *trained, "--rerank", 3, 2, 1.0)
+    other = numbers_of(capsys, *trained, "--metric", "rerank=3,2,1.0")
     # with lambda 1 the distance is that of the cosine
     assert {name: other[f"k_reciprocal/{name}"] for name in PLAIN[:5]} == pytest.approx(
         {name: plain[name] for name in PLAIN[:5]}
@@ -81,28 +81,40 @@ def test_options_add_numbers_after_the_plain_ones(trained, capsys):
     assert found["k_reciprocal/map@r"] != pytest.approx(plain["map@r"], abs=1e-4)
 
 
-def test_bare_rerank_means_the_papers_values(trained, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(api, "evaluate", lambda *a, **k: seen.update(k) or {"recall@1": 1.0})
-    assert main([*trained, "--rerank", "--alpha-qe", "10", "3", "--json"]) == 0
-    assert seen["metrics"] == {"alpha_qe": [10, 3], "rerank": [20, 6, 0.3]}
-    assert main([*trained, "--json"]) == 0
-    assert seen["metrics"] == {}
+def test_values_have_the_types_of_the_arguments(trained, capsys, monkeypatch):
+    from toolbox_retrieval import recall
+
+    seen = []
+    original = recall.Recall.__init__
+    monkeypatch.setattr(recall.Recall, "__init__", functools.wraps(original)(
+        lambda self, **given: (seen.append(given), original(self, **given))[1]))  # fmt: skip
+    main([*trained, "--metric", "rerank=20,6,0.3", "alpha_qe=[10,3]", "--metric", "lone=miss", "--json"])
+    assert seen[-1] == {"ks": [1, 10], "alpha_qe": [10, 3], "rerank": [20, 6, 0.3], "lone": "miss"}
+    main([*trained, "--json"])
+    assert seen[-1] == {"ks": [1, 10]}
+    api.evaluate(api.load_config(trained[0]), trained[1], metrics={"dims": [4], "lone": "miss"})
+    assert seen[-1] == {"ks": [1, 10], "dims": [4], "lone": "miss"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--rerank", "20", "6"], "--rerank takes K1 K2 LAMBDA, and has 2"),
-        (["--rerank", "6", "20", "0.3"], "rerank must be"),
-        (["--rerank", "20.5", "6", "0.3"], "rerank must be"),
-        (["--dims", "9"], "9 dimensions, and the embeddings have 8"),
-        (["--dims", "0"], "dims must be"),
-        (["--whiten", "9"], "9 dimensions, and the embeddings have 8"),
-        (["--whiten-from", "gallery"], "no effect without --whiten"),
-        (["--expand-gallery"], "no effect without --alpha-qe"),
-        (["--bootstrap", "3"], "at least 20 resamples"),
-        (["--alpha-qe", "0", "3"], "alpha_qe must be"),
+        (["--metric", "rerank=20,6"], "rerank must be"),
+        (["--metric", "rerank=6,20,0.3"], "rerank must be"),
+        (["--metric", "rerank=20.5,6,0.3"], "rerank must be"),
+        (["--metric", "dims=[9]"], "9 dimensions, and the embeddings have 8"),
+        (["--metric", "dims=[0]"], "dims must be"),
+        (["--metric", "dims=4"], "val_evaluator.0.dims: 4 is no list[int]"),
+        (["--metric", "whiten=9"], "9 dimensions, and the embeddings have 8"),
+        (["--metric", "whiten_from=gallery"], "no effect without whiten"),
+        (["--metric", "expand_gallery=true"], "no effect without alpha_qe"),
+        (["--metric", "intervals=3"], "at least 20 resamples"),
+        (["--metric", "alpha_qe=0,3"], "alpha_qe must be"),
+        (
+            ["--metric", "rernak=1"],
+            "No metric here has rernak: there is retrieval.Recall. Did you mean 'rerank'?",
+        ),
+        (["--metric", "rerank"], "'rerank' sets no argument of a metric. Write key=value"),
         (["--split", "test"], "no test set"),
     ],
 )
@@ -115,18 +127,25 @@ def test_options_that_make_no_sense_are_one_message(trained, capsys, options, me
 
 def test_options_without_a_metric_that_takes_them(recipe, capsys):
     path = recipe({"val_evaluator": [{"type": "toy.Nearest"}]})
-    assert main([path, "--dims", "4"]) == 2
+    assert main([path, "--metric", "dims=[4]"]) == 2
     err = capsys.readouterr().err
     assert "No metric here has dims: there is toy.Nearest." in err
-    assert "core.RetrievalRecall" in err
+    assert "retrieval.Recall" in err
     assert re.search(r"recipe\.py:\d+ val_evaluator:", err)
 
 
 def test_every_metric_that_takes_them_gets_the_options(recipe, capsys):
     path = recipe({"val_evaluator": RECALL})  # a single one, not a list
-    assert "dim4/recall@1" in numbers_of(capsys, path, "--dims", 4)
+    assert "dim4/recall@1" in numbers_of(capsys, path, "--metric", "dims=[4]")
     both = [RECALL, {"type": "toy.Nearest"}]
-    assert {"dim4/recall@1", "nearest"} <= numbers_of(capsys, recipe({"val_evaluator": both}), "--dims", 4).keys()
+    path = recipe({"val_evaluator": both})
+    assert {"dim4/recall@1", "nearest"} <= numbers_of(capsys, path, "--metric", "dims=[4]").keys()
+    several = recipe({"val_evaluator": [RECALL, {"type": "core.KNN"}]})
+    assert main([several, "--metric", "ks=[1,3]", "dims=[4]", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "ks is set in val_evaluator.0.ks, val_evaluator.1.ks." in captured.err
+    assert "dims is set" not in captured.err
+    assert {"recall@3", "knn@3", "dim4/recall@3"} <= json.loads(captured.out).keys()
 
 
 def test_a_width_that_is_too_large_is_found_at_the_first_batch(trained, monkeypatch):
@@ -146,7 +165,7 @@ def test_a_width_that_is_too_large_is_found_at_the_first_batch(trained, monkeypa
     [
         ({"val_evaluator": [{**RECALL, "dims": [4, 9]}]}, "val_evaluator.0.dims", "9 dimensions, and the embeddings"),
         ({"val_evaluator": [{**RECALL, "whiten": 9}]}, "val_evaluator.0.whiten", "9 dimensions"),
-        ({"val_evaluator": [{"type": "core.LateInteractionRecall", "ks": [1]}]}, "val_evaluator.0", "'tokens'"),
+        ({"val_evaluator": [{"type": "retrieval.LateInteractionRecall", "ks": [1]}]}, "val_evaluator.0", "'tokens'"),
     ],
 )  # fmt: skip
 def test_a_check_finds_what_metrics_will_miss(toy, overrides, where, message):
@@ -170,7 +189,7 @@ def test_a_check_lets_pass_what_fits(toy):
         ),
         (
             {
-                "val_evaluator": [{"type": "core.LateInteractionRecall", "ks": [1]}], "evaluate_pixels": True,
+                "val_evaluator": [{"type": "retrieval.LateInteractionRecall", "ks": [1]}], "evaluate_pixels": True,
                 "model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "model.head": None,
             },
             "Raw pixels: left out: val_evaluator.0: ",
@@ -184,7 +203,7 @@ def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note
 
 
 def test_token_sets_are_judged_beside_embeddings(toy):
-    late = {"type": "core.LateInteractionRecall", "ks": [1, 10]}
+    late = {"type": "retrieval.LateInteractionRecall", "ks": [1, 10]}
     tokens = {"model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "val_evaluator": [RECALL, late]}
     numbers = api.evaluate(toy(tokens))
     assert list(numbers) == [*PLAIN, *(f"late_interaction/{name}" for name in PLAIN)]
@@ -215,9 +234,8 @@ class Spy(Metric):
 
 
 def embedder(size=16):
+    from toolbox_retrieval.embedder import Embedder
     from toy_plugin import Patches
-
-    from toolbox.core.embedder import Embedder
 
     torch.manual_seed(0)
     model = Embedder(backbone=Patches(size=size), pool="mean")
@@ -278,11 +296,11 @@ def test_what_a_metric_refuses_is_no_traceback(toy):
 
 
 def test_whitening_says_what_it_learned_from(trained, capsys):
-    assert main([*trained, "--whiten", "3", "--json"]) == 0
+    assert main([*trained, "--metric", "whiten=3", "--json"]) == 0
     captured = capsys.readouterr()
     assert "learned from the training set, 64 items, without augmentation" in captured.err
     from_train = json.loads(captured.out)
-    assert main([*trained, "--whiten", "3", "--whiten-from", "gallery", "--json"]) == 0
+    assert main([*trained, "--metric", "whiten=3", "whiten_from=gallery", "--json"]) == 0
     captured = capsys.readouterr()
     assert "learned from the gallery itself" in captured.err
     from_gallery = json.loads(captured.out)
@@ -302,7 +320,7 @@ def test_training_with_a_whitening_evaluator(recipe):
 
 
 def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
-    numbers = numbers_of(capsys, *trained, "--out", "judged", "--dims", 4)
+    numbers = numbers_of(capsys, *trained, "--out", "judged", "--metric", "dims=[4]")
     folder = tmp_path / "judged"
     assert {path.name for path in folder.iterdir()} == {
         "config.py", "environment.json", "findings.json", "report.html", "test_results.json",

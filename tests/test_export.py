@@ -22,6 +22,7 @@ from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.vit import ViT
 from toolbox_encoders.hf_vision import HFVision
 from toolbox_encoders.timm_backbone import Timm
+from toolbox_retrieval.embedder import Embedder
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
@@ -32,7 +33,6 @@ from toolbox.cli.export import main
 from toolbox.core.bn_neck import BNNeck
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
-from toolbox.core.embedder import Embedder
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.exporting import export as exports

@@ -22,7 +22,7 @@ FOLDER = dict(type="datasets.ImageFolder", root="pictures", split="train")
 GROWING = FROZEN | {
     "features": dict(dtype="fp32"),
     "train_dataloader.dataset": FOLDER,
-    "train_dataloader.sampler": dict(type="core.PK", classes=2, per_class=2),
+    "train_dataloader.sampler": dict(type="retrieval.PK", classes=2, per_class=2),
     "val_dataloader.dataset": dict(FOLDER, split="val"),
     "train_cfg": dict(max_steps=2, val_interval=2),
 }
@@ -107,7 +107,7 @@ def test_other_weights_another_crop_and_random_views_are_computed_anew(grown):
     picture("train/b/001.png", 1)
     assert grown({"model.backbone.width": 12})[:2] == (51, 0)
     assert grown({"features.dtype": "fp16"})[:2] == (51, 0)
-    views = {"features.views": 2, "train_dataloader.augment": dict(type="core.RetrievalAugment")}
+    views = {"features.views": 2, "train_dataloader.augment": dict(type="core.Augment")}
     assert grown(views)[:2] == (41, 10)  # the validation set is not augmented
     picture("train/b/003.png", 3)
     assert grown(views)[:2] == (42, 10)

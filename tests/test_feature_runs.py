@@ -20,7 +20,7 @@ import toolbox
 from toolbox import api
 from toolbox.base import Model
 from toolbox.cli import extract
-from toolbox.core.augment import RetrievalAugment
+from toolbox.core.augment import Augment
 from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
 from toolbox.features.store import Store
@@ -57,7 +57,8 @@ def furthest(a: dict, b: dict) -> float:
     [
         (FROZEN, STORED),
         (FROZEN | {"optim_wrapper.grad_cache": dict(chunk_size=3)},) * 2,
-        (FROZEN | {"train_dataloader.sampler": dict(type="core.Pairs", batch_size=4), "model.cross_view": True},) * 2,
+        (FROZEN | {"train_dataloader.sampler": dict(type="retrieval.Pairs", batch_size=4), "model.cross_view": True},)
+        * 2,
         (TAUGHT, TAUGHT),
         (CLASSES, CLASSES),
     ],
@@ -118,7 +119,7 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     model.load_state_dict(weights)
     model.eval()
     dataset, source = toy_plugin.Noise(), Inputs("image", toy_plugin.ToTensor(16))
-    live = Fetch(dataset, {"image": source}, augment=RetrievalAugment(), seed=0)
+    live = Fetch(dataset, {"image": source}, augment=Augment(), seed=0)
     draws = [(1000, 5), (1001, 5), (77, 63)]
     chosen = view_of(0, [draw for draw, _ in draws], 3)
     batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
@@ -132,7 +133,7 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
 
 
 def test_an_augmentation_of_two_views_is_stored_as_two(toy):
-    recipe = toy(VIEWS | {"train_dataloader.augment": dict(type="core.RetrievalAugment", views=2),
+    recipe = toy(VIEWS | {"train_dataloader.augment": dict(type="core.Augment", views=2),
                           "model.loss": dict(type="losses.InfoNCE"), "model.cross_view": True})  # fmt: skip
     results, _, _ = run(recipe, "a")
     store = Store(Path(results["features"]["folders"][0]))
@@ -148,19 +149,19 @@ def test_an_augmentation_of_two_views_is_stored_as_two(toy):
 
 def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     """A student at work learns from a stored teacher: both of the same picture."""
-    augment = {"train_dataloader.augment": dict(type="core.RetrievalAugment")}
+    augment = {"train_dataloader.augment": dict(type="core.Augment")}
     results, _, _ = run(toy(TAUGHT | augment | {"features": dict(dtype="fp32", views=2)}), "a")
     store = Store(Path(results["features"]["folders"][0]))
     source = Inputs("image", toy_plugin.ToTensor(16))
     inputs, dataset = {"image": source, "teacher": source}, toy_plugin.Noise()
-    mixed = Fetch(dataset, inputs, augment=RetrievalAugment(), seed=0, stored={"teacher": store})[[(900, 7)]]
+    mixed = Fetch(dataset, inputs, augment=Augment(), seed=0, stored={"teacher": store})[[(900, 7)]]
     view = int(view_of(0, [900], 2)[0])
-    plain = Fetch(dataset, {"image": source}, augment=RetrievalAugment(), seed=0)
+    plain = Fetch(dataset, {"image": source}, augment=Augment(), seed=0)
     assert torch.equal(mixed["inputs"]["image"], plain[[(draw_of(7, view, 64), 7)]]["inputs"]["image"])
     assert torch.equal(mixed["inputs"]["teacher"], store.rows([7], view))
 
 
-@pytest.mark.parametrize("sampler", [None, dict(type="core.Pairs", batch_size=8)])
+@pytest.mark.parametrize("sampler", [None, dict(type="retrieval.Pairs", batch_size=8)])
 def test_items_that_cannot_be_read_are_left_out_as_live(toy, sampler):
     loader = dict(dataset=dict(type="toy.Noise", bad=[3, 9, 40]), num_workers=0, on_bad_item="skip", max_bad_share=0.1)
     loader |= dict(sampler=sampler) if sampler else dict(batch_size=16)
@@ -193,7 +194,7 @@ def test_an_unreadable_item_ends_the_extraction_unless_it_may_be_left_out(toy):
         ({"model.backbone.tune": dict(mode="lora", rank=2)}, "'image' trains backbone"),
         ({"model.pool": "gem"}, r"'image' trains pool\.power"),
         ({"model.pool": "tokens", "model.loss": dict(type="losses.MaxSim"), "model.head": None}, "keeps tokens"),
-        ({"train_dataloader.augment": dict(type="core.RetrievalAugment")}, "An augmentation makes new images"),
+        ({"train_dataloader.augment": dict(type="core.Augment")}, "An augmentation makes new images"),
         ({"features": dict(views=2)}, "all 2 views are the same"),
         ({"features": dict(views=0)}, "at least one view, not 0"),
         ({"features": dict(dtype="int8")}, "features.dtype"),

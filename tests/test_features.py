@@ -15,7 +15,7 @@ from PIL import Image
 from toy_plugin import Noise, Patches, ToTensor
 
 from toolbox.base import Tower
-from toolbox.core.augment import RetrievalAugment
+from toolbox.core.augment import Augment
 from toolbox.errors import ToolboxError
 from toolbox.features.key import data_identity, differences, digest, plain, tower_identity, weights_digest
 from toolbox.features.shards import Layout
@@ -84,7 +84,7 @@ def test_each_ingredient_of_the_tower_changes_the_key(other, named):
         (dict(dataset=Noise(count=60), arguments={"count": 60}), "dataset.items"),
         (dict(dataset=Noise(per_class=2)), "dataset.labels"),
         (dict(arguments={"type": "toy.Noise", "seed": 1}), "dataset.arguments.seed"),
-        (dict(augment=RetrievalAugment(), views=2), "augment"),
+        (dict(augment=Augment(), views=2), "augment"),
     ],
 )
 def test_each_ingredient_of_the_data_changes_the_key(changes, named):
@@ -96,10 +96,10 @@ def test_each_ingredient_of_the_data_changes_the_key(changes, named):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(views=3), dict(seed=1), dict(stream=1), dict(augment=RetrievalAugment(scale=(0.5, 1.0)))]
+    "change", [dict(views=3), dict(seed=1), dict(stream=1), dict(augment=Augment(scale=(0.5, 1.0)))]
 )
 def test_each_ingredient_of_random_views_changes_the_key(change):
-    given = dict(augment=RetrievalAugment(), views=2, seed=0, stream=0)
+    given = dict(augment=Augment(), views=2, seed=0, stream=0)
 
     def found(augment, **rest):
         return data_identity(Noise(), {}, augment, **rest)

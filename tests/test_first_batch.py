@@ -10,8 +10,8 @@ from toolbox.utils.stored_embeddings import write_embeddings
 
 SUPCON = "dict(type='losses.SupCon')"
 MEMORY = f"model.loss=dict(type='losses.CrossBatchMemory',loss={SUPCON})"
-PAIRS = "train_dataloader.sampler=dict(type='core.Pairs',batch_size=8)"
-TWO_VIEWS = "train_dataloader.augment=dict(type='core.RetrievalAugment',views=2)"
+PAIRS = "train_dataloader.sampler=dict(type='retrieval.Pairs',batch_size=8)"
+TWO_VIEWS = "train_dataloader.augment=dict(type='core.Augment',views=2)"
 
 
 def messages(config) -> list[str]:

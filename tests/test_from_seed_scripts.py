@@ -167,8 +167,8 @@ def recipe(tmp_path, monkeypatch):
             "train_dataloader.dataset=dict(type='datasets.Records',path='train.jsonl')",
             "test_dataloader.dataset=dict(type='datasets.Records',path='val.jsonl')",
             "val_dataloader=dict(dataset=dict(type='datasets.Records',path='val.jsonl'),batch_size=4)",
-            "val_evaluator=[dict(type='core.RetrievalRecall',ks=[1])]",
-            "test_evaluator=[dict(type='core.RetrievalRecall',ks=[1])]",
+            "val_evaluator=[dict(type='retrieval.Recall',ks=[1])]",
+            "test_evaluator=[dict(type='retrieval.Recall',ks=[1])]",
             "train_dataloader.sampler.batch_size=4",
         ]
         return load_config(ROOT / "configs" / "dinov3_sop_seed.py", [*small, *options])

@@ -50,7 +50,7 @@ COMBINATIONS = {
 
 def build(changes: dict) -> Model:
     torch.manual_seed(0)
-    recipe = dict(type="core.Embedder", backbone=backbone(), head=dict(type="core.Projection", dim=8))
+    recipe = dict(type="retrieval.Embedder", backbone=backbone(), head=dict(type="core.Projection", dim=8))
     model = build_structure({"model": recipe | changes}, classes=6)
     apply_tuning(model)
     generator = torch.Generator().manual_seed(1)

@@ -6,9 +6,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from toolbox.core.samplers.group_pk import GroupPK
-from toolbox.core.samplers.pk import PK
+from toolbox_retrieval.group_pk import GroupPK
+from toolbox_retrieval.pk import PK
 
 
 class Listed:

@@ -155,7 +155,14 @@ def test_other_frozen_weights_are_refused(small, weights, tmp_path):
 def test_check_prints_the_recipe_its_parts_and_memory_and_writes_nothing(small, capsys):
     assert train.main([*small, "--check"]) == 0
     said = capsys.readouterr().out
-    for words in ("model.backbone", "frozen", "0.0005", "Estimated memory", "steps an epoch", "type='core.Embedder'"):
+    for words in (
+        "model.backbone",
+        "frozen",
+        "0.0005",
+        "Estimated memory",
+        "steps an epoch",
+        "type='retrieval.Embedder'",
+    ):
         assert words in said
     assert not Path("run").exists()
 

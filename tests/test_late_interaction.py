@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from toolbox.core.metrics.retrieval import late_interaction as late
-from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall, late_interaction
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+from toolbox_retrieval import late_interaction as late
+from toolbox_retrieval.late_interaction import LateInteractionRecall, late_interaction
+from toolbox_retrieval.recall import Recall
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -101,7 +100,7 @@ def test_one_token_is_the_cosine():
     x, labels = sets(tokens=3)
     x = x[:, 2:3]
     found = feed(LateInteractionRecall(ks=[1, 5]), x, labels)
-    metric = RetrievalRecall(ks=[1, 5])
+    metric = Recall(ks=[1, 5])
     metric.update({"embeddings": x[:, 0]}, {"labels": labels, "ids": list(range(60))})
     expected = metric.compute()
     assert found == pytest.approx({name: expected[name.split("/")[1]] for name in found})
@@ -151,7 +150,7 @@ def test_findings():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall
+from toolbox_retrieval.late_interaction import LateInteractionRecall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)

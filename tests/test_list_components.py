@@ -115,20 +115,20 @@ def test_json_is_a_stable_schema(capsys, odd_site):
     assert set(record["plugins"][0]) == {"namespace", "distribution", "version", "path", "state", "error"}
     states = {plugin["namespace"]: plugin["state"] for plugin in record["plugins"]}
     assert states.items() >= {"core": "ready", "bad": "broken", "twice": "conflict", "future": "interface"}.items()
-    one = json.loads(run(capsys, "--json", "core.PK")[1])
+    one = json.loads(run(capsys, "--json", "retrieval.PK")[1])
     assert {"kind", "fullname", "arguments", "doc", "snippet", "target"} <= set(one)
     assert set(one["arguments"][0]) == {"name", "type", "required", "default", "kind", "doc"}
 
 
-@pytest.mark.parametrize("name", ["core.PK", "PK", "pk", "CORE.pk"])
+@pytest.mark.parametrize("name", ["retrieval.PK", "PK", "pk", "CORE.pk"])
 def test_one_component_in_full(capsys, name):
     code, out, _ = run(capsys, name)
     assert code == 0
-    assert out.startswith("core.PK  (sampler)")
-    assert "toolbox.core.samplers.pk:PK" in out
+    assert out.startswith("retrieval.PK  (sampler)")
+    assert "toolbox_retrieval.pk:PK" in out
     assert "  classes: int  (required)\n      different classes in a batch." in out
     assert "  short_classes: 'repeat' | 'drop' | 'error' = 'repeat'" in out
-    assert "sampler=dict(type='core.PK', classes=1, per_class=1)" in out
+    assert "sampler=dict(type='retrieval.PK', classes=1, per_class=1)" in out
 
 
 def test_snippets_can_be_pasted():
@@ -162,7 +162,7 @@ def test_names_that_mean_nothing_or_too_much(capsys, tmp_path, monkeypatch):
     swap_catalog(None)
     code, _, err = run(capsys, "pk")
     assert code == 2
-    assert "'pk' may be acme.PK or core.PK" in err or "'pk' may be core.PK or acme.PK" in err
+    assert "'pk' may be acme.PK or retrieval.PK" in err or "'pk' may be retrieval.PK or acme.PK" in err
     assert run(capsys, "--no-such-option")[0] == 2
     assert run(capsys, "--help")[0] == 0
 
@@ -194,7 +194,7 @@ def test_a_terminal_gets_a_table(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(capsys)
     assert code == 0
-    assert "core.Embedder" in out
+    assert "retrieval.Embedder" in out
     assert "──" in out
 
 
@@ -206,7 +206,7 @@ def shell(*arguments, **options):
 def test_the_script(tmp_path):
     done = shell("pk", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "core.PK" in done.stdout
+    assert "retrieval.PK" in done.stdout
     assert len((ROOT / "tools" / "list_components.py").read_text().splitlines()) <= 15
     piped = subprocess.run(
         f"'{sys.executable}' '{ROOT}/tools/list_components.py' | head -1", shell=True, capture_output=True, text=True

@@ -14,7 +14,7 @@ ROWS, SIZE = 6, 96
 
 def build(where: str, tune: dict, checkpointing: bool = False, **changes):
     backbone = dict(type="dinov3.ViT", name=None, arch=VIT, size=SIZE, tune=tune, gradient_checkpointing=checkpointing)
-    recipe = dict(type="core.Embedder", backbone=backbone, head=dict(type="core.Projection", dim=16)) | changes
+    recipe = dict(type="retrieval.Embedder", backbone=backbone, head=dict(type="core.Projection", dim=16)) | changes
     with torch.device(where):
         model = build_structure({"model": recipe}, classes=3)
         apply_tuning(model)

@@ -280,7 +280,7 @@ def test_a_mined_file_trains_with_explicit_negatives(toy, pictures, capsys):
     records = "train_dataloader.dataset=dict(type='datasets.Records',path='hard.jsonl',root='pictures')"
     config = toy(
         [
-            records, "train_dataloader.sampler=dict(type='core.Pairs',batch_size=7,negatives=3)",
+            records, "train_dataloader.sampler=dict(type='retrieval.Pairs',batch_size=7,negatives=3)",
             "model.loss=dict(type='losses.InfoNCE')", "model.cross_view=True", "val_dataloader=None",
             "val_evaluator=None", "train_cfg=dict(max_steps=4)", "evaluate_before=False",
         ]
@@ -294,7 +294,7 @@ def test_a_mined_file_trains_with_explicit_negatives(toy, pictures, capsys):
     rows = [json.loads(line) for line in Path("hard.jsonl").read_text(encoding="utf-8").splitlines()]
     lines = {row["query_image"]: row for row in rows}
     dataset = toolbox.build(dict(type="datasets.Records", path="hard.jsonl", root="pictures"))
-    sampler = toolbox.build(dict(type="core.Pairs", batch_size=7, negatives=3))
+    sampler = toolbox.build(dict(type="retrieval.Pairs", batch_size=7, negatives=3))
     sampler.setup(dataset, seed=0)
     assert len(dataset.records) == 28
     for number in range(len(sampler)):

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from test_exactness import assert_same
+from toolbox_retrieval.pk import PK
 
 import toolbox
 from toolbox import api
 from toolbox.base import Mix as MixBase
 from toolbox.core.mix import Mix
-from toolbox.core.samplers.pk import PK
-from toolbox.core.samplers.plain_samplers import Shuffled
+from toolbox.core.samplers import Shuffled
 from toolbox.engine.reading.batches import batches
 from toolbox.engine.reading.draws import Draws, share
 from toolbox.engine.reading.fetch import Fetch, inputs_of
@@ -241,7 +241,7 @@ def test_models_and_batches_that_cannot_be_mixed_are_refused(toy):
     mix = RUN[1]
     assert "Embedder does not read the labels of mixed images" in problems(toy, [mix])
     assert "an item has 2" in problems(toy, [*RUN, "train_dataloader.augment.views=2"])
-    pairs = "train_dataloader.sampler=dict(type='core.Pairs',batch_size=8)"
+    pairs = "train_dataloader.sampler=dict(type='retrieval.Pairs',batch_size=8)"
     assert "belong together in 2 blocks" in problems(toy, [*RUN, pairs])
     assert "train_dataloader.mix" in problems(toy, [*RUN, "train_dataloader.mix.switch=2"])
     assert "no argument 'alpha'" in problems(toy, [*RUN, "train_dataloader.mix.alpha=2"])
@@ -296,6 +296,6 @@ def test_a_sampler_whose_neighbours_are_of_one_class_is_refused(toy):
     found, (note,) = judged(Shuffled(batch_size=16))
     assert found == []
     assert "of the first 24 pairs of images to mix are of one class." in note
-    one = "train_dataloader.sampler=dict(type='core.PK',classes=1,per_class=4)"
+    one = "train_dataloader.sampler=dict(type='retrieval.PK',classes=1,per_class=4)"
     (problem,) = api.check_config(toy([MODEL, one, "train_dataloader.mix=dict(type='core.Mix')"]))
     assert "which changes no label" in problem.message

@@ -59,7 +59,7 @@ def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **m
     """Three steps with an average, as a run makes them, where nothing may wait."""
     backbone = dict(type="dinov3.ViT", name=None, arch=ARCH, size=32, tune=dict(mode=tune))
     head = dict(type="core.Projection", dim=8)
-    recipe = dict(type="core.Embedder", backbone=backbone, head=head, loss=loss) | more
+    recipe = dict(type="retrieval.Embedder", backbone=backbone, head=head, loss=loss) | more
     mixed = (
         {"mixed": (torch.arange(8, device=META), torch.rand(8, device=META))} if "Classifier" in recipe["type"] else {}
     )

@@ -11,12 +11,12 @@ import timm
 import torch
 from timm.layers import BatchNormAct2d
 from toolbox_encoders.timm_backbone import Timm
+from toolbox_retrieval.embedder import Embedder
 from torch import nn
 from torch.nn import functional
 
 from toolbox import api
 from toolbox.base import Backbone, Features, ImagePreprocess
-from toolbox.core.embedder import Embedder
 from toolbox.core.tune import Tune
 from toolbox.engine.assemble import apply_tuning, norm_notes
 from toolbox.engine.distributed.parallel import _synchronise_norms

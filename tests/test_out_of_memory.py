@@ -101,7 +101,7 @@ def test_a_frozen_backbone_need_not_recompute(toy, monkeypatch):
 
 def test_a_model_of_one_piece_gets_no_chunks(toy, monkeypatch):
     recipe = toolbox.api.runnable(toy(VIT), "cpu")
-    embedder = catalog().resolve("core.Embedder", "model")
+    embedder = catalog().resolve("retrieval.Embedder", "model")
     assert any(
         "grad_cache" in key for way, _ in proposals(recipe, 16, {"image": 8}, choose_device("cpu")) for key in way
     )
@@ -117,7 +117,7 @@ def test_a_batch_of_plain_size_is_halved(toy, monkeypatch):
 
 
 def test_an_evaluation_without_memory_proposes_a_smaller_batch(toy, monkeypatch):
-    embedder = catalog().resolve("core.Embedder", "model")
+    embedder = catalog().resolve("retrieval.Embedder", "model")
 
     def predict(self, batch):
         raise CUDA

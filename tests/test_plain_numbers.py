@@ -103,7 +103,7 @@ def test_whole_numbers_and_truth_values_are_counts():
 
 
 def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
-    embedder = catalog().resolve("core.Embedder", "model") if toy() else None
+    embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
     original = embedder.objective
     monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | KINDS)
     toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), work_dir="w")
@@ -113,7 +113,7 @@ def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
 
 @pytest.mark.parametrize("value", ["0.5", torch.zeros(2)], ids=repr)
 def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, value):
-    embedder = catalog().resolve("core.Embedder", "model") if toy() else None
+    embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
     original = embedder.objective
     monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | {"more": value})
     with pytest.raises(ToolboxError, match="The model's loss comes with 'more'"):

@@ -22,7 +22,7 @@ from toolbox.core.optim import SGD, AdamW
 from toolbox.core.probing.accuracy import ProbeAccuracy
 from toolbox.core.probing.compare import edge
 from toolbox.core.probing.probe import Probe
-from toolbox.core.samplers.plain_samplers import Shuffled
+from toolbox.core.samplers import Shuffled
 from toolbox.engine.updating.groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError
 from toolbox.report import load_findings

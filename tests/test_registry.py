@@ -141,7 +141,7 @@ def test_nobody_else_owns_core(site):
     site("thief-dist", "core", fake.module("'loss', 'L', 'm:L', 's'"))
     states = {plugin.distribution: plugin.state for plugin in found("core")}
     assert states == {"thief-dist": "conflict", "vision-encoder-toolbox": "ready"}
-    assert catalog().get("core.Embedder", "model").target.startswith("toolbox.core")
+    assert catalog().get("retrieval.Embedder", "model").target.startswith("toolbox.core")
 
 
 def test_another_interface_is_listed_and_never_imported(site):
@@ -242,7 +242,7 @@ def test_names_that_do_not_exist_get_the_nearest(site):
     assert "Did you mean 'dinov3.ViT'?" in message(get, "dinov3.vit", "backbone")
     assert "Did you mean 'losses.SupCon'?" in message(get, "losses.SupConn", "loss")
     assert "Did you mean 'losses'?" in message(get, "lossess.SupCon")
-    assert "Did you mean 'core.Embedder'?" in message(get, "core.Embeder")
+    assert "Did you mean 'retrieval.Embedder'?" in message(get, "retrieval.Embeder")
     assert "there is no plugin 'torch' here. Did you mean 'core.AdamW'?" in message(get, "torch.AdamW")
     assert "pip" not in message(get, "torch.AdamW")
     text = message(get, "losses.SupCon", "backbone", where="model.backbone")

@@ -756,7 +756,7 @@ def test_train_leaves_findings(toy):
 
 def test_encoder_and_data_stand_at_the_top(tmp_path):
     (tmp_path / "config.py").write_text(
-        "model = dict(type='core.Embedder', backbone=dict(type='dinov3.ViT', name='vitb16', size=224,\n"
+        "model = dict(type='retrieval.Embedder', backbone=dict(type='dinov3.ViT', name='vitb16', size=224,\n"
         "             tune=dict(mode='lora', rank=16), quantize=dict(bits=4)))\n"
         "train_dataloader = dict(dataset=dict(type='datasets.SOP', root='data/sop', split='train'))\n"
         "test_dataloader = dict(dataset=dict(type='datasets.SOP', root='data/sop', split='test'))\n"

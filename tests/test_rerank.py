@@ -10,12 +10,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from toolbox_retrieval import k_reciprocal
+from toolbox_retrieval.k_reciprocal import KReciprocal
+from toolbox_retrieval.recall import Recall
+from toolbox_retrieval.whitening import Whitening
 
 from toolbox.cli.benchmarks import rerank as benchmark
-from toolbox.core.metrics.retrieval import k_reciprocal
-from toolbox.core.metrics.retrieval.k_reciprocal import KReciprocal
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
-from toolbox.core.metrics.retrieval.whitening import Whitening
 from toolbox.utils.neighbours import expand, nearest, unit_rows
 from toolbox.utils.ranking import rank_queries, summarize
 
@@ -125,7 +125,7 @@ def test_distances_and_numbers_equal_the_papers_formulas(k1, k2, weight):
     expected = reference_distances(x, k1, k2, weight)
     torch.testing.assert_close(distances(x.double(), k1, k2, weight), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(distances(x, k1, k2, weight).double(), expected, atol=5e-6, rtol=0)
-    found = under(feed(RetrievalRecall(ks=[1, 5], rerank=[k1, k2, weight]), x, labels), "k_reciprocal")
+    found = under(feed(Recall(ks=[1, 5], rerank=[k1, k2, weight]), x, labels), "k_reciprocal")
     assert found == pytest.approx(numbers_of(-expected, labels, labels, range(len(x))), abs=1e-6)
 
 
@@ -138,10 +138,10 @@ def test_the_reference_would_notice_another_definition():
 
 def test_re_ranking_mends_what_neighbours_know():
     x, labels = items(n=400, dim=16, classes=20, noise=1.6)
-    found = feed(RetrievalRecall(ks=[1], rerank=[20, 6, 0.3]), x, labels)
+    found = feed(Recall(ks=[1], rerank=[20, 6, 0.3]), x, labels)
     assert found["k_reciprocal/map@r"] > found["map@r"] + 0.03
     shuffled = labels[torch.randperm(400, generator=torch.Generator().manual_seed(0))]
-    found = feed(RetrievalRecall(ks=[1], rerank=[20, 6, 0.3]), x, shuffled)
+    found = feed(Recall(ks=[1], rerank=[20, 6, 0.3]), x, shuffled)
     assert found["k_reciprocal/recall@1"] < 0.12
 
 
@@ -151,12 +151,12 @@ def test_identical_items_are_no_matter_of_chance():
     x[40:45] = 3 * x[70]
     expected = reference_distances(x, 6, 3, 0.3)
     torch.testing.assert_close(distances(x, 6, 3, 0.3).double(), expected, atol=5e-6, rtol=0)
-    found = feed(RetrievalRecall(ks=[1, 5], rerank=[6, 3, 0.3], lone="miss"), x, labels)
+    found = feed(Recall(ks=[1, 5], rerank=[6, 3, 0.3], lone="miss"), x, labels)
     assert under(found, "k_reciprocal") == pytest.approx(numbers_of(-expected, labels, labels, range(90)), abs=1e-6)
     same = torch.ones(60, 4)
-    collapsed = feed(RetrievalRecall(ks=[1], rerank=[6, 3, 0.3], alpha_qe=[5, 3]), same, torch.arange(60) // 3)
+    collapsed = feed(Recall(ks=[1], rerank=[6, 3, 0.3], alpha_qe=[5, 3]), same, torch.arange(60) // 3)
     assert collapsed["recall@1"] == collapsed["k_reciprocal/recall@1"] == collapsed["alpha_qe/recall@1"] == 0
-    zeros = feed(RetrievalRecall(ks=[1], rerank=[6, 3, 0.3], alpha_qe=[5, 3]), 0 * same, torch.arange(60) // 3)
+    zeros = feed(Recall(ks=[1], rerank=[6, 3, 0.3], alpha_qe=[5, 3]), 0 * same, torch.arange(60) // 3)
     assert zeros["alpha_qe/recall@1"] == 0
 
 
@@ -168,13 +168,13 @@ def test_tiny_sets(n):
     expected = reference_distances(x, 20, 6, 0.3)
     torch.testing.assert_close(distances(x, 20, 6, 0.3).double(), expected, atol=5e-6, rtol=0)
     ks = [k for k in (1, 5) if k < n]
-    metric = RetrievalRecall(ks=ks, rerank=[20, 6, 0.3], alpha_qe=[10, 3.0], expand_gallery=True, lone="miss")
+    metric = Recall(ks=ks, rerank=[20, 6, 0.3], alpha_qe=[10, 3.0], expand_gallery=True, lone="miss")
     found = feed(metric, x, labels)
     assert under(found, "k_reciprocal") == pytest.approx(numbers_of(-expected, labels, labels, range(n), ks=ks))
 
 
 def test_a_single_query_and_a_single_gallery_item():
-    metric = RetrievalRecall(ks=[1], rerank=[20, 6, 0.3], alpha_qe=[10, 3.0], expand_gallery=True)
+    metric = Recall(ks=[1], rerank=[20, 6, 0.3], alpha_qe=[10, 3.0], expand_gallery=True)
     found = feed(metric, torch.eye(2), torch.zeros(2).long(), roles=["query", "gallery"])
     assert found["k_reciprocal/recall@1"] == found["alpha_qe/recall@1"] == 1
 
@@ -200,18 +200,16 @@ def test_queries_apart_from_the_gallery_are_ranked_within_the_union():
     x, labels = items()
     asked = torch.arange(120) % 4 == 0
     roles = ["query" if one else "gallery" for one in asked]
-    found = under(
-        feed(RetrievalRecall(ks=[1, 5], rerank=[10, 4, 0.3], lone="miss"), x, labels, roles=roles), "k_reciprocal"
-    )
+    found = under(feed(Recall(ks=[1, 5], rerank=[10, 4, 0.3], lone="miss"), x, labels, roles=roles), "k_reciprocal")
     union = torch.cat([x[~asked], x[asked]])
     score = -reference_distances(union, 10, 4, 0.3)[90:, :90]
     assert found == pytest.approx(numbers_of(score, labels[asked], labels[~asked], [-1] * 30), abs=1e-6)
     # an id in both roles is one item
     both = feed(
-        RetrievalRecall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), torch.cat([x, x]),
+        Recall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), torch.cat([x, x]),
         torch.cat([labels, labels]), ids=[*range(120)] * 2, roles=["query"] * 120 + ["gallery"] * 120,
     )  # fmt: skip
-    alone = feed(RetrievalRecall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), x, labels)
+    alone = feed(Recall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), x, labels)
     assert both == pytest.approx(alone)
 
 
@@ -266,7 +264,7 @@ def test_expansion_equals_its_formula(k, alpha, gallery_too):
     units = unit_rows(x)
     torch.testing.assert_close(expand(units, units, own, k, alpha).double(), expected, atol=2e-6, rtol=0)
     score = expected @ (expected if gallery_too else unit(x)).T
-    metric = RetrievalRecall(ks=[1, 5], alpha_qe=[k, alpha], expand_gallery=gallery_too)
+    metric = Recall(ks=[1, 5], alpha_qe=[k, alpha], expand_gallery=gallery_too)
     found = under(feed(metric, 7 * x, labels), "alpha_qe")
     assert found == pytest.approx(numbers_of(score, labels, labels, range(120)), abs=1e-6)
 
@@ -279,7 +277,7 @@ def test_expansion_of_queries_apart_from_the_gallery():
     queries = reference_expansion(x[asked], x[~asked], none, 5, 3.0)
     gallery = reference_expansion(x[~asked], x[~asked], range(90), 5, 3.0)
     for gallery_too, base in ((False, unit(x[~asked])), (True, gallery)):
-        metric = RetrievalRecall(ks=[1, 5], alpha_qe=[5, 3.0], expand_gallery=gallery_too, lone="miss")
+        metric = Recall(ks=[1, 5], alpha_qe=[5, 3.0], expand_gallery=gallery_too, lone="miss")
         found = under(feed(metric, x, labels, roles=roles), "alpha_qe")
         assert found == pytest.approx(numbers_of(queries @ base.T, labels[asked], labels[~asked], none), abs=1e-6)
 
@@ -313,7 +311,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
     train, (x, labels) = items(n=300, seed=3)[0], items()
     numbers = torch.arange(120)
     for source, seen in (("train", train), ("gallery", x)):
-        metric = RetrievalRecall(ks=[1, 5], whiten=4, whiten_from=source)
+        metric = Recall(ks=[1, 5], whiten=4, whiten_from=source)
         assert metric.wants_training() == (source == "train")
         for part in train.split(70):
             metric.learn({"embeddings": part}, {})
@@ -328,8 +326,8 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
         assert found == pytest.approx({name: value for name, value in expected.items() if "queries" not in name})
     metric.reset()
     with pytest.raises(ValueError, match="none were given"):
-        feed(RetrievalRecall(ks=[1], whiten=4), x, labels)
-    learned = RetrievalRecall(ks=[1], whiten=4)
+        feed(Recall(ks=[1], whiten=4), x, labels)
+    learned = Recall(ks=[1], whiten=4)
     learned.learn({"embeddings": train}, {})
     learned.reset()
     with pytest.raises(ValueError, match="none were given"):
@@ -338,21 +336,21 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
 
 def test_whitening_refuses_what_it_cannot_learn():
     x, labels = items()
-    (problem,) = RetrievalRecall(ks=[1], whiten=9).check_outputs({"embeddings": x})
+    (problem,) = Recall(ks=[1], whiten=9).check_outputs({"embeddings": x})
     assert (problem.where, "9 dimensions" in problem.message) == ("whiten", True)
     with pytest.raises(ValueError, match="wider than the embeddings, which have 8"):
-        feed(RetrievalRecall(ks=[1], whiten=9, whiten_from="gallery"), x, labels)
+        feed(Recall(ks=[1], whiten=9, whiten_from="gallery"), x, labels)
     flat = x.clone()
     flat[:, 5:] = 0
     with pytest.raises(ValueError, match="than the 5 in which the 120 embeddings"):
-        feed(RetrievalRecall(ks=[1], whiten=6, whiten_from="gallery"), flat, labels)
+        feed(Recall(ks=[1], whiten=6, whiten_from="gallery"), flat, labels)
     with pytest.raises(ValueError, match="too wide"):
         Whitening(5).see(torch.zeros(1, 10000))
-    metric = RetrievalRecall(ks=[1], whiten=4)
+    metric = Recall(ks=[1], whiten=4)
     metric.learn({"embeddings": torch.full((3, 8), torch.nan)}, {})
     with pytest.raises(ValueError, match="NaN"):
         feed(metric, x, labels)
-    metric = RetrievalRecall(ks=[1], whiten=4)
+    metric = Recall(ks=[1], whiten=4)
     metric.learn({"embeddings": torch.randn(30, 6)}, {})
     with pytest.raises(ValueError, match="learned from embeddings of 6 dimensions, and these have 8"):
         feed(metric, x, labels)
@@ -368,8 +366,8 @@ EVERYTHING = dict(
 
 def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
     x, labels = items()
-    plain = feed(RetrievalRecall(ks=[1, 5]), x, labels)
-    metric = RetrievalRecall(**EVERYTHING)
+    plain = feed(Recall(ks=[1, 5]), x, labels)
+    metric = Recall(**EVERYTHING)
     metric.learn({"embeddings": x}, {})
     found = feed(metric, x, labels)
     assert list(found) == metric.names()
@@ -379,13 +377,13 @@ def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+from toolbox_retrieval.recall import Recall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
 results = []
 for share in data["shares"][rank]:
-    metric = RetrievalRecall(**data["arguments"])
+    metric = Recall(**data["arguments"])
     for part in torch.tensor(share, dtype=torch.long).split(50):
         if len(part):
             metric.learn({"embeddings": data["train"][part]}, {})
@@ -412,7 +410,7 @@ def test_two_processes_give_the_numbers_and_findings_of_one(tmp_path):
     ]
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    metric = RetrievalRecall(**EVERYTHING)
+    metric = Recall(**EVERYTHING)
     metric.learn({"embeddings": train}, {})
     for part in torch.arange(120).split(37):
         ids = [f"item {i:03}" for i in part]

@@ -252,7 +252,7 @@ def test_dinov3_resumes_in_every_way_of_tuning(toy, monkeypatch, tune):
 
 
 def test_a_model_may_draw_from_python_and_numpy(toy, monkeypatch):
-    from toolbox.core.embedder import Embedder
+    from toolbox_retrieval.embedder import Embedder
 
     original = Embedder.loss
 
@@ -328,7 +328,7 @@ def test_a_metric_that_is_better_when_less_chooses_the_least(toy, monkeypatch):
 
 
 def test_an_augment_for_an_input_that_does_not_exist_is_refused(toy):
-    wrong = "train_dataloader.augment=dict(imgae=dict(type='core.RetrievalAugment'))"
+    wrong = "train_dataloader.augment=dict(imgae=dict(type='core.Augment'))"
     found = toolbox.check_config(toy([wrong]))
     assert "has no image input 'imgae'" in str(found[0])
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toolbox_retrieval import intervals as bootstrap
+from toolbox_retrieval.intervals import query_outcomes
+from toolbox_retrieval.recall import Recall
 
 from toolbox.cli.benchmarks import recall as benchmark
-from toolbox.core.metrics.retrieval import intervals as bootstrap
-from toolbox.core.metrics.retrieval.intervals import query_outcomes
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 from toolbox.utils import ranking as retrieval
 from toolbox.utils.ranking import rank_metrics, rank_queries, summarize
 
@@ -305,7 +305,7 @@ def test_the_benchmark_reports_its_promise():
 def test_the_metric_equals_the_function_whatever_the_batches_and_their_order():
     x, labels = items()
     expected = leave_one_out(x, labels, ks=[1, 10, 100])
-    metric = RetrievalRecall()  # Recall@1000 of 300 items is left out
+    metric = Recall()  # Recall@1000 of 300 items is left out
     with torch.inference_mode():
         assert feed(metric, x, labels, batch_size=64) == expected
     metric.reset()
@@ -318,18 +318,18 @@ def test_ids_may_be_strings_and_repeated_items_count_once():
     x, labels = items()
     names = [f"img_{i}.jpg" for i in range(300)]
     expected = leave_one_out(x, labels, ks=[1, 10, 100])
-    assert feed(RetrievalRecall(), x, labels, ids=names) == pytest.approx(expected)
-    padded = feed(RetrievalRecall(), torch.cat([x, x[:9]]), torch.cat([labels, labels[:9]]), ids=names + names[:9])
+    assert feed(Recall(), x, labels, ids=names) == pytest.approx(expected)
+    padded = feed(Recall(), torch.cat([x, x[:9]]), torch.cat([labels, labels[:9]]), ids=names + names[:9])
     assert padded == pytest.approx(expected)
     # were they kept, each would find its copy
-    wrong = feed(RetrievalRecall(), torch.cat([x, x[:9]]), torch.cat([labels, labels[:9]]))
+    wrong = feed(Recall(), torch.cat([x, x[:9]]), torch.cat([labels, labels[:9]]))
     assert wrong["queries"] == 309
     assert wrong["recall@1"] != pytest.approx(expected["recall@1"])
 
 
 def test_half_precision_embeddings_are_read():
     x, labels = items(noise=0.3)
-    assert feed(RetrievalRecall(), x.bfloat16(), labels)["recall@1"] > 0.95
+    assert feed(Recall(), x.bfloat16(), labels)["recall@1"] > 0.95
 
 
 def test_queries_and_gallery_by_role():
@@ -339,13 +339,13 @@ def test_queries_and_gallery_by_role():
     expected = rank_metrics(
         x[asked], x[~asked], query_labels=labels[asked], gallery_labels=labels[~asked], ks=[1, 10, 100]
     )
-    found = feed(RetrievalRecall(), x, labels, roles=roles)
+    found = feed(Recall(), x, labels, roles=roles)
     assert found == pytest.approx(expected)
     assert found["queries"] == 75
     assert found["recall@10"] != pytest.approx(leave_one_out(x, labels)["recall@10"])
     # one id in both roles: as a query it does not find itself
     both = feed(
-        RetrievalRecall(ks=[1]), torch.cat([x, x]), torch.cat([labels, labels]), ids=[*range(300)] * 2,
+        Recall(ks=[1]), torch.cat([x, x]), torch.cat([labels, labels]), ids=[*range(300)] * 2,
         roles=["query"] * 300 + ["gallery"] * 300,
     )  # fmt: skip
     assert both == pytest.approx(leave_one_out(x, labels, ks=[1]))
@@ -361,15 +361,15 @@ class Labelled:
 
 def test_check_names_the_ks_that_fit():
     dataset = Labelled([i // 4 for i in range(160)])
-    (problem,) = RetrievalRecall().check(dataset)
+    (problem,) = Recall().check(dataset)
     assert problem.where == "ks"
     assert "Recall@1000" in problem.message
     assert "largest K is 159" in problem.message
     assert problem.hint == "use ks=[1,10,100]"
-    assert RetrievalRecall([1, 159]).check(dataset) == []
-    assert RetrievalRecall([160]).check(dataset)[0].hint == "use ks=[159]"
-    assert "needs labels" in RetrievalRecall([1]).check(Labelled(None))[0].message
-    assert "share a class" in RetrievalRecall([1]).check(Labelled(list(range(160))))[0].message
+    assert Recall([1, 159]).check(dataset) == []
+    assert Recall([160]).check(dataset)[0].hint == "use ks=[159]"
+    assert "needs labels" in Recall([1]).check(Labelled(None))[0].message
+    assert "share a class" in Recall([1]).check(Labelled(list(range(160))))[0].message
 
 
 @pytest.mark.parametrize(
@@ -403,11 +403,11 @@ def test_check_names_the_ks_that_fit():
 )
 def test_nonsense_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        RetrievalRecall(**arguments)
+        Recall(**arguments)
 
 
 def test_batches_that_do_not_fit_are_refused():
-    metric, x, labels = RetrievalRecall(), *items()
+    metric, x, labels = Recall(), *items()
     ids = list(range(300))
     for outputs, batch, message in [
         ({"logits": x}, {"labels": labels, "ids": ids}, "'embeddings'"),
@@ -434,7 +434,7 @@ def test_diverged_embeddings_are_counted_and_refused():
     x, labels = items()
     x[7, 3], x[9, 0] = torch.nan, torch.inf
     with pytest.raises(ValueError, match="2 of 300 gallery embeddings hold NaN or infinity"):
-        feed(RetrievalRecall(), x, labels)
+        feed(Recall(), x, labels)
 
 
 def test_summaries_without_queries_divide_by_nothing():
@@ -444,13 +444,13 @@ def test_summaries_without_queries_divide_by_nothing():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+from toolbox_retrieval.recall import Recall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
 dist.init_process_group("gloo", init_method="file://" + folder + "/meet", rank=rank, world_size=2)
 results = []
 for share in data["shares"][rank]:
-    metric = RetrievalRecall()
+    metric = Recall()
     for part in torch.tensor(share, dtype=torch.long).split(50):
         if len(part):
             metric.update({"embeddings": data["x"][part]},
@@ -473,7 +473,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     ]
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    expected = feed(RetrievalRecall(), x, labels, ids=[f"item {i}" for i in range(300)])
+    expected = feed(Recall(), x, labels, ids=[f"item {i}" for i in range(300)])
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == [expected, expected]
 
@@ -491,7 +491,7 @@ def judged(n=200, classes=50, noise=2.0, indices=True, **arguments):
     """A metric after `compute`, its embeddings, labels and dataset; item i has the dataset index i + 100."""
     x, labels = items(n=n, classes=classes, noise=noise)
     labels[labels >= 900] -= 840
-    metric = RetrievalRecall(ks=[1, 10], **arguments)
+    metric = Recall(ks=[1, 10], **arguments)
     for part in torch.arange(n).split(32):
         ids = [f"item {i:03}" for i in part.tolist()]
         batch = {"labels": labels[part], "ids": ids} | ({"indices": (part + 100).tolist()} if indices else {})
@@ -585,12 +585,12 @@ def test_findings_without_indices_groups_or_mistakes():
     kinds = {type(finding).__name__ for finding in metric.findings(dataset)}
     assert kinds == {"Curve", "Histogram", "Table", "Outcomes"}
     assert metric.findings(dataset)[-1].groups == []
-    assert RetrievalRecall().findings(dataset) == []
+    assert Recall().findings(dataset) == []
     perfect, *_ = judged(noise=0.01)
     titles = titled(perfect.findings(Shapes([0] * 300)))
     assert "Hardest misses" not in titles
     assert "Confused classes" not in titles
-    tiny = RetrievalRecall(ks=[1])
+    tiny = Recall(ks=[1])
     tiny.update({"embeddings": torch.eye(2)}, {"labels": torch.zeros(2).long(), "ids": ["a", "b"], "indices": [0, 1]})
     assert tiny.compute()["recall@1"] == 1
     assert tiny.findings(Shapes([0, 0]))
@@ -601,8 +601,8 @@ def test_findings_without_indices_groups_or_mistakes():
 
 def test_dims_judge_the_first_dimensions_and_change_no_plain_number():
     x, labels = items(noise=2.0)
-    plain = feed(RetrievalRecall(ks=[1, 10]), x, labels)
-    metric = RetrievalRecall(ks=[1, 10], dims=[16, 3])
+    plain = feed(Recall(ks=[1, 10]), x, labels)
+    metric = Recall(ks=[1, 10], dims=[16, 3])
     found = feed(metric, x, labels)
     assert list(found) == metric.names()
     assert list(found)[: len(plain)] == list(plain)
@@ -613,7 +613,7 @@ def test_dims_judge_the_first_dimensions_and_change_no_plain_number():
             name: value for name, value in expected.items() if not name.startswith("queries")
         }
     assert found["dim16/recall@1"] == found["recall@1"] != found["dim3/recall@1"]
-    too_wide = RetrievalRecall(ks=[1], dims=[17])
+    too_wide = Recall(ks=[1], dims=[17])
     (problem,) = too_wide.check_outputs({"embeddings": x})
     assert problem.where == "dims"
     with pytest.raises(ValueError, match="17 dimensions, and the embeddings have 16"):
@@ -675,9 +675,9 @@ def test_intervals_are_those_of_the_binomial_and_wider_where_a_class_moves_toget
 
 def test_the_metric_gives_bounds_around_its_numbers():
     x, labels = items(noise=2.5)
-    found = feed(RetrievalRecall(ks=[1, 10], intervals=200), x, labels)
+    found = feed(Recall(ks=[1, 10], intervals=200), x, labels)
     for name in ("recall@1", "recall@10", "map@r", "r_precision", "mrr"):
         assert found[f"{name}_low"] < found[name] < found[f"{name}_high"], name
     with pytest.raises(ValueError, match="two classes"):
-        feed(RetrievalRecall(ks=[1], intervals=200), x, torch.zeros(300).long())
-    assert RetrievalRecall([1], intervals=200).check(Labelled([0] * 160))[0].where == "intervals"
+        feed(Recall(ks=[1], intervals=200), x, torch.zeros(300).long())
+    assert Recall([1], intervals=200).check(Labelled([0] * 160))[0].where == "intervals"

@@ -12,6 +12,8 @@ from PIL import Image
 from test_retrieval import feed
 from toolbox_datasets.inshop import InShop
 from toolbox_datasets.records import Records
+from toolbox_retrieval.late_interaction import LateInteractionRecall
+from toolbox_retrieval.recall import Recall
 
 from toolbox import api
 from toolbox.cli.test import main
@@ -19,8 +21,6 @@ from toolbox.core.metrics.classification.accuracy import Accuracy
 from toolbox.core.metrics.classification.calibration import CalibrationError
 from toolbox.core.metrics.classification.knn import KNN
 from toolbox.core.metrics.classification.logistic import LogisticRegression
-from toolbox.core.metrics.retrieval.late_interaction import LateInteractionRecall
-from toolbox.core.metrics.retrieval.recall import RetrievalRecall
 from toolbox.report.paired import pair
 
 # two pairs, and eight items that are negatives only
@@ -46,7 +46,7 @@ def judged(metric, **batch):
     return metric.compute()
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [(RetrievalRecall, ""), (LateInteractionRecall, "late_interaction/")])
+@pytest.mark.parametrize(("kind", "prefix"), [(Recall, ""), (LateInteractionRecall, "late_interaction/")])
 def test_queries_without_a_positive_are_left_out_and_counted(kind, prefix):
     skip, miss = kind(ks=[1]), kind(ks=[1], lone="miss")
     found = judged(skip)
@@ -68,7 +68,7 @@ def test_queries_without_a_positive_are_left_out_and_counted(kind, prefix):
 
 def test_intervals_tables_and_curves_leave_them_out_too():
     variants = dict(dims=[5], alpha_qe=[1, 1.0], rerank=[3, 1, 0.3])
-    metric = RetrievalRecall(ks=[1, 2], intervals=200, **variants)
+    metric = Recall(ks=[1, 2], intervals=200, **variants)
     found = judged(metric)
     # a draw of classes that has none of the two pairs would say 0
     assert [found[f"recall@1_{end}"] for end in ("low", "high")] == [1.0, 1.0]
@@ -79,7 +79,7 @@ def test_intervals_tables_and_curves_leave_them_out_too():
     assert shown["By super-class"].rows == [["mixed", 2, 1.0, 1.0, 1.0], ["pairs", 2, 1.0, 1.0, 1.0]]
     assert {share for line in shown["Recall@K"].series.values() for _, share in line} == {1.0}
     assert {example.query for example in shown["Queries and what was found"].examples} <= {0, 1, 2, 3}
-    missed = RetrievalRecall(ks=[1, 2], intervals=200, lone="miss")
+    missed = Recall(ks=[1, 2], intervals=200, lone="miss")
     low, high = (judged(missed)[f"map@r_{end}"] for end in ("low", "high"))
     missed.reset()
     assert (low, high) == (1.0, 1.0)  # it leaves them out in either case, and says nothing of draws without any
@@ -93,7 +93,7 @@ def _table(metric, groups):
 
 
 def test_no_query_with_a_positive_is_no_number():
-    for metric in (RetrievalRecall(ks=[1]), RetrievalRecall(ks=[1], lone="miss"), LateInteractionRecall(ks=[1])):
+    for metric in (Recall(ks=[1]), Recall(ks=[1], lone="miss"), LateInteractionRecall(ks=[1])):
         with pytest.raises(ValueError, match="none of the 12 queries has an item of its class"):
             judged(metric, labels=torch.arange(12))
 
@@ -110,7 +110,7 @@ def test_records_with_negatives_are_judged_by_what_can_be_answered(tmp_path):
     data = Records(str(tmp_path / "r.jsonl"))
     where = {"a": 0, "b": 1, "n": 2}
     x = torch.eye(3)[[where[path[0]] for path in data.index.paths]]
-    metric = RetrievalRecall(ks=[1])
+    metric = Recall(ks=[1])
     found = feed(metric, x + 1e-3 * torch.arange(7)[:, None], torch.tensor(data.labels))
     assert (found["recall@1"], found["queries_without_positive"]) == (1.0, 3)
 
@@ -118,7 +118,7 @@ def test_records_with_negatives_are_judged_by_what_can_be_answered(tmp_path):
 # a gallery that is a part of the items
 
 
-@pytest.mark.parametrize("metric", [RetrievalRecall, LateInteractionRecall])
+@pytest.mark.parametrize("metric", [Recall, LateInteractionRecall])
 def test_k_is_held_against_the_gallery_not_against_all_items(metric):
     roles = ["gallery"] * 3 + ["query"] * 9
     data = Data(labels=[0, 1, 2] + [0, 1, 2] * 3, roles=roles)
@@ -132,7 +132,7 @@ def test_k_is_held_against_the_gallery_not_against_all_items(metric):
     assert "No class of the 9 queries is among the 3 items of the gallery" in metric([1]).check(data)[0].message
 
 
-@pytest.mark.parametrize(("kind", "prefix"), [(RetrievalRecall, ""), (LateInteractionRecall, "late_interaction/")])
+@pytest.mark.parametrize(("kind", "prefix"), [(Recall, ""), (LateInteractionRecall, "late_interaction/")])
 def test_a_k_above_the_gallery_gives_no_number(kind, prefix):
     roles = {"labels": torch.tensor([0, 1, 2] * 4), "roles": ["gallery"] * 3 + ["query"] * 9}
     metric = kind(ks=[1, 3, 10])
@@ -164,7 +164,7 @@ def test_in_shop_says_which_items_are_its_gallery(tmp_path):
     test, train = (InShop(str(tmp_path), split) for split in ("test", "trainval"))
     assert sorted(test.roles) == ["gallery"] * 3 + ["query"] * 6
     assert train.roles is None
-    assert RetrievalRecall([1, 4]).check(test)[0].hint == "use ks=[1]"
+    assert Recall([1, 4]).check(test)[0].hint == "use ks=[1]"
 
 
 # what is said of it
@@ -174,7 +174,7 @@ def test_what_is_left_out_is_said_once_by_a_run_and_by_an_evaluation(toy, capsys
     data = {"type": "toy.Noise", "count": 13, "seed": 1}  # three classes of four, and one item alone
     overrides = {
         "val_dataloader.dataset": data,
-        "val_evaluator": {"type": "core.RetrievalRecall", "ks": [1]},
+        "val_evaluator": {"type": "retrieval.Recall", "ks": [1]},
         "train_cfg": {"max_steps": 4, "val_interval": 2},
     }
     recipe = toy(overrides)
@@ -191,7 +191,7 @@ def test_what_is_left_out_is_said_once_by_a_run_and_by_an_evaluation(toy, capsys
 
 def test_every_number_of_a_metric_has_its_own_direction():
     less = {
-        RetrievalRecall: ["queries_without_positive"],
+        Recall: ["queries_without_positive"],
         LateInteractionRecall: ["late_interaction/queries_without_positive"],
         LogisticRegression: ["logistic_not_converged"],
         CalibrationError: ["calibration_error"],

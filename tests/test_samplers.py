@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from toolbox_datasets.records import Records
 from toolbox_losses.infonce import InfoNCE
+from toolbox_retrieval.embedder import Embedder
+from toolbox_retrieval.group_pk import GroupPK
+from toolbox_retrieval.pairs import Pairs
+from toolbox_retrieval.pk import PK, add_groups, fewest, fullest, seat_batches
 from torch import nn
 
 from toolbox.base import Backbone, Features, Preprocess, l2_normalize
-from toolbox.core.embedder import Embedder
-from toolbox.core.samplers.group_pk import GroupPK
-from toolbox.core.samplers.pairs import Pairs
-from toolbox.core.samplers.pk import PK, add_groups, fewest, fullest, seat_batches
-from toolbox.core.samplers.plain_samplers import Sequential, Shuffled
+from toolbox.core.samplers import Sequential, Shuffled
 from toolbox.engine.reading.fetch import Fetch, inputs_of
 
 
@@ -308,7 +308,7 @@ def test_records_that_cannot_fill_a_batch_are_refused():
 def test_negatives_that_nothing_uses_are_told():
     told = ready(Pairs(batch_size=3), count=100, records=records()).notes()
     assert told == [
-        "30 of 30 records name negatives, and none is used: set negatives=1 of core.Pairs, up to negatives=2"
+        "30 of 30 records name negatives, and none is used: set negatives=1 of retrieval.Pairs, up to negatives=2"
     ]
     some = [(query, right, wrong if query else []) for query, right, wrong in records()]
     (told,) = ready(Pairs(batch_size=3), count=100, records=some).notes()

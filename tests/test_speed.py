@@ -61,7 +61,7 @@ BACKBONES = {
 def built(backbone: dict, tune: str = "full", checkpointing: bool = False):
     torch.manual_seed(0)
     model = build_structure({"model": dict(
-        type="core.Embedder", loss=dict(type="losses.SupCon"), head=dict(type="core.Projection", dim=8),
+        type="retrieval.Embedder", loss=dict(type="losses.SupCon"), head=dict(type="core.Projection", dim=8),
         backbone=backbone | dict(tune=dict(mode=tune), gradient_checkpointing=checkpointing),
     )}, classes=2)  # fmt: skip
     apply_tuning(model)

@@ -198,7 +198,7 @@ def test_a_batch_is_pinned_as_it_was_made(monkeypatch):
 
 def test_ids_from_numpy_are_the_ids_of_a_run(toy, monkeypatch):
     """As tensors, every item had an id of its own, whatever its number: it was ranked against itself."""
-    config = toy(["val_evaluator=[dict(type='core.RetrievalRecall', ks=[1])]", "train_cfg.max_steps=2"])
+    config = toy(["val_evaluator=[dict(type='retrieval.Recall', ks=[1])]", "train_cfg.max_steps=2"])
     plain = toolbox.train(config, work_dir="plain")
     noise = catalog().resolve("toy.Noise", "dataset")
     original = noise.__getitem__

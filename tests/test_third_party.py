@@ -79,7 +79,7 @@ def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     recipe = "acme:patchmixer_glyphs"
     small = [
         "train_cfg.max_steps=4", "train_cfg.val_interval=4", "train_dataloader.num_workers=0",
-        "train_dataloader.sampler=dict(type='core.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
+        "train_dataloader.sampler=dict(type='retrieval.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
         "val_evaluator.0.ks=[1]", "test_dataloader=None", "test_evaluator=None", "model.backbone.dim=16",
     ]  # fmt: skip
     work = stranger.folder / "trained by name"

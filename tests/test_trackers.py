@@ -89,7 +89,7 @@ def test_tensorboard_shows_every_line_and_the_recipe(toy):
     events = EventAccumulator("w/tensorboard")
     events.Reload()
     (text,) = events.Tensors("config/text_summary")
-    assert "core.Embedder" in text.tensor_proto.string_val[0].decode()
+    assert "retrieval.Embedder" in text.tensor_proto.string_val[0].decode()
 
 
 @pytest.mark.parametrize("end", [interrupt_at, crash_at])
@@ -339,7 +339,7 @@ def test_a_service_gets_every_line_and_the_recipe(service, toy):
     assert_sent(server, "w")
     ((_, run),) = server.runs.items()
     config = run["config"]
-    assert (config["model.type"] if server.__name__ == "mlflow" else config["model"]["type"]) == "core.Embedder"
+    assert (config["model.type"] if server.__name__ == "mlflow" else config["model"]["type"]) == "retrieval.Embedder"
     assert server.ended in ([0], [None], ["FINISHED"])
 
 

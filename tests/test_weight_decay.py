@@ -12,10 +12,10 @@ import torch
 from toolbox_dinov3.vit import ViT
 from toolbox_encoders.hf_vision import HFVision
 from toolbox_encoders.timm_backbone import Timm
+from toolbox_retrieval.embedder import Embedder
 
 import toolbox
 from toolbox import api
-from toolbox.core.embedder import Embedder
 from toolbox.core.optim import AdamW
 from toolbox.engine.parts import frozen_identity, left_out
 from toolbox.engine.resume import differences

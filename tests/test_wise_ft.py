@@ -32,7 +32,7 @@ def weights(tmp_path):
 def options(weights, tune: str = TUNES[0]) -> list[str]:
     return [
         vit(weights, tune), "model.pool=cls", "optim_wrapper.optimizer.lr=0.01",
-        "val_evaluator=dict(type='core.RetrievalRecall',ks=[1,3])",
+        "val_evaluator=dict(type='retrieval.Recall',ks=[1,3])",
     ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ class Steps:
 
     def __init__(self, monkeypatch, numbers):
         self.numbers = dict(numbers)
-        nearest = catalog().resolve("core.RetrievalRecall")
+        nearest = catalog().resolve("retrieval.Recall")
         monkeypatch.setattr(nearest, "compute", lambda metric: {"recall@1": self.numbers[self.alpha]})
         original = Interpolation.set
 

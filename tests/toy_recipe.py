@@ -1,7 +1,7 @@
 """A run of a second, on tests/toy_plugin.py."""
 
 model = dict(
-    type="core.Embedder",
+    type="retrieval.Embedder",
     backbone=dict(type="toy.Patches"),
     pool="mean",
     head=dict(type="core.Projection", dim=8),
@@ -9,8 +9,8 @@ model = dict(
 )
 train_dataloader = dict(
     dataset=dict(type="toy.Noise"),
-    augment=dict(type="core.RetrievalAugment"),
-    sampler=dict(type="core.PK", classes=4, per_class=2),
+    augment=dict(type="core.Augment"),
+    sampler=dict(type="retrieval.PK", classes=4, per_class=2),
     num_workers=0,
 )
 val_dataloader = dict(dataset=dict(type="toy.Noise", seed=1), batch_size=16, num_workers=0)

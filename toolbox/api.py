@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import making
-from toolbox.config import changed, complete, dump, load_config, places_of, to_dict, validate  # noqa: F401
+from toolbox.config import (  # noqa: F401
+    changed,
+    complete,
+    dump,
+    load_config,
+    places_of,
+    set_metric_arguments,
+    to_dict,
+    validate,
+)
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import adapt, as_plain, located, name_of, on_device, placed, plan, planned, runnable
 from toolbox.registry import Entry, catalog, provenance
@@ -127,7 +136,7 @@ def _make(config: Mapping[str, Any], device: str | None, console: Console, team:
 
 def evaluate(
     config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
-    device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | None = None,
+    device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | Sequence[str] | None = None,
     out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
@@ -135,8 +144,8 @@ def evaluate(
     - `split`: "test" or "val"; default: "test" where the recipe has one, else "val".
     - `precision`: "fp32", "bf16" or "fp16"; default: the recipe's `env_cfg.eval_precision`, else that in which the run
       of the checkpoint was evaluated, so that a checkpoint has one number.
-    - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"dims": [64, 128]}` for
-      core.RetrievalRecall.
+    - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"intervals": 1000}`, or strings
+      "intervals=1000" as the command line takes them.
     - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
       evaluation.
     - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
@@ -144,7 +153,6 @@ def evaluate(
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
     from toolbox.engine.judging import evaluation, testdir
-    from toolbox.engine.judging.options import set_metric_arguments
 
     folder, recipe, is_new = None if out is None else Path(out).expanduser(), as_plain(config), False
     if metrics:
@@ -153,7 +161,9 @@ def evaluate(
             raise ToolboxError.of(located(problems, places_of(config)))
     try:
         if metrics:
-            set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics)
+            for name, paths in set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics).items():
+                if len(paths) > 1:
+                    tell(f"{name} is set in {', '.join(paths)}.")
         recipe = runnable(recipe, device, training=False)
         for note in adapt(config):
             tell(note)

@@ -44,7 +44,7 @@ def load_model(
         description = f"{name}, zero-shot: pooled features of its backbone"
         return _zero_shot(recipe, description, recipe["env_cfg"]["device"], precision)
     component = backbone or component_of(name)
-    bare = {"model": {"type": "core.Embedder", "backbone": {"type": component, "name": name}}}
+    bare = {"model": {"type": "core.PooledFeatures", "backbone": {"type": component, "name": name}}}
     recipe = complete(changed(bare, overrides, plugins))
     pool = recipe["model"].get("pool", "cls")
     pool = pool if isinstance(pool, str) else "none" if pool is None else pool.get("type", "?")

@@ -9,7 +9,7 @@ model = dict(
     backbone=dict(quantize=dict(bits=4, kind='nf4', nested=True), tune=dict(mode='lora', rank=8)))
 features = None
 train_dataloader = dict(
-    augment=dict(type='core.RetrievalAugment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0, color=0.4))
+    augment=dict(type='core.Augment', scale=[0.9, 1.0], ratio=[0.9, 1.1], flip=0.0, color=0.4))
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='core.AdamW8bit', lr=1e-3, weight_decay=1e-4),
     parts={'model.head': dict(lr=1e-2)})

@@ -13,7 +13,7 @@ _base_ = ['../_base_/runtime.py']
 _root = 'data/glyphs_sop'
 prepare = [dict(dataset='glyphs.Glyphs', out=_root, layout='sop')]
 model = dict(
-    type='core.Embedder',
+    type='retrieval.Embedder',
     backbone=dict(
         type='dinov3.ConvNeXt', name=None, size=32,
         arch=dict(hidden_sizes=[32, 64, 128, 192], depths=[1, 1, 2, 1], layer_scale_init_value=1.0),
@@ -24,13 +24,13 @@ model = dict(
         losses=[dict(type='losses.InfoNCE', temperature=0.05), dict(type='losses.RecallAtK')]))
 train_dataloader = dict(
     dataset=dict(type='datasets.SOP', root=_root, split='train'),
-    augment=dict(type='core.RetrievalAugment', scale=[0.7, 1.0], ratio=[0.9, 1.1], flip=0.0, rotate=15.0),
-    sampler=dict(type='core.PK', classes=32, per_class=4),
+    augment=dict(type='core.Augment', scale=[0.7, 1.0], ratio=[0.9, 1.1], flip=0.0, rotate=15.0),
+    sampler=dict(type='retrieval.PK', classes=32, per_class=4),
     num_workers=2)
 val_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='val'), batch_size=256, num_workers=0)
-val_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100])]
+val_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100])]
 test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test'), batch_size=256, num_workers=2)
-test_evaluator = [dict(type='core.RetrievalRecall', ks=[1, 10, 100, 1000])]
+test_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches, ToTensor
 
 import toolbox.base.loss
 from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
-from toolbox.core.augment import RetrievalAugment
+from toolbox.core.augment import Augment
 from toolbox.core.bn_neck import BNNeck
 from toolbox.core.classifier import Classifier
-from toolbox.core.embedder import Embedder
 from toolbox.core.mix import Mix
 from toolbox.core.optim import SGD
 from toolbox.engine.distributed.parallel import Parallel, spread
@@ -153,7 +153,7 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
     views = 2 if making in ("two views", "cross") else 1
     inputs = {name: Inputs("image", ToTensor(8)) for name in ("image", "teacher")[: 1 + taught]}
     mix, together = (Mix(), PAIR) if making == "mixed" else (None, 1)
-    fetch = Fetch(dataset, inputs, augment=RetrievalAugment(views=views), blocks=blocks, mix=mix)
+    fetch = Fetch(dataset, inputs, augment=Augment(views=views), blocks=blocks, mix=mix)
     own = share(draws, rank, size, blocks, together)
     batch = fetch[own]
     batch["first"] = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]

@@ -47,7 +47,8 @@ def everything(team: Team, folder: Path) -> dict[str, list[dict[str, float]]]:
         if team.size > 2 and name not in MANY:
             continue
         given = {
-            "model.backbone.dropout": 0.0, "train_dataloader.sampler": dict(type="core.PK", classes=3, per_class=3),
+            "model.backbone.dropout": 0.0,
+            "train_dataloader.sampler": dict(type="retrieval.PK", classes=3, per_class=3),
             "train_cfg": dict(max_steps=9), "default_hooks.logger.interval": 3, "val_dataloader": None,
             "val_evaluator": None, "test_dataloader": None, "test_evaluator": None, **options,
         }  # fmt: skip

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from gradients import DEVICE
+from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Patches
 
-from toolbox.core.embedder import Embedder
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.judging.eval_set import EvalSet
@@ -17,10 +17,10 @@ from toolbox.engine.reading.fetch import inputs_of
 
 BATCH = 8
 RECALL = dict(
-    type="core.RetrievalRecall", ks=[1, 2, 4], dims=[3, 8], intervals=40, alpha_qe=[3, 2.0], rerank=[4, 2, 0.3],
+    type="retrieval.Recall", ks=[1, 2, 4], dims=[3, 8], intervals=40, alpha_qe=[3, 2.0], rerank=[4, 2, 0.3],
     expand_gallery=True,
 )  # fmt: skip
-LATE = dict(type="core.LateInteractionRecall", ks=[1, 2, 4])
+LATE = dict(type="retrieval.LateInteractionRecall", ks=[1, 2, 4])
 ACCURACY = dict(type="core.Accuracy", ks=[1, 3], intervals=40)
 CALIBRATION = dict(type="core.CalibrationError")
 # name -> (the dataset, the metrics)

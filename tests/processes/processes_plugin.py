@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
+from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches
 
 from toolbox.base import Features, Hook, Loss, Metric, world
-from toolbox.core.embedder import Embedder
 from toolbox.plugin import Component, Problem, hookimpl
 
 namespace = "processes"

@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "optim_wrapper.accumulative_counts": 2, "optim_wrapper.grad_cache.chunk_size": 3,
         "optim_wrapper.layer_decay": 0.5, "optim_wrapper.clip_grad.max_norm": 0.1,
         "optim_wrapper.average": dict(decay=0.6, start=0.3),
-        "train_dataloader.sampler": dict(type="core.PK", classes=3, per_class=3),
+        "train_dataloader.sampler": dict(type="retrieval.PK", classes=3, per_class=3),
     },
     "lora": {"model.backbone.tune": dict(type="core.Tune", mode="lora", rank=2)},
     "no registers": {

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import toy_plugin
+from toolbox_retrieval.embedder import Embedder
 from torch import nn
 from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
 from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model
-from toolbox.core.embedder import Embedder
 
 FUNCTIONS = ("represent", "objective", "predict", "baseline")
 

@@ -15,7 +15,7 @@ QUICK: dict[str, Any] = {
     "train_cfg": dict(max_steps=2, val_interval=1),
     "evaluate_before": False,
 }
-RECALL = dict(type="core.RetrievalRecall", ks=[1, 2])
+RECALL = dict(type="retrieval.Recall", ks=[1, 2])
 SUPCON = dict(type="losses.SupCon")
 OTHER = dict(dataset=NOISE | {"seed": 5}, batch_size=16, num_workers=0)
 TEST = {"test_dataloader": dict(dataset=NOISE, batch_size=16, num_workers=0), "test_evaluator": [RECALL]}
@@ -88,14 +88,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "retrieval with everything before": {
         **TEST, "evaluate_before": True, "evaluate_pixels": True,
         "test_evaluator": [
-            dict(type="core.RetrievalRecall", ks=[1, 2], dims=[4], intervals=20, whiten=4, alpha_qe=[2, 3.0],
+            dict(type="retrieval.Recall", ks=[1, 2], dims=[4], intervals=20, whiten=4, alpha_qe=[2, 3.0],
                  rerank=[4, 2, 0.3]),
         ],
     },
     "late interaction": {
         "model.pool": "tokens", "model.head": dict(type="core.Projection", dim=8),
         "model.loss": dict(type="losses.MaxSim"),
-        "val_evaluator": [dict(type="core.LateInteractionRecall", ks=[1])],
+        "val_evaluator": [dict(type="retrieval.LateInteractionRecall", ks=[1])],
     },
     "lora": {"model.backbone": VIT | {"tune": dict(mode="lora", rank=2)}, "val_evaluator": [RECALL]},
     "last": {"model.backbone": VIT | {"tune": dict(mode="last")}},
@@ -117,10 +117,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.teacher": VIT, "model.loss": dict(type="losses.Distillation"),
     },
     "cross view": {
-        "train_dataloader.sampler": dict(type="core.Pairs", batch_size=8), "model.cross_view": True,
+        "train_dataloader.sampler": dict(type="retrieval.Pairs", batch_size=8), "model.cross_view": True,
         "model.loss": dict(type="losses.InfoNCE"),
     },
-    "views": {"train_dataloader.augment": dict(type="core.RetrievalAugment", views=2), "model.loss": SUPCON},
+    "views": {"train_dataloader.augment": dict(type="core.Augment", views=2), "model.loss": SUPCON},
     "shuffled": {"train_dataloader.sampler": dict(type="core.Shuffled", batch_size=8)},
     "early stop": {
         "custom_hooks": [dict(type="core.EarlyStop", metric="nearest", patience=1)],
@@ -139,11 +139,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 METRICS: dict[str, dict[str, Any]] = {
     "recall": dict(
-        type="core.RetrievalRecall", ks=[1, 2], dims=[4], intervals=20, whiten=4, alpha_qe=[2, 3.0], rerank=[4, 2, 0.3]
+        type="retrieval.Recall", ks=[1, 2], dims=[4], intervals=20, whiten=4, alpha_qe=[2, 3.0], rerank=[4, 2, 0.3]
     ),
-    "whitened by the gallery": dict(type="core.RetrievalRecall", ks=[1], whiten=4, whiten_from="gallery"),
-    "expanded gallery": dict(type="core.RetrievalRecall", ks=[1], alpha_qe=[2, 3.0], expand_gallery=True),
-    "late": dict(type="core.LateInteractionRecall", ks=[1]),
+    "whitened by the gallery": dict(type="retrieval.Recall", ks=[1], whiten=4, whiten_from="gallery"),
+    "expanded gallery": dict(type="retrieval.Recall", ks=[1], alpha_qe=[2, 3.0], expand_gallery=True),
+    "late": dict(type="retrieval.LateInteractionRecall", ks=[1]),
     "accuracy": dict(type="core.Accuracy", intervals=20),
     "calibration": dict(type="core.CalibrationError"),
     "knn": dict(type="core.KNN", ks=[1, 3]),

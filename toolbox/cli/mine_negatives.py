@@ -20,8 +20,8 @@ its backbone, zero-shot). The data are seen without augmentation.
 
 OUT holds a line for each item that has another one of its class:
   {"query_image": path, "positive": path, "negatives": [paths], "label": class}
-with the most similar first, and paths relative to the dataset's root. datasets.Records reads it, and core.Pairs with
-`negatives` trains on it. The same model and data give the same file.
+with the most similar first, and paths relative to the dataset's root. datasets.Records reads it, and retrieval.Pairs
+with `negatives` trains on it. The same model and data give the same file.
 
 Wrong labels and look-alikes gather among the most similar: --skip, --margin and --max-similarity leave them out.
 """
@@ -145,5 +145,5 @@ def tell(arguments: argparse.Namespace, mined: Mined, total: int, dataset: ByPat
     given = f"type='datasets.Records', path='{arguments.out}', root='{dataset.root or '.'}'"
     fewest = min(len(negatives) for _, _, negatives in mined.rows)
     print(f'Train on it: --cfg-options "train_dataloader.dataset=dict({given})" \\')
-    sampler = f"type='core.Pairs',batch_size={min(64, len(mined.rows))},negatives={fewest}"
+    sampler = f"type='retrieval.Pairs',batch_size={min(64, len(mined.rows))},negatives={fewest}"
     print(f'  "train_dataloader.sampler=dict({sampler})" model.cross_view=True')

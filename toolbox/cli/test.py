@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
 from toolbox.cli.sources import add_precision
-from toolbox.errors import ToolboxError
-
-RERANK = [20, 6, 0.3]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = _parser().parse_args(expand_arguments(argv))
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(expand_arguments(argv))
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}; a metric's are set by --metric KEY=VALUE")
     return guarded(lambda: _test(arguments))
 
 
@@ -32,58 +31,14 @@ def _parser() -> argparse.ArgumentParser:
         help="write test_results.json, findings.json and report.html to this folder: new, empty, or of an earlier test",
     )
     add_precision(parser)
-    more = parser.add_argument_group("more numbers of core.RetrievalRecall")
-    more.add_argument("--dims", nargs="+", type=int, metavar="DIM", help="also of the first DIM dimensions alone")
-    more.add_argument(
-        "--bootstrap",
-        type=int,
-        metavar="N",
-        help="95 %% intervals from N resamples of the classes (core.Accuracy: of the items)",
-    )
-    more.add_argument("--whiten", type=int, metavar="DIM", help="also after PCA whitening to DIM dimensions")
-    more.add_argument(
-        "--whiten-from", choices=["train", "gallery"],
-        help="what the whitening is learned from: the training set, which is embedded for it (default), or the gallery",
-    )  # fmt: skip
-    more.add_argument(
-        "--alpha-qe", nargs=2, type=float, metavar=("K", "ALPHA"), help="also after alpha query expansion, e.g. 10 3"
-    )
-    more.add_argument("--expand-gallery", action="store_true", help="with --alpha-qe: expand the gallery's items too")
-    more.add_argument(
-        "--rerank", nargs="*", type=float, metavar="K1 K2 LAMBDA",
-        help="also after k-reciprocal re-ranking (bare: 20 6 0.3)",
+    parser.add_argument(
+        "--metric", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="set arguments of the recipe's metrics, e.g. intervals=1000; `tools/list_components.py NAME` lists them",
     )  # fmt: skip
     return parser
 
 
-def metric_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options say to the metric. Raises ToolboxError for options that make no sense together."""
-    if arguments.whiten_from and arguments.whiten is None:
-        raise ToolboxError("--whiten-from has no effect without --whiten.", hint="Add e.g. --whiten 128.")
-    if arguments.expand_gallery and arguments.alpha_qe is None:
-        raise ToolboxError("--expand-gallery has no effect without --alpha-qe.", hint="Add e.g. --alpha-qe 10 3.")
-    if arguments.rerank is not None and len(arguments.rerank) not in (0, 3):
-        raise ToolboxError(
-            f"--rerank takes K1 K2 LAMBDA, and has {len(arguments.rerank)} numbers.", hint="Bare it means 20 6 0.3."
-        )
-    rerank = RERANK if arguments.rerank == [] else arguments.rerank
-    given = {
-        "dims": arguments.dims, "intervals": arguments.bootstrap, "whiten": arguments.whiten,
-        "whiten_from": arguments.whiten_from, "alpha_qe": arguments.alpha_qe,
-        "expand_gallery": arguments.expand_gallery or None, "rerank": rerank,
-    }  # fmt: skip
-    return {name: _whole(value) for name, value in given.items() if value is not None}
-
-
-def _whole(value: Any) -> Any:
-    """Numbers such as 20.0 as 20."""
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _test(arguments: argparse.Namespace) -> int:
-    metrics = metric_arguments(arguments)
     prepare_process()
     from toolbox import api
     from toolbox.base.files import to_json
@@ -91,7 +46,7 @@ def _test(arguments: argparse.Namespace) -> int:
 
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     numbers = api.evaluate(
-        config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=metrics,
+        config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=arguments.metric,
         precision=arguments.precision, out=arguments.out, tell=lambda text: print(text, file=sys.stderr),
     )  # fmt: skip
     if arguments.json:

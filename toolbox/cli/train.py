@@ -107,15 +107,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _recipe(arguments: argparse.Namespace):
     from toolbox import api
+    from toolbox.config.tracking import add_tracker
 
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
     if arguments.track is not None:
-        given = config.get("custom_hooks") or []
-        hooks = [given] if isinstance(given, dict) else list(given)
-        if any(hook.get("type") == "core.Trackio" for hook in hooks):
-            raise ToolboxError("The recipe logs with core.Trackio already.", hint="Leave --track out.")
-        project = arguments.track or api.name_of(config)
-        config.custom_hooks = [*hooks, {"type": "core.Trackio", "project": project}]
+        add_tracker(config, arguments.track or api.name_of(config))
     return config
 
 

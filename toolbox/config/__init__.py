@@ -1,6 +1,7 @@
 """Recipes: load, override, validate, complete, dump."""
 
 from toolbox.config.load import changed, dump, load_config, load_plugins, namespaces_of, places_of, to_dict
+from toolbox.config.metric_arguments import set_metric_arguments
 from toolbox.config.recipes import find_recipe, is_shipped, list_recipes
 from toolbox.config.validate import complete, validate
 
@@ -15,6 +16,7 @@ __all__ = [
     "load_plugins",
     "namespaces_of",
     "places_of",
+    "set_metric_arguments",
     "to_dict",
     "validate",
 ]

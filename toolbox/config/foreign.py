@@ -89,8 +89,8 @@ FOREIGN: dict[str, Foreign] = {
     "overwrite_output_dir": Foreign("--overwrite"),
     "dry_run": Foreign("--check"),
     "epochs": Foreign("train_cfg.max_epochs=20"),
-    "batch_size": Foreign("train_dataloader.sampler.batch_size=128", "With core.Pairs; core.PK has classes times "
-                          "per_class; without a sampler train_dataloader.batch_size."),
+    "batch_size": Foreign("train_dataloader.sampler.batch_size=128", "With retrieval.Pairs; retrieval.PK has classes "
+                          "times per_class; without a sampler train_dataloader.batch_size."),
     "eval_batch_size": Foreign("test_dataloader.batch_size=256"),
     "lr": Foreign("optim_wrapper.optimizer.lr=1e-4"),
     "learning_rate": Foreign("optim_wrapper.optimizer.lr=1e-4"),
@@ -127,7 +127,7 @@ FOREIGN: dict[str, Foreign] = {
     "cosent_scale": Foreign("model.loss=dict(type='losses.CoSENT',scale=20.0)"),
     "hard_topk": Foreign("model.loss=dict(type='losses.InfoNCE',hardest=16)"),
     "hard_mining_topk": Foreign("model.loss=dict(type='losses.InfoNCE',hardest=16)"),
-    "use_all_negatives": Foreign("train_dataloader.sampler.negatives=0", "Explicit negatives of core.Pairs add to "
+    "use_all_negatives": Foreign("train_dataloader.sampler.negatives=0", "Explicit negatives of retrieval.Pairs add to "
                                  "those in the batch."),
     "init_logit_scale": Foreign("model.loss=dict(type='losses.SigLIP')", "It is learned, and saved."),
     "init_logit_bias": Foreign("model.loss=dict(type='losses.SigLIP')", "It is learned, and saved."),

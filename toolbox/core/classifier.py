@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Pool, l2_normalize, without_autocast
+from toolbox.base import Backbone, Batch, Head, Loss, Pool, without_autocast
 from toolbox.core.class_heads import Linear
 from toolbox.core.tune import Tune
 from toolbox.errors import Problem
@@ -49,7 +49,7 @@ class Classifier(TowerModel):
         if not found and not self.criterion.reads_logits:
             name = type(self.criterion).__name__
             found.append(Problem(f"{name} compares embeddings, and this model gives logits.", "loss",
-                                 "Use losses.CrossEntropy, or core.Embedder."))  # fmt: skip
+                                 "Use losses.CrossEntropy, or retrieval.Embedder."))  # fmt: skip
         return found
 
     def connect(self, classes: int | None = None) -> None:
@@ -78,21 +78,14 @@ class Classifier(TowerModel):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         pooled = self.pooled(batch)
-        return {"logits": self._logits(pooled).float(), **self._directions(pooled)}
-
-    def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return self._directions(self.pooled(batch))
+        return {"logits": self._logits(pooled).float(), **self.normalize(pooled)}
 
     def in_plain_torch(self) -> list[str]:
-        lines = [*self.pool.in_plain_torch("pool"), "embedding = F.normalize(x, dim=-1)"]
-        return [*lines, *self.head.in_plain_torch("head"), "logits = x"]
+        return [*super().in_plain_torch(), *self.head.in_plain_torch("head"), "logits = x"]
 
     def _logits(self, pooled: Tensor) -> Tensor:
         with without_autocast(pooled.device):
             return self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
-
-    def _directions(self, pooled: Tensor) -> dict[str, Tensor]:
-        return {"embeddings": l2_normalize(pooled.float())}
 
 
 def _mixed(labels: Tensor, partner: Tensor, share: Tensor, *, classes: int) -> Tensor:

@@ -11,7 +11,12 @@ from toolbox.plugin import Command, Component, Device, Problem, hookimpl
 @hookimpl
 def toolbox_components() -> list[Component]:
     return [
-        Component("model", "Embedder", "toolbox.core.embedder:Embedder", "backbone, pool and head trained by a loss"),
+        Component(
+            "model",
+            "PooledFeatures",
+            "toolbox.core.pooled_features:PooledFeatures",
+            "a backbone and its pool, as they come",
+        ),
         Component("model", "Probe", "toolbox.core.probing.probe:Probe", "a grid of linear probes of a frozen backbone"),
         Component(
             "model",
@@ -26,38 +31,10 @@ def toolbox_components() -> list[Component]:
         Component("head", "Linear", "toolbox.core.class_heads:Linear", "one linear layer to the classes"),
         Component("head", "MLP", "toolbox.core.class_heads:MLP", "linear layers to the classes, ReLU between them"),
         Component("head", "BNNeck", "toolbox.core.bn_neck:BNNeck", "batch norm without shift, after a linear layer"),
-        Component("sampler", "PK", "toolbox.core.samplers.pk:PK", "batches of P classes with K images each"),
-        Component(
-            "sampler",
-            "GroupPK",
-            "toolbox.core.samplers.group_pk:GroupPK",
-            "P x K out of few super-classes, for harder negatives",
-        ),
-        Component(
-            "sampler", "Pairs", "toolbox.core.samplers.pairs:Pairs", "every image beside another one of its class"
-        ),
-        Component(
-            "sampler", "Shuffled", "toolbox.core.samplers.plain_samplers:Shuffled", "a new random order every epoch"
-        ),
-        Component(
-            "sampler", "Sequential", "toolbox.core.samplers.plain_samplers:Sequential", "the order of the dataset"
-        ),
-        Component(
-            "augment", "RetrievalAugment", "toolbox.core.augment:RetrievalAugment", "random crop, flip, color ..."
-        ),
+        Component("sampler", "Shuffled", "toolbox.core.samplers:Shuffled", "a new random order every epoch"),
+        Component("sampler", "Sequential", "toolbox.core.samplers:Sequential", "the order of the dataset"),
+        Component("augment", "Augment", "toolbox.core.augment:Augment", "random crop, flip, rotation, color ..."),
         Component("mix", "Mix", "toolbox.core.mix:Mix", "Mixup and CutMix"),
-        Component(
-            "metric",
-            "RetrievalRecall",
-            "toolbox.core.metrics.retrieval.recall:RetrievalRecall",
-            "exact Recall@K by cosine",
-        ),
-        Component(
-            "metric",
-            "LateInteractionRecall",
-            "toolbox.core.metrics.retrieval.late_interaction:LateInteractionRecall",
-            "exact Recall@K of token sets",
-        ),
         Component("metric", "ProbeAccuracy", "toolbox.core.probing.accuracy:ProbeAccuracy", "of core.Probe"),
         Component(
             "metric", "KNN", "toolbox.core.metrics.classification.knn:KNN", "accuracy by the nearest training items"

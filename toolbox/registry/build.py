@@ -44,7 +44,7 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     arguments = dict(config)
     fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind or "")
     if fullname is None:
-        raise ToolboxError("a component needs 'type', e.g. type='core.Embedder'.", where=where)
+        raise ToolboxError("a component needs 'type', the name of one as in type='core.AdamW'.", where=where)
     entry = catalog().get(fullname, kind, where=where)
     cls = catalog().resolve(fullname, kind, where=where)
     slots = {key: _slot(key, arguments.pop(key, None), where) for key in SLOT_KEYS.get(entry.kind, ())}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from toolbox.base import Backbone, Head, Loss, Model, Pool, Tower
+from torch import Tensor
+
+from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, Tower, l2_normalize
 from toolbox.errors import Problem
 from toolbox.utils import pool as pools
 
@@ -15,7 +17,7 @@ class TowerModel(Model):
     - `head`: from the pooled features on; None leaves them as they are.
     - `loss`: what is minimised; None for a model that is only evaluated. Its parameters are the part `criterion`.
 
-    Subclasses compute the loss from `pooled(batch)`, and `predict`.
+    Subclasses compute the loss from `pooled(batch)`, and `predict`; `baseline` gives the pooled features alone.
     """
 
     def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
@@ -46,6 +48,26 @@ class TowerModel(Model):
             self.head.connect(self.pool.dim(self.backbone.dim), classes)
         if self.criterion is not None:
             self.criterion.connect(self.out_dim, classes)
+
+    def baseline(self, batch: Batch) -> dict[str, Tensor]:
+        return self.normalize(self.pooled(batch))
+
+    def in_plain_torch(self) -> list[str]:
+        lines = self.pool.in_plain_torch("pool")
+        if self.predicts_through_head:
+            lines += self.head.in_plain_torch("head")
+        if self.pool.keeps_tokens:
+            lines.append("x = F.normalize(x, dim=-1).sum(dim=1)")
+        return [*lines, "embedding = F.normalize(x, dim=-1)"]
+
+    def normalize(self, x: Tensor) -> dict[str, Tensor]:
+        """What `predict` returns of features, (B, E): {"embeddings": float32 rows of length 1}.
+
+        Where the pool keeps tokens, of (B, N, E): "tokens", each of length 1 (padding: 0), and "embeddings", the
+        directions of their sums.
+        """
+        x = l2_normalize(x.float())
+        return {"embeddings": l2_normalize(x.sum(dim=1)), "tokens": x} if self.pool.keeps_tokens else {"embeddings": x}
 
     def check_loss(self, example: str) -> list[Problem]:
         """Whether there is a loss; `example` is the type of one that fits."""

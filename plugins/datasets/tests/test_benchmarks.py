@@ -120,13 +120,13 @@ def test_published_counts_add_up():
 
 
 def test_queries_meet_the_gallery_only(tmp_path):
-    from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+    from toolbox_retrieval.recall import Recall
 
     dataset = InShop(str(make_inshop(tmp_path)), "test")
     assert Counter(dataset[index]["role"] for index in range(len(dataset))) == {"query": 6, "gallery": 12}
     assert Counter(dataset.groups) == {"WOMEN/Dresses": 9, "MEN/Tees": 9}
     samples = [dataset[index] for index in range(len(dataset))]
-    metric = RetrievalRecall(ks=[1])
+    metric = Recall(ks=[1])
     metric.update(
         {"embeddings": torch.eye(6, dtype=torch.float32)[[sample["label"] for sample in samples]]},
         {

@@ -15,7 +15,7 @@ HELD_OUT = 1 / 3
 """Share of the training letters to judge on: more than 200 classes, as a dozen rank settings wrongly."""
 
 BASELINE = {
-    "train_dataloader.sampler": {"type": "core.Pairs", "batch_size": 64},
+    "train_dataloader.sampler": {"type": "retrieval.Pairs", "batch_size": 64},
     "train_dataloader.augment": None,
     "model.cross_view": True,
     "model.loss": {"type": "losses.InfoNCE", "temperature": 0.05},

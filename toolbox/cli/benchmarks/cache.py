@@ -80,7 +80,7 @@ def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, A
     return complete(
         {
             "model": {
-                "type": "core.Embedder", "head": {"type": "core.Projection", "dim": 128},
+                "type": "retrieval.Embedder", "head": {"type": "core.Projection", "dim": 128},
                 "backbone": {
                     "type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False, "tune": {"mode": "frozen"},
                 },

@@ -76,12 +76,12 @@ def _recipe(model: str) -> dict[str, Any]:
     return complete(
         {
             "model": {
-                "type": "core.Embedder", "backbone": _MODELS[model][0],
+                "type": "retrieval.Embedder", "backbone": _MODELS[model][0],
                 "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
             },
             "train_dataloader": {
                 "dataset": {"type": "glyphs.Glyphs", "split": "train"},
-                "sampler": {"type": "core.PK", "classes": 4, "per_class": 2},
+                "sampler": {"type": "retrieval.PK", "classes": 4, "per_class": 2},
             },
             "optim_wrapper": {"optimizer": {"type": "core.AdamW", "lr": 1e-4}, "clip_grad": {"max_norm": 1.0}},
             "param_scheduler": {"type": "core.WarmupCosine", "warmup": 0},

@@ -69,7 +69,7 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
 def _model() -> Model:
     torch.manual_seed(0)
     backbone = {"type": "dinov3.ViT", "name": "vits16", "weights": False}
-    recipe = {"type": "core.Embedder", "backbone": backbone, "head": {"type": "core.Projection", "dim": 128}}
+    recipe = {"type": "retrieval.Embedder", "backbone": backbone, "head": {"type": "core.Projection", "dim": 128}}
     model = build_structure({"model": recipe | {"loss": {"type": "losses.SupCon"}}}, classes=2)
     apply_tuning(model)
     model.train()

@@ -29,7 +29,7 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
     with tempfile.TemporaryDirectory() as folder:
         draw_pictures(Path(folder), items)
         dataset = build({"type": "datasets.ImageFolder", "root": folder}, "dataset")
-        augment = build({"type": "core.RetrievalAugment"}, "augment")
+        augment = build({"type": "core.Augment"}, "augment")
         backbone = build({"type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False}, "backbone")
         preprocess = backbone.preprocess()
         sampler = build({"type": "core.Shuffled", "batch_size": batch}, "sampler")

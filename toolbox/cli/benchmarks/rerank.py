@@ -31,20 +31,21 @@ def measure(n: int, dim: int) -> None:
     import torch
 
     from toolbox.cli.benchmarks.recall import items
-    from toolbox.core.metrics.retrieval.recall import RetrievalRecall
+    from toolbox.registry import build
 
     embeddings, labels = items(n, dim)
     batch = {"labels": labels, "ids": list(range(n))}
 
-    def seconds(metric: RetrievalRecall) -> float:
+    def seconds(**options: Any) -> float:
+        metric = build({"type": "retrieval.Recall", "ks": [1, 10], **options}, "metric")
         metric.update({"embeddings": embeddings}, batch)
         start = time.perf_counter()
         metric.compute()
         return time.perf_counter() - start
 
     with torch.inference_mode():
-        plain = seconds(RetrievalRecall(ks=[1, 10]))
-        both = seconds(RetrievalRecall(ks=[1, 10], rerank=[K1, K2, WEIGHT]))
+        plain = seconds()
+        both = seconds(rerank=[K1, K2, WEIGHT])
     found = {"seconds_plain": plain, "seconds": both - plain, "ratio": (both - plain) / plain}
     print(json.dumps(found | {"peak_bytes": _peak()}))
 

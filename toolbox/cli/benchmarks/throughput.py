@@ -141,7 +141,7 @@ def _recipe(backbone: str, size: int) -> dict[str, Any]:
     kind, _, name = backbone.rpartition(":")
     found = _SMALL.get(backbone) or {"type": kind or "dinov3.ViT", "name": name}
     return {
-        "type": "core.Embedder", "backbone": found | {"size": size, "weights": False},
+        "type": "retrieval.Embedder", "backbone": found | {"size": size, "weights": False},
         "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
     }  # fmt: skip
 

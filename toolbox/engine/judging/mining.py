@@ -39,7 +39,7 @@ def mine(
 
     - `embeddings`: (N, D) rows of length 1, whose products are similarities; `labels`: (N,) integers.
     - `negatives`: so many for each item, the most similar ones of other classes; items that have fewer get no row,
-      as core.Pairs takes equally many of all. `keep_short`: they get one, with at least one negative.
+      as retrieval.Pairs takes equally many of all. `keep_short`: they get one, with at least one negative.
     - `top`: only the `top` most similar items of other classes are candidates; of these
     - `skip`: leaves out the first, where wrong labels gather;
     - `margin`: leaves out those whose similarity is above the positive's minus this, likely of the same kind; None

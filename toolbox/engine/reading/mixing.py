@@ -100,7 +100,7 @@ def pairs_of_one_class(sampler: Sampler, labels: Sequence[int] | None) -> tuple[
     counted = f"{same:,} of the first {pairs:,} pairs of images to mix are of one class"
     if same / pairs > by_chance + _MORE or same == pairs:
         message = f"{counted}, which changes no label: neighbours in the batches of {type(sampler).__name__} are."
-        return [Problem(message, WHERE, "Remove it, or use core.Shuffled, or core.PK with several classes.")], []
+        return [Problem(message, WHERE, "Remove it, or use core.Shuffled, or retrieval.PK with several classes.")], []
     return [], [f"{counted}."]
 
 

@@ -37,8 +37,8 @@ class Records(Dataset):
     `toolbox.base.read_label` says: 7, 7.0 and "7" are the same one, and all records have a label, or none.
 
     "i2i": items are the different images of the file, in the order of their first appearance; a sample holds "image",
-    "label", "id" (the path), "path" and, if given, "group". `records` says which images pair; core.Pairs draws by it.
-    A label is that of the record's query and positives; without labels, images that records join, directly or over
+    "label", "id" (the path), "path" and, if given, "group". `records` says which images pair; retrieval.Pairs draws by
+    it. A label is that of the record's query and positives; without labels, images that records join, directly or over
     others, form a class. An image that is named as a negative only forms a class of its own: in
     an evaluation it can be found, wrongly, and as a query, which has nothing to find, it is left out and counted.
 

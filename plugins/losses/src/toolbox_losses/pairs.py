@@ -44,7 +44,7 @@ def pair_masks(
     if ref_embeddings is None:
         raise ValueError(
             "this loss has neither labels nor a second view, so no pair is positive: use a labelled dataset, "
-            "or two views of each item (sampler core.Pairs or an augment with views=2, and model.cross_view=True)"
+            "or two views of each item (sampler retrieval.Pairs or an augment with views=2, and model.cross_view=True)"
         )
     if len(ref_embeddings) < rows:
         raise ValueError(

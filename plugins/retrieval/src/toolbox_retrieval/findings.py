@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Example, Finding, Gallery, Histogram, Outcomes, Table
-from toolbox.core.metrics.retrieval.intervals import query_outcomes
-from toolbox.core.metrics.retrieval.queries import largest_k
 from toolbox.utils.accumulators import Items
 from toolbox.utils.class_names import class_namer, super_classes
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import TIE, Lone, full_precision, summarize
+from toolbox_retrieval.intervals import query_outcomes
+from toolbox_retrieval.queries import largest_k
 
 RESULTS = 10
 """How many results an example shows."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from toolbox.base import Dataset
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import Items, check_labelled
 from toolbox.utils.ranking import Lone
 

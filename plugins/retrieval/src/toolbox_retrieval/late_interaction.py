@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.metrics.retrieval.findings import outcomes, positions, recall_curve
-from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, largest_k, remarks
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
+from toolbox_retrieval.findings import outcomes, positions, recall_curve
+from toolbox_retrieval.queries import check_answerable, check_labels, fitting_ks, largest_k, remarks
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -25,10 +25,10 @@ class LateInteractionRecall(Metric):
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000.
     - `memory_mb`: cap on the working memory in MiB beyond the tokens; changes speed, not results.
-    - `lone`: what a query without any positive does to Recall@K: "skip" or "miss", as in core.RetrievalRecall.
+    - `lone`: what a query without any positive does to Recall@K: "skip" or "miss", as in retrieval.Recall.
 
     Reads `outputs["tokens"]` (B, N, E) of any length, zero tokens being padding (`pool='tokens'` makes them), and
-    labels, ids and roles as core.RetrievalRecall does. Every pair of items is compared, token by token: the time grows
+    labels, ids and roles as retrieval.Recall does. Every pair of items is compared, token by token: the time grows
     with the square of the items and of their tokens, and all tokens are kept. Gives
     "late_interaction/recall@K", "late_interaction/map@r", "late_interaction/r_precision", "late_interaction/mrr",
     "late_interaction/queries" and "late_interaction/queries_without_positive".
@@ -64,7 +64,7 @@ class LateInteractionRecall(Metric):
         if "tokens" in outputs:
             return []
         message = f"Late interaction reads the model's 'tokens', and it gives {', '.join(sorted(outputs))}."
-        return [Problem(message, hint="Set model.pool='tokens', or use core.RetrievalRecall.")]
+        return [Problem(message, hint="Set model.pool='tokens', or use retrieval.Recall.")]
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         self._seen.add(outputs, batch)

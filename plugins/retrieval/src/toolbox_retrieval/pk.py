@@ -44,7 +44,7 @@ class PK(EpochSampler):
         self.batch_size = classes * per_class
 
     def count_batches(self, dataset: Dataset) -> int:
-        self._classes = ClassIndex(dataset, "core.PK")
+        self._classes = ClassIndex(dataset, "retrieval.PK")
         sizes = self._classes.sizes
         self._short = int((sizes < self.per_class).sum())
         if self.short_classes == "error" and self._short:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
-from toolbox.core.metrics.retrieval import k_reciprocal
-from toolbox.core.metrics.retrieval.findings import describe
-from toolbox.core.metrics.retrieval.intervals import intervals as resampled
-from toolbox.core.metrics.retrieval.queries import check_answerable, check_labels, fitting_ks, remarks
-from toolbox.core.metrics.retrieval.whitening import Projected, Whitening
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import expand, unit_rows
 from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
+from toolbox_retrieval import k_reciprocal
+from toolbox_retrieval.findings import describe
+from toolbox_retrieval.intervals import intervals as resampled
+from toolbox_retrieval.queries import check_answerable, check_labels, fitting_ks, remarks
+from toolbox_retrieval.whitening import Projected, Whitening
 
 _MEANS = ("map@r", "r_precision", "mrr")
 
@@ -33,7 +33,7 @@ class _Variant:
     tie: float = TIE
 
 
-class RetrievalRecall(Metric):
+class Recall(Metric):
     """How well items of one class find each other, each item being a query against all others.
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000, the protocol of Stanford Online Products.
@@ -42,11 +42,11 @@ class RetrievalRecall(Metric):
       Recall@K. "skip": it is left out, as of the other numbers. "miss": it counts as a miss. It is counted either way.
     - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
-      drawn, as queries of a class depend on each other (toolbox/core/metrics/retrieval/intervals.py).
+      drawn, as queries of a class depend on each other (toolbox_retrieval/intervals.py).
     - `by_group`: whether the findings hold a table by super-class, where the dataset has `groups`.
     - `whiten`: width of a whitening by principal components (whitening.py beside this file); None for none.
-    - `whiten_from`: what it is learned from: "train", the training set without augmentation, which is embedded for
-      it; or "gallery", the very items that are judged, though not their labels.
+    - `whiten_from`: what it is learned from: "train" (None), the training set without augmentation, which is embedded
+      for it; or "gallery", the very items that are judged, though not their labels.
     - `alpha_qe`: [k, alpha] of alpha query expansion (neighbours.py), e.g. [10,3]; None for none. A query
       is joined by the k items of the gallery nearest to it, never by itself, and meets the gallery as it is.
     - `expand_gallery`: whether the gallery's items are expanded too. Each by its nearest in the gallery, of which the
@@ -79,7 +79,7 @@ class RetrievalRecall(Metric):
         intervals: int = 0,
         by_group: bool = True,
         whiten: int | None = None,
-        whiten_from: Literal["train", "gallery"] = "train",
+        whiten_from: Literal["train", "gallery"] | None = None,
         alpha_qe: list[float] | None = None,
         expand_gallery: bool = False,
         rerank: list[float] | None = None,
@@ -98,12 +98,14 @@ class RetrievalRecall(Metric):
             raise ValueError(f"intervals must be 0 for none, or at least 20 resamples, not {intervals}: try 1000")
         if whiten is not None and whiten < 1:
             raise ValueError(f"whiten must be at least 1 dimension, not {whiten}: try 128")
-        if whiten_from not in ("train", "gallery"):
+        if whiten_from not in (None, "train", "gallery"):
             raise ValueError(f"whiten_from must be 'train' or 'gallery', not {whiten_from!r}")
+        if whiten_from and whiten is None:
+            raise ValueError(f"whiten_from={whiten_from!r} has no effect without whiten: set it, e.g. to 128")
         if expand_gallery and alpha_qe is None:
             raise ValueError("expand_gallery=True has no effect without alpha_qe: set it, e.g. to [10,3]")
         self.memory_mb, self.lone, self.intervals, self.by_group = memory_mb, lone, intervals, by_group
-        self.whiten, self.whiten_from, self.expand_gallery = whiten, whiten_from, expand_gallery
+        self.whiten, self.whiten_from, self.expand_gallery = whiten, whiten_from or "train", expand_gallery
         self.alpha_qe = None if alpha_qe is None else _query_expansion(list(alpha_qe))
         self.rerank = None if rerank is None else _re_ranking(list(rerank))
         self.reset()

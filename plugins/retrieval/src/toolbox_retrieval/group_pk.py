@@ -7,23 +7,23 @@ from typing import Literal
 import numpy as np
 
 from toolbox.base import Dataset
-from toolbox.core.samplers.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
 from toolbox.utils.class_index import ClassIndex
 from toolbox.utils.epoch_sampler import EpochSampler
+from toolbox_retrieval.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
 
 
 class GroupPK(EpochSampler):
     """Batches of `classes` different classes with `per_class` images each, from only `groups` super-classes.
 
     Every super-class gives the same number of classes to a batch. Chairs are then compared with chairs: the negatives
-    of a batch are harder than those of `core.PK`, and each super-class is seen as often as its images demand. As in
-    `core.PK`, a batch holds one image of each class, then another of each ...
+    of a batch are harder than those of `PK`, and each super-class is seen as often as its images demand. As in `PK`, a
+    batch holds one image of each class, then another of each ...
 
     - `groups`: super-classes in a batch.
     - `classes`: different classes in a batch, a multiple of `groups`.
     - `per_class`: images of each class.
     - `short_classes`: what happens to images that fill no group of `per_class`, or no batch: "repeat" or "drop", as in
-      `core.PK`.
+      `retrieval.PK`.
 
     Super-classes with too few classes stand together as one. Raises ValueError without labels or super-classes, for
     numbers below 1 or that do not divide, and when the data fill no batch.
@@ -42,8 +42,10 @@ class GroupPK(EpochSampler):
 
     def count_batches(self, dataset: Dataset) -> int:
         if dataset.groups is None:
-            raise ValueError(f"core.GroupPK needs super-classes, and {type(dataset).__name__} has none. Try core.PK.")
-        self._classes = ClassIndex(dataset, "core.GroupPK")
+            raise ValueError(
+                f"retrieval.GroupPK needs super-classes, and {type(dataset).__name__} has none. Try retrieval.PK."
+            )
+        self._classes = ClassIndex(dataset, "retrieval.GroupPK")
         drop, share = self.short_classes == "drop", self.classes // self.groups
         sizes = self._classes.sizes
         self._parts = sizes // self.per_class if drop else -(-sizes // self.per_class)

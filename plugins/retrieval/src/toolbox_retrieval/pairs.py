@@ -17,12 +17,12 @@ class Pairs(EpochSampler):
 
     A batch has 2 + `negatives` blocks: the queries in random order, the partner of each, then as many different random
     negatives of each query's own record. An item that is alone in its class is its own partner; the augment then makes
-    the difference. A last, smaller batch is left out. To draw by labels from data with records, use core.PK.
+    the difference. A last, smaller batch is left out. To draw by labels from data with records, use retrieval.PK.
 
     - `batch_size`: pairs in a batch, of all processes together. The attribute of this name counts items instead, as
       the contract of samplers has it: 2 + `negatives` times as many. `pairs` keeps the argument.
-    - `negatives`: explicit negatives for each pair, from its record. With `cross_view=True` of core.Embedder they stand
-      among the candidates of every query, so they add to the other pairs of the batch.
+    - `negatives`: explicit negatives for each pair, from its record. With `cross_view=True` of retrieval.Embedder they
+      stand among the candidates of every query, so they add to the other pairs of the batch.
 
     Raises ValueError when `batch_size` is below 1 or larger than the data, without labels where there are no records,
     and where a record has no positive or fewer negatives than asked for.
@@ -45,7 +45,7 @@ class Pairs(EpochSampler):
                 f"negatives={self.negatives} takes records that name them, and {type(dataset).__name__} has none. "
                 "Try datasets.Records, whose file the command `mine_negatives` can write, or negatives=0."
             )
-        self._classes = ClassIndex(dataset, "core.Pairs")
+        self._classes = ClassIndex(dataset, "retrieval.Pairs")
         check_fits(self.pairs, dataset)
         return len(dataset) // self.pairs
 
@@ -65,7 +65,7 @@ class Pairs(EpochSampler):
                 f"Try batch_size={max(1, total)} or less."
             )
         if without := int((self._records.sizes == 0).sum()):
-            raise ValueError(f"{without} of {total} records name no positive: remove them, or use core.PK.")
+            raise ValueError(f"{without} of {total} records name no positive: remove them, or use retrieval.PK.")
         if short := int((sizes < self.negatives).sum()):
             raise ValueError(
                 f"{short} of {total} records name fewer than negatives={self.negatives} different negatives. "
@@ -111,7 +111,7 @@ class Pairs(EpochSampler):
             least = f", up to negatives={sizes.min()}" if sizes.min() else ", once every record has some"
             notes.append(
                 f"{int((sizes > 0).sum())} of {total} records name negatives, and none is used: "
-                f"set negatives=1 of core.Pairs{least}"
+                f"set negatives=1 of retrieval.Pairs{least}"
             )
         if dropped := total % self.pairs:
             notes.append(f"{dropped} of {total} records are left out each epoch, others every time")

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower, l2_normalize
-from toolbox.errors import Problem
+from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower
+from toolbox.plugin import Problem
 from toolbox.utils import pool as pools
 from toolbox.utils.stored_embeddings import StoredEmbeddings
 from toolbox.utils.tower_model import TowerModel
@@ -139,7 +139,7 @@ class Embedder(TowerModel):
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "
-                "use the sampler core.Pairs, an augment with views=2, or cross_view=False"
+                "use the sampler retrieval.Pairs, an augment with views=2, or cross_view=False"
             )
         if not self.cross_view:
             # item by item, so that the rows of several processes follow each other as those of one do, which a memory
@@ -164,24 +164,7 @@ class Embedder(TowerModel):
         return self.head is not None and self.retrieve == "embeddings"
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        return self._output(self._embed(batch) if self.predicts_through_head else self.pooled(batch))
-
-    def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return self._output(self.pooled(batch))
-
-    def in_plain_torch(self) -> list[str]:
-        lines = self.pool.in_plain_torch("pool")
-        if self.predicts_through_head:
-            lines += self.head.in_plain_torch("head")
-        if self.pool.keeps_tokens:
-            return [*lines, "x = F.normalize(x, dim=-1).sum(dim=1)", "embedding = F.normalize(x, dim=-1)"]
-        return [*lines, "embedding = F.normalize(x, dim=-1)"]
-
-    def _output(self, embeddings: Tensor) -> dict[str, Tensor]:
-        if not self.pool.keeps_tokens:
-            return {"embeddings": l2_normalize(embeddings.float())}
-        tokens = l2_normalize(embeddings.float())
-        return {"embeddings": l2_normalize(tokens.sum(dim=1)), "tokens": tokens}
+        return self.normalize(self._embed(batch) if self.predicts_through_head else self.pooled(batch))
 
     def _embed(self, batch: Batch) -> Tensor:
         pooled = self.pooled(batch)

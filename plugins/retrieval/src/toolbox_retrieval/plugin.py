@@ -1,0 +1,23 @@
+"""Embedding models, what their batches hold, and what retrieval is worth."""
+
+from toolbox.plugin import Component, hookimpl
+
+
+@hookimpl
+def toolbox_components():
+    package = "toolbox_retrieval"
+    return [
+        Component("model", "Embedder", f"{package}.embedder:Embedder", "backbone, pool and head trained by a loss"),
+        Component("sampler", "PK", f"{package}.pk:PK", "batches of P classes with K images each"),
+        Component(
+            "sampler", "GroupPK", f"{package}.group_pk:GroupPK", "P x K out of few super-classes, for harder negatives"
+        ),
+        Component("sampler", "Pairs", f"{package}.pairs:Pairs", "every image beside another one of its class"),
+        Component("metric", "Recall", f"{package}.recall:Recall", "exact Recall@K by cosine"),
+        Component(
+            "metric",
+            "LateInteractionRecall",
+            f"{package}.late_interaction:LateInteractionRecall",
+            "exact Recall@K of token sets",
+        ),
+    ]

@@ -1,0 +1,67 @@
+"""Arguments for the metrics of a recipe that come from outside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from toolbox.config.overrides import apply_overrides
+from toolbox.errors import ToolboxError
+from toolbox.registry import catalog, parameters
+
+
+def set_metric_arguments(
+    recipe: dict[str, Any], split: str, arguments: Mapping[str, Any] | Iterable[str]
+) -> dict[str, list[str]]:
+    """Set constructor arguments of the metrics of a split, in place, in every metric that has them.
+
+    - `recipe`: validated, of plain dicts; `split`: "test" or "val".
+    - `arguments`: `{"intervals": 1000}`, or strings "intervals=1000" as the command line takes them.
+
+    Returns the key paths that each argument was set at. Raises ToolboxError for one that no metric has, with the
+    nearest one.
+    """
+    pairs = arguments.items() if isinstance(arguments, Mapping) else map(_split, arguments)
+    given = recipe[f"{split}_evaluator"]
+    metrics = {f"{split}_evaluator": given} if isinstance(given, dict) else {}
+    metrics = metrics or {f"{split}_evaluator.{index}": metric for index, metric in enumerate(given)}
+    known = {path: _argument_names(metric["type"]) for path, metric in metrics.items()}
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found[name] = [f"{path}.{name}" for path, names in known.items() if name in names]
+        if not found[name]:
+            types = ", ".join(metric["type"] for metric in metrics.values()) or "none"
+            raise ToolboxError(
+                f"No metric here has {name}: there is {types}.", where=f"{split}_evaluator",
+                hint=_suggest(name, {other for names in known.values() for other in names}),
+            )  # fmt: skip
+        apply_overrides(recipe, dict.fromkeys(found[name], value), None)
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ToolboxError(f"'{text}' sets no argument of a metric.", hint="Write key=value, e.g. intervals=1000.")
+    return name, value
+
+
+def _argument_names(fullname: str) -> list[str]:
+    return [parameter.name for parameter in parameters(catalog().resolve(fullname, "metric"))]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest argument of the recipe's metrics, else the metrics that have this one."""
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"Did you mean {near[0]!r}?"
+    having = []
+    for entry in catalog().find("metric"):
+        try:
+            if not entry.missing and name in _argument_names(entry.fullname):
+                having.append(entry.fullname)
+        except ToolboxError:
+            continue  # a broken plugin has nothing to offer
+    if having:
+        return f"It belongs to {', '.join(having)}."
+    return f"Their arguments: {', '.join(sorted(known)) or 'none'}."
