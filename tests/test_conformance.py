@@ -17,7 +17,7 @@ from toolbox.testing.material import image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ["core", "datasets", "dinov3", "encoders", "glyphs", "losses"]
+PLUGINS = ["core", "datasets", "dinov3", "encoders", "glyphs", "losses", "retrieval"]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
@@ -26,6 +26,7 @@ BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
 
 CASES = [
     ("retrieval.Embedder", dict(backbone=BACKBONE)),
+    ("core.PooledFeatures", dict(backbone=BACKBONE)),
     ("retrieval.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
     ("core.Classifier", dict(backbone=BACKBONE, loss=dict(type="losses.CrossEntropy"))),
     ("core.Classifier", dict(backbone=BACKBONE, pool="cls+mean", head=dict(type="core.MLP"))),

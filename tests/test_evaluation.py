@@ -104,7 +104,7 @@ def test_values_have_the_types_of_the_arguments(trained, capsys, monkeypatch):
         (["--metric", "rerank=20.5,6,0.3"], "rerank must be"),
         (["--metric", "dims=[9]"], "9 dimensions, and the embeddings have 8"),
         (["--metric", "dims=[0]"], "dims must be"),
-        (["--metric", "dims=4"], "val_evaluator.0.dims: 4 is no list[int]"),
+        (["--metric", "dims=4"], "val_evaluator.0.dims: list[int] | None is expected here, not 4"),
         (["--metric", "whiten=9"], "9 dimensions, and the embeddings have 8"),
         (["--metric", "whiten_from=gallery"], "no effect without whiten"),
         (["--metric", "expand_gallery=true"], "no effect without alpha_qe"),

@@ -120,7 +120,7 @@ def test_json_is_a_stable_schema(capsys, odd_site):
     assert set(one["arguments"][0]) == {"name", "type", "required", "default", "kind", "doc"}
 
 
-@pytest.mark.parametrize("name", ["retrieval.PK", "PK", "pk", "CORE.pk"])
+@pytest.mark.parametrize("name", ["retrieval.PK", "PK", "pk", "RETRIEVAL.pk"])
 def test_one_component_in_full(capsys, name):
     code, out, _ = run(capsys, name)
     assert code == 0

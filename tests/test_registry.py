@@ -141,7 +141,7 @@ def test_nobody_else_owns_core(site):
     site("thief-dist", "core", fake.module("'loss', 'L', 'm:L', 's'"))
     states = {plugin.distribution: plugin.state for plugin in found("core")}
     assert states == {"thief-dist": "conflict", "vision-encoder-toolbox": "ready"}
-    assert catalog().get("retrieval.Embedder", "model").target.startswith("toolbox.core")
+    assert catalog().get("core.PooledFeatures", "model").target.startswith("toolbox.core")
 
 
 def test_another_interface_is_listed_and_never_imported(site):
