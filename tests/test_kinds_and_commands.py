@@ -169,7 +169,7 @@ def test_validation_knows_the_kinds_of_plugins(site):
     from toolbox.config import validate
 
     install_kinds(site)
-    recipe = dict(model=dict(type="core.Embedder", head=dict(type="house.Whole", merger=dict(type="house.Means"))))
+    recipe = dict(model=dict(type="retrieval.Embedder", head=dict(type="house.Whole", merger=dict(type="house.Means"))))
     texts = [str(problem) for problem in validate(recipe) if "merger" in problem.where]
     assert len(texts) == 1
     assert texts[0].startswith("model.head.merger.type: ")

@@ -323,7 +323,7 @@ def service(request, monkeypatch):
     if request.param == "MLflow":
         monkeypatch.setitem(sys.modules, "mlflow.entities", server.entities)
         place = "experiment"
-    with looked_for_again(), isolated_catalog():
+    with looked_for_again(), isolated_catalog("toolbox_retrieval.plugin"):
         yield f"custom_hooks=[dict(type='core.{request.param}',{place}='chairs')]", server
 
 
@@ -450,7 +450,7 @@ def test_two_trackers_at_once(service, toy):
 
 def test_a_package_that_is_not_there_is_named_with_its_command(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with looked_for_again(), isolated_catalog():
+    with looked_for_again(), isolated_catalog("toolbox_retrieval.plugin"):
         found = api.check_config(toy(["custom_hooks=[dict(type='core.WandB',project='chairs')]"]))
         entry = next(entry for entry in catalog().entries if entry.fullname == "core.WandB")
     assert entry.missing == ("wandb",)
@@ -547,7 +547,7 @@ def stored(monkeypatch):
     """What the stand-in for Trackio has stored; to be asked for before `toy`."""
     server = trackio()
     monkeypatch.setitem(sys.modules, "trackio", server)
-    with looked_for_again(), isolated_catalog():
+    with looked_for_again(), isolated_catalog("toolbox_retrieval.plugin"):
         yield server
 
 

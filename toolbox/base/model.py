@@ -158,14 +158,6 @@ class Model(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")
 
-    def export(self, folder: Path) -> ExportedModel:
-        """Write the whole model into `folder` in the format of a library that knows it; `ExportedModel` has an example.
-
-        A model that has no such method is exported backbone by backbone, its other tensors beside them. Adapters are in
-        the weights already. Raises ValueError, with a sentence, for what the library cannot describe.
-        """
-        raise ValueError(f"{type(self).__name__} does not write itself: its backbones are exported")
-
     def prepare_export(self) -> None:
         """Called before `predict` is translated (ONNX): the place to turn choices that lie in tensors into numbers.
 
