@@ -39,44 +39,13 @@ def test_the_example_keeps_the_contracts(monkeypatch):
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-<<<<<<< HEAD
-    """`stranger(*arguments)` runs Python in a fresh environment that holds the toolbox, glyphs and acme as wheels."""
-    requirements = ["vision-encoder-toolbox", "vision-encoder-toolbox-glyphs", "toolbox-acme"]
+    """`stranger(*arguments)` runs Python in a fresh environment with wheels of the toolbox and what the recipe needs."""
+    plugins = ("glyphs", "retrieval")
+    requirements = ["vision-encoder-toolbox", *(f"vision-encoder-toolbox-{name}" for name in plugins), "toolbox-acme"]
     environment = FreshEnvironment(tmp_path_factory.mktemp("stranger"), requirements, [EXAMPLE])
 
     def run(*arguments):
         return environment.python(*arguments)
-=======
-    """`stranger(*arguments)` runs Python in a fresh environment that holds the toolbox, glyphs, retrieval and acme as wheels.
-
-    Their dependencies are seen through the path of this environment; its editable installs are not.
-    """
-    folder = tmp_path_factory.mktemp("stranger")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    sources = [ROOT, ROOT / "plugins" / "glyphs", ROOT / "plugins" / "retrieval", EXAMPLE]
-    build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder / "wheels", *sources]
-    subprocess.run([*map(str, [*pip, *build])], check=True, capture_output=True)
-    wheels = sorted((folder / "wheels").glob("*.whl"))
-    assert len(wheels) == len(sources)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
-    python = folder / "env" / "bin" / "python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
-    install = ["install", "--no-deps", "--no-index", "--no-warn-conflicts", "--target", site, *wheels]
-    subprocess.run([*map(str, [*pip, *install])], check=True, capture_output=True)
-    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-
-    def run(*arguments):
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment |= {"TOOLBOX_PLUGINS": "acme,glyphs,retrieval", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [str(python), *map(str, arguments)], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
->>>>>>> 5e55489 (Tests with plugins of their own name that of retrieval)
 
     run.site, run.folder = environment.site, environment.folder
     return run
@@ -111,7 +80,7 @@ def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     recipe = "acme:patchmixer_glyphs"
     small = [
         "train_cfg.max_steps=4", "train_cfg.val_interval=4", "train_dataloader.num_workers=0",
-        "train_dataloader.sampler=dict(type='retrieval.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
+        "train_dataloader.sampler=dict(type='core.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
         "val_evaluator.0.ks=[1]", "test_dataloader=None", "test_evaluator=None", "model.backbone.dim=16",
     ]  # fmt: skip
     work = stranger.folder / "trained by name"

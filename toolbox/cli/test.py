@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     add_precision(parser)
     parser.add_argument(
         "--metric", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="set arguments of the recipe's metrics, e.g. intervals=1000; `tools/list_components.py NAME` lists them",
+        help="set arguments of the recipe's metrics, e.g. intervals=1000; the command list_components prints them",
     )  # fmt: skip
     return parser
 
