@@ -39,7 +39,7 @@ def test_the_example_keeps_the_contracts(monkeypatch):
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
-    """`stranger(*arguments)` runs Python in a fresh environment with wheels of the toolbox and what the recipe needs."""
+    """`stranger(*arguments)` runs Python in an environment with wheels of the toolbox and what the recipe needs."""
     plugins = ("glyphs", "retrieval")
     requirements = ["vision-encoder-toolbox", *(f"vision-encoder-toolbox-{name}" for name in plugins), "toolbox-acme"]
     environment = FreshEnvironment(tmp_path_factory.mktemp("stranger"), requirements, [EXAMPLE])
@@ -80,7 +80,7 @@ def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     recipe = "acme:patchmixer_glyphs"
     small = [
         "train_cfg.max_steps=4", "train_cfg.val_interval=4", "train_dataloader.num_workers=0",
-        "train_dataloader.sampler=dict(type='core.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
+        "train_dataloader.sampler=dict(type='retrieval.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
         "val_evaluator.0.ks=[1]", "test_dataloader=None", "test_evaluator=None", "model.backbone.dim=16",
     ]  # fmt: skip
     work = stranger.folder / "trained by name"
@@ -89,7 +89,7 @@ def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     assert results["steps"] == 4
     manifest = json.loads((work / "best" / "manifest.json").read_text())
     assert manifest["step"] == 4
-    assert manifest["plugins"].keys() == {"acme", "core", "glyphs"}
+    assert manifest["plugins"].keys() == {"acme", "core", "glyphs", "retrieval"}
     acme = manifest["plugins"]["acme"]
     assert (acme["distribution"], acme["version"]) == ("toolbox-acme", "0.1.0")
     assert "criterion.log_scale" in load_file(work / "best" / "model.safetensors"), "a loss's parameter is not saved"

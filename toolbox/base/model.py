@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
@@ -16,7 +15,7 @@ from toolbox.base.pool import Pool
 from toolbox.errors import Problem
 
 if TYPE_CHECKING:
-    from toolbox.base.exported_model import ExportedModel
+    pass
 
 Batch = dict[str, Any]
 """Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.

@@ -178,7 +178,7 @@ def _component(value: Any, kind: str, where: str) -> list[Problem]:
         cls = catalog().resolve(fullname, kind, where=f"{where}.type")
         known = {parameter.name: parameter for parameter in parameters(cls)}
     except ToolboxError as error:
-        return list(error.problems)
+        return [*error.problems, *_absent_plugins(arguments, where)]
     problems = []
     for name, wanted in SLOT_KEYS.get(kind, {}).items():
         given = arguments.pop(name, None)
@@ -190,6 +190,21 @@ def _component(value: Any, kind: str, where: str) -> list[Problem]:
         if name in known:
             problems += _argument(item, known[name], f"{where}.{name}")
     return problems
+
+
+def _absent_plugins(value: Any, where: str) -> list[Problem]:
+    """Plugins that are not here, below a component of which no argument is known: all are to be installed at once."""
+    if isinstance(value, list):
+        return [p for i, item in enumerate(value) for p in _absent_plugins(item, f"{where}.{i}")]
+    if not isinstance(value, dict):
+        return []
+    problems = []
+    if isinstance(fullname := value.get("type"), str) and fullname.count(".") == 1:
+        try:
+            catalog().plugin(fullname.partition(".")[0])
+        except ToolboxError as error:
+            problems = [Problem(p.message, f"{where}.type", p.hint) for p in error.problems]
+    return problems + [p for name, item in value.items() for p in _absent_plugins(item, f"{where}.{name}")]
 
 
 def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
