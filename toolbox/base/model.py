@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
@@ -15,7 +16,7 @@ from toolbox.base.pool import Pool
 from toolbox.errors import Problem
 
 if TYPE_CHECKING:
-    pass
+    from toolbox.base.exported_model import ExportedModel
 
 Batch = dict[str, Any]
 """Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.
@@ -156,6 +157,14 @@ class Model(nn.Module, ABC):
         is torch.nn.functional. Raises ValueError where there are none; so does the default.
         """
         raise ValueError(f"{type(self).__name__} does not say what it is in plain torch")
+
+    def export(self, folder: Path) -> ExportedModel:
+        """Write the whole model into `folder` in the format of a library that knows it; `ExportedModel` has an example.
+
+        A model that has no such method is exported backbone by backbone, its other tensors beside them. Adapters are in
+        the weights already. Raises ValueError, with a sentence, for what the library cannot describe.
+        """
+        raise ValueError(f"{type(self).__name__} does not write itself: its backbones are exported")
 
     def prepare_export(self) -> None:
         """Called before `predict` is translated (ONNX): the place to turn choices that lie in tensors into numbers.
