@@ -28,7 +28,7 @@ class DualEncoder(Model):
 
     def predict(self, batch):
         pooled = {
-            name: (mean_tokens if tower.modality == "image" else last_token)(tower(batch["inputs"][name]))
+            name: (mean_tokens if tower.modality == "image" else last_token)(tower(batch.inputs[name]))
             for name, tower in self.inputs.items()
         }
         return {
@@ -38,7 +38,7 @@ class DualEncoder(Model):
 
     def loss(self, batch):
         outputs = self.predict(batch)
-        images = outputs["image"].repeat_interleave(batch["inputs"]["text0"]["captions"], dim=0)
+        images = outputs["image"].repeat_interleave(batch.inputs["text0"]["captions"], dim=0)
         return {"loss": self.criterion(images, ref_embeddings=outputs["text"]), "scale": self.criterion.log_scale.exp()}
 
 
@@ -57,7 +57,7 @@ class SwappedVisionLanguage(Model):
 
     def logits(self, batch):
         """(B, visual + text tokens, words), and the number of visual tokens."""
-        features, text = self.vision(batch["inputs"]["image"]), batch["inputs"]["text"]
+        features, text = self.vision(batch.inputs["image"]), batch.inputs["text"]
         grid = features.tokens[:, features.prefix :].unflatten(1, features.grid).permute(0, 3, 1, 2)
         visual = self.merger(functional.pixel_unshuffle(grid, 2).flatten(2).transpose(1, 2))
         embeddings = torch.cat([visual, self.language.embed(text["ids"])], dim=1)
@@ -67,7 +67,7 @@ class SwappedVisionLanguage(Model):
     def loss(self, batch):
         logits, visual = self.logits(batch)
         predicted = logits[:, visual - 1 : -1]  # the token before each token of the text
-        return {"loss": functional.cross_entropy(predicted.flatten(0, 1), batch["inputs"]["text"]["labels"].flatten())}
+        return {"loss": functional.cross_entropy(predicted.flatten(0, 1), batch.inputs["text"]["labels"].flatten())}
 
     def predict(self, batch):
         logits, visual = self.logits(batch)
@@ -118,8 +118,8 @@ class Pretrainer(Model):
                 mine.lerp_(other, 1 - self.momentum)
 
     def loss(self, batch):
-        whole, local = batch["inputs"]["global_crops"], batch["inputs"]["local_crops"]
-        items = len(batch["ids"])
+        whole, local = batch.inputs["global_crops"], batch.inputs["local_crops"]
+        items = len(batch.ids)
         backbone, head = self.student["backbone"], self.student["head"]
         with torch.no_grad():
             taught = self.teacher["backbone"](whole).tokens
@@ -137,7 +137,7 @@ class Pretrainer(Model):
         return values
 
     def predict(self, batch):
-        return {"embeddings": l2_normalize(self.teacher["backbone"](batch["inputs"]["global_crops"]).tokens[:, 0])}
+        return {"embeddings": l2_normalize(self.teacher["backbone"](batch.inputs["global_crops"]).tokens[:, 0])}
 
 
 def _similarities(tokens):

@@ -198,7 +198,7 @@ class Matching(Metric):
     def update(self, outputs, batch):
         self.images.append(outputs["image"])
         self.captions.append(outputs["text"])
-        self.labels.append(batch["labels"])
+        self.labels.append(batch.labels)
 
     def compute(self):
         images, captions, labels = map(torch.cat, (self.images, self.captions, self.labels))
@@ -214,7 +214,7 @@ class Answers(Metric):
         self.right = self.count = 0
 
     def update(self, outputs, batch):
-        labels = batch["inputs"]["text"]["labels"]
+        labels = batch.inputs["text"]["labels"]
         learned = labels != -100
         self.right += int((outputs["tokens"] == labels)[learned].sum())
         self.count += int(learned.sum())

@@ -30,7 +30,7 @@ class Bare(Model):
         return {"image": self.backbone}
 
     def predict(self, batch):
-        return {"embeddings": self.fc(self.pool(self.backbone(batch["inputs"]["image"])))}
+        return {"embeddings": self.fc(self.pool(self.backbone(batch.inputs["image"])))}
 
     def loss(self, batch):
         return {"loss": self.predict(batch)["embeddings"].square().mean()}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_report import Page, Squares
 
-from toolbox.base import Curve, Gallery, Histogram, Matrix, Outcomes, Table
+from toolbox.base import Batch, Curve, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.core.metrics.classification.accuracy import Accuracy
 from toolbox.core.metrics.classification.calibration import CalibrationError
 from toolbox.report import load_findings, save_findings, write_report
@@ -40,7 +41,7 @@ def made(items=200, classes=12, seed=0, noise=2.0):
 def judged(metric, logits, labels, size=None):
     metric.reset()
     for rows in torch.arange(len(labels)).split(size or len(labels)):
-        batch = {"labels": labels[rows], "ids": rows.tolist(), "indices": rows.tolist()}
+        batch = Batch(labels=labels[rows], ids=rows.tolist(), indices=rows.tolist())
         metric.update({"logits": logits[rows]}, batch)
     return metric.compute()
 
@@ -89,16 +90,16 @@ def test_an_item_that_is_seen_twice_counts_once():
     logits, labels = made()
     metric = Accuracy()
     alone = judged(metric, logits, labels)
-    again = {"labels": labels[:50], "ids": list(range(50)), "indices": list(range(50))}
+    again = Batch(labels=labels[:50], ids=list(range(50)), indices=list(range(50)))
     metric.update({"logits": logits[:50]}, again)
     assert metric.compute() == alone
-    metric.update({"logits": logits[:50]}, again | {"ids": [f"other {i}" for i in range(50)]})  # negative control
+    metric.update({"logits": logits[:50]}, replace(again, ids=[f"other {i}" for i in range(50)]))  # negative control
     assert metric.compute() != alone
 
 
 @pytest.mark.parametrize("metric", [Accuracy(), CalibrationError()])
 def test_items_of_one_id_are_not_taken_for_one(metric):
-    batch = {"labels": torch.tensor([0, 1, 2, 0]), "ids": ["a", "b", "b", "c"], "indices": [0, 1, 2, 3]}
+    batch = Batch(labels=torch.tensor([0, 1, 2, 0]), ids=["a", "b", "b", "c"], indices=[0, 1, 2, 3])
     metric.update({"logits": torch.eye(4)}, batch)
     with pytest.raises(ValueError, match="1 items have the id of another one, such as item 1: 'b'"):
         metric.compute()
@@ -196,14 +197,14 @@ def test_what_cannot_be_judged_is_refused(make):
     masked[:, 0] = -math.inf  # a class that is ruled out is no mistake of the numbers
     assert all(map(math.isfinite, judged(metric, masked, labels).values()))
     with pytest.raises(ValueError, match="0 labels for 2 items"):
-        metric.update({"logits": torch.zeros(2, 6)}, {"labels": None, "ids": [0, 1]})
+        metric.update({"logits": torch.zeros(2, 6)}, Batch(labels=None, ids=[0, 1]))
     with pytest.raises(ValueError, match="reads the model's 'logits'"):
-        metric.update({"embeddings": torch.zeros(2, 6)}, {"labels": torch.tensor([0, 1]), "ids": [0, 1]})
+        metric.update({"embeddings": torch.zeros(2, 6)}, Batch(labels=torch.tensor([0, 1]), ids=[0, 1]))
     metric.reset()
     with pytest.raises(ValueError, match="saw no item"):
         metric.compute()
     for classes in (6, 7):
-        batch = {"labels": torch.tensor([0]), "ids": [classes]}
+        batch = Batch(labels=torch.tensor([0]), ids=[classes])
         metric.update({"logits": torch.zeros(1, classes)}, batch)
     with pytest.raises(ValueError, match="6 logits for some items and 7 for others"):
         metric.compute()

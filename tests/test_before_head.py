@@ -11,6 +11,7 @@ import torch
 from toolbox_retrieval.embedder import Embedder
 
 import toolbox
+from toolbox.base import Batch
 from toolbox.cli import train
 from toolbox.engine.judging.before_head import compare_with_head
 from toolbox.engine.judging.embed import embed
@@ -89,4 +90,4 @@ def test_what_is_retrieved_by_must_exist():
 def _batch(encoder, pictures):
     source = encoder.model.preprocess()["image"]
     images = source.collate([source(picture) for picture in pictures])
-    return {"inputs": {"image": images}, "labels": None, "views": {"image": 1}, "blocks": 1}
+    return Batch.example({"image": images})

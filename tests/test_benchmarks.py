@@ -19,7 +19,7 @@ def test_the_engine_and_the_bare_loop_work_on_the_same_images(monkeypatch):
     original = Embedder.represent
 
     def represent(self, batch):
-        seen.append(batch["inputs"]["image"].clone())
+        seen.append(batch.inputs["image"].clone())
         return original(self, batch)
 
     monkeypatch.setattr(Embedder, "represent", represent)

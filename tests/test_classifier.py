@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 import toolbox
-from toolbox.base import l2_normalize
+from toolbox.base import Batch, l2_normalize
 from toolbox.core.class_heads import MLP, Linear
 from toolbox.core.classifier import Classifier
 from toolbox.core.projection import Projection
@@ -38,12 +39,10 @@ MODEL = [
 ]  # fmt: skip
 
 
-def batch(rows=6, views=1, **more):
+def batch(rows=6, views=1, **fields):
     torch.manual_seed(0)
-    return {
-        "inputs": {"image": torch.randn(rows * views, 5, 4)}, "labels": torch.arange(rows) % CLASSES,
-        "views": {"image": views}, "blocks": 1, **more,
-    }  # fmt: skip
+    images, labels = torch.randn(rows * views, 5, 4), torch.arange(rows) % CLASSES
+    return Batch.example({"image": images}, **{"labels": labels, "views": {"image": views}, **fields})
 
 
 def model(**arguments) -> Classifier:
@@ -56,7 +55,7 @@ def model(**arguments) -> Classifier:
 # --- what it computes --------------------------------------------------------------------------------------------
 def test_predictions_are_logits_in_float32_and_pooled_features_of_length_1():
     built, data = model(pool="cls+mean"), batch()
-    pooled = built.pool(built.backbone(data["inputs"]["image"]))
+    pooled = built.pool(built.backbone(data.inputs["image"]))
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             found, before = built(data, "predict"), built(data, "baseline")
@@ -72,14 +71,14 @@ def test_predictions_are_logits_in_float32_and_pooled_features_of_length_1():
 def test_every_view_has_the_label_of_its_item(views):
     built, data = model(), batch(views=views)
     logits = built(data, "represent")["logits"]
-    expected = functional.cross_entropy(logits, data["labels"].repeat(views))
+    expected = functional.cross_entropy(logits, data.labels.repeat(views))
     torch.testing.assert_close(built(data)["loss"], expected)
 
 
 def test_mixed_images_have_mixed_labels():
     partner, share = torch.tensor([1, 0, 3, 2, 4, 5]), torch.tensor([0.3, 0.3, 0.9, 0.9, 1.0, 1.0])
     built, data = model(), batch(mixed=(partner, share))
-    labels, logits = data["labels"], built(batch(), "represent")["logits"]
+    labels, logits = data.labels, built(batch(), "represent")["logits"]
     each = functional.cross_entropy(logits, labels, reduction="none")
     other = functional.cross_entropy(logits, labels[partner], reduction="none")
     torch.testing.assert_close(built(data)["loss"], (share * each + (1 - share) * other).mean())
@@ -88,8 +87,8 @@ def test_mixed_images_have_mixed_labels():
 
 def test_stored_features_stand_for_the_backbone():
     built, data = model(pool="mean"), batch()
-    features = built.pool(built.backbone(data["inputs"]["image"]))
-    stored = {**data, "inputs": {"image": features.half()}, "stored": {"image"}}
+    features = built.pool(built.backbone(data.inputs["image"]))
+    stored = replace(data, inputs={"image": features.half()}, stored={"image"})
     torch.testing.assert_close(built(stored, "predict")["logits"], built.head(features.half().float()))
     assert built.towers().keys() == {"image"}
 
@@ -280,7 +279,7 @@ def test_it_learns_a_toy_set_by_heart(toy):
     noise = toolbox.build(dict(type="toy.Noise", per_class=8, seed=11))
     pictures = torch.stack([encoder.model.preprocess()["image"](noise[index]["image"]) for index in range(64)])
     with torch.no_grad():
-        found = encoder.model({"inputs": {"image": pictures}}, "predict")["logits"].argmax(1)
+        found = encoder.model(Batch.example({"image": pictures}), "predict")["logits"].argmax(1)
     assert found.tolist() == list(noise.labels)
 
 

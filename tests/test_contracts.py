@@ -81,7 +81,7 @@ def test_embedder(cross_view):
     model = Embedder(backbone=Patches(), head=Projection(dim=6), loss=SupCon(), cross_view=cross_view)
     losses, batch = train(model, Shades(), RandomCrops(views=2), lr=0.5)
     assert losses[1] < losses[0]
-    assert batch["views"] == {"image": 2}
+    assert batch.views == {"image": 2}
     assert predict(model, batch)["embeddings"].shape == (16, 6)
     assert model(batch, "baseline")["embeddings"].shape == (16, 16)
 
@@ -134,7 +134,7 @@ def test_swapped_vision_language_model_takes_any_number_of_tokens(prefix, size, 
     losses, batch = train(model, Questions(), lr=0.5)
     assert losses[1] < losses[0]
     assert model.logits(batch)[1] == tokens
-    assert predict(model, batch)["tokens"].shape == batch["inputs"]["text"]["ids"].shape
+    assert predict(model, batch)["tokens"].shape == batch.inputs["text"]["ids"].shape
 
 
 def test_parts_of_a_model_train_at_their_own_rate():
@@ -150,7 +150,7 @@ def test_parts_of_a_model_train_at_their_own_rate():
 def test_swapped_vision_language_model_learns_from_answers_only():
     model = SwappedVisionLanguage(Patches(16), LanguageModel()).eval()
     batch = load(model, Questions(), [(i, i) for i in range(8)])
-    text = batch["inputs"]["text"]
+    text = batch.inputs["text"]
     reference = model(batch, "loss")["loss"]
     logits = model.logits(batch)[0][:, 3:-1]
     answers = [len(Questions().classes[label]) for label in Questions().labels]
@@ -173,8 +173,8 @@ def test_pretrainer():
     fresh = copy.deepcopy(model.student.state_dict())
     losses, batch = train(model, Shades(), CROPS)
     assert all(map(math.isfinite, losses))
-    assert batch["inputs"]["global_crops"].shape == (16, 3, 16, 16)
-    assert batch["inputs"]["local_crops"].shape == (32, 3, 8, 8)
+    assert batch.inputs["global_crops"].shape == (16, 3, 16, 16)
+    assert batch.inputs["local_crops"].shape == (32, 3, 8, 8)
     assert predict(model, batch)["embeddings"].shape == (16, 16)
     names = set(model.state_dict())
     assert {name.replace("student", "teacher", 1) for name in names if name.startswith("student")} <= names

@@ -312,9 +312,9 @@ def test_inputs_with_augments_of_their_own_get_views_of_their_own(spied):
     batches = spied(Pretrainer, "loss", lambda model, batch: batch)
     chances = spied(RandomCrops, "__call__", lambda crops, image, size: (size, random.getstate()))
     toolbox.train(recipe(PRETRAINING), work_dir="whole")
-    assert [batch["views"] for batch in batches] == [{"global_crops": 2, "local_crops": 4}] * STEPS
-    assert batches[0]["inputs"]["global_crops"].shape == (8, 3, 16, 16)
-    assert batches[0]["inputs"]["local_crops"].shape == (16, 3, 8, 8)
+    assert [batch.views for batch in batches] == [{"global_crops": 2, "local_crops": 4}] * STEPS
+    assert batches[0].inputs["global_crops"].shape == (8, 3, 16, 16)
+    assert batches[0].inputs["local_crops"].shape == (16, 3, 8, 8)
     by_input = [[state for size, state in chances if size == wanted] for wanted in ((16, 16), (8, 8))]
     assert [len(states) for states in by_input] == [4 * STEPS, 4 * STEPS]
     assert len({state for states in by_input for state in states}) == 8 * STEPS, "two views share their chance"
@@ -329,4 +329,4 @@ def test_an_augment_for_one_input_leaves_the_other_as_it_is(spied):
     batches = spied(Pretrainer, "loss", lambda model, batch: batch)
     augment = {"global_crops": dict(type="contract.RandomCrops", views=2)}
     toolbox.train(recipe(PRETRAINING, train_dataloader__augment=augment), work_dir="whole")
-    assert batches[0]["views"] == {"global_crops": 2, "local_crops": 1}
+    assert batches[0].views == {"global_crops": 2, "local_crops": 1}

@@ -484,7 +484,7 @@ def test_a_diverged_model_is_no_silent_nan(run, photos, capsys, monkeypatch):
         Embedder, "predict", lambda self, batch: {"embeddings": self.represent(batch)["embeddings"] / 0}
     )
     assert "NaN or infinity: a/1.png" in failed(capsys, run, photos, "out.npz")
-    monkeypatch.setattr(Embedder, "predict", lambda self, batch: {"logits": torch.zeros(len(batch["ids"]), 2)})
+    monkeypatch.setattr(Embedder, "predict", lambda self, batch: {"logits": torch.zeros(len(batch.ids), 2)})
     assert "gives no embeddings, but logits" in failed(capsys, run, photos, "out.npz")
 
 

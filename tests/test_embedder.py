@@ -9,7 +9,7 @@ import torch
 from toolbox_retrieval.embedder import Embedder
 from torch import nn
 
-from toolbox.base import Backbone, Features, Loss
+from toolbox.base import Batch, Backbone, Features, Loss
 from toolbox.core.projection import Projection
 from toolbox.utils.pool import Pool, generalized_mean
 
@@ -48,12 +48,11 @@ class Recorder(Loss):
 
 def batch(rows=6, views=1, labels=True):
     torch.manual_seed(0)
-    return {
-        "inputs": {"image": torch.randn(rows, 5, 4)},
-        "labels": torch.arange(rows // views) if labels else None,
-        "views": {"image": views},
-        "blocks": 1,
-    }
+    return Batch.example(
+        {"image": torch.randn(rows, 5, 4)},
+        labels=torch.arange(rows // views) if labels else None,
+        views={"image": views},
+    )
 
 
 def model(**arguments):
@@ -80,7 +79,7 @@ def test_predictions_are_unit_rows_in_float32_and_the_baseline_knows_no_head():
         assert found.dtype == before.dtype == torch.float32
         torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
         assert found.shape == (6, 3)
-    expected = data["inputs"]["image"][:, 0]
+    expected = data.inputs["image"][:, 0]
     torch.testing.assert_close(before, expected / expected.norm(dim=1, keepdim=True))
     torch.testing.assert_close(model()(data, "predict")["embeddings"], before)
 
@@ -92,8 +91,8 @@ def test_all_rows_together(views):
     embeddings, labels, *references = built.criterion.seen
     # an item's views stand together, as they do when several processes hold some items each
     by_item = [view * 6 // views + item for item in range(6 // views) for view in range(views)]
-    assert torch.equal(embeddings, data["inputs"]["image"][by_item, 0])
-    assert torch.equal(labels, data["labels"].repeat(views)[by_item])
+    assert torch.equal(embeddings, data.inputs["image"][by_item, 0])
+    assert torch.equal(labels, data.labels.repeat(views)[by_item])
     assert references == [None, None]
     assert built.backbone.scale.grad is not None
 
@@ -103,10 +102,10 @@ def test_first_view_against_the_others(views):
     built, data = model(loss=Recorder(), cross_view=True), batch(views=views)
     built(data, "loss")
     embeddings, labels, references, reference_labels = built.criterion.seen
-    rows, count = data["inputs"]["image"][:, 0], 6 // views
+    rows, count = data.inputs["image"][:, 0], 6 // views
     assert torch.equal(embeddings, rows[:count])
     assert torch.equal(references, rows[count:])
-    assert torch.equal(torch.cat([labels, reference_labels]), data["labels"].repeat(views))
+    assert torch.equal(torch.cat([labels, reference_labels]), data.labels.repeat(views))
 
 
 def test_cross_view_without_labels_takes_two_views():

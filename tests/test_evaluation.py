@@ -11,7 +11,7 @@ import torch
 from test_retrieval import leave_one_out
 
 from toolbox import api
-from toolbox.base import Metric
+from toolbox.base import Batch, Metric
 from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
@@ -224,10 +224,10 @@ class Spy(Metric):
         return True
 
     def learn(self, outputs, batch):
-        self.learned += batch["indices"]
+        self.learned += batch.indices
 
     def update(self, outputs, batch):
-        self.judged += batch["indices"]
+        self.judged += batch.indices
 
     def compute(self):
         return {"learned": len(self.learned)}
@@ -446,24 +446,23 @@ def test_numbers_equal_those_of_the_function(toy):
 
 def test_raw_pixels_are_found_in_an_input_that_is_a_dict():
     images = torch.rand(4, 3, 8, 8)
-    batch = {"ids": [0, 1, 2, 3], "views": {"image": 1}}
-    plain = Pixels()(batch | {"inputs": {"image": images}}, "baseline")["embeddings"]
+    plain = Pixels()(Batch.example({"image": images}), "baseline")["embeddings"]
     kinds = (
         {"pixel_values": images, "grid": torch.ones(4, 2)},
         {"positions": torch.rand(4, 9, 2), "pixel_values": images, "mask": torch.ones(4, 9, dtype=torch.bool)},
         {"x": torch.zeros(4, 5, 5, dtype=torch.long), "y": images},
     )
     for value in kinds:
-        assert torch.equal(Pixels()(batch | {"inputs": {"image": value}}, "baseline")["embeddings"], plain)
+        assert torch.equal(Pixels()(Batch.example({"image": value}, ids=[0, 1, 2, 3]), "baseline")["embeddings"], plain)
     both = {"text": torch.ones(4, 7, dtype=torch.long), "image": images}
-    assert torch.equal(Pixels()(batch | {"inputs": both, "views": dict.fromkeys(both, 1)}, "")["embeddings"], plain)
+    assert torch.equal(Pixels()(Batch.example(both), "")["embeddings"], plain)
 
 
 @pytest.mark.parametrize(
     "value", [{"pixel_values": torch.rand(36, 12)}, {"input_ids": torch.ones(4, 7, dtype=torch.long)}, {}]
 )
 def test_raw_pixels_without_a_row_for_each_image_are_refused(value):
-    batch = {"inputs": {"image": value}, "ids": [0, 1, 2, 3], "views": {"image": 1}}
+    batch = Batch(inputs={"image": value}, ids=[0, 1, 2, 3], views={"image": 1})
     with pytest.raises(ToolboxError, match=r"inputs \(image\) hold no pixels") as caught:
         Pixels()(batch, "baseline")
     assert "evaluate_pixels=False" in str(caught.value)
@@ -476,7 +475,7 @@ class Errors(Metric):
         self.errors = []
 
     def update(self, outputs, batch):
-        self.errors.append((outputs["value"] - batch["labels"]).abs())
+        self.errors.append((outputs["value"] - batch.labels).abs())
 
     def compute(self):
         return {"error": torch.cat(self.errors).numel()}
@@ -488,8 +487,8 @@ def test_metrics_see_the_batch_on_the_device_of_the_outputs(toy):
 
     class Model(torch.nn.Module):
         def forward(self, batch, mode):
-            seen.append(batch["labels"].device.type)
-            return {"value": batch["labels"] * 0.5}
+            seen.append(batch.labels.device.type)
+            return {"value": batch.labels * 0.5}
 
     target = EvalSet.of(complete(dict(toy())), "val")
     target.metrics = [Errors()]

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 import toolbox
-from toolbox.base import ExportedModel, Head, ImagePreprocess, Model
+from toolbox.base import Batch, ExportedModel, Head, ImagePreprocess, Model
 from toolbox.base.export import run
 from toolbox.cli.export import main
 from toolbox.core.bn_neck import BNNeck
@@ -126,7 +126,7 @@ def write(model, folder, **options):
 
 def predicted(model, pixels):
     with torch.no_grad():
-        return model({"inputs": {"image": pixels}, "labels": None, "views": {"image": 1}, "blocks": 1}, "predict")
+        return model(Batch.example({"image": pixels}), "predict")
 
 
 def pixels_for(backbone, count=3, seed=5):
@@ -354,7 +354,7 @@ class TwoTowers(Model):
         return {"picture": self.left, "sketch": self.right}
 
     def predict(self, batch):
-        return {name: self.scale * tower(batch["inputs"][name]).tokens[:, 0] for name, tower in self.inputs.items()}
+        return {name: self.scale * tower(batch.inputs[name]).tokens[:, 0] for name, tower in self.inputs.items()}
 
 
 def test_several_backbones_have_a_folder_each(tmp_path):

@@ -125,10 +125,10 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
     got = Fetch(dataset, {"image": source}, seed=0, stored={"image": store})[draws]
     with torch.no_grad():
-        torch.testing.assert_close(got["inputs"]["image"], model.pooled(batch))
-    for key in ("labels", "ids", "indices", "views", "blocks", "items", "bad"):
-        assert_equal(got[key], live[draws][key])
-    assert got["stored"] == ["image"]
+        torch.testing.assert_close(got.inputs["image"], model.pooled(batch))
+    for name in ("labels", "ids", "indices", "draws", "views", "blocks", "bad"):
+        assert_equal(getattr(got, name), getattr(live[draws], name))
+    assert got.stored == ["image"]
     assert (store.rows([5], 0) != store.rows([5], 1)).any()
 
 
@@ -141,10 +141,10 @@ def test_an_augmentation_of_two_views_is_stored_as_two(toy):
     batch = Fetch(toy_plugin.Noise(), {"image": Inputs("image", toy_plugin.ToTensor(16))}, stored={"image": store})[
         [(0, 4), (1, 9)]
     ]
-    assert batch["views"] == {"image": 2}
+    assert batch.views == {"image": 2}
     views = view_of(0, [0, 1], 3) * 2
     expected = torch.cat([store.rows([4, 9], views), store.rows([4, 9], views + 1)])
-    assert torch.equal(batch["inputs"]["image"], expected)
+    assert torch.equal(batch.inputs["image"], expected)
 
 
 def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
@@ -157,8 +157,8 @@ def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     mixed = Fetch(dataset, inputs, augment=Augment(), seed=0, stored={"teacher": store})[[(900, 7)]]
     view = int(view_of(0, [900], 2)[0])
     plain = Fetch(dataset, {"image": source}, augment=Augment(), seed=0)
-    assert torch.equal(mixed["inputs"]["image"], plain[[(draw_of(7, view, 64), 7)]]["inputs"]["image"])
-    assert torch.equal(mixed["inputs"]["teacher"], store.rows([7], view))
+    assert torch.equal(mixed.inputs["image"], plain[[(draw_of(7, view, 64), 7)]].inputs["image"])
+    assert torch.equal(mixed.inputs["teacher"], store.rows([7], view))
 
 
 @pytest.mark.parametrize("sampler", [None, dict(type="retrieval.Pairs", batch_size=8)])

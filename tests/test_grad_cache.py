@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolbox.base import Model
+from toolbox.base import Batch, Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device, random_state, set_random_state
 from toolbox.engine.precision import Precision
@@ -60,15 +60,12 @@ def build(changes: dict) -> Model:
     return model.double().train()
 
 
-def batch(model: Model, views: int = 1, items: int = ITEMS) -> dict:
+def batch(model: Model, views: int = 1, items: int = ITEMS) -> Batch:
     generator = torch.Generator().manual_seed(2)
     labels = torch.arange(items) % 6
     pixels = torch.randn(views * items, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
     inputs = dict.fromkeys(model.inputs, pixels)
-    return {
-        "inputs": inputs, "labels": labels, "views": dict.fromkeys(inputs, views), "blocks": 1,
-        "ids": list(range(items)), "indices": list(range(items)), "items": items,
-    }  # fmt: skip
+    return Batch.example(inputs, labels=labels, views=dict.fromkeys(inputs, views))
 
 
 def gradients(model: Model) -> dict[str, torch.Tensor]:

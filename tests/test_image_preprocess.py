@@ -118,8 +118,8 @@ def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_h
             return image
 
     plain, seen = (Fetch(One(), {"image": Inputs("image", preprocess)}, augment=a)[[(0, 0)]] for a in (None, Same()))
-    assert torch.equal(plain["inputs"]["image"][0], preprocess(noise(32, 32)))
-    assert torch.equal(seen["inputs"]["image"][0], preprocess.uncut()(noise(32, 32)))
+    assert torch.equal(plain.inputs["image"][0], preprocess(noise(32, 32)))
+    assert torch.equal(seen.inputs["image"][0], preprocess.uncut()(noise(32, 32)))
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])

@@ -81,7 +81,7 @@ def test_workers_have_the_limit_of_the_recipe(tmp_path, method):
         found = list(batches(fetch, Draws(sampler, 0, 2), workers=1))
     finally:
         multiprocessing.set_start_method(None, force=True)
-    assert [len(batch["bad"]) for batch in found] == [2, 2]
+    assert [len(batch.bad) for batch in found] == [2, 2]
 
 
 def exif(orientation):

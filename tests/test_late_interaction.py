@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toolbox.base import Batch
 from toolbox_retrieval import late_interaction as late
 from toolbox_retrieval.late_interaction import LateInteractionRecall, late_interaction
 from toolbox_retrieval.recall import Recall
@@ -44,7 +45,7 @@ def feed(metric, x, labels, ids=None, roles=None, batch_size=17):
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
         longest = max(1, int(x[part].any(dim=2).any(dim=0).nonzero().max()) + 1)  # as a batch of texts is padded
-        batch = {"labels": labels[part], "ids": ids[part]} | ({} if roles is None else {"roles": roles[part]})
+        batch = Batch(labels=labels[part], ids=ids[part], roles=None if roles is None else roles[part])
         metric.update({"tokens": x[part, :longest]}, batch)
     return metric.compute()
 
@@ -75,7 +76,7 @@ def test_recall_equals_the_stored_numbers():
     labels, ids = data["in_token_labels"], list(range(32))
     metric = LateInteractionRecall(ks=[k for k in data["param_k"].tolist() if k < 32])
     for role, tokens in (("query", data["in_token_query"]), ("gallery", data["in_token_docs"])):
-        metric.update({"tokens": tokens}, {"labels": labels, "ids": ids, "roles": [role] * 32})
+        metric.update({"tokens": tokens}, Batch(labels=labels, ids=ids, roles=[role] * 32))
     found = metric.compute()
     recalls = [value for name, value in found.items() if "recall" in name]
     assert recalls == pytest.approx(data["out_token_exclude_diagonal"].tolist(), abs=1e-6)
@@ -101,7 +102,7 @@ def test_one_token_is_the_cosine():
     x = x[:, 2:3]
     found = feed(LateInteractionRecall(ks=[1, 5]), x, labels)
     metric = Recall(ks=[1, 5])
-    metric.update({"embeddings": x[:, 0]}, {"labels": labels, "ids": list(range(60))})
+    metric.update({"embeddings": x[:, 0]}, Batch(labels=labels, ids=list(range(60))))
     expected = metric.compute()
     assert found == pytest.approx({name: expected[name.split("/")[1]] for name in found})
 
@@ -124,7 +125,7 @@ def test_what_cannot_be_ranked_is_refused():
     (problem,) = metric.check_outputs({"embeddings": x[:, 0]})
     assert "pool='tokens'" in problem.hint
     with pytest.raises(ValueError, match="'tokens'"):
-        metric.update({"embeddings": x[:, 0]}, {"labels": labels, "ids": list(range(60))})
+        metric.update({"embeddings": x[:, 0]}, Batch(labels=labels, ids=list(range(60))))
     bad = x.clone()
     bad[[4, 9]] = 0
     with pytest.raises(ValueError, match="2 of 60 items have no token"):
@@ -150,6 +151,7 @@ def test_findings():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
+from toolbox.base import Batch
 from toolbox_retrieval.late_interaction import LateInteractionRecall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
@@ -159,7 +161,7 @@ for share in data["shares"][rank]:
     metric = LateInteractionRecall(ks=[1, 5])
     part = torch.tensor(share, dtype=torch.long)
     if len(part):
-        metric.update({"tokens": data["x"][part, : 7 - rank]}, {"labels": data["labels"][part], "ids": part.tolist()})
+        metric.update({"tokens": data["x"][part, : 7 - rank]}, Batch(labels=data["labels"][part], ids=part.tolist()))
     results.append(metric.compute())
 torch.save(results, folder + "/%d.pt" % rank)
 dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from toolbox.base import Batch
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.memory import Peak, step_memory
 
@@ -26,7 +27,7 @@ def measured(model) -> int:
     with Peak() as peak:
         for tensor in (*model.parameters(), *model.buffers(), pixels):
             peak.leave_out(tensor)
-        rows = model({"inputs": {"image": pixels}}, "represent")["embeddings"]
+        rows = model(Batch.example({"image": pixels}), "represent")["embeddings"]
         rows.backward(torch.ones_like(rows))
         return peak.peak
 

@@ -123,25 +123,25 @@ DRAWS = [(40 + place, index) for place, index in enumerate([3, 9, 20, 1, 5, 33, 
 
 def test_partners_share_their_choice_and_an_odd_item_stays(toy):
     plain, mixed = fetch(toy, None)[DRAWS], fetch(toy, Mix(cutmix=0))[DRAWS]
-    partner, kept = mixed["mixed"]
+    partner, kept = mixed.mixed
     assert partner.tolist() == [1, 0, 3, 2, 5, 4, 6]
     assert torch.equal(kept[0:6:2], kept[1:6:2])
     assert len(set(kept[:6:2].tolist())) == 3
     assert kept[6] == 1
-    before, after = plain["inputs"]["image"], mixed["inputs"]["image"]
+    before, after = plain.inputs["image"], mixed.inputs["image"]
     weight = kept[:, None, None, None]
     torch.testing.assert_close(after, weight * before + (1 - weight) * before[partner])
     assert torch.equal(after[6], before[6])
-    assert torch.equal(plain["labels"], mixed["labels"])
-    assert "mixed" not in plain
+    assert torch.equal(plain.labels, mixed.labels)
+    assert plain.mixed is None
 
 
 def test_a_pair_depends_on_its_own_draws_alone(toy):
     whole, part = fetch(toy, Mix())[DRAWS], fetch(toy, Mix())[DRAWS[2:4]]
-    assert torch.equal(whole["inputs"]["image"][2:4], part["inputs"]["image"])
-    assert torch.equal(whole["mixed"][1][2:4], part["mixed"][1])
+    assert torch.equal(whole.inputs["image"][2:4], part.inputs["image"])
+    assert torch.equal(whole.mixed[1][2:4], part.mixed[1])
     other = Fetch(fetch(toy, None).dataset, fetch(toy, None).inputs, mix=Mix(), seed=8)[DRAWS]
-    assert not torch.equal(whole["mixed"][1], other["mixed"][1])
+    assert not torch.equal(whole.mixed[1], other.mixed[1])
     source = fetch(toy, Mix())
     state = torch.get_rng_state(), random.getstate()
     source[DRAWS]
@@ -152,14 +152,14 @@ def test_a_pair_depends_on_its_own_draws_alone(toy):
 def test_an_item_whose_partner_cannot_be_read_stays_as_it_is(toy):
     source = fetch(toy, Mix(), data=dict(bad=[20]), skip_bad=True)
     found, whole, plain = source[DRAWS], fetch(toy, Mix())[DRAWS], fetch(toy, None)[DRAWS]
-    assert [index for index, _ in found["bad"]] == [20]
-    partner, kept = found["mixed"]
+    assert [index for index, _ in found.bad] == [20]
+    partner, kept = found.mixed
     assert partner.tolist() == [1, 0, 2, 4, 3, 5]
     assert kept[2] == 1
     rows = [0, 1, 3, 4, 5, 6]
-    expected = whole["inputs"]["image"][rows]
-    expected[2] = plain["inputs"]["image"][3]
-    assert torch.equal(found["inputs"]["image"], expected)  # the other pairs are as ever
+    expected = whole.inputs["image"][rows]
+    expected[2] = plain.inputs["image"][3]
+    assert torch.equal(found.inputs["image"], expected)  # the other pairs are as ever
 
 
 def test_bytes_stay_bytes(toy):
@@ -169,9 +169,9 @@ def test_bytes_stay_bytes(toy):
     model = build(dict(type="core.Classifier", backbone=dict(type="dinov3.ViT", name=None, size=16, arch=arch)))
     noise = build(dict(type="toy.Noise"))
     plain, mixed = (Fetch(noise, inputs_of(model), mix=mix)[DRAWS] for mix in (None, Mix(cutmix=0)))
-    before, after = plain["inputs"]["image"], mixed["inputs"]["image"]
+    before, after = plain.inputs["image"], mixed.inputs["image"]
     assert before.dtype == after.dtype == torch.uint8
-    partner, kept = mixed["mixed"]
+    partner, kept = mixed.mixed
     weight = kept[:, None, None, None]
     exact = weight * before.float() + (1 - weight) * before[partner].float()
     assert (after.float() - exact).abs().max() <= 0.5001
@@ -208,11 +208,11 @@ def test_no_pair_is_parted_between_processes(count, size):
 def test_processes_make_the_batch_of_one(toy):
     whole = fetch(toy, Mix())[DRAWS]
     parts = [fetch(toy, Mix())[share(DRAWS, rank, 2, 1, PAIR)] for rank in range(2)]
-    assert torch.equal(torch.cat([part["inputs"]["image"] for part in parts]), whole["inputs"]["image"])
-    assert torch.equal(torch.cat([part["mixed"][1] for part in parts]), whole["mixed"][1])
+    assert torch.equal(torch.cat([part.inputs["image"] for part in parts]), whole.inputs["image"])
+    assert torch.equal(torch.cat([part.mixed[1] for part in parts]), whole.mixed[1])
     # negative control: shares that part a pair would not
     parts = [fetch(toy, Mix())[share(DRAWS, rank, 2, 1)] for rank in range(2)]
-    assert not torch.equal(torch.cat([part["inputs"]["image"] for part in parts]), whole["inputs"]["image"])
+    assert not torch.equal(torch.cat([part.inputs["image"] for part in parts]), whole.inputs["image"])
 
 
 # --- in recipes --------------------------------------------------------------------------------------------------
@@ -275,9 +275,9 @@ def test_partners_under_a_class_balanced_sampler_are_of_two_classes(toy):
     fetch = Fetch(dataset, inputs_of(model), mix=Mix())
     for number in range(len(sampler)):
         batch = fetch[sampler.draws(number)]
-        partner, kept = batch["mixed"]
+        partner, kept = batch.mixed
         assert (kept < 1).any()
-        assert (batch["labels"] != batch["labels"][partner]).all()
+        assert (batch.labels != batch.labels[partner]).all()
 
 
 def test_a_sampler_whose_neighbours_are_of_one_class_is_refused(toy):

@@ -11,7 +11,7 @@ from craft import ARCH
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from toolbox.base import ImagePreprocess
+from toolbox.base import Batch, ImagePreprocess
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
@@ -75,12 +75,12 @@ def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **m
     )  # fmt: skip
     average = Average(parameters, decay, 0.0, 3)
     for step in range(3):
-        batch = {
-            "inputs": {name: torch.zeros(8, 3, 32, 32, device="meta") for name in model.inputs},
-            "labels": torch.zeros(8, dtype=torch.long, device="meta"), "ids": list(range(8)), "indices": list(range(8)),
-            "views": dict.fromkeys(model.inputs, 1), "blocks": 2 if more.get("cross_view") else 1, "items": 8,
+        batch = Batch.example(
+            {name: torch.zeros(8, 3, 32, 32, device="meta") for name in model.inputs},
+            labels=torch.zeros(8, dtype=torch.long, device="meta"),
+            blocks=2 if more.get("cross_view") else 1,
             **mixed,
-        }  # fmt: skip
+        )
         with NoWaiting():
             model.before_step(step, 3)
             update([batch, batch], step, 3)
@@ -152,14 +152,14 @@ class AsNorm:
 
 def test_a_batch_is_made_ready_without_waiting():
     def made(preprocess):
-        batch = {"inputs": {"image": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "labels": torch.zeros(2)}
+        batch = Batch.example({"image": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, labels=torch.zeros(2))
         with NoWaiting():
             return ready(batch, {"image": Inputs("image", preprocess)}, META)
 
     own = ImagePreprocess((8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     own.finish(torch.zeros(1, 3, 8, 8, device="meta"))  # the first batch of a process may
     found = made(own)
-    assert found["inputs"]["image"].device == found["labels"].device == META
+    assert found.inputs["image"].device == found.labels.device == META
     with pytest.raises(Waits):
         made(AsNorm)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import toolbox
 from toolbox.api import check_config
+from toolbox.base import Batch
 from toolbox.cli.progress import LineConsole, LiveConsole
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
@@ -139,6 +140,13 @@ def test_negative_numbers_are_refused(toy):
 # --- single steps ------------------------------------------------------------------------------------------------
 
 
+def batch_with(factor: float) -> Batch:
+    """A batch of one item with a number of its own."""
+    batch = Batch(ids=[0])
+    batch.factor = factor
+    return batch
+
+
 class Square(nn.Module):
     """The loss is `factor * weight ** 2`; counts its calls in a buffer as batch norm does."""
 
@@ -148,8 +156,8 @@ class Square(nn.Module):
         self.register_buffer("mean", torch.zeros(2))
 
     def forward(self, batch, mode):
-        self.mean.lerp_(self.weight.detach() * batch["factor"], 0.5)
-        return {"loss": (batch["factor"] * self.weight**2).sum()}
+        self.mean.lerp_(self.weight.detach() * batch.factor, 0.5)
+        return {"loss": (batch.factor * self.weight**2).sum()}
 
 
 def step_of(model: nn.Module, optimizer, *, precision="fp32", most=10, max_norm=None) -> Step:
@@ -170,17 +178,17 @@ def test_buffers_are_as_before_the_left_out_step(fused):
     model = Square()
     update = step_of(model, adamw(fused))
     for factor in (1.0, 2.0):
-        update([{"factor": factor, "inputs": {}}], 0, 10)
+        update([batch_with(factor)], 0, 10)
     assert update.skipping._fused == fused
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    update([{"factor": float("inf"), "inputs": {}}], 2, 10)
+    update([batch_with(float("inf"))], 2, 10)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert update.skipping.count == 1
 
 
 def test_a_fused_optimizer_decides_without_the_host(monkeypatch):
     update = step_of(Square(), adamw(True))
-    update([{"factor": 1.0, "inputs": {}}], 0, 10)
+    update([batch_with(1.0)], 0, 10)
     monkeypatch.setattr(Step, "_remember", lambda *_: None)  # on a CPU it reads at once, for the earliest message
 
     def read(self):
@@ -188,7 +196,7 @@ def test_a_fused_optimizer_decides_without_the_host(monkeypatch):
 
     for name in ("item", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, read)
-    update([{"factor": float("nan"), "inputs": {}}], 1, 10)
+    update([batch_with(float("nan"))], 1, 10)
     monkeypatch.undo()
     assert update.skipping.count == 1
 
@@ -198,29 +206,29 @@ def test_the_scaler_of_fp16_goes_on_and_its_own_overflows_are_not_counted(max_no
     model = Square()
     update = step_of(model, adamw(True), precision="fp16", max_norm=max_norm)
     scaler = update.precision.scaler
-    update([{"factor": 1.0, "inputs": {}}], 0, 10)
+    update([batch_with(1.0)], 0, 10)
     kept, scale = model.weight.detach().clone(), scaler.get_scale()
-    update([{"factor": float("nan"), "inputs": {}}], 1, 10)
+    update([batch_with(float("nan"))], 1, 10)
     assert torch.equal(model.weight, kept)
     assert update.skipping.count == 1
-    update([{"factor": 1e35, "inputs": {}}], 2, 10)  # finite, and infinite once it is scaled
+    update([batch_with(1e35)], 2, 10)  # finite, and infinite once it is scaled
     assert torch.equal(model.weight, kept)
     assert update.skipping.count == 1
     assert scaler.get_scale() < scale
-    update([{"factor": 1.0, "inputs": {}}], 3, 10)
+    update([batch_with(1.0)], 3, 10)
     assert not torch.equal(model.weight, kept)
 
 
 def test_an_infinite_loss_with_finite_gradients_is_left_out_under_fp16_too():
     class Shifted(Square):
         def forward(self, batch, mode):
-            return {"loss": (self.weight**2).sum() + batch["factor"]}
+            return {"loss": (self.weight**2).sum() + batch.factor}
 
     model = Shifted()
     update = step_of(model, adamw(True), precision="fp16")
-    update([{"factor": 0.0, "inputs": {}}], 0, 10)
+    update([batch_with(0.0)], 0, 10)
     kept = model.weight.detach().clone()
-    update([{"factor": float("inf"), "inputs": {}}], 1, 10)
+    update([batch_with(float("inf"))], 1, 10)
     assert torch.equal(model.weight, kept)
     assert update.skipping.count == 1
 

@@ -17,7 +17,7 @@ from test_embed import NAMES, draw
 from test_report import EVIL, Page
 
 import toolbox
-from toolbox.base import read_image
+from toolbox.base import Batch, read_image
 from toolbox.cli.predict import main
 from toolbox.cli.predictions import write_predictions
 from toolbox.core.image_classifier import rank_classes
@@ -89,7 +89,7 @@ def expected(trained, folder):
     found = []
     for name in NAMES:
         image = encoder.model.preprocess()["image"](read_image(folder / name))
-        batch = {"inputs": {"image": image[None]}, "labels": None, "views": {"image": 1}, "blocks": 1}
+        batch = Batch.example({"image": image[None]})
         with torch.no_grad():
             scores = encoder.model(batch, "predict")["logits"][0].softmax(0).tolist()
         found.append(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))

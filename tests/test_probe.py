@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from toolbox import api
-from toolbox.base import Backbone, Features, l2_normalize
+from toolbox.base import Backbone, Batch, Features, l2_normalize
 from toolbox.core.metrics.classification import logistic
 from toolbox.core.metrics.classification.intervals import over_items, over_repeats, student
 from toolbox.core.metrics.classification.knn import KNN, vote
@@ -61,10 +62,7 @@ def probe(**arguments):
 def batch(rows=12, blocks=1, seed=0):
     torch.manual_seed(seed)
     images, labels = torch.randn(rows, 6, 4).double(), torch.randint(5, (rows,))
-    return {
-        "inputs": {"image": images.repeat(blocks, 1, 1)}, "labels": labels.repeat(blocks), "views": {"image": 1},
-        "blocks": blocks,
-    }  # fmt: skip
+    return Batch.example({"image": images.repeat(blocks, 1, 1)}, labels=labels.repeat(blocks), blocks=blocks)
 
 
 def trained(model, optimizer, steps=6, blocks=1):
@@ -154,9 +152,9 @@ def test_a_head_is_a_plain_linear_layer_trained_by_cross_entropy():
     update = torch.optim.SGD(layer.parameters(), lr=0.05, momentum=0.9)
     for step in range(6):
         data = batch(seed=step)
-        x = data["inputs"]["image"]
+        x = data.inputs["image"]
         x = torch.cat([x[:, 0], x[:, 2:].mean(1)], dim=1)
-        nn.functional.cross_entropy(layer(x), data["labels"]).backward()
+        nn.functional.cross_entropy(layer(x), data.labels).backward()
         update.step()
         update.zero_grad()
     heads = trained(start, SGD(lr=0.5, momentum=0.9)).heads[0]
@@ -170,8 +168,8 @@ def test_a_repeat_reads_its_own_block_and_starts_from_weights_of_its_own():
     assert not torch.equal(two.heads[0].weights[1][0], two.heads[0].weights[1][1])
     assert abs(two.heads[0].weights[0].std().item() - 0.01) < 0.003
     data = batch(rows=12)
-    halves = {**data, "blocks": 2}
-    first = {**data, "inputs": {"image": data["inputs"]["image"][:6]}, "labels": data["labels"][:6]}
+    halves = replace(data, blocks=2)
+    first = replace(data, inputs={"image": data.inputs["image"][:6]}, labels=data.labels[:6])
     two(halves)["loss"].backward()
     one(first)["loss"].backward()
     gradient = two.heads[1].weights[1].grad
@@ -181,19 +179,19 @@ def test_a_repeat_reads_its_own_block_and_starts_from_weights_of_its_own():
 
 def test_several_views_of_an_item_have_its_label():
     model, data = probe(inputs=["cls"], rates=[0.1], repeats=2), batch(rows=12)
-    image = data["inputs"]["image"]
-    single = model({**data, "blocks": 2})["loss"]
-    views = model({**data, "blocks": 2, "inputs": {"image": torch.cat([image, image])}, "views": {"image": 2}})["loss"]
+    image = data.inputs["image"]
+    single = model(replace(data, blocks=2))["loss"]
+    views = model(replace(data, blocks=2, inputs={"image": torch.cat([image, image])}, views={"image": 2}))["loss"]
     assert torch.allclose(single, views)
 
 
 def test_a_probe_refuses_batches_that_it_would_misread():
     model = probe(inputs=["cls"], rates=[0.1], repeats=2)
     for change, message in (
-        ({"labels": None}, "needs labels"), ({"blocks": 1}, "repeats=2"),
+        (dict(labels=None), "needs labels"), (dict(blocks=1), "repeats=2"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            model({**batch(blocks=2), **change})
+            model(replace(batch(blocks=2), **change))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +240,7 @@ def test_accuracy_chooses_on_validation_and_judges_the_chosen_head_alone():
     choosing, judging = ProbeAccuracy(choose=True), ProbeAccuracy()
     for metric in (choosing, judging):
         assert metric.check_outputs(outputs) == []
-        metric.update(outputs, {"labels": labels})
+        metric.update(outputs, Batch(labels=labels))
     assert choosing.compute() == {"linear": 1.0, "linear/cls/0.1": 0.5, "linear/mean/0.1": 1.0}
     numbers = judging.compute()
     assert numbers["linear"] == 0.5
@@ -279,7 +277,7 @@ def shown(metric, train, test):
     for action, (x, y) in ((metric.learn, train), (metric.update, test)):
         for start in range(0, len(x), 50):
             rows = slice(start, start + 50)
-            action({"embeddings": x[rows]}, {"labels": y[rows], "ids": list(range(len(x)))[rows]})
+            action({"embeddings": x[rows]}, Batch(labels=y[rows], ids=list(range(len(x)))[rows]))
     return metric.compute()
 
 

@@ -14,7 +14,7 @@ from toy_plugin import Noise
 
 import toolbox
 from toolbox import api
-from toolbox.base import l2_normalize
+from toolbox.base import Batch, l2_normalize
 from toolbox.cli.predict import main
 from toolbox.core.metrics.classification.classifiers import NearestNeighbours
 from toolbox.core.metrics.classification.knn import KNN
@@ -231,7 +231,7 @@ def test_metrics_of_a_run_keep_one_copy_and_drop_what_changes():
         metric.share(shared)
         metric.reset()
     x, y = clouds(60)
-    batch = {"labels": y, "ids": list(range(60))}
+    batch = Batch(labels=y, ids=list(range(60)))
     outputs = {"embeddings": x}
     for metric in metrics:
         metric.learn(outputs, batch)

@@ -15,6 +15,7 @@ from toolbox_retrieval.k_reciprocal import KReciprocal
 from toolbox_retrieval.recall import Recall
 from toolbox_retrieval.whitening import Whitening
 
+from toolbox.base import Batch
 from toolbox.cli.benchmarks import rerank as benchmark
 from toolbox.utils.neighbours import expand, nearest, unit_rows
 from toolbox.utils.ranking import rank_queries, summarize
@@ -104,7 +105,7 @@ def feed(metric, x, labels, ids=None, roles=None, batch_size=37):
     ids = list(range(len(x))) if ids is None else ids
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        batch = {"labels": labels[part], "ids": ids[part]} | ({} if roles is None else {"roles": roles[part]})
+        batch = Batch(labels=labels[part], ids=ids[part], roles=None if roles is None else roles[part])
         metric.update({"embeddings": x[part]}, batch)
     return metric.compute()
 
@@ -314,7 +315,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
         metric = Recall(ks=[1, 5], whiten=4, whiten_from=source)
         assert metric.wants_training() == (source == "train")
         for part in train.split(70):
-            metric.learn({"embeddings": part}, {})
+            metric.learn({"embeddings": part}, Batch())
         found = under(feed(metric, x, labels), "whiten")
         whitening = Whitening(4)
         whitening.see(seen)
@@ -328,7 +329,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
     with pytest.raises(ValueError, match="none were given"):
         feed(Recall(ks=[1], whiten=4), x, labels)
     learned = Recall(ks=[1], whiten=4)
-    learned.learn({"embeddings": train}, {})
+    learned.learn({"embeddings": train}, Batch())
     learned.reset()
     with pytest.raises(ValueError, match="none were given"):
         feed(learned, x, labels)
@@ -347,11 +348,11 @@ def test_whitening_refuses_what_it_cannot_learn():
     with pytest.raises(ValueError, match="too wide"):
         Whitening(5).see(torch.zeros(1, 10000))
     metric = Recall(ks=[1], whiten=4)
-    metric.learn({"embeddings": torch.full((3, 8), torch.nan)}, {})
+    metric.learn({"embeddings": torch.full((3, 8), torch.nan)}, Batch())
     with pytest.raises(ValueError, match="NaN"):
         feed(metric, x, labels)
     metric = Recall(ks=[1], whiten=4)
-    metric.learn({"embeddings": torch.randn(30, 6)}, {})
+    metric.learn({"embeddings": torch.randn(30, 6)}, Batch())
     with pytest.raises(ValueError, match="learned from embeddings of 6 dimensions, and these have 8"):
         feed(metric, x, labels)
 
@@ -368,7 +369,7 @@ def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
     x, labels = items()
     plain = feed(Recall(ks=[1, 5]), x, labels)
     metric = Recall(**EVERYTHING)
-    metric.learn({"embeddings": x}, {})
+    metric.learn({"embeddings": x}, Batch())
     found = feed(metric, x, labels)
     assert list(found) == metric.names()
     assert list(found.items())[: len(plain)] == list(plain.items())
@@ -377,6 +378,7 @@ def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
+from toolbox.base import Batch
 from toolbox_retrieval.recall import Recall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
@@ -386,9 +388,9 @@ for share in data["shares"][rank]:
     metric = Recall(**data["arguments"])
     for part in torch.tensor(share, dtype=torch.long).split(50):
         if len(part):
-            metric.learn({"embeddings": data["train"][part]}, {})
-            metric.update({"embeddings": data["x"][part]}, {
-                "labels": data["labels"][part], "ids": ["item %03d" % i for i in part], "indices": part.tolist()})
+            metric.learn({"embeddings": data["train"][part]}, Batch())
+            metric.update({"embeddings": data["x"][part]}, Batch(
+                labels=data["labels"][part], ids=["item %03d" % i for i in part], indices=part.tolist()))
     numbers = metric.compute()
     dataset = type("Set", (), {"groups": ["group %d" % (i % 3) for i in range(120)], "classes": None})
     results.append((numbers, metric.findings(dataset)))
@@ -411,10 +413,10 @@ def test_two_processes_give_the_numbers_and_findings_of_one(tmp_path):
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
     metric = Recall(**EVERYTHING)
-    metric.learn({"embeddings": train}, {})
+    metric.learn({"embeddings": train}, Batch())
     for part in torch.arange(120).split(37):
         ids = [f"item {i:03}" for i in part]
-        metric.update({"embeddings": x[part]}, {"labels": labels[part], "ids": ids, "indices": part.tolist()})
+        metric.update({"embeddings": x[part]}, Batch(labels=labels[part], ids=ids, indices=part.tolist()))
     expected = metric.compute()
     dataset = type("Set", (), {"groups": [f"group {i % 3}" for i in range(120)], "classes": None})
     for rank in range(2):

@@ -13,6 +13,7 @@ from toolbox_retrieval import intervals as bootstrap
 from toolbox_retrieval.intervals import query_outcomes
 from toolbox_retrieval.recall import Recall
 
+from toolbox.base import Batch
 from toolbox.cli.benchmarks import recall as benchmark
 from toolbox.utils import ranking as retrieval
 from toolbox.utils.ranking import rank_metrics, rank_queries, summarize
@@ -70,7 +71,7 @@ def feed(metric, x, labels, ids=None, roles=None, batch_size=37):
     ids = list(range(len(x))) if ids is None else ids
     for start in range(0, len(x), batch_size):
         part = slice(start, start + batch_size)
-        batch = {"labels": labels[part], "ids": ids[part]} | ({} if roles is None else {"roles": roles[part]})
+        batch = Batch(labels=labels[part], ids=ids[part], roles=None if roles is None else roles[part])
         metric.update({"embeddings": x[part]}, batch)
     return metric.compute()
 
@@ -410,11 +411,11 @@ def test_batches_that_do_not_fit_are_refused():
     metric, x, labels = Recall(), *items()
     ids = list(range(300))
     for outputs, batch, message in [
-        ({"logits": x}, {"labels": labels, "ids": ids}, "'embeddings'"),
-        ({"embeddings": x}, {"labels": None, "ids": ids}, "needs labels and ids"),
-        ({"embeddings": x}, {"labels": labels}, "needs labels and ids"),
-        ({"embeddings": x}, {"labels": labels, "ids": ids[1:]}, "299 ids"),
-        ({"embeddings": x}, {"labels": labels, "ids": ids, "roles": ["document"] * 300}, "document"),
+        ({"logits": x}, Batch(labels=labels, ids=ids), "'embeddings'"),
+        ({"embeddings": x}, Batch(labels=None, ids=ids), "needs labels"),
+        ({"embeddings": x}, Batch(labels=labels), "0 ids"),
+        ({"embeddings": x}, Batch(labels=labels, ids=ids[1:]), "299 ids"),
+        ({"embeddings": x}, Batch(labels=labels, ids=ids, roles=["document"] * 300), "document"),
     ]:
         with pytest.raises(ValueError, match=message):
             metric.update(outputs, batch)
@@ -444,6 +445,7 @@ def test_summaries_without_queries_divide_by_nothing():
 
 WORKER = """
 import sys, torch, torch.distributed as dist
+from toolbox.base import Batch
 from toolbox_retrieval.recall import Recall
 rank, folder = int(sys.argv[1]), sys.argv[2]
 data = torch.load(folder + "/items.pt")
@@ -454,7 +456,7 @@ for share in data["shares"][rank]:
     for part in torch.tensor(share, dtype=torch.long).split(50):
         if len(part):
             metric.update({"embeddings": data["x"][part]},
-                          {"labels": data["labels"][part], "ids": ["item %d" % i for i in part]})
+                          Batch(labels=data["labels"][part], ids=["item %d" % i for i in part]))
     results.append(metric.compute())
 torch.save(results, folder + "/%d.pt" % rank)
 dist.destroy_process_group()
@@ -494,7 +496,7 @@ def judged(n=200, classes=50, noise=2.0, indices=True, **arguments):
     metric = Recall(ks=[1, 10], **arguments)
     for part in torch.arange(n).split(32):
         ids = [f"item {i:03}" for i in part.tolist()]
-        batch = {"labels": labels[part], "ids": ids} | ({"indices": (part + 100).tolist()} if indices else {})
+        batch = Batch(labels=labels[part], ids=ids, indices=(part + 100).tolist() if indices else [])
         metric.update({"embeddings": x[part]}, batch)
     numbers = metric.compute()
     groups = ["none"] * 100 + ["even" if label % 2 == 0 else "odd" for label in labels.tolist()]
@@ -591,7 +593,7 @@ def test_findings_without_indices_groups_or_mistakes():
     assert "Hardest misses" not in titles
     assert "Confused classes" not in titles
     tiny = Recall(ks=[1])
-    tiny.update({"embeddings": torch.eye(2)}, {"labels": torch.zeros(2).long(), "ids": ["a", "b"], "indices": [0, 1]})
+    tiny.update({"embeddings": torch.eye(2)}, Batch(labels=torch.zeros(2).long(), ids=["a", "b"], indices=[0, 1]))
     assert tiny.compute()["recall@1"] == 1
     assert tiny.findings(Shapes([0, 0]))
 

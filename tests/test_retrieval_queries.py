@@ -16,6 +16,7 @@ from toolbox_retrieval.late_interaction import LateInteractionRecall
 from toolbox_retrieval.recall import Recall
 
 from toolbox import api
+from toolbox.base import Batch
 from toolbox.cli.test import main
 from toolbox.core.metrics.classification.accuracy import Accuracy
 from toolbox.core.metrics.classification.calibration import CalibrationError
@@ -40,9 +41,9 @@ class Data:
         return len(self.labels)
 
 
-def judged(metric, **batch):
+def judged(metric, **fields):
     values = {"embeddings": EMBEDDINGS, "tokens": EMBEDDINGS[:, None]}
-    metric.update(values, {"labels": LABELS, "ids": list(range(12)), "indices": list(range(12)), **batch})
+    metric.update(values, Batch(**{"labels": LABELS, "ids": range(12), "indices": range(12), **fields}))
     return metric.compute()
 
 
@@ -134,7 +135,7 @@ def test_k_is_held_against_the_gallery_not_against_all_items(metric):
 
 @pytest.mark.parametrize(("kind", "prefix"), [(Recall, ""), (LateInteractionRecall, "late_interaction/")])
 def test_a_k_above_the_gallery_gives_no_number(kind, prefix):
-    roles = {"labels": torch.tensor([0, 1, 2] * 4), "roles": ["gallery"] * 3 + ["query"] * 9}
+    roles = dict(labels=torch.tensor([0, 1, 2] * 4), roles=["gallery"] * 3 + ["query"] * 9)
     metric = kind(ks=[1, 3, 10])
     found = judged(metric, **roles)
     assert [name for name in found if "recall" in name] == [f"{prefix}recall@1", f"{prefix}recall@3"]
@@ -144,14 +145,10 @@ def test_a_k_above_the_gallery_gives_no_number(kind, prefix):
     with pytest.raises(ValueError, match="Recall@4 asks for more than the 3 items"):
         judged(kind(ks=[4]), **roles)
     # each of 12 is compared with 11 others; in both roles too, as it never finds itself
-    pairs = {"labels": LABELS, "ids": list(range(12))}
+    pairs = Batch(labels=LABELS.repeat(2), ids=[*range(12)] * 2, roles=["query"] * 12 + ["gallery"] * 12)
     for k in (11, 12):
         one, both = kind(ks=[1, k]), kind(ks=[1, k])
-        both.update(
-            {"embeddings": EMBEDDINGS.repeat(2, 1), "tokens": EMBEDDINGS.repeat(2, 1)[:, None]},
-            {name: [*values] * 2 if name == "ids" else values.repeat(2) for name, values in pairs.items()}
-            | {"roles": ["query"] * 12 + ["gallery"] * 12},
-        )
+        both.update({"embeddings": EMBEDDINGS.repeat(2, 1), "tokens": EMBEDDINGS.repeat(2, 1)[:, None]}, pairs)
         assert [f"{prefix}recall@{k}" in numbers for numbers in (judged(one), both.compute())] == [k == 11] * 2
 
 

@@ -376,14 +376,14 @@ def coloured(tmp_path):
         loss = model(batch, "loss")["loss"]
         loss.backward()
         weight = model.backbone.weight.detach().clone().requires_grad_()
-        seen = [dict(pairs)[Path(name).stem] for name in batch["ids"][:4]]
-        assert [Path(name).stem for name in batch["ids"][4:8]] == seen
+        seen = [dict(pairs)[Path(name).stem] for name in batch.ids[:4]]
+        assert [Path(name).stem for name in batch.ids[4:8]] == seen
 
         def rows(names):
             return l2_normalize(torch.tensor([colours[n] for n in names], dtype=torch.float64) / 255 @ weight)
 
-        first = [Path(name).stem for name in batch["ids"][:4]]
-        others = seen + [Path(name).stem for name in batch["ids"][8:]]
+        first = [Path(name).stem for name in batch.ids[:4]]
+        others = seen + [Path(name).stem for name in batch.ids[8:]]
         logits = rows(first) @ rows(others).T / 0.1
         by_hand = torch.nn.functional.cross_entropy(logits, torch.arange(4))
         by_hand.backward()

@@ -11,6 +11,7 @@ from test_exactness import assert_same, interrupt_at, trained
 from test_resume import interrupted
 
 import toolbox
+from toolbox.base import Batch
 from toolbox.engine import speed
 from toolbox.engine.assemble import apply_tuning, build_structure
 
@@ -70,7 +71,7 @@ def built(backbone: dict, tune: str = "full", checkpointing: bool = False):
 
 def batch(rows: int = 6, size: int = 32):
     images = torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(rows))
-    return {"inputs": {"image": images}, "labels": torch.arange(rows) // 2, "views": {"image": 1}, "blocks": 1}
+    return Batch.example({"image": images}, labels=torch.arange(rows) // 2)
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

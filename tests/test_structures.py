@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import toolbox
+from toolbox.base import Batch
 from toolbox.base.scalars import as_id, as_label
 from toolbox.engine.reading.batches import _Pinnable, batches, ready, to_device
 from toolbox.engine.reading.draws import Draws
@@ -97,11 +98,9 @@ def test_a_batch_is_not_finished_twice():
         def finish(value):
             return value / 2
 
-    batch = {"inputs": {"image": torch.ones(2)}}
+    batch = Batch.example({"image": torch.ones(2)})
     for _ in range(2):
-        assert (
-            ready(batch, {"image": Inputs("image", Half)}, torch.device("cpu"))["inputs"]["image"].tolist() == [0.5] * 2
-        )
+        assert ready(batch, {"image": Inputs("image", Half)}, torch.device("cpu")).inputs["image"].tolist() == [0.5] * 2
 
 
 def loaded(toy, monkeypatch, change, *, workers=0, pin=False):
@@ -133,10 +132,10 @@ IDS = {
 def test_ids_are_plain_whatever_made_them(toy, monkeypatch, name, workers):
     make, expected = IDS[name]
     found = loaded(toy, monkeypatch, lambda sample, index: sample | {"id": make(index)}, workers=workers)
-    ids = [one for batch in found for one in batch["ids"]]
+    ids = [one for batch in found for one in batch.ids]
     assert ids == expected
     assert {type(one) for one in ids} <= {int, str}
-    assert all(type(batch["ids"]) is list and type(batch["indices"]) is list for batch in found)
+    assert all(type(batch.ids) is list and type(batch.indices) is list for batch in found)
 
 
 @pytest.mark.parametrize(
@@ -165,22 +164,24 @@ def test_a_sample_that_is_no_dict_is_refused(toy, monkeypatch):
 @pytest.mark.parametrize("make", [np.int32, np.array, torch.tensor, lambda label: torch.tensor([label])])
 def test_labels_are_plain_whatever_made_them(toy, monkeypatch, make):
     found = loaded(toy, monkeypatch, lambda sample, index: sample | {"label": make(sample["label"])})
-    assert [batch["labels"].tolist() for batch in found] == [[0] * 4, [1] * 4]
-    assert found[0]["labels"].dtype == torch.long
+    assert [batch.labels.tolist() for batch in found] == [[0] * 4, [1] * 4]
+    assert found[0].labels.dtype == torch.long
     found = loaded(toy, monkeypatch, lambda sample, index: sample | {"label": None})
-    assert found[0]["labels"] is None
+    assert found[0].labels is None
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_comes_as_it_was_made(toy, monkeypatch, workers):
     """torch's own conversion makes tensors of arrays, and lists of tuples."""
     original = Fetch.__getitem__
-    mixed = {"mixed": (torch.ones(2), torch.ones(2)), "array": np.ones(2), "named": Pair(1, np.int64(2))}
-    monkeypatch.setattr(Fetch, "__getitem__", lambda self, draws: original(self, draws) | mixed)
+    inputs = {"array": np.ones(2), "named": Pair(1, np.int64(2))}
+    made = dict(mixed=(torch.ones(2), torch.ones(2)), inputs=inputs)
+    monkeypatch.setattr(Fetch, "__getitem__", lambda self, draws: replace(original(self, draws), **made))
     for batch in loaded(toy, monkeypatch, lambda sample, index: sample, workers=workers):
-        for name, value in mixed.items():
-            assert type(batch[name]) is type(value), name
-        assert type(batch["named"].right) is np.int64
+        assert type(batch.mixed) is tuple
+        for name, value in inputs.items():
+            assert type(batch.inputs[name]) is type(value), name
+        assert type(batch.inputs["named"].right) is np.int64
 
 
 def test_a_batch_is_pinned_as_it_was_made(monkeypatch):
@@ -220,21 +221,19 @@ def test_metrics_take_ids_and_labels_of_any_library():
     for ids in kinds:
         seen = EmbeddingAccumulator("test", "embeddings")
         for _ in range(2):  # as another process that repeats a batch
-            seen.add(outputs, {"labels": np.array([0, 0, 1, 1]), "ids": ids, "indices": np.arange(4)})
+            seen.add(outputs, Batch(labels=np.array([0, 0, 1, 1]), ids=ids, indices=np.arange(4)))
         assert seen.items().names == [0, 1, 2, 3]
     for labels in (torch.tensor([0.2, 0.7, 1, 1]), torch.tensor([True] * 4)):
         with pytest.raises(ValueError, match="whole numbers"):
-            EmbeddingAccumulator("test", "embeddings").add(outputs, {"labels": labels, "ids": [1, 2, 3, 4]})
+            EmbeddingAccumulator("test", "embeddings").add(outputs, Batch(labels=labels, ids=[1, 2, 3, 4]))
     with pytest.raises(ValueError, match="an id is an int or a str"):
-        EmbeddingAccumulator("test", "embeddings").add(
-            outputs, {"labels": torch.zeros(4, dtype=torch.long), "ids": [1.0, 2, 3, 4]}
-        )
+        EmbeddingAccumulator("test", "embeddings").add(outputs, Batch(labels=torch.zeros(4, dtype=torch.long), ids=[1.0, 2, 3, 4]))
 
 
 def test_two_items_with_one_id_are_noticed_whatever_made_it():
     seen = EmbeddingAccumulator("test", "embeddings")
     labels = torch.zeros(3, dtype=torch.long)
-    seen.add({"embeddings": torch.eye(3)}, {"labels": labels, "ids": np.array([7, 8, 7]), "indices": [0, 1, 2]})
+    seen.add({"embeddings": torch.eye(3)}, Batch(labels=labels, ids=np.array([7, 8, 7]), indices=[0, 1, 2]))
     with pytest.raises(ValueError, match="1 items have the id of another one"):
         seen.items()
 
@@ -246,7 +245,7 @@ def test_a_sampler_may_count_with_numpy(toy, monkeypatch):
         epoch_sampler, "draws", lambda self, number: [tuple(np.array(pair)) for pair in original(self, number)]
     )
     found = loaded(toy, monkeypatch, lambda sample, index: sample)
-    assert all(type(index) is int for batch in found for index in batch["indices"])
+    assert all(type(index) is int for batch in found for index in batch.indices)
 
 
 def test_plain_values():

@@ -566,7 +566,7 @@ class Mean(Metric):
         self.seen = []
 
     def update(self, outputs, batch):
-        self.seen.append(outputs["embeddings"][:, 0] * (batch["labels"] + 1))
+        self.seen.append(outputs["embeddings"][:, 0] * (batch.labels + 1))
 
     def compute(self):
         return {"mean": gather(torch.cat(self.seen)).mean().item()}

@@ -106,7 +106,7 @@ class Nearest(Metric):
 
     def update(self, outputs, batch):
         self.rows.append(outputs["embeddings"])
-        self.labels.append(batch["labels"])
+        self.labels.append(batch.labels)
 
     def compute(self):
         rows, labels = gather(torch.cat(self.rows)), gather(torch.cat(self.labels))

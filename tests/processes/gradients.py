@@ -101,11 +101,11 @@ class Explicit(Embedder):
     """
 
     def objective(self, representations, batch):
-        if batch["blocks"] < 3:
+        if batch.blocks < 3:
             return super().objective(representations, batch)
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
         count = len(embeddings) // 3
-        kept = [*range(count, 2 * count), *(2 * count + row for row, first in enumerate(batch["first"]) if first)]
+        kept = [*range(count, 2 * count), *(2 * count + row for row, first in enumerate(batch.first) if first)]
         taught = {} if teacher is None else {"teacher": teacher[:count], "ref_teacher": teacher[kept]}
         return {"loss": self.criterion(embeddings[:count], ref_embeddings=embeddings[kept], **taught)}
 
@@ -156,9 +156,9 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
     fetch = Fetch(dataset, inputs, augment=Augment(views=views), blocks=blocks, mix=mix)
     own = share(draws, rank, size, blocks, together)
     batch = fetch[own]
-    batch["first"] = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]
+    batch.first = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]
     if making in ("paired", "negatives"):
-        batch["labels"] = None
+        batch.labels = None
     return batch
 
 

@@ -11,7 +11,7 @@ import torch
 from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches
 
-from toolbox.base import Features, Hook, Loss, Metric, world
+from toolbox.base import Batch, Features, Hook, Loss, Metric, world
 from toolbox.plugin import Component, Problem, hookimpl
 
 namespace = "processes"
@@ -76,7 +76,7 @@ class Own(Metric):
         self.ids = []
 
     def update(self, outputs, batch):
-        self.ids += batch["ids"]
+        self.ids += batch.ids
 
     def compute(self):
         return {"own": float(sum(self.ids))}
@@ -99,7 +99,7 @@ class OwnNumbers(Embedder):
     """Beside its loss the mean label of this process's rows."""
 
     def objective(self, representations, batch):
-        return super().objective(representations, batch) | {"label": batch["labels"].float().mean()}
+        return super().objective(representations, batch) | {"label": batch.labels.float().mean()}
 
 
 class Keep(Hook):
@@ -172,6 +172,6 @@ class Past(Hook):
         self.function = function
 
     def after_step(self, run):
-        batch = {"inputs": {"image": torch.zeros(2, 3, 16, 16)}}
+        batch = Batch.example({"image": torch.zeros(2, 3, 16, 16)})
         with torch.no_grad():
             getattr(run.model, self.function)(batch) if self.function else run.model(batch, "predict")

@@ -24,6 +24,7 @@ from recipes import (
 )
 
 import toolbox
+from toolbox.base import Batch
 from toolbox.config import load_config
 from toolbox.engine.console import Silent
 
@@ -107,7 +108,7 @@ def metrics() -> None:
                 for half in (slice(0, 16), slice(16, 32)):
                     there = {key: value[half].to(device) for key, value in outputs.items()}
                     items = list(range(32))[half]
-                    batch = {"labels": (torch.arange(32) // 4)[half].to(place), "ids": items, "indices": items}
+                    batch = Batch(labels=(torch.arange(32) // 4)[half].to(place), ids=items, indices=items)
                     if metric.wants_training():
                         metric.learn(there, batch)
                     metric.update(there, batch)
@@ -282,7 +283,7 @@ def metric_of_a_plugin() -> None:
 
     def update(self: Any, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         assert outputs["embeddings"].device.type == "strict"
-        (outputs["embeddings"].sum(dim=1) - batch["labels"]).abs()
+        (outputs["embeddings"].sum(dim=1) - batch.labels).abs()
         original(self, outputs, batch)
 
     nearest.update = update

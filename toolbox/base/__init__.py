@@ -2,6 +2,7 @@
 
 from toolbox.base.augment import Augment
 from toolbox.base.backbone import Backbone, Preprocess, check_images, check_rate
+from toolbox.base.batch import Batch
 from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
 from toolbox.base.exported_model import ExportedModel
@@ -38,7 +39,7 @@ from toolbox.base.loaded_model import LoadedModel
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
 from toolbox.base.mix import Mix
-from toolbox.base.model import Batch, Model, Tower
+from toolbox.base.model import Model, Tower
 from toolbox.base.optimizer import Optimizer, Schedule
 from toolbox.base.pool import Pool
 from toolbox.base.quantize import Quantize

@@ -9,9 +9,9 @@ from typing import Any, Literal, final
 
 from torch import Tensor, nn
 
+from toolbox.base.batch import Batch
 from toolbox.base.dataset import Dataset
 from toolbox.base.findings import Finding
-from toolbox.base.model import Batch
 from toolbox.errors import Problem
 
 Direction = Literal["greater", "less"]
@@ -37,7 +37,7 @@ class Metric(ABC):
             def reset(self):
                 self.errors = []
             def update(self, outputs, batch):
-                self.errors.append((outputs["value"] - batch["labels"]).abs())
+                self.errors.append((outputs["value"] - batch.labels).abs())
             def compute(self):
                 return {"error": gather(torch.cat(self.errors)).mean().item()}
 

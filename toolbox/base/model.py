@@ -11,22 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base.backbone import Backbone, Preprocess
+from toolbox.base.batch import Batch
 from toolbox.base.loss import Loss
 from toolbox.base.pool import Pool
 from toolbox.errors import Problem
 
 if TYPE_CHECKING:
     from toolbox.base.exported_model import ExportedModel
-
-Batch = dict[str, Any]
-"""Of B items: `labels` (B,) or None, `ids` and `indices` (in the dataset) lists of B, `inputs` {name: tensor or dict}.
-
-`stored`: the names of inputs that are not raw but what their `Tower` made of them, (rows, P); absent for none.
-
-`views` {name: V}: input `name` has V * B rows, view-major: rows 0..B-1 are the first view of each item.
-`blocks`: the items are that many equally long blocks, item i of each belonging together (1: independent items).
-`mixed`: where images were mixed in pairs, (the partner's row (B,), share of the image itself (B,)); labels are its own.
-"""
 
 
 class Tower(NamedTuple):
@@ -52,10 +43,10 @@ class Model(nn.Module, ABC):
             def inputs(self):
                 return {"image": self.backbone}
             def loss(self, batch):
-                error = self.predict(batch)["value"] - batch["labels"]
+                error = self.predict(batch)["value"] - batch.labels
                 return {"loss": error.square().mean()}
             def predict(self, batch):
-                return {"value": self.fc(self.backbone(batch["inputs"]["image"]).tokens.mean(1))[:, 0]}
+                return {"value": self.fc(self.backbone(batch.inputs["image"]).tokens.mean(1))[:, 0]}
 
     Its life: `__init__` (structure), `connect` (what depends on the data), then the engine loads each backbone's
     weights and applies its `tune`, then `weights_ready`, then steps.
@@ -65,7 +56,7 @@ class Model(nn.Module, ABC):
     - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
     - `fixed_embeddings`: whether the "embeddings" that it predicts do not change in training, as of a frozen backbone.
     - `user_class`: "module:Class" of what `toolbox.load` makes of it, a `LoadedModel`.
-    - `reads_mixed`: whether its loss reads `batch["mixed"]`; only then may a recipe mix images.
+    - `reads_mixed`: whether its loss reads `batch.mixed`; only then may a recipe mix images.
     """
 
     training_only: frozenset[str] = frozenset()
@@ -80,7 +71,7 @@ class Model(nn.Module, ABC):
     @property
     @abstractmethod
     def inputs(self) -> dict[str, Backbone]:
-        """Which backbone reads `batch["inputs"][name]`; a backbone may stand under several names.
+        """Which backbone reads `batch.inputs[name]`; a backbone may stand under several names.
 
         The engine loads the weights of these and of every backbone that the recipe describes, applies their `tune`,
         and leaves their frozen pretrained tensors out of checkpoints. Any other part of the model is saved whole,
@@ -101,8 +92,8 @@ class Model(nn.Module, ABC):
     @final
     def pooled(self, batch: Batch, name: str = "image") -> Tensor:
         """(rows, P): what the tower `name` makes of its input, or what was stored of it."""
-        value = batch["inputs"][name]
-        return value if name in batch.get("stored", ()) else self.towers()[name](value)
+        value = batch.inputs[name]
+        return value if name in batch.stored else self.towers()[name](value)
 
     def lr_factors(self) -> dict[str, float]:
         """Factors on the recipe's learning rate, by module path within the model; the longest path wins.
@@ -124,7 +115,7 @@ class Model(nn.Module, ABC):
     def represent(self, batch: Batch) -> dict[str, Tensor]:
         """What the objective compares, (rows, ...) each: row i depends on row i of every input and on nothing else.
 
-        Called on chunks of a batch; reads `batch["inputs"]` only.
+        Called on chunks of a batch; reads `batch.inputs` only.
         """
         raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 

@@ -15,7 +15,7 @@ from toolbox.utils.tower_model import TowerModel
 class Classifier(TowerModel):
     """backbone -> pool -> head -> one logit a class, trained on labels.
 
-    - `backbone`: reads `batch["inputs"]["image"]`. Without a `tune` it is frozen, as core.Tune(mode="frozen") does.
+    - `backbone`: reads `batch.inputs["image"]`. Without a `tune` it is frozen, as core.Tune(mode="frozen") does.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
     - `head`: from the pooled features to the logits, one of `core.Linear` (None means it) and `core.MLP`. It is
       computed in float32 at least, whatever the precision of the backbone.
@@ -68,11 +68,11 @@ class Classifier(TowerModel):
         return {"logits": self._logits(self.pooled(batch))}
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        criterion, logits, labels = self.require_loss(), representations["logits"], batch["labels"]
-        if labels is not None and "mixed" in batch:
-            labels = _mixed(labels, *batch["mixed"], classes=logits.shape[1])
+        criterion, logits, labels = self.require_loss(), representations["logits"], batch.labels
+        if labels is not None and batch.mixed is not None:
+            labels = _mixed(labels, *batch.mixed, classes=logits.shape[1])
         if labels is not None:
-            views = batch["views"]["image"]
+            views = batch.views["image"]
             labels = labels.repeat(views, *[1] * (labels.ndim - 1))  # every item's first view before any second
         return {"loss": criterion(logits, labels)}
 

@@ -181,7 +181,7 @@ class Judging(Prepared):
         )  # fmt: skip
 
         def predict(batch: Batch) -> None:
-            if all(items for (items,) in self.team.numbers(batch["items"])):
+            if all(items for (items,) in self.team.numbers(len(batch))):
                 with self.precision.autocast():
                     self.parallel.module(ready(batch, self.training_inputs, self.torch_device), "predict")
 

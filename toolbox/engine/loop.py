@@ -175,10 +175,12 @@ class Run(Judging):
             with phase("waiting for data"):
                 count = self.length.batches(self.step + 1) - self.length.batches(self.step)
                 got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(count)]
+                for number, batch in enumerate(got):
+                    batch.share = (number * self.team.size + self.team.rank, count * self.team.size)
             self.progress["data_wait_seconds"] += time.perf_counter() - started
             self.bad_items.check(got, self.team.size)
             self.model.before_step(self.step, self.steps)
-            own = [batch for batch in got if batch["items"]]
+            own = [batch for batch in got if len(batch)]
             with out_of_memory.training(self.config, self.classes, own, self.step + 1, self.device):
                 self.update(own, self.step, self.steps)
             self.model.after_step(self.step, self.steps)
@@ -210,7 +212,7 @@ class Run(Judging):
     def _agree(self, got: list[Batch]) -> None:
         """Tell the other processes what has happened to this one in a step, and learn the same of them."""
         fresh = self.bad_items.fresh(got)
-        items = sum(batch["items"] for batch in got)
+        items = sum(len(batch) for batch in got)
         stopped = self.progress["stopped"]
         told = self.team.numbers(self._signal.received or 0, int(stopped is not None), len(fresh), items)
         self._asked = max(signum for signum, _, _, _ in told) or None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from toolbox.base import Loss, Model, Tower
+from toolbox.base import Batch, Loss, Model, Tower
 from toolbox.engine.precision import DTYPES
 from toolbox.engine.updating.grad_cache import chunks
 
@@ -154,7 +154,5 @@ def step_memory(
 
 def _forward(model: Model, inputs: dict[str, Tensor], stored: list[str]) -> dict[str, Tensor]:
     if type(model).represent is not Model.represent:
-        return model({"inputs": inputs, "stored": stored}, "represent")
-    views = dict.fromkeys(inputs, 1)
-    batch = {"inputs": inputs, "labels": None, "views": views, "blocks": 1, "ids": [], "indices": []}
-    return model(batch | {"stored": stored}, "predict")
+        return model(Batch(inputs=inputs, stored=stored), "represent")
+    return model(Batch.example(inputs, stored=stored), "predict")

@@ -49,22 +49,23 @@ def training(
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        largest = max(batches, key=lambda batch: batch["items"])
+        largest = max(batches, key=lambda batch: len(batch))
         rows = {name: grad_cache.row_count({name: value}) for name, value in largest["inputs"].items()}
         raise _told(recipe, classes, rows, step, device, error) from error
 
 
 @contextmanager
 def judging(where: str, batch: Batch) -> Iterator[None]:
-    """Within, a batch of an evaluation is computed; `where`: the key of its dataloader."""
+    """Within, outputs of a batch are computed; `where`: the key of its dataloader, empty where no recipe has one."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
-        size = batch["items"]
+        size = len(batch)
+        smaller = f"batch_size={max(1, size // 4)}"
         hint = (
-            f"A smaller batch gives the same numbers: the override {where}.batch_size={max(1, size // 4)} needs about "
+            f"A smaller batch gives the same numbers: {f'the override {where}.' if where else ''}{smaller} needs about "
             f"a quarter of the memory beyond the model's own."
             if size > 1
             else "The batch is one item already: another device, or smaller images."

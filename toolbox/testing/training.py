@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Example, Finding, Gallery, Metric, Optimizer, Schedule
+from toolbox.base import Batch, Example, Finding, Gallery, Metric, Optimizer, Schedule
 from toolbox.testing.material import LabelledImages, require
 
 ITEMS = 24
@@ -113,8 +113,8 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         for take in [metric.learn, metric.update] if metric.wants_training() else [metric.update]:
             for rows in order.split(list(sizes)):
                 numbers = rows.tolist()
-                batch = {"labels": labels[rows], "ids": numbers, "indices": numbers, "inputs": {}, "views": {}}
-                take({key: value[rows] for key, value in outputs.items()}, batch | {"blocks": 1})
+                batch = Batch(labels=labels[rows], ids=numbers, indices=numbers)
+                take({key: value[rows] for key, value in outputs.items()}, batch)
         return metric.compute()
 
     in_order = torch.arange(ITEMS)

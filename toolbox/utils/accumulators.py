@@ -67,11 +67,11 @@ class EmbeddingAccumulator:
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in a batch. Raises ValueError where labels, ids or roles are absent or do not fit."""
-        labels, ids, roles = batch.get("labels"), batch.get("ids"), batch.get("roles")
+        labels, ids, roles = batch.labels, batch.ids, batch.roles
         if self.output not in outputs:
             raise ValueError(f"{self.metric} reads the model's '{self.output}', and this model gives {sorted(outputs)}")
-        if labels is None or ids is None:
-            raise ValueError(f"{self.metric} needs labels and ids, and this batch lacks them: use a labelled dataset")
+        if labels is None:
+            raise ValueError(f"{self.metric} needs labels, and this batch has none: use a labelled dataset")
         labels = torch.as_tensor(labels)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"{self.metric} compares classes, which are whole numbers, and these are {labels.dtype}")
@@ -86,7 +86,7 @@ class EmbeddingAccumulator:
         self._values.append(values)
         self._labels.append(labels.to(values.device))
         self._ids += map(as_id, ids)
-        self._indices += map(int, () if batch.get("indices") is None else batch["indices"])
+        self._indices += map(int, batch.indices)
         self._roles += ["both"] * len(ids) if roles is None else roles
 
     def items(self) -> Items:

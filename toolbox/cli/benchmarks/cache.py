@@ -107,7 +107,7 @@ def _plain_pass(engine: Run, batch: int) -> Callable[[], None]:
         kept = []
         with torch.no_grad():
             for got in batches(Fetch(engine.dataset, inputs), Draws(sampler, 0, len(sampler)), workers=1):
-                pixels = ready(got, inputs, engine.torch_device)["inputs"]["image"]
+                pixels = ready(got, inputs, engine.torch_device).inputs["image"]
                 kept.append(model.pool(model.backbone(pixels)).cpu())
 
     return plain

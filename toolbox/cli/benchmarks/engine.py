@@ -92,11 +92,8 @@ def _recipe(model: str) -> dict[str, Any]:
 
 def _batch(size: int, items: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
-    return {
-        "inputs": {"image": torch.randint(0, 256, (items, 3, size, size), generator=generator, dtype=torch.uint8)},
-        "labels": torch.arange(items) // 4, "ids": list(range(items)), "indices": list(range(items)),
-        "views": {"image": 1}, "blocks": 1, "items": items, "bad": [],
-    }  # fmt: skip
+    images = torch.randint(0, 256, (items, 3, size, size), generator=generator, dtype=torch.uint8)
+    return Batch.example({"image": images}, labels=torch.arange(items) // 4)
 
 
 def _bare_loop(engine: _Stretch) -> Any:
@@ -104,7 +101,7 @@ def _bare_loop(engine: _Stretch) -> Any:
     model = engine.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.device.fused_optimizer)
-    images, labels = engine.batch["inputs"]["image"], engine.batch["labels"].to(engine.torch_device)
+    images, labels = engine.batch.inputs["image"], engine.batch.labels.to(engine.torch_device)
     preprocess = model.backbone.preprocess()
 
     def bare(steps: int) -> None:

@@ -79,8 +79,5 @@ def _model() -> Model:
 
 
 def _batch(rows: int) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "inputs": {"image": torch.randn(rows, 3, 224, 224, generator=generator)}, "labels": torch.arange(rows) // 4,
-        "views": {"image": 1}, "blocks": 1, "ids": list(range(rows)), "indices": list(range(rows)), "items": rows,
-    }  # fmt: skip
+    images = torch.randn(rows, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    return Batch.example({"image": images}, labels=torch.arange(rows) // 4)

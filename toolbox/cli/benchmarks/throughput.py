@@ -160,12 +160,8 @@ def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, pre
 
 
 def _batch(items: int, size: int, device: torch.device) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "inputs": {"image": torch.randn(items, 3, size, size, generator=generator).to(device)},
-        "labels": (torch.arange(items) // 4).to(device), "ids": list(range(items)), "indices": list(range(items)),
-        "views": {"image": 1}, "blocks": 1, "items": items, "bad": [],
-    }  # fmt: skip
+    images = torch.randn(items, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Batch.example({"image": images.to(device)}, labels=(torch.arange(items) // 4).to(device))
 
 
 def _flops(update: Step, batch: Batch) -> int:

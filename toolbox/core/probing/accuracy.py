@@ -54,7 +54,7 @@ class ProbeAccuracy(Metric):
         return [Problem(message)]
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        labels = batch["labels"]
+        labels = batch.labels
         if labels is None:
             raise ValueError("accuracy needs labels, and this batch has none: use a labelled dataset")
         names = [name for name in outputs if name.startswith(f"{PREFIX}/")] if self.choose else [PREFIX]

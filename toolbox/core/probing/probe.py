@@ -139,13 +139,13 @@ class Probe(Model):
         return {"features": self.pooled(batch)}
 
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        labels, views = batch["labels"], batch["views"]["image"]
+        labels, views = batch.labels, batch.views["image"]
         if labels is None:
             raise ValueError("a probe needs labels, and this batch has none: use a labelled dataset")
-        if batch["blocks"] != self.repeats:
+        if batch.blocks != self.repeats:
             raise ValueError(
                 f"repeats={self.repeats} of core.Probe takes as many orders of the data, and a batch has "
-                f"{batch['blocks']}: use the sampler core.Shuffled with repeats={self.repeats}"
+                f"{batch.blocks}: use the sampler core.Shuffled with repeats={self.repeats}"
             )
         features = _by_repeat(representations["features"], views, self.repeats)
         labels = labels.view(self.repeats, -1).repeat(1, views)

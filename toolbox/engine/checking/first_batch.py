@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from toolbox.base import Dataset, Model, Sampler
+from toolbox.base import Batch, Dataset, Model, Sampler
 from toolbox.engine.reading.samples import read_sample
 from toolbox.errors import Problem
 
@@ -41,12 +41,11 @@ def problems(model: Model, dataset: Dataset, sampler: Sampler, views: dict[str, 
         return []
     indices = [index for _, index in sampler.draws(0)]
     count, labelled = len(indices), dataset.labels is not None
-    batch = {
-        "inputs": {name: torch.empty(views[name] * count, 3, *size, device="meta") for name, size in sizes.items()},
-        "labels": torch.empty(count, dtype=torch.long, device="meta") if labelled else None,
-        "views": views, "blocks": sampler.blocks, "ids": Ids(dataset, indices), "indices": indices, "items": count,
-        "bad": [],
-    }  # fmt: skip
+    images = {name: torch.empty(views[name] * count, 3, *size, device="meta") for name, size in sizes.items()}
+    labels = torch.empty(count, dtype=torch.long, device="meta") if labelled else None
+    batch = Batch(
+        inputs=images, views=views, labels=labels, ids=Ids(dataset, indices), indices=indices, blocks=sampler.blocks
+    )
     was_training = model.training
     model.eval()
     try:

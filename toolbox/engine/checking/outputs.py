@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Model
+from toolbox.base import Batch, Model
 from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
@@ -51,14 +51,11 @@ def _outputs(model: torch.nn.Module, mode: str, like: Model | None = None) -> di
             return None
         if name not in unused:
             inputs[name] = torch.empty(1, 3, *source.size, device="meta")
-    batch = {
-        "inputs": inputs, "labels": None, "views": dict.fromkeys(inputs, 1), "blocks": 1, "ids": [0], "indices": [0],
-    }  # fmt: skip
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            return model(batch, mode)
+            return model(Batch.example(inputs), mode)
     except (NotImplementedError, RuntimeError, ValueError, TypeError):
         return None  # what does not fit together is reported by the step that inspection runs
     finally:

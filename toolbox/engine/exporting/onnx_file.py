@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Model
+from toolbox.base import Batch, Model
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import one_line
 
@@ -45,8 +45,8 @@ class Predict(nn.Module):
 
     def forward(self, *values: Tensor) -> dict[str, Tensor]:
         given = dict(zip(self.inputs, values, strict=True))
-        views = dict.fromkeys(given, 1)
-        found = self.model({"inputs": given, "labels": None, "views": views, "blocks": 1}, "predict")
+        # without ids: their number would fix the size of the batch
+        found = self.model(Batch(inputs=given, views=dict.fromkeys(given, 1)), "predict")
         if self.model.closed_set and "logits" in found:  # and not what else a probe gives, of each of its heads
             found = {name: found[name] for name in ("embeddings", "logits") if name in found}
             found["probabilities"] = found["logits"].softmax(dim=1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Model
-from toolbox.engine.judging.each import run_over
+from toolbox.base import Dataset, Model
+from toolbox.engine.judging.image_outputs import run_over_images
 from toolbox.engine.precision import Precision
 from toolbox.plugin import Device
 
@@ -37,17 +37,15 @@ def classify(
 
     - `rank`: from a model's outputs and the ids of their items to pairs (class, probability) of each, best first.
 
-    The other arguments are those of `run_over`.
+    The other arguments are those of `run_over_images`. Of several processes the main one gets the answers.
     """
     result = Classified([], [], [], [])
-
-    def take(outputs: dict[str, Tensor], batch: Batch) -> None:
-        result.rows += rank(outputs, batch["ids"])
-        result.ids += batch["ids"]
-        result.indices += batch["indices"]
-
-    result.bad = run_over(
-        model, dataset, device, take, precision=precision, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
-        progress=progress,
-    )  # fmt: skip
+    for part in run_over_images(
+        model, dataset, device, lambda outputs, batch: rank(outputs, batch.ids), precision=precision,
+        batch_size=batch_size, workers=workers, skip_bad=skip_bad, progress=progress,
+    ):  # fmt: skip
+        result.rows += part.rows or []
+        result.ids += part.ids
+        result.indices += part.indices
+        result.bad += part.bad
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,16 +12,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.base import Batch, Dataset, Metric, Sampler, l2_normalize, world
+from toolbox.base import Batch, Dataset, Metric, l2_normalize, world
 from toolbox.base.functional import gather_numbers
 from toolbox.base.scalars import as_numbers
-from toolbox.engine import out_of_memory
 from toolbox.engine.classes import label_problems
+from toolbox.engine.inference import run_over
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.bad_items import AUDIT, check_share
-from toolbox.engine.reading.batches import batches, ready
-from toolbox.engine.reading.draws import Turns
-from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.engine.reading.fetch import Inputs
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build
@@ -39,13 +37,13 @@ class Pixels(nn.Module):
     fixed_embeddings = True
 
     def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
-        for name, value in batch["inputs"].items():
-            rows = len(batch["ids"]) * batch["views"][name]
+        for name, value in batch.inputs.items():
+            rows = len(batch.ids) * batch.views[name]
             parts = value if isinstance(value, Mapping) else {"pixels": value}
             for _, part in sorted(parts.items(), key=lambda item: "pixel" not in str(item[0])):
                 if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 2 and len(part) == rows:
                     return {"embeddings": l2_normalize(part.flatten(1).float())}
-        listed = ", ".join(batch["inputs"])
+        listed = ", ".join(batch.inputs)
         raise ToolboxError(
             f"The model's inputs ({listed}) hold no pixels with a row for each image.", where="evaluate_pixels",
             hint="Set evaluate_pixels=False.",
@@ -146,28 +144,27 @@ class EvalSet:
         try:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
                 for dataset, loader, name in passes:
-                    bad, checked, spare = 0, False, None
-                    for batch, is_own in self._batches(dataset, loader, name, inputs, device, shelf):
+                    bad, checked = 0, False
+                    for batch, outputs, is_own in run_over(
+                        model, dataset, inputs, device, precision, mode=mode,
+                        batch_size=self.loader.get("batch_size") or 64, workers=loader.get("num_workers", 2),
+                        prefetch=loader.get("prefetch_factor", 2), where=f"{name}_dataloader",
+                        skip_bad=loader.get("on_bad_item", "raise") == "skip", stored=shelf.of(loader) if shelf else {},
+                    ):  # fmt: skip
                         if stop():
                             return None
-                        bad += len(batch["bad"]) if is_own else 0
+                        bad += len(batch.bad) if is_own else 0
                         check_bad(bad, dataset, loader, name)
-                        if spare is None:
-                            spare = _spare(batch)
-                        if not batch["items"]:  # other processes may be waiting for this one to call the model
-                            batch, is_own = spare, False
-                        if batch is None:
+                        if outputs is None:
                             continue
-                        with out_of_memory.judging(f"{self.name}_dataloader", batch), precision.autocast():
-                            batch = ready(batch, inputs, torch.device(str(device)))  # metrics see it there, too
-                            outputs = model(batch, mode)
                         if not checked:  # at once, not when everything is embedded
                             self._choose_judges(outputs, mode)
                             checked = True
                         if not self.judges:
                             return {}
-                        for metric in (self.learning if name == "train" else self.judges) if is_own else ():
-                            self._say(metric.learn if name == "train" else metric.update, outputs, batch)
+                        if is_own and len(batch):
+                            for metric in self.learning if name == "train" else self.judges:
+                                self._say(metric.learn if name == "train" else metric.update, outputs, batch)
                     if name == "train":
                         self.shared["learned of"] = model
         finally:
@@ -228,29 +225,6 @@ class EvalSet:
         self.training_data = build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
         return self.training_data
 
-    def _batches(
-        self, dataset: Dataset, loader: dict[str, Any], name: str, inputs: dict[str, Inputs], device: Device,
-        shelf: Shelf | None,
-    ) -> Iterator[tuple[Batch, bool]]:  # fmt: skip
-        """Every item once, in order, without augmentation; the `loader` of that name says how they are read.
-
-        Each with whether it is this process's own; otherwise another process judges it too.
-        """
-        size = min(self.loader.get("batch_size") or 64, len(dataset))
-        sampler: Sampler = build({"type": "core.Sequential", "batch_size": size}, "sampler")
-        sampler.setup(dataset, seed=0)
-        fetch = Fetch(
-            dataset, inputs, skip_bad=loader.get("on_bad_item", "raise") == "skip",
-            stored=shelf.of(loader) if shelf else None,
-        )  # fmt: skip
-        turns = Turns(sampler)
-        found = batches(
-            fetch, turns, workers=loader.get("num_workers", 2) if fetch.live else 0,
-            prefetch=loader.get("prefetch_factor", 2), pin_memory=device.type != "cpu",
-            where=f"{name}_dataloader",
-        )  # fmt: skip
-        yield from zip(found, turns.own(), strict=True)
-
     def _choose_judges(self, outputs: dict[str, Tensor], mode: str) -> None:
         """Leave out what cannot judge a "baseline". Raises ToolboxError with all that metrics miss in other outputs."""
         self.left_out = self.missing(outputs)
@@ -298,25 +272,6 @@ def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> 
     """Raise ToolboxError when more items were unreadable than the recipe allows."""
     hint = f"Mend the files, or raise max_bad_share. {AUDIT}."
     check_share(bad, loader, len(dataset), where=f"{name}_dataloader", hint=hint)
-
-
-def _spare(batch: Batch) -> Batch | None:
-    """A batch that the model can be called with: this process's own if it has items, else that of another one.
-
-    None in a single process, and where no process has any. Every process calls it with each batch until it gives one,
-    which it does for all of them at once.
-    """
-    rank, processes = world()
-    if processes == 1:
-        return None
-    have = [items > 0 for (items,) in gather_numbers(batch["items"], device=torch.device("cpu"))]
-    if not any(have):
-        return None
-    if not all(have):
-        box = [batch if have.index(True) == rank else None]
-        dist.broadcast_object_list(box, src=have.index(True))
-        batch = batch if batch["items"] else box[0]
-    return batch
 
 
 def _numbers(metric: Metric, found: Any, name: str) -> dict[str, float]:

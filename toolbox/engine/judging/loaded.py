@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from toolbox.base import Dataset, LoadedModel, Model
-from toolbox.engine.reading.batches import ready
+from toolbox.base import Batch, Dataset, LoadedModel, Model
+from toolbox.engine.inference import compute_outputs
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import one_line
@@ -45,23 +44,28 @@ def compute(
     """What a loaded model gives of each batch of a dataset; arguments as of `LoadedModel.run`."""
     if batch_size < 1:
         raise ToolboxError(f"batch_size is 1 or more, not {batch_size}.")
-    device, inputs = torch.device(str(loaded.device)), inputs_of(loaded.model)
+    inputs = inputs_of(loaded.model)
     with ExitStack() as ends:
         pool = ends.enter_context(ThreadPoolExecutor())
         bar = ends.enter_context(_bar(len(dataset))) if progress else None
-        for start in range(0, len(dataset), batch_size):
-            samples = list(pool.map(dataset.__getitem__, range(start, min(start + batch_size, len(dataset)))))
-            values = {
-                name: source.preprocess.collate([source.preprocess(sample[source.field]) for sample in samples])
-                for name, source in inputs.items()
-            }
-            views = dict.fromkeys(values, 1)
-            batch = ready({"inputs": values, "labels": None, "views": views, "blocks": 1}, inputs, device)
-            with torch.inference_mode(), loaded.precision.autocast():
-                outputs = loaded.model(batch, loaded.mode)
+
+        def read() -> Iterator[Batch]:
+            for start in range(0, len(dataset), batch_size):
+                samples = list(pool.map(dataset.__getitem__, range(start, min(start + batch_size, len(dataset)))))
+                yield Batch.example(
+                    {
+                        name: source.preprocess.collate([source.preprocess(sample[source.field]) for sample in samples])
+                        for name, source in inputs.items()
+                    }
+                )
+
+        for batch, outputs in compute_outputs(
+            lambda batch: loaded.model(batch, loaded.mode), read(), inputs=inputs, device=loaded.device,
+            precision=loaded.precision,
+        ):  # fmt: skip
             yield outputs
             if bar is not None:
-                bar.update(len(samples))
+                bar.update(len(batch))
 
 
 def _bar(total: int) -> Any:

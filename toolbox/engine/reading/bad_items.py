@@ -123,7 +123,7 @@ class BadItems:
 
     def check(self, batches: list[Batch], processes: int) -> None:
         """Raise ToolboxError if nothing of a step, or of a process's share of a batch, could be read."""
-        empty = [batch for batch in batches if not batch["items"]]
+        empty = [batch for batch in batches if not len(batch)]
         if not empty or (processes == 1 and len(empty) < len(batches)):
             return
         message = empty[0]["bad"][0][1] if empty[0]["bad"] else ""
@@ -134,7 +134,7 @@ class BadItems:
 
     def fresh(self, batches: list[Batch]) -> list[tuple[int, str]]:
         """The unreadable items of a step that are not known yet."""
-        return [(index, text) for batch in batches for index, text in batch["bad"] if str(index) not in self.found]
+        return [(index, text) for batch in batches for index, text in batch.bad if str(index) not in self.found]
 
     def note(self, fresh: list[tuple[int, str]]) -> None:
         """Take in items. Raises ToolboxError if too little of all can be read."""

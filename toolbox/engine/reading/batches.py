@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import warnings
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,14 +102,11 @@ def training_batches(
 def ready(batch: Batch, inputs: dict[str, Inputs], device: torch.device) -> Batch:
     """A batch as the model takes it: on the device, its inputs finished there."""
     batch = to_device(batch, device)
-    if "inputs" in batch:
-        stored = batch.get("stored", ())
-        finished = {
-            name: value if name in stored else inputs[name].preprocess.finish(value)
-            for name, value in batch["inputs"].items()
-        }
-        return batch | {"inputs": finished}  # the batch that was given stays as it is
-    return batch
+    finished = {
+        name: value if name in batch.stored else inputs[name].preprocess.finish(value)
+        for name, value in batch.inputs.items()
+    }
+    return replace(batch, inputs=finished)  # the batch that was given stays as it is
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -26,7 +26,7 @@ from toolbox.utils.messages import one_line
 
 @dataclass
 class Inputs:
-    """How one entry of `batch["inputs"]` is made: the sample's field, and the backbone's own conversion."""
+    """How one entry of `batch.inputs` is made: the sample's field, and the backbone's own conversion."""
 
     field: str
     preprocess: Preprocess
@@ -49,7 +49,7 @@ class Fetch(torch.utils.data.Dataset):
     - `inputs`: what `inputs_of` returned.
     - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
     - `blocks`: how many equally long blocks the sampler's batches consist of.
-    - `skip_bad`: leave unreadable items out and name them in `batch["bad"]`; else a batch with any is `Unreadable`.
+    - `skip_bad`: leave unreadable items out and name them in `batch.bad`; else a batch with any is `Unreadable`.
     - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
     - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
     - `mix`: mixes the images of a batch in pairs; None leaves them as they are.
@@ -125,24 +125,25 @@ class Fetch(torch.utils.data.Dataset):
         self, items: list[dict[str, Any]], draws: list[tuple[int, int]], bad: list[tuple[int, str]]
     ) -> Batch:  # fmt: skip
         """A batch with stored features, beside live inputs collated from `items`."""
-        batch: Batch = {"bad": bad, "items": len(draws), "blocks": self.blocks}
         if not draws:
-            return batch
+            return Batch(blocks=self.blocks, bad=bad)
         indices = [index for _, index in draws]
         if self.live:
             batch = _collate(items, self.live, self.blocks, bad)
         else:
             first = next(iter(self.stored.values()))
-            batch |= {"views": {}, "inputs": {}, "labels": first.labels_of(indices), "indices": indices}
-            batch["ids"] = [first.ids[index] for index in indices]
-            if first.roles[indices[0]] is not None:
-                batch["roles"] = [first.roles[index] for index in indices]
+            roles = None if first.roles[indices[0]] is None else [first.roles[index] for index in indices]
+            batch = Batch(
+                labels=first.labels_of(indices), ids=[first.ids[index] for index in indices], indices=indices,
+                draws=[draw for draw, _ in draws], roles=roles, blocks=self.blocks, bad=bad,
+            )  # fmt: skip
         for name, store in self.stored.items():
             images = store.layout.views // store.calls
             view = view_of(self.seed, [draw for draw, _ in draws], store.calls) * images
-            batch["inputs"][name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
-            batch["views"][name] = images
-        return batch | {"stored": sorted(self.stored)}
+            batch.inputs[name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
+            batch.views[name] = images
+        batch.stored = sorted(self.stored)
+        return batch
 
     def _item(self, draw: int, index: int) -> dict[str, Any]:
         sample = read_sample(self.dataset, index)
@@ -173,22 +174,21 @@ def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], 
 
 
 def _collate(items: list[dict], inputs: dict[str, Inputs], blocks: int, bad: list[tuple[int, str]]) -> Batch:
-    batch: Batch = {"bad": bad, "items": len(items), "blocks": blocks}
     if not items:
-        return batch
-    batch["views"] = {name: len(items[0][name]) for name in inputs}
+        return Batch(blocks=blocks, bad=bad)
+    views = {name: len(items[0][name]) for name in inputs}
     # view-major: every item's first view, then every item's second
-    batch["inputs"] = {
-        name: source.preprocess.collate([item[name][view] for view in range(batch["views"][name]) for item in items])
+    collated = {
+        name: source.preprocess.collate([item[name][view] for view in range(views[name]) for item in items])
         for name, source in inputs.items()
     }
     labels = [item["label"] for item in items]
-    batch["labels"] = None if None in labels else torch.tensor(labels)
-    batch["ids"] = [item["id"] for item in items]
-    batch["indices"] = [item["index"] for item in items]
-    if items[0]["role"] is not None:
-        batch["roles"] = [item["role"] for item in items]
-    return batch
+    roles = None if items[0]["role"] is None else [item["role"] for item in items]
+    return Batch(
+        inputs=collated, views=views, labels=None if None in labels else torch.tensor(labels), roles=roles,
+        ids=[item["id"] for item in items], indices=[item["index"] for item in items],
+        draws=[item["draw"] for item in items], blocks=blocks, bad=bad,
+    )  # fmt: skip
 
 
 def _shared(batch: Batch) -> Batch | Problem:

@@ -25,4 +25,4 @@ def few_images(dataset: Dataset, model: Model, backbone: Backbone) -> Tensor | N
     chosen = [round(number * (len(dataset) - 1) / max(count - 1, 1)) for number in range(count)]
     inputs = {name: every[name]}
     batch = Fetch(dataset, inputs, skip_bad=True)[list(enumerate(chosen))]
-    return ready(batch, inputs, torch.device("cpu"))["inputs"][name] if "inputs" in batch else None
+    return ready(batch, inputs, torch.device("cpu")).inputs[name] if len(batch) else None

@@ -23,7 +23,7 @@ WHERE = "train_dataloader.mix"
 def mix_pairs(
     batch: Batch, places: Sequence[int], draws: Sequence[tuple[int, int]], mix: Mix, seed: Callable[[int], None]
 ) -> Problem | None:  # fmt: skip
-    """Mix the images of a collated batch in place, and say in `batch["mixed"]` with whom and how much.
+    """Mix the images of a collated batch in place, and say in `batch.mixed` with whom and how much.
 
     Bytes are mixed as floats and rounded to bytes again. An item without a partner stays as it is: the last one of an
     odd number, and one whose partner could not be read, so that the other pairs are those of every other run.
@@ -33,8 +33,8 @@ def mix_pairs(
 
     Returns what makes this batch impossible to mix, None if nothing does.
     """
-    (name, images), *more = batch["inputs"].items()
-    fine = not more and isinstance(images, Tensor) and images.ndim == 4 and batch["views"][name] == batch["blocks"] == 1
+    (name, images), *more = batch.inputs.items()
+    fine = not more and isinstance(images, Tensor) and images.ndim == 4 and batch.views[name] == batch.blocks == 1
     if not fine or not (images.is_floating_point() or images.dtype == torch.uint8):
         what = "one image an item, (B, 3, H, W) in bytes or floats"
         return Problem(f"Images are mixed where a batch holds {what}, and this one does not.", WHERE, "Remove it.")
@@ -52,7 +52,7 @@ def mix_pairs(
                 return Problem(f"{type(mix).__name__} gave {what}: the shape must stay, and a share is 0 to 1.", WHERE)
             images[own] = mixed if images.is_floating_point() else mixed.round().clamp(0, 255).to(torch.uint8)
             partner[own], share[own] = other, kept
-    batch["mixed"] = partner, share
+    batch.mixed = partner, share
     return None
 
 

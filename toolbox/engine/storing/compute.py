@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Augment, Batch, Dataset, Tower
-from toolbox.engine import out_of_memory
+from toolbox.engine.inference import compute_outputs
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.batches import batches
 from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
 from toolbox.features.reuse import KnownItem, KnownItems
@@ -63,22 +63,24 @@ class Job:
         """Of some items, an item's views one after another."""
         return [(draw_of(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
 
-    def rows(self, batch: Batch) -> Tensor:
-        """(draws, copies, width) float32 on the CPU: the features of a batch as the loader gave it."""
-        place = torch.device(str(self.device))
-        with torch.no_grad(), out_of_memory.judging(self.where, batch), self.precision.autocast():
-            value = ready(batch, {self.name: self.source}, place)["inputs"][self.name]
-            try:
-                found = self.tower(value)
-            except ValueError as error:  # a pool that does not fit the backbone, say
-                raise ToolboxError(str(error), where="model") from error
-        items, images = batch["items"], batch["views"][self.name]
-        if images != self.copies or found.ndim != 2 or len(found) != items * images:
+    def features(self, stream: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor | None]]:
+        """Each batch with its features, (draws, copies, width) float32 on the CPU; None where it has no item.
+
+        - `stream`: batches as the loader makes them.
+        """
+        for batch, rows in compute_outputs(
+            lambda batch: self.tower(batch.inputs[self.name]), stream, inputs={self.name: self.source},
+            device=self.device, precision=self.precision, where=self.where,
+        ):  # fmt: skip
+            yield batch, None if rows is None else self._by_draw(rows, len(batch), batch.views[self.name])
+
+    def _by_draw(self, rows: Tensor, items: int, images: int) -> Tensor:
+        if images != self.copies or rows.ndim != 2 or len(rows) != items * images:
             raise ToolboxError(
-                f"The tower '{self.name}' gives {tuple(found.shape)} for {items} items with {images} views, and a "
+                f"The tower '{self.name}' gives {tuple(rows.shape)} for {items} items with {images} views, and a "
                 "store holds one vector a view.", where="features", hint="Give every item as many views or captions.",
             )  # fmt: skip
-        return found.float().cpu().view(images, items, -1).transpose(0, 1)
+        return rows.float().cpu().view(images, items, -1).transpose(0, 1)
 
 
 class _Pieces:
@@ -116,12 +118,13 @@ def compute(
         workers=min(job.loader.get("num_workers", 2), max(0, len(plan) - 1)),
         prefetch=job.loader.get("prefetch_factor", 2), pin_memory=job.device.type != "cpu", where=job.where,
     )  # fmt: skip
+    computed = job.features(stream)
     try:
         for shard in shards:
             found = _Shard(shard, writer.layout, job)
             found.keep(known.read(range(shard.first, shard.stop)))
             for piece in plan.of_shard[shard]:
-                found.add(next(stream))
+                found.add(*next(computed))
                 done += len(piece)
                 progress(done)
             writer.write(shard, found.rows, found.record)
@@ -149,29 +152,28 @@ class _Shard:
             self.record["ids"][row] = item.id
             self.record["labels"][row] = None if labels is None else _json(labels[index])
 
-    def add(self, batch: Batch) -> None:
-        """Take in the items of a batch."""
+    def add(self, batch: Batch, rows: Tensor | None) -> None:
+        """Take in the items of a batch; `rows`: their features, None where it has none."""
         bad = self.record["unreadable"]
-        bad |= {str(index): message for index, message in batch["bad"]}
-        if not batch["items"]:
+        bad |= {str(index): message for index, message in batch.bad}
+        if rows is None:
             return
-        rows = self.job.rows(batch)
         if rows.shape[-1] != self.rows.shape[-1]:
             raise ToolboxError(
                 f"The pool of '{self.job.name}' gives {rows.shape[-1]} numbers and promised {self.rows.shape[-1]}.",
                 where="features", hint="Its dim() must be the width of what forward() returns.",
             )  # fmt: skip
-        labels = [None] * batch["items"] if batch["labels"] is None else batch["labels"].tolist()
-        roles = batch.get("roles") or [None] * batch["items"]
+        labels = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
+        roles = batch.roles or [None] * len(batch)
         places: dict[int, list[int]] = {}
-        for place, index in enumerate(batch["indices"]):
+        for place, index in enumerate(batch.indices):
             places.setdefault(index, []).append(place)
         for index, own in places.items():
             if str(index) in bad:  # one of its views failed
                 continue
             here = index - self.shard.first
             self.rows[here] = rows[own].flatten(0, 1)
-            for name, values in (("ids", batch["ids"]), ("labels", labels), ("roles", roles)):
+            for name, values in (("ids", batch.ids), ("labels", labels), ("roles", roles)):
                 self.record[name][here] = _json(values[own[0]])
 
 

@@ -9,6 +9,7 @@ import random
 
 import torch
 
+from toolbox.base import Batch
 from toolbox.engine.storing.compute import Job
 from toolbox.errors import ToolboxError
 from toolbox.features.store import Store
@@ -22,16 +23,17 @@ def check_some(store: Store, job: Job) -> None:
     """Compute `ITEMS` items again, the same for every run. Raises ToolboxError where one differs."""
     readable = [index for index in range(len(store)) if index not in store.unreadable]
     chosen = sorted(random.Random(0).sample(readable, min(ITEMS, len(readable))))
-    batch = job.fetch(skip_bad=True)[job.draws(chosen)] if chosen else {"items": 0, "bad": []}
-    if batch["bad"]:
-        index, message = batch["bad"][0]
+    batch = job.fetch(skip_bad=True)[job.draws(chosen)] if chosen else Batch()
+    if batch.bad:
+        index, message = batch.bad[0]
         raise ToolboxError(
             f"Item {index} of {type(job.dataset).__name__} was read when its features were stored, and cannot be read "
             f"now: {message}", where=job.where, hint=f"Mend the file, or remove {store.folder} to store anew.",
         )  # fmt: skip
-    if not batch["items"]:
+    if not len(batch):
         return
-    now = job.rows(batch).flatten(0, 1).view(len(chosen), store.layout.views, -1)
+    ((_, rows),) = job.features([batch])
+    now = rows.flatten(0, 1).view(len(chosen), store.layout.views, -1)
     allowed = max(TOLERANCE[store.layout.dtype], TOLERANCE[job.precision.name])
     for index, rows in zip(chosen, now, strict=True):
         then = torch.stack([store.rows([index], view)[0] for view in range(store.layout.views)])

@@ -32,7 +32,7 @@ class GradCache:
 
     def count(self, batch: Batch) -> int:
         """How many chunks a batch has. Raises ToolboxError when its inputs differ in rows."""
-        return -(-row_count(batch["inputs"]) // self.chunk_size)
+        return -(-row_count(batch.inputs) // self.chunk_size)
 
     def __call__(self, batch: Batch, backward: Callable[[Tensor], None], passes: int = 0) -> dict[str, Tensor]:
         """Add the batch's gradients to the parameters; returns what the objective found.
@@ -41,7 +41,7 @@ class GradCache:
         - `passes`: how many chunks pass the model at least; what the batch lacks is made up by some that count nothing.
         """
         states, parts = [], []
-        pieces = list(chunks(batch["inputs"], self.chunk_size))
+        pieces = list(chunks(batch.inputs, self.chunk_size))
         own = len(pieces)
         pieces += pieces[-1:] * (passes - own)
         with torch.no_grad():
@@ -73,7 +73,7 @@ class GradCache:
 
     def _represent(self, inputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         with self.precision.autocast():
-            return self.model({"inputs": inputs, "stored": batch.get("stored", ())}, "represent")
+            return self.model(Batch(inputs=inputs, stored=batch.stored), "represent")
 
 
 def chunks(inputs: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -72,7 +72,7 @@ class Step:
                     f"Up to step {step + 1}, some trained parameters got no gradient on one of the processes.",
                     where="env_cfg.parallel", hint="the override env_cfg.parallel.find_unused_parameters=True",
                 ) from error  # fmt: skip
-            self._parts.append((batch.get("items", 1), _scalars(found)))
+            self._parts.append((len(batch), _scalars(found)))
             values["loss"] = values.get("loss", 0) + found["loss"].detach().float() / len(batches)
         self.parallel.finish(held_back=self.grad_cache is not None)
         with phase("optimizer"):

@@ -19,7 +19,7 @@ Retrieve = Literal["embeddings", "features"]
 class Embedder(TowerModel):
     """backbone -> pool -> head -> embedding, trained by a loss over the batch.
 
-    - `backbone`: reads `batch["inputs"]["image"]`.
+    - `backbone`: reads `batch.inputs["image"]`.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last", "tokens").
     - `head`: from the pooled features to the embedding; None leaves the pooled features as they are.
     - `loss`: what is minimised, over unnormalised embeddings and the labels; None for a model that is only
@@ -131,11 +131,11 @@ class Embedder(TowerModel):
     def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion = self.require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
-        own, labels = batch["views"]["image"], batch["labels"]
-        views = own * batch["blocks"]
+        own, labels = batch.views["image"], batch.labels
+        views = own * batch.blocks
         labels = None if labels is None else labels.repeat(own)
         if self.teacher_file is not None:
-            teacher = self._stored_rows(batch["ids"]).to(embeddings.device).repeat(own, 1)
+            teacher = self._stored_rows(batch.ids).to(embeddings.device).repeat(own, 1)
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "

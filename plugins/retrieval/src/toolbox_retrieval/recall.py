@@ -55,8 +55,8 @@ class Recall(Metric):
       none. It looks at neighbours among all items: queries and gallery, each id once. Its neighbourhoods depend on
       what other queries there are.
 
-    Reads `outputs["embeddings"]` (B, D), of any length; `batch["labels"]` (B,) and `batch["ids"]`, B ints or strings.
-    A batch may carry `batch["roles"]`, B times "query" or "gallery": then queries are compared with the gallery only.
+    Reads `outputs["embeddings"]` (B, D), of any length; `batch.labels` (B,) and `batch.ids`, B ints or strings.
+    A batch may carry `batch.roles`, B times "query" or "gallery": then queries are compared with the gallery only.
     An item is never found by itself, known by its id wherever it stands, and an id seen twice counts once.
 
     `compute` gives "recall@K" for each K that is not above the number of items that a query is compared with, "map@r",

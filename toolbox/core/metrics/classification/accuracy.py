@@ -21,7 +21,7 @@ class Accuracy(Metric):
       are classes every answer would be right, so a K that is given must be smaller.
     - `intervals`: how many times to resample the items for 95 % confidence intervals, e.g. 1000; 0 for none.
 
-    Reads `outputs["logits"]` (B, C), `batch["labels"]` (B,) from 0 to C - 1, and `batch["ids"]`; an id seen twice
+    Reads `outputs["logits"]` (B, C), `batch.labels` (B,) from 0 to C - 1, and `batch.ids`; an id seen twice
     counts once. The rank of an item is 1 + the number of other classes whose logit is as large as that of its own, or
     larger: a tie counts against it, so a model that answers the same of everything scores 0. Of an item a few numbers
     are kept, not its logits, and the numbers are the same for any number of processes and any batch size.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Answered:
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""
-        logits, labels = outputs.get("logits"), batch.get("labels")
+        logits, labels = outputs.get("logits"), batch.labels
         if logits is None or logits.ndim != 2:
             raise ValueError(f"{self.metric} reads the model's 'logits' (B, C), and it gives {sorted(outputs)}")
         if labels is None or len(labels) != len(logits):
@@ -65,7 +65,7 @@ class Answered:
                 "data have other classes than those that it was trained on"
             )
         # as every item is itself asked, it counts once, whatever roles retrieval would give it
-        self._seen.add({"answers": _answers(logits.detach(), labels.to(logits.device))}, batch | {"roles": None})
+        self._seen.add({"answers": _answers(logits.detach(), labels.to(logits.device))}, replace(batch, roles=None))
 
     def all(self) -> Answers:
         """Everything that all processes saw. Raises ValueError for logits that are not finite."""

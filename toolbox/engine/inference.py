@@ -1,0 +1,125 @@
+"""Run a model over data: the one path of evaluation, embedding, prediction, stored features and the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from toolbox.base import Batch, Dataset, world
+from toolbox.base.functional import gather_numbers
+from toolbox.engine import out_of_memory
+from toolbox.engine.precision import Precision
+from toolbox.engine.reading.batches import batches, ready
+from toolbox.engine.reading.draws import Turns
+from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.errors import ToolboxError
+from toolbox.features.store import Store
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+T = TypeVar("T")
+Outputs = dict[str, Tensor]
+
+
+def compute_outputs(
+    compute: Callable[[Batch], T], stream: Iterable[Batch], *, inputs: dict[str, Inputs], device: Device,
+    precision: Precision, where: str = "", in_step: bool = False,
+) -> Iterator[tuple[Batch, T | None]]:  # fmt: skip
+    """What a model makes of each batch of a stream: without gradients, in the given precision.
+
+    - `compute`: calls the model with a batch that is on the device, its inputs finished.
+    - `stream`: batches as a loader makes them; `inputs`: how theirs are finished.
+    - `where`: the recipe's key of the dataloader, for messages.
+    - `in_step`: all processes call the model equally often, as sharded ones must. One whose batch has no item that can
+      be read computes another batch instead.
+
+    Yields each batch, on the device, with its outputs; without items it comes as it is, and with outputs only where
+    another batch was computed. Raises ToolboxError when memory runs out, and for inputs that do not fit the model.
+    """
+    place, spare = torch.device(str(device)), None
+    for batch in stream:
+        if in_step and spare is None:
+            spare = _spare_batch(batch)
+        taken = batch if len(batch) else spare
+        if taken is None:
+            yield batch, None
+            continue
+        with torch.no_grad(), out_of_memory.judging(where, taken), precision.autocast():
+            taken = ready(taken, inputs, place)
+            try:
+                outputs = compute(taken)
+            except ValueError as error:  # a pool that does not fit the backbone, say
+                raise ToolboxError(str(error), where="model") from error
+        yield (taken if len(batch) else batch), outputs
+
+
+def run_over(
+    model: nn.Module, dataset: Dataset, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
+    mode: str = "predict", batch_size: int = 64, workers: int = 2, prefetch: int = 2, skip_bad: bool = False,
+    stored: Mapping[str, Store] | None = None, where: str = "",
+) -> Iterator[tuple[Batch, Outputs | None, bool]]:  # fmt: skip
+    """A model's outputs for every item of a dataset, in its order, without augmentation.
+
+    Several processes take whole batches in turn, so that each batch is computed as by one process.
+
+    - `model`: what to call, in evaluation mode; `inputs`: of `toolbox.engine.reading.fetch.inputs_of`.
+    - `mode`: "predict", or "baseline" for the backbone alone, without a head.
+    - `batch_size`: items at a time; `workers`: processes that read them, 0 for none; `prefetch`: batches each of them
+      reads ahead.
+    - `skip_bad`: leave unreadable items out; they are named in `batch.bad`. Else the first batch with any raises.
+    - `stored`: features of inputs that are not read.
+    - `where`: key of the dataloader, for messages.
+
+    Yields (batch, outputs, own) as `compute_outputs` does; a batch that is not its `own` is computed only to stay in
+    step with the other processes, one of which has it.
+    """
+    sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
+    sampler.setup(dataset, seed=0)
+    fetch, turns = Fetch(dataset, inputs, skip_bad=skip_bad, stored=stored), Turns(sampler)
+    # a single batch is read sooner than a process starts
+    workers = min(workers, len(turns) - 1) if fetch.live else 0
+    stream = batches(fetch, turns, workers=workers, prefetch=prefetch, pin_memory=device.type != "cpu", where=where)
+    computed = compute_outputs(
+        lambda batch: model(batch, mode), stream, inputs=inputs, device=device, precision=precision, where=where,
+        in_step=True,
+    )  # fmt: skip
+    for (batch, outputs), own in zip(computed, turns.own(), strict=True):
+        yield batch, outputs, own
+
+
+def gather_in_order(pieces: Iterable[T | None]) -> Iterator[T]:
+    """What processes found in turn, in the order of the data, on the main process; the others get nothing.
+
+    - `pieces`: of each batch of `run_over`, None for one that is not this process's own. Equally many everywhere.
+    """
+    rank, size = world()
+    for piece in pieces:
+        if size == 1:
+            everyone = [piece]
+        else:
+            everyone = [None] * size if rank == 0 else None
+            dist.gather_object(piece, everyone, dst=0)
+        yield from (found for found in everyone or () if found is not None)
+
+
+def _spare_batch(batch: Batch) -> Batch | None:
+    """A batch that the model can be called with: this process's own if it has items, else that of another one.
+
+    None in a single process, and where no process has any. Every process calls it with each batch until it gives one,
+    which it does for all of them at once.
+    """
+    rank, processes = world()
+    if processes == 1:
+        return None
+    have = [items > 0 for (items,) in gather_numbers(len(batch), device=torch.device("cpu"))]
+    if not any(have):
+        return None
+    if not all(have):
+        box = [batch if have.index(True) == rank else None]
+        dist.broadcast_object_list(box, src=have.index(True))
+        batch = batch if len(batch) else box[0]
+    return batch
