@@ -227,7 +227,9 @@ def test_metrics_take_ids_and_labels_of_any_library():
         with pytest.raises(ValueError, match="whole numbers"):
             EmbeddingAccumulator("test", "embeddings").add(outputs, Batch(labels=labels, ids=[1, 2, 3, 4]))
     with pytest.raises(ValueError, match="an id is an int or a str"):
-        EmbeddingAccumulator("test", "embeddings").add(outputs, Batch(labels=torch.zeros(4, dtype=torch.long), ids=[1.0, 2, 3, 4]))
+        EmbeddingAccumulator("test", "embeddings").add(
+            outputs, Batch(labels=torch.zeros(4, dtype=torch.long), ids=[1.0, 2, 3, 4])
+        )
 
 
 def test_two_items_with_one_id_are_noticed_whatever_made_it():

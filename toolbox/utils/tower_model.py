@@ -12,7 +12,7 @@ from toolbox.utils import pool as pools
 class TowerModel(Model):
     """backbone -> pool -> head, trained by a loss: the base of models with one tower.
 
-    - `backbone`: reads `batch["inputs"]["image"]`.
+    - `backbone`: reads `batch.inputs["image"]`.
     - `pool`: a pool, or the mode of one, as in `Pool("cls")`.
     - `head`: from the pooled features on; None leaves them as they are.
     - `loss`: what is minimised; None for a model that is only evaluated. Its parameters are the part `criterion`.
