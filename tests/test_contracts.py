@@ -88,8 +88,8 @@ def test_embedder(cross_view):
 
 def test_a_draw_decides_the_views_and_not_the_place_in_the_batch():
     model = Embedder(backbone=Patches())
-    once = load(model, Shades(), [(5, 2), (6, 2)], RandomCrops(1))["inputs"]["image"]
-    again = load(model, Shades(), [(6, 2)], RandomCrops(1))["inputs"]["image"]
+    once = load(model, Shades(), [(5, 2), (6, 2)], RandomCrops(1)).inputs["image"]
+    again = load(model, Shades(), [(6, 2)], RandomCrops(1)).inputs["image"]
     assert torch.equal(once[1], again[0])
     assert not torch.equal(once[0], once[1])
 

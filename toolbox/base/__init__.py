@@ -1,8 +1,9 @@
 """The extension points: one small abstract class a file, and the few helpers every author needs."""
 
 from toolbox.base.augment import Augment
-from toolbox.base.backbone import Backbone, Preprocess, check_images, check_rate
+from toolbox.base.backbone import Backbone
 from toolbox.base.batch import Batch
+from toolbox.base.checks import check_images, check_rate
 from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
 from toolbox.base.exported_model import ExportedModel
@@ -39,13 +40,15 @@ from toolbox.base.loaded_model import LoadedModel
 from toolbox.base.loss import Loss
 from toolbox.base.metric import Metric
 from toolbox.base.mix import Mix
-from toolbox.base.model import Model, Tower
+from toolbox.base.model import Model
 from toolbox.base.optimizer import Optimizer, Schedule
 from toolbox.base.pool import Pool
+from toolbox.base.preprocess import Preprocess
 from toolbox.base.quantize import Quantize
 from toolbox.base.run import Run
 from toolbox.base.sampler import Sampler
 from toolbox.base.splits import SPLITS, split_by_hash, take_by_hash
+from toolbox.base.stored_towers import Tower
 from toolbox.base.tune import Tune
 
 __all__ = [

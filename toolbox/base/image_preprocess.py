@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from toolbox.base.backbone import Preprocess
+from toolbox.base.preprocess import Preprocess
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["RGB", "BGR"]

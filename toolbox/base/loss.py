@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import final
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from toolbox.base.functional import gather, gather_numbers, without_autocast, world
+from toolbox.base.functional import without_autocast
+from toolbox.base.loss_rows import gather_all, gather_refs, mean_of_own_rows
 
 
 class Loss(nn.Module, ABC):
@@ -105,51 +104,13 @@ class Loss(nn.Module, ABC):
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
         if not self.gathers:
-            return self._of_own_rows(embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
-        extra = {"teacher": _all(teacher), "ref_teacher": _all_refs(ref_teacher, len(embeddings))}
+            return mean_of_own_rows(self, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
+        extra = {"teacher": gather_all(teacher), "ref_teacher": gather_refs(ref_teacher, len(embeddings))}
         with without_autocast(embeddings.device):
             return self.compute(
-                _all(embeddings),
-                _all(labels),
-                _all_refs(ref_embeddings, len(embeddings)),
-                _all_refs(ref_labels, len(embeddings)),
+                gather_all(embeddings),
+                gather_all(labels),
+                gather_refs(ref_embeddings, len(embeddings)),
+                gather_refs(ref_labels, len(embeddings)),
                 **(extra if self.needs_teacher else {}),
             )
-
-    def _of_own_rows(self, *rows: Tensor | None) -> Tensor:
-        """The mean over the rows of all processes, each of which computes its own part of the gradient."""
-        arguments = [None if x is None else _promoted(x) for x in rows]
-        with without_autocast(arguments[0].device):
-            own = self.compute(*arguments[: None if self.needs_teacher else 4])
-            _, processes = world()
-            if processes == 1:
-                return own
-            found = self.weigh(*arguments[:4])
-            # a number is filled in on the device: a copy would wait for it
-            weight = found.detach().to(own.dtype) if isinstance(found, Tensor) else own.new_full((), found)
-            sums = torch.stack([weight, torch.where(weight > 0, weight * own.detach(), 0)])
-            dist.all_reduce(sums)
-            total = sums[0].clamp(min=torch.finfo(sums.dtype).tiny)
-            share = own * (weight * processes / total)
-            return share + (sums[1] / total - share).detach()  # the value of the whole, the gradient of the share
-
-
-def _promoted(x: Tensor) -> Tensor:
-    return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
-
-
-def _all(x: Tensor | None) -> Tensor | None:
-    """The rows of all processes, in at least float32."""
-    return None if x is None else gather(_promoted(x))
-
-
-def _all_refs(x: Tensor | None, rows: int) -> Tensor | None:
-    """The same, second views before explicit negatives, so that row i stays the view of embedding i."""
-    everything = _all(x)
-    if x is None or everything is None or world()[1] == 1:
-        return everything
-    # every process takes part in the same collective calls, also one that has no explicit negative
-    sizes = gather_numbers(rows, len(x), device=x.device)
-    parts = everything.split([length for _, length in sizes])
-    cut = [(part[:own], part[own:]) for part, (own, _) in zip(parts, sizes, strict=True)]
-    return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

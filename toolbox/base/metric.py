@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Literal, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolbox.base.batch import Batch
 from toolbox.base.dataset import Dataset
 from toolbox.base.findings import Finding
+from toolbox.base.learning_metric import LearningMetric
 from toolbox.errors import Problem
 
 Direction = Literal["greater", "less"]
@@ -27,7 +27,7 @@ def is_better(value: float, other: float, direction: str | None) -> bool:
     return value < other if direction == "less" else value > other
 
 
-class Metric(ABC):
+class Metric(LearningMetric, ABC):
     """Sees every item of a dataset once, in any order and split over any number of processes.
 
     For example:
@@ -43,31 +43,13 @@ class Metric(ABC):
 
     - `better`: whether its numbers are better when they are "greater" or "less"; or {name: which} where it gives both
       kinds. What a class does not say is "less" for names with a word such as "loss" or "error", else "greater".
-
-    Of metrics that learn from the training set, or choose settings such as the k of k-NN:
-
-    - `keeps_learned`: whether `reset` leaves what was learned, which `forget` drops. The training set is then read once
-      for a model whose embeddings do not change in training (`Model.fixed_embeddings`).
-    - `settings`: names of those of its numbers that are settings it chose and no measurements: reports and tables name
-      them beside the numbers, and draw no curve of them.
-    - `has_choice`: whether it chooses settings. On a validation set, where the engine sets `chooses`, it does so by the
-      items that it judges, and gives them among its numbers. On a test set it takes them from `chosen`, the numbers
-      of the validation; where that is None, nothing has chosen them, and the test set never does.
     """
 
     better: Direction | dict[str, Direction] = "greater"
-    keeps_learned: bool = False
-    settings: tuple[str, ...] = ()
-    has_choice: bool = False
-    chooses: bool = False
-    chosen: Mapping[str, float] | None = None
 
     @abstractmethod
     def reset(self) -> None:
         """Forget what was seen."""
-
-    def share(self, shared: dict[str, Any]) -> None:
-        """Called before anything else, with a dictionary that all metrics of a run have in common."""
 
     @abstractmethod
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
@@ -109,10 +91,6 @@ class Metric(ABC):
         """What this metric misses in a model's outputs; their shapes count, their values may not be there yet."""
         return []
 
-    def wants_training(self) -> bool:
-        """Whether `learn` must see the training set, without augmentation, before `compute`."""
-        return False
-
     def notes(self, training: int | None) -> list[str]:
         """What a reader of the numbers should be told beforehand; `training`: items of the training set, if known."""
         return []
@@ -120,16 +98,3 @@ class Metric(ABC):
     def remarks(self) -> list[str]:
         """After `compute`: what must be said with the numbers, such as items that they leave out, with counts."""
         return []
-
-    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Take in the model's `predict` of a batch of the training set; `reset` forgets it, or `forget`."""
-
-    def forget(self) -> None:
-        """Drop what was learned from the training set; only where it `keeps_learned`."""
-
-    def classifier(self) -> nn.Module | None:
-        """After `compute`: what was fitted to the training set, as a module from embeddings (B, D) to logits (B, C).
-
-        Its attribute `number` is the name of the number that tells how good it is. None where nothing was fitted.
-        """
-        return None

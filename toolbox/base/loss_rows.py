@@ -1,0 +1,56 @@
+"""The rows that a loss computes from, with several processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from toolbox.base.functional import gather, gather_numbers, without_autocast, world
+
+if TYPE_CHECKING:
+    from toolbox.base.loss import Loss
+
+
+def mean_of_own_rows(loss: Loss, *rows: Tensor | None) -> Tensor:
+    """The mean over the rows of all processes, each of which computes its own part of the gradient.
+
+    - `loss`: one that does not gather; `rows`: the arguments of its `compute`, teacher's included.
+    """
+    arguments = [None if x is None else promote(x) for x in rows]
+    with without_autocast(arguments[0].device):
+        own = loss.compute(*arguments[: None if loss.needs_teacher else 4])
+        _, processes = world()
+        if processes == 1:
+            return own
+        given = loss.weigh(*arguments[:4])
+        # a number is filled in on the device: a copy would wait for it
+        weight = given.detach().to(own.dtype) if isinstance(given, Tensor) else own.new_full((), given)
+        sums = torch.stack([weight, torch.where(weight > 0, weight * own.detach(), 0)])
+        dist.all_reduce(sums)
+        total = sums[0].clamp(min=torch.finfo(sums.dtype).tiny)
+        share = own * (weight * processes / total)
+        return share + (sums[1] / total - share).detach()  # the value of the whole, the gradient of the share
+
+
+def promote(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
+
+
+def gather_all(x: Tensor | None) -> Tensor | None:
+    """The rows of all processes, in at least float32."""
+    return None if x is None else gather(promote(x))
+
+
+def gather_refs(x: Tensor | None, rows: int) -> Tensor | None:
+    """The same, second views before explicit negatives, so that row i stays the view of embedding i."""
+    everything = gather_all(x)
+    if x is None or everything is None or world()[1] == 1:
+        return everything
+    # every process takes part in the same collective calls, also one that has no explicit negative
+    sizes = gather_numbers(rows, len(x), device=x.device)
+    parts = everything.split([length for _, length in sizes])
+    cut = [(part[:own], part[own:]) for part, (own, _) in zip(parts, sizes, strict=True)]
+    return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

@@ -1,0 +1,36 @@
+"""The extension point for what turns raw values into what a backbone takes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch.utils.data import default_collate
+
+
+class Preprocess(ABC):
+    """Turns raw values into what a backbone takes: one by one and collated in data workers, finished on the device.
+
+    Picklable, and holds no module. What grows the data, such as from bytes to normalised floats, belongs in `finish`:
+    batches then cross from the workers at a quarter of the size.
+
+    - `size`: (height, width) that the backbone wants, None for text.
+    """
+
+    size: tuple[int, int] | None = None
+
+    @abstractmethod
+    def __call__(self, value: Any) -> Any:
+        """One raw value (a PIL image, a string) -> one item, e.g. a (3, H, W) tensor of bytes."""
+
+    def uncut(self) -> Preprocess:
+        """The same for views that an augment has made, of which no more is cut off. Itself unless overridden."""
+        return self
+
+    def collate(self, items: list[Any]) -> Any:
+        """Items of one batch -> what is moved to the device. Stacks tensors unless overridden."""
+        return default_collate(items)  # in a data worker straight into shared memory: one copy less
+
+    def finish(self, batch: Any) -> Any:
+        """A collated batch, on the device -> the `inputs` of `Backbone.forward`. Unchanged unless overridden."""
+        return batch

@@ -1,0 +1,52 @@
+"""What a model says of features: which may be stored, which do not change, which come out of a head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, final
+
+from torch import Tensor
+
+from toolbox.base.backbone import Backbone
+from toolbox.base.batch import Batch
+from toolbox.base.pool import Pool
+
+
+class Tower(NamedTuple):
+    """A backbone and the pool behind it: what stands between an input and all that trains, where both are frozen."""
+
+    backbone: Backbone
+    pool: Pool
+
+    def __call__(self, value: Any) -> Tensor:
+        """What the backbone reads, finished -> the pooled features, (rows, P)."""
+        return self.pool(self.backbone(value, layers=self.pool.layers))
+
+
+class StoredTowers:
+    """A model of which the pooled features of some inputs may be stored."""
+
+    def towers(self) -> dict[str, Tower]:
+        """Backbone and pool of each input whose pooled features may be stored; a model that names some calls `pooled`.
+
+        A recipe with `features` stores those that are frozen, and batches then bring them instead of the inputs.
+        """
+        return {}
+
+    @final
+    def pooled(self, batch: Batch, name: str = "image") -> Tensor:
+        """(rows, P): what the tower `name` makes of its input, or what was stored of it."""
+        value = batch.inputs[name]
+        return value if name in batch.stored else self.towers()[name](value)
+
+    @property
+    def fixed_embeddings(self) -> bool:
+        """Whether the "embeddings" of `predict` do not change in training, as of a frozen backbone."""
+        return False
+
+    @property
+    def predicts_through_head(self) -> bool:
+        """Whether the embeddings of `predict` come out of a trained head, so that those of `baseline` are others.
+
+        A run then evaluates both after training: features before the head may be the better ones.
+        """
+        return False
