@@ -16,8 +16,8 @@ from toolbox.base.findings import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
 from toolbox.config.validate import complete
+from toolbox.engine import inference
 from toolbox.engine.checking.inspect import inspect
-from toolbox.engine.judging import eval_set as evaluating
 from toolbox.engine.judging.eval_set import EvalSet, Pixels
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.fetch import inputs_of
@@ -150,8 +150,8 @@ def test_every_metric_that_takes_them_gets_the_options(recipe, capsys):
 
 def test_a_width_that_is_too_large_is_found_at_the_first_batch(trained, monkeypatch):
     seen = []
-    original = evaluating.ready
-    monkeypatch.setattr(evaluating, "ready", lambda *a: (seen.append(1), original(*a))[1])
+    original = inference.ready
+    monkeypatch.setattr(inference, "ready", lambda *a: (seen.append(1), original(*a))[1])
     with pytest.raises(ToolboxError, match="9 dimensions"):
         api.evaluate(api.load_config(trained[0]), trained[1], metrics={"dims": [9]})
     assert len(seen) == 1
