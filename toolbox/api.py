@@ -137,7 +137,7 @@ def _make(config: Mapping[str, Any], device: str | None, console: Console, team:
 def evaluate(
     config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
     device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | Sequence[str] | None = None,
-    out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None,
+    out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None, team: Team | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
 
@@ -149,12 +149,17 @@ def evaluate(
     - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
       evaluation.
     - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
+    - `team`: the processes that evaluate together, of which this is one; default: this one alone. The numbers are those
+      of one process; the main one writes and tells.
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
+    from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.judging import evaluation, testdir
 
-    folder, recipe, is_new = None if out is None else Path(out).expanduser(), as_plain(config), False
+    team = team or ALONE
+    tell = tell if team.is_main else lambda text: None
+    folder, recipe, is_new = Path(out).expanduser() if out and team.is_main else None, as_plain(config), False
     if metrics:
         problems = validate(recipe)
         if problems:
@@ -169,7 +174,7 @@ def evaluate(
             tell(note)
         if folder is not None:
             is_new = testdir.claim(folder)
-        found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision)
+        found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision, team=team)
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:

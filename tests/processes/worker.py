@@ -9,6 +9,7 @@ import gathers
 import gradients
 import logged
 import metrics
+import outputs
 import probes
 import runs
 import torch
@@ -27,6 +28,7 @@ def main(folder: Path) -> None:
         team.start(gradients.DEVICE)
         found = {"gradients": gradients.everything(team), "metrics": metrics.everything(team)}
         found["gathers"] = gathers.everything(team)
+        found["outputs"] = outputs.everything(team)
         found["probes"] = probes.everything(team)
         found["logged"] = logged.everything(team, folder)
         found["runs"] = runs.everything(team, folder)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError, command_line
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
+    from toolbox.engine.distributed.team import Team
 
 TELLS = """\
 MODEL is a checkpoint or a run's folder (its trained model), a recipe (the pooled features of its backbone, zero-shot),
@@ -35,7 +37,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, stoppable
+    from toolbox.cli.sources import add_source_arguments
 
     parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
@@ -44,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_source_arguments(parser)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(stoppable(lambda: _embed(arguments)))
+    return guarded(lambda: run_in_processes(lambda team: _embed(arguments, team)))
 
 
-def _embed(arguments: argparse.Namespace) -> int:
+def _embed(arguments: argparse.Namespace, team: Team) -> int:
     if not arguments.images and arguments.split is None:
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
     if arguments.split and len(arguments.images) > 1:
@@ -64,13 +66,15 @@ def _embed(arguments: argparse.Namespace) -> int:
     dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
     for note in dataset.notes():
         print(note)
-    source = load_source(arguments, ours)
+    source = load_source(arguments, ours, team)
     told = listed_sources(arguments.images or [arguments.model])
     told = f"{arguments.split} of {told}" if arguments.split else told
     print(
         f"Embedding {len(dataset):,} images of {told} with {source.description}, in {source.precision.name}", flush=True
     )
     found = run(source, dataset, arguments)
+    if not team.is_main:
+        return 0
     try:
         about = {"model": source.description, "precision": source.precision.name}
         write_embeddings(arguments.out, found.ids, found.embeddings, about=about)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
+
+if TYPE_CHECKING:
+    from toolbox.engine.distributed.team import Team
 
 TELLS = """\
 Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
@@ -36,22 +41,18 @@ def _extract(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox import api
     from toolbox.cli.progress import console
-    from toolbox.engine.distributed.launch import find_place
-    from toolbox.engine.distributed.team import OtherProcessFailed, Team
 
-    place = find_place(None)
+    def extract(team: Team) -> int:
+        counts = api.extract(
+            api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), splits=arguments.split,
+            device=arguments.device, mend=arguments.verify, console=console(), team=team,
+        )  # fmt: skip
+        read = " All checksums are right." if arguments.verify else ""
+        print(f"{counts['computed']:,} items computed, {counts['found']:,} found.{read}")
+        return 0
+
     try:
-        with Team(place) as team:
-            found = api.extract(
-                api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), splits=arguments.split,
-                device=arguments.device, mend=arguments.verify, console=console(), team=team,
-            )  # fmt: skip
-    except OtherProcessFailed as failure:  # that one says why
-        return failure.code
+        return run_in_processes(extract)
     except KeyboardInterrupt:
         print("Interrupted. Complete shards are kept: the same command goes on from there.", file=sys.stderr)
         return 130
-    if place.rank == 0:
-        read = " All checksums are right." if arguments.verify else ""
-        print(f"{found['computed']:,} items computed, {found['found']:,} found.{read}")
-    return 0

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
+    from toolbox.engine.distributed.team import Team
     from toolbox.engine.judging.mining import ByPath, Mined
 
 TELLS = """\
@@ -29,7 +31,7 @@ Wrong labels and look-alikes gather among the most similar: --skip, --margin and
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, from_least, stoppable
+    from toolbox.cli.sources import add_source_arguments, from_least
 
     parser = new_parser("mine_negatives", "Write hard negatives to train with.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, or a recipe")
@@ -46,10 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
     add_source_arguments(parser, backbone=False)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(stoppable(lambda: _mine(arguments)))
+    return guarded(lambda: run_in_processes(lambda team: _mine(arguments, team)))
 
 
-def _mine(arguments: argparse.Namespace) -> int:
+def _mine(arguments: argparse.Namespace, team: Team) -> int:
     if arguments.out.suffix != ".jsonl":
         raise ToolboxError(f"{arguments.out} must end in .jsonl.")
     prepare_process()
@@ -78,10 +80,12 @@ def _mine(arguments: argparse.Namespace) -> int:
                            where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
     for note in dataset.notes():
         print(note)
-    source = load_source(arguments, arguments.cfg_options)
+    source = load_source(arguments, arguments.cfg_options, team)
     what = f"{len(dataset):,} images of {arguments.split}"
     print(f"Embedding {what} with {source.description}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)
+    if not team.is_main:
+        return 0
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)
     with progress(len(labels), "mining") as advance:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset, LoadedModel
+    from toolbox.engine.distributed.team import Team
     from toolbox.engine.judging.classify import Classified
 
 TOP = 5
@@ -37,7 +39,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, from_least, stoppable
+    from toolbox.cli.sources import add_source_arguments, from_least
 
     parser = new_parser("predict", "Tell the classes of pictures.", epilog=TELLS)
     parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint of a classifier, or a run's folder")
@@ -50,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_source_arguments(parser, backbone=False, baseline=False)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(stoppable(lambda: _predict(arguments)))
+    return guarded(lambda: run_in_processes(lambda team: _predict(arguments, team)))
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+def _predict(arguments: argparse.Namespace, team: Team) -> int:
     prepare_process()
     from toolbox.cli.predictions import ENDINGS, write_predictions
     from toolbox.cli.sources import listed_sources, pictures_of
@@ -62,7 +64,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     dataset = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
     for note in dataset.notes():
         print(note)
-    model = _load(arguments)
+    model = _load(arguments, team)
     known = model.classes
     if known is None:
         print("This checkpoint holds no names of classes: labels are their numbers.")
@@ -72,6 +74,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     told += f", by {model.model.predictor}" if model.model.predictor else ""
     print(f"Classifying {len(dataset):,} images of {listed_sources(arguments.images)} with {told}", flush=True)
     found = _classified(model, dataset, arguments)
+    if not team.is_main:
+        return 0
     rows = found.rows
     paths = [str(name) for name in found.ids]
     if arguments.out:
@@ -101,12 +105,12 @@ def _check_targets(arguments: argparse.Namespace, endings: tuple[str, ...]) -> N
         raise ToolboxError("--overwrite has no effect without --out or --page.")
 
 
-def _load(arguments: argparse.Namespace) -> LoadedModel:
+def _load(arguments: argparse.Namespace, team: Team) -> LoadedModel:
     from toolbox import api
-    from toolbox.cli.sources import kind_of
+    from toolbox.cli.sources import device_of, kind_of
     from toolbox.engine.device import set_threads
 
-    set_threads(None)
+    set_threads(None, team.place.local_size)
     kind = kind_of(arguments.model)
     if kind != "checkpoint":
         raise ToolboxError(
@@ -115,10 +119,12 @@ def _load(arguments: argparse.Namespace) -> LoadedModel:
         )
     overrides = list(arguments.cfg_options or [])
     overrides += [f"model.classifier={arguments.head}"] if arguments.head else []
-    return api.load(
-        arguments.model, device=arguments.device or "auto", overrides=overrides, plugins=arguments.plugin,
+    model = api.load(
+        arguments.model, device=device_of(arguments, team) or "auto", overrides=overrides, plugins=arguments.plugin,
         precision=arguments.precision,
     )  # fmt: skip
+    team.start(model.device)
+    return model
 
 
 def _classified(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Classified:

@@ -16,6 +16,7 @@ from toolbox.registry import build
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset, LoadedModel
+    from toolbox.engine.distributed.team import Team
     from toolbox.engine.judging.embed import Embedded
     from toolbox.engine.judging.pictures import Pictures
 
@@ -57,8 +58,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_source(arguments: argparse.Namespace, overrides: list[str]) -> LoadedModel:
-    """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id."""
+def load_source(arguments: argparse.Namespace, overrides: list[str], team: Team) -> LoadedModel:
+    """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id.
+
+    - `team`: the processes that compute together, each on a device of its own.
+    """
     from toolbox.engine.device import set_threads
     from toolbox.loading import load_model
 
@@ -67,13 +71,22 @@ def load_source(arguments: argparse.Namespace, overrides: list[str]) -> LoadedMo
         raise ToolboxError(
             f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
         )
-    set_threads(None)
+    processes = team.place.local_size
+    set_threads(None, processes)
     model = load_model(
-        arguments.model, device=arguments.device, precision=arguments.precision, overrides=overrides,
+        arguments.model, device=device_of(arguments, team), precision=arguments.precision, overrides=overrides,
         plugins=arguments.plugin, backbone=arguments.backbone, baseline=arguments.baseline,
     )  # fmt: skip
-    set_threads((model.recipe.get("env_cfg") or {}).get("threads"))
+    set_threads((model.recipe.get("env_cfg") or {}).get("threads"), processes)
+    team.start(model.device)
     return model
+
+
+def device_of(arguments: argparse.Namespace, team: Team) -> str | None:
+    """The device that a process of a command computes on: the one asked for, of several processes each its own."""
+    from toolbox.engine.device import choose_device
+
+    return str(choose_device(arguments.device or "auto", team.place)) if team.size > 1 else arguments.device
 
 
 def split_of(recipe: dict[str, Any], split: str) -> Dataset:

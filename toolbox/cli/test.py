@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
 from toolbox.cli.sources import add_precision
+
+if TYPE_CHECKING:
+    from toolbox.engine.distributed.team import Team
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,14 +50,19 @@ def _test(arguments: argparse.Namespace) -> int:
     from toolbox.cli.tables import show_metrics
 
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
-    numbers = api.evaluate(
-        config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=arguments.metric,
-        precision=arguments.precision, out=arguments.out, tell=lambda text: print(text, file=sys.stderr),
-    )  # fmt: skip
-    if arguments.json:
-        print(to_json(numbers, indent=1))
+
+    def test(team: Team) -> int:
+        numbers = api.evaluate(
+            config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=arguments.metric,
+            precision=arguments.precision, out=arguments.out, team=team,
+            tell=lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
+        if arguments.json:
+            print(to_json(numbers, indent=1))
+            return 0
+        show_metrics(numbers, arguments.checkpoint or "zero-shot: the backbone as it comes, without a new head")
+        if arguments.out:
+            print(f"Report: {(Path(arguments.out) / 'report.html').resolve()}")
         return 0
-    show_metrics(numbers, arguments.checkpoint or "zero-shot: the backbone as it comes, without a new head")
-    if arguments.out:
-        print(f"Report: {(Path(arguments.out) / 'report.html').resolve()}")
-    return 0
+
+    return run_in_processes(test)

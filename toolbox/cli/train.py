@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, as_flags, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
 
 if TYPE_CHECKING:
     from toolbox.engine.checking.plan import Plan
+    from toolbox.engine.distributed.team import Team
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,34 +76,22 @@ def _train(arguments: argparse.Namespace) -> int:
     kept = complete_resume(arguments)
     if arguments.check:
         return _check(_recipe(arguments), arguments.device)
-    from toolbox.engine.distributed.launch import find_place
-    from toolbox.engine.distributed.team import OtherProcessFailed, Team
-    from toolbox.engine.signals import Interrupted
-
-    place = find_place(arguments.launcher)
-    resume, overwrite = arguments.resume, arguments.overwrite
-    try:
-        with Team(place) as team:
-            if resume is None and team.has_begun():  # the launcher has started the run again
-                resume, overwrite = True, False
-            if kept and place.rank == 0:
-                print(f"Kept from the run: {', '.join(kept)}", flush=True)
-            config = _recipe(arguments)
-            results = api.train(
-                config, work_dir=arguments.work_dir, resume=resume, overwrite=overwrite, device=arguments.device,
-                console=console(), team=team, profile=arguments.profile,
-            )  # fmt: skip
-    except Interrupted as interrupted:
-        if place.rank == 0:
-            print(as_flags(str(interrupted)), file=sys.stderr)
-        return 128 + interrupted.signum
-    except OtherProcessFailed as failure:  # that one says why
-        return failure.code
     from toolbox.cli.tables import show_results
 
-    if place.rank == 0:
+    def run(team: Team) -> int:
+        resume, overwrite = arguments.resume, arguments.overwrite
+        if resume is None and team.has_begun():  # the launcher has started the run again
+            resume, overwrite = True, False
+        if kept:
+            print(f"Kept from the run: {', '.join(kept)}", flush=True)
+        results = api.train(
+            _recipe(arguments), work_dir=arguments.work_dir, resume=resume, overwrite=overwrite,
+            device=arguments.device, console=console(), team=team, profile=arguments.profile,
+        )  # fmt: skip
         show_results(results)
-    return 0
+        return 0
+
+    return run_in_processes(run, arguments.launcher, leaves_together=True)
 
 
 def _recipe(arguments: argparse.Namespace):

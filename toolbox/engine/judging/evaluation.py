@@ -16,6 +16,7 @@ from toolbox.engine.classes import other_classes
 from toolbox.engine.console import Told
 from toolbox.engine.data_line import describe_data
 from toolbox.engine.device import choose_device, set_threads
+from toolbox.engine.distributed.team import ALONE, Team
 from toolbox.engine.judging.eval_set import EvalSet
 from toolbox.engine.precision import eval_precision
 from toolbox.engine.reading.fetch import inputs_of
@@ -73,12 +74,13 @@ def split_of(recipe: dict[str, Any], split: str | None) -> str:
 
 def evaluate(
     recipe: dict[str, Any], checkpoint: str | Path | None, split: str | None,
-    tell: Callable[[str], None] = lambda text: None, *, precision: str | None = None,
+    tell: Callable[[str], None] = lambda text: None, *, precision: str | None = None, team: Team = ALONE,
 ) -> Evaluation:  # fmt: skip
     """Judge a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
 
     - `tell`: called with sentences that whoever reads the numbers should know.
     - `precision`: "fp32", "bf16" or "fp16"; default: as in the run, `toolbox.engine.precision.eval_precision`.
+    - `team`: the processes that evaluate together.
     """
     settings, started = Settings(recipe), time.perf_counter()
     name = split_of(recipe, split)
@@ -98,8 +100,9 @@ def evaluate(
             tell(note)
     if problems:
         raise ToolboxError.of(problems)
-    device = choose_device(settings("env_cfg.device"))
-    set_threads(settings("env_cfg.threads"))
+    device = choose_device(settings("env_cfg.device"), team.place)
+    set_threads(settings("env_cfg.threads"), team.place.local_size)
+    team.start(device)
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
     found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
     # a new head is left out of the zero-shot numbers
@@ -118,7 +121,7 @@ def evaluate(
     mode = "predict" if checkpoint else "baseline"
     shelf = None
     if recipe.get("features") and stored_towers(model):
-        shelf = Shelf(recipe, model, device, how, console=Told(tell))
+        shelf = Shelf(recipe, model, device, how, console=Told(tell), team=team)
         shelf.add(name, target.dataset, target.loader)
         if choosing is not None:
             shelf.add("val", choosing.dataset, choosing.loader)

@@ -1,0 +1,55 @@
+"""What embedding and classifying give, beside what an evaluation of the same data sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gradients import DEVICE
+from metrics import BATCH, SETS, Answering
+from toy_plugin import Patches
+
+from toolbox.base import Metric
+from toolbox.engine.distributed.team import Team
+from toolbox.engine.judging.classify import classify
+from toolbox.engine.judging.embed import embed
+from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.precision import Precision
+from toolbox.engine.reading.fetch import inputs_of
+from toolbox.registry import build
+
+NAMES = ("6 items", "37 items", "some unreadable", "whole batches unreadable", "a first batch unreadable")
+
+
+class Keep(Metric):
+    """The embeddings that this process sees, by index."""
+
+    def reset(self):
+        self.rows = {}
+
+    def update(self, outputs, batch):
+        self.rows |= dict(zip(batch.indices, outputs["embeddings"], strict=True))
+
+    def compute(self):
+        return {}
+
+
+def everything(team: Team) -> dict[str, dict[str, Any]]:
+    torch.manual_seed(5)
+    model = Answering(Patches(width=8, size=8), "tokens")
+    precision, found = Precision("fp32", DEVICE), {}
+    how = dict(precision=precision, batch_size=BATCH, workers=0, skip_bad=True)
+    for name in NAMES:
+        dataset = build(SETS[name][0], "dataset")
+        embedded = embed(model, dataset, DEVICE, **how)
+        classified = classify(model, dataset, DEVICE, lambda outputs, ids: outputs["logits"].argmax(1).tolist(), **how)
+        loader = dict(dataset=SETS[name][0], batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
+        target = EvalSet(loader, [], name="test")
+        target.metrics = [Keep()]
+        target.evaluate(model, inputs_of(model), DEVICE, precision)
+        found[name] = {
+            "embeddings": torch.from_numpy(embedded.embeddings), "ids": embedded.ids, "indices": embedded.indices,
+            "bad": embedded.bad, "classes": (classified.rows, classified.ids, classified.bad),
+            "evaluated": target.metrics[0].rows,
+        }  # fmt: skip
+    return found

@@ -1,0 +1,60 @@
+"""Commands that several processes run together, as torchrun or srun starts them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING
+
+from toolbox.cli.common import as_flags
+
+if TYPE_CHECKING:
+    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.signals import Interrupted
+
+
+def run_in_processes(
+    command: Callable[[Team], int], launcher: str | None = None, *, leaves_together: bool = False
+) -> int:
+    """Run a command as one of the processes of a launcher, or alone; returns its exit code, 128 + n after signal n.
+
+    - `command`: is given the processes; it calls `Team.start` before they compute together. Of several, only the main
+      process's standard output is seen.
+    - `launcher`: "none", "pytorch", "slurm"; None is torchrun where it started this process.
+    - `leaves_together`: after a signal all processes leave the command at the same place. Else the first one that
+      leaves ends the others.
+    """
+    from toolbox.engine.distributed.launch import find_place
+    from toolbox.engine.distributed.team import OtherProcessFailed, Team
+    from toolbox.engine.signals import Interrupted
+
+    place = find_place(launcher)
+    try:
+        with ExitStack() as ends:
+            if place.rank:
+                ends.enter_context(redirect_stdout(ends.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+            with Team(place) as team:
+                try:
+                    return command(team)
+                except Interrupted as interrupted:
+                    if leaves_together or team.size == 1:
+                        raise
+                    raise _LeftAlone from interrupted  # which ends the others
+    except Interrupted as interrupted:
+        return _report(interrupted, place.rank)
+    except _LeftAlone as left:
+        return _report(left.__cause__, place.rank)
+    except OtherProcessFailed as failure:  # that one says why
+        return failure.code
+
+
+class _LeftAlone(Exception):
+    """A signal has ended this process's work, and the others may not have heard of it."""
+
+
+def _report(interrupted: Interrupted, rank: int) -> int:
+    if rank == 0:
+        print(as_flags(str(interrupted)), file=sys.stderr)
+    return 128 + interrupted.signum
