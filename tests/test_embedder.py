@@ -9,7 +9,7 @@ import torch
 from toolbox_retrieval.embedder import Embedder
 from torch import nn
 
-from toolbox.base import Batch, Backbone, Features, Loss
+from toolbox.base import Backbone, Batch, Features, Loss
 from toolbox.core.projection import Projection
 from toolbox.utils.pool import Pool, generalized_mean
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toolbox.base import Batch
 from toolbox_retrieval import late_interaction as late
 from toolbox_retrieval.late_interaction import LateInteractionRecall, late_interaction
 from toolbox_retrieval.recall import Recall
+
+from toolbox.base import Batch
 
 GOLDEN = Path(__file__).parent / "golden"
 
