@@ -30,11 +30,12 @@ def measure(n: int, dim: int) -> None:
     """Print the numbers of this process as JSON."""
     import torch
 
+    from toolbox.base import Batch
     from toolbox.cli.benchmarks.recall import items
     from toolbox.registry import build
 
     embeddings, labels = items(n, dim)
-    batch = {"labels": labels, "ids": list(range(n))}
+    batch = Batch(labels=labels, ids=list(range(n)))
 
     def seconds(**options: Any) -> float:
         metric = build({"type": "retrieval.Recall", "ks": [1, 10], **options}, "metric")
