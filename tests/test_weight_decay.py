@@ -28,7 +28,10 @@ SWIN = dict(depths=(1, 1, 1, 1), embed_dim=24, num_heads=(1, 2, 3, 4))
 HF_SWIN = dict(depths=[1, 1], embed_dim=8, num_heads=[1, 2], window_size=2, image_size=32, patch_size=4)
 NETS = {
     "dinov3": (lambda: ViT(None, 32, arch=VIT), {"cls_token", "register_tokens", "mask_token"}),
-    "dinov3 by timm": (lambda: ViT(None, 32, arch=VIT, source="timm"), {"cls_token", "reg_token"}),
+    "dinov3 by timm": (
+        lambda: Timm("vit_small_patch16_dinov3", size=32, weights=False, arch=dict(depth=1)),
+        {"cls_token", "reg_token"},
+    ),
     "timm vit": (
         lambda: Timm("vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)), {"cls_token", "pos_embed"},
     ),

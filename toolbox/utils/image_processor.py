@@ -24,6 +24,7 @@ _RESAMPLE: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear"
 _COLOUR = np.array([0.2, 0.4, 0.8])
 _ANY_SIZE = (224, 224)
 _LARGEST = 4096
+_TIMM_DEFAULTS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,8 @@ def read_timm_images(description: Mapping[str, Any]) -> ProcessorSettings:
 
     Raises ValueError for values that are not followed.
     """
-    from timm.data import resolve_data_config
-
-    images = resolve_data_config(pretrained_cfg={"mean": None, **description})  # it takes no empty one
-    settings = ProcessorSettings(tuple(images["mean"]), tuple(images["std"]), images["interpolation"])
+    mean, std, interpolation = (description.get(key) or value for key, value in _TIMM_DEFAULTS.items())
+    settings = ProcessorSettings(tuple(mean), tuple(std), interpolation)
     settings.preprocess((1, 1))  # refuses what it cannot do
     return settings
 

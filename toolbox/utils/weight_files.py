@@ -93,6 +93,32 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return {key: tensor for file in weight_files(folder) for key, tensor in load_file(file).items()}
 
 
+def read_weight_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file; of a pickle (.pth, .pt, .bin) nothing else is made, so that no code of it runs.
+
+    Raises OSError for a file that is absent, damaged, or holds something else.
+    """
+    from safetensors.torch import load_file
+
+    if file.suffix == ".safetensors":
+        check_weight_file(file)
+        return load_file(file)
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle raises anything on a damaged file
+        raise OSError(
+            f"{file} cannot be read as a checkpoint of tensors alone: it is damaged, or holds objects whose code would "
+            "have to run. Download it again, best as .safetensors."
+        ) from error
+    if not isinstance(tensors, dict):
+        raise OSError(f"{file} holds {type(tensors).__name__}, no tensors by name.")
+    others = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if others:
+        what = ", ".join(map(repr, others[:3]))
+        raise OSError(f"{file} holds something else than tensors: {what}. Save the tensors of one encoder alone.")
+    return tensors
+
+
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path, hint: str) -> None:
     """Copy `tensors` into the state of `module`, which keeps its own precision; all or none.
 

@@ -73,15 +73,31 @@ def test_layer_scale_of_a_net_from_scratch():
     assert tiny().layers()[0].gamma.unique().tolist() == [0.5]
 
 
+def test_checkpointing_recomputes_and_changes_no_number():
+    found = []
+    for recomputes in (False, True):
+        net, pixels, kept = tiny(drop_path=0.5).train(), torch.randn(2, 3, 64, 96, generator=torch.manual_seed(1)), []
+        if recomputes:
+            net.enable_checkpointing()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(1) or t, lambda t: t):
+            tokens = net(pixels).tokens
+        tokens.square().sum().backward()
+        found.append((tokens, [parameter.grad for parameter in net.parameters()], len(kept)))
+    (plain, gradients, many), (tokens, again, few) = found
+    assert few < many / 2
+    assert torch.equal(tokens, plain)
+    for mine, expected in zip(again, gradients, strict=True):
+        torch.testing.assert_close(mine, expected)
+    assert torch.equal(net.eval()(pixels).tokens, tiny().eval()(pixels).tokens)
+
+
 def test_refusals():
-    assert ConvNeXt.abilities == frozenset()
+    assert ConvNeXt.abilities == {"checkpointing"}
     net, pixels = tiny(), torch.zeros(1, 3, 32, 32)
     with pytest.raises(ValueError, match=r"dinov3.ViT does both"):
         net(pixels, layers=2)
     with pytest.raises(ValueError, match=r"dinov3.ViT does both"):
         net(pixels, mask=torch.zeros(1, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="no gradient checkpointing"):
-        net.enable_checkpointing()
     with pytest.raises(ValueError, match="multiples of 32 pixels, not 48 x 32"):
         net(torch.zeros(1, 3, 48, 32))
     with pytest.raises(ValueError, match="multiple of 32 pixels, not 48: try 32 or 64"):

@@ -110,22 +110,19 @@ def test_mean_and_std_of_a_folder(tmp_path):
     numbers = {"image_mean": [0.43, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143]}
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps({"image_processor_type": "DINOv3ViTImageProcessorFast", **numbers}))
-    for source in ("transformers", "timm"):
-        preprocess = ViT(folder, size=32, source=source).preprocess()
-        assert (list(preprocess.mean), list(preprocess.std)) == (numbers["image_mean"], numbers["image_std"])
-        assert preprocess.interpolation == "bilinear"  # the class's default
+    preprocess = ViT(folder, size=32).preprocess()
+    assert (list(preprocess.mean), list(preprocess.std)) == (numbers["image_mean"], numbers["image_std"])
+    assert preprocess.interpolation == "bilinear"  # the class's default
     file.unlink()
-    for source in ("transformers", "timm"):
-        with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json, .* satellite weights have mean"):
-            ViT(folder, size=32, source=source)
+    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config\.json, .* satellite weights have mean"):
+        ViT(folder, size=32)
 
 
 def test_released_weights_are_resized_as_their_repositories_say():
     with torch.device("meta"):
-        found = {source: ViT("vits16", size=32, source=source).preprocess() for source in ("transformers", "timm")}
-    assert {source: preprocess.interpolation for source, preprocess in found.items()} == {
-        "transformers": "bilinear", "timm": "bicubic",
-    }  # fmt: skip
+        names = ("vits16", "timm/vit_small_patch16_dinov3_qkvb.lvd1689m")
+        found = [ViT(name, size=32).preprocess().interpolation for name in names]
+    assert found == ["bilinear", "bicubic"]
 
 
 def change(folder, edit):

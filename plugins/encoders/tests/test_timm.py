@@ -26,6 +26,7 @@ NETS = {
     "beit_base_patch16_224": (32, TINY),
     "eva02_tiny_patch14_224": (32, TINY),
     "vit_small_patch14_reg4_dinov2": (32, TINY),
+    "vit_small_patch16_dinov3_qkvb": (32, TINY),
     "swin_tiny_patch4_window7_224": (64, SWIN),
     "swinv2_tiny_window8_256": (64, SWIN),
     "convnext_atto": (64, CONVNEXT),
@@ -130,9 +131,12 @@ def test_convnext_is_dinov3_convnext(tmp_path):
     from toolbox.registry import build
 
     arch = {"hidden_sizes": CONVNEXT["dims"], "depths": CONVNEXT["depths"], "layer_scale_init_value": 0.5}
-    twin = build({"type": "dinov3.ConvNeXt", "name": None, "arch": arch, "source": "timm"}, "backbone", where="")
-    net = small("convnext_atto", arch={**CONVNEXT, "conv_mlp": False}).eval()
-    net.model.load_state_dict(scattered(twin).model.state_dict())
+    net = scattered(small("convnext_atto", arch={**CONVNEXT, "conv_mlp": False}))
+    file = tmp_path / "model.safetensors"
+    save_file(net.model.state_dict(), file)
+    twin = {"type": "dinov3.ConvNeXt", "name": None, "arch": arch, "checkpoint": str(file)}
+    twin = build(twin, "backbone", where="").eval()
+    twin.load_weights()
     pixels = torch.randn(2, 3, 64, 96)
     torch.testing.assert_close(net(pixels).tokens, twin(pixels).tokens, rtol=0, atol=1e-5)
     assert net(pixels).grid == (2, 3)

@@ -1,4 +1,4 @@
-"""Names and shapes of weights: from the nets of transformers to those of timm."""
+"""Names and shapes of weights: from the files of the authors and of timm to the models of transformers."""
 
 from __future__ import annotations
 
@@ -11,51 +11,67 @@ from torch import Tensor
 from toolbox_dinov3.ids import Family
 
 _VIT = (
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.register_tokens", "reg_token"),
-    (r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
-    (r"layer\.(\d+)\.attention\.q_proj\.bias", r"blocks.\1.attn.q_bias"),
-    (r"layer\.(\d+)\.attention\.v_proj\.bias", r"blocks.\1.attn.v_bias"),
-    (r"layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
-    (r"layer\.(\d+)\.layer_scale([12])\.lambda1", r"blocks.\1.gamma_\2"),
-    (r"layer\.(\d+)\.mlp\.gate_proj\.", r"blocks.\1.mlp.fc1_g."),
-    (r"layer\.(\d+)\.mlp\.down_proj\.", r"blocks.\1.mlp.fc2."),
-    (r"layer\.(\d+)\.norm", r"blocks.\1.norm"),
+    (r"(cls|mask)_token$", r"embeddings.\1_token"),
+    (r"(storage_tokens|reg_token)$", "embeddings.register_tokens"),
+    (r"patch_embed\.proj\.", "embeddings.patch_embeddings."),
+    (r"blocks\.(\d+)\.attn\.([qv])_bias$", r"layer.\1.attention.\2_proj.bias"),
+    (r"blocks\.(\d+)\.attn\.proj\.", r"layer.\1.attention.o_proj."),
+    (r"blocks\.(\d+)\.(?:ls([12])\.gamma|gamma_([12]))$", r"layer.\1.layer_scale\2\3.lambda1"),
+    (r"blocks\.(\d+)\.mlp\.(?:w1|fc1_g)\.", r"layer.\1.mlp.gate_proj."),
+    (r"blocks\.(\d+)\.mlp\.(?:w2|fc1_x|fc1)\.", r"layer.\1.mlp.up_proj."),
+    (r"blocks\.(\d+)\.mlp\.(?:w3|fc2)\.", r"layer.\1.mlp.down_proj."),
+    (r"blocks\.(\d+)\.norm", r"layer.\1.norm"),
 )
 _CONVNEXT = (
-    (r"stages\.0\.downsample_layers\.", "stem."),
-    (r"stages\.(\d+)\.downsample_layers\.", r"stages.\1.downsample."),
-    (r"stages\.(\d+)\.layers\.(\d+)\.depthwise_conv\.", r"stages.\1.blocks.\2.conv_dw."),
-    (r"stages\.(\d+)\.layers\.(\d+)\.layer_norm\.", r"stages.\1.blocks.\2.norm."),
-    (r"stages\.(\d+)\.layers\.(\d+)\.pointwise_conv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
-    (r"stages\.(\d+)\.layers\.(\d+)\.gamma", r"stages.\1.blocks.\2.gamma"),
-    (r"layer_norm\.", "head.norm."),
+    (r"(?:downsample_layers\.0|stem)\.", "stages.0.downsample_layers."),
+    (r"downsample_layers\.(\d+)\.", r"stages.\1.downsample_layers."),
+    (r"stages\.(\d+)\.downsample\.", r"stages.\1.downsample_layers."),
+    (r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:dwconv|conv_dw)\.", r"stages.\1.layers.\2.depthwise_conv."),
+    (r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.norm\.", r"stages.\1.layers.\2.layer_norm."),
+    (r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.(?:pwconv|mlp\.fc)([12])\.", r"stages.\1.layers.\2.pointwise_conv\3."),
+    (r"stages\.(\d+)\.(?:blocks\.)?(\d+)\.gamma$", r"stages.\1.layers.\2.gamma"),
+    (r"(?:head\.)?norm\.", "layer_norm."),
 )
+_LEFT_OUT: dict[Family, str] = {
+    # a classifier, a norm that only pretraining uses, what is computed from the configuration
+    "vit": r"head\.|local_cls_norm\.|rope_embed\.|blocks\.\d+\.attn\.qkv\.bias_mask$",
+    # a classifier, and the final norm a second time
+    "convnext": r"head\.fc\.|norms\.",
+}
 
 
-def to_timm(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a transformers model under the names of timm's, with query, key and value in one matrix.
+def to_transformers(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the names that transformers 4 gives them; version 5 puts "model." before those of blocks.
 
-    The mask token is left out: timm's net has none. A name without a counterpart stays as it is.
+    - `tensors`: of a file of the authors, of timm or of transformers.
+
+    What timm's files lack is added: a mask token of zeros. A name without a counterpart stays as it is.
     """
-    tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}  # version 5 nests, 4 does not
-    if family == "convnext":
-        return {_renamed(key, _CONVNEXT): tensor for key, tensor in tensors.items()}
-    gated = any(".mlp.gate_proj." in key for key in tensors)
-    up = ((r"layer\.(\d+)\.mlp\.up_proj\.", r"blocks.\1.mlp.fc1_x." if gated else r"blocks.\1.mlp.fc1."),)
-    converted = {}
+    if not any(re.match(r"blocks\.\d|stem\.|downsample_layers\.", key) for key in tensors):
+        return {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
+    converted: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        match = re.fullmatch(r"layer\.(\d+)\.attention\.([qkv])_proj\.weight", key)
+        if re.match(_LEFT_OUT[family], key):
+            continue
+        match = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", key) if family == "vit" else None
         if match is None:
-            converted[_renamed(key, _VIT + up)] = tensor
-        elif match[2] == "q":
-            names = [f"layer.{match[1]}.attention.{part}_proj.weight" for part in "qkv"]
-            parts = [tensors[name] for name in names if name in tensors]
-            converted[f"blocks.{match[1]}.attn.qkv.weight"] = torch.cat(parts)
-    converted.pop("embeddings.mask_token", None)
-    if "reg_token" in converted and not converted["reg_token"].numel():
-        del converted["reg_token"]
+            converted[_renamed(key, _VIT if family == "vit" else _CONVNEXT)] = tensor
+            continue
+        masked = f"{key}_mask" in tensors  # the authors' bias of keys is held at zero so, whatever the file says
+        for part, values in zip("qkv", tensor.chunk(3), strict=True):
+            if not (masked and part == "k"):
+                converted[f"layer.{match[1]}.attention.{part}_proj.{match[2]}"] = values
+    if family == "vit" and "embeddings.cls_token" in converted:
+        empty = torch.zeros_like(converted["embeddings.cls_token"])
+        converted.setdefault("embeddings.register_tokens", empty[:, :0])
+        mask = converted.get("embeddings.mask_token", empty)
+        converted["embeddings.mask_token"] = mask.reshape(empty.shape) if mask.numel() == empty.numel() else mask
     return converted
+
+
+def has_mask_token(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file knows what stands in the place of a hidden patch; timm's do not."""
+    return any(key.endswith("mask_token") for key in tensors)
 
 
 def _renamed(key: str, patterns: tuple[tuple[str, str], ...]) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from torch.utils.checkpoint import checkpoint as recompute
 
 from toolbox.base import Features, check_rate
-from toolbox_dinov3 import timm_nets
 from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
 
 
 class ConvNeXt(Encoder):
-    """DINOv3 ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104), by transformers or by timm.
+    """DINOv3 ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104), as transformers' `DINOv3ConvNextModel`.
 
     Its tokens are the pooled last map, then the map itself, row by row: one a 32 x 32 pixel cell.
 
     - `name`: a short name (convnext-tiny, convnext-small, convnext-base, convnext-large), the id of one of these on the
-      Hugging Face Hub, or a local folder with config.json and safetensors.
-    - `source`: who builds the net. "transformers": its `DINOv3ConvNextModel`, with the authors' weights. "timm": its
-      `ConvNeXt`, with timm's copy of the weights, for which no licence has to be accepted by click; `name` may then be
-      one of timm's (convnext_tiny.dinov3_lvd1689m), and a folder may have either library's format. Tokens are equal up
-      to rounding. timm's net offers gradient checkpointing, and has four stages always.
+      Hugging Face Hub, or a local folder with config.json and safetensors, in the format of transformers or of timm. A
+      name of timm's (convnext_tiny.dinov3_lvd1689m) means timm's copy of the weights, for which no licence has to be
+      accepted by click.
+    - `checkpoint`: a file (.pth of tensors, or .safetensors) with weights for the encoder `name` or `arch`, under the
+      names of the authors, of timm or of transformers.
     - `size`: height and width of the images in pixels, a multiple of 32 (4 x 2 for each stage after the first).
     - `weights`: False leaves random weights, for a dry run or training from scratch.
     - `revision`: commit, tag or branch on the Hub; None is main.
@@ -40,6 +42,8 @@ class ConvNeXt(Encoder):
     """
 
     family = "convnext"
+    abilities = frozenset({"checkpointing"})
+    _recomputes = False
 
     def __init__(
         self,
@@ -49,25 +53,17 @@ class ConvNeXt(Encoder):
         revision: str | None = None,
         arch: dict[str, Any] | None = None,
         drop_path: float = 0.0,
-        source: Literal["transformers", "timm"] = "transformers",
         crop: float = 1.0,
+        checkpoint: str | None = None,
     ):
         from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
         super().__init__()
-        origin = resolve("convnext", name, arch, revision, source)
+        origin = resolve("convnext", name, arch, revision, checkpoint)
         settings = {"drop_path_rate": check_rate("drop_path", drop_path), "image_size": size}
-        if origin.library == "transformers":
-            self.model = build(DINOv3ConvNextModel, DINOv3ConvNextConfig, origin.fields, settings)
-            widths = self.model.config.hidden_sizes
-            self.patch, self.dim = 4 * 2 ** (len(widths) - 1), widths[-1]
-        else:
-            if origin.architecture is not None:
-                self.model = timm_nets.from_architecture("convnext", origin.architecture, origin.arguments, drop_path)
-            else:
-                self.model = build(timm_nets.convnext, DINOv3ConvNextConfig, origin.fields, settings)
-            self.abilities = frozenset({"checkpointing"})
-            self.patch, self.dim = self.model.feature_info[-1]["reduction"], self.model.num_features
+        self.model = build(DINOv3ConvNextModel, DINOv3ConvNextConfig, origin.fields, settings)
+        widths = self.model.config.hidden_sizes
+        self.patch, self.dim = 4 * 2 ** (len(widths) - 1), widths[-1]
         self.size = check_size(size, self.patch)
         self.prefix = 1
         self._comes_from(origin, revision, weights, crop)
@@ -77,18 +73,25 @@ class ConvNeXt(Encoder):
         if layers != 1 or mask is not None:
             raise ValueError("dinov3.ConvNeXt gives its last layer only and takes no mask; dinov3.ViT does both.")
         grid = check_pixels(inputs, self.patch)
-        if self.library == "timm":
-            tokens = timm_nets.convnext_tokens(self.model, inputs)
+        if self._recomputes and self.training:
+            tokens = self._encode_recomputing(inputs)
         else:
             tokens = self.model(pixel_values=inputs).last_hidden_state
         return Features(tokens, prefix=self.prefix, grid=grid)
 
     def layers(self) -> list[nn.Module]:
-        if self.library == "timm":
-            return [block for stage in self.model.stages for block in stage.blocks]
         return [layer for stage in trunk(self.model).stages for layer in stage.layers]
 
     def enable_checkpointing(self) -> None:
-        if "checkpointing" not in self.abilities:
-            raise ValueError("transformers' ConvNeXt has no gradient checkpointing: set source='timm'.")
-        self.model.set_grad_checkpointing(True)
+        self._recomputes = True
+
+    def _encode_recomputing(self, pixels: Tensor) -> Tensor:
+        """The tokens of `model`, whose blocks are run again in the backward pass: transformers' has no such option."""
+        maps = pixels
+        for stage in trunk(self.model).stages:
+            for layer in stage.downsample_layers:
+                maps = layer(maps)
+            for layer in stage.layers:
+                maps = recompute(layer, maps, use_reentrant=False)
+        tokens = torch.cat([adaptive_avg_pool2d(maps, 1).flatten(2), maps.flatten(2)], dim=2)
+        return self.model.layer_norm(tokens.transpose(1, 2))

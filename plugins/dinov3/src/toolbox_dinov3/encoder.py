@@ -14,11 +14,11 @@ from toolbox_dinov3.weights import find, load
 
 
 class Encoder(Backbone):
-    """A backbone around a model of transformers or timm.
+    """A backbone around a model of transformers.
 
     - `family`: which of the two this is.
     - `model`: that model; `size`: height and width of its images; `crop`: share of the sides that they show.
-    - `library`: who built it; `revision`: of a download.
+    - `revision`: of a download.
     """
 
     modality = "image"
@@ -28,9 +28,15 @@ class Encoder(Backbone):
     crop: float
 
     def _comes_from(self, source: Source, revision: str | None, weights: bool, crop: float) -> None:
+        if source.file is not None and not weights:
+            raise ValueError("weights=False would leave the checkpoint unread: remove one.")
         self._source, self.revision, self.crop = source, revision, check_crop(crop)
-        self.library = source.library
         self.weights_id = source.weights_id if weights else None
+        if weights and source.by_timm:
+            self._has_no_mask_token()
+
+    def _has_no_mask_token(self) -> None:
+        self.abilities = self.abilities - {"mask"}
 
     def preprocess(self) -> ImagePreprocess:
         return self._source.images.preprocess((self.size, self.size), self.crop)
@@ -40,8 +46,8 @@ class Encoder(Backbone):
             find(self._source, self.revision)
 
     def load_weights(self) -> None:
-        if self.weights_id is not None:
-            load(self.model, self.family, self._source, self.revision)
+        if self.weights_id is not None and not load(self.model, self.family, self._source, self.revision):
+            self._has_no_mask_token()
 
     def export(self, folder: Path, *, as_base: bool = False) -> Exported:
         return export(self, folder, as_base=as_base)

@@ -41,9 +41,10 @@ def steps(known: Known, repository: str, revision: str | None, reason: str) -> s
     ]
     if repository == known.id:  # timm's copies can be downloaded by anyone
         todo = [f"Accept the licence, signed in, at https://huggingface.co/{repository}", "hf auth login", *todo]
+    copy = f"\nOr take timm's copy, which anyone can download: the override model.backbone.name=timm/{known.timm}"
     lines = "\n".join(f"  {number}. {step}" for number, step in enumerate(todo, start=1))
     return (
         f"The weights of {COMPONENTS[known.family]} {known.short!r} ({repository}) are not on this machine: {reason}.\n"
-        f"{lines}\n"
+        f"{lines}{copy if repository == known.id else ''}\n"
         f"Or try the recipe with random weights: the override model.backbone.weights=False"
     )

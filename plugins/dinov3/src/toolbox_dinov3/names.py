@@ -23,19 +23,13 @@ _SPELLINGS = (
 """How other projects and hasty fingers spell a size, the more special ones first."""
 
 
-def find(name: str, family: Family, timm: bool = False) -> Known | Path:
-    """The released encoder called `name`, or the existing folder of that name.
-
-    - `timm`: whether the names of timm, with or without "timm/", are known as well.
+def find(name: str, family: Family) -> Known | Path:
+    """The released encoder called `name`, by timm too (with or without "timm/"), or the existing folder of that name.
 
     A released name wins over a folder of the same name; write `./vitb16` to mean the folder.
     Raises ValueError, naming what was probably meant, for anything else.
     """
-    known, in_timm = BY_NAME.get(name), BY_TIMM_NAME.get(name.removeprefix("timm/"))
-    if known is None and in_timm is not None:
-        if not timm:
-            raise ValueError(f"{name!r} is a name of timm's: set source='timm', or name {in_timm.short!r}.")
-        known = in_timm
+    known = BY_NAME.get(name) or BY_TIMM_NAME.get(name.removeprefix("timm/"))
     if known is not None:
         if known.family != family:
             raise ValueError(f"{name!r} is no {COMPONENTS[family]}: use {COMPONENTS[known.family]}.")
@@ -45,7 +39,8 @@ def find(name: str, family: Family, timm: bool = False) -> Known | Path:
         return path
     if name and path.is_file():
         raise ValueError(
-            f"{name!r} is a file; give the folder that holds config.json and model.safetensors (Hugging Face format)."
+            f"{name!r} is a file; give the folder that holds config.json and model.safetensors (Hugging Face format), "
+            f"or name one of {_shorts(family)} and checkpoint={name!r}."
         )
     if _is_path(name):
         raise ValueError(

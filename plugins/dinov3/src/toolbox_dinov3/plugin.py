@@ -1,4 +1,4 @@
-"""DINOv3 image encoders: vision transformers and ConvNeXts, on the modules of transformers or timm."""
+"""DINOv3 image encoders: vision transformers and ConvNeXts, on the modules of transformers."""
 
 from __future__ import annotations
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
-from toolbox_dinov3.ids import COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
+from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
+from toolbox_dinov3.timm_config import read_timm_fields
 
 FIELDS: dict[Family, tuple[str, ...]] = {
     "vit": (
@@ -24,8 +25,6 @@ FIELDS: dict[Family, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """The fields of the transformers configurations that describe the structure."""
-
-Library = Literal["transformers", "timm"]
 
 _ARGUMENTS = {
     "drop_path_rate": "drop_path",
@@ -42,53 +41,66 @@ class Source:
     """A resolved encoder: how it is built, how it wants its images, and whose weights it takes.
 
     - `fields`: of its transformers configuration; `images`: of its image processor.
-    - `library`: which library builds it.
-    - `architecture`, `arguments`: instead of `fields`, what timm calls it in a folder of its own format.
+    - `known`, `folder`: the released encoder, or the folder, that has its weights.
+    - `file`: a checkpoint that has them instead.
+    - `by_timm`: whether they are timm's copy, or a folder in its format.
     """
 
     fields: dict[str, Any]
     images: ProcessorSettings
     known: Known | None = None
     folder: Path | None = None
-    library: Library = "transformers"
-    architecture: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    file: Path | None = None
+    by_timm: bool = False
 
     @property
     def weights_id(self) -> str | None:
-        """The public id or the folder that has the weights; None for an encoder built from sizes."""
-        if self.known is not None:
-            return self.known.timm_id if self.library == "timm" else self.known.id
-        return None if self.folder is None else str(self.folder)
+        """The public id, the folder or the file that has the weights; None for an encoder built from sizes."""
+        if self.file is not None or self.folder is not None:
+            return str(self.file or self.folder)
+        if self.known is None:
+            return None
+        return self.known.timm_id if self.by_timm else self.known.id
+
+    @property
+    def hub_id(self) -> str | None:
+        """The name by which transformers itself loads these weights; None for files, folders and timm's copies."""
+        return None if self.known is None or self.file is not None or self.by_timm else self.known.id
 
 
 def resolve(
-    family: Family, name: str | None, arch: Mapping[str, Any] | None, revision: str | None,
-    library: Library = "transformers",
-) -> Source:  # fmt: skip
+    family: Family,
+    name: str | None,
+    arch: Mapping[str, Any] | None,
+    revision: str | None,
+    checkpoint: str | None = None,
+) -> Source:
     """Decide between `name` and `arch`. Reads config.json of a folder, and nothing else from anywhere.
 
     Raises ValueError for contradictory or unknown values, OSError or ValueError for a folder that is none.
     """
     component = COMPONENTS[family]
-    if library not in ("transformers", "timm"):
-        raise ValueError(f"source must be 'transformers' or 'timm', not {library!r}.")
+    file = None if checkpoint is None else Path(checkpoint).expanduser()
+    if file is not None and revision is not None:
+        raise ValueError("revision belongs to a repository on the Hub, and checkpoint is a file: remove one.")
     if arch is not None:
         if name is not None:
             raise ValueError(f"{component} takes either name or arch: with arch, set name=None.")
         if revision is not None:
             raise ValueError("revision belongs to released weights; an encoder built from arch has none: remove it.")
-        return Source(_checked(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), library=library)
+        return Source(_checked(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), file=file)
     if name is None:
         raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
-    found = find(name, family, timm=library == "timm")
+    found = find(name, family)
     if isinstance(found, Known):
-        interpolation = "bilinear" if library == "transformers" else "bicubic"  # as in their repositories
+        by_timm = name.removeprefix("timm/") in BY_TIMM_NAME
+        interpolation = "bicubic" if by_timm else "bilinear"  # as in their repositories
         images = ProcessorSettings(found.mean, found.std, interpolation)
-        return Source(dict(found.arch), images, known=found, library=library)
+        return Source(dict(found.arch), images, known=found, file=file, by_timm=by_timm and file is None)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-    return _from_folder(found, family, library)
+    source = _from_folder(found, family)
+    return source if file is None else replace(source, file=file, by_timm=False)
 
 
 def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,33 +116,19 @@ def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arch)
 
 
-def _from_folder(folder: Path, family: Family, library: Library) -> Source:
+def _from_folder(folder: Path, family: Family) -> Source:
     fields = _json(folder / "config.json")
     if "architecture" in fields and "model_type" not in fields:
-        return _from_timm_folder(folder, fields, library)
+        images = read_timm_images(fields.get("pretrained_cfg") or fields)  # the oldest files have it on the top level
+        fields = read_timm_fields(family, fields["architecture"], fields.get("model_args") or {})
+        return Source(fields, images, folder=folder, by_timm=True)
     found = fields.get("model_type")
     if found != MODEL_TYPES[family]:
         other = next((f for f, model_type in MODEL_TYPES.items() if model_type == found), None)
         hint = f"use {COMPONENTS[other]}." if other else "this plugin reads DINOv3 only."
         raise ValueError(f"{folder} holds a {found!r} model, not {MODEL_TYPES[family]!r}: {hint}")
     return Source(
-        {key: fields[key] for key in FIELDS[family] if key in fields},
-        read_image_processor(folder),
-        folder=folder,
-        library=library,
-    )
-
-
-def _from_timm_folder(folder: Path, fields: dict[str, Any], library: Library) -> Source:
-    if library != "timm":
-        raise ValueError(f"{folder} holds timm's {fields['architecture']!r}: set source='timm'.")
-    return Source(
-        {},
-        read_timm_images(fields.get("pretrained_cfg") or fields),  # the oldest files have it on the top level
-        folder=folder,
-        library=library,
-        architecture=fields["architecture"],
-        arguments=dict(fields.get("model_args") or {}),
+        {key: fields[key] for key in FIELDS[family] if key in fields}, read_image_processor(folder), folder=folder
     )
 
 

@@ -7,22 +7,20 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from toolbox.base import Features, check_rate
-from toolbox_dinov3 import timm_nets
 from toolbox_dinov3.encoder import Encoder
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
 
 
 class ViT(Encoder):
-    """DINOv3 vision transformer (Siméoni et al. 2025, arXiv:2508.10104), by transformers or by timm.
+    """DINOv3 vision transformer (Siméoni et al. 2025, arXiv:2508.10104), as transformers' `DINOv3ViTModel`.
 
     - `name`: a short name (vits16, vits16plus, vitb16, vitl16, vith16plus, vit7b16, vitl16-sat, vit7b16-sat), the id of
-      one of these on the Hugging Face Hub, or a local folder with config.json and safetensors.
-    - `source`: who builds the net. "transformers": its `DINOv3ViTModel`, with the authors' weights. "timm": its `Eva`,
-      with timm's copy of the weights, for which no licence has to be accepted by click. `name` may then be one of
-      timm's (vit_base_patch16_dinov3.lvd1689m), and a folder may have either library's format. Tokens are equal up to
-      rounding. timm keeps query, key and value in one layer `qkv`, so that an adapter on it has one input matrix for
-      the three; it has no mask token; and a net without weights starts from its own distribution.
+      one of these on the Hugging Face Hub, or a local folder with config.json and safetensors, in the format of
+      transformers or of timm. A name of timm's (vit_base_patch16_dinov3.lvd1689m) means timm's copy of the weights, for
+      which no licence has to be accepted by click, and which has no mask token.
+    - `checkpoint`: a file (.pth of tensors, or .safetensors) with weights for the encoder `name` or `arch`, under the
+      names of the authors, of timm or of transformers.
     - `size`: height and width of the images in pixels, a multiple of the patch size (16). Rotary positions follow any.
     - `weights`: False leaves random weights, for a dry run or training from scratch.
     - `revision`: commit, tag or branch on the Hub; None is main.
@@ -56,8 +54,8 @@ class ViT(Encoder):
         pos_embed_jitter: float | None = None,
         drop_path: float = 0.0,
         attention: Literal["sdpa", "eager"] = "sdpa",
-        source: Literal["transformers", "timm"] = "transformers",
         crop: float = 1.0,
+        checkpoint: str | None = None,
     ):
         from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
@@ -71,7 +69,7 @@ class ViT(Encoder):
                 raise ValueError(f"{key} must be None or at least {least}, not {value}.")
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"attention must be 'sdpa' or 'eager', not {attention!r}.")
-        origin = resolve("vit", name, arch, revision, source)
+        origin = resolve("vit", name, arch, revision, checkpoint)
         fields = dict(origin.fields)
         if "hidden_size" in fields:
             fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
@@ -82,21 +80,10 @@ class ViT(Encoder):
             "image_size": size,
             "attn_implementation": attention,
         }
-        if origin.library == "transformers":
-            self.model = build(DINOv3ViTModel, DINOv3ViTConfig, fields, settings)
-            self.patch: int = self.model.config.patch_size
-            self.dim: int = self.model.config.hidden_size
-            self.prefix: int = 1 + self.model.config.num_register_tokens
-        else:
-            if origin.architecture is not None:
-                self.model = timm_nets.from_architecture("vit", origin.architecture, origin.arguments, drop_path)
-            else:
-                self.model = build(timm_nets.vit, DINOv3ViTConfig, fields, settings)
-            timm_nets.set_up_vit(self.model, drop_path, positions, attention)
-            self.abilities = type(self).abilities - {"mask"}
-            self.patch = self.model.patch_embed.patch_size[0]
-            self.dim = self.model.embed_dim
-            self.prefix = self.model.num_prefix_tokens
+        self.model = build(DINOv3ViTModel, DINOv3ViTConfig, fields, settings)
+        self.patch: int = self.model.config.patch_size
+        self.dim: int = self.model.config.hidden_size
+        self.prefix: int = 1 + self.model.config.num_register_tokens
         self.size = check_size(size, self.patch)
         self._comes_from(origin, revision, weights, crop)
 
@@ -104,21 +91,18 @@ class ViT(Encoder):
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of the patch size.
 
         - `layers`: n > 1 also returns the last n blocks' tokens, through the final norm.
-        - `mask`: (B, H/16 * W/16) bool, row by row; True puts the mask token in a patch's place. Not with timm.
+        - `mask`: (B, H/16 * W/16) bool, row by row; True puts the mask token in a patch's place. Not by timm's copies.
         """
         grid = check_pixels(inputs, self.patch)
         depth = len(self.layers())
         if not 1 <= layers <= depth:
             raise ValueError(f"layers must be between 1 and {depth}, the number of blocks, not {layers}.")
         if mask is not None and "mask" not in self.abilities:
-            raise ValueError("timm's DINOv3 has no mask token: set source='transformers' for masked input.")
+            raise ValueError("timm's copies of DINOv3 have no mask token: masked input needs the authors' weights.")
         if mask is not None and mask.shape != (len(inputs), grid[0] * grid[1]):
             raise ValueError(
                 f"mask must have shape {(len(inputs), grid[0] * grid[1])}, one value a patch, not {tuple(mask.shape)}."
             )
-        if self.library == "timm":
-            tokens, blocks = timm_nets.vit_tokens(self.model, inputs, layers)
-            return Features(tokens, prefix=self.prefix, grid=grid, blocks=blocks)
         out = self.model(
             pixel_values=inputs,
             bool_masked_pos=None if mask is None else mask.bool(),
@@ -131,11 +115,8 @@ class ViT(Encoder):
         return Features(tokens, prefix=self.prefix, grid=grid, blocks=blocks)
 
     def layers(self) -> list[nn.Module]:
-        return list(self.model.blocks if self.library == "timm" else trunk(self.model).layer)
+        return list(trunk(self.model).layer)
 
     def enable_checkpointing(self) -> None:
-        if self.library == "timm":
-            self.model.set_grad_checkpointing(True)
-            return
         newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
         (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})

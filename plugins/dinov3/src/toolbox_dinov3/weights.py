@@ -3,80 +3,79 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from toolbox.utils import weight_files
-from toolbox.utils.hf_logging import quiet_transformers
-from toolbox_dinov3.convert import to_timm
+from toolbox_dinov3.convert import has_mask_token, to_transformers
 from toolbox_dinov3.hub import snapshot
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-_HINT = "Download the folder again, or correct its config.json."
-
-
-def load(model: nn.Module, family: Family, source: Source, revision: str | None) -> None:
+def load(model: nn.Module, family: Family, source: Source, revision: str | None) -> bool:
     """Replace the values of all parameters of `model` by those of `source`, in float32.
 
+    Returns whether there was a mask token among them: timm's files have none, and it is zero then.
     Raises OSError when the weights cannot be had or read, ValueError when they do not fit the model.
     """
-    folder = find(source, revision)
-    if folder is None:
-        return  # built from sizes: there are no weights to have
-    if source.library == "transformers":
-        _load_transformers(model, folder)
-        return
-    tensors = weight_files.read_weights(folder)
-    if source.known is None and source.architecture is None:
-        tensors = to_timm(family, tensors)
-    # a net that was trained to classify leaves its classifier behind
-    tensors = {
-        key: tensor for key, tensor in tensors.items() if not key.startswith(("head.fc.", "head.weight", "head.b"))
-    }
-    weight_files.fill(model, tensors, folder, _HINT)
+    where = find(source, revision)
+    if where is None:
+        return True  # built from sizes: there are no weights to have
+    tensors = weight_files.read_weight_file(where) if where.is_file() else weight_files.read_weights(where)
+    if next(model.parameters()).is_meta:
+        with torch.device("cpu"):
+            whole = type(model)(model.config)
+        _fill(whole, family, tensors, source, where)
+        _give_values(model, whole)
+    else:
+        _fill(model, family, tensors, source, where)
+    return has_mask_token(tensors)
 
 
 def find(source: Source, revision: str | None) -> Path | None:
-    """The folder with the weights of `source`, downloaded if need be; None if it has none. Raises OSError."""
+    """The file or folder with the weights of `source`, downloaded if need be; None if it has none. Raises OSError."""
+    if source.file is not None:
+        if not source.file.is_file():
+            raise FileNotFoundError(f"the checkpoint {source.file} does not exist (looked in {Path.cwd()}).")
+        if source.file.suffix == ".safetensors":
+            weight_files.check_weight_file(source.file)
+        return source.file
     folder = source.folder
     if source.known is not None:
-        folder = snapshot(source.known, revision, timm=source.library == "timm")
+        folder = snapshot(source.known, revision, timm=source.by_timm)
     if folder is not None:
         weight_files.check_weight_files(folder)
     return folder
 
 
-def _load_transformers(model: PreTrainedModel, folder: Path) -> None:
-    with quiet_transformers():
-        loaded, report = type(model).from_pretrained(
-            str(folder),
-            config=model.config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
+def _fill(model: nn.Module, family: Family, tensors: dict[str, Tensor], source: Source, where: Path) -> None:
+    hint = "Download the folder again, or correct its config.json."
+    if source.file is not None:
+        hint = "Name the encoder that they are of."
+    _check_positions(model, tensors, where)
+    names = {key.removeprefix("model."): key for key in model.state_dict()}
+    converted = to_transformers(family, tensors)
+    weight_files.fill(model, {names.get(key, key): tensor for key, tensor in converted.items()}, where, hint)
+
+
+def _check_positions(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
+    """Raise ValueError where the authors' file has rotary positions of other frequencies than the model."""
+    periods = tensors.get("rope_embed.periods")
+    own = next((buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")), None)
+    if periods is None or own is None:
+        return
+    expected = 1 / own.float().cpu()
+    if periods.shape != expected.shape or not torch.allclose(periods.float(), expected, rtol=0.01):
+        raise ValueError(
+            f"The rotary positions in {where} have other frequencies: say their base as arch's rope_theta."
         )
-    kinds = {"missing": "missing", "unexpected": "unexpected", "mismatched": "of another shape"}
-    problems = {
-        label: [key if isinstance(key, str) else key[0] for key in report.get(f"{kind}_keys", ())]
-        for kind, label in kinds.items()
-    }
-    weight_files.raise_misfit(problems, folder, _HINT)
-    _copy(loaded, model)
 
 
-def _copy(loaded: PreTrainedModel, model: PreTrainedModel) -> None:
-    meta = next(model.parameters()).is_meta
-    model.load_state_dict(loaded.state_dict(), assign=meta)
-    if meta:  # buffers outside the state dict, such as the rotary frequencies, have no values yet either
-        for name, buffer in loaded.named_buffers():
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, buffer)
+def _give_values(model: nn.Module, whole: nn.Module) -> None:
+    """Move a model from torch's meta device to the values of `whole`."""
+    model.load_state_dict(whole.state_dict(), assign=True)
+    for name, buffer in whole.named_buffers():  # such as rotary frequencies, which no state dict has
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, buffer)

@@ -129,7 +129,10 @@ class Timm(Backbone):
             cfg = source.cfg.to_dict(remove_source=True, remove_null=True)
             cfg["fixed_input_size"] = self._built_for is not None
             save_timm(self.model, folder, source.architecture, arguments, cfg, self.preprocess())
-        return timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
+        found = timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
+        if self.weights_id is not None and source.cfg.license not in (None, "apache-2.0", "mit"):
+            found.notes.append(f"LICENSE: timm's description of these weights says {source.cfg.license!r}.")
+        return found
 
     def enable_checkpointing(self) -> None:
         if "checkpointing" not in self.abilities:
