@@ -241,7 +241,7 @@ def test_unreadable_images_stop_or_are_named(run, photos, capsys):
 
 def test_the_target_is_checked_before_anything_is_computed(toy, photos, tmp_path, capsys, monkeypatch):
     toy()
-    monkeypatch.setattr(sources, "load_source", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(sources, "load_from_arguments", lambda *_: pytest.fail("a model was loaded"))
     recipe = ROOT / "tests/toy_recipe.py"
     (tmp_path / "there.npz").write_text("precious")
     (tmp_path / "list.ids.txt").write_text("precious")

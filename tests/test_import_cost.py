@@ -37,6 +37,12 @@ def test_light_modules_stay_light(code):
     assert heavy_after(code) == set()
 
 
+def test_every_public_name_is_there():
+    import toolbox
+
+    assert {name for name in toolbox.__all__ if getattr(toolbox, name, None) is None} == set()
+
+
 def test_the_check_can_fail():
     assert "torch" in heavy_after("import toolbox.base")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fresh_environment import FreshEnvironment
+from PIL import Image
 from safetensors.torch import load_file
 
 from toolbox.testing import check_component, check_plugin, isolated_catalog
@@ -34,6 +35,7 @@ def test_the_example_keeps_the_contracts(monkeypatch):
     with isolated_catalog("toolbox_acme.plugin"):
         check_plugin("acme")
         check_component("acme.PatchMixer", dim=16, depth=2)
+        check_component("acme.PatchMixer", dim=16, depth=2, mixer={"type": "acme.TokenMean"})
         check_component("acme.Angular")
 
 
@@ -57,7 +59,12 @@ def test_the_installed_wheel_is_listed(stranger):
     assert all(path.startswith(str(stranger.site)) for path in import_path.split())
     record = json.loads(stranger(ROOT / "tools" / "list_components.py", "--json"))
     names = {c["fullname"]: c["distribution"] for c in record["components"] if c["namespace"] == "acme"}
-    assert names == {"acme.PatchMixer": "toolbox-acme", "acme.Angular": "toolbox-acme"}
+    assert names == dict.fromkeys(
+        ["acme.PatchMixer", "acme.Angular", "acme.TokenMLP", "acme.TokenMean"], "toolbox-acme"
+    )  # fmt: skip
+    assert [(kind["name"], kind["namespace"]) for kind in record["kinds"]] == [("token_mixer", "acme")]
+    assert "mixer: TokenMixer | None = None" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
+    assert "find_similar     print the images of a folder" in stranger("-m", "toolbox", "--help")
     assert "patch: int = 4" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
 
 
@@ -65,14 +72,16 @@ def test_the_installed_wheel_is_listed(stranger):
 def test_the_installed_wheel_keeps_the_contracts(stranger):
     own = EXAMPLE / "pyproject.toml"
     output = stranger("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-c", own, EXAMPLE / "tests")
-    assert "5 passed" in output
+    assert "6 passed" in output
 
 
 @pytest.mark.slow
 def test_the_installed_wheel_ships_its_recipe(stranger):
     """`tools/train.py acme:patchmixer_glyphs` starts from here: the name leads to a file inside the wheel."""
     code = "from toolbox.registry import catalog; print(*catalog().config_dirs()['acme'][0].glob('*.py'))"
-    assert Path(stranger("-c", code).strip()) == stranger.site / "toolbox_acme" / "configs" / "patchmixer_glyphs.py"
+    folder = stranger.site / "toolbox_acme" / "configs"
+    names = ("patchmixer_glyphs.py", "token_mean_glyphs.py")
+    assert sorted(stranger("-c", code).split()) == [str(folder / name) for name in names]
 
 
 @pytest.mark.slow
@@ -96,3 +105,13 @@ def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     judged = stranger(ROOT / "tools" / "test.py", recipe, work, "--json", "--device", "cpu", "--cfg-options", *small)
     assert json.loads(judged) == results["after"]
     assert 0 <= results["after"]["recall@1"] <= 1
+    stranger(
+        ROOT / "tools" / "train.py", "acme:token_mean_glyphs", "--check", "--device", "cpu", "--cfg-options", *small
+    )
+    images = stranger.folder / "images"
+    images.mkdir()
+    for shade in (0, 120, 250):
+        Image.new("RGB", (32, 32), (shade,) * 3).save(images / f"{shade}.png")
+    found = stranger("-m", "toolbox", "find_similar", work, images / "120.png", images, "--top", "2").splitlines()
+    assert len(found) == 2
+    assert found[0] == f"1.000  {images / '120.png'}"

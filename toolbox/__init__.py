@@ -18,7 +18,20 @@ _PUBLIC = {
     "train": "toolbox.api",
 }
 
-__all__ = list(_PUBLIC)
+_FOR_COMMANDS = {
+    "Console": "toolbox.engine.console:Console",
+    "FeatureStore": "toolbox.features.store:Store",
+    "add_model_arguments": "toolbox.cli.sources:add_model_arguments",
+    "add_recipe_arguments": "toolbox.cli.common:add_recipe_arguments",
+    "load_from_arguments": "toolbox.cli.sources:load_from_arguments",
+    "new_command_parser": "toolbox.cli.common:new_parser",
+    "run_in_processes": "toolbox.cli.processes:run_in_processes",
+    "run_over_images": "toolbox.engine.judging.image_outputs:run_over_images",
+    "show_progress": "toolbox.cli.sources:progress",
+}
+"""What sub-commands of plugins need beyond that, where it is."""
+
+__all__ = [*_PUBLIC, *_FOR_COMMANDS]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +39,9 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
+    if name in _FOR_COMMANDS:
+        module, _, attribute = _FOR_COMMANDS[name].partition(":")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'toolbox' has no attribute '{name}'")
 
 

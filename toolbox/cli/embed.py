@@ -37,14 +37,14 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments
+    from toolbox.cli.sources import add_model_arguments
 
     parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
     parser.add_argument("images", metavar="IMAGES", nargs="*", help="folders, images, or lists of images")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
-    add_source_arguments(parser)
+    add_model_arguments(parser)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: run_in_processes(lambda team: _embed(arguments, team)))
 
@@ -55,7 +55,7 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
     if arguments.split and len(arguments.images) > 1:
         raise ToolboxError("--split takes one recipe or checkpoint before OUT.", hint="Embed the others by themselves.")
     prepare_process()
-    from toolbox.cli.sources import listed_sources, load_source, run
+    from toolbox.cli.sources import listed_sources, load_from_arguments, run
     from toolbox.utils.stored_embeddings import check_free, write_embeddings
 
     try:
@@ -66,7 +66,7 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
     dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
     for note in dataset.notes():
         print(note)
-    source = load_source(arguments, ours, team)
+    source = load_from_arguments(arguments, ours, team)
     told = listed_sources(arguments.images or [arguments.model])
     told = f"{arguments.split} of {told}" if arguments.split else told
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"{PROGRAM} {toolbox.__version__}")
         return 0
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, by whichever command
     return guarded(lambda: catalog().command(name.replace("-", "_")).load()(arguments))
 
 

@@ -31,7 +31,7 @@ Wrong labels and look-alikes gather among the most similar: --skip, --margin and
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, from_least
+    from toolbox.cli.sources import add_model_arguments, from_least
 
     parser = new_parser("mine_negatives", "Write hard negatives to train with.", epilog=TELLS)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, or a recipe")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
                         help="without those more similar than the positive minus X (default: no limit)")  # fmt: skip
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
-    add_source_arguments(parser, backbone=False)
+    add_model_arguments(parser, backbone=False)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: run_in_processes(lambda team: _mine(arguments, team)))
 
@@ -58,7 +58,7 @@ def _mine(arguments: argparse.Namespace, team: Team) -> int:
     import torch
 
     from toolbox.base.files import check_file, new_file
-    from toolbox.cli.sources import kind_of, load_source, progress, recipe_of, run, split_of
+    from toolbox.cli.sources import kind_of, load_from_arguments, progress, recipe_of, run, split_of
     from toolbox.engine.judging.mining import ByPath, check_numbers, mine
 
     numbers = {name: getattr(arguments, name) for name in ("negatives", "top", "skip", "positives")}
@@ -80,7 +80,7 @@ def _mine(arguments: argparse.Namespace, team: Team) -> int:
                            where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
     for note in dataset.notes():
         print(note)
-    source = load_source(arguments, arguments.cfg_options, team)
+    source = load_from_arguments(arguments, arguments.cfg_options, team)
     what = f"{len(dataset):,} images of {arguments.split}"
     print(f"Embedding {what} with {source.description}, in {source.precision.name}", flush=True)
     found = run(source, dataset, arguments)

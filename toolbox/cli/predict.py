@@ -39,7 +39,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_source_arguments, from_least
+    from toolbox.cli.sources import add_model_arguments, from_least
 
     parser = new_parser("predict", "Tell the classes of pictures.", epilog=TELLS)
     parser.add_argument("model", metavar="CHECKPOINT", help="a checkpoint of a classifier, or a run's folder")
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--head", metavar="NAME", help="of a probe: linear, knn or logistic, instead of what validated best"
     )
-    add_source_arguments(parser, backbone=False, baseline=False)
+    add_model_arguments(parser, backbone=False, baseline=False)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: run_in_processes(lambda team: _predict(arguments, team)))
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from toolbox.engine.judging.pictures import Pictures
 
 
-def add_source_arguments(
+def add_model_arguments(
     parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True
 ) -> None:  # fmt: skip
-    """The arguments that `load_source` and `run` read, beside `model`.
+    """The arguments that `load_from_arguments` and `run` read, beside `model`.
 
     - `backbone`: whether `model` may be the id of a backbone; `baseline`: whether its head may be left out.
     """
@@ -58,7 +58,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_source(arguments: argparse.Namespace, overrides: list[str], team: Team) -> LoadedModel:
+def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], team: Team) -> LoadedModel:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id.
 
     - `team`: the processes that compute together, each on a device of its own.

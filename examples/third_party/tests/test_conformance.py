@@ -9,7 +9,10 @@ def test_plugin():
     check_plugin("acme")
 
 
-@pytest.mark.parametrize("arguments", [{}, {"dim": 8, "depth": 2, "patch": 8, "size": 16}])
+SMALL = {"dim": 8, "depth": 2, "patch": 8, "size": 16}
+
+
+@pytest.mark.parametrize("arguments", [{}, SMALL, {**SMALL, "mixer": {"type": "acme.TokenMean"}}])
 def test_patchmixer(arguments):
     check_component("acme.PatchMixer", **arguments)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, Preprocess
+from toolbox_acme.token_mixers import TokenMixer, TokenMLP
 
 
 class ToTensor(Preprocess):
@@ -24,12 +27,13 @@ class ToTensor(Preprocess):
 
 
 class Mixer(nn.Module):
-    """One block: an MLP over the patches of each channel, then an MLP over the channels of each patch."""
+    """One block: something between the patches of each channel, then an MLP over the channels of each patch."""
 
-    def __init__(self, patches: int, dim: int):
+    def __init__(self, across: TokenMixer, patches: int, dim: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.across = nn.Sequential(nn.Linear(patches, 2 * patches), nn.GELU(), nn.Linear(2 * patches, patches))
+        self.across = across
+        self.across.connect(patches)
         self.within = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,13 +48,14 @@ class PatchMixer(Backbone):
     - `depth`: number of blocks.
     - `patch`: height and width of a patch in pixels.
     - `size`: height and width of the images in pixels, a multiple of `patch`; the number of patches is built in.
+    - `mixer`: what passes between patches, in each block one of its own; None means `acme.TokenMLP`.
 
     It has no CLS token: pool with "mean". Raises ValueError for sizes that do not fit each other.
     """
 
     abilities = frozenset({"layers"})
 
-    def __init__(self, dim: int = 128, depth: int = 4, patch: int = 4, size: int = 32):
+    def __init__(self, dim: int = 128, depth: int = 4, patch: int = 4, size: int = 32, mixer: TokenMixer | None = None):
         super().__init__()
         if min(dim, depth, patch) < 1:
             raise ValueError(f"dim={dim}, depth={depth} and patch={patch} must be at least 1")
@@ -59,7 +64,8 @@ class PatchMixer(Backbone):
         self.dim, self.size = dim, size
         self.grid = (size // patch, size // patch)
         self.embed = nn.Conv2d(3, dim, patch, patch)
-        self.blocks = nn.ModuleList(Mixer(self.grid[0] * self.grid[1], dim) for _ in range(depth))
+        patches, mixer = self.grid[0] * self.grid[1], TokenMLP() if mixer is None else mixer
+        self.blocks = nn.ModuleList(Mixer(copy.deepcopy(mixer), patches, dim) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
