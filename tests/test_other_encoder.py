@@ -77,6 +77,12 @@ def test_what_is_left_out_is_said(monkeypatch):
     assert "that checkpoint is of another encoder than model.backbone" in notes
 
 
+def test_the_name_of_an_encoder_before_it_moved_leads_to_its_new_one(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.type=core.Timm").problems]
+    assert any("model.backbone" in text and text.endswith("Did you mean 'encoders.Timm'?") for text in told), told
+
+
 def test_what_the_user_sets_is_never_dropped(monkeypatch):
     monkeypatch.chdir(ROOT)
     told = [str(problem) for problem in planned("dinov3_folder.py", "model.backbone.attention=eager").problems]
