@@ -1,6 +1,6 @@
 """Fine-tune DINOv3 ViT-S/16 with LoRA on your own pictures: one folder a class, a few hundred images will do.
 
-    python tools/train.py configs/dinov3_folder.py --cfg-options train_dataloader.dataset.root=DIR
+    python tools/train.py configs/dinov3_folder.py --data DIR
 
 Data: DIR/<class>/*.jpg, at any depth below a class, from 6 classes up. A fifth of the classes is held out to judge
 the result on and a tenth to choose the best checkpoint, at least 2 each: retrieval is about classes never seen. For
@@ -8,7 +8,7 @@ fewer classes, or a division of your own, make DIR/train, DIR/val and DIR/test w
 Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds pictures with what was trained.
 A small net of your own from random weights (`model.backbone.name=None` with an `arch`) takes other settings: those of
 configs/demo/dinov3_sop.py, in which the loss reads the features without a head, and 1,500 steps instead of 400.
-Larger: `model.backbone.name=vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
+Larger: `--model vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
 `train_cfg.max_steps=2000`.
 """
 _base_ = ['_base_/runtime.py']
@@ -39,3 +39,4 @@ param_scheduler = dict(type='core.WarmupCosine', warmup=0.1)
 train_cfg = dict(max_steps=400, val_interval=40)  # an epoch of few images is few steps
 default_hooks = dict(checkpoint=dict(interval=40))
 custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=5)]
+arguments = dict(data='train_dataloader.dataset.root', model='model.backbone.name')  # what --data and --model set

@@ -32,3 +32,4 @@ test_evaluator = [dict(type='core.Accuracy', intervals=1000), dict(type='core.Ca
 optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr=1e-3, weight_decay=1e-4), precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
 train_cfg = dict(max_epochs=20)
+arguments = dict(data='train_dataloader.dataset.name', model='model.backbone.name')  # what --data and --model set

@@ -56,3 +56,4 @@ optim_wrapper = dict(
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
 train_cfg = dict(max_epochs=50, val_interval=2, wise_ft=dict(alphas=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0]))
 custom_hooks = [dict(type='core.EarlyStop', metric='recall@1', patience=8)]
+arguments = dict(data='train_dataloader.dataset.root', model='model.backbone.name')  # what --data and --model set

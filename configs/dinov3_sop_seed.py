@@ -8,7 +8,6 @@ temperature 0.05), rank 16, alpha 32, dropout 0.05, AdamW at 1e-4 with cosine de
 all training classes, CLS features without a head. `configs/dinov3_sop.py` is the recipe that we recommend.
 """
 _base_ = ['_base_/runtime.py']
-_root = 'data/stanford_online_products'
 model = dict(
     type='retrieval.Embedder',
     backbone=dict(
@@ -18,10 +17,11 @@ model = dict(
     loss=dict(type='losses.SupCon', temperature=0.05),
     cross_view=True)
 train_dataloader = dict(
-    dataset=dict(type='datasets.SOP', root=_root, split='trainval'),
+    dataset=dict(type='datasets.SOP', root='data/stanford_online_products', split='trainval'),
     sampler=dict(type='retrieval.Pairs', batch_size=128),
     num_workers=4)
-test_dataloader = dict(dataset=dict(type='datasets.SOP', root=_root, split='test'), batch_size=256, num_workers=4)
+test_dataloader = dict(
+    dataset=dict(type='datasets.SOP', root='{train_dataloader.dataset.root}', split='test'), batch_size=256, num_workers=4)
 test_evaluator = [dict(type='retrieval.Recall', ks=[1, 10, 100, 1000])]
 optim_wrapper = dict(
     optimizer=dict(type='core.AdamW', lr=1e-4, weight_decay=0.01),
@@ -29,3 +29,4 @@ optim_wrapper = dict(
     precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.1)
 train_cfg = dict(max_epochs=20)
+arguments = dict(data='train_dataloader.dataset.root', model='model.backbone.name')  # what --data and --model set

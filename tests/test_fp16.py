@@ -12,13 +12,13 @@ from test_exactness import assert_same, interrupt_at
 from test_resume import interrupted
 
 import toolbox
-from toolbox.cli.progress import LineConsole
 from toolbox.engine import device
 from toolbox.engine.saving import workdir
 from toolbox.engine.saving.files import as_json
 from toolbox.engine.saving.state import join, split
 from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
+from toolbox.progress import LineConsole
 
 FP16 = ["optim_wrapper.precision=fp16", "evaluate_before=False", "default_hooks.logger.interval=1"]
 

@@ -15,7 +15,6 @@ from torch import nn
 import toolbox
 from toolbox.api import check_config
 from toolbox.base import Batch
-from toolbox.cli.progress import LineConsole, LiveConsole
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
 from toolbox.engine.precision import Precision
@@ -23,6 +22,7 @@ from toolbox.engine.updating import step
 from toolbox.engine.updating.nonfinite import Skipping
 from toolbox.engine.updating.step import Step
 from toolbox.errors import ToolboxError
+from toolbox.progress import LineConsole, LiveConsole
 
 SKIP = ["optim_wrapper.on_nonfinite=skip", "evaluate_before=False", "default_hooks.logger.interval=1"]
 OPTIMIZERS = {

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from rich.console import Console as Terminal
 
+from toolbox import progress
 from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Matrix, Outcomes, Table
-from toolbox.cli import progress
 from toolbox.errors import ToolboxError
 from toolbox.report import charts, curves, load_findings, save_findings, write_report
 from toolbox.report.charts import curve_chart, histogram_chart

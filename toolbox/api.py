@@ -3,24 +3,23 @@
 For example:
 
     import toolbox
-    config = toolbox.load_config("configs/dinov3_sop.py", {"model.backbone.name": "vits16"})
-    results = toolbox.train(config)
-    encoder = toolbox.load("work_dirs/dinov3_sop/best")
+    results = toolbox.train("dinov3_folder", data="my_pictures", model="vits16", out="runs/a")
+    encoder = results.load()  # later: toolbox.load("runs/a")
     embeddings = encoder.encode_image(["chair.jpg", "sofa.jpg"])
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolbox import config as recipes
 from toolbox import making
 from toolbox.config import (  # noqa: F401
     changed,
     complete,
     dump,
-    load_config,
     places_of,
     set_metric_arguments,
     to_dict,
@@ -30,8 +29,11 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import adapt, as_plain, located, name_of, on_device, placed, plan, planned, runnable
 from toolbox.registry import Entry, catalog, provenance
 from toolbox.registry import build as build_component
+from toolbox.results import TrainResults
 
 if TYPE_CHECKING:
+    from mmengine.config import Config
+
     from toolbox.base import LoadedModel
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
@@ -43,6 +45,38 @@ __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_compo
 def list_components(kind: str | None = None) -> list[Entry]:
     """The components that can be named in a recipe, of one kind or of all."""
     return catalog().find(kind)
+
+
+def load_config(
+    path: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    plugins: Iterable[str] = (),
+    *,
+    data: str | Path | None = None,
+    model: str | Path | None = None,
+) -> Config:
+    """Load a recipe.
+
+    - `path`: a file; or the name of a recipe that is installed: `dinov3_sop`, or `namespace:recipe` of a plugin.
+    - `overrides`: changes, `{"a.b": value}`, or strings `"a.b=value"` as the command line takes them.
+    - `plugins`: local plugins to load, beside those that the recipe names: Python files or modules.
+    - `data`: the training data, a folder or a name: the value of the key that the recipe's `arguments.data` names.
+    - `model`: the encoder, a name, an id or a folder: the value of the key that `arguments.model` names. Where the
+      recipe's component has none of that name, the first one that has takes its place.
+
+    A recipe is Python, and runs; config.py in the folder of a run is read as data. Raises ToolboxError for a missing
+    file (with the nearest names), a syntax error, a reference that leads nowhere, or a `data` or `model` that the
+    recipe does not take.
+    """
+    overrides, plugins = overrides if isinstance(overrides, Mapping) else list(overrides), list(plugins)
+    config = recipes.load_config(path, overrides, plugins)
+    if data is None and model is None:
+        return config
+    from toolbox.recipe_arguments import argument_overrides
+
+    added = argument_overrides(config, data=data, model=model)
+    pairs = overrides if isinstance(overrides, Mapping) else (text.partition("=")[::2] for text in overrides)
+    return recipes.load_config(path, dict(pairs) | added, plugins)
 
 
 def build(config: Mapping[str, Any]) -> Any:
@@ -67,48 +101,54 @@ def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Proble
 
 
 def train(
-    config: Mapping[str, Any], *, work_dir: str | Path | None = None, resume: bool | str | None = None,
-    overwrite: bool = False, device: str | None = None, console: Console | None = None, profile: int | None = None,
-    team: Team | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train a recipe and evaluate it before and after; returns what `train_results.json` holds.
+    recipe: str | Path | Mapping[str, Any], *, data: str | Path | None = None, model: str | Path | None = None,
+    out: str | Path | None = None, overrides: Mapping[str, Any] | Iterable[str] = (), plugins: Iterable[str] = (),
+    resume: bool | str | None = None, overwrite: bool = False, device: str | None = None,
+    console: Console | None = None, profile: int | None = None, team: Team | None = None,
+    work_dir: str | Path | None = None,
+) -> TrainResults:  # fmt: skip
+    """Train a recipe and evaluate it before and after.
 
-    - `work_dir`: the run's folder; default: the recipe's, or `work_dirs/<name of the recipe>`.
+    - `recipe`, `data`, `model`, `overrides`, `plugins`: as of `load_config`; or a loaded recipe, which has them.
+    - `out`: the run's folder; default: the recipe's `work_dir`, or `work_dirs/<name of the recipe>`.
     - `resume`: True for the newest whole checkpoint in `work_dir`, or a checkpoint's path; default: the recipe's.
     - `overwrite`: replace a run that `work_dir` holds.
     - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
-    - `console`: where messages go; default: plain lines on standard output.
+    - `console`: where messages go; default: a bar on a terminal, else lines on standard output.
     - `profile`: after a few steps to warm up, profile so many and write `profile/` into the run's folder.
     - `team`: the processes that train together, of which this is one; default: this one alone.
 
-    Raises ToolboxError with every problem of the recipe before anything is loaded or written.
+    Returns what `train_results.json` holds, as a dict with paths, tables and the trained model (`load()`). Raises
+    ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.loop import Run
     from toolbox.engine.profiling import profiled
     from toolbox.engine.speed import explained
+    from toolbox.progress import console as standard_console
     from toolbox.report import save_findings, write_report
 
     if profile is not None and profile < 1:
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
-    team, console = team or ALONE, console or Console()
+    team, console = team or ALONE, console or standard_console()
+    config = _loaded(recipe, overrides, plugins, data=data, model=model)
     try:
         _make(config, device, console, team)
     except ToolboxError as error:
         raise placed(error, config) from error
-    recipe, found = planned(config, device)
+    settings, found = planned(config, device)
     for note in adapt(config) if team.is_main else ():
         console.info(note)
     if resume is None:
-        resume = recipe["resume"] and not overwrite
-    folder = Path(work_dir).expanduser() if work_dir else making.folder_of(recipe, name_of(config))
-    recipe["work_dir"] = str(folder)
+        resume = settings["resume"] and not overwrite
+    out = out or work_dir
+    folder = Path(out).expanduser() if out else making.folder_of(settings, name_of(config))
+    settings["work_dir"] = str(folder)
     try:
         run = Run(
-            recipe, folder, source=dump(recipe), resume=resume, overwrite=overwrite, console=console, team=team,
+            settings, folder, source=dump(settings), resume=resume, overwrite=overwrite, console=console, team=team,
             idle=found.idle != [], overridden=sorted(getattr(config, "overridden", ())),
         )  # fmt: skip
         with profiled(run, profile), explained():
@@ -119,7 +159,20 @@ def train(
             save_findings(folder, shown[1] if shown else [])
     except ToolboxError as error:
         raise placed(error, config) from error
-    return results
+    return TrainResults(results, folder)
+
+
+def _loaded(recipe: str | Path | Mapping[str, Any], overrides, plugins, **arguments) -> Mapping[str, Any]:
+    """The recipe that a name, a file or a loaded recipe means."""
+    if isinstance(recipe, str | Path):
+        return load_config(recipe, overrides, plugins, **arguments)
+    given = {"overrides": overrides, "plugins": plugins, **arguments}
+    if names := [name for name, value in given.items() if value]:
+        raise ToolboxError(
+            f"This recipe is loaded already: it takes no {' and no '.join(names)}.",
+            hint="Give them to load_config, or name the recipe here.",
+        )
+    return recipe
 
 
 def _make(config: Mapping[str, Any], device: str | None, console: Console, team: Team) -> None:

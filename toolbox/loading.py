@@ -122,8 +122,6 @@ def component_of(name: str) -> str:
 
     Raises ToolboxError with what each of them says when none does.
     """
-    import torch
-
     said: list[tuple[str, Problem]] = []
     classes: dict[str, type[Backbone]] = {}
     for entry in catalog().find("backbone"):
@@ -137,8 +135,7 @@ def component_of(name: str) -> str:
         if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
             continue
         try:
-            with torch.device("meta"):
-                backbone = build({"type": fullname, "name": name}, "backbone", where=fullname)
+            backbone = _build_by_name(fullname, name)
         except ToolboxError as error:
             said.append((fullname, error.problems[0]))
             continue
@@ -146,3 +143,20 @@ def component_of(name: str) -> str:
             return fullname
     hint = " ".join(f"{fullname}: {problem.message}" for fullname, problem in said)
     raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
+
+
+def takes_name(fullname: str, name: str) -> bool:
+    """Whether a backbone component has an encoder of that name, id or folder."""
+    try:
+        _build_by_name(fullname, name)
+    except ToolboxError:
+        return False
+    return True
+
+
+def _build_by_name(fullname: str, name: str) -> Backbone:
+    """The structure of an encoder, without weights. Raises ToolboxError where the component has none of that name."""
+    import torch
+
+    with torch.device("meta"):
+        return build({"type": fullname, "name": name}, "backbone", where=fullname)

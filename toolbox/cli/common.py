@@ -10,10 +10,14 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from toolbox.errors import Problem, ToolboxError, command_line
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, whatever was to be written
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
@@ -77,12 +81,29 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
         "config", nargs="?" if optional else None,
         help="a recipe: a file, or the name of one that is installed (`recipes` lists them)",
     )  # fmt: skip
+    parser.add_argument("--data", metavar="DATA", help="a folder, or a name that the recipe's dataset takes")
+    parser.add_argument("--model", metavar="NAME", help="another encoder: a name, an id or a folder")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument(
         "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
     )  # fmt: skip
+
+
+def load_recipe(arguments: argparse.Namespace, kept: Sequence[str] = ()) -> Config:
+    """The recipe that arguments of `add_recipe_arguments` mean.
+
+    - `kept`: those of its options that a resumed run was started with; `--data` and `--model` replace them.
+    """
+    from toolbox import api
+    from toolbox.recipe_arguments import argument_keys
+
+    options, named = arguments.cfg_options, {"data": arguments.data, "model": arguments.model}
+    if kept and any(named.values()):
+        keys = argument_keys(api.load_config(arguments.config, (), arguments.plugin), named)
+        options = [text for text in options if text not in kept or text.partition("=")[0] not in keys]
+    return api.load_config(arguments.config, options, arguments.plugin, **named)
 
 
 def complain(problems: Iterable[Problem]) -> None:

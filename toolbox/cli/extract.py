@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
 from toolbox.cli.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def main(argv: list[str] | None = None) -> int:
 def _extract(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox import api
-    from toolbox.cli.progress import console
+    from toolbox.progress import console
 
     def extract(team: Team) -> int:
         counts = api.extract(
-            api.load_config(arguments.config, arguments.cfg_options, arguments.plugin), splits=arguments.split,
+            load_recipe(arguments), splits=arguments.split,
             device=arguments.device, mend=arguments.verify, console=console(), team=team,
         )  # fmt: skip
         read = " All checksums are right." if arguments.verify else ""

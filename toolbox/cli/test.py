@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
 from toolbox.cli.processes import run_in_processes
 from toolbox.cli.sources import add_precision
 
@@ -49,7 +49,7 @@ def _test(arguments: argparse.Namespace) -> int:
     from toolbox.base.files import to_json
     from toolbox.cli.tables import show_metrics
 
-    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+    config = load_recipe(arguments)
 
     def test(team: Team) -> int:
         numbers = api.evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
@@ -70,12 +70,12 @@ def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
 def _train(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox import api
-    from toolbox.cli.progress import console
     from toolbox.cli.resuming import complete_resume
+    from toolbox.progress import console
 
     kept = complete_resume(arguments)
     if arguments.check:
-        return _check(_recipe(arguments), arguments.device)
+        return _check(_recipe(arguments, kept), arguments.device)
     from toolbox.cli.tables import show_results
 
     def run(team: Team) -> int:
@@ -85,7 +85,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if kept:
             print(f"Kept from the run: {', '.join(kept)}", flush=True)
         results = api.train(
-            _recipe(arguments), work_dir=arguments.work_dir, resume=resume, overwrite=overwrite,
+            _recipe(arguments, kept), out=arguments.work_dir, resume=resume, overwrite=overwrite,
             device=arguments.device, console=console(), team=team, profile=arguments.profile,
         )  # fmt: skip
         show_results(results)
@@ -94,11 +94,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return run_in_processes(run, arguments.launcher, leaves_together=True)
 
 
-def _recipe(arguments: argparse.Namespace):
+def _recipe(arguments: argparse.Namespace, kept: list[str]):
     from toolbox import api
     from toolbox.config.tracking import add_tracker
 
-    config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
+    config = load_recipe(arguments, kept)
     if arguments.track is not None:
         add_tracker(config, arguments.track or api.name_of(config))
     return config

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolbox.config.foreign import translated
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
 CORE = "core"
@@ -101,7 +101,7 @@ def suggest_recipes(path: Path, *, base: bool = False) -> str:
     for namespace in catalog().config_dirs():
         prefix = "" if namespace == CORE and not base else f"{namespace}:"
         shown |= {file.resolve(): prefix + name for name, file in _files(namespace, bases=bases).items()}
-    here = [*(path.parent.glob("*.py") if path.parent.name else ()), *_recipes_below(Path("configs"), bases=bases)]
+    here = [*path.parent.glob("*.py"), *_recipes_below(Path("configs"), bases=bases)]
     shown |= {file.resolve(): str(file) for file in here}
     by_stem: dict[str, list[str]] = {}
     for file, name in sorted(shown.items(), key=lambda item: len(item[1])):
@@ -110,9 +110,10 @@ def suggest_recipes(path: Path, *, base: bool = False) -> str:
     names = [name for stem in close for name in by_stem[stem]]
     wanted = path.as_posix().removeprefix("configs/")  # as in a checkout
     names = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())[:3]
-    return (
-        f"Did you mean {' or '.join(names)}?" if names else f"Recipes are, e.g., {', '.join(list(shown.values())[:3])}."
-    )
+    if names:
+        return f"Did you mean {' or '.join(names)}?"
+    known = ", ".join(recipe.name for recipe in list_recipes()[:3])
+    return f"Recipes are, e.g., {known}; `{command_line('recipes')}` lists all."
 
 
 def _find_shipped(fullname: str) -> Path:

@@ -266,6 +266,16 @@ TOP_LEVEL: dict[str, Key] = {
         bool,
         default=True,
     ),
+    "arguments": Key(
+        "What `data` and `model` mean here, of `toolbox.train` and of commands: which keys they set.",
+        keys={
+            "data": Key("The key that says where the training data are, which others refer to.", str | None),
+            "model": Key(
+                "The `name` of the encoder; another component takes its place where that one has it.", str | None
+            ),
+        },
+        optional=True,
+    ),
     "prepare": Key(
         "Data that `train` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
         "out=FOLDER, ...)`, the options being those of `prepare_data`.",

@@ -1,0 +1,72 @@
+"""What `data` and `model` mean for a recipe: the keys that its `arguments` name, and another encoder where need be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolbox.config import to_dict
+from toolbox.errors import ToolboxError
+from toolbox.loading import component_of, kind_of, takes_name
+from toolbox.registry import catalog
+
+
+def argument_overrides(
+    config: Mapping[str, Any], *, data: str | Path | None = None, model: str | Path | None = None
+) -> dict[str, Any]:
+    """The overrides that `data` and `model` stand for in a loaded recipe, `{"a.b": value}`.
+
+    - `data`: a folder, or a name that the recipe's dataset takes; it becomes the value of the key `arguments.data`.
+    - `model`: the name, id or folder of an encoder, which becomes the value of the key `arguments.model`. Where the
+      recipe's component has none of that name, the first one that has takes its place.
+
+    Raises ToolboxError where the recipe does not say which key that is, an override sets it too, or no encoder has
+    that name.
+    """
+    given = {"data": data, "model": model}
+    overrides: dict[str, Any] = {}
+    for key, name in argument_keys(config, given).items():
+        if key in getattr(config, "overridden", ()):
+            raise ToolboxError(f"`{name}` sets {key}, and so does another override.", hint="Leave one of them out.")
+        overrides[key] = str(given[name])
+    if model is not None:
+        overrides |= _component_override(to_dict(config), _key_of(config, "model"), str(model))
+    return overrides
+
+
+def argument_keys(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+    """{key of the recipe: "data" or "model"} of those that are given. Raises ToolboxError as `argument_overrides`."""
+    return {_key_of(config, name): name for name, value in given.items() if value is not None}
+
+
+def _key_of(config: Mapping[str, Any], name: str) -> str:
+    keys = config.get("arguments")
+    key = keys.get(name) if isinstance(keys, Mapping) else None
+    if not isinstance(key, str):
+        raise ToolboxError(
+            f"This recipe does not say which key `{name}` sets.", where=str(getattr(config, "filename", "") or ""),
+            hint="Set the key itself; a recipe of your own says it by `arguments` (docs/configs.md).",
+        )  # fmt: skip
+    return key
+
+
+def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[str, str]:
+    """The component to put in the place of the one that `key` belongs to, where that has no encoder called `model`."""
+    owner, _, last = key.rpartition(".")
+    node: Any = recipe
+    for name in owner.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    current = node.get("type") if isinstance(node, dict) else None
+    is_backbone = any(entry.fullname == current for entry in catalog().find("backbone"))
+    if last != "name" or not is_backbone or takes_name(current, model):
+        return {}
+    if Path(model).exists() and kind_of(model) == "checkpoint":
+        raise ToolboxError(
+            f"{model} is a checkpoint, and `model` names an encoder.",
+            hint=f"To start from it, set the override load_from={model}.",
+        )
+    try:
+        return {f"{owner}.type": component_of(model)}
+    except ToolboxError as error:
+        raise ToolboxError(f"No encoder here is called '{model}'.", hint=error.problems[0].hint) from error
