@@ -32,9 +32,8 @@ from toolbox.registry import build as build_component
 from toolbox.results import TrainResults
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-
     from toolbox.base import LoadedModel
+    from toolbox.config import Config
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import Team
     from toolbox.engine.judging.evaluation import Evaluation

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
+    from toolbox.config import Config
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, whatever was to be written
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
