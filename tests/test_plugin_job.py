@@ -188,6 +188,8 @@ def test_a_job_is_a_plugin(gauge, capsys):
         meter.measure([greys[index]["image"] for index in range(8)]), greys.labels, strict=True)]  # fmt: skip
     assert sum(errors) / 8 == pytest.approx(results["best"]["metrics"]["error"], rel=1e-4)
     assert repr(meter).startswith("<Meter run, step ")
+    with pytest.raises(toolbox.ToolboxError, match="The model reads 'image', and an item has label"):
+        next(meter.run([{"label": 1}]))
 
     for shade in (10, 240):
         Image.new("RGB", (16, 16), (shade,) * 3).save(f"{shade}.png")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, LoadedModel, Model
+from toolbox.base import Batch, Dataset, LoadedModel, Model, Sample
 from toolbox.engine.inference import compute_outputs
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.errors import ToolboxError
@@ -54,7 +54,7 @@ def compute(
                 samples = list(pool.map(dataset.__getitem__, range(start, min(start + batch_size, len(dataset)))))
                 yield Batch.example(
                     {
-                        name: source.preprocess.collate([source.preprocess(sample[source.field]) for sample in samples])
+                        name: source.preprocess.collate([source.preprocess(_value(s, source.field)) for s in samples])
                         for name, source in inputs.items()
                     }
                 )
@@ -66,6 +66,12 @@ def compute(
             yield outputs
             if bar is not None:
                 bar.update(len(batch))
+
+
+def _value(sample: Sample, field: str) -> Any:
+    if field not in sample:
+        raise ToolboxError(f"The model reads '{field}', and an item has {', '.join(sample) or 'nothing'}.")
+    return sample[field]
 
 
 def _bar(total: int) -> Any:
