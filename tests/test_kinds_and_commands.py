@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any, Literal, TypedDict
 
 import pytest
 
 from toolbox.cli.list_components import main
 from toolbox.errors import ToolboxError
-from toolbox.registry import build, catalog, discover, parameters, swap_catalog
+from toolbox.registry import Parameter, build, catalog, discover, parameters, swap_catalog
+from toolbox.registry.signature import check_plain
 from toolbox.testing import check_plugin
 
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
@@ -202,6 +206,28 @@ def test_a_kind_is_known_under_another_name_too(site):
     assert parameters(Late)[0].kind_of_component == "merger"
 
 
+class Settings(TypedDict):
+    type: str
+
+
+@pytest.mark.parametrize(
+    ("annotation", "refused"),
+    [
+        (Path, True), (Path | None, True), (list[Path], True), (dict[str, Path], True), ("Elsewhere | None", True),
+        (dict, False), (dict[str, Any], False), (Settings, False), (Any, False), ("dict[str, Elsewhere]", False),
+        (int | None, False), (str, False), (Literal["a"], False), (inspect.Parameter.empty, False),
+    ],
+)  # fmt: skip
+def test_a_component_for_an_argument_that_takes_none(annotation, refused):
+    parameter = Parameter("slot", annotation, None, False)
+    component = {"type": "house.Mean"}
+    values = [component, [component], {"a": component}] if typing.get_origin(annotation) else [component]
+    for value in values:
+        assert bool(check_plain(value, parameter, "model.slot")) == refused
+    for value in ({"type": "plain"}, {"a": 1}, "house.Mean", None, [1]):
+        assert check_plain(value, parameter, "model.slot") == []
+
+
 @pytest.mark.parametrize("name", ["loss", "backbone"])
 def test_a_kind_of_the_core_belongs_to_it(site, name):
     install_kinds(site, declared=KINDS.replace('"merger"', f'"{name}"'), rows="'loss', 'L', 'm:L', 's'")
@@ -387,6 +413,8 @@ def test_what_only_an_import_shows_is_said_when_it_is_imported(site, capsys):
     assert "of acme-dist 1.0 " in text
     assert "is broken: ZeroDivisionError" in text
     assert "fake_fine.py:2" in text
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        check_plugin("acme")
     code, out = listed(capsys, "--strict")
     assert code == 1
     assert "broken" in out

@@ -127,7 +127,7 @@ def _plain_classes(annotation: Any) -> list[Any]:
     arguments = typing.get_args(annotation)
     if not arguments:
         is_own = isinstance(annotation, type) and annotation.__module__ not in ("builtins", "collections.abc")
-        return [annotation] if is_own else []
+        return [annotation] if is_own and not {dict, Mapping} & set(annotation.__mro__) else []
     if any(argument in (Any, object, dict) or typing.get_origin(argument) is dict for argument in arguments):
         return []
     return [cls for argument in arguments for cls in _plain_classes(argument)]

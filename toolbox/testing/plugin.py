@@ -39,9 +39,9 @@ CHECKS = {
 def check_plugin(namespace: str) -> None:
     """Check what can be said of a plugin without arguments; raises AssertionError that names the broken contract.
 
-    It is found and usable, declares components with a one-line summary, its module imports nothing heavy, its recipe
-    folders exist, each class can be imported (unless a requirement is missing), is of its kind, is documented and
-    takes annotated keywords; its kinds are abstract and documented classes, and its commands can be imported.
+    It is found and usable, declares something, with a one-line summary each, its module imports nothing heavy, its
+    recipe folders exist, each class can be imported (unless a requirement is missing), is of its kind, is documented
+    and takes annotated keywords; its kinds are abstract and documented classes, and its commands can be imported.
 
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
@@ -50,7 +50,8 @@ def check_plugin(namespace: str) -> None:
         plugin = found.plugin(namespace)
     except ToolboxError as error:
         raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
-    require(plugin.components, f"{namespace}: toolbox_components must declare at least one component.")
+    declared = plugin.components or plugin.kinds or plugin.commands
+    require(declared, f"{namespace}: its hooks must declare at least one component, kind or command.")
     _check_light(plugin)
     for folder in found.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
