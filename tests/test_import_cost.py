@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,17 @@ def test_listing_is_quick():
         subprocess.run([sys.executable, "-c", LISTING.format("")], check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.5
+
+
+def test_the_contracts_hold_every_plugin():
+    """A plugin that is not listed in them would be free to import anything."""
+    root = Path(__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    packages = {folder.name for folder in root.glob("plugins/*/src/toolbox_*")}
+    contracts = {contract["name"]: contract for contract in settings["contracts"]}
+    interface = contracts["Plugins see the interface only"]["source_modules"]
+    commands = contracts["Of a plugin its commands alone call the public functions"]["source_modules"]
+    assert packages >= {"toolbox_losses", "toolbox_datasets"}
+    assert set(settings["root_packages"]) == packages | {"toolbox"}
+    assert set(interface) == packages
+    assert set(commands) == {f"{package}.**" for package in packages}
