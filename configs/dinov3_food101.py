@@ -11,10 +11,10 @@ Other ways to train: `model.backbone.tune.mode=lora` (or last, full) with `featu
 _base_ = ['_base_/runtime.py']
 _loader = dict(batch_size=256, num_workers=4)
 model = dict(
-    type='core.Classifier',
+    type='classification.Classifier',
     backbone=dict(type='dinov3.ViT', name='vitb16', tune=dict(mode='frozen')),
     pool='cls+mean',
-    head=dict(type='core.Linear'),
+    head=dict(type='classification.Linear'),
     loss=dict(type='losses.CrossEntropy'))
 features = dict(dtype='fp16')
 train_dataloader = dict(
@@ -25,10 +25,10 @@ val_dataloader = dict(
         type='datasets.HF', name='{train_dataloader.dataset.name}', split='val',
         val_share='{train_dataloader.dataset.val_share}', seed='{train_dataloader.dataset.seed}'),
     **_loader)
-val_evaluator = [dict(type='core.Accuracy')]
+val_evaluator = [dict(type='classification.Accuracy')]
 test_dataloader = dict(
     dataset=dict(type='datasets.HF', name='{train_dataloader.dataset.name}', split='test'), **_loader)
-test_evaluator = [dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError'), dict(type='core.KNN')]
+test_evaluator = [dict(type='classification.Accuracy', intervals=1000), dict(type='classification.CalibrationError'), dict(type='classification.KNN')]
 optim_wrapper = dict(optimizer=dict(type='core.AdamW', lr=1e-3, weight_decay=1e-4), precision='bf16')
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.05)
 train_cfg = dict(max_epochs=20)

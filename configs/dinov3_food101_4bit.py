@@ -15,7 +15,7 @@ features = None
 train_dataloader = dict(batch_size=32, augment=dict(type='core.Augment'))
 val_dataloader = dict(batch_size=64)
 test_dataloader = dict(batch_size=64)
-test_evaluator = [dict(type='core.Accuracy', intervals=1000), dict(type='core.CalibrationError')]
+test_evaluator = [dict(type='classification.Accuracy', intervals=1000), dict(type='classification.CalibrationError')]
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='core.AdamW8bit', lr=1e-4, weight_decay=0.01), parts={'model.head': dict(lr=1e-3)},
     clip_grad=dict(max_norm=1.0))

@@ -13,19 +13,19 @@ _base_ = ['dinov3_food101.py']
 _repeats = 3
 _batch = 256
 model = dict(
-    _delete_=True, type='core.Probe',
+    _delete_=True, type='classification.Probe',
     backbone=dict(type='dinov3.ViT', name='vitb16', tune=dict(mode='frozen')),
     inputs=['cls', 'cls+mean', 'cls:4'], repeats=_repeats)
 train_dataloader = dict(
     batch_size=None, sampler=dict(type='core.Shuffled', batch_size=_batch, repeats=_repeats))
 val_evaluator = [
-    dict(type='core.ProbeAccuracy', choose=True), dict(type='core.KNN'), dict(type='core.LogisticRegression')]
+    dict(type='classification.ProbeAccuracy', choose=True), dict(type='classification.KNN'), dict(type='classification.LogisticRegression')]
 test_evaluator = [
-    dict(type='core.ProbeAccuracy'), dict(type='core.KNN'), dict(type='core.LogisticRegression'),
-    dict(type='core.Accuracy')]  # of whichever method won: by class, with confusions and wrong pictures
+    dict(type='classification.ProbeAccuracy'), dict(type='classification.KNN'), dict(type='classification.LogisticRegression'),
+    dict(type='classification.Accuracy')]  # of whichever method won: by class, with confusions and wrong pictures
 # a head's learning rate is this one times its rate, which is DINOv3's rule for batches of other sizes than 256
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='core.SGD', lr=_batch / 256, momentum=0.9, weight_decay=0.0))
 param_scheduler = dict(type='core.WarmupCosine', warmup=0.0)
 train_cfg = dict(max_epochs=10, val_interval=10)
-custom_hooks = [dict(type='core.CompareProbes')]
+custom_hooks = [dict(type='classification.CompareProbes')]

@@ -1,4 +1,4 @@
-"""core.Accuracy and core.CalibrationError: their numbers against plain loops, what they refuse, what they show."""
+"""Accuracy and CalibrationError: their numbers against plain loops, what they refuse, what they show."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from test_report import Page, Squares
+from toolbox_classification.accuracy import Accuracy
+from toolbox_classification.calibration import CalibrationError
 
 from toolbox.base import Batch, Curve, Gallery, Histogram, Matrix, Outcomes, Table
-from toolbox.core.metrics.classification.accuracy import Accuracy
-from toolbox.core.metrics.classification.calibration import CalibrationError
 from toolbox.report import load_findings, save_findings, write_report
 from toolbox.report.matrix import matrix_drawing
 

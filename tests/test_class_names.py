@@ -17,9 +17,9 @@ from toolbox.engine.saving.files import sha256
 from toolbox.registry import catalog
 
 CLASSIFIER = [
-    "model=dict(type='core.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
+    "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
     "loss=dict(type='losses.CrossEntropy'))",
-    "val_evaluator=dict(type='core.Accuracy')", "train_dataloader.sampler=None",
+    "val_evaluator=dict(type='classification.Accuracy')", "train_dataloader.sampler=None",
     "train_dataloader.batch_size=8", "evaluate_before=False",
 ]  # fmt: skip
 

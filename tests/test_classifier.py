@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from same import assert_equal
 from test_embedder import Toy
 from test_exactness import assert_same, interrupt_at
+from toolbox_classification.class_heads import MLP, Linear
+from toolbox_classification.classifier import Classifier
 from toolbox_losses.cross_entropy import CrossEntropy
 from toolbox_losses.supcon import SupCon
 from toolbox_retrieval.embedder import Embedder
@@ -20,9 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 import toolbox
+from toolbox import base
 from toolbox.base import Batch, l2_normalize
-from toolbox.core.class_heads import MLP, Linear
-from toolbox.core.classifier import Classifier
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.assemble import apply_tuning
@@ -32,7 +33,7 @@ from toolbox.utils.export_formats import save_processor
 
 CLASSES = 3
 MODEL = [
-    "model=dict(type='core.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
+    "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
     "loss=dict(type='losses.CrossEntropy'))",
     "train_dataloader.dataset.per_class=8",
     "val_dataloader.dataset.per_class=8",
@@ -321,7 +322,7 @@ class Normed(Toy):
 def test_a_frozen_backbone_stays_in_eval_mode():
     built = Classifier(Normed(), loss=CrossEntropy())
     built.connect(CLASSES)
-    assert isinstance(built.backbone.tune, Tune)
+    assert isinstance(built.backbone.tune, base.Tune)
     assert built.backbone.tune.mode == "frozen"
     apply_tuning(built)
     built.train()
@@ -363,7 +364,7 @@ def test_frozen_random_weights_are_warned_of_and_trained_ones_are_not(toy, capsy
 
 @pytest.mark.parametrize("more", [[], ["train_dataloader.mix.type=core.Mix", "train_dataloader.num_workers=2"]])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, more):
-    recipe = [*MODEL, "model.backbone.tune.mode=full", "model.head=dict(type='core.MLP')", *more]
+    recipe = [*MODEL, "model.backbone.tune.mode=full", "model.head=dict(type='classification.MLP')", *more]
     toolbox.train(toy(recipe), work_dir="whole")
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
@@ -415,7 +416,7 @@ def pretrained(folder: Path, width: int = 128) -> str:
 
 
 @pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("head", ["core.Linear", "core.MLP"])
+@pytest.mark.parametrize("head", ["classification.Linear", "classification.MLP"])
 def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, head, average):
     few = [f"{name}_dataloader.dataset.per_class=1" for name in ("train", "val")]
     more = [pretrained(tmp_path / "weights"), f"model.head=dict(type='{head}')", "evaluate_before=False",

@@ -9,15 +9,15 @@ from pathlib import Path
 import datasets as hugging_face
 import pytest
 import torch
+from toolbox_classification.probe_accuracy import ProbeAccuracy
 
-from toolbox.core.probing.accuracy import ProbeAccuracy
 from toolbox.registry import catalog
 from toolbox.testing import LabelledImages, check_component, check_metric, check_plugin
 from toolbox.testing.material import image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ["core", "datasets", "dinov3", "encoders", "glyphs", "losses", "retrieval"]
+PLUGINS = ["classification", "core", "datasets", "dinov3", "encoders", "glyphs", "losses", "retrieval"]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
@@ -28,8 +28,8 @@ CASES = [
     ("retrieval.Embedder", dict(backbone=BACKBONE)),
     ("core.PooledFeatures", dict(backbone=BACKBONE)),
     ("retrieval.Embedder", dict(backbone=BACKBONE, pool="mean", head=dict(type="core.Projection", dim=4))),
-    ("core.Classifier", dict(backbone=BACKBONE, loss=dict(type="losses.CrossEntropy"))),
-    ("core.Classifier", dict(backbone=BACKBONE, pool="cls+mean", head=dict(type="core.MLP"))),
+    ("classification.Classifier", dict(backbone=BACKBONE, loss=dict(type="losses.CrossEntropy"))),
+    ("classification.Classifier", dict(backbone=BACKBONE, pool="cls+mean", head=dict(type="classification.MLP"))),
     ("encoders.Timm", dict(name="vit_tiny_patch16_224", size=32, weights=False, arch=TIMM_VIT)),
     ("encoders.Timm", dict(name="vit_small_patch16_dinov3", size=32, weights=False, arch=TIMM_VIT)),
     ("encoders.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
@@ -41,10 +41,10 @@ CASES = [
     ("core.Tune", dict(mode="last", last=1)),
     *(("core.Pool", dict(mode=mode)) for mode in ("cls", "mean", "cls+mean", "gem", "last")),
     ("core.Projection", dict(dim=6)),
-    ("core.Linear", dict()),
-    ("core.Linear", dict(dropout=0.5, norm="batch")),
-    ("core.MLP", dict()),
-    ("core.MLP", dict(hidden=6, layers=3, dropout=0.0)),
+    ("classification.Linear", dict()),
+    ("classification.Linear", dict(dropout=0.5, norm="batch")),
+    ("classification.MLP", dict()),
+    ("classification.MLP", dict(hidden=6, layers=3, dropout=0.0)),
     ("core.BNNeck", dict()),
     ("core.BNNeck", dict(dim=6)),
     ("core.Projection", dict(dim=6, layers=3, hidden=10, norm="layer")),
@@ -65,16 +65,16 @@ CASES = [
     ("retrieval.Recall", dict(ks=[1], dims=[4], intervals=20, whiten=4, alpha_qe=[3, 3.0], rerank=[5, 2, 0.3])),
     ("retrieval.Recall", dict(ks=[1], whiten=4, whiten_from="gallery", alpha_qe=[3, 1.0], expand_gallery=True)),
     ("retrieval.LateInteractionRecall", dict(ks=[1, 5])),
-    ("core.Accuracy", dict()),
-    ("core.Accuracy", dict(ks=[3], intervals=20)),
-    ("core.CalibrationError", dict()),
-    ("core.CalibrationError", dict(bins=3)),
-    ("core.Probe", dict(backbone=BACKBONE)),
-    ("core.Probe", dict(backbone=BACKBONE, inputs=["mean"], rates=[0.1])),
-    ("core.KNN", dict()),
-    ("core.KNN", dict(ks=[1, 3])),
-    ("core.LogisticRegression", dict(cs=[1.0])),
-    ("core.CompareProbes", dict()),
+    ("classification.Accuracy", dict()),
+    ("classification.Accuracy", dict(ks=[3], intervals=20)),
+    ("classification.CalibrationError", dict()),
+    ("classification.CalibrationError", dict(bins=3)),
+    ("classification.Probe", dict(backbone=BACKBONE)),
+    ("classification.Probe", dict(backbone=BACKBONE, inputs=["mean"], rates=[0.1])),
+    ("classification.KNN", dict()),
+    ("classification.KNN", dict(ks=[1, 3])),
+    ("classification.LogisticRegression", dict(cs=[1.0])),
+    ("classification.CompareProbes", dict()),
     ("core.Quantize", dict()),
     ("core.Quantize", dict(bits=8)),
     ("core.AdamW8bit", dict()),
@@ -233,7 +233,7 @@ def test_component(fullname, arguments, folders, monkeypatch):
 
 def test_no_component_is_forgotten():
     shipped = {entry.fullname for entry in catalog().entries if entry.namespace in PLUGINS}
-    assert {fullname for fullname, _ in CASES} | {"core.ProbeAccuracy"} == shipped
+    assert {fullname for fullname, _ in CASES} | {"classification.ProbeAccuracy"} == shipped
 
 
 @pytest.mark.parametrize("choose", [False, True])

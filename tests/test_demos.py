@@ -52,8 +52,8 @@ def test_the_encoder_was_trained_first_and_the_first_demo_learned(place):
 
 def test_probes_of_five_pictures_a_letter(place):
     small = ["model.repeats=1", "train_dataloader.sampler.repeats=1", "model.rates=[0.05,0.1]"]
-    alone = [*UNTRAINED, "custom_hooks=None", "test_evaluator=dict(type='core.ProbeAccuracy')"]
-    alone.append("val_evaluator=dict(type='core.ProbeAccuracy',choose=True)")
+    alone = [*UNTRAINED, "custom_hooks=None", "test_evaluator=dict(type='classification.ProbeAccuracy')"]
+    alone.append("val_evaluator=dict(type='classification.ProbeAccuracy',choose=True)")
     for seed in SEEDS:
         found = run("dinov3_food101_probe", *small, f"randomness.seed={seed}")
         untrained = run("dinov3_food101_probe", *small, *alone, f"randomness.seed={seed}")["after"]["linear"]
@@ -66,8 +66,8 @@ def test_probes_of_five_pictures_a_letter(place):
 
 def test_all_letters_in_faces_that_were_held_out(place):
     floors = (
-        "test_evaluator=[dict(type='core.Accuracy'),dict(type='core.KNN',ks=[1,5,10]),"
-        "dict(type='core.LogisticRegression',cs=[1000.0],max_iter=60)]"
+        "test_evaluator=[dict(type='classification.Accuracy'),dict(type='classification.KNN',ks=[1,5,10]),"
+        "dict(type='classification.LogisticRegression',cs=[1000.0],max_iter=60)]"
     )
     short = ["train_cfg.max_epochs=15", "train_cfg.val_interval=15", "evaluate_before=False"]
     pixels = run("dinov3_imagenet_subset", floors, "train_cfg.max_epochs=1", "train_cfg.val_interval=1")["pixels"]

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from toolbox_classification.calibration import CalibrationError
 
 import toolbox
 from toolbox.base import Metric
 from toolbox.core.early_stop import EarlyStop
-from toolbox.core.metrics.classification.calibration import CalibrationError
 from toolbox.errors import Problem
 from toolbox.testing import check_metric
 
@@ -122,13 +122,13 @@ def test_a_mode_and_a_rule_go_first(toy, falling):
 @pytest.mark.parametrize("first", ["a test set is judged", "the second metric alone can judge"])
 def test_a_rule_is_for_the_first_metric_though_others_judge_before(toy, monkeypatch, first):
     toy()
-    from toolbox.core.metrics.classification.knn import KNN
+    from toolbox_classification.knn import KNN
 
     values = iter(FALLING)  # of a metric that learns, so that step 0 goes without
     monkeypatch.setattr(KNN, "compute", lambda self: {"knn_top1": next(values) if self.chooses else 0.5})
     monkeypatch.setattr(KNN, "has_choice", False)
     options = [
-        "val_evaluator=[dict(type='core.KNN',ks=[3]),dict(type='toy.Nearest')]", "train_cfg.val_interval=2",
+        "val_evaluator=[dict(type='classification.KNN',ks=[3]),dict(type='toy.Nearest')]", "train_cfg.val_interval=2",
         "default_hooks.checkpoint=dict(interval=12,rule='less')",
         "custom_hooks=[dict(type='core.EarlyStop',metric='knn_top1',patience=2)]",
     ]  # fmt: skip

@@ -140,7 +140,7 @@ def test_every_metric_that_takes_them_gets_the_options(recipe, capsys):
     both = [RECALL, {"type": "toy.Nearest"}]
     path = recipe({"val_evaluator": both})
     assert {"dim4/recall@1", "nearest"} <= numbers_of(capsys, path, "--metric", "dims=[4]").keys()
-    several = recipe({"val_evaluator": [RECALL, {"type": "core.KNN"}]})
+    several = recipe({"val_evaluator": [RECALL, {"type": "classification.KNN"}]})
     assert main([several, "--metric", "ks=[1,3]", "dims=[4]", "--json"]) == 0
     captured = capsys.readouterr()
     assert "ks is set in val_evaluator.0.ks, val_evaluator.1.ks." in captured.err

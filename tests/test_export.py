@@ -18,6 +18,8 @@ import torch
 from craft import save_weights, vit
 from PIL import Image
 from safetensors.torch import load_file
+from toolbox_classification.class_heads import MLP, Linear
+from toolbox_classification.classifier import Classifier
 from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.vit import ViT
 from toolbox_encoders.hf_vision import HFVision
@@ -31,8 +33,6 @@ from toolbox.base import Batch, ExportedModel, Head, ImagePreprocess, Model
 from toolbox.base.export import run
 from toolbox.cli.export import main
 from toolbox.core.bn_neck import BNNeck
-from toolbox.core.class_heads import MLP, Linear
-from toolbox.core.classifier import Classifier
 from toolbox.core.projection import Projection
 from toolbox.core.tune import Tune
 from toolbox.engine.exporting import export as exports

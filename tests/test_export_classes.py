@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_export import BACKBONES, image, predicted, readme, scattered, write
+from toolbox_classification.class_heads import MLP
+from toolbox_classification.classifier import Classifier
+from toolbox_classification.classifiers import LinearLogits, NearestNeighbours
+from toolbox_classification.probe import Probe
 
-from toolbox.core.class_heads import MLP
-from toolbox.core.classifier import Classifier
-from toolbox.core.metrics.classification.classifiers import LinearLogits, NearestNeighbours
-from toolbox.core.probing.probe import Probe
 from toolbox.errors import ToolboxError
 
 NAMES = ["cat", "dog", 'a "quoted" name', "<b>é</b>"]

@@ -35,7 +35,7 @@ TAUGHT = {
     "model.loss": dict(type="losses.Distillation", kind="kl"), "model.teacher_pool": "mean",
 }  # fmt: skip
 CLASSES = {
-    "model": dict(type="core.Classifier", backbone=dict(type="toy.Patches"), pool="mean",
+    "model": dict(type="classification.Classifier", backbone=dict(type="toy.Patches"), pool="mean",
                   loss=dict(type="losses.CrossEntropy")), "train_dataloader.augment": None,
 }  # fmt: skip
 

@@ -143,7 +143,7 @@ def classification(tmp_path, monkeypatch):
     def load(options):
         small = [
             "train_dataloader.batch_size=4",
-            "test_evaluator=[dict(type='core.Accuracy')]", "optim_wrapper.precision=fp32",
+            "test_evaluator=[dict(type='classification.Accuracy')]", "optim_wrapper.precision=fp32",
         ]  # fmt: skip
         return load_config(ROOT / "configs" / "dinov3_food101.py", [*small, *options])
 

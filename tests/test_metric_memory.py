@@ -8,13 +8,13 @@ import weakref
 import pytest
 import torch
 from test_probe import clouds, shown
+from toolbox_classification.classifiers import NearestNeighbours
+from toolbox_classification.knn import vote
+from toolbox_classification.logistic import LogisticRegression
 from toolbox_retrieval.findings import group_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from toolbox.core.metrics.classification.classifiers import NearestNeighbours
-from toolbox.core.metrics.classification.knn import vote
-from toolbox.core.metrics.classification.logistic import LogisticRegression
 from toolbox.utils.neighbours import nearest
 
 MB = 2**20

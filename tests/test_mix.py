@@ -23,7 +23,7 @@ from toolbox.errors import ToolboxError
 from toolbox.registry import build
 
 MODEL = (
-    "model=dict(type='core.Classifier',backbone=dict(type='toy.Patches',dropout=0.0),pool='mean',"
+    "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches',dropout=0.0),pool='mean',"
     "loss=dict(type='losses.CrossEntropy'))"
 )
 
@@ -166,7 +166,9 @@ def test_bytes_stay_bytes(toy):
     """Where preprocessing collates bytes, they are mixed as numbers and rounded."""
     toy()
     arch = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=8)
-    model = build(dict(type="core.Classifier", backbone=dict(type="dinov3.ViT", name=None, size=16, arch=arch)))
+    model = build(
+        dict(type="classification.Classifier", backbone=dict(type="dinov3.ViT", name=None, size=16, arch=arch))
+    )
     noise = build(dict(type="toy.Noise"))
     plain, mixed = (Fetch(noise, inputs_of(model), mix=mix)[DRAWS] for mix in (None, Mix(cutmix=0)))
     before, after = plain.inputs["image"], mixed.inputs["image"]

@@ -114,8 +114,8 @@ def test_no_loss_waits(name):
 
 @pytest.mark.parametrize("tune", ["frozen", "lora"])
 def test_no_classifier_of_mixed_images_waits(tune):
-    loss, head = dict(type="losses.CrossEntropy", label_smoothing=0.1), dict(type="core.MLP")
-    stepped(loss, type="core.Classifier", head=head, tune=tune)
+    loss, head = dict(type="losses.CrossEntropy", label_smoothing=0.1), dict(type="classification.MLP")
+    stepped(loss, type="classification.Classifier", head=head, tune=tune)
 
 
 @pytest.mark.parametrize(

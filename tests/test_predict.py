@@ -20,10 +20,10 @@ import toolbox
 from toolbox.base import Batch, read_image
 from toolbox.cli.predict import main
 from toolbox.cli.predictions import write_predictions
-from toolbox.core.image_classifier import rank_classes
 from toolbox.loading import load_model
 from toolbox.registry import catalog
 from toolbox.report import predictions
+from toolbox.utils.top_classes import rank_classes
 
 
 @pytest.fixture(scope="module")

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toolbox_classification import logistic
+from toolbox_classification.compare_probes import edge
+from toolbox_classification.intervals import over_items, over_repeats, student
+from toolbox_classification.knn import KNN, vote
+from toolbox_classification.logistic import LogisticRegression, held_out
+from toolbox_classification.logistic_fit import fit
+from toolbox_classification.probe import Probe
+from toolbox_classification.probe_accuracy import ProbeAccuracy
 from torch import nn
 
 from toolbox import api
 from toolbox.base import Backbone, Batch, Features, l2_normalize
-from toolbox.core.metrics.classification import logistic
-from toolbox.core.metrics.classification.intervals import over_items, over_repeats, student
-from toolbox.core.metrics.classification.knn import KNN, vote
-from toolbox.core.metrics.classification.logistic import LogisticRegression, held_out
-from toolbox.core.metrics.classification.logistic_fit import fit
 from toolbox.core.optim import SGD, AdamW
-from toolbox.core.probing.accuracy import ProbeAccuracy
-from toolbox.core.probing.compare import edge
-from toolbox.core.probing.probe import Probe
 from toolbox.core.samplers import Shuffled
 from toolbox.engine.updating.groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError
@@ -248,7 +248,7 @@ def test_accuracy_chooses_on_validation_and_judges_the_chosen_head_alone():
     assert not any("/" in name for name in numbers)
     unchosen = {name: value for name, value in outputs.items() if name != "linear"}
     assert "No head is chosen" in judging.check_outputs(unchosen)[0].message
-    assert "core.Probe" in judging.check_outputs({"embeddings": right})[0].message
+    assert "classification.Probe" in judging.check_outputs({"embeddings": right})[0].message
 
 
 def test_intervals_are_those_of_the_textbook():
@@ -419,21 +419,22 @@ def test_classes_without_training_items_are_never_told():
 
 PROBE = {
     "model": {
-        "type": "core.Probe", "backbone": {"type": "toy.Patches"}, "inputs": ["mean"], "rates": RATES, "repeats": 2,
+        "type": "classification.Probe", "backbone": {"type": "toy.Patches"}, "inputs": ["mean"], "rates": RATES,
+        "repeats": 2,
     },
     "train_dataloader.sampler": {"type": "core.Shuffled", "batch_size": 16, "repeats": 2},
     "train_dataloader.augment": None,
     "optim_wrapper": {"optimizer": {"type": "core.SGD", "lr": 1.0}},
     "val_evaluator": [
-        {"type": "core.ProbeAccuracy", "choose": True}, {"type": "core.KNN", "ks": [1, 3, 99]},
-        {"type": "core.LogisticRegression", "cs": [1.0, 100.0]},
+        {"type": "classification.ProbeAccuracy", "choose": True}, {"type": "classification.KNN", "ks": [1, 3, 99]},
+        {"type": "classification.LogisticRegression", "cs": [1.0, 100.0]},
     ],
     "test_dataloader": {"dataset": {"type": "toy.Noise", "seed": 0, "per_class": 4}, "num_workers": 0},
     "test_evaluator": [
-        {"type": "core.ProbeAccuracy"}, {"type": "core.KNN", "ks": [1, 3]},
-        {"type": "core.LogisticRegression", "cs": [1.0, 100.0]},
+        {"type": "classification.ProbeAccuracy"}, {"type": "classification.KNN", "ks": [1, 3]},
+        {"type": "classification.LogisticRegression", "cs": [1.0, 100.0]},
     ],
-    "custom_hooks": [{"type": "core.CompareProbes"}],
+    "custom_hooks": [{"type": "classification.CompareProbes"}],
     "evaluate_pixels": True,
 }  # fmt: skip
 
@@ -476,7 +477,7 @@ def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
 
 @pytest.mark.parametrize("tested", [True, False])
 def test_what_is_called_a_test_is_of_the_test_set(toy, tested):
-    judge = {"type": "core.KNN", "ks": [1]}
+    judge = {"type": "classification.KNN", "ks": [1]}
     recipe = {
         **PROBE, "model": toy()["model"], "train_dataloader.sampler": toy()["train_dataloader"]["sampler"],
         "train_cfg": {"max_steps": 2}, "val_evaluator": [judge], "test_evaluator": [judge],
@@ -497,7 +498,7 @@ def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
     several = {
         **PROBE, "model.backbone": backbone, "model.inputs": ["cls", "cls+mean:2"],
         "train_cfg": {"max_steps": 6, "val_interval": 6}, "evaluate_pixels": False,
-        "test_evaluator": [*PROBE["test_evaluator"], {"type": "core.Accuracy"}],
+        "test_evaluator": [*PROBE["test_evaluator"], {"type": "classification.Accuracy"}],
     }  # fmt: skip
     live = api.train(toy(several), work_dir="live")
     stored = api.train(toy({**several, "features": {"dtype": "fp32"}}), work_dir="stored")
@@ -533,9 +534,17 @@ def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):
         ({"optim_wrapper.optimizer": {"type": "core.AdamW8bit"}}, "optim_wrapper.optimizer", "share a scale"),
         ({"val_dataloader.dataset": PROBE["test_dataloader"]["dataset"]}, "test_dataloader.dataset", "that judge it"),
         ({"model.repeats": 3}, "train_dataloader.sampler", "repeats=3"),
-        ({"val_evaluator": [{"type": "core.ProbeAccuracy"}]}, "val_evaluator", "the validation set chooses it"),
-        ({"val_evaluator": [{"type": "core.KNN", "ks": [1]}]}, "val_evaluator", "nothing chooses"),
-        ({"test_evaluator": [{"type": "core.ProbeAccuracy", "choose": True}]}, "test_evaluator.0.choose", "too good"),
+        (
+            {"val_evaluator": [{"type": "classification.ProbeAccuracy"}]},
+            "val_evaluator",
+            "the validation set chooses it",
+        ),
+        ({"val_evaluator": [{"type": "classification.KNN", "ks": [1]}]}, "val_evaluator", "nothing chooses"),
+        (
+            {"test_evaluator": [{"type": "classification.ProbeAccuracy", "choose": True}]},
+            "test_evaluator.0.choose",
+            "too good",
+        ),
         ({"model.backbone.tune": {"mode": "full"}}, "model.backbone.tune", "leaves its backbone as it is"),
         ({"model.inputs": ["cls:2"]}, "model", "reads the last 2 blocks"),
     ],

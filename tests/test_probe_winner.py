@@ -10,21 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_probe import PROBE, clouds, shown
+from toolbox_classification.classifiers import NearestNeighbours
+from toolbox_classification.knn import KNN
+from toolbox_classification.logistic import LogisticRegression
+from toolbox_classification.probe import Probe
 from toy_plugin import Noise
 
 import toolbox
 from toolbox import api
 from toolbox.base import Batch, l2_normalize
 from toolbox.cli.predict import main
-from toolbox.core.metrics.classification.classifiers import NearestNeighbours
-from toolbox.core.metrics.classification.knn import KNN
-from toolbox.core.metrics.classification.logistic import LogisticRegression
-from toolbox.core.probing.probe import Probe
 from toolbox.engine.saving.files import sha256
 from toolbox.errors import ToolboxError
 
-KNN3 = {"type": "core.KNN", "ks": [3, 7]}  # the items are training items too: k = 1 would tell all
-LOGISTIC = {"type": "core.LogisticRegression", "cs": [0.01, 100.0, 1e4]}
+KNN3 = {"type": "classification.KNN", "ks": [3, 7]}  # the items are training items too: k = 1 would tell all
+LOGISTIC = {"type": "classification.LogisticRegression", "cs": [0.01, 100.0, 1e4]}
 COUNT = 40
 
 
@@ -35,8 +35,10 @@ def recipe_of(toy, *others, **more):
         **PROBE, "model.rates": [1e-9], "model.repeats": 1,
         "train_dataloader.sampler": {"type": "core.Shuffled", "batch_size": 16}, "train_dataloader.dataset": data,
         "val_dataloader.dataset": {**data, "seed": 0, "count": 39}, "train_cfg": {"max_steps": 4, "val_interval": 2},
-        "val_evaluator": [{"type": "core.ProbeAccuracy", "choose": True}, *others],
-        "test_evaluator": [{"type": "core.ProbeAccuracy"}, {"type": "core.Accuracy", "ks": [1]}, *others],
+        "val_evaluator": [{"type": "classification.ProbeAccuracy", "choose": True}, *others],
+        "test_evaluator": [
+            {"type": "classification.ProbeAccuracy"}, {"type": "classification.Accuracy", "ks": [1]}, *others,
+        ],
         "test_dataloader.dataset": {**data, "count": 38}, "evaluate_pixels": False, **more,
     })  # fmt: skip
 
@@ -89,7 +91,7 @@ def test_what_won_is_saved_and_predicts_as_promised(toy, method, capsys, tmp_pat
 def test_k_nn_is_kept_where_it_wins_or_is_asked_for(toy):
     for classifier, kept in (("best", ["logistic"]), ("knn", ["knn", "logistic"])):
         # logistic regression is perfect; k = 39 tells the largest class
-        large = {"type": "core.KNN", "ks": [39], "temperature": 1e6}
+        large = {"type": "classification.KNN", "ks": [39], "temperature": 1e6}
         recipe = recipe_of(toy, large, LOGISTIC, **{"model.classifier": classifier})
         results = api.train(recipe, work_dir=f"{classifier}_run")
         assert results["probes"]["best"] == "logistic"

@@ -10,6 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from test_retrieval import feed
+from toolbox_classification.accuracy import Accuracy
+from toolbox_classification.calibration import CalibrationError
+from toolbox_classification.knn import KNN
+from toolbox_classification.logistic import LogisticRegression
 from toolbox_datasets.inshop import InShop
 from toolbox_datasets.records import Records
 from toolbox_retrieval.late_interaction import LateInteractionRecall
@@ -18,10 +22,6 @@ from toolbox_retrieval.recall import Recall
 from toolbox import api
 from toolbox.base import Batch
 from toolbox.cli.test import main
-from toolbox.core.metrics.classification.accuracy import Accuracy
-from toolbox.core.metrics.classification.calibration import CalibrationError
-from toolbox.core.metrics.classification.knn import KNN
-from toolbox.core.metrics.classification.logistic import LogisticRegression
 from toolbox.report.paired import pair
 
 # two pairs, and eight items that are negatives only

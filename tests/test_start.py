@@ -109,7 +109,7 @@ def test_a_resumed_run_keeps_it(worse, monkeypatch):
 
 
 def test_metrics_that_learn_from_the_training_set_judge_no_start(toy):
-    metrics = "val_evaluator=[dict(type='toy.Nearest'),dict(type='core.KNN',ks=[1])]"
+    metrics = "val_evaluator=[dict(type='toy.Nearest'),dict(type='classification.KNN',ks=[1])]"
     results = toolbox.train(toy([metrics, "train_cfg.max_steps=3"]), work_dir="w")
     assert results["start"].keys() == {"nearest"}
     assert len(results["best"]["metrics"]) > 1

@@ -153,12 +153,12 @@ def options(root: Path, **arguments: object) -> list[str]:
     given = "".join(f",{name}={value!r}" for name, value in arguments.items())
     data = f"dict(type='datasets.ImageFolder',root={str(root)!r},divide='images'{given},split="
     return [
-        "model=dict(type='core.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
+        "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
         "loss=dict(type='losses.CrossEntropy'))",
         *(f"{split}_dataloader.dataset={data}{split!r})" for split in ("train", "val")),
         f"test_dataloader=dict(batch_size=16,num_workers=0,dataset={data}'test'))",
         "train_dataloader.sampler=None", "train_dataloader.batch_size=4", "train_cfg=dict(max_steps=2,val_interval=1)",
-        "val_evaluator=dict(type='core.Accuracy')", "test_evaluator=dict(type='core.Accuracy')",
+        "val_evaluator=dict(type='classification.Accuracy')", "test_evaluator=dict(type='classification.Accuracy')",
         "evaluate_before=False",
     ]  # fmt: skip
 
@@ -243,7 +243,7 @@ def test_the_training_folder_is_not_walked_at_every_validation(toy, root, monkey
     monkeypatch.setattr(image_files, "_SETTLED", 10**18)  # what was found is not kept for other datasets
     found = []
     for steps in (2, 8):
-        knn = [*options(root), "val_evaluator=dict(type='core.KNN',ks=[1])", f"train_cfg.max_steps={steps}"]
+        knn = [*options(root), "val_evaluator=dict(type='classification.KNN',ks=[1])", f"train_cfg.max_steps={steps}"]
         walks.clear()
         toolbox.train(toy(knn), work_dir=f"run{steps}")
         found.append(len(walks))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from toolbox_classification.classifier import Classifier
 from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches, ToTensor
 
@@ -24,7 +25,6 @@ from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
 from toolbox.core.augment import Augment
 from toolbox.core.bn_neck import BNNeck
-from toolbox.core.classifier import Classifier
 from toolbox.core.mix import Mix
 from toolbox.core.optim import SGD
 from toolbox.engine.distributed.parallel import Parallel, spread

@@ -12,7 +12,8 @@ from toolbox.engine.distributed.team import Team
 
 RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
 CLASSIFIER = dict(
-    type="core.Classifier", backbone=dict(type="toy.Patches", dropout=0.0, tune=dict(mode="full")), pool="mean",
+    type="classification.Classifier", pool="mean",
+    backbone=dict(type="toy.Patches", dropout=0.0, tune=dict(mode="full")),
     loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
 )  # fmt: skip
 SIGLIP = dict(type="losses.SigLIP")

@@ -21,8 +21,8 @@ RECALL = dict(
     expand_gallery=True,
 )  # fmt: skip
 LATE = dict(type="retrieval.LateInteractionRecall", ks=[1, 2, 4])
-ACCURACY = dict(type="core.Accuracy", ks=[1, 3], intervals=40)
-CALIBRATION = dict(type="core.CalibrationError")
+ACCURACY = dict(type="classification.Accuracy", ks=[1, 3], intervals=40)
+CALIBRATION = dict(type="classification.CalibrationError")
 # name -> (the dataset, the metrics)
 SETS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     f"{count} items": (dict(type="toy.Noise", count=count, seed=4), [RECALL, LATE, ACCURACY, CALIBRATION])
@@ -37,7 +37,10 @@ SETS["whole batches unreadable"] = (
     dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE, ACCURACY, CALIBRATION],
 )  # fmt: skip
 SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE, ACCURACY]
-CLASSIFIERS = [dict(type="core.KNN", ks=[1, 4, 9]), dict(type="core.LogisticRegression", cs=[1.0, 100.0])]
+CLASSIFIERS = [
+    dict(type="classification.KNN", ks=[1, 4, 9]),
+    dict(type="classification.LogisticRegression", cs=[1.0, 100.0]),
+]
 SETS["classified by the training set"] = SETS["37 items"][0], [*CLASSIFIERS, RECALL]
 SETS["few items to classify"] = SETS["6 items"][0], [*CLASSIFIERS, RECALL]
 TRAINING = dict(

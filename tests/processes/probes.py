@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from gradients import DEVICE, Double
+from toolbox_classification import probe
+from toolbox_classification.probe import Probe
 from torch import Tensor
 from toy_plugin import Noise, ToTensor
 
 from toolbox.core.optim import SGD
-from toolbox.core.probing import probe
-from toolbox.core.probing.probe import Probe
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole

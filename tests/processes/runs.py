@@ -43,8 +43,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bf16": {"optim_wrapper.precision": "bf16"},
     "classifier": {
         "model": dict(
-            type="core.Classifier", backbone=dict(type="toy.Patches", tune=dict(mode="full")), pool="mean",
-            head=dict(type="core.MLP"), loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
+            type="classification.Classifier", backbone=dict(type="toy.Patches", tune=dict(mode="full")), pool="mean",
+            head=dict(type="classification.MLP"), loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
         ),
         "train_dataloader.mix": dict(type="core.Mix"),
     },

@@ -43,24 +43,24 @@ NO_EVALUATION = {"val_dataloader": None, "val_evaluator": None}
 
 def classifier(**more: Any) -> dict[str, Any]:
     model = dict(
-        type="core.Classifier", backbone=TOY | {"tune": dict(mode="full")}, pool="mean",
-        head=more.pop("head", dict(type="core.Linear")),
+        type="classification.Classifier", backbone=TOY | {"tune": dict(mode="full")}, pool="mean",
+        head=more.pop("head", dict(type="classification.Linear")),
         loss=more.pop("loss", dict(type="losses.CrossEntropy", label_smoothing=0.1)),
     )  # fmt: skip
-    evaluator = [dict(type="core.Accuracy", intervals=20), dict(type="core.CalibrationError")]
+    evaluator = [dict(type="classification.Accuracy", intervals=20), dict(type="classification.CalibrationError")]
     return {"model": model, "val_evaluator": evaluator, **more}
 
 
 def probes(**more: Any) -> dict[str, Any]:
     frozen = VIT | {"tune": dict(mode="frozen")}
     return {
-        "model": dict(type="core.Probe", backbone=frozen, rates=[0.1, 1.0], repeats=more.pop("repeats", 1)),
+        "model": dict(type="classification.Probe", backbone=frozen, rates=[0.1, 1.0], repeats=more.pop("repeats", 1)),
         "val_evaluator": [
-            dict(type="core.ProbeAccuracy", choose=True), dict(type="core.KNN", ks=[1, 3]),
-            dict(type="core.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
+            dict(type="classification.ProbeAccuracy", choose=True), dict(type="classification.KNN", ks=[1, 3]),
+            dict(type="classification.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
         ],
         "optim_wrapper": dict(optimizer=dict(type="core.SGD", lr=1.0)),
-        "custom_hooks": [dict(type="core.CompareProbes")],
+        "custom_hooks": [dict(type="classification.CompareProbes")],
         **more,
     }  # fmt: skip
 
@@ -71,19 +71,20 @@ def mixed(**options: Any) -> dict[str, Any]:
 
 RECIPES: dict[str, dict[str, Any]] = {
     "mix": mixed(),
-    "mixup, MLP": classifier(head=dict(type="core.MLP")) | {"train_dataloader.mix": dict(type="core.Mix", cutmix=0.0)},
+    "mixup, MLP": classifier(head=dict(type="classification.MLP"))
+    | {"train_dataloader.mix": dict(type="core.Mix", cutmix=0.0)},
     "cutmix": mixed(mixup=0.0),
     "classifier with everything before": classifier(
         evaluate_before=True, test_dataloader=TEST["test_dataloader"],
         test_evaluator=[
-            dict(type="core.Accuracy"), dict(type="core.KNN", ks=[1, 3]),
-            dict(type="core.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
+            dict(type="classification.Accuracy"), dict(type="classification.KNN", ks=[1, 3]),
+            dict(type="classification.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
         ],
     ),
     "probes": probes(),
     "probes repeated": probes(
         repeats=2, **{"train_dataloader.sampler": dict(type="core.Shuffled", batch_size=8, repeats=2)},
-        test_dataloader=OTHER, test_evaluator=[dict(type="core.ProbeAccuracy")]
+        test_dataloader=OTHER, test_evaluator=[dict(type="classification.ProbeAccuracy")]
     ),
     "retrieval with everything before": {
         **TEST, "evaluate_before": True, "evaluate_pixels": True,
@@ -144,11 +145,11 @@ METRICS: dict[str, dict[str, Any]] = {
     "whitened by the gallery": dict(type="retrieval.Recall", ks=[1], whiten=4, whiten_from="gallery"),
     "expanded gallery": dict(type="retrieval.Recall", ks=[1], alpha_qe=[2, 3.0], expand_gallery=True),
     "late": dict(type="retrieval.LateInteractionRecall", ks=[1]),
-    "accuracy": dict(type="core.Accuracy", intervals=20),
-    "calibration": dict(type="core.CalibrationError"),
-    "knn": dict(type="core.KNN", ks=[1, 3]),
-    "logistic": dict(type="core.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
-    "probe": dict(type="core.ProbeAccuracy", choose=True),
+    "accuracy": dict(type="classification.Accuracy", intervals=20),
+    "calibration": dict(type="classification.CalibrationError"),
+    "knn": dict(type="classification.KNN", ks=[1, 3]),
+    "logistic": dict(type="classification.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
+    "probe": dict(type="classification.ProbeAccuracy", choose=True),
 }
 
 SLOW = (

@@ -129,8 +129,8 @@ def _load(arguments: argparse.Namespace, team: Team) -> LoadedModel:
 
 def _classified(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Classified:
     from toolbox.cli.sources import progress, tell_bad, workers_of
-    from toolbox.core.image_classifier import top_classes
     from toolbox.engine.judging.classify import classify
+    from toolbox.utils.top_classes import top_classes
 
     top = arguments.top or TOP
     with progress(len(dataset), "classifying") as advance:

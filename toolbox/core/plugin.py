@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from toolbox.plugin import Command, Component, Device, Problem, hookimpl
+from toolbox.plugin import Command, Component, Device, hookimpl
 
 
 @hookimpl
@@ -17,46 +17,15 @@ def toolbox_components() -> list[Component]:
             "toolbox.core.pooled_features:PooledFeatures",
             "a backbone and its pool, as they come",
         ),
-        Component("model", "Probe", "toolbox.core.probing.probe:Probe", "a grid of linear probes of a frozen backbone"),
-        Component(
-            "model",
-            "Classifier",
-            "toolbox.core.classifier:Classifier",
-            "backbone, pool and head that tell classes apart",
-        ),
         Component("quantize", "Quantize", "toolbox.core.quantizing.quantize:Quantize", "linear layers in 4 or 8 bits"),
         Component("tune", "Tune", "toolbox.core.tune:Tune", "frozen, LoRA, last blocks or full training", ("peft",)),
         Component("pool", "Pool", "toolbox.utils.pool:Pool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.core.projection:Projection", "one linear layer or an MLP"),
-        Component("head", "Linear", "toolbox.core.class_heads:Linear", "one linear layer to the classes"),
-        Component("head", "MLP", "toolbox.core.class_heads:MLP", "linear layers to the classes, ReLU between them"),
         Component("head", "BNNeck", "toolbox.core.bn_neck:BNNeck", "batch norm without shift, after a linear layer"),
         Component("sampler", "Shuffled", "toolbox.core.samplers:Shuffled", "a new random order every epoch"),
         Component("sampler", "Sequential", "toolbox.core.samplers:Sequential", "the order of the dataset"),
         Component("augment", "Augment", "toolbox.core.augment:Augment", "random crop, flip, rotation, color ..."),
         Component("mix", "Mix", "toolbox.core.mix:Mix", "Mixup and CutMix"),
-        Component("metric", "ProbeAccuracy", "toolbox.core.probing.accuracy:ProbeAccuracy", "of core.Probe"),
-        Component(
-            "metric", "KNN", "toolbox.core.metrics.classification.knn:KNN", "accuracy by the nearest training items"
-        ),
-        Component(
-            "metric",
-            "LogisticRegression",
-            "toolbox.core.metrics.classification.logistic:LogisticRegression",
-            "accuracy of a regression on the training set",
-        ),
-        Component(
-            "metric",
-            "Accuracy",
-            "toolbox.core.metrics.classification.accuracy:Accuracy",
-            "top-1, top-5, mean over classes",
-        ),
-        Component(
-            "metric",
-            "CalibrationError",
-            "toolbox.core.metrics.classification.calibration:CalibrationError",
-            "how far confidence and accuracy are apart",
-        ),
         Component("optimizer", "AdamW", "toolbox.core.optim:AdamW", "Adam with decoupled weight decay"),
         Component(
             "optimizer",
@@ -74,12 +43,6 @@ def toolbox_components() -> list[Component]:
         Component("hook", "SwanLab", "toolbox.core.trackers:SwanLab", "logs to SwanLab", ("swanlab",)),
         Component("hook", "MLflow", "toolbox.core.trackers:MLflow", "logs with MLflow", ("mlflow",)),
         Component("hook", "EarlyStop", "toolbox.core.early_stop:EarlyStop", "ends a run that improves no more"),
-        Component(
-            "hook",
-            "CompareProbes",
-            "toolbox.core.probing.compare:CompareProbes",
-            "linear, k-NN and logistic side by side",
-        ),
     ]
 
 
@@ -110,14 +73,6 @@ def toolbox_config_dirs() -> list[str]:
     checkout = package.parent
     in_checkout = (checkout / "pyproject.toml").is_file() and (checkout / "configs").is_dir()
     return [str((checkout if in_checkout else package) / "configs")]
-
-
-@hookimpl
-def toolbox_check_config(config: dict) -> list[Problem]:
-    """What no part sees alone: a probe's heads must not be coupled by what stands elsewhere in the recipe."""
-    from toolbox.core.probing import rules
-
-    return rules.problems(config)
 
 
 @hookimpl

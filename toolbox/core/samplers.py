@@ -14,8 +14,8 @@ class Shuffled(EpochSampler):
     - `batch_size`: items in a batch, of all processes together.
     - `drop_last`: whether a last, smaller batch of an epoch is left out.
     - `repeats`: how many orders, independent of each other, go side by side: a batch has as many blocks of
-      `batch_size` items, one of each order, for a model that repeats its training (core.Probe). The first order is
-      that of `repeats=1`. The attribute `batch_size` counts all items of a batch, as the contract has it.
+      `batch_size` items, one of each order, for a model that repeats its training. The first order is that of
+      `repeats=1`. The attribute `batch_size` counts all items of a batch, as the contract has it.
 
     Raises ValueError when `batch_size` is below 1 or larger than the dataset, and for `repeats` below 1.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from toolbox.plugin import GROUP
 
 # The namespaces that the toolbox's own repository holds; a hint may name these and no others.
-IN_REPOSITORY = ("dinov3", "encoders", "losses", "datasets", "glyphs", "retrieval")
+IN_REPOSITORY = ("dinov3", "encoders", "losses", "datasets", "glyphs", "retrieval", "classification")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def problems(model: Model, views: dict[str, int], blocks: int) -> list[Problem]:
     found = []
     if not model.reads_mixed:
         message = f"{name} does not read the labels of mixed images: it would train on those of the plain ones."
-        found.append(Problem(message, WHERE, "Remove it, or use core.Classifier."))
+        found.append(Problem(message, WHERE, "Remove it, or use classification.Classifier."))
     elif len(sizes) > 1 or None in sizes.values():
         listed = ", ".join(sizes)
         found.append(Problem(f"Mixing is for models that read one image, and {name} reads {listed}.", WHERE,

@@ -39,7 +39,7 @@ class CrossEntropy(Loss):
         if dim != classes:
             raise ValueError(
                 f"CrossEntropy reads one logit a class, and the model gives {dim} numbers for {classes} classes: use "
-                "core.Classifier"
+                "classification.Classifier"
             )
 
     def compute(

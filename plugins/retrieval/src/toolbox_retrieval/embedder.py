@@ -81,7 +81,7 @@ class Embedder(TowerModel):
         name = type(self.criterion).__name__
         if self.criterion.reads_logits:
             found.append(Problem(f"{name} compares logits with labels, and this model gives embeddings.", "loss",
-                                 "Use core.Classifier, or a loss such as losses.SupCon."))  # fmt: skip
+                                 "Use classification.Classifier, or a loss such as losses.SupCon."))  # fmt: skip
         if self.criterion.reads_tokens and not self.pool.keeps_tokens:
             found.append(Problem(f"{name} compares tokens, and this pool gives one vector an item.", "pool",
                                  "Set pool='tokens'."))  # fmt: skip

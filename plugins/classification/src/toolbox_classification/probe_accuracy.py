@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
-from toolbox.core.metrics.classification.intervals import over_items, over_repeats
-from toolbox.core.probing.names import PREFIX, grid_of
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import check_labelled
+from toolbox_classification.intervals import over_items, over_repeats
+from toolbox_classification.probe_names import PREFIX, grid_of
 
 
 class ProbeAccuracy(Metric):
-    """The share of items whose class a linear probe (`core.Probe`) tells.
+    """The share of items whose class a linear probe (`classification.Probe`) tells.
 
     - `choose`: True on the validation set: every head is judged, and the best of them is the choice. False on a test
       set: the head that the validation set chose is judged, and no other one, since the best of many heads on the test
@@ -48,9 +48,11 @@ class ProbeAccuracy(Metric):
         if grid_of(outputs) if self.choose else PREFIX in outputs:
             return []
         if grid_of(outputs):
-            message = "No head is chosen yet: the validation set, judged by core.ProbeAccuracy(choose=True), chooses."
+            judge = "classification.ProbeAccuracy(choose=True)"
+            message = f"No head is chosen yet: the validation set, judged by {judge}, chooses."
             return [Problem(message, hint="Train first; on the validation set set choose=True.")]
-        message = f"core.ProbeAccuracy reads what core.Probe gives, and this model gives {', '.join(sorted(outputs))}."
+        given = ", ".join(sorted(outputs))
+        message = f"classification.ProbeAccuracy reads what classification.Probe gives, and this model gives {given}."
         return [Problem(message)]
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
@@ -68,7 +70,7 @@ class ProbeAccuracy(Metric):
     def compute(self) -> dict[str, float]:
         items, right, levels = self._merged()
         if not items:
-            raise ValueError("core.ProbeAccuracy saw no item at all")
+            raise ValueError("classification.ProbeAccuracy saw no item at all")
         shares = {name: [count / items for count in counts] for name, counts in right.items()}
         means = {name: sum(values) / len(values) for name, values in shares.items()}
         if self.choose:

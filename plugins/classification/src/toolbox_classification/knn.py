@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Finding, gather, world
-from toolbox.core.metrics.classification.classifiers import NearestNeighbours, count_votes
-from toolbox.core.metrics.classification.intervals import over_items
-from toolbox.core.metrics.classification.learned import Learned
+from toolbox_classification.classifiers import NearestNeighbours, count_votes
+from toolbox_classification.intervals import over_items
+from toolbox_classification.learned import Learned
 
 
 class KNN(Learned):

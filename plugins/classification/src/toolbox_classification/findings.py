@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Dataset, Example, Finding, Gallery, Matrix, Outcomes, Table
-from toolbox.core.metrics.classification.answers import Answers
 from toolbox.utils.class_names import class_namer, super_classes
+from toolbox_classification.predictions import Predictions
 
 MOST_CLASSES = 50
 MOST_CONFUSIONS = 20
@@ -17,7 +17,7 @@ MOST_DRAWN = 25
 MOST_EXAMPLES = 24
 
 
-def describe(answers: Answers, dataset: Dataset, left_out: list[int]) -> list[Finding]:
+def describe(answers: Predictions, dataset: Dataset, left_out: list[int]) -> list[Finding]:
     """The findings of a classifier's answers.
 
     - `dataset`: the one that the answers' indices are of; `left_out`: the K of which no number was given.
@@ -34,7 +34,7 @@ def describe(answers: Answers, dataset: Dataset, left_out: list[int]) -> list[Fi
 class Confused:
     """Pairs (class, class that its items were taken for), most frequent first."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Predictions) -> None:
         self.classes = answers.classes
         self.sizes = torch.bincount(answers.labels, minlength=answers.classes)
         wrong = ~answers.right
@@ -96,7 +96,7 @@ class Confused:
         return Table("Most frequent confusions", ["class", "said instead", "items", "share of the class"], rows, note)
 
 
-def class_table(answers: Answers, confused: Confused, name: Callable[[int], str], left_out: list[int]) -> Table:
+def class_table(answers: Predictions, confused: Confused, name: Callable[[int], str], left_out: list[int]) -> Table:
     """Every class, the worst first."""
     right = torch.bincount(answers.labels[answers.right], minlength=answers.classes).tolist()
     sizes, instead = confused.sizes.tolist(), confused.instead()
@@ -114,7 +114,7 @@ def class_table(answers: Answers, confused: Confused, name: Callable[[int], str]
     return Table("By class", ["class", "items", "accuracy", "most often said instead"], rows, " ".join(said))
 
 
-def surest_mistakes(answers: Answers, name: Callable[[int], str]) -> Gallery | None:
+def surest_mistakes(answers: Predictions, name: Callable[[int], str]) -> Gallery | None:
     """Wrong answers, the most confident first."""
     wrong = torch.nonzero(~answers.right)[:, 0]
     if not len(wrong) or not answers.indices:
@@ -132,7 +132,7 @@ def surest_mistakes(answers: Answers, name: Callable[[int], str]) -> Gallery | N
     return Gallery("Surest mistakes", shown, note)
 
 
-def outcomes(answers: Answers, dataset: Dataset) -> Outcomes:
+def outcomes(answers: Predictions, dataset: Dataset) -> Outcomes:
     """Whether each item is right."""
     ids = [str(name) for name in answers.names]
     right = answers.right.long().tolist()

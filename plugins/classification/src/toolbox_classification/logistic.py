@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from toolbox.base import Curve, Dataset, Finding
-from toolbox.core.metrics.classification.classifiers import LEAST, LinearLogits
-from toolbox.core.metrics.classification.intervals import over_items
-from toolbox.core.metrics.classification.learned import Learned, of_main
-from toolbox.core.metrics.classification.logistic_fit import Fitted, fit
+from toolbox_classification.classifiers import LEAST, LinearLogits
+from toolbox_classification.intervals import over_items
+from toolbox_classification.learned import Learned, of_main
+from toolbox_classification.logistic_fit import Fitted, fit
 
 CS = tuple(10.0**power for power in range(-6, 6))
 HELD_OUT = 0.1

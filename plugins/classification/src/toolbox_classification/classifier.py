@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, without_autocast
-from toolbox.core.class_heads import Linear
-from toolbox.core.tune import Tune
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
+from toolbox.utils.frozen import Frozen
 from toolbox.utils.tower_model import TowerModel
+from toolbox_classification.class_heads import Linear
 
 
 class Classifier(TowerModel):
     """backbone -> pool -> head -> one logit a class, trained on labels.
 
-    - `backbone`: reads `batch.inputs["image"]`. Without a `tune` it is frozen, as core.Tune(mode="frozen") does.
+    - `backbone`: reads `batch.inputs["image"]`. Without a `tune` it is frozen, as `tune=dict(mode="frozen")` does.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
-    - `head`: from the pooled features to the logits, one of `core.Linear` (None means it) and `core.MLP`. It is
-      computed in float32 at least, whatever the precision of the backbone.
+    - `head`: from the pooled features to the logits, `Linear` of this plugin (None means it) or `MLP`. It computes
+      in float32 at least, whatever the precision of the backbone.
     - `loss`: what is minimised over the logits, e.g. `losses.CrossEntropy`; None for a model that is only evaluated.
 
     Several views of an item all have its label; items that the loader has mixed have soft ones. `predict` returns
@@ -29,7 +29,7 @@ class Classifier(TowerModel):
 
     closed_set = True
     reads_mixed = True
-    user_class = "toolbox.core.image_classifier:ImageClassifier"
+    user_class = "toolbox_classification.image_classifier:ImageClassifier"
 
     def __init__(
         self, backbone: Backbone, pool: Pool | str = "cls", head: Head | None = None, loss: Loss | None = None
@@ -38,7 +38,7 @@ class Classifier(TowerModel):
         if self.pool.keeps_tokens:
             raise ValueError("a classifier reads one vector an item, and this pool keeps tokens: try pool='cls'")
         if backbone.tune is None:
-            backbone.tune = Tune("frozen")
+            backbone.tune = Frozen()
 
     @property
     def fixed_embeddings(self) -> bool:
@@ -61,7 +61,8 @@ class Classifier(TowerModel):
         if self.out_dim != classes:
             name = type(self.head).__name__
             raise ValueError(
-                f"the head {name} gives {self.out_dim} numbers for {classes} classes: use core.Linear or core.MLP"
+                f"the head {name} gives {self.out_dim} numbers for {classes} classes: use classification.Linear or "
+                "classification.MLP"
             )
 
     def represent(self, batch: Batch) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ LEAST = -100.0
 
 
 class NearestNeighbours(nn.Module):
-    """k-NN with a weighted vote, the protocol of `core.KNN`: logits are the logarithms of the shares of votes.
+    """k-NN with a weighted vote, the protocol of `KNN`: logits are the logarithms of the shares of votes.
 
     - `memory`: (N, D) training embeddings of length 1; `labels`: (N,) their classes, from 0.
     - `k`: how many neighbours vote; `temperature`: of their weights.

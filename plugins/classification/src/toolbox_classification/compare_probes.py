@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from toolbox.base import Finding, Hook, Run, Table
-from toolbox.core.probing.accuracy import grid_findings
-from toolbox.core.probing.names import METHODS, PREFIX, best_method, grid_of
+from toolbox_classification.probe_accuracy import grid_findings
+from toolbox_classification.probe_names import METHODS, PREFIX, best_method, grid_of
 
 
 class CompareProbes(Hook):
     """Which way of probing is the best one, by the validation set, and what each comes to on the test set.
 
-    It reads what `core.ProbeAccuracy`, `core.KNN` and `core.LogisticRegression` said, those of them that judge the
+    It reads what `ProbeAccuracy`, `KNN` and `LogisticRegression` of this plugin said, those of them that judge the
     validation set, in the validation of the best checkpoint and in the one evaluation on the test set. The best one on
     the validation set is marked, whichever is the best on the test set. Each method's choice (input and rate, k, C) is
     the one that the test set was judged with.
@@ -25,7 +25,10 @@ class CompareProbes(Hook):
     def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
         found = compared(results, tested=bool(run.config["test_dataloader"] and run.config["test_evaluator"]))
         if not found:
-            run.warn("core.CompareProbes finds no number of core.ProbeAccuracy, core.KNN or core.LogisticRegression.")
+            run.warn(
+                "classification.CompareProbes finds no number of classification.ProbeAccuracy, classification.KNN or "
+                "classification.LogisticRegression."
+            )
             return {}
         for method, row in found["methods"].items():
             mark = " (best on the validation set, so it predicts)" if method == found["best"] else ""

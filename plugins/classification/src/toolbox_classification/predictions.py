@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 
 
 @dataclass
-class Answers:
+class Predictions:
     """N items in the order of their ids, each once, on the CPU.
 
     - `labels`: (N,) their classes; `classes`: how many there are to choose from.
@@ -37,7 +37,7 @@ class Answers:
         return self.rank == 1
 
 
-class Answered:
+class PredictionAccumulator:
     """Collects batches; of an item it keeps four numbers and its id, not its logits.
 
     - `metric`: its name for messages.
@@ -67,7 +67,7 @@ class Answered:
         # as every item is itself asked, it counts once, whatever roles retrieval would give it
         self._seen.add({"answers": _answers(logits.detach(), labels.to(logits.device))}, replace(batch, roles=None))
 
-    def all(self) -> Answers:
+    def all(self) -> Predictions:
         """Everything that all processes saw. Raises ValueError for logits that are not finite."""
         items = self._seen.items()
         rank, said, confidence, classes = items.values.cpu().T
@@ -81,7 +81,7 @@ class Answered:
             raise ValueError(
                 f"the model gives {int(classes.min())} logits for some items and {int(classes.max())} for others"
             )
-        return Answers(
+        return Predictions(
             items.labels.cpu(), rank.long(), said.long(), confidence.double(), int(classes[0]), items.names,
             items.indices,
         )  # fmt: skip

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Curve, Dataset, Finding, Histogram, Metric
-from toolbox.core.metrics.classification.answers import Answered, Answers, check_classes, check_logits
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
+from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
 
 
 class CalibrationError(Metric):
@@ -18,8 +18,8 @@ class CalibrationError(Metric):
       its upper end and not its lower one.
 
     The mean over items of |accuracy - mean confidence| of their bin; 0 is perfect. Smaller bins see more, and make more
-    noise where items are few. Right is what core.Accuracy counts for "top1": a tie is wrong. Reads logits, labels and
-    ids as it does. Gives "calibration_error". Raises ValueError as it does, and for fewer than one bin.
+    noise where items are few. Right is what classification.Accuracy counts for "top1": a tie is wrong. Reads logits,
+    labels and ids as it does. Gives "calibration_error". Raises ValueError as it does, and for fewer than one bin.
     """
 
     better = "less"
@@ -31,8 +31,8 @@ class CalibrationError(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = Answered("The calibration error")
-        self._answers: Answers | None = None
+        self._seen = PredictionAccumulator("The calibration error")
+        self._answers: Predictions | None = None
 
     def names(self) -> list[str]:
         return ["calibration_error"]
@@ -54,7 +54,7 @@ class CalibrationError(Metric):
     def _edges(self) -> Tensor:
         return torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
 
-    def _binned(self, answers: Answers) -> tuple[Tensor, Tensor, Tensor]:
+    def _binned(self, answers: Predictions) -> tuple[Tensor, Tensor, Tensor]:
         """(items, right ones, sum of confidence) of each bin."""
         place = torch.bucketize(answers.confidence, self._edges()[1:-1].contiguous())
         weights = (None, answers.right.double(), answers.confidence)

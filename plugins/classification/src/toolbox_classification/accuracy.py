@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric
-from toolbox.core.metrics.classification.answers import Answered, Answers, check_classes, check_logits
-from toolbox.core.metrics.classification.findings import describe
-from toolbox.core.metrics.classification.intervals import over_kinds
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
+from toolbox_classification.findings import describe
+from toolbox_classification.intervals import over_kinds
+from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
 
 _KS = [1, 5]
 
@@ -41,8 +41,8 @@ class Accuracy(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = Answered("Accuracy")
-        self._answers: Answers | None = None
+        self._seen = PredictionAccumulator("Accuracy")
+        self._answers: Predictions | None = None
 
     def names(self) -> list[str]:
         means = [*(f"top{k}" for k in sorted(self.ks or _KS)), "balanced_accuracy"]
@@ -77,7 +77,7 @@ class Accuracy(Metric):
         bounds = over_kinds(counts, numbers, self.intervals)
         return means | {f"{name}_{end}": bounds[name][i] for name in means for i, end in enumerate(("low", "high"))}
 
-    def _counted(self, answers: Answers):
+    def _counted(self, answers: Predictions):
         """How many items there are of each class, by rank, and what gives the numbers of such counts."""
         ks = sorted(k for k in self.ks or _KS if k < answers.classes)
         limits = sorted({1, *ks})

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
-from toolbox.core.metrics.classification.classifiers import LEAST, LinearLogits, NearestNeighbours
-from toolbox.core.probing.names import METHODS, PREFIX, best_method, head_name
-from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import Problem, ToolboxError
 from toolbox.utils import pool as pools
+from toolbox_classification.classifiers import LEAST, LinearLogits, NearestNeighbours
+from toolbox_classification.probe_names import METHODS, PREFIX, best_method, head_name
 
 FITTED = {cls.number: cls for cls in (NearestNeighbours, LinearLogits)}
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
@@ -43,7 +43,7 @@ class Probe(Model):
     that are left out, fp16, mixed images.
 
     - `classifier`: what `predict` takes "logits" from: "best" is what told the validation set best, of the chosen
-      linear head, k-NN (`core.KNN`) and logistic regression (`core.LogisticRegression`), those of them that judged it;
+      linear head, k-NN (`KNN`) and logistic regression (`LogisticRegression`), those of them that judged it;
       or "linear", "knn", "logistic". It is saved with the model. As k-NN keeps all training embeddings, checkpoints
       hold it only where it is the best or asked for here.
 
@@ -54,7 +54,7 @@ class Probe(Model):
     """
 
     closed_set = True
-    user_class = "toolbox.core.image_classifier:ImageClassifier"
+    user_class = "toolbox_classification.image_classifier:ImageClassifier"
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Probe(Model):
         if self.backbone.frozen and (tune is None or getattr(tune, "mode", None) == "frozen"):
             return []
         message = "A probe leaves its backbone as it is, and this one would be trained."
-        return [Problem(message, "backbone.tune", "Remove the key, or use core.Classifier.")]
+        return [Problem(message, "backbone.tune", "Remove the key, or use classification.Classifier.")]
 
     def connect(self, classes: int | None = None) -> None:
         if self.heads:
@@ -144,7 +144,7 @@ class Probe(Model):
             raise ValueError("a probe needs labels, and this batch has none: use a labelled dataset")
         if batch.blocks != self.repeats:
             raise ValueError(
-                f"repeats={self.repeats} of core.Probe takes as many orders of the data, and a batch has "
+                f"repeats={self.repeats} of classification.Probe takes as many orders of the data, and a batch has "
                 f"{batch.blocks}: use the sampler core.Shuffled with repeats={self.repeats}"
             )
         features = _by_repeat(representations["features"], views, self.repeats)
@@ -223,8 +223,8 @@ class Probe(Model):
         names = self.names()
         if missing := [name for name in names if name not in numbers]:
             raise ToolboxError(
-                f"core.Probe chooses by the accuracy of every head, and the validation gives no '{missing[0]}'.",
-                where="val_evaluator", hint="Add dict(type='core.ProbeAccuracy', choose=True).",
+                f"A probe chooses by the accuracy of every head, and the validation gives no '{missing[0]}'.",
+                where="val_evaluator", hint="Add dict(type='classification.ProbeAccuracy', choose=True).",
             )  # fmt: skip
         best = max(names, key=lambda name: numbers[name])  # the first of equals, so the lowest rate
         self.chosen.copy_(torch.tensor(names[best]))
@@ -233,8 +233,9 @@ class Probe(Model):
         known = {classifier.number: classifier for classifier in classifiers if classifier.number in numbers}
         if self.classifier not in ("best", PREFIX, *known):
             raise ToolboxError(
-                f"core.Probe shall predict by {METHODS[self.classifier]}, and no metric of the validation fits it.",
-                where="model.classifier", hint="Add core.KNN or core.LogisticRegression to val_evaluator.",
+                f"The probe shall predict by {METHODS[self.classifier]}, and no metric of the validation fits it.",
+                where="model.classifier",
+                hint="Add classification.KNN or classification.LogisticRegression to val_evaluator.",
             )  # fmt: skip
         winner = best_method({PREFIX: numbers[best], **{name: numbers[name] for name in known}})
         kept = {name for name in known if name in (winner, self.classifier) or name == "logistic"}

@@ -70,7 +70,7 @@ class MLP(ClassHead):
         if hidden is not None and hidden < 1:
             raise ValueError(f"hidden={hidden} is no width. Try 512, or None for half the width of the input.")
         if layers < 2:
-            raise ValueError(f"an MLP has 2 layers or more, not {layers}: one layer is core.Linear.")
+            raise ValueError(f"an MLP has 2 layers or more, not {layers}: one layer is classification.Linear.")
         self.hidden, self.layer_count, self.dropout = hidden, layers, check_dropout(dropout)
 
     def layers(self, in_dim: int, classes: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Metric, world
-from toolbox.errors import Problem
+from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 from toolbox.utils.ranking import check_finite, normalize_rows
 

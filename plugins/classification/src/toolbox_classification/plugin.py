@@ -1,0 +1,45 @@
+"""Classifiers, linear probes and what they are worth, and what the training set says without any training."""
+
+from toolbox.plugin import Component, Problem, hookimpl
+
+
+@hookimpl
+def toolbox_components():
+    package = "toolbox_classification"
+    return [
+        Component(
+            "model", "Classifier", f"{package}.classifier:Classifier", "backbone, pool and head that tell classes apart"
+        ),
+        Component("model", "Probe", f"{package}.probe:Probe", "a grid of linear probes of a frozen backbone"),
+        Component("head", "Linear", f"{package}.class_heads:Linear", "one linear layer to the classes"),
+        Component("head", "MLP", f"{package}.class_heads:MLP", "linear layers to the classes, ReLU between them"),
+        Component("metric", "Accuracy", f"{package}.accuracy:Accuracy", "top-1, top-5, mean over classes"),
+        Component(
+            "metric",
+            "CalibrationError",
+            f"{package}.calibration:CalibrationError",
+            "how far confidence and accuracy are apart",
+        ),
+        Component("metric", "KNN", f"{package}.knn:KNN", "accuracy by the nearest training items"),
+        Component(
+            "metric",
+            "LogisticRegression",
+            f"{package}.logistic:LogisticRegression",
+            "accuracy of a regression on the training set",
+        ),
+        Component("metric", "ProbeAccuracy", f"{package}.probe_accuracy:ProbeAccuracy", "of classification.Probe"),
+        Component(
+            "hook",
+            "CompareProbes",
+            f"{package}.compare_probes:CompareProbes",
+            "linear, k-NN and logistic side by side",
+        ),
+    ]
+
+
+@hookimpl
+def toolbox_check_config(config: dict) -> list[Problem]:
+    """What no part sees alone: a probe's heads must not be coupled by what stands elsewhere in the recipe."""
+    from toolbox_classification import probe_rules
+
+    return probe_rules.problems(config)

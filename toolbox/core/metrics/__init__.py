@@ -1,1 +1,0 @@
-"""Metrics, by what they judge."""
