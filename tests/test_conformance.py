@@ -257,7 +257,10 @@ def imported(file: Path) -> set[str]:
 
 def test_plugins_import_four_modules_of_the_toolbox():
     files = [*ROOT.glob("plugins/*/src/**/*.py"), *ROOT.glob("examples/*/src/**/*.py")]
-    used = {name: file for file in files for name in imported(file)}
+    # the commands of a plugin call the public functions besides
+    used = {
+        name: file for file in files for name in imported(file) if (name, file.parent.name) != ("toolbox", "commands")
+    }
     used = {name if not name.startswith("toolbox.utils.") else "toolbox.utils": file for name, file in used.items()}
     assert used.keys() >= {"toolbox.plugin", "toolbox.base"}, "the search finds nothing"
     assert used.keys() <= {"toolbox.plugin", "toolbox.base", "toolbox.utils", "toolbox.testing"}, used
