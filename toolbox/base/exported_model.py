@@ -14,7 +14,7 @@ class ExportedModel:
             self.net.save_pretrained(folder)
             return ExportedModel(
                 library="transformers", imports=["from transformers import AutoModel"],
-                load=["model = AutoModel.from_pretrained(folder).eval()"],
+                load=["model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()"],
                 outputs=['outputs = {"embeddings": model(inputs["image"]).pooler_output}'],
                 usage=['pixels = ...', 'embedding = model(pixels).pooler_output'])
 

@@ -94,17 +94,16 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def read_weight_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of one file; of a pickle (.pth, .pt, .bin) nothing else is made, so that no code of it runs.
+    """The tensors of one file, by transformers; of a pickle (.pth, .pt, .bin) nothing else is made: no code of it runs.
 
     Raises OSError for a file that is absent, damaged, or holds something else.
     """
-    from safetensors.torch import load_file
+    from transformers.modeling_utils import load_state_dict
 
     if file.suffix == ".safetensors":
         check_weight_file(file)
-        return load_file(file)
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = load_state_dict(str(file), map_location="cpu", weights_only=True)
     except Exception as error:  # pickle raises anything on a damaged file
         raise OSError(
             f"{file} cannot be read as a checkpoint of tensors alone: it is damaged, or holds objects whose code would "
