@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import Path
 
 import datasets as hugging_face
@@ -264,3 +265,11 @@ def test_plugins_import_four_modules_of_the_toolbox():
     used = {name if not name.startswith("toolbox.utils.") else "toolbox.utils": file for name, file in used.items()}
     assert used.keys() >= {"toolbox.plugin", "toolbox.base"}, "the search finds nothing"
     assert used.keys() <= {"toolbox.plugin", "toolbox.base", "toolbox.utils", "toolbox.testing"}, used
+
+
+def test_the_command_line_names_no_component():
+    names = {entry.fullname for entry in catalog().entries}
+    for file in ("train", "test", "sources", "common", "main"):
+        text = (ROOT / "toolbox" / "cli" / f"{file}.py").read_text(encoding="utf-8")
+        assert not [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)], file
+    assert "core.AdamW" in names

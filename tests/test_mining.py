@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toolbox_retrieval.commands.mine_negatives import class_labels
+from toolbox_retrieval.mining import ByPath, largest, mine
 
 import toolbox
-from toolbox.cli.mine_negatives import class_labels, main
-from toolbox.engine.judging.mining import ByPath, largest, mine
+from toolbox.cli.main import main as console
 
 ROOT = Path(__file__).parent.parent
+
+
+def main(arguments):
+    return console(["mine_negatives", *arguments])
 
 
 def data(count=60, classes=9, dim=5, seed=0):

@@ -23,7 +23,7 @@ from toolbox_encoders.timm_backbone import Timm
 
 import toolbox
 from toolbox.base.findings import Gallery, Outcomes, Table
-from toolbox.cli import embed, export, mine_negatives
+from toolbox.cli.main import main as console
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog, discover, swap_catalog
 from toolbox.utils import weight_files
@@ -153,13 +153,13 @@ def test_commands_load_no_plugin_of_a_run(run, ran, capsys):
     Image.new("RGB", (16, 16)).save(run.parent / "photos" / "a.png")
     held = swap_catalog(type(catalog())([plugin for plugin in catalog().plugins if plugin.namespace != "toy"]))
     try:
-        for command, more in ((embed, ["photos", "out.npz"]), (export, ["out"]), (mine_negatives, ["n.jsonl"])):
-            assert command.main([str(run), *more]) == 2
+        for command, more in (("embed", ["photos", "out.npz"]), ("export", ["out"]), ("mine_negatives", ["n.jsonl"])):
+            assert console([command, str(run), *more]) == 2
             said = capsys.readouterr().err
             assert "needs the plugin 'toy'" in said, "the toy plugin of the recipe is a local one too"
             assert "--plugin" in said
         plugin = str(ROOT / "tests/toy_plugin.py")
-        assert embed.main([str(run), "photos", "out.npz", "--plugin", plugin, "--num-workers", "0"]) == 0
+        assert console(["embed", str(run), "photos", "out.npz", "--plugin", plugin, "--num-workers", "0"]) == 0
     finally:
         swap_catalog(held)
 

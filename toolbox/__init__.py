@@ -23,11 +23,14 @@ _FOR_COMMANDS = {
     "FeatureStore": "toolbox.features.store:Store",
     "add_model_arguments": "toolbox.cli.sources:add_model_arguments",
     "add_recipe_arguments": "toolbox.cli.common:add_recipe_arguments",
+    "embed_dataset": "toolbox.cli.sources:run",
     "load_from_arguments": "toolbox.cli.sources:load_from_arguments",
+    "load_split": "toolbox.cli.sources:load_split",
     "new_command_parser": "toolbox.cli.common:new_parser",
     "run_in_processes": "toolbox.cli.processes:run_in_processes",
     "run_over_images": "toolbox.engine.judging.image_outputs:run_over_images",
     "show_progress": "toolbox.cli.sources:progress",
+    "whole_number": "toolbox.cli.sources:from_least",
 }
 """What sub-commands of plugins need beyond that, where it is."""
 

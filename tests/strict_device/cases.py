@@ -124,9 +124,9 @@ def metrics() -> None:
 def mined() -> None:
     """Hard negatives of rows on the device."""
     import torch
+    from toolbox_retrieval.mining import mine
 
     from toolbox.base import l2_normalize
-    from toolbox.engine.judging.mining import mine
 
     rows = l2_normalize(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))
     labels = torch.arange(32) // 4

@@ -8,7 +8,7 @@ from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
 from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
-from toolbox.base.files import new_file
+from toolbox.base.files import check_file, new_file
 from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.base.functional import (
     cls_token,
@@ -55,9 +55,9 @@ __all__ = [
     "MISSING_LABELS", "SPLITS", "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported",
     "ExportedModel", "Features", "Finding", "Gallery", "Head", "Histogram", "Hook", "ImageFiles", "ImagePreprocess",
     "LoadedModel", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
-    "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_images",
-    "check_rate", "cls_token", "composed", "decode_image", "find_images", "find_similar_labels", "folders_in",
-    "gather", "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token", "listed_endings",
-    "mean_tokens", "natural", "new_file", "read_image", "read_label", "set_max_image_pixels", "sized_files",
-    "split_by_hash", "take_by_hash", "without_autocast", "world",
+    "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_file",
+    "check_images", "check_rate", "cls_token", "composed", "decode_image", "find_images", "find_similar_labels",
+    "folders_in", "gather", "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token",
+    "listed_endings", "mean_tokens", "natural", "new_file", "read_image", "read_label", "set_max_image_pixels",
+    "sized_files", "split_by_hash", "take_by_hash", "without_autocast", "world",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from toolbox.cli.common import guarded
+from toolbox.cli.common import expand_arguments, guarded
 from toolbox.errors import PROGRAM
 from toolbox.registry import catalog
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {toolbox.__version__}")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, by whichever command
-    return guarded(lambda: catalog().command(name.replace("-", "_")).load()(arguments))
+    return guarded(lambda: catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
 
 
 def _help() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import as_flags
+from toolbox.cli.common import as_flags, prepare_process
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.team import Team
@@ -26,6 +26,7 @@ def run_in_processes(
     - `leaves_together`: after a signal all processes leave the command at the same place. Else the first one that
       leaves ends the others.
     """
+    prepare_process()
     from toolbox.engine.distributed.launch import find_place
     from toolbox.engine.distributed.team import OtherProcessFailed, Team
     from toolbox.engine.signals import Interrupted

@@ -111,7 +111,15 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
         return changed(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
     if kind_of(name) == "recipe":
         return to_dict(load_config(name, overrides, plugins))
-    raise ToolboxError(f"--split names data of a recipe or a checkpoint, and '{name}' is neither.")
+    raise ToolboxError(
+        f"--split names data of a recipe or a checkpoint, and '{name}' is neither.",
+        hint="For a bare backbone, name it in the recipe: --cfg-options model.backbone.name=...",
+    )
+
+
+def load_split(arguments: argparse.Namespace) -> Dataset:
+    """The data that `arguments.split` names in the recipe that `arguments.model` means, checked."""
+    return split_of(recipe_of(arguments.model, arguments.cfg_options, arguments.plugin), arguments.split)
 
 
 def run(source: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:

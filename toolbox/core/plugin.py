@@ -57,7 +57,6 @@ def toolbox_commands() -> list[Command]:
         "list_components": "what a recipe can name, or one component with its arguments",
         "prepare_data": "download, convert or check a dataset",
         "audit_data": "duplicates, leaks between splits and unreadable files of a recipe's data",
-        "mine_negatives": "write the most similar items of other classes, to train with",
         "extract": "store the features of a recipe's frozen backbones before training",
         "cache": "list or remove stored features",
         "recipes": "the recipes that are installed, and the plugins that each needs",

@@ -1,6 +1,6 @@
 """Embedding models, what their batches hold, and what retrieval is worth."""
 
-from toolbox.plugin import Component, hookimpl
+from toolbox.plugin import Command, Component, hookimpl
 
 
 @hookimpl
@@ -21,3 +21,9 @@ def toolbox_components():
             "exact Recall@K of token sets",
         ),
     ]
+
+
+@hookimpl
+def toolbox_commands():
+    target = "toolbox_retrieval.commands.mine_negatives:main"
+    return [Command("mine_negatives", target, "write the most similar items of other classes, to train with")]

@@ -6,15 +6,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
-from toolbox.cli.processes import run_in_processes
-from toolbox.errors import ToolboxError
+import toolbox
 
 if TYPE_CHECKING:
-    from toolbox.engine.distributed.team import Team
-    from toolbox.engine.judging.mining import ByPath, Mined
+    from toolbox_retrieval.mining import ByPath, Mined
 
 TELLS = """\
 MODEL is a checkpoint or a run's folder (its trained model and its recipe's data), or a recipe (the pooled features of
@@ -29,74 +26,68 @@ Wrong labels and look-alikes gather among the most similar: --skip, --margin and
 """
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_model_arguments, from_least
-
-    parser = new_parser("mine_negatives", "Write hard negatives to train with.", epilog=TELLS)
+    parser = toolbox.new_command_parser("mine_negatives", "Write hard negatives to train with.", epilog=TELLS)
+    count = toolbox.whole_number
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, or a recipe")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .jsonl")
     parser.add_argument("--split", choices=["train", "val", "test"], default="train", help="whose data (train)")
-    count = {"metavar": "N"}
-    parser.add_argument("--negatives", type=from_least(1), default=5, help="negatives of an item (5)", **count)
-    parser.add_argument("--positives", type=from_least(1), default=1, help="positives, the most similar (1)", **count)
-    parser.add_argument("--top", type=from_least(1), default=50, help="of the N most similar of others (50)", **count)
-    parser.add_argument("--skip", type=from_least(0), default=0, help="without the first N of them (0)", **count)
+    for name, least, default, text in (
+        ("negatives", 1, 5, "negatives of an item (5)"),
+        ("positives", 1, 1, "positives, the most similar (1)"),
+        ("top", 1, 50, "of the N most similar of others (50)"),
+        ("skip", 0, 0, "without the first N of them (0)"),
+    ):
+        parser.add_argument(f"--{name}", type=count(least), default=default, metavar="N", help=text)
     parser.add_argument("--margin", type=float, metavar="X",
                         help="without those more similar than the positive minus X (default: no limit)")  # fmt: skip
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
-    add_model_arguments(parser, backbone=False)
-    arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(lambda: run_in_processes(lambda team: _mine(arguments, team)))
+    toolbox.add_model_arguments(parser, backbone=False)
+    arguments = parser.parse_intermixed_args(argv)
+    return toolbox.run_in_processes(lambda team: _mine(arguments, team))
 
 
-def _mine(arguments: argparse.Namespace, team: Team) -> int:
-    if arguments.out.suffix != ".jsonl":
-        raise ToolboxError(f"{arguments.out} must end in .jsonl.")
-    prepare_process()
+def _mine(arguments: argparse.Namespace, team: Any) -> int:
+    """- `team`: the processes that embed together."""
     import torch
 
-    from toolbox.base.files import check_file, new_file
-    from toolbox.cli.sources import kind_of, load_from_arguments, progress, recipe_of, run, split_of
-    from toolbox.engine.judging.mining import ByPath, check_numbers, mine
+    from toolbox.base import check_file, new_file
+    from toolbox_retrieval.mining import ByPath, check_numbers, mine
 
+    if arguments.out.suffix != ".jsonl":
+        raise toolbox.ToolboxError(f"{arguments.out} must end in .jsonl.")
     numbers = {name: getattr(arguments, name) for name in ("negatives", "top", "skip", "positives")}
     limits = {name: getattr(arguments, name) for name in ("margin", "max_similarity")}
     try:
         check_numbers(**numbers)
     except ValueError as error:
-        raise ToolboxError(str(error)) from error
+        raise toolbox.ToolboxError(str(error)) from error
     check_file(arguments.out, overwrite=arguments.overwrite)
-    if kind_of(arguments.model) == "backbone":
-        raise ToolboxError(
-            f"{arguments.model} is no checkpoint and no recipe, and negatives are mined in a recipe's data.",
-            hint="To mine with a bare backbone, name it in the recipe: --cfg-options model.backbone.name=...",
-        )
-    recipe = recipe_of(arguments.model, arguments.cfg_options, arguments.plugin)
-    dataset = ByPath(split_of(recipe, arguments.split))
+    dataset = ByPath(toolbox.load_split(arguments))
     if dataset.labels is None:
-        raise ToolboxError("Negatives are items of other classes, and these data have no labels.",
-                           where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
+        raise toolbox.ToolboxError("Negatives are items of other classes, and these data have no labels.",
+                                   where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
     for note in dataset.notes():
         print(note)
-    source = load_from_arguments(arguments, arguments.cfg_options, team)
+    source = toolbox.load_from_arguments(arguments, arguments.cfg_options, team)
     what = f"{len(dataset):,} images of {arguments.split}"
     print(f"Embedding {what} with {source.description}, in {source.precision.name}", flush=True)
-    found = run(source, dataset, arguments)
+    found = toolbox.embed_dataset(source, dataset, arguments)
     if not team.is_main:
         return 0
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)
-    with progress(len(labels), "mining") as advance:
+    with toolbox.show_progress(len(labels), "mining") as advance:
         rows = torch.from_numpy(found.embeddings).to(device)
         mined = mine(rows, labels, **numbers, **limits, keep_short=arguments.keep_short, progress=advance)
     if not mined.rows:
-        raise ToolboxError(
+        raise toolbox.ToolboxError(
             f"No item has a positive and {arguments.negatives} negatives: {mined.alone:,} are alone in their class, "
             f"{mined.empty:,} have no negative, {mined.short - mined.empty:,} fewer.",
             hint="Loosen --margin, --max-similarity or --skip, or ask for fewer --negatives.",
-        )  # fmt: skip
+        )
     try:
         with new_file(arguments.out) as file, file.open("w", encoding="utf-8", newline="\n") as stream:
             written, numbers_of = class_labels(dataset), labels.tolist()
@@ -104,7 +95,7 @@ def _mine(arguments: argparse.Namespace, team: Team) -> int:
                 names = [[found.ids[row] for row in group] for group in ([query], positives, negatives)]
                 stream.write(line(*names, written[numbers_of[query]]) + "\n")
     except UnicodeError as error:
-        raise ToolboxError(f"{arguments.out} cannot be written: {error}") from error
+        raise toolbox.ToolboxError(f"{arguments.out} cannot be written: {error}") from error
     tell(arguments, mined, len(labels), dataset)
     return 0
 
