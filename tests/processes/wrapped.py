@@ -71,7 +71,7 @@ def only_through_wrapper(mode: str) -> Iterator[dict[str, int]]:
         replace(FSDPState, "_pre_forward", counted("wrapper", FSDPState._pre_forward, 1))
         replace(FSDPState, "_post_forward", counted("wrapper", FSDPState._post_forward, -1))
     for name in FUNCTIONS:
-        replace(Embedder, name, checked(name, "model", Embedder.__dict__[name]))
+        replace(Embedder, name, checked(name, "model", getattr(Embedder, name)))
     replace(toy_plugin.Patches, "forward", checked("forward", "model", toy_plugin.Patches.forward))
     try:
         yield called
