@@ -27,7 +27,7 @@ def only_through_wrapper(mode: str) -> Iterator[dict[str, int]]:
     saved: list[tuple[type, str, Any]] = []
 
     def replace(owner: type, name: str, wrapped: Any) -> None:
-        saved.append((owner, name, owner.__dict__[name]))
+        saved.append((owner, name, getattr(owner, name)))
         setattr(owner, name, wrapped)
 
     def within(what: str, function: Any) -> Any:
