@@ -1,4 +1,4 @@
-"""What a retrieval metric has seen: every item once, in one order, whichever process saw it."""
+"""What a metric has seen: every item once, in one order, whichever process saw it."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class Items:
 
 
 class EmbeddingAccumulator:
-    """Collects batches.
+    """One output of a model for every item, over batches and processes, with labels and ids: what a metric ranks.
 
-    - `metric`: its name for messages; `output`: the model's output that it reads.
+    - `metric`: the metric's name, for messages.
+    - `output`: the model's output to keep, e.g. "embeddings": (B, ...), kept in float32 where it is.
     """
 
     def __init__(self, metric: str, output: str) -> None:

@@ -1,4 +1,4 @@
-"""What the samplers share: one table of batches an epoch, drawn from (seed, epoch)."""
+"""The base of samplers that plan an epoch: one table of batches, drawn from (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class EpochSampler(Sampler):
 
     @abstractmethod
     def count_batches(self, dataset: Dataset) -> int:
-        """Look at the dataset once; returns the batches in an epoch. Raises ValueError when it has too little."""
+        """Read what is needed of the dataset, once; returns the batches in an epoch.
+
+        Raises ValueError when it has too little.
+        """
 
     @abstractmethod
     def plan(self, rng: np.random.Generator) -> np.ndarray:

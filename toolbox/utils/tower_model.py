@@ -1,4 +1,4 @@
-"""What models of one backbone share: its pool, a head and a loss."""
+"""The base of models with one backbone: its pool, a head and a loss."""
 
 from __future__ import annotations
 
