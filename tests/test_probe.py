@@ -520,7 +520,7 @@ def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):
     assert saved["pixels"] is None
     assert saved["after"]["linear"] >= 0
     assert "before: no metric can judge it" in Path("run/train.log").read_text()
-    with pytest.raises(ToolboxError, match=r"core\.Probe"):
+    with pytest.raises(ToolboxError, match=r"classification\.Probe"):
         api.evaluate(recipe, None, split="test")
 
 

@@ -548,7 +548,7 @@ def test_without_a_contrast_it_is_exactly_zero_and_trains_nothing(name, case):
 
 @pair_losses
 def test_pair_losses_without_labels_or_second_view_say_what_to_do(loss):
-    with pytest.raises(ValueError, match=r"labelled dataset.*core\.Pairs"):
+    with pytest.raises(ValueError, match=r"labelled dataset.*retrieval\.Pairs"):
         loss(torch.randn(4, 8))
     with pytest.raises(ValueError, match="4 embeddings and 3 second views"):
         loss(torch.randn(4, 8), ref_embeddings=torch.randn(3, 8))

@@ -299,7 +299,7 @@ def test_triplet_reducers_against_a_loop():
 
 @every
 def test_neither_labels_nor_a_second_view_says_what_to_do(loss):
-    with pytest.raises(ValueError, match=r"labelled dataset.*core\.Pairs"):
+    with pytest.raises(ValueError, match=r"labelled dataset.*retrieval\.Pairs"):
         loss(torch.randn(4, 8))
 
 

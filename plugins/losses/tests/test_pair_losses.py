@@ -453,7 +453,7 @@ def test_tiny_batches(loss, count):
 @pytest.mark.parametrize("name", ["cosent", "siglip", "maxsim"])
 def test_neither_labels_nor_a_second_view_says_what_to_do(name):
     given, more = arguments(EVERY[name], rows(4, 6))
-    with pytest.raises(ValueError, match=r"labelled dataset.*core\.Pairs"):
+    with pytest.raises(ValueError, match=r"labelled dataset.*retrieval\.Pairs"):
         EVERY[name](given, **more)
 
 
