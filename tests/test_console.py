@@ -139,3 +139,21 @@ def test_messages_leave_the_wording_to_one_function():
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
         ]
         assert [text for text in named if "tools/" in text and ".py" in text] == [], file
+
+
+def test_commands_say_first_what_they_do_with_which_data_model_and_device(toy, capsys):
+    from toolbox.config import load_config
+
+    recipe = str(Path(__file__).with_name("toy_recipe.py"))
+    assert toy()
+    short = ["--device", "cpu", "--cfg-options", "train_cfg.max_steps=3", "train_cfg.val_interval=3"]
+    assert main(["train", recipe, "--work-dir", "run", *short]) == 0
+    task = "toy.Noise, with {}.Embedder (toy.Patches), on cpu"
+    task = task.format(load_config(recipe).model.type.partition(".")[0])
+    assert capsys.readouterr().out.splitlines()[0] == f"Training toy_recipe: {task}, into run"
+    assert main(["test", recipe, "run", "--json", *short]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[0] == f"Evaluating run: {task}"
+    assert captured.out.startswith("{")
+    assert main(["embed", "run", "out.npz", "--split", "val", "--device", "cpu", "--num-workers", "0"]) == 0
+    assert capsys.readouterr().out.startswith("Embedding 64 images of val of run with run, step 3, in fp32 on cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
 
 _PUBLIC = {
     "ToolboxError": "toolbox.errors",
@@ -37,7 +36,7 @@ _FOR_COMMANDS = {
 __all__ = [*_PUBLIC, *_FOR_COMMANDS]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         return _version()
     if name in _PUBLIC:

@@ -124,6 +124,7 @@ def train(
     from toolbox.engine.loop import Run
     from toolbox.engine.profiling import profiled
     from toolbox.engine.speed import explained
+    from toolbox.engine.start_line import describe_task
     from toolbox.progress import console as standard_console
     from toolbox.report import save_findings, write_report
 
@@ -146,6 +147,9 @@ def train(
     folder = Path(out).expanduser() if out else making.folder_of(settings, name_of(config))
     settings["work_dir"] = str(folder)
     try:
+        if team.is_main:
+            task = describe_task(settings, ["train"], team.place)
+            console.info(f"Training {name_of(config)}: {task}, into {folder}")
         run = Run(
             settings, folder, source=dump(settings), resume=resume, overwrite=overwrite, console=console, team=team,
             idle=found.idle != [], overridden=sorted(getattr(config, "overridden", ())),
@@ -208,6 +212,7 @@ def evaluate(
     """
     from toolbox.engine.distributed.team import ALONE
     from toolbox.engine.judging import evaluation, testdir
+    from toolbox.engine.start_line import describe_task
 
     team = team or ALONE
     tell = tell if team.is_main else lambda text: None
@@ -226,6 +231,8 @@ def evaluate(
             tell(note)
         if folder is not None:
             is_new = testdir.claim(folder)
+        task = describe_task(recipe, [evaluation.split_of(recipe, split)], team.place)
+        tell(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
         found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision, team=team)
         if folder is not None:
             _write_evaluation(folder, recipe, found)
@@ -268,6 +275,7 @@ def extract(
     """
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.team import ALONE
+    from toolbox.engine.start_line import describe_task
     from toolbox.engine.storing import extract as storing
 
     plain, team, console = as_plain(config), team or ALONE, console or Console()
@@ -279,6 +287,9 @@ def extract(
         recipe = runnable(plain, device, training=False)
         for note in adapt(config) if team.is_main else ():
             console.info(note)
+        if team.is_main:
+            task = describe_task(recipe, splits or storing.SPLITS, team.place)
+            console.info(f"Storing features: {task}")
         return storing.extract(recipe, splits, mend=mend, console=console, team=team)
     except ToolboxError as error:
         raise placed(error, config) from error

@@ -105,6 +105,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     for split, dataset in splits.items():
         for note in dataset.notes():
             print(f"{split}: {note}")
+    print(f"Reading {sum(map(len, splits.values())):,} images of {arguments.config}: {', '.join(splits)}", flush=True)
     found: list[Fingerprint] = []
     with progress(sum(map(len, splits.values())), "reading") as advance:
         for split, dataset in splits.items():

@@ -69,9 +69,8 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
     source = load_from_arguments(arguments, ours, team)
     told = listed_sources(arguments.images or [arguments.model])
     told = f"{arguments.split} of {told}" if arguments.split else told
-    print(
-        f"Embedding {len(dataset):,} images of {told} with {source.description}, in {source.precision.name}", flush=True
-    )
+    how = f"{source.description}, in {source.precision.name} on {source.device}"
+    print(f"Embedding {len(dataset):,} images of {told} with {how}", flush=True)
     found = run(source, dataset, arguments)
     if not team.is_main:
         return 0

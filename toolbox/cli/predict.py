@@ -70,7 +70,7 @@ def _predict(arguments: argparse.Namespace, team: Team) -> int:
         print("This checkpoint holds no names of classes: labels are their numbers.")
     elif arguments.top and arguments.top > len(known):
         raise ToolboxError(f"--top asks for {arguments.top} classes, and the model tells {len(known)} apart.")
-    told = f"{model.description}, in {model.precision.name}"
+    told = f"{model.description}, in {model.precision.name} on {model.device}"
     told += f", by {model.model.predictor}" if model.model.predictor else ""
     print(f"Classifying {len(dataset):,} images of {listed_sources(arguments.images)} with {told}", flush=True)
     found = _classified(model, dataset, arguments)

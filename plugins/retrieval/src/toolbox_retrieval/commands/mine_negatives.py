@@ -73,7 +73,7 @@ def _mine(arguments: argparse.Namespace, team: Any) -> int:
         print(note)
     source = toolbox.load_from_arguments(arguments, arguments.cfg_options, team)
     what = f"{len(dataset):,} images of {arguments.split}"
-    print(f"Embedding {what} with {source.description}, in {source.precision.name}", flush=True)
+    print(f"Embedding {what} with {source.description}, in {source.precision.name} on {source.device}", flush=True)
     found = toolbox.embed_dataset(source, dataset, arguments)
     if not team.is_main:
         return 0
