@@ -335,7 +335,7 @@ def test_an_evaluation_reads_the_store(toy, capsys):
     run(toy(STORED), "w")
     said = []
     stored = toolbox.evaluate(toy(STORED), "w", tell=said.append)
-    assert "0 computed, 64 found" in said[1]
+    assert "0 computed, 64 found" in said[0]
     assert capsys.readouterr().out == ""  # which belongs to numbers
     assert stored == toolbox.evaluate(toy(FROZEN), "w")
     assert toolbox.evaluate(toy(STORED)) == toolbox.evaluate(toy(FROZEN))

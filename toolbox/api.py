@@ -194,6 +194,7 @@ def evaluate(
     config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
     device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | Sequence[str] | None = None,
     out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None, team: Team | None = None,
+    on_start: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:  # fmt: skip
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
 
@@ -205,6 +206,7 @@ def evaluate(
     - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
       evaluation.
     - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
+    - `on_start`: called once, when nothing is wrong, with a sentence that says which data, model and device are used.
     - `team`: the processes that evaluate together, of which this is one; default: this one alone. The numbers are those
       of one process; the main one writes and tells.
 
@@ -215,7 +217,7 @@ def evaluate(
     from toolbox.engine.start_line import describe_task
 
     team = team or ALONE
-    tell = tell if team.is_main else lambda text: None
+    tell, on_start = (tell, on_start) if team.is_main else (lambda text: None,) * 2
     folder, recipe, is_new = Path(out).expanduser() if out and team.is_main else None, as_plain(config), False
     if metrics:
         problems = validate(recipe)
@@ -232,7 +234,7 @@ def evaluate(
         if folder is not None:
             is_new = testdir.claim(folder)
         task = describe_task(recipe, [evaluation.split_of(recipe, split)], team.place)
-        tell(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
+        on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
         found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision, team=team)
         if folder is not None:
             _write_evaluation(folder, recipe, found)

@@ -40,7 +40,6 @@ def run(arguments: list[str]) -> int:
         options = vars(parser_of(fullname, prepare).parse_args(flags))
     except SystemExit as exit:
         return int(exit.code or 0)
-    print(f"Preparing {fullname} in {options['out']}", flush=True)
     try:
         summary = prepare(options.pop("out"), **options)
     except (OSError, ValueError) as error:
