@@ -56,7 +56,7 @@ def _test(arguments: argparse.Namespace) -> int:
             config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=arguments.metric,
             precision=arguments.precision, out=arguments.out, team=team,
             tell=lambda text: print(text, file=sys.stderr),
-            on_start=lambda text: print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True),
+            on_start=lambda text: None if arguments.json else print(text, flush=True),
         )  # fmt: skip
         if arguments.json:
             print(to_json(numbers, indent=1))
