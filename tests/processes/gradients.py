@@ -219,11 +219,11 @@ def detached_gather() -> Iterator[None]:
         parts[world()[0]] = x
         return torch.cat(parts)
 
-    toolbox.base.loss.gather = detached
+    toolbox.base.loss_rows.gather = detached
     try:
         yield
     finally:
-        toolbox.base.loss.gather = gather
+        toolbox.base.loss_rows.gather = gather
 
 
 def everything(team: Team) -> dict[str, list[dict[str, Tensor]]]:

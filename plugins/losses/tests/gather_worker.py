@@ -11,7 +11,7 @@ from toolbox_losses.infonce import InfoNCE
 from toolbox_losses.supcon import SupCon
 from toolbox_losses.triplet import Triplet
 
-import toolbox.base.loss
+import toolbox.base.loss_rows
 from toolbox.base import gather
 
 LOSSES = {
@@ -60,7 +60,7 @@ def main(rank: int, folder: Path, gradients=gradients) -> None:
     rows = slice(0, 5) if rank == 0 else slice(5, 16)
     results = {}
     for kind, function in (("right", gather), ("detached", detached_gather)):
-        toolbox.base.loss.gather = function
+        toolbox.base.loss_rows.gather = function
         for name, gradient in gradients(inputs["x"], inputs["second"], inputs["labels"], rows).items():
             dist.all_reduce(gradient)
             results[f"{kind}_{name}"] = gradient / 2
