@@ -106,9 +106,9 @@ def raw(monkeypatch):
 
 @pytest.mark.parametrize("setting", [EMA, SWA])
 def test_checkpoints_hold_averages_and_training_goes_on_from_the_weights(toy, raw, setting):
-    toolbox.train(toy(), work_dir="plain")
+    toolbox.train(toy(), out="plain")
     options = [setting, "default_hooks.checkpoint.max_keep_ckpts=9"]
-    toolbox.train(toy(options), work_dir="w")
+    toolbox.train(toy(options), out="w")
     plain, averaged = tensors("plain/last"), tensors("w/last")
     state = load_file("w/last/state.safetensors")
     weights = {name.removeprefix("average/weights/"): t for name, t in state.items() if "average/weights/" in name}
@@ -134,13 +134,13 @@ def test_what_was_judged_is_what_is_loaded(toy):
         "val_evaluator=dict(type='retrieval.Recall',ks=[1,3])",
     ]
     options += ["optim_wrapper.optimizer.lr=0.02"]
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     assert toolbox.evaluate(toy(options), "w", split="test") == results["after"]
     assert toolbox.evaluate(toy(options), "w/best", split="val") == results["best"]["metrics"]
     logged = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
     logged = [line for line in logged if "val/recall@1" in line and line["step"]]
     judged = [{k: v for k, v in line.items() if k.startswith("val/")} for line in logged]
-    plain = toolbox.train(toy([*options, "optim_wrapper.average=None"]), work_dir="plain")
+    plain = toolbox.train(toy([*options, "optim_wrapper.average=None"]), out="plain")
     assert plain["after"] != results["after"] or plain["best"]["metrics"] != results["best"]["metrics"]
     assert len(judged) == 2
     last = toolbox.evaluate(toy(options), "w/last", split="val")
@@ -162,10 +162,10 @@ def assert_finished_alike(a: str, b: str) -> None:
 @pytest.mark.parametrize("setting", [EMA, SWA])
 @pytest.mark.parametrize("step", [3, 6, 7, 12])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, setting, step):
-    toolbox.train(toy([setting]), work_dir="whole")
+    toolbox.train(toy([setting]), out="whole")
     interrupt_at(monkeypatch, step)
-    interrupted(toy([setting]), work_dir="stopped")
-    results = toolbox.train(toy([setting]), work_dir="stopped", resume=True)
+    interrupted(toy([setting]), out="stopped")
+    results = toolbox.train(toy([setting]), out="stopped", resume=True)
     assert_finished_alike("whole", "stopped")
     assert results["after"] == json.loads(Path("whole/train_results.json").read_text())["after"]
 
@@ -174,52 +174,52 @@ def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, setting, s
 def test_it_resumes_in_every_way_of_tuning(toy, monkeypatch, tmp_path, tune):
     save_weights(tmp_path / "a")
     options = [vit(tmp_path / "a", tune), "model.pool=cls", "optim_wrapper.precision=bf16", EMA]
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     interrupt_at(monkeypatch, 7)
-    interrupted(toy(options), work_dir="stopped")
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    interrupted(toy(options), out="stopped")
+    toolbox.train(toy(options), out="stopped", resume=True)
     assert_finished_alike("whole", "stopped")
-    toolbox.train(toy([*options, "optim_wrapper.average=None"]), work_dir="plain")
+    toolbox.train(toy([*options, "optim_wrapper.average=None"]), out="plain")
     assert not same(tensors("plain/last"), tensors("whole/last"))  # negative control
 
 
 def test_a_resumed_run_that_forgets_its_weights_would_differ(toy, monkeypatch):
     """Negative control: going on from the averages is another training."""
-    toolbox.train(toy([EMA]), work_dir="whole")
+    toolbox.train(toy([EMA]), out="whole")
     interrupt_at(monkeypatch, 7)
-    interrupted(toy([EMA]), work_dir="stopped")
+    interrupted(toy([EMA]), out="stopped")
     monkeypatch.setattr("toolbox.engine.updating.average.restore_weights", lambda parameters, saved: None)
-    toolbox.train(toy([EMA]), work_dir="stopped", resume=True)
+    toolbox.train(toy([EMA]), out="stopped", resume=True)
     assert not same(finished("whole")[0], finished("stopped")[0])
 
 
 def test_switching_it_off_or_on_when_resuming(toy, monkeypatch):
-    toolbox.train(toy(), work_dir="plain")
+    toolbox.train(toy(), out="plain")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7)
-        interrupted(toy([EMA]), work_dir="off")
+        interrupted(toy([EMA]), out="off")
     said = Said()
-    toolbox.train(toy(), work_dir="off", resume=True, console=said)
+    toolbox.train(toy(), out="off", resume=True, console=said)
     assert any("recipe differs" in line and "average" in line for line in said.lines)
     assert same(tensors("plain/last"), tensors("off/last"))
     interrupt_at(monkeypatch, 7)
-    interrupted(toy(), work_dir="on")
-    toolbox.train(toy([EMA]), work_dir="on", resume=True)
+    interrupted(toy(), out="on")
+    toolbox.train(toy([EMA]), out="on", resume=True)
     state = json.loads(Path("on/last/state.json").read_text())
     assert state["average"]["count"] == 5
 
 
 def test_a_finished_run_that_is_resumed_gives_the_same_again(toy):
-    first = toolbox.train(toy([EMA, "train_cfg.val_interval=5"]), work_dir="w")
-    again = toolbox.train(toy([EMA, "train_cfg.val_interval=5"]), work_dir="w", resume=True)
+    first = toolbox.train(toy([EMA, "train_cfg.val_interval=5"]), out="w")
+    again = toolbox.train(toy([EMA, "train_cfg.val_interval=5"]), out="w", resume=True)
     assert again["after"] == first["after"]
     assert again["best"] == first["best"]
 
 
 def test_running_statistics_are_those_of_the_averages(toy):
     options = ["model.head=dict(type='core.BNNeck')"]
-    toolbox.train(toy(options), work_dir="plain")
-    toolbox.train(toy([*options, EMA]), work_dir="w")
+    toolbox.train(toy(options), out="plain")
+    toolbox.train(toy([*options, EMA]), out="w")
     plain, averaged = tensors("plain/last"), tensors("w/last")
     for name in ("running_mean", "running_var"):  # estimated anew; the newest would be of other weights
         assert not torch.equal(plain[f"head.norm.{name}"], averaged[f"head.norm.{name}"])
@@ -240,7 +240,7 @@ def test_adapters_hold_averages_that_peft_loads(toy, tmp_path):
         EMA,
         "optim_wrapper.optimizer.lr=0.02",
     ]
-    toolbox.train(toy(options), work_dir="w")
+    toolbox.train(toy(options), out="w")
     encoder = toolbox.load("w/last")
     alone = peft.PeftModel.from_pretrained(
         DINOv3ViTModel.from_pretrained(tmp_path / "a"), "w/last/adapters/backbone"
@@ -289,11 +289,11 @@ def test_a_decay_that_is_too_slow_for_the_run_is_told(toy):
 
 def test_checkpoints_from_before_there_were_averages_resume(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
-    interrupted(toy(), work_dir="w")
+    interrupted(toy(), out="w")
     original = checkpoints.Checkpoint.state
 
     def older(self, into):
         return {key: value for key, value in original(self).items() if key != "average"}
 
     monkeypatch.setattr(checkpoints.Checkpoint, "state", older)
-    assert toolbox.train(toy(), work_dir="w", resume=True)["steps"] == 12
+    assert toolbox.train(toy(), out="w", resume=True)["steps"] == 12

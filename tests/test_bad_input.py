@@ -375,7 +375,7 @@ def test_a_hint_is_a_sentence_of_its_own(message, text):
 
 
 def test_a_checkpoint_that_brings_a_plugin_along_runs_no_code(toy, tmp_path):
-    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+    toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     evil, manifest = tmp_path / "w" / "evil.py", tmp_path / "w" / "last" / "manifest.json"
     evil.write_text("open('ran', 'w').close()\n")
     told = json.loads(manifest.read_text())

@@ -22,7 +22,7 @@ COLLAPSED = {"model.head": {"type": "core.Projection", "dim": 1, "bias": False}}
 
 
 def run(toy, changes=(), folder="run", **more):
-    return toolbox.train(toy({**SHORT, **dict(changes), **more}), work_dir=folder, overwrite=True)
+    return toolbox.train(toy({**SHORT, **dict(changes), **more}), out=folder, overwrite=True)
 
 
 def test_a_run_says_that_the_features_before_its_head_are_better(toy, capsys):

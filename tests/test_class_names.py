@@ -58,7 +58,7 @@ def test_first_difference():
 
 def test_names_stand_beside_the_manifest_with_a_checksum(toy, named):
     named({0: "ü\udcff", 1: "1"})
-    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), work_dir="w")
+    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), out="w")
     found = checkpoints.read("w/last")
     names = found.class_names()
     assert names == ["ü\udcff", "1", *(f"class {i}" for i in range(2, 16))]
@@ -70,27 +70,27 @@ def test_names_stand_beside_the_manifest_with_a_checksum(toy, named):
 
 
 def test_a_run_is_not_resumed_on_data_whose_classes_have_other_names(toy, named):
-    toolbox.train(toy(["train_cfg.max_steps=4"]), work_dir="w")
+    toolbox.train(toy(["train_cfg.max_steps=4"]), out="w")
     shutil.copytree("w", "old", symlinks=True)
     more = toy(["train_cfg.max_steps=6"])
     named({3: "cat"})
     with pytest.raises(toolbox.ToolboxError) as refused:
-        toolbox.train(more, work_dir="w", resume=True)
+        toolbox.train(more, out="w", resume=True)
     problem = refused.value.problems[0]
     assert "class number 3 was 'class 3' in training and is 'cat' here" in problem.message
     assert "train_dataloader.dataset" in problem.where
     named({2: "class 3", 3: "class 2"})  # the same names in another order
     with pytest.raises(toolbox.ToolboxError, match="class number 2 was 'class 2' in training and is 'class 3' here"):
-        toolbox.train(more, work_dir="w", resume=True)
+        toolbox.train(more, out="w", resume=True)
     forget(Path("old/last").resolve())  # a checkpoint that tells no names goes on as it always did
-    assert toolbox.train(more, work_dir="old", resume=True)["steps"] == 6
+    assert toolbox.train(more, out="old", resume=True)["steps"] == 6
     named({})
-    assert toolbox.train(more, work_dir="w", resume=True)["steps"] == 6
+    assert toolbox.train(more, out="w", resume=True)["steps"] == 6
 
 
 def test_a_classifier_is_judged_on_its_own_classes_alone(toy, named, capsys, tmp_path):
     recipe = toy([*CLASSIFIER, "train_cfg.max_steps=3"])
-    toolbox.train(recipe, work_dir="w")
+    toolbox.train(recipe, out="w")
     same = toolbox.evaluate(recipe, "w")
     recipe.dump(str(tmp_path / "recipe.py"))
     named({5: "dog"})
@@ -108,7 +108,7 @@ def test_a_classifier_is_judged_on_its_own_classes_alone(toy, named, capsys, tmp
 
 def test_a_head_of_other_classes_is_no_start(toy, named):
     options = [*CLASSIFIER, "train_cfg.max_steps=3"]
-    toolbox.train(toy(options), work_dir="w")
+    toolbox.train(toy(options), out="w")
     start = toy([*options, "load_from=w/last"])
     assert toolbox.check_config(start) == []
     named({5: "dog"})
@@ -119,7 +119,7 @@ def test_a_head_of_other_classes_is_no_start(toy, named):
 
 
 def test_an_embedder_is_judged_on_any_classes(toy, named):
-    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), work_dir="w")
+    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), out="w")
     named({5: "dog"})
     assert toolbox.evaluate(toy(["val_dataloader.dataset.count=60"]), "w")["nearest"] >= 0
     assert issubclass(catalog().resolve("toy.Nearest"), Metric)

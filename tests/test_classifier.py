@@ -275,7 +275,7 @@ def test_it_learns_a_toy_set_by_heart(toy):
         "default_hooks.checkpoint.interval=120", "evaluate_before=False", "train_dataloader.augment=None",
         "model.backbone.tune.mode=full", "train_dataloader.dataset.seed=11",
     ]  # fmt: skip
-    toolbox.train(toy([*MODEL, *more]), work_dir="run")
+    toolbox.train(toy([*MODEL, *more]), out="run")
     encoder = toolbox.load("run/last", device="cpu")
     noise = toolbox.build(dict(type="toy.Noise", per_class=8, seed=11))
     pictures = torch.stack([encoder.model.preprocess()["image"](noise[index]["image"]) for index in range(64)])
@@ -297,11 +297,11 @@ def test_it_learns_a_toy_set_by_heart(toy):
 def test_exactly_what_tune_says_trains(toy, tune, trained):
     config = toy([*MODEL, f"model.backbone.tune={tune}", "evaluate_before=False", "train_cfg.max_steps=4",
                   "val_dataloader=None", "val_evaluator=None"])  # fmt: skip
-    toolbox.train(config, work_dir="run")
+    toolbox.train(config, out="run")
     after = toolbox.load("run/last", device="cpu").model.state_dict()
     toolbox.train(toy([*MODEL, f"model.backbone.tune={tune}", "evaluate_before=False", "train_cfg.max_steps=2",
                        "optim_wrapper.optimizer.lr=0.0", "val_dataloader=None", "val_evaluator=None"]),
-                  work_dir="still")  # fmt: skip
+                  out="still")  # fmt: skip
     before = toolbox.load("still/last", device="cpu").model.state_dict()
     assert before.keys() == after.keys()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
@@ -353,31 +353,31 @@ def test_the_table_of_parts_says_that_the_backbone_is_frozen(toy):
 
 def test_frozen_random_weights_are_warned_of_and_trained_ones_are_not(toy, capsys):
     said = "model.backbone is frozen with random weights"
-    toolbox.train(toy([*MODEL, "train_cfg.max_steps=2"]), work_dir="frozen")
+    toolbox.train(toy([*MODEL, "train_cfg.max_steps=2"]), out="frozen")
     assert said in capsys.readouterr().out
-    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="retrieval")
+    toolbox.train(toy(["train_cfg.max_steps=2"]), out="retrieval")
     start = ["load_from=retrieval/last", "load_parts=['model.backbone']"]
-    toolbox.train(toy([*MODEL, *start, "train_cfg.max_steps=2"]), work_dir="taught")
-    toolbox.train(toy([*MODEL, "model.backbone.tune.mode=full", "train_cfg.max_steps=2"]), work_dir="full")
+    toolbox.train(toy([*MODEL, *start, "train_cfg.max_steps=2"]), out="taught")
+    toolbox.train(toy([*MODEL, "model.backbone.tune.mode=full", "train_cfg.max_steps=2"]), out="full")
     assert said not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [[], ["train_dataloader.mix.type=core.Mix", "train_dataloader.num_workers=2"]])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, more):
     recipe = [*MODEL, "model.backbone.tune.mode=full", "model.head=dict(type='classification.MLP')", *more]
-    toolbox.train(toy(recipe), work_dir="whole")
+    toolbox.train(toy(recipe), out="whole")
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(recipe), work_dir="stopped")
-    toolbox.train(toy(recipe), work_dir="stopped", resume=True)
+        toolbox.train(toy(recipe), out="stopped")
+    toolbox.train(toy(recipe), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
 
 
 def test_chunks_of_a_batch_give_the_same_step(toy):
     recipe = [*MODEL, "model.backbone.tune.mode=full", "model.backbone.dropout=0.0", "train_cfg.max_steps=3",
               "train_dataloader.mix.type=core.Mix", "evaluate_before=False"]  # fmt: skip
-    toolbox.train(toy(recipe), work_dir="whole")
-    toolbox.train(toy([*recipe, "optim_wrapper.grad_cache.chunk_size=3"]), work_dir="chunks")
+    toolbox.train(toy(recipe), out="whole")
+    toolbox.train(toy([*recipe, "optim_wrapper.grad_cache.chunk_size=3"]), out="chunks")
     whole, chunks = (load_file(f"{name}/last/model.safetensors") for name in ("whole", "chunks"))
     for name, tensor in whole.items():
         torch.testing.assert_close(chunks[name], tensor, rtol=1e-4, atol=1e-6)
@@ -386,9 +386,9 @@ def test_chunks_of_a_batch_give_the_same_step(toy):
 @pytest.mark.parametrize("tune", ["None", "dict(mode='full')"])
 def test_a_backbone_trained_for_retrieval_becomes_a_classifier(toy, tune):
     """Its weights came from no file, so checkpoints hold them, frozen or not."""
-    toolbox.train(toy(["train_cfg.max_steps=4"]), work_dir="retrieval")
+    toolbox.train(toy(["train_cfg.max_steps=4"]), out="retrieval")
     start = ["load_from=retrieval/last", "load_parts=['model.backbone']", f"model.backbone.tune={tune}"]
-    results = toolbox.train(toy([*MODEL, *start]), work_dir="classify")
+    results = toolbox.train(toy([*MODEL, *start]), out="classify")
     trained, found = (load_file(f"{name}/last/model.safetensors") for name in ("retrieval", "classify"))
     same = {name: torch.equal(found[name], trained[name]) for name in trained if name.startswith("backbone")}
     assert same
@@ -398,9 +398,9 @@ def test_a_backbone_trained_for_retrieval_becomes_a_classifier(toy, tune):
 
 
 def test_a_whole_retrieval_checkpoint_is_refused_with_what_to_take_of_it(toy):
-    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="retrieval")
+    toolbox.train(toy(["train_cfg.max_steps=2"]), out="retrieval")
     with pytest.raises(ToolboxError, match=r"load_parts=\['model\.backbone'\]"):
-        toolbox.train(toy([*MODEL, "load_from=retrieval/last"]), work_dir="classify")
+        toolbox.train(toy([*MODEL, "load_from=retrieval/last"]), out="classify")
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, hea
     more = [pretrained(tmp_path / "weights"), f"model.head=dict(type='{head}')", "evaluate_before=False",
             "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=8)", "train_cfg.max_steps=4"]  # fmt: skip
     averaged = ["optim_wrapper.average.decay=0.9"] if average else []
-    toolbox.train(toy([*MODEL, *few, *more, *averaged]), work_dir="run")
+    toolbox.train(toy([*MODEL, *few, *more, *averaged]), out="run")
     backbone = sum(file.stat().st_size for file in (tmp_path / "weights").glob("*.safetensors"))
     tensors = load_file("run/last/model.safetensors")
     assert {name.split(".")[0] for name in tensors} == {"head"}
@@ -438,7 +438,7 @@ def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, hea
 def test_with_an_adapter_it_holds_head_and_adapter(toy, tmp_path):
     more = [pretrained(tmp_path / "weights", 32), "model.backbone.tune=dict(mode='lora',rank=2)",
             "evaluate_before=False", "train_cfg.max_steps=4"]  # fmt: skip
-    toolbox.train(toy([*MODEL, *more]), work_dir="run")
+    toolbox.train(toy([*MODEL, *more]), out="run")
     assert {name.split(".")[0] for name in load_file("run/last/model.safetensors")} == {"head"}
     adapter = load_file("run/last/adapters/backbone/adapter_model.safetensors")
     assert adapter

@@ -536,9 +536,9 @@ def test_two_runs_of_the_toy(toy, run):
 
     Nearest.findings = findings
     try:
-        api.train(toy(), work_dir="one")
+        api.train(toy(), out="one")
         shift["by"] = 1
-        api.train(toy({"optim_wrapper.optimizer.lr": 0.01}), work_dir="two")
+        api.train(toy({"optim_wrapper.optimizer.lr": 0.01}), out="two")
     finally:
         del Nearest.findings
     code, out, _ = run("one", "two", "--plugin", str(Path(__file__).parent / "toy_plugin.py"))

@@ -115,9 +115,9 @@ def stop_and_resume(config: dict, step: int, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
         with pytest.raises(Interrupted):
-            toolbox.train(config, work_dir="stopped")
+            toolbox.train(config, out="stopped")
     assert checkpoints.read("stopped/last").step == step
-    toolbox.train(config, work_dir="stopped", resume=True)
+    toolbox.train(config, out="stopped", resume=True)
     return Path("stopped")
 
 
@@ -139,7 +139,7 @@ def optimized(folder: str) -> list[str]:
 @pytest.mark.parametrize("job", JOBS)
 def test_a_resumed_run_equals_the_uninterrupted_one(job, step, monkeypatch):
     config = recipe(JOBS[job])
-    results = toolbox.train(config, work_dir="whole")
+    results = toolbox.train(config, out="whole")
     assert results["steps"] == STEPS
     assert results["before"].keys() == results["after"].keys()
     assert_same(Path("whole"), stop_and_resume(config, step, monkeypatch))
@@ -148,15 +148,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(job, step, monkeypatch):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_workers_see_the_same_items(job):
-    toolbox.train(recipe(JOBS[job]), work_dir="whole")
-    toolbox.train(recipe(JOBS[job], train_dataloader__num_workers=2), work_dir="workers")
+    toolbox.train(recipe(JOBS[job]), out="whole")
+    toolbox.train(recipe(JOBS[job], train_dataloader__num_workers=2), out="workers")
     assert_same(Path("whole"), Path("workers"))
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_loaded_model_predicts_what_the_run_measured(job):
     config = recipe(JOBS[job])
-    after = toolbox.train(config, work_dir="whole")["after"]
+    after = toolbox.train(config, out="whole")["after"]
     assert toolbox.evaluate(config, "whole") == after
     encoder = toolbox.load("whole/last")
     state = encoder.model.state_dict()
@@ -175,7 +175,7 @@ def test_a_loaded_model_predicts_what_the_run_measured(job):
 # --- alignment ---------------------------------------------------------------------------------------------------
 def test_frozen_towers_stay_as_they_are_and_are_saved_only_if_they_cannot_be_had_again(spied):
     modes = spied(DualEncoder, "loss", lambda model, batch: [t.block.training for t in (*model.vision, *model.text)])
-    toolbox.train(recipe(ALIGNMENT), work_dir="whole")
+    toolbox.train(recipe(ALIGNMENT), out="whole")
     assert modes == [[False, True, True, False]] * STEPS
     assert {name.rsplit(".", 2)[0] for name in optimized("whole")} >= {"vision.1", "text.0"}
     assert not [name for name in optimized("whole") if name.startswith(("vision.0", "text.1"))]
@@ -197,14 +197,14 @@ def test_frozen_towers_stay_as_they_are_and_are_saved_only_if_they_cannot_be_had
 
 
 def test_other_frozen_weights_are_refused():
-    toolbox.train(recipe(ALIGNMENT, train_cfg__max_steps=1), work_dir="whole")
+    toolbox.train(recipe(ALIGNMENT, train_cfg__max_steps=1), out="whole")
     with pytest.raises(toolbox.ToolboxError, match=r"frozen weights of vision\.0 \(other\)"):
         toolbox.load("whole", overrides={"model.vision.0.weights": "other"})
 
 
 def test_every_tower_loads_its_weights_once_and_only_frozen_ones_when_resuming(spied, monkeypatch):
     loaded = [spied(cls, "load_weights", lambda tower: tower.weights_id) for cls in (Patches, Letters)]
-    toolbox.train(recipe(ALIGNMENT), work_dir="whole")
+    toolbox.train(recipe(ALIGNMENT), out="whole")
     assert [sorted(map(str, seen)) for seen in loaded] == [["small", "toy"], ["None", "letters"]]
     for seen in loaded:
         seen.clear()
@@ -214,7 +214,7 @@ def test_every_tower_loads_its_weights_once_and_only_frozen_ones_when_resuming(s
 
 def test_a_learned_scale_is_clamped_in_every_step_also_after_a_resume(monkeypatch):
     config = recipe(ALIGNMENT, model__loss__scale=400.0, optim_wrapper__parts={"model.criterion": dict(lr=1e-2)})
-    toolbox.train(config, work_dir="whole")
+    toolbox.train(config, out="whole")
     folder = stop_and_resume(config, 3, monkeypatch)
     assert_same(Path("whole"), folder)
     scales = [weights(step, "stopped")["criterion.log_scale"].item() for step in range(1, STEPS + 1)]
@@ -224,7 +224,7 @@ def test_a_learned_scale_is_clamped_in_every_step_also_after_a_resume(monkeypatc
     assert toolbox.load("stopped/last").model.criterion.log_scale.item() == scales[-1]
 
     monkeypatch.setattr(Contrastive, "after_step", lambda self: None)
-    toolbox.train(config, work_dir="free")
+    toolbox.train(config, out="free")
     assert weights("last", "free")["criterion.log_scale"].item() > math.log(200), "nothing had to be clamped"
 
 
@@ -232,7 +232,7 @@ def test_a_learned_scale_is_clamped_in_every_step_also_after_a_resume(monkeypatc
 def test_parts_train_at_their_own_rate():
     parts = {"model.merger": dict(lr=1e-2), "model.language.block": dict(lr=1e-3)}
     optimizer = dict(type="core.AdamW", lr=0.0, weight_decay=0.0)
-    toolbox.train(recipe(SWAP, optim_wrapper=dict(optimizer=optimizer, parts=parts)), work_dir="whole")
+    toolbox.train(recipe(SWAP, optim_wrapper=dict(optimizer=optimizer, parts=parts)), out="whole")
     first, second = weights(1), weights(2)
     names = moved(first, second)
     assert {name.rsplit(".", 1)[0] for name in names} == {"merger.0", "merger.1", "language.block"}
@@ -246,7 +246,7 @@ def test_parts_train_at_their_own_rate():
 # --- pretraining -------------------------------------------------------------------------------------------------
 def test_the_teacher_is_saved_and_goes_on_from_where_it_was(monkeypatch):
     config = recipe(PRETRAINING)
-    toolbox.train(config, work_dir="whole")
+    toolbox.train(config, out="whole")
     saved = weights("last")
     student = {name for name in saved if name.startswith("student.")}
     teacher = {name.replace("student", "teacher", 1) for name in student}
@@ -278,7 +278,7 @@ def test_a_frozen_teacher_that_is_no_input_is_loaded_once_and_tuned(spied, monke
     loaded = spied(Patches, "load_weights", lambda tower: tower.weights_id)
     anchors = spied(Pretrainer, "loss", lambda model, batch: (model.anchor, model.anchor not in model.inputs.values()))
     config = recipe(PRETRAINING)
-    toolbox.train(config, work_dir="whole")
+    toolbox.train(config, out="whole")
     assert sorted(loaded) == ["anchor", "toy"], "the moving-average teacher is a copy, and loads nothing"
     anchor, apart = anchors[-1]
     assert apart
@@ -296,13 +296,13 @@ def test_a_frozen_teacher_that_is_no_input_is_loaded_once_and_tuned(spied, monke
     assert loaded[2:] == ["anchor"], "the checkpoint brings everything else"
 
     other = recipe(PRETRAINING, model__anchor__weights="another", train_cfg__max_steps=1)
-    toolbox.train(other, work_dir="another")
+    toolbox.train(other, out="another")
     assert moved(weights(1), weights(1, "another")), "the anchor teaches nothing"
 
 
 def test_a_teacher_without_weights_of_its_own_is_saved():
     config = recipe(PRETRAINING, model__anchor__weights=None, train_cfg__max_steps=1)
-    toolbox.train(config, work_dir="whole")
+    toolbox.train(config, out="whole")
     own = {name: tensor for name, tensor in weights("last").items() if name.startswith("anchor")}
     assert own.keys() == {f"anchor.{name}" for name in Patches().state_dict()}
     assert not moved(own, toolbox.load("whole").model.state_dict())
@@ -311,7 +311,7 @@ def test_a_teacher_without_weights_of_its_own_is_saved():
 def test_inputs_with_augments_of_their_own_get_views_of_their_own(spied):
     batches = spied(Pretrainer, "loss", lambda model, batch: batch)
     chances = spied(RandomCrops, "__call__", lambda crops, image, size: (size, random.getstate()))
-    toolbox.train(recipe(PRETRAINING), work_dir="whole")
+    toolbox.train(recipe(PRETRAINING), out="whole")
     assert [batch.views for batch in batches] == [{"global_crops": 2, "local_crops": 4}] * STEPS
     assert batches[0].inputs["global_crops"].shape == (8, 3, 16, 16)
     assert batches[0].inputs["local_crops"].shape == (16, 3, 8, 8)
@@ -321,12 +321,12 @@ def test_inputs_with_augments_of_their_own_get_views_of_their_own(spied):
 
     chances.clear()
     crops = dict(type="contract.RandomCrops", views=2)
-    toolbox.train(recipe(PRETRAINING, train_dataloader__augment=crops), work_dir="shared")
+    toolbox.train(recipe(PRETRAINING, train_dataloader__augment=crops), out="shared")
     assert len({state for _, state in chances}) == 4 * STEPS, "one augment gives all inputs the same view"
 
 
 def test_an_augment_for_one_input_leaves_the_other_as_it_is(spied):
     batches = spied(Pretrainer, "loss", lambda model, batch: batch)
     augment = {"global_crops": dict(type="contract.RandomCrops", views=2)}
-    toolbox.train(recipe(PRETRAINING, train_dataloader__augment=augment), work_dir="whole")
+    toolbox.train(recipe(PRETRAINING, train_dataloader__augment=augment), out="whole")
     assert batches[0].views == {"global_crops": 2, "local_crops": 1}

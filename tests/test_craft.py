@@ -155,10 +155,10 @@ def test_the_table_of_parts_shows_ranges(toy, capsys):
 
 def test_layer_decay_reaches_the_optimizer(toy):
     options = [vit(None), "model.pool=cls", "train_cfg.max_steps=2", "param_scheduler=None"]
-    toolbox.train(toy([*options, "optim_wrapper.optimizer=dict(type='core.SGD',lr=0.1)"]), work_dir="plain")
+    toolbox.train(toy([*options, "optim_wrapper.optimizer=dict(type='core.SGD',lr=0.1)"]), out="plain")
     decayed = [*options, "optim_wrapper.optimizer=dict(type='core.SGD',lr=0.1)", "optim_wrapper.layer_decay=0.01"]
-    toolbox.train(toy(decayed), work_dir="decayed")
-    toolbox.train(toy([*decayed, "train_cfg.max_steps=1", "optim_wrapper.optimizer.lr=0.0"]), work_dir="start")
+    toolbox.train(toy(decayed), out="decayed")
+    toolbox.train(toy([*decayed, "train_cfg.max_steps=1", "optim_wrapper.optimizer.lr=0.0"]), out="start")
     start, plain, decay = (tensors(f"{name}/last") for name in ("start", "plain", "decayed"))
     name = next(name for name in start if "layer.0." in name and name.endswith("up_proj.weight"))
     moved = [(found[name] - start[name]).norm() for found in (plain, decay)]
@@ -169,14 +169,14 @@ def test_layer_decay_reaches_the_optimizer(toy):
 
 
 def test_parts_of_a_checkpoint_go_into_a_model_with_another_head_and_loss(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     other = ["model.head.dim=5", "optim_wrapper.optimizer.lr=0.0", "load_from=w/last"]
     with pytest.raises(toolbox.ToolboxError, match="of another model: of another shape: head") as caught:
-        toolbox.train(toy(other), work_dir="v")
+        toolbox.train(toy(other), out="v")
     assert "load_parts=['model.backbone']" in str(caught.value)
     assert "w/config.py" in str(caught.value), "the recipe that it was made with"
     said = Said()
-    toolbox.train(toy([*other, "load_parts=['model.backbone']"]), work_dir="v", console=said)
+    toolbox.train(toy([*other, "load_parts=['model.backbone']"]), out="v", console=said)
     before, after = tensors("w/last"), tensors("v/last")
     own = {name for name in before if name.startswith("backbone.")}
     assert own
@@ -187,7 +187,7 @@ def test_parts_of_a_checkpoint_go_into_a_model_with_another_head_and_loss(toy):
     assert "3 tensors of the model are not from it (model.criterion, model.head)" in line
     assert "3 tensors of it were left out (model.criterion, model.head)" in line
     # negative control: without load_from the backbone is another one
-    toolbox.train(toy(other[:2]), work_dir="u")
+    toolbox.train(toy(other[:2]), out="u")
     fresh = tensors("u/last")
     assert not any(torch.equal(before[name], fresh[name]) for name in own if name.endswith("weight"))
 
@@ -196,7 +196,7 @@ def test_the_zero_shot_numbers_are_those_of_the_loaded_part(toy, monkeypatch):
     toy()
     nearest = catalog().resolve("toy.Nearest")
     monkeypatch.setattr(nearest, "compute", lambda self: {"nearest": float(torch.cat(self.rows).sum())})
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     other = toy(["model.head.dim=5", "load_from=w/last", "load_parts=['model.backbone']"])
     assert toolbox.evaluate(other) == toolbox.evaluate(toy(["load_from=w/last"]))
     assert toolbox.evaluate(other) != toolbox.evaluate(toy())
@@ -215,7 +215,7 @@ def test_the_zero_shot_numbers_are_those_of_the_loaded_part(toy, monkeypatch):
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_runs(toy, options, message):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     assert message in problems(toy(options))
 
 
@@ -223,10 +223,10 @@ def test_a_part_inside_a_pretrained_backbone_lies_over_its_own_weights(toy, tmp_
     save_weights(tmp_path / "a", seed=1)
     save_weights(tmp_path / "b", seed=2)
     first = ["model.pool=cls", "train_cfg.max_steps=2"]
-    toolbox.train(toy([*first, vit(tmp_path / "a")]), work_dir="w")
+    toolbox.train(toy([*first, vit(tmp_path / "a")]), out="w")
     options = [*first, vit(tmp_path / "b"), "load_from=w/last", "optim_wrapper.optimizer.lr=0.0"]
-    toolbox.train(toy([*options, "load_parts=['model.backbone.model.embeddings']"]), work_dir="v")
-    toolbox.train(toy([*options[:3], *options[4:]]), work_dir="own")
+    toolbox.train(toy([*options, "load_parts=['model.backbone.model.embeddings']"]), out="v")
+    toolbox.train(toy([*options[:3], *options[4:]]), out="own")
     there, here, own = tensors("w/last"), tensors("v/last"), tensors("own/last")
     for name in here:
         if name.startswith("backbone."):
@@ -237,13 +237,13 @@ def test_a_part_inside_a_pretrained_backbone_lies_over_its_own_weights(toy, tmp_
 def test_an_adapter_is_never_left_out_silently(toy, tmp_path):
     save_weights(tmp_path / "a")
     first = ["model.pool=cls", "train_cfg.max_steps=2"]
-    toolbox.train(toy([*first, vit(tmp_path / "a", TUNES[1])]), work_dir="w")
+    toolbox.train(toy([*first, vit(tmp_path / "a", TUNES[1])]), out="w")
     frozen = toy([*first, vit(tmp_path / "a", "dict(mode='frozen')"), "load_from=w/last"])
     assert "unexpected: backbone.adapter" in problems(frozen)
     other = toy([*first, vit(tmp_path / "a", TUNES[1]), "model.head.dim=5", "load_from=w/last"])
     assert "another model" in problems(other)
     more = {"load_parts": ["model.backbone"], "optim_wrapper.optimizer.lr": 0.0}
-    toolbox.train(api.changed(other, more), work_dir="v")
+    toolbox.train(api.changed(other, more), out="v")
     there, here = tensors("w/last"), tensors("v/last")
     lora = [name for name in there if "lora_" in name]
     assert lora
@@ -255,10 +255,10 @@ def test_an_adapter_is_never_left_out_silently(toy, tmp_path):
 def test_weights_that_were_trained_and_would_be_frozen_say_what_to_do(toy, tmp_path):
     save_weights(tmp_path / "a")
     first = ["model.pool=cls", "train_cfg.max_steps=2"]
-    toolbox.train(toy([*first, vit(tmp_path / "a")]), work_dir="w")
+    toolbox.train(toy([*first, vit(tmp_path / "a")]), out="w")
     frozen = [*first, vit(tmp_path / "a", "dict(mode='frozen')"), "load_from=w/last"]
     assert "weights=False" in problems(toy(frozen))
-    toolbox.train(toy([*frozen, "model.backbone.weights=False"]), work_dir="v")
+    toolbox.train(toy([*frozen, "model.backbone.weights=False"]), out="v")
     there, here = tensors("w/last"), tensors("v/last")
     assert all(torch.equal(there[name], here[name]) for name in there if name.startswith("backbone."))
 
@@ -277,13 +277,13 @@ def test_a_run_goes_on_at_another_resolution(toy, tmp_path, tune):
     """Rotary positions follow any size: the weights are the same."""
     save_weights(tmp_path / "a")
     first = ["model.pool=cls", "train_cfg.max_steps=3", "train_cfg.val_interval=3"]
-    toolbox.train(toy([*first, vit(tmp_path / "a", tune)]), work_dir="small")
+    toolbox.train(toy([*first, vit(tmp_path / "a", tune)]), out="small")
     large = [*first, vit(tmp_path / "a", tune, size=24), "load_from=small/last"]
-    kept = toolbox.train(toy([*large, "optim_wrapper.optimizer.lr=0.0"]), work_dir="kept")
+    kept = toolbox.train(toy([*large, "optim_wrapper.optimizer.lr=0.0"]), out="kept")
     assert all(
         torch.equal(a, b) for a, b in zip(*(tensors(f"{n}/last").values() for n in ("small", "kept")), strict=True)
     )
-    toolbox.train(toy(large), work_dir="large")
+    toolbox.train(toy(large), out="large")
     assert any(
         not torch.equal(a, b) for a, b in zip(*(tensors(f"{n}/last").values() for n in ("small", "large")), strict=True)
     )
@@ -335,7 +335,7 @@ def test_the_neck_refuses_what_has_no_statistics():
 
 def test_the_neck_trains_is_saved_and_gives_what_retrieval_reads(toy):
     options = ["model.head=dict(type='core.BNNeck',dim=6)"]
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     saved = tensors("w/last")
     assert saved["head.norm.bias"].eq(0).all()
     assert not saved["head.norm.running_mean"].eq(0).all()
@@ -350,10 +350,10 @@ def test_the_neck_trains_is_saved_and_gives_what_retrieval_reads(toy):
 def test_checkpoints_by_steps_in_a_run_by_epochs(toy):
     length = ["train_cfg=dict(max_epochs=3)", "default_hooks.checkpoint.max_keep_ckpts=99"]
     steps = "default_hooks.checkpoint.interval=2", "default_hooks.checkpoint.by_epoch=False"
-    results = toolbox.train(toy([*length, *steps]), work_dir="w")
+    results = toolbox.train(toy([*length, *steps]), out="w")
     found = {int(path.name.split("-")[1]) for path in Path("w").glob("checkpoint-*")}
     assert results["steps"] == 24
     assert found == set(range(2, 26, 2))
-    toolbox.train(toy(length), work_dir="v")  # negative control: the toy recipe's interval of 4 counts epochs here
+    toolbox.train(toy(length), out="v")  # negative control: the toy recipe's interval of 4 counts epochs here
     assert {int(path.name.split("-")[1]) for path in Path("v").glob("checkpoint-*")} <= {8, 16, 24}
     assert json.loads(Path("w/checkpoint-2/manifest.json").read_text())["step"] == 2

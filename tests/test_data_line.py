@@ -65,7 +65,7 @@ def test_runs_checks_and_evaluations_print_it(toy, tmp_path, capsys):
     sizes = " / ".join(f"{n} {split}" for split, n in count.items())
     recipe = toy(options(root))
     assert f"2 classes (cat, dog), {sizes} pictures, {ignored}" == plan(recipe).notes[0]
-    results = toolbox.train(recipe, work_dir="run")
+    results = toolbox.train(recipe, out="run")
     printed = capsys.readouterr().out
     assert len(re.findall(re.escape(f"2 classes (cat, dog), {sizes} pictures, {ignored}"), printed)) == 1
     assert f"2 classes (cat, dog), {sizes} pictures" in Path("run/train.log").read_text()

@@ -80,7 +80,7 @@ def test_a_death_ends_the_run_between_two_steps_with_one_message(toy, reads):
     reads(lambda: os.kill(os.getpid(), signal.SIGKILL))
     before = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(ToolboxError, match=r"train_dataloader: The data worker .* was ended by SIGKILL"):
-        toolbox.train(toy([*PLAIN, "train_dataloader.num_workers=2"]), work_dir="w")
+        toolbox.train(toy([*PLAIN, "train_dataloader.num_workers=2"]), out="w")
     assert signal.getsignal(signal.SIGCHLD) is before  # torch's would raise in the middle of a step
 
 
@@ -126,7 +126,7 @@ def test_a_hanging_read_is_told_in_the_log_of_the_run(toy, reads, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 0.4)
     reads(lambda: time.sleep(0.8))
     said = Said()
-    toolbox.train(toy([*PLAIN, "train_dataloader.num_workers=1"]), work_dir="w", console=said)
+    toolbox.train(toy([*PLAIN, "train_dataloader.num_workers=1"]), out="w", console=said)
     assert [line for line in said.lines if "has been awaited for" in line]
 
 

@@ -101,7 +101,7 @@ RUN = ["evaluate_before=False", "train_cfg.max_steps=12", "train_cfg.val_interva
 def test_early_stopping_best_and_results_follow_the_metric(toy, falling, name, attributes):
     falling(name, **attributes)
     stop = f"custom_hooks=[dict(type='core.EarlyStop',metric='{name}',patience=2)]"
-    results = toolbox.train(toy([*RUN, stop]), work_dir="w")
+    results = toolbox.train(toy([*RUN, stop]), out="w")
     assert results["best"]["value"] == 0.4
     assert "not improved on 0.4 in 2 evaluations" in results["stopped"]
     assert json.loads(Path("w/train_results.json").read_text())["better"][name] == "less"
@@ -110,11 +110,11 @@ def test_early_stopping_best_and_results_follow_the_metric(toy, falling, name, a
 def test_a_mode_and_a_rule_go_first(toy, falling):
     falling("gap", better="less")
     stop = "custom_hooks=[dict(type='core.EarlyStop',metric='gap',patience=2,mode='max')]"
-    assert "improved on 0.9" in toolbox.train(toy([*RUN, stop]), work_dir="w")["stopped"]
+    assert "improved on 0.9" in toolbox.train(toy([*RUN, stop]), out="w")["stopped"]
     falling("gap", better="less")
     stop = "custom_hooks=[dict(type='core.EarlyStop',metric='gap',patience=2)]"
     rule = "default_hooks.checkpoint=dict(interval=4,rule='greater')"
-    results = toolbox.train(toy([*RUN, stop, rule]), work_dir="v")
+    results = toolbox.train(toy([*RUN, stop, rule]), out="v")
     assert results["best"]["value"] == 0.9
     assert "improved on 0.9" in results["stopped"]
 
@@ -138,7 +138,7 @@ def test_a_rule_is_for_the_first_metric_though_others_judge_before(toy, monkeypa
     else:
         absent = [Problem("It reads what the head gives.")]
         monkeypatch.setattr(KNN, "check_outputs", lambda self, out: [] if out["embeddings"].shape[1] == 8 else absent)
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     assert (results["best"]["metric"], results["best"]["value"]) == ("knn_top1", 0.4)
     assert "not improved on 0.4 in 2 evaluations" in results["stopped"]
     assert results["start"].keys() == {"nearest"}

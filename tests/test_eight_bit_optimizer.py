@@ -71,22 +71,22 @@ def test_groups_keep_their_rate_and_decay():
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, step, options):
     config = toy([*WIDE, *options])
-    toolbox.train(config, work_dir="whole")
+    toolbox.train(config, out="whole")
     kinds = {tensor.dtype for tensor in load_file("whole/last/state.safetensors").values()}
     assert torch.uint8 in kinds, "something is in 8 bits"
     interrupt_at(monkeypatch, step)
     with pytest.raises(Interrupted):
-        toolbox.train(config, work_dir="stopped")
-    toolbox.train(config, work_dir="stopped", resume=True)
+        toolbox.train(config, out="stopped")
+    toolbox.train(config, out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
 
 
 def test_its_state_is_not_that_of_adamw(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(WIDE), work_dir="w")
+        toolbox.train(toy(WIDE), out="w")
     with pytest.raises(toolbox.ToolboxError, match="AdamW8bit, which AdamW cannot continue"):
-        toolbox.train(toy([WIDE[0]]), work_dir="w", resume=True)
+        toolbox.train(toy([WIDE[0]]), out="w", resume=True)
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):

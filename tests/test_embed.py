@@ -49,7 +49,7 @@ def photos(tmp_path):
 def run(toy, tmp_path):
     """The folder of a run of two steps."""
     config = toy(["train_cfg.max_steps=2", "train_cfg.val_interval=2", "evaluate_before=False"])
-    toolbox.train(config, work_dir=tmp_path / "run")
+    toolbox.train(config, out=tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -192,7 +192,7 @@ def test_a_teacher_from_a_file_trains_a_student(toy, tmp_path):
         "model.loss=dict(type='losses.Distillation')", "model.teacher_file=teacher.parquet", "model.head=None",
         "train_cfg.max_steps=6", "val_dataloader=None", "val_evaluator=None", "evaluate_before=False",
     ]  # fmt: skip
-    assert toolbox.train(toy(taught), work_dir="student", device="cpu")["steps"] == 6
+    assert toolbox.train(toy(taught), out="student", device="cpu")["steps"] == 6
     # the same student can be used where the file is gone, and a file of other data is refused
     Path("teacher.parquet").unlink()
     assert toolbox.load("student", device="cpu").encode_image(Image.new("RGB", (20, 20))).shape == (1, 16)
@@ -200,7 +200,7 @@ def test_a_teacher_from_a_file_trains_a_student(toy, tmp_path):
         embed(recipe, "teacher.parquet", "--split", "train", "--cfg-options", "train_dataloader.dataset.count=32") == 0
     )
     with pytest.raises(ToolboxError, match="holds no embedding of"):
-        toolbox.train(toy(taught), work_dir="other", device="cpu")
+        toolbox.train(toy(taught), out="other", device="cpu")
 
 
 def test_the_head_is_left_out_zero_shot_and_on_request(run, photos, tmp_path):

@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
         add_local([str(ROOT / "tests/toy_plugin.py")])
     folder = tmp_path_factory.mktemp("encoder") / "run"
-    toolbox.train(load_config(ROOT / "tests/toy_recipe.py", SHORT), work_dir=folder)
+    toolbox.train(load_config(ROOT / "tests/toy_recipe.py", SHORT), out=folder)
     return folder
 
 
@@ -216,7 +216,7 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
     for python, option in (
         ("Set it, e.g. by the override model.backbone.weights=False", "--cfg-options model.backbone.weights=False"),
         ("overrides modle: There is no key 'modle'.", "--cfg-options modle: There"),
-        ("Continue it with resume=True, or choose another work_dir.", "with --resume, or choose another --work-dir."),
+        ("Continue it with resume=True, or choose another out folder.", "with --resume, or choose another --work-dir."),
         ("leave them out with skip_bad=True.", "--on-bad-item skip."),
         ("set on_bad_item='skip' in the dataloader", "set on_bad_item='skip' in the dataloader"),
         ("name it yourself: plugins=['a.py', 'b']", "name it yourself: --plugin a.py --plugin b"),

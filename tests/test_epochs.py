@@ -68,15 +68,15 @@ def test_a_run_of_epochs_that_end_within_steps(toy, monkeypatch):
         "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=10)",
         SAVED,
     ]
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
     assert results["steps"] == 6
     assert lines[-1]["epoch"] == 4.0
     assert [line["step"] for line in lines if "val/nearest" in line and line["step"]] == [2, 3, 5, 6]
     assert [line["epoch"] for line in lines if "lr" in line] == [0.6667, 1.3333, 2.0, 2.6667, 3.3333, 4.0]
     interrupt_at(monkeypatch, 3)
-    interrupted(toy(options), work_dir="stopped")
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    interrupted(toy(options), out="stopped")
+    toolbox.train(toy(options), out="stopped", resume=True)
     assert_same(Path("w"), Path("stopped"))
 
 
@@ -89,12 +89,12 @@ def test_the_last_step_has_what_is_left_over(toy, monkeypatch):
         "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=12)",
         SAVED,
     ]
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     assert results["steps"] == 3
     assert json.loads(Path("w/metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2.0
     interrupt_at(monkeypatch, 2)
-    interrupted(toy(options), work_dir="stopped")
-    again = toolbox.train(toy(options), work_dir="stopped", resume=True)
+    interrupted(toy(options), out="stopped")
+    again = toolbox.train(toy(options), out="stopped", resume=True)
     assert_same(Path("w"), Path("stopped"))
     items = [round(one["items_per_second"] * one["seconds"]) for one in (results, again)]
     assert all(abs(count - 120) <= 2 for count in items), items

@@ -50,7 +50,7 @@ def recipe(toy, tmp_path):
 def trained(recipe):
     """(recipe, run folder) of a trained toy."""
     path = recipe({"train_cfg": {"max_steps": 4}, "evaluate_before": False})
-    api.train(api.load_config(path), work_dir="run")
+    api.train(api.load_config(path), out="run")
     return path, "run"
 
 
@@ -312,7 +312,7 @@ def test_whitening_says_what_it_learned_from(trained, capsys):
 
 def test_training_with_a_whitening_evaluator(recipe):
     path = recipe({"val_evaluator": [{**RECALL, "whiten": 3}], "train_cfg": {"max_steps": 4}})
-    results = api.train(api.load_config(path), work_dir="run")
+    results = api.train(api.load_config(path), out="run")
     assert {"recall@1", "whiten/recall@1"} <= results["after"].keys() == results["before"].keys()
 
 
@@ -381,7 +381,7 @@ def test_zero_shot_is_the_backbone_as_it_comes(recipe, tmp_path, capsys):
 
 def test_a_checkpoint_is_judged_at_another_resolution(recipe, capsys):
     path = recipe({"model.backbone": VIT, "model.pool": "cls", "train_cfg": {"max_steps": 2}, "evaluate_before": False})
-    api.train(api.load_config(path), work_dir="run")
+    api.train(api.load_config(path), out="run")
     capsys.readouterr()
     numbers = {}
     for size in (32, 48, 24):

@@ -40,7 +40,7 @@ def assert_same(a: Path, b: Path) -> None:
 @pytest.fixture
 def whole(toy):
     """An uninterrupted run."""
-    toolbox.train(toy(), work_dir="whole")
+    toolbox.train(toy(), out="whole")
     return Path("whole")
 
 
@@ -61,9 +61,9 @@ def interrupt_at(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, whole, monkeypatch, step):
     interrupt_at(monkeypatch, step)
     with pytest.raises(Interrupted, match=f"step {step} of 12"):
-        toolbox.train(toy(), work_dir="stopped")
+        toolbox.train(toy(), out="stopped")
     assert json.loads((Path("stopped/last/manifest.json")).read_text())["step"] == step
-    results = toolbox.train(toy(), work_dir="stopped", resume=True)
+    results = toolbox.train(toy(), out="stopped", resume=True)
     assert_same(whole, Path("stopped"))
     assert results["before"] == json.loads(Path("whole/train_results.json").read_text())["before"]
     steps = [json.loads(line)["step"] for line in Path("stopped/metrics.jsonl").read_text().splitlines()]
@@ -72,21 +72,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one(toy, whole, monkeypatch, ste
 
 def test_with_accumulation(toy, monkeypatch):
     more = ["optim_wrapper.accumulative_counts=2"]
-    toolbox.train(toy(more), work_dir="whole")
+    toolbox.train(toy(more), out="whole")
     interrupt_at(monkeypatch, 7)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(more), work_dir="stopped")
-    toolbox.train(toy(more), work_dir="stopped", resume=True)
+        toolbox.train(toy(more), out="stopped")
+    toolbox.train(toy(more), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
 
 
 def test_the_number_of_workers_changes_nothing(toy, whole):
-    toolbox.train(toy(["train_dataloader.num_workers=2", "val_dataloader.num_workers=1"]), work_dir="workers")
+    toolbox.train(toy(["train_dataloader.num_workers=2", "val_dataloader.num_workers=1"]), out="workers")
     assert_same(whole, Path("workers"))
 
 
 def test_another_seed_gives_another_run(toy, whole):
-    toolbox.train(toy(["randomness.seed=1"]), work_dir="other")
+    toolbox.train(toy(["randomness.seed=1"]), out="other")
     assert not same(trained(whole)[0], trained(Path("other"))[0])
 
 
@@ -94,9 +94,9 @@ def test_a_run_without_its_generator_state_would_differ(toy, whole, monkeypatch)
     """Negative control: the comparison above can fail."""
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(), work_dir="stopped")
+        toolbox.train(toy(), out="stopped")
     monkeypatch.setattr(loop, "set_random_state", lambda device, state: torch.manual_seed(99))
-    toolbox.train(toy(), work_dir="stopped", resume=True)
+    toolbox.train(toy(), out="stopped", resume=True)
     assert not same(trained(whole)[0], trained(Path("stopped"))[0])
 
 

@@ -549,7 +549,7 @@ def trained(toy, weights, tmp_path):
     def train(tune="dict(mode='full')", more=()):
         options = ["train_cfg.max_steps=2", "train_cfg.val_interval=2", "evaluate_before=False"]
         config = toy([vit(weights, tune), *options, "optim_wrapper.optimizer.lr=0.05", *more])
-        toolbox.train(config, work_dir=tmp_path / "run")
+        toolbox.train(config, out=tmp_path / "run")
         return tmp_path / "run"
 
     return train
@@ -631,7 +631,7 @@ def test_bad_input(trained, toy, tmp_path, capsys):
     run_folder = trained()
     assert "no adapter to merge" in refused(capsys, run_folder, tmp_path / "out", "--merge")
     config = toy(["train_cfg.max_steps=2", "train_cfg.val_interval=2", "evaluate_before=False"])
-    toolbox.train(config, work_dir=tmp_path / "toy")
+    toolbox.train(config, out=tmp_path / "toy")
     said = refused(capsys, tmp_path / "toy", tmp_path / "out")
     assert "model.backbone: Patches has no export: it belongs to no library that could load it." in said
     assert not (tmp_path / "out").exists()

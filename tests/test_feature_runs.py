@@ -43,7 +43,7 @@ CLASSES = {
 def run(recipe, folder: str, **options):
     """(results, weights of the last checkpoint, what was said)."""
     said = Said()
-    results = toolbox.train(recipe, work_dir=folder, console=said, **options)
+    results = toolbox.train(recipe, out=folder, console=said, **options)
     return results, trained(Path(folder))[0], said.lines
 
 
@@ -99,7 +99,7 @@ def test_no_image_is_read_once_all_is_stored(toy, monkeypatch):
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(toy, monkeypatch, step, options):
     whole, _, _ = run(toy(options), "whole")
     interrupt_at(monkeypatch, step)
-    interrupted(toy(options), work_dir="stopped")
+    interrupted(toy(options), out="stopped")
     found, _, _ = run(toy(options), "stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
     for results in (whole, found):
@@ -207,7 +207,7 @@ def test_what_cannot_be_stored_is_refused_with_one_message(toy, tmp_path, change
     loose = {"plugins": [str(Path(__file__).parent / "loose_plugin.py")]} if "model" in changes else {}
     recipe = toy(STORED | changes | loose)
     with pytest.raises(ToolboxError, match=message) as caught:
-        toolbox.train(recipe, work_dir="w")
+        toolbox.train(recipe, out="w")
     assert len([one for one in caught.value.problems if "trained" not in one.message]) == 1
     assert not Path("work_dirs").exists()
 
@@ -257,7 +257,7 @@ def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
         "writer.Writer.write = write\n"
         "from toolbox.config import load_config; from toolbox.registry import add_local; import toolbox\n"
         "add_local([sys.argv[1] + '/toy_plugin.py'])\n"
-        "toolbox.train(load_config(sys.argv[1] + '/toy_recipe.py', t.STORED), work_dir='stopped')\n"
+        "toolbox.train(load_config(sys.argv[1] + '/toy_recipe.py', t.STORED), out='stopped')\n"
     )
     here = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, timeout=120,

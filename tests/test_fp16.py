@@ -78,7 +78,7 @@ def strict(path):
 @pytest.mark.parametrize("clip", [[], ["optim_wrapper.clip_grad=None"]], ids=["clipped", "not clipped"])
 def test_a_few_updates_left_out_at_the_start_are_counted_and_said(toy, overflow_at, clip):
     overflow_at(1, 2, 3)
-    results = toolbox.train(toy([*FP16, *clip]), work_dir="w", console=LineConsole())
+    results = toolbox.train(toy([*FP16, *clip]), out="w", console=LineConsole())
     assert results["skipped_steps"] == json.loads(Path("w/train_results.json").read_text())["skipped_steps"] == 3
     lines = [line for line in strict("w/metrics.jsonl") if "lr" in line]
     assert [line["skipped_steps"] for line in lines] == [1, 2, *[3] * 10]
@@ -90,20 +90,20 @@ def test_a_few_updates_left_out_at_the_start_are_counted_and_said(toy, overflow_
 @pytest.mark.parametrize("clip", [[], ["optim_wrapper.clip_grad=None"]], ids=["clipped", "not clipped"])
 def test_a_run_whose_every_gradient_is_nan_fails(toy, nan_gradients, clip):
     with pytest.raises(ToolboxError, match="None of the 12 updates was made") as caught:
-        toolbox.train(toy([*FP16, *clip]), work_dir="w")
+        toolbox.train(toy([*FP16, *clip]), out="w")
     assert "bf16" in caught.value.problems[0].hint
     assert not Path("w/train_results.json").exists()
     with pytest.raises(ToolboxError, match="None of the 12 updates was made"):
-        toolbox.train(toy([*FP16, *clip]), work_dir="w", resume=True)
+        toolbox.train(toy([*FP16, *clip]), out="w", resume=True)
 
 
 def test_too_many_in_a_row_end_the_run_and_single_ones_do_not(toy, overflow_at):
     options = [*FP16, "optim_wrapper.max_skipped_in_a_row=4"]
     overflow_at(1, 2, 3, 4, 6, 7, 8, 10)
-    assert toolbox.train(toy(options), work_dir="single")["skipped_steps"] == 8
+    assert toolbox.train(toy(options), out="single")["skipped_steps"] == 8
     overflow_at(*range(3, 13))
     with pytest.raises(ToolboxError, match=r"5 updates in a row were left out .* more than the 4 allowed") as caught:
-        toolbox.train(toy(options), work_dir="w")
+        toolbox.train(toy(options), out="w")
     assert caught.value.problems[0].where.endswith("optim_wrapper.max_skipped_in_a_row")
     assert strict("w/metrics.jsonl")[-1]["step"] == 6
 
@@ -112,20 +112,20 @@ def test_the_same_limit_holds_for_updates_that_the_recipe_leaves_out(toy, overfl
     options = [*FP16[1:], "optim_wrapper.on_nonfinite=skip", "optim_wrapper.max_skipped=100"]
     overflow_at(*range(1, 13))
     with pytest.raises(ToolboxError, match="None of the 12 updates was made"):
-        toolbox.train(toy(options), work_dir="all")
+        toolbox.train(toy(options), out="all")
     with pytest.raises(ToolboxError, match="3 updates in a row"):
-        toolbox.train(toy([*options, "optim_wrapper.max_skipped_in_a_row=2"]), work_dir="row")
+        toolbox.train(toy([*options, "optim_wrapper.max_skipped_in_a_row=2"]), out="row")
 
 
 @pytest.mark.parametrize("step", [2, 5])
 def test_the_counts_survive_an_interruption(toy, overflow_at, monkeypatch, step):
     overflow_at(1, 2, 4, 5, 6)
     options = [*FP16, "optim_wrapper.max_skipped_in_a_row=3", "default_hooks.logger.interval=3"]
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
-        interrupted(toy(options), work_dir="w")
-    assert toolbox.train(toy(options), work_dir="w", resume=True)["skipped_steps"] == 5
+        interrupted(toy(options), out="w")
+    assert toolbox.train(toy(options), out="w", resume=True)["skipped_steps"] == 5
     assert_same(Path("whole"), Path("w"))
     numbers = [
         [{k: v for k, v in line.items() if "second" not in k and "share" not in k} for line in strict(f)]
@@ -139,9 +139,9 @@ def test_a_row_that_began_before_an_interruption_goes_on(toy, overflow_at, monke
     options = [*FP16, "optim_wrapper.max_skipped_in_a_row=4"]
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
-        interrupted(toy(options), work_dir="w")
+        interrupted(toy(options), out="w")
     with pytest.raises(ToolboxError, match="5 updates in a row"):
-        toolbox.train(toy(options), work_dir="w", resume=True)
+        toolbox.train(toy(options), out="w", resume=True)
 
 
 def test_every_file_of_a_run_is_json(toy, monkeypatch):
@@ -151,13 +151,13 @@ def test_every_file_of_a_run_is_json(toy, monkeypatch):
 
     original = Nearest.compute
     monkeypatch.setattr(Nearest, "compute", lambda self: original(self) | {"none": float("nan"), "far": float("inf")})
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     line = next(line for line in strict("w/metrics.jsonl") if "val/nearest" in line)
     assert line["val/none"] is line["val/far"] is None
     for file in Path("w").rglob("*.json"):
         text = file.read_text()
         json.loads(text, parse_constant=refuse)
-    assert toolbox.train(toy(["train_cfg.max_steps=14"]), work_dir="w", resume=True)["steps"] == 14
+    assert toolbox.train(toy(["train_cfg.max_steps=14"]), out="w", resume=True)["steps"] == 14
     page = Path("w/report.html").read_text()
     assert "<svg" in page
 

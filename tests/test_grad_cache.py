@@ -201,7 +201,7 @@ def test_a_whole_run_learns_what_the_plain_run_learns(toy):
         ("chunked", chunked),
         ("dropout", {**chunked, "model.backbone.dropout": 0.4}),
     ):
-        api.train(toy(options), work_dir=name)
+        api.train(toy(options), out=name)
         weights.append(api.load(f"{name}/last").model.state_dict())
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-5, msg=key)

@@ -44,7 +44,7 @@ def test_a_run_is_written_tested_read_and_continued_at_home(home, capsys):
     assert toolbox.load("~/runs/one", device="cpu").encode_image(["~/pictures/a/1.png"]).shape == (1, 8)
     assert checkpoints.read("~/runs/one").step == 2
     config = toolbox.load_config(recipe, ["train_cfg.max_steps=3", "train_cfg.val_interval=3"])
-    toolbox.train(config, work_dir="~/runs/one", resume="~/runs/one/last")
+    toolbox.train(config, out="~/runs/one", resume="~/runs/one/last")
     assert checkpoints.read("~/runs/one/last").step == 3
     assert not Path("~").exists()
 

@@ -41,7 +41,7 @@ def test_parameters_of_a_loss_learn_at_a_rate_of_their_own(toy):
     moved = {}
     for name, rate in (("usual", None), ("fast", 0.1), ("still", 0.0)):
         own = [] if rate is None else [f"optim_wrapper.parts={{'model.criterion': dict(lr={rate})}}"]
-        toolbox.train(toy(with_loss(SIGLIP, *more, *own)), work_dir=name)
+        toolbox.train(toy(with_loss(SIGLIP, *more, *own)), out=name)
         found = learned(name)
         assert {key.removeprefix("criterion.") for key in found} == set(start)
         moved[name] = {key: abs(found[f"criterion.{key}"].item() - value) for key, value in start.items()}
@@ -54,7 +54,7 @@ def test_parameters_of_a_loss_learn_at_a_rate_of_their_own(toy):
 def test_the_rate_of_one_part_of_a_sum(toy):
     loss = f"dict(type='losses.Sum',losses=[{SUPCON},{SIGLIP}])"
     own = "optim_wrapper.parts={'model.criterion.losses.1': dict(lr=0.1)}"
-    toolbox.train(toy(with_loss(loss, own, "train_cfg.max_steps=4")), work_dir="w")
+    toolbox.train(toy(with_loss(loss, own, "train_cfg.max_steps=4")), out="w")
     assert abs(learned("w")["criterion.losses.1.log_scale"].item() - 2.6592) > 0.05
     found = messages(toy(with_loss(loss, "optim_wrapper.parts={'model.criterion.losses.0': dict(lr=0.1)}")))
     assert any("model.criterion.losses.0" in line for line in found), "SupCon has nothing to learn"
@@ -63,18 +63,18 @@ def test_the_rate_of_one_part_of_a_sum(toy):
 def test_a_learned_scale_is_clamped_in_a_run(toy):
     loss = "dict(type='losses.Matryoshka',loss=dict(type='losses.SigLIP',max_scale=14.29),dims=[8])"
     own = "optim_wrapper.parts={'model.criterion': dict(lr=1.0)}"
-    toolbox.train(toy(with_loss(loss, own)), work_dir="w")
+    toolbox.train(toy(with_loss(loss, own)), out="w")
     assert learned("w")["criterion.losses.0.log_scale"] <= math.log(14.29) + 1e-6
 
 
 @pytest.mark.parametrize("loss", [SIGLIP, MEMORY, NESTED], ids=["siglip", "memory", "nested"])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, loss):
     config = with_loss(loss, "train_cfg.max_steps=8", "train_cfg.val_interval=4")
-    toolbox.train(toy(config), work_dir="whole")
+    toolbox.train(toy(config), out="whole")
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(config), work_dir="stopped")
-    toolbox.train(toy(config), work_dir="stopped", resume=True)
+        toolbox.train(toy(config), out="stopped")
+    toolbox.train(toy(config), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
     kept = learned("whole")
     assert kept
@@ -87,10 +87,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, loss):
 def test_an_emptied_memory_would_be_another_run(toy, monkeypatch):
     """Negative control: the memory of before the interruption matters."""
     config = with_loss(MEMORY, "train_cfg.max_steps=8", "train_cfg.val_interval=4")
-    toolbox.train(toy(config), work_dir="whole")
+    toolbox.train(toy(config), out="whole")
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
-        toolbox.train(toy(config), work_dir="stopped")
+        toolbox.train(toy(config), out="stopped")
     from toolbox_losses.memory import CrossBatchMemory
 
     original, first = CrossBatchMemory.compute, []
@@ -102,15 +102,15 @@ def test_an_emptied_memory_would_be_another_run(toy, monkeypatch):
         return original(self, *arguments)
 
     monkeypatch.setattr(CrossBatchMemory, "compute", forgetful)
-    toolbox.train(toy(config), work_dir="stopped", resume=True)
+    toolbox.train(toy(config), out="stopped", resume=True)
     weights = [trained(Path(folder))[0]["backbone.embed.weight"] for folder in ("whole", "stopped")]
     assert not torch.equal(*weights)
 
 
 def test_chunks_fill_the_memory_once_a_batch(toy):
     config = with_loss(MEMORY, "train_cfg.max_steps=3", "model.backbone.dropout=0.0")
-    toolbox.train(toy(config), work_dir="whole")
-    toolbox.train(toy([*config, "optim_wrapper.grad_cache=dict(chunk_size=3)"]), work_dir="chunks")
+    toolbox.train(toy(config), out="whole")
+    toolbox.train(toy([*config, "optim_wrapper.grad_cache=dict(chunk_size=3)"]), out="chunks")
     whole, chunks = learned("whole"), learned("chunks")
     assert chunks["criterion.remembered"] == whole["criterion.remembered"] == 24
     torch.testing.assert_close(chunks["criterion.memory"], whole["criterion.memory"], rtol=1e-4, atol=1e-5)
@@ -120,11 +120,11 @@ def test_chunks_fill_the_memory_once_a_batch(toy):
 def test_a_student_learns_from_a_teacher_that_stays_as_it_is(toy, accumulate):
     more = ["model.teacher=dict(type='toy.Patches',width=8,size=8)", "model.teacher_pool=mean", "train_cfg.max_steps=3",
             f"optim_wrapper.accumulative_counts={accumulate}"]  # fmt: skip
-    toolbox.train(toy(with_loss(TAUGHT, *more)), work_dir="w")
+    toolbox.train(toy(with_loss(TAUGHT, *more)), out="w")
     assert not [name for name in load_file("w/last/model.safetensors") if name.startswith("criterion")]
     alone = "dict(type='losses.Distillation',kind='embedding')"
     more[0] = "model.teacher=dict(type='toy.Patches',width=8)"  # as wide as the head
-    toolbox.train(toy(with_loss(alone, *more)), work_dir="alone")
+    toolbox.train(toy(with_loss(alone, *more)), out="alone")
     assert checkpoints.read("alone/last").step == 3
 
 
@@ -132,7 +132,7 @@ def test_late_interaction_trains_on_tokens(toy):
     more = ["model.pool=tokens", "train_cfg.max_steps=3"]
     loss = "dict(type='losses.Matryoshka',loss=dict(type='losses.MaxSim'),dims=[8,4])"
     for name in (loss, "dict(type='losses.MaxSim')"):
-        toolbox.train(toy(with_loss(name, *more)), work_dir=f"w{len(name)}")
+        toolbox.train(toy(with_loss(name, *more)), out=f"w{len(name)}")
     found = messages(toy(with_loss("dict(type='losses.MaxSim')")))
     assert any("MaxSim compares tokens, and this pool gives one vector" in line for line in found)
 

@@ -290,7 +290,7 @@ def test_a_mined_file_trains_with_explicit_negatives(toy, pictures, capsys):
             "val_evaluator=None", "train_cfg=dict(max_steps=4)", "evaluate_before=False",
         ]
     )  # fmt: skip
-    results = toolbox.train(config, work_dir="run", device="cpu")
+    results = toolbox.train(config, out="run", device="cpu")
     assert results["steps"] == 4
     losses = [json.loads(line)["loss"] for line in Path("run/metrics.jsonl").read_text().splitlines() if "loss" in line]
     assert losses

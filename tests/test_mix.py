@@ -223,10 +223,10 @@ RUN = [MODEL, "train_dataloader.mix=dict(type='core.Mix')", "train_dataloader.da
 
 
 def test_the_number_of_workers_changes_nothing_and_mixing_changes_the_run(toy):
-    toolbox.train(toy(RUN), work_dir="none")
-    toolbox.train(toy([*RUN, "train_dataloader.num_workers=2"]), work_dir="two")
+    toolbox.train(toy(RUN), out="none")
+    toolbox.train(toy([*RUN, "train_dataloader.num_workers=2"]), out="two")
     assert_same(Path("none"), Path("two"))
-    toolbox.train(toy([*RUN, "train_dataloader.mix=None"]), work_dir="plain")
+    toolbox.train(toy([*RUN, "train_dataloader.mix=None"]), out="plain")
     with pytest.raises(AssertionError):
         assert_same(Path("none"), Path("plain"))
 

@@ -63,19 +63,19 @@ def at_update(monkeypatch):
 def test_a_bad_update_is_as_if_it_had_not_been_made(toy, at_update, optimizer, way, size):
     options = [*SKIP, *OPTIMIZERS[optimizer], *WAYS[way]]
     at_update("left out", 1, 5, 6)
-    toolbox.train(toy(options), work_dir="left_out")
+    toolbox.train(toy(options), out="left_out")
     at_update("bad", 1, 5, 6, size=size)
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     assert results["skipped_steps"] == 3
     assert_same(Path("left_out"), Path("w"))
     at_update("nothing")
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     assert not same(trained(Path("whole"))[0], trained(Path("w"))[0])  # control: the updates would have mattered
 
 
 def test_a_bad_loss_is_left_out_counted_and_in_no_mean(toy):
     options = [*SKIP, "default_hooks.logger.interval=3", "model.loss.explode_at=5"]
-    results = toolbox.train(toy(options), work_dir="w")
+    results = toolbox.train(toy(options), out="w")
     assert results["skipped_steps"] == 1
     assert json.loads(Path("w/train_results.json").read_text())["skipped_steps"] == 1
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
@@ -85,14 +85,14 @@ def test_a_bad_loss_is_left_out_counted_and_in_no_mean(toy):
 
 
 def test_a_line_of_left_out_steps_alone_has_no_loss(toy):
-    toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), work_dir="w")
+    toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), out="w")
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines() if "lr" in line]
     assert [line["step"] for line in lines if "loss" not in line] == [5]
 
 
 @pytest.mark.parametrize("kind", [LineConsole, LiveConsole])
 def test_the_log_tells_of_updates_that_were_left_out(toy, kind):
-    toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), work_dir="run", console=kind())
+    toolbox.train(toy([*SKIP, "model.loss.explode_at=5"]), out="run", console=kind())
     lines = [line for line in Path("run/train.log").read_text().splitlines() if line.startswith("step ")]
     told = {line.split()[1].partition("/")[0]: line for line in lines if "val:" not in line}
     assert "left out" not in told["4"]
@@ -103,33 +103,33 @@ def test_the_log_tells_of_updates_that_were_left_out(toy, kind):
 
 def test_the_default_stops_the_run(toy):
     with pytest.raises(ToolboxError, match="not finite at step 5"):
-        toolbox.train(toy(["model.loss.explode_at=5", "evaluate_before=False"]), work_dir="w")
+        toolbox.train(toy(["model.loss.explode_at=5", "evaluate_before=False"]), out="w")
 
 
 def test_too_many_end_the_run_with_a_message_and_a_larger_number_goes_on(toy, at_update):
     options = [*SKIP, "default_hooks.checkpoint.by_epoch=False", "optim_wrapper.max_skipped=2"]
     at_update("bad", 2, 5, 7)
     with pytest.raises(ToolboxError, match=r"3 updates were left out .* more than the 2 allowed") as caught:
-        toolbox.train(toy(options), work_dir="w")
+        toolbox.train(toy(options), out="w")
     assert "max_skipped" in caught.value.problems[0].hint
-    results = toolbox.train(toy([*options, "optim_wrapper.max_skipped=3"]), work_dir="w", resume=True)
+    results = toolbox.train(toy([*options, "optim_wrapper.max_skipped=3"]), out="w", resume=True)
     assert results["skipped_steps"] == 3
     assert results["steps"] == 12
 
 
 def test_the_count_survives_an_interruption(toy, at_update, monkeypatch):
     at_update("bad", 2, 5, 7)
-    toolbox.train(toy(SKIP), work_dir="whole")
+    toolbox.train(toy(SKIP), out="whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)
-        interrupted(toy(SKIP), work_dir="w")
-    assert toolbox.train(toy(SKIP), work_dir="w", resume=True)["skipped_steps"] == 3
+        interrupted(toy(SKIP), out="w")
+    assert toolbox.train(toy(SKIP), out="w", resume=True)["skipped_steps"] == 3
     assert_same(Path("whole"), Path("w"))
 
 
 def test_a_run_with_nothing_bad_is_the_run_without_the_policy(toy):
-    toolbox.train(toy(SKIP), work_dir="skip")
-    toolbox.train(toy(SKIP[1:]), work_dir="raise")
+    toolbox.train(toy(SKIP), out="skip")
+    toolbox.train(toy(SKIP[1:]), out="raise")
     assert_same(Path("skip"), Path("raise"))
 
 

@@ -30,7 +30,7 @@ def statistics(folder):
 
 @pytest.fixture
 def averaged(toy):
-    return toolbox.train(toy([*RUN, EMA]), work_dir="averaged")
+    return toolbox.train(toy([*RUN, EMA]), out="averaged")
 
 
 def test_a_checkpoint_has_the_statistics_of_its_weights(toy, averaged):
@@ -68,7 +68,7 @@ def test_what_is_saved_is_what_was_judged(toy, averaged):
 
 def test_training_goes_on_with_its_own_statistics(toy, averaged):
     """The weights and statistics that train are those of a run that averages nothing."""
-    toolbox.train(toy(RUN), work_dir="plain")
+    toolbox.train(toy(RUN), out="plain")
     state = load_file("averaged/last/state.safetensors")
     plain = load_file("plain/last/model.safetensors")
     kept = {name.removeprefix("average/statistics/"): t for name, t in state.items() if "average/statistics" in name}
@@ -83,18 +83,18 @@ def test_training_goes_on_with_its_own_statistics(toy, averaged):
 def test_a_resumed_run_is_the_uninterrupted_one(toy, averaged, monkeypatch, step):
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
-        interrupted(toy([*RUN, EMA]), work_dir="w")
-    toolbox.train(toy([*RUN, EMA]), work_dir="w", resume=True)
+        interrupted(toy([*RUN, EMA]), out="w")
+    toolbox.train(toy([*RUN, EMA]), out="w", resume=True)
     assert_same(Path("averaged"), Path("w"))
     assert json.loads(Path("w/train_results.json").read_text())["best"] == averaged["best"]
 
 
 def test_averaging_can_be_switched_off_in_a_resumed_run(toy, averaged, monkeypatch):
-    toolbox.train(toy(RUN), work_dir="plain")
+    toolbox.train(toy(RUN), out="plain")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 6)
-        interrupted(toy([*RUN, EMA]), work_dir="w")
-    toolbox.train(toy(RUN), work_dir="w", resume=True)
+        interrupted(toy([*RUN, EMA]), out="w")
+    toolbox.train(toy(RUN), out="w", resume=True)
     for name, tensor in load_file("plain/last/model.safetensors").items():
         assert torch.equal(tensor, load_file("w/last/model.safetensors")[name]), name
 

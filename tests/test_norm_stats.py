@@ -191,9 +191,9 @@ def test_pretrained_weights_of_a_file_keep_statistics_in_a_run(toy, tmp_path):
         notes = [note for note in api.plan(recipe).notes if "norms" in note]
         assert len(notes) == 1
         assert ("keep their running statistics" in notes[0]) == kept
-        api.train(recipe, work_dir=f"run {stats}")
+        api.train(recipe, out=f"run {stats}")
         as_older_version(Path(f"run {stats}", "last"))
-        api.train(recipe, work_dir=f"run {stats}", resume=True)
+        api.train(recipe, out=f"run {stats}", resume=True)
         said = "model.backbone.tune.norm_stats='train' goes on as it did"
         assert (said in Path(f"run {stats}", "train.log").read_text()) == kept
         saved = load_file(tmp_path / f"run {stats}" / "last" / "model.safetensors")

@@ -110,7 +110,7 @@ def test_a_run_and_an_evaluation_say_what_is_left_out(toy, tmp_path, capsys):
     given = {f"model.backbone.{key}": value for key, value in given.items()}
     recipe = load_config("recipe.py", given | {"train_cfg.max_steps": 2, "evaluate_before": False})
     note = "model.backbone.width is left out: it is an argument of the recipe's own encoder."
-    api.train(recipe, work_dir="w")
+    api.train(recipe, out="w")
     assert capsys.readouterr().out.count(note) == 1
     said = []
     api.evaluate(recipe, "w/last", split="val", tell=said.append)

@@ -136,7 +136,7 @@ def test_only_the_name_of_a_folder_beside_it_is_followed(tmp_path, text):
 def test_a_whole_run_needs_no_links(toy, no_links):
     no_links()
     keep = ["default_hooks.checkpoint.max_keep_ckpts=1"]
-    results = toolbox.train(toy(QUICK + keep), work_dir="run")
+    results = toolbox.train(toy(QUICK + keep), out="run")
     assert Path("run/last").read_text() == "checkpoint-4\n"
     best = results["best"]["step"]
     assert Path("run/best").read_text() == f"checkpoint-{best}\n"
@@ -144,10 +144,10 @@ def test_a_whole_run_needs_no_links(toy, no_links):
     found = [toolbox.load(path, device="cpu").encode_image([image]) for path in ("run", "run/best", "run/last")]
     assert found[0].equal(found[1])
     assert checkpoints.read("run/last").step == 4
-    assert toolbox.train(toy([*QUICK, *keep, "train_cfg.max_steps=6"]), work_dir="run", resume=True)["steps"] == 6
+    assert toolbox.train(toy([*QUICK, *keep, "train_cfg.max_steps=6"]), out="run", resume=True)["steps"] == 6
     assert Path("run/last").read_text() == "checkpoint-6\n"
-    assert toolbox.train(toy([*QUICK, "load_from=run/best"]), work_dir="next")["steps"] == 4
-    assert toolbox.train(toy(QUICK), work_dir="run", overwrite=True)["steps"] == 4  # old ones are cleared
+    assert toolbox.train(toy([*QUICK, "load_from=run/best"]), out="next")["steps"] == 4
+    assert toolbox.train(toy(QUICK), out="run", overwrite=True)["steps"] == 4  # old ones are cleared
     assert {path.name for path in Path("run").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     shutil.rmtree("run/checkpoint-4")
     with pytest.raises(ToolboxError, match="run/last"):
@@ -178,7 +178,7 @@ from toolbox.registry import add_local
 add_local([sys.argv[1] + "/toy_plugin.py"])
 Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save("black.png")
 recipe = load_config(sys.argv[1] + "/toy_recipe.py", ["train_cfg.max_steps=2", "evaluate_before=False"])
-toolbox.train(recipe, work_dir="run", device="cpu")
+toolbox.train(recipe, out="run", device="cpu")
 print(tuple(toolbox.load("run", device="cpu").encode_image(["black.png"]).shape))
 sys.exit(toolbox.cli.embed.main(["run", ".", "e.npz", "--device", "cpu", "--num-workers", "0"]))
 """

@@ -47,7 +47,7 @@ def keys(hint: str) -> set[str]:
 def message(toy, options, monkeypatch, error=CUDA):
     fails(monkeypatch, error)
     with pytest.raises(ToolboxError) as caught:
-        toolbox.train(toy(options), work_dir="w")
+        toolbox.train(toy(options), out="w")
     (problem,) = caught.value.problems
     return problem
 
@@ -124,7 +124,7 @@ def test_an_evaluation_without_memory_proposes_a_smaller_batch(toy, monkeypatch)
 
     monkeypatch.setattr(embedder, "predict", predict)
     with pytest.raises(ToolboxError, match="Out of memory while 16 items were evaluated") as caught:
-        toolbox.train(toy(["evaluate_before=False"]), work_dir="w")
+        toolbox.train(toy(["evaluate_before=False"]), out="w")
     (option,) = keys(caught.value.problems[0].hint)
     assert option == "val_dataloader.batch_size"
     assert ["val_dataloader.batch_size=4"] in lines(caught.value.problems[0].hint)
@@ -136,4 +136,4 @@ def test_other_errors_stay_what_they_are(toy, monkeypatch):
     assert not ran_out(ValueError("not enough memory"))
     fails(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="mat1"):
-        toolbox.train(toy(["evaluate_before=False"]), work_dir="w")
+        toolbox.train(toy(["evaluate_before=False"]), out="w")

@@ -106,7 +106,7 @@ def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
     embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
     original = embedder.objective
     monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | KINDS)
-    toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), work_dir="w")
+    toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), out="w")
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
     assert [[line[name] for name in KINDS] for line in lines if "torch" in line] == [[0.5] * len(KINDS)] * 3
 
@@ -117,16 +117,16 @@ def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, valu
     original = embedder.objective
     monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | {"more": value})
     with pytest.raises(ToolboxError, match="The model's loss comes with 'more'"):
-        toolbox.train(toy(SHORT), work_dir="w")
+        toolbox.train(toy(SHORT), out="w")
 
 
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor])
 def test_a_schedule_may_give_numbers_of_any_library(toy, monkeypatch, kind):
     cosine = catalog().resolve("core.WarmupCosine", "schedule") if toy() else None
     original = cosine.factor
-    toolbox.train(toy(SHORT), work_dir="plain")
+    toolbox.train(toy(SHORT), out="plain")
     monkeypatch.setattr(cosine, "factor", lambda self, step, steps: kind(original(self, step, steps)))
-    toolbox.train(toy(SHORT), work_dir="other")
+    toolbox.train(toy(SHORT), out="other")
     rates = [
         [json.loads(line).get("lr") for line in Path(f"{name}/metrics.jsonl").read_text().splitlines()]
         for name in ("plain", "other")
@@ -146,41 +146,41 @@ def test_a_run_takes_numbers_of_every_kind(gives):
         {"entry": {"array": np.arange(2), "number": np.float32(0.5), "nan": torch.tensor(float("nan"))}},
         ["default_hooks.checkpoint.save_best=m_float32"],
     )  # fmt: skip
-    results = toolbox.train(recipe, work_dir="w")
+    results = toolbox.train(recipe, out="w")
     assert {name: results["best"]["metrics"][f"m_{name}"] for name in KINDS} == dict.fromkeys(KINDS, 0.5)
     assert results["entry"] == {"array": [0, 1], "number": 0.5, "nan": None}
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
     assert {line["h_float32"] for line in lines if "h_float32" in line} == {0.5}
     assert json.loads(Path("w/train_results.json").read_text())["entry"]["array"] == [0, 1]
     again = gives({"m_float32": 0.5}, {"x": np.float32(1)}, more=["train_cfg.max_steps=3"])
-    assert toolbox.train(again, work_dir="w", resume=True)["steps"] == 3
+    assert toolbox.train(again, out="w", resume=True)["steps"] == 3
 
 
 @pytest.mark.parametrize("value", ["text", np.zeros(3)], ids=repr)
 def test_a_metric_that_gives_no_number_is_named_and_the_step_is_kept(gives, value):
     with pytest.raises(ToolboxError) as caught:
-        toolbox.train(gives({"good": 1.0, "odd": value}), work_dir="w")
+        toolbox.train(gives({"good": 1.0, "odd": value}), out="w")
     (problem,) = caught.value.problems
     assert problem.message.startswith("Numbers.compute gives 'odd', where a number is needed, not")
     assert problem.where.endswith("val_evaluator")
     with pytest.raises(ToolboxError, match=r"Numbers\.compute gives a number under the name 3"):
-        toolbox.train(gives({3: 1.0}), work_dir="v")
+        toolbox.train(gives({3: 1.0}), out="v")
 
 
 def test_a_metric_that_gives_no_dict_is_named(gives):
     with pytest.raises(ToolboxError, match=r"Numbers\.compute gives a float, and \{name: number\} is needed"):
-        toolbox.train(gives(0.5), work_dir="w")
+        toolbox.train(gives(0.5), out="w")
 
 
 def test_a_hook_that_logs_no_number_is_told_which(gives):
     with pytest.raises(ToolboxError, match="What was logged holds 'odd', where a number is needed, not 'text'"):
-        toolbox.train(gives({"m": 1.0}, {"odd": "text"}), work_dir="w")
+        toolbox.train(gives({"m": 1.0}, {"odd": "text"}), out="w")
 
 
 @pytest.mark.parametrize("odd", [{"odd": object()}, {"deep": {"odd": [{1, 2}]}}, [1]], ids=["object", "deep", "list"])
 def test_results_are_written_before_a_hook_is_refused_what_it_concludes(gives, odd):
     with pytest.raises(ToolboxError, match=r"Logs\.conclude gives what JSON cannot hold") as caught:
-        toolbox.train(gives({"m": 1.0}, concluded=odd), work_dir="w")
+        toolbox.train(gives({"m": 1.0}, concluded=odd), out="w")
     assert caught.value.problems[0].where.endswith("custom_hooks.0")
     assert json.loads(Path("w/train_results.json").read_text())["after"]["m"] == 1.0
 

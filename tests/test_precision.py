@@ -53,7 +53,7 @@ def pictures():
 )
 def test_a_checkpoint_has_one_number(toy, judged, capsys, options, expected):
     """The run, the evaluation of its checkpoint, `embed` and the encoder agree bit for bit at one batch size."""
-    results = toolbox.train(toy([*SHORT, *options]), work_dir="w")
+    results = toolbox.train(toy([*SHORT, *options]), out="w")
     assert results["eval_precision"] == expected
     assert json.loads(Path("w/train_results.json").read_text())["eval_precision"] == expected
     in_run = torch.cat(judged)
@@ -115,7 +115,7 @@ def test_stored_features_of_judging_have_its_precision(toy, monkeypatch):
         [*SHORT, "optim_wrapper.precision=bf16", "env_cfg.eval_precision=fp32", "train_dataloader.augment=None",
          "model.backbone.tune=dict(mode='frozen')", "features=dict(folder='stores', dtype='fp32')"]
     )  # fmt: skip
-    toolbox.train(recipe, work_dir="w")
+    toolbox.train(recipe, out="w")
     assert jobs == [("train_dataloader", "bf16"), ("val_dataloader", "fp32")]
     kept = {
         (manifest := json.loads(path.read_text()))["of"]["dataset"]["arguments"]["seed"]: manifest["of"]["precision"]

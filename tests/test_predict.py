@@ -45,9 +45,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(noise, "__init__", init)
         patch.chdir(folder)
-        toolbox.train(
-            load_config(here / "toy_recipe.py", [*CLASSIFIER, "train_cfg.max_steps=3"]), work_dir=folder / "w"
-        )
+        toolbox.train(load_config(here / "toy_recipe.py", [*CLASSIFIER, "train_cfg.max_steps=3"]), out=folder / "w")
     return folder / "w"
 
 
@@ -247,7 +245,7 @@ def test_targets_are_checked_before_anything_is_computed(predict, tmp_path, monk
 
 
 def test_models_that_do_not_classify_are_refused(predict, toy, trained, tmp_path):
-    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), work_dir=tmp_path / "embedder")
+    toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), out=tmp_path / "embedder")
     code, _, said = predict("--out", "a.csv", model=tmp_path / "embedder")
     assert code == 2
     assert "gives no logits, but embeddings" in said

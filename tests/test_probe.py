@@ -452,7 +452,7 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_known():
 def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
     recipe = toy({**PROBE, "train_cfg": {"max_steps": 8, "val_interval": 4}})
     assert api.check_config(recipe) == []
-    results = api.train(recipe, work_dir="run")
+    results = api.train(recipe, out="run")
     saved = json.loads(Path("run/train_results.json").read_text())
     val, after, before = saved["best"]["metrics"], saved["after"], saved["before"]
     assert val["linear"] == max(value for name, value in val.items() if name.startswith("linear/"))
@@ -485,7 +485,7 @@ def test_what_is_called_a_test_is_of_the_test_set(toy, tested):
     recipe["test_dataloader"] = toy(recipe)["val_dataloader"]  # whose numbers are those of the validation
     if not tested:
         recipe |= {"test_dataloader": None, "test_evaluator": None}
-    saved = api.train(toy(recipe), work_dir="run")
+    saved = api.train(toy(recipe), out="run")
     assert saved["after"] == saved["best"]["metrics"]
     assert saved["probes"]["methods"]["knn"]["test"] == (saved["after"]["knn"] if tested else None)
     (table,) = [finding for finding in load_findings("run") if finding.title == "Probes"]
@@ -500,8 +500,8 @@ def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
         "train_cfg": {"max_steps": 6, "val_interval": 6}, "evaluate_pixels": False,
         "test_evaluator": [*PROBE["test_evaluator"], {"type": "classification.Accuracy"}],
     }  # fmt: skip
-    live = api.train(toy(several), work_dir="live")
-    stored = api.train(toy({**several, "features": {"dtype": "fp32"}}), work_dir="stored")
+    live = api.train(toy(several), out="live")
+    stored = api.train(toy({**several, "features": {"dtype": "fp32"}}), out="stored")
     assert stored["features"]["computed"] > 0
     for name, value in live["best"]["metrics"].items():
         assert stored["best"]["metrics"][name] == pytest.approx(value, abs=1e-6), name
@@ -514,7 +514,7 @@ def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
 def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):
     alone = {"val_evaluator": PROBE["val_evaluator"][:1], "test_evaluator": PROBE["test_evaluator"][:1]}
     recipe = toy({**PROBE, **alone, "train_cfg": {"max_steps": 2}, "custom_hooks": None})
-    api.train(recipe, work_dir="run")
+    api.train(recipe, out="run")
     saved = json.loads(Path("run/train_results.json").read_text())
     assert saved["before"] is None
     assert saved["pixels"] is None

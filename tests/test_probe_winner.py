@@ -54,7 +54,7 @@ def test_what_won_is_saved_and_predicts_as_promised(toy, method, capsys, tmp_pat
     others = {"knn": [KNN3], "logistic": [LOGISTIC], "linear": []}[method]
     more = {"model.rates": [1.0]} if method == "linear" else {}
     recipe = recipe_of(toy, *others, **more)
-    results = api.train(recipe, work_dir="run")
+    results = api.train(recipe, out="run")
     assert results["probes"]["best"] == method
     promised = results["after"][method]
     assert promised > (0.2 if method == "linear" else results["after"]["linear"])
@@ -93,7 +93,7 @@ def test_k_nn_is_kept_where_it_wins_or_is_asked_for(toy):
         # logistic regression is perfect; k = 39 tells the largest class
         large = {"type": "classification.KNN", "ks": [39], "temperature": 1e6}
         recipe = recipe_of(toy, large, LOGISTIC, **{"model.classifier": classifier})
-        results = api.train(recipe, work_dir=f"{classifier}_run")
+        results = api.train(recipe, out=f"{classifier}_run")
         assert results["probes"]["best"] == "logistic"
         tensors = load_file(f"{classifier}_run/best/model.safetensors")
         assert sorted({name.split(".")[1] for name in tensors if name.startswith("fitted.")}) == kept
@@ -108,15 +108,15 @@ def test_k_nn_is_kept_where_it_wins_or_is_asked_for(toy):
 
 def test_a_resumed_run_ends_with_the_same_winner(toy, tmp_path):
     recipe = recipe_of(toy, KNN3, LOGISTIC)
-    whole = api.train(recipe, work_dir="whole")
-    api.train(recipe_of(toy, KNN3, LOGISTIC, **{"train_cfg.max_steps": 2}), work_dir="cut")
-    resumed = api.train(recipe, work_dir="cut", resume=True)
+    whole = api.train(recipe, out="whole")
+    api.train(recipe_of(toy, KNN3, LOGISTIC, **{"train_cfg.max_steps": 2}), out="cut")
+    resumed = api.train(recipe, out="cut", resume=True)
     assert resumed["after"] == whole["after"]
     assert toolbox.load("cut").model.predictor == toolbox.load("whole").model.predictor
 
 
 def test_an_older_checkpoint_predicts_by_its_linear_head_and_says_so(toy, capsys):
-    api.train(recipe_of(toy, KNN3), work_dir="run")
+    api.train(recipe_of(toy, KNN3), out="run")
     path = Path("run/best").resolve()
     tensors = load_file(path / "model.safetensors")
     kept = {name: value for name, value in tensors.items() if name != "best" and not name.startswith("fitted.")}
@@ -172,7 +172,7 @@ def test_the_validation_set_chooses_c_and_the_test_set_takes_it_over():
 
 def test_before_and_after_and_an_evaluation_use_one_k(toy):
     recipe = recipe_of(toy, KNN3, LOGISTIC)
-    results = api.train(recipe, work_dir="run")
+    results = api.train(recipe, out="run")
     chosen = {name: results["best"]["metrics"][name] for name in ("knn_k", "logistic_c")}
     for numbers in (
         results["before"], results["after"], api.evaluate(recipe, "run", split="test"),
@@ -215,14 +215,14 @@ def test_a_frozen_training_set_is_read_once_in_a_run(toy, monkeypatch):
     kind = type(api.build({"type": "toy.Noise"}))
     monkeypatch.setattr(kind, "__getitem__", lambda self, i: reads.append(len(self)) or plain(self, i))
     recipe = recipe_of(toy, KNN3, LOGISTIC, train_cfg={"max_steps": 6, "val_interval": 1})
-    api.train(recipe, work_dir="run")
+    api.train(recipe, out="run")
     trained = 6 * 16  # what the steps read
     assert reads.count(COUNT) <= COUNT + trained
     reads.clear()
     judges = {"val_evaluator": [KNN3], "test_evaluator": [KNN3], "custom_hooks": None, "evaluate_before": False}
     data = {"train_dataloader.dataset": {"type": "toy.Noise", "count": COUNT}}
     trunk = toy({**data, **judges, "test_dataloader": PROBE["test_dataloader"], "train_cfg": {"max_steps": 2}})
-    api.train(trunk, work_dir="other")  # where embeddings change, every evaluation learns anew
+    api.train(trunk, out="other")  # where embeddings change, every evaluation learns anew
     assert reads.count(COUNT) >= 2 * COUNT + 2 * 8
 
 

@@ -20,8 +20,8 @@ def table(folder: str) -> str:
 
 
 def test_a_profiled_run_writes_a_trace_and_a_table_and_is_otherwise_the_same(toy):
-    toolbox.train(toy(), work_dir="plain")
-    toolbox.train(toy(), work_dir="profiled", profile=4)
+    toolbox.train(toy(), out="plain")
+    toolbox.train(toy(), out="profiled", profile=4)
     assert_same(Path("plain"), Path("profiled"))
     assert trained(Path("plain"))[2]["hooks"] == trained(Path("profiled"))[2]["hooks"] == []
     events = json.loads(Path("profiled/profile/trace.json").read_text())["traceEvents"]
@@ -38,15 +38,15 @@ def test_a_profiled_run_writes_a_trace_and_a_table_and_is_otherwise_the_same(toy
 
 @pytest.mark.parametrize("manner", ["optim_wrapper.grad_cache=dict(chunk_size=3)", "env_cfg.compile=False"])
 def test_chunks_have_a_phase_of_their_own(toy, manner):
-    toolbox.train(toy([manner]), work_dir="w", profile=2)
+    toolbox.train(toy([manner]), out="w", profile=2)
     assert ("forward and backward in chunks" in table("w")) == ("chunk_size" in manner)
 
 
 def test_a_run_that_is_shorter_writes_what_there_is(toy):
-    toolbox.train(toy(["train_cfg.max_steps=5"]), work_dir="short", profile=10)
+    toolbox.train(toy(["train_cfg.max_steps=5"]), out="short", profile=10)
     assert table("short").startswith("2 steps")
     said = Said()
-    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="none", profile=10, console=said)
+    toolbox.train(toy(["train_cfg.max_steps=2"]), out="none", profile=10, console=said)
     assert any("Nothing was profiled" in line for line in said.lines)
     assert not Path("none/profile").exists()
 
@@ -59,10 +59,10 @@ def test_a_profile_that_fails_ends_no_run(toy, monkeypatch, method):
         failed.append(self)
         raise RuntimeError("no counters here")
 
-    toolbox.train(toy(), work_dir="plain")
+    toolbox.train(toy(), out="plain")
     monkeypatch.setattr(torch.profiler.profile, method, fail)
     said = Said()
-    toolbox.train(toy(), work_dir="w", profile=3, console=said)
+    toolbox.train(toy(), out="w", profile=3, console=said)
     assert_same(Path("plain"), Path("w"))
     assert sum("the run goes on without it: RuntimeError: no counters here" in line for line in said.lines) == 1
     if method == "stop":
@@ -77,7 +77,7 @@ def test_only_the_main_process_profiles(toy):
 
 def test_a_number_of_steps_below_one_is_refused(toy):
     with pytest.raises(toolbox.ToolboxError, match="from 1 up, not 0"):
-        toolbox.train(toy(), work_dir="w", profile=0)
+        toolbox.train(toy(), out="w", profile=0)
 
 
 def event(name: str, start: float, end: float, parent=None, device=torch.autograd.DeviceType.CPU, **times):

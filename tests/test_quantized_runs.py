@@ -41,7 +41,7 @@ def weights(tmp_path):
 
 def test_a_run_says_what_quantising_changed_and_writes_it(toy, weights):
     said = Said()
-    results = toolbox.train(toy(quantised(weights)), work_dir="w", console=said)
+    results = toolbox.train(toy(quantised(weights)), out="w", console=said)
     line = next(line for line in said.lines if "layers are quantised" in line)
     assert "model.backbone: 12 layers are quantised (4 bits, nf4, bitsandbytes)" in line
     assert "Features of 8 training images against full precision: cosine 0." in line
@@ -52,14 +52,14 @@ def test_a_run_says_what_quantising_changed_and_writes_it(toy, weights):
     assert 0.9 < found["feature_cosine_min"] <= found["feature_cosine_mean"] < 1
     assert 0 < found["feature_relative_error"] < 0.5
     # a control: 8 bits are nearer, and none are not mentioned
-    eight = toolbox.train(toy(quantised(weights, way="bits=8")), work_dir="v")["quantization"]["backbone"]
+    eight = toolbox.train(toy(quantised(weights, way="bits=8")), out="v")["quantization"]["backbone"]
     assert eight["feature_relative_error"] < found["feature_relative_error"] / 3
-    assert toolbox.train(toy([*SHORT, vit(weights, LORA)]), work_dir="u")["quantization"] is None
+    assert toolbox.train(toy([*SHORT, vit(weights, LORA)]), out="u")["quantization"] is None
 
 
 def test_what_it_says_of_the_features_is_so(toy, weights):
     config = toy(quantised(weights))
-    found = toolbox.train(config, work_dir="w")["quantization"]["backbone"]
+    found = toolbox.train(config, out="w")["quantization"]["backbone"]
     from toolbox.engine.assemble import build_structure
     from toolbox.registry import build
 
@@ -86,11 +86,11 @@ def test_what_it_says_of_the_features_is_so(toy, weights):
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_resumed_run_equals_the_uninterrupted_one(toy, weights, monkeypatch, step, way):
     config = toy(quantised(weights, "dict(mode='lora',rank=2,dropout=0.1)", way))
-    whole = toolbox.train(config, work_dir="whole")
+    whole = toolbox.train(config, out="whole")
     interrupt_at(monkeypatch, step)
     with pytest.raises(Interrupted):
-        toolbox.train(config, work_dir="stopped")
-    results = toolbox.train(config, work_dir="stopped", resume=True)
+        toolbox.train(config, out="stopped")
+    results = toolbox.train(config, out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
     assert results["quantization"] == whole["quantization"]
     assert results["after"] == whole["after"]
@@ -98,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(toy, weights, monkeypatch, s
 
 def test_a_checkpoint_holds_no_pretrained_weight_and_its_loaded_model_gives_the_same_features(toy, weights):
     config = toy(quantised(weights))
-    results = toolbox.train(config, work_dir="w")
+    results = toolbox.train(config, out="w")
     held = tensors("w/last")
     assert not [name for name in held if "nf4" in name or name.startswith("backbone.")]
     assert toolbox.evaluate(config, "w/best") == results["after"]
@@ -113,7 +113,7 @@ def test_a_checkpoint_holds_no_pretrained_weight_and_its_loaded_model_gives_the_
     ({"kind": "fp4"}, "kind='fp4'"), ({"nested": True}, "nested=True"), ({"bits": 8}, "bits=8"), (None, "not quantised")
 ])  # fmt: skip
 def test_a_checkpoint_is_not_loaded_with_another_quantisation(toy, weights, way, message):
-    toolbox.train(toy(quantised(weights)), work_dir="w")
+    toolbox.train(toy(quantised(weights)), out="w")
     overrides = {"model.backbone.quantize": None if way is None else {"bits": 4, **way}}
     with pytest.raises(toolbox.ToolboxError, match=message) as caught:
         toolbox.load("w/last", device="cpu", overrides=overrides)
@@ -121,7 +121,7 @@ def test_a_checkpoint_is_not_loaded_with_another_quantisation(toy, weights, way,
 
 
 def test_a_plain_checkpoint_is_not_loaded_with_quantisation(toy, weights):
-    toolbox.train(toy([*SHORT, vit(weights, LORA)]), work_dir="w")
+    toolbox.train(toy([*SHORT, vit(weights, LORA)]), out="w")
     with pytest.raises(toolbox.ToolboxError, match=r"is quantised by .*was not quantised"):
         toolbox.load("w/last", device="cpu", overrides={"model.backbone.quantize": {"bits": 4}})
 
@@ -129,11 +129,11 @@ def test_a_plain_checkpoint_is_not_loaded_with_quantisation(toy, weights):
 # --- a trunk that was trained here -------------------------------------------------------------------------------
 @pytest.mark.parametrize("tune", [LORA, FROZEN])
 def test_a_trunk_of_an_earlier_run_is_loaded_before_it_is_quantised(toy, tune):
-    toolbox.train(toy([*SHORT, vit(None)]), work_dir="trunk")
+    toolbox.train(toy([*SHORT, vit(None)]), out="trunk")
     config = toy([*quantised(None, tune), "load_from=trunk/last", "load_parts=['model.backbone']"])
     assert any("tensors were taken from it (model.backbone)" in note for note in api.plan(config).notes)
     said = Said()
-    found = toolbox.train(config, work_dir="w", console=said)["quantization"]["backbone"]
+    found = toolbox.train(config, out="w", console=said)["quantization"]["backbone"]
     assert 0.9 < found["feature_cosine_min"] < 1
     line = next(line for line in said.lines if "tensors were taken" in line)
     trunk = load_file("trunk/last/model.safetensors")
@@ -149,13 +149,13 @@ def test_a_trunk_of_an_earlier_run_is_loaded_before_it_is_quantised(toy, tune):
 
 
 def test_a_run_on_such_a_trunk_resumes_exactly_and_loads_alone(toy, monkeypatch):
-    toolbox.train(toy([*SHORT, vit(None)]), work_dir="trunk")
+    toolbox.train(toy([*SHORT, vit(None)]), out="trunk")
     config = toy([*quantised(None), "load_from=trunk/last", "load_parts=['model.backbone']"])
-    results = toolbox.train(config, work_dir="whole")
+    results = toolbox.train(config, out="whole")
     interrupt_at(monkeypatch, 3)
     with pytest.raises(Interrupted):
-        toolbox.train(config, work_dir="stopped")
-    assert toolbox.train(config, work_dir="stopped", resume=True)["quantization"] == results["quantization"]
+        toolbox.train(config, out="stopped")
+    assert toolbox.train(config, out="stopped", resume=True)["quantization"] == results["quantization"]
     assert_same(Path("whole"), Path("stopped"))
     assert toolbox.evaluate(config, "whole/best") == results["after"]
     with pytest.raises(toolbox.ToolboxError, match="another model: missing"):
@@ -163,9 +163,9 @@ def test_a_run_on_such_a_trunk_resumes_exactly_and_loads_alone(toy, monkeypatch)
 
 
 def test_an_adapter_may_be_put_on_a_trunk_of_an_earlier_run_without_quantising_too(toy):
-    toolbox.train(toy([*SHORT, vit(None)]), work_dir="trunk")
+    toolbox.train(toy([*SHORT, vit(None)]), out="trunk")
     more = ["load_from=trunk/last", "load_parts=['model.backbone']", "optim_wrapper.optimizer.lr=0.0"]
-    toolbox.train(toy([*SHORT, vit(None, LORA), *more]), work_dir="w")
+    toolbox.train(toy([*SHORT, vit(None, LORA), *more]), out="w")
     there, here = tensors("trunk/last"), load_file("w/last/model.safetensors")
     for name, tensor in there.items():
         if name.startswith("backbone."):
@@ -174,10 +174,10 @@ def test_an_adapter_may_be_put_on_a_trunk_of_an_earlier_run_without_quantising_t
 
 
 def test_a_trunk_that_was_trained_on_pretrained_weights_says_what_to_do(toy, weights):
-    toolbox.train(toy([*SHORT, vit(weights)]), work_dir="trunk")
+    toolbox.train(toy([*SHORT, vit(weights)]), out="trunk")
     config = [*quantised(weights), "load_from=trunk/last", "load_parts=['model.backbone']"]
     assert "weights=False" in problems(toy(config))
-    toolbox.train(toy([*config, "model.backbone.weights=False"]), work_dir="w")
+    toolbox.train(toy([*config, "model.backbone.weights=False"]), out="w")
 
 
 # --- refused ------------------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_the_check_counts_the_bytes_that_are_stored(toy, weights):
 
 
 def test_an_export_is_refused_with_the_way_to_the_adapter(toy, weights, tmp_path):
-    toolbox.train(toy(quantised(weights)), work_dir="w")
+    toolbox.train(toy(quantised(weights)), out="w")
     for merge in (False, True):
         with pytest.raises(toolbox.ToolboxError, match="quantised") as caught:
             toolbox.export("w", tmp_path / "out", merge=merge)
@@ -242,7 +242,7 @@ def test_peft_loads_the_checkpoints_adapter_on_full_precision(toy, weights):
     import peft
     from transformers import AutoModel
 
-    toolbox.train(toy(quantised(weights)), work_dir="w")
+    toolbox.train(toy(quantised(weights)), out="w")
     base = AutoModel.from_pretrained(weights).eval()
     pixels = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

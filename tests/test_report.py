@@ -742,12 +742,12 @@ def test_train_leaves_findings(toy):
 
     sys.modules["toy_plugin"].Nearest.findings = lambda self, dataset: every_kind()
     try:
-        api.train(toy(), work_dir="run")
+        api.train(toy(), out="run")
     finally:
         del sys.modules["toy_plugin"].Nearest.findings
     assert [type(found).__name__ for found in load_findings("run")] == [type(f).__name__ for f in every_kind()]
     assert "Worst first." in Page(Path("run/report.html")).text
-    api.train(toy(), work_dir="run", overwrite=True)
+    api.train(toy(), out="run", overwrite=True)
     assert load_findings("run") == []
 
 

@@ -48,10 +48,10 @@ def interrupted(config, **options):
 
 @pytest.mark.parametrize("step", [4, 6, 7, 12])
 def test_best_link_and_log_are_those_of_the_uninterrupted_run(toy, monkeypatch, step):
-    toolbox.train(toy(), work_dir="whole")
+    toolbox.train(toy(), out="whole")
     interrupt_at(monkeypatch, step)
-    interrupted(toy(), work_dir="stopped")
-    results = toolbox.train(toy(), work_dir="stopped", resume=True)
+    interrupted(toy(), out="stopped")
+    results = toolbox.train(toy(), out="stopped", resume=True)
     assert os.readlink("stopped/best") == os.readlink("whole/best")
     assert checkpoints.read("stopped/best").step == results["best"]["step"]
     assert metrics("stopped") == metrics("whole")
@@ -59,7 +59,7 @@ def test_best_link_and_log_are_those_of_the_uninterrupted_run(toy, monkeypatch, 
 
 
 def test_a_signal_during_validation(toy, monkeypatch):
-    toolbox.train(toy(), work_dir="whole")
+    toolbox.train(toy(), out="whole")
     original, calls = EvalSet.evaluate, []
 
     def evaluate(self, *arguments, **options):
@@ -69,31 +69,31 @@ def test_a_signal_during_validation(toy, monkeypatch):
         return original(self, *arguments, **options)
 
     monkeypatch.setattr(EvalSet, "evaluate", evaluate)
-    interrupted(toy(), work_dir="stopped")
+    interrupted(toy(), out="stopped")
     assert checkpoints.read("stopped/last").step == 6
-    interrupted(toy(), work_dir="stopped", resume=True)
+    interrupted(toy(), out="stopped", resume=True)
     assert checkpoints.read("stopped/last").step == 6
-    toolbox.train(toy(), work_dir="stopped", resume=True)
+    toolbox.train(toy(), out="stopped", resume=True)
     assert os.readlink("stopped/best") == os.readlink("whole/best")
     assert metrics("stopped") == metrics("whole")
 
 
 def test_a_kill_before_the_best_link_moved_is_mended(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     best = os.readlink("w/best")
     os.unlink("w/best")
     os.symlink("checkpoint-8", "w/best")
-    toolbox.train(toy(), work_dir="w", resume=True)
+    toolbox.train(toy(), out="w", resume=True)
     assert os.readlink("w/best") == best
 
 
 def test_a_kill_in_the_middle_of_replacing_a_checkpoint_is_mended(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     newest = Path("w/last").resolve()
     newest.rename(newest.with_name(f".{newest.name}.123.old"))
     Path("w/.checkpoint-99.123.partial").mkdir()
     said = Said()
-    toolbox.train(toy(), work_dir="w", resume=True, console=said)
+    toolbox.train(toy(), out="w", resume=True, console=said)
     assert newest.is_dir()
     assert any("Resuming at step 12" in line for line in said.lines)
     assert [path.name for path in Path("w").glob(".*")] == [".lock"]
@@ -119,24 +119,24 @@ def test_replacing_a_checkpoint_never_leaves_none(tmp_path, monkeypatch):
 
 
 def test_continuing_an_older_checkpoint_moves_newer_ones_aside(toy, monkeypatch):
-    toolbox.train(toy(["default_hooks.checkpoint.max_keep_ckpts=9"]), work_dir="w")
+    toolbox.train(toy(["default_hooks.checkpoint.max_keep_ckpts=9"]), out="w")
     interrupt_at(monkeypatch, 2)
     more = ["optim_wrapper.optimizer.lr=5e-4", "default_hooks.checkpoint.max_keep_ckpts=9"]
-    interrupted(toy(more), work_dir="w", resume="w/checkpoint-4")
+    interrupted(toy(more), out="w", resume="w/checkpoint-4")
     assert {path.name for path in Path("w/abandoned").iterdir()} == {"checkpoint-6", "checkpoint-8", "checkpoint-12"}
     said = Said()
-    toolbox.train(toy(more), work_dir="w", resume=True, console=said)
+    toolbox.train(toy(more), out="w", resume=True, console=said)
     assert any("Resuming at step 6" in line for line in said.lines)
 
 
 def test_a_checkpoint_continued_elsewhere_searches_its_best_anew(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     said = Said()
-    results = toolbox.train(toy(), work_dir="v", resume="w/checkpoint-8", console=said)
+    results = toolbox.train(toy(), out="v", resume="w/checkpoint-8", console=said)
     assert checkpoints.read("v/best").step == results["best"]["step"] == 12
     assert any("search for it restarts" in line for line in said.lines)
     with pytest.raises(toolbox.ToolboxError, match="already holds another run"):
-        toolbox.train(toy(), work_dir="v", resume="w/checkpoint-8")
+        toolbox.train(toy(), out="v", resume="w/checkpoint-8")
 
 
 class StopAt(Hook):
@@ -161,10 +161,10 @@ def with_hook(monkeypatch, hook):
 
 def test_a_stopped_run_stays_stopped_unless_its_length_changes(toy, monkeypatch):
     with_hook(monkeypatch, StopAt(5))
-    assert toolbox.train(toy(), work_dir="w")["steps"] == 5
+    assert toolbox.train(toy(), out="w")["steps"] == 5
     assert checkpoints.read("w/last").step == 5
-    assert toolbox.train(toy(), work_dir="w", resume=True)["steps"] == 5
-    assert toolbox.train(toy(["train_cfg.max_steps=14"]), work_dir="w", resume=True)["steps"] == 14
+    assert toolbox.train(toy(), out="w", resume=True)["steps"] == 5
+    assert toolbox.train(toy(["train_cfg.max_steps=14"]), out="w", resume=True)["steps"] == 14
 
 
 class Counter(Hook):
@@ -186,15 +186,15 @@ class Counter(Hook):
 
 
 def test_hooks_resume_and_may_draw(toy, monkeypatch):
-    toolbox.train(toy(), work_dir="whole")
+    toolbox.train(toy(), out="whole")
     interrupt_at(monkeypatch, 5)
     first, second = Counter(), Counter()
     with monkeypatch.context() as patch:
         with_hook(patch, first)
-        interrupted(toy(), work_dir="stopped")
+        interrupted(toy(), out="stopped")
     with monkeypatch.context() as patch:
         with_hook(patch, second)
-        toolbox.train(toy(), work_dir="stopped", resume=True)
+        toolbox.train(toy(), out="stopped", resume=True)
     assert second.count == 12
     assert same(trained(Path("whole"))[0], trained(Path("stopped"))[0])
 
@@ -203,9 +203,9 @@ def test_other_hooks_start_afresh_and_are_told(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
     with monkeypatch.context() as patch:
         with_hook(patch, Counter())
-        interrupted(toy(), work_dir="w")
+        interrupted(toy(), out="w")
     said = Said()
-    toolbox.train(toy(), work_dir="w", resume=True, console=said)
+    toolbox.train(toy(), out="w", resume=True, console=said)
     assert any("hooks are not those" in line for line in said.lines)
 
 
@@ -215,14 +215,14 @@ ADAMW, SGD = "dict(type='core.AdamW',lr=1e-3)", "dict(type='core.SGD',lr=1e-3,mo
 @pytest.mark.parametrize(("first", "then"), [(ADAMW, SGD.format(0.9)), (SGD.format(0.9), ADAMW)])
 def test_the_state_of_another_optimizer_is_refused(toy, monkeypatch, first, then):
     interrupt_at(monkeypatch, 5)
-    interrupted(toy([f"optim_wrapper.optimizer={first}"]), work_dir="w")
+    interrupted(toy([f"optim_wrapper.optimizer={first}"]), out="w")
     with pytest.raises(ToolboxError, match=r"optim_wrapper\.optimizer: The checkpoint's state is of the optimizer"):
-        toolbox.train(toy([f"optim_wrapper.optimizer={then}"]), work_dir="w", resume=True)
+        toolbox.train(toy([f"optim_wrapper.optimizer={then}"]), out="w", resume=True)
 
 
 def test_a_resumed_run_has_the_optimizer_settings_of_its_recipe(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
-    interrupted(toy([f"optim_wrapper.optimizer={SGD.format(0.9)}"]), work_dir="w")
+    interrupted(toy([f"optim_wrapper.optimizer={SGD.format(0.9)}"]), out="w")
     groups = []
 
     class Look(Hook):
@@ -230,7 +230,7 @@ def test_a_resumed_run_has_the_optimizer_settings_of_its_recipe(toy, monkeypatch
             groups.extend(run.update.optimizer.param_groups)
 
     with_hook(monkeypatch, Look())
-    toolbox.train(toy([f"optim_wrapper.optimizer={SGD.format(0.5)}"]), work_dir="w", resume=True)
+    toolbox.train(toy([f"optim_wrapper.optimizer={SGD.format(0.5)}"]), out="w", resume=True)
     assert {group["momentum"] for group in groups} == {0.5}
 
 
@@ -240,10 +240,10 @@ def test_dinov3_resumes_in_every_way_of_tuning(toy, monkeypatch, tune):
     arch = "dict(hidden_size=16,num_hidden_layers=2,num_attention_heads=2,intermediate_size=32,patch_size=8)"
     vit = f"model.backbone=dict(type='dinov3.ViT',name=None,arch={arch},size=16,tune={tune})"
     options = [vit, "optim_wrapper.precision=bf16", "model.pool=cls"]
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     interrupt_at(monkeypatch, 7)
-    interrupted(toy(options), work_dir="stopped")
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    interrupted(toy(options), out="stopped")
+    toolbox.train(toy(options), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
     if "lora" in tune:
         whole, stopped = (checkpoints.read(f"{name}/last").adapter_tensors("backbone") for name in ("whole", "stopped"))
@@ -265,25 +265,25 @@ def test_a_model_may_draw_from_python_and_numpy(toy, monkeypatch):
         return {"loss": found["loss"] * (random.random() + np.random.rand())}
 
     monkeypatch.setattr(Embedder, "loss", loss)
-    toolbox.train(toy(), work_dir="whole")
+    toolbox.train(toy(), out="whole")
     interrupt_at(monkeypatch, 5)
-    interrupted(toy(), work_dir="stopped")
-    toolbox.train(toy(["train_dataloader.num_workers=1"]), work_dir="stopped", resume=True)
+    interrupted(toy(), out="stopped")
+    toolbox.train(toy(["train_dataloader.num_workers=1"]), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
 
 
 def test_overwrite_removes_nothing_when_the_new_run_cannot_start(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     before = sorted(path.name for path in Path("w").iterdir())
     for wrong in (["optim_wrapper.precision=fp16", "env_cfg.device=cpu"], ["load_from=w/best"]):
         with pytest.raises(toolbox.ToolboxError):
-            toolbox.train(toy(wrong), work_dir="w", overwrite=True)
+            toolbox.train(toy(wrong), out="w", overwrite=True)
     assert sorted(path.name for path in Path("w").iterdir()) == before
 
 
 def test_starting_from_a_checkpoint_takes_its_weights_and_nothing_else(toy):
-    toolbox.train(toy(), work_dir="w")
-    results = toolbox.train(toy(["load_from=w/last", "optim_wrapper.optimizer.lr=0.0"]), work_dir="v")
+    toolbox.train(toy(), out="w")
+    results = toolbox.train(toy(["load_from=w/last", "optim_wrapper.optimizer.lr=0.0"]), out="v")
     assert same(trained(Path("w"))[0], trained(Path("v"))[0])
     assert results["steps"] == 12
 
@@ -301,9 +301,9 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_checkpoints_whole(toy,
 
     monkeypatch.setattr(pull, "compute", compute)
     with pytest.raises(toolbox.ToolboxError, match="gradient is not finite at step 6"):
-        toolbox.train(toy(), work_dir="w")
+        toolbox.train(toy(), out="w")
     with pytest.raises(toolbox.ToolboxError, match="not finite"):
-        toolbox.train(toy(["optim_wrapper.clip_grad=None"]), work_dir="v")
+        toolbox.train(toy(["optim_wrapper.clip_grad=None"]), out="v")
     for folder in ("w", "v"):
         weights = checkpoints.read(f"{folder}/last").model_tensors()
         assert all(tensor.isfinite().all() for tensor in weights.values())
@@ -312,7 +312,7 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_checkpoints_whole(toy,
 def test_two_metrics_with_the_same_number_are_refused(toy):
     twice = "val_evaluator=[dict(type='toy.Nearest'),dict(type='toy.Nearest')]"
     with pytest.raises(toolbox.ToolboxError, match="Two metrics give the same numbers"):
-        toolbox.train(toy([twice]), work_dir="w")
+        toolbox.train(toy([twice]), out="w")
 
 
 def test_a_metric_that_is_better_when_less_chooses_the_least(toy, monkeypatch):
@@ -322,9 +322,9 @@ def test_a_metric_that_is_better_when_less_chooses_the_least(toy, monkeypatch):
     values = iter([0.9, 0.5])
     monkeypatch.setattr(nearest, "compute", lambda self: {"error": next(values)})
     monkeypatch.setattr(nearest, "better", "less")
-    assert toolbox.train(toy(alone), work_dir="w")["best"]["value"] == 0.5
+    assert toolbox.train(toy(alone), out="w")["best"]["value"] == 0.5
     values = iter([0.5, 0.9])
-    assert toolbox.train(toy(alone), work_dir="v")["best"]["value"] == 0.5
+    assert toolbox.train(toy(alone), out="v")["best"]["value"] == 0.5
 
 
 def test_an_augment_for_an_input_that_does_not_exist_is_refused(toy):
@@ -336,27 +336,27 @@ def test_an_augment_for_an_input_that_does_not_exist_is_refused(toy):
 def test_no_batch_is_left_over_by_accumulation(toy):
     """5 batches an epoch, 2 epochs, accumulation 3: 10 batches make 3 steps, not 2."""
     length = ["train_cfg=dict(max_epochs=2)", "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=12)"]
-    results = toolbox.train(toy([*length, "optim_wrapper.accumulative_counts=3"]), work_dir="w")
+    results = toolbox.train(toy([*length, "optim_wrapper.accumulative_counts=3"]), out="w")
     assert results["steps"] == 3
 
 
 def test_a_finished_folder_can_be_moved(toy):
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     shutil.move("w", "elsewhere")
     assert toolbox.load("elsewhere").encode_image(toolbox.build({"type": "toy.Noise"})[0]["image"]).shape == (1, 8)
-    assert toolbox.train(toy(), work_dir="elsewhere", resume=True)["steps"] == 12
+    assert toolbox.train(toy(), out="elsewhere", resume=True)["steps"] == 12
 
 
 def test_data_with_other_classes_are_told(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
     data = "train_dataloader.dataset.count={}".format
-    interrupted(toy([data(64)]), work_dir="w")
+    interrupted(toy([data(64)]), out="w")
     same_data, said = Said(), Said()
     interrupt_at(monkeypatch, 6)
     with pytest.raises(Interrupted):
-        toolbox.train(toy([data(64)]), work_dir="w", resume=True, console=same_data)
+        toolbox.train(toy([data(64)]), out="w", resume=True, console=same_data)
     assert not any("training data had" in line for line in same_data.lines), same_data.lines
-    toolbox.train(toy([data(72)]), work_dir="w", resume=True, console=said)
+    toolbox.train(toy([data(72)]), out="w", resume=True, console=said)
     assert any("had 16 classes and have 18 now" in line for line in said.lines), said.lines
 
 
@@ -371,10 +371,10 @@ def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(to
         original(self)
         self.hooks += [Late()]
 
-    toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="plain")
+    toolbox.train(toy(["train_cfg.max_steps=2"]), out="plain")
     monkeypatch.setattr(loop.Run, "_build_training", build)
     with pytest.raises(ToolboxError, match="saved after training had ended"):
-        toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+        toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     ours, theirs = (checkpoints.read(Path(folder, "checkpoint-2")).model_tensors() for folder in ("w", "plain"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -383,10 +383,10 @@ def test_a_run_that_its_launcher_starts_again_goes_on_from_its_own_newest_checkp
     from toolbox.engine.distributed.launch import Place
     from toolbox.engine.distributed.team import Team
 
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(), out="w")
     first = min(checkpoints.all_in(Path("w")), key=lambda path: int(path.name.partition("-")[2]))
     said = Said()
     again = Team(Place(restarts=1))
-    toolbox.train(toy(), work_dir="w", resume=str(first), console=said, team=again)
+    toolbox.train(toy(), out="w", resume=str(first), console=said, team=again)
     newest = checkpoints.read("w/last").step
     assert any(f"Resuming at step {newest} " in line for line in said.lines)

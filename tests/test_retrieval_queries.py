@@ -175,7 +175,7 @@ def test_what_is_left_out_is_said_once_by_a_run_and_by_an_evaluation(toy, capsys
         "train_cfg": {"max_steps": 4, "val_interval": 2},
     }
     recipe = toy(overrides)
-    api.train(recipe, work_dir="run")
+    api.train(recipe, out="run")
     said = "1 of 13 queries have no other item of their class to find"
     assert capsys.readouterr().out.count(said) == 1
     text = "".join(f"{key} = {value!r}\n" for key, value in api.to_dict(recipe).items())

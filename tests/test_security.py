@@ -60,7 +60,7 @@ def trained(tmp_path_factory):
         add_local([str(ROOT / "tests/toy_plugin.py")])
     folder = tmp_path_factory.mktemp("trained") / "run"
     recipe = load_config(ROOT / "tests/toy_recipe.py", ["train_cfg.max_steps=2", "env_cfg.device=cpu"])
-    toolbox.train(recipe, work_dir=folder)
+    toolbox.train(recipe, out=folder)
     return folder
 
 

@@ -26,5 +26,5 @@ def test_intervals_are_epochs_unless_given_in_steps(toy, length, checkpoint, val
 
 
 def test_more_workers_than_cores_are_said_and_change_nothing_else(toy, capsys):
-    toolbox.train(toy(["train_dataloader.num_workers=9", "train_cfg.max_steps=3"]), work_dir="w")
+    toolbox.train(toy(["train_dataloader.num_workers=9", "train_cfg.max_steps=3"]), out="w")
     assert "9 data workers share" in capsys.readouterr().out

@@ -154,8 +154,8 @@ MANNERS = {
 )
 def test_a_compiled_run_equals_the_plain_one_and_resumes_exactly(toy, counted, monkeypatch, manner):
     options = [*MANNERS[manner], COMPILED]
-    toolbox.train(toy(MANNERS[manner]), work_dir="plain")
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(MANNERS[manner]), out="plain")
+    toolbox.train(toy(options), out="whole")
     assert counted.calls > 12
     for a, b in zip(trained(Path("plain"))[:2], trained(Path("whole"))[:2], strict=True):
         assert a.keys() == b.keys()
@@ -163,9 +163,9 @@ def test_a_compiled_run_equals_the_plain_one_and_resumes_exactly(toy, counted, m
             torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
     interrupt_at(monkeypatch, 5)
     torch._dynamo.reset()
-    interrupted(toy(options), work_dir="stopped")
+    interrupted(toy(options), out="stopped")
     torch._dynamo.reset()  # as in another process
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    toolbox.train(toy(options), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
 
 
@@ -175,7 +175,7 @@ def test_what_torch_cannot_compile_is_one_message(toy, counted, monkeypatch):
 
     monkeypatch.setattr(type(counted), "__call__", lambda self, *given: no_compiler(*given))
     with pytest.raises(toolbox.ToolboxError, match="There is no C\\+\\+ compiler") as caught:
-        toolbox.train(toy([COMPILED]), work_dir="w")
+        toolbox.train(toy([COMPILED]), out="w")
     assert "env_cfg.compile=False" in str(caught.value)
 
 
@@ -189,7 +189,7 @@ def test_a_block_that_fails_to_compile_is_one_message_too(toy, counted, monkeypa
 
     monkeypatch.setattr(type(counted), "__call__", only_small)
     with pytest.raises(toolbox.ToolboxError, match="this backend knows no layer norm") as caught:
-        toolbox.train(toy([COMPILED]), work_dir="w")
+        toolbox.train(toy([COMPILED]), out="w")
     assert "env_cfg.compile=False" in str(caught.value)
 
 
@@ -244,12 +244,12 @@ def test_convolutions_and_what_they_are_given_are_channels_last():
 
 def test_a_channels_last_run_resumes_exactly_and_writes_ordinary_files(toy, monkeypatch):
     options = ["env_cfg.channels_last=True", "optim_wrapper.average=dict(decay=0.9)"]
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     interrupt_at(monkeypatch, 5)
-    interrupted(toy(options), work_dir="stopped")
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    interrupted(toy(options), out="stopped")
+    toolbox.train(toy(options), out="stopped", resume=True)
     assert_same(Path("whole"), Path("stopped"))
-    toolbox.train(toy(options[1:]), work_dir="plain")
+    toolbox.train(toy(options[1:]), out="plain")
     for a, b in zip(trained(Path("plain"))[:2], trained(Path("whole"))[:2], strict=True):
         assert {name: (value.shape, value.stride()) for name, value in a.items()} == {
             name: (value.shape, value.stride()) for name, value in b.items()
@@ -261,11 +261,11 @@ def test_a_channels_last_run_resumes_exactly_and_writes_ordinary_files(toy, monk
 def test_without_the_layout_of_its_state_a_resumed_optimizer_would_be_wrong(toy, monkeypatch):
     """Negative control: torch's fused AdamW takes state of another layout and mixes up its values in silence."""
     options = ["env_cfg.channels_last=True"]
-    toolbox.train(toy(options), work_dir="whole")
+    toolbox.train(toy(options), out="whole")
     interrupt_at(monkeypatch, 5)
-    interrupted(toy(options), work_dir="stopped")
+    interrupted(toy(options), out="stopped")
     monkeypatch.setattr("toolbox.engine.updating.step._laid_out_as", lambda parameter, state: state)
-    toolbox.train(toy(options), work_dir="stopped", resume=True)
+    toolbox.train(toy(options), out="stopped", resume=True)
     with pytest.raises(AssertionError):
         assert_same(Path("whole"), Path("stopped"))
 

@@ -44,7 +44,7 @@ def lines(folder):
 
 
 def test_step_0_is_validated_logged_and_drawn(toy):
-    results = toolbox.train(toy(), work_dir="w")
+    results = toolbox.train(toy(), out="w")
     first = lines("w")[0]
     assert (first["step"], first["epoch"]) == (0, 0.0)
     assert first["val/nearest"] == results["start"]["nearest"]
@@ -66,16 +66,16 @@ def test_a_metric_may_give_no_numbers(toy, monkeypatch):
 
     given = iter([{}, {"nearest": 0.5}])
     monkeypatch.setattr(Nearest, "compute", lambda self: next(given) if self.chooses else {})
-    results = toolbox.train(recipe, work_dir="w")  # neither on the test set nor at step 0: no interruption
+    results = toolbox.train(recipe, out="w")  # neither on the test set nor at step 0: no interruption
     assert (results["before"], results["start"], results["after"]) == (None, None, {})
     assert results["best"]["value"] == 0.5
     given = iter([{}, {}])
     with pytest.raises(ToolboxError, match=r"no finite validation metric 'auto'.*There are: none"):
-        toolbox.train(recipe, work_dir="v")
+        toolbox.train(recipe, out="v")
 
 
 def test_nothing_is_judged_before_where_the_recipe_says_so(toy):
-    results = toolbox.train(toy(["evaluate_before=False"]), work_dir="w")
+    results = toolbox.train(toy(["evaluate_before=False"]), out="w")
     assert results["start"] is None
     assert lines("w")[0]["step"] > 0
 
@@ -83,13 +83,13 @@ def test_nothing_is_judged_before_where_the_recipe_says_so(toy):
 def test_training_does_not_depend_on_it(toy):
     from test_exactness import assert_same
 
-    toolbox.train(toy(["evaluate_before=False"]), work_dir="without")
-    toolbox.train(toy(), work_dir="w")
+    toolbox.train(toy(["evaluate_before=False"]), out="without")
+    toolbox.train(toy(), out="w")
     assert_same(Path("without"), Path("w"))
 
 
 def test_a_best_checkpoint_worse_than_the_start_is_said_aloud(worse):
-    results = toolbox.train(worse(), work_dir="w")
+    results = toolbox.train(worse(), out="w")
     assert results["best"]["value"] < results["start"]["nearest"]
     said = next(line for line in Path("w/train.log").read_text().splitlines() if SAID in line)
     assert said.startswith("Warning: ")
@@ -98,11 +98,11 @@ def test_a_best_checkpoint_worse_than_the_start_is_said_aloud(worse):
 
 
 def test_a_resumed_run_keeps_it(worse, monkeypatch):
-    whole = toolbox.train(worse(), work_dir="whole")
+    whole = toolbox.train(worse(), out="whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 7)
-        interrupted(worse(), work_dir="w")
-    results = toolbox.train(worse(), work_dir="w", resume=True)
+        interrupted(worse(), out="w")
+    results = toolbox.train(worse(), out="w", resume=True)
     assert results["start"] == whole["start"] is not None
     assert SAID in Path("w/train.log").read_text()
     assert [line["step"] for line in lines("w")] == [line["step"] for line in lines("whole")]
@@ -110,7 +110,7 @@ def test_a_resumed_run_keeps_it(worse, monkeypatch):
 
 def test_metrics_that_learn_from_the_training_set_judge_no_start(toy):
     metrics = "val_evaluator=[dict(type='toy.Nearest'),dict(type='classification.KNN',ks=[1])]"
-    results = toolbox.train(toy([metrics, "train_cfg.max_steps=3"]), work_dir="w")
+    results = toolbox.train(toy([metrics, "train_cfg.max_steps=3"]), out="w")
     assert results["start"].keys() == {"nearest"}
     assert len(results["best"]["metrics"]) > 1
 

@@ -200,7 +200,7 @@ def test_a_batch_is_pinned_as_it_was_made(monkeypatch):
 def test_ids_from_numpy_are_the_ids_of_a_run(toy, monkeypatch):
     """As tensors, every item had an id of its own, whatever its number: it was ranked against itself."""
     config = toy(["val_evaluator=[dict(type='retrieval.Recall', ks=[1])]", "train_cfg.max_steps=2"])
-    plain = toolbox.train(config, work_dir="plain")
+    plain = toolbox.train(config, out="plain")
     noise = catalog().resolve("toy.Noise", "dataset")
     original = noise.__getitem__
 
@@ -209,7 +209,7 @@ def test_ids_from_numpy_are_the_ids_of_a_run(toy, monkeypatch):
         return sample | {"id": np.int64(index), "label": np.int64(sample["label"])}
 
     monkeypatch.setattr(noise, "__getitem__", number)
-    assert toolbox.train(config, work_dir="numpy")["after"] == plain["after"]
+    assert toolbox.train(config, out="numpy")["after"] == plain["after"]
 
 
 def test_metrics_take_ids_and_labels_of_any_library():

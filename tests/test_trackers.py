@@ -84,7 +84,7 @@ def assert_on_board(folder: str) -> None:
 def test_tensorboard_shows_every_line_and_the_recipe(toy):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    toolbox.train(toy([BOARD]), work_dir="w")
+    toolbox.train(toy([BOARD]), out="w")
     assert_on_board("w")
     events = EventAccumulator("w/tensorboard")
     events.Reload()
@@ -94,36 +94,36 @@ def test_tensorboard_shows_every_line_and_the_recipe(toy):
 
 @pytest.mark.parametrize("end", [interrupt_at, crash_at])
 def test_a_resumed_run_shows_every_line_once(toy, monkeypatch, end):
-    toolbox.train(toy([BOARD]), work_dir="whole")
+    toolbox.train(toy([BOARD]), out="whole")
     with monkeypatch.context() as patch:
         end(patch, 11)  # the newest checkpoint of the one that crashes is of step 8; step 9 was logged
         if end is interrupt_at:
-            interrupted(toy([BOARD, "default_hooks.checkpoint.by_epoch=False"]), work_dir="w")
+            interrupted(toy([BOARD, "default_hooks.checkpoint.by_epoch=False"]), out="w")
         else:
             with pytest.raises(Crash):
-                toolbox.train(toy([BOARD, "default_hooks.checkpoint.by_epoch=False"]), work_dir="w")
-    toolbox.train(toy([BOARD]), work_dir="w", resume=True)
+                toolbox.train(toy([BOARD, "default_hooks.checkpoint.by_epoch=False"]), out="w")
+    toolbox.train(toy([BOARD]), out="w", resume=True)
     assert_on_board("w")
     assert on_board("w/tensorboard") == on_board("whole/tensorboard")
     assert len(list(Path("w/tensorboard").iterdir())) == 2
 
 
 def test_a_replaced_run_shows_nothing_of_the_old_one(toy):
-    toolbox.train(toy([BOARD, "default_hooks.logger.interval=1"]), work_dir="w")
-    toolbox.train(toy([BOARD]), work_dir="w", overwrite=True)
+    toolbox.train(toy([BOARD, "default_hooks.logger.interval=1"]), out="w")
+    toolbox.train(toy([BOARD]), out="w", overwrite=True)
     assert_on_board("w")
 
 
 def test_runs_share_a_folder_under_their_names(toy):
     shared = "custom_hooks=[dict(type='core.TensorBoard',log_dir='boards')]"
-    toolbox.train(toy([shared]), work_dir="runs/a")
-    toolbox.train(toy([shared, "randomness.seed=1"]), work_dir="runs/b")
+    toolbox.train(toy([shared]), out="runs/a")
+    toolbox.train(toy([shared, "randomness.seed=1"]), out="runs/b")
     assert on_board("boards/a") != on_board("boards/b")
 
 
 def test_a_tracker_changes_no_bit_of_the_run(toy):
-    toolbox.train(toy([BOARD]), work_dir="w")
-    toolbox.train(toy(), work_dir="plain")
+    toolbox.train(toy([BOARD]), out="w")
+    toolbox.train(toy(), out="plain")
     assert_same(Path("w"), Path("plain"))
 
 
@@ -335,7 +335,7 @@ def assert_sent(server: Server, folder: str) -> None:
 
 def test_a_service_gets_every_line_and_the_recipe(service, toy):
     option, server = service
-    toolbox.train(toy([option]), work_dir="w")
+    toolbox.train(toy([option]), out="w")
     assert_sent(server, "w")
     ((_, run),) = server.runs.items()
     config = run["config"]
@@ -351,12 +351,12 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_repeats_no_line(service, toy,
     with monkeypatch.context() as patch:
         end(patch, step)
         with pytest.raises((Crash, Interrupted)):
-            toolbox.train(toy(options), work_dir="w")
+            toolbox.train(toy(options), out="w")
     if server.__name__ == "wandb":
         assert server.ended == [1]
     if server.__name__ == "mlflow":
         assert server.ended == ["FAILED" if end is crash_at else "KILLED"]
-    toolbox.train(toy(options), work_dir="w", resume=True)
+    toolbox.train(toy(options), out="w", resume=True)
     assert len(server.runs) == 1
     assert_sent(server, "w")
     # negative control: without the note of what was sent, a crashed run would repeat lines where the service keeps them
@@ -366,24 +366,24 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_repeats_no_line(service, toy,
         with monkeypatch.context() as patch:
             crash_at(patch, 3)
             with pytest.raises(Crash):
-                toolbox.train(toy([*options, "train_cfg.max_steps=20"]), work_dir="w", resume=True)
+                toolbox.train(toy([*options, "train_cfg.max_steps=20"]), out="w", resume=True)
         Path("w/trackers.json").unlink()
-        toolbox.train(toy([*options, "train_cfg.max_steps=20"]), work_dir="w", resume=True)
+        toolbox.train(toy([*options, "train_cfg.max_steps=20"]), out="w", resume=True)
         with pytest.raises(AssertionError):
             assert_sent(server, "w")
 
 
 def test_a_run_that_is_replaced_or_restarted_is_another_run(service, toy):
     option, server = service
-    toolbox.train(toy([option]), work_dir="w")
-    toolbox.train(toy([option]), work_dir="w", overwrite=True)
+    toolbox.train(toy([option]), out="w")
+    toolbox.train(toy([option]), out="w", overwrite=True)
     assert len(server.runs) == 2
     assert [new for _, new in server.started] in ([True, True], [False, False])  # SwanLab makes what is not there
 
 
 def test_a_tracker_that_fails_is_told_once_and_harms_nothing(service, toy):
     option, server = service
-    toolbox.train(toy(), work_dir="plain")
+    toolbox.train(toy(), out="plain")
     said = Said()
     original = Handle.add
 
@@ -393,7 +393,7 @@ def test_a_tracker_that_fails_is_told_once_and_harms_nothing(service, toy):
 
     Handle.add = add
     try:
-        results = toolbox.train(toy([option]), work_dir="w", console=said)
+        results = toolbox.train(toy([option]), out="w", console=said)
     finally:
         Handle.add = original
     assert results["steps"] == 12
@@ -414,7 +414,7 @@ def test_a_tracker_that_cannot_start_says_so_in_one_message(service, toy, monkey
 
     monkeypatch.setattr(server, "init", init)
     with pytest.raises(toolbox.ToolboxError, match="cannot start: api_key not configured") as caught:
-        toolbox.train(toy([option]), work_dir="w")
+        toolbox.train(toy([option]), out="w")
     assert caught.value.problems[0].hint
     assert not list(Path("w").glob("checkpoint-*"))
 
@@ -429,7 +429,7 @@ def test_closing_may_fail(service, toy, monkeypatch):
         return run
 
     monkeypatch.setattr(server, "init", init)
-    assert toolbox.train(toy([option]), work_dir="w", console=said)["steps"] == 12
+    assert toolbox.train(toy([option]), out="w", console=said)["steps"] == 12
     assert [line for line in said.lines if "could not be closed: TimeoutError" in line]
 
 
@@ -443,7 +443,7 @@ def test_a_project_has_a_name(service, toy):
 def test_two_trackers_at_once(service, toy):
     option, server = service
     both = option.replace("[", "[dict(type='core.TensorBoard'),")
-    toolbox.train(toy([both]), work_dir="w")
+    toolbox.train(toy([both]), out="w")
     assert_sent(server, "w")
     assert_on_board("w")
 
@@ -497,7 +497,7 @@ def test_a_hook_that_fails_at_the_end_keeps_no_other_from_closing(toy, monkeypat
 
     monkeypatch.setattr(loop.Run, "_build_training", build)
     with pytest.raises(Crash):
-        toolbox.train(toy(["train_cfg.max_steps=2"]), work_dir="w")
+        toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     assert closed == [2]
 
 

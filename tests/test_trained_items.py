@@ -169,7 +169,7 @@ def root(tmp_path):
 
 
 def test_an_honest_run_says_nothing_and_a_grown_folder_stays_honest(toy, root, capsys):
-    results = toolbox.train(toy(options(root)), work_dir="run")
+    results = toolbox.train(toy(options(root)), out="run")
     found = checkpoints.read("run/last")
     assert len(found.trained_items().items) == len(ImageFolder(str(root), "train", divide="images"))
     assert "sha256" in found.manifest["files"]["trained_items.npz"]
@@ -181,7 +181,7 @@ def test_an_honest_run_says_nothing_and_a_grown_folder_stays_honest(toy, root, c
 
 
 def test_trained_items_in_a_test_are_counted_aloud(toy, root, capsys, tmp_path):
-    toolbox.train(toy(options(root)), work_dir="run")
+    toolbox.train(toy(options(root)), out="run")
     shutil.move(root, tmp_path / "elsewhere")
     other = options(tmp_path / "elsewhere", seed=7)  # divides the same pictures otherwise
     said = []
@@ -192,7 +192,7 @@ def test_trained_items_in_a_test_are_counted_aloud(toy, root, capsys, tmp_path):
     assert any(f"{count} of the {len(test_set)} items of the test set were trained on" in text for text in said)
     assert json.loads(Path("tested/test_results.json").read_text())["metrics"]["trained_items"] == count
     assert "trained_items" in Path("tested/report.html").read_text()
-    toolbox.train(toy([*other, "train_cfg.max_steps=4"]), work_dir="run", resume=True)
+    toolbox.train(toy([*other, "train_cfg.max_steps=4"]), out="run", resume=True)
     assert "of the val set were trained on" in capsys.readouterr().out
     assert json.loads(Path("run/train_results.json").read_text())["after"]["trained_items"] > 0
     assert len(checkpoints.read("run/last").trained_items().items) > 40  # of both divisions
@@ -200,7 +200,7 @@ def test_trained_items_in_a_test_are_counted_aloud(toy, root, capsys, tmp_path):
 
 def test_a_checkpoint_that_says_nothing_of_its_items_is_no_clean_one(toy, root, capsys):
     """As those of before items were kept are."""
-    toolbox.train(toy(options(root)), work_dir="run")
+    toolbox.train(toy(options(root)), out="run")
     said = []
     toolbox.evaluate(toy(options(root)), "run", tell=said.append)
     assert "does not say what it was trained on" not in capsys.readouterr().out + "".join(said)
@@ -211,12 +211,12 @@ def test_a_checkpoint_that_says_nothing_of_its_items_is_no_clean_one(toy, root, 
         (folder / "trained_items.npz").unlink()
     toolbox.evaluate(toy(options(root)), "run", tell=said.append)
     assert sum("does not say what it was trained on" in text for text in said) == 1
-    toolbox.train(toy([*options(root), "train_cfg.max_steps=4"]), work_dir="run", resume=True)
+    toolbox.train(toy([*options(root), "train_cfg.max_steps=4"]), out="run", resume=True)
     assert capsys.readouterr().out.count("does not say what it was trained on") == 1
 
 
 def test_training_numbers_can_be_had_on_purpose(toy, root):
-    toolbox.train(toy(options(root)), work_dir="run")
+    toolbox.train(toy(options(root)), out="run")
     recipe = toy([*options(root), "test_dataloader.dataset.split=train", "train_dataloader.dataset.split=test"])
     said = []
     numbers = toolbox.evaluate(recipe, "run", tell=said.append)
@@ -225,8 +225,8 @@ def test_training_numbers_can_be_had_on_purpose(toy, root):
 
 
 def test_a_run_that_starts_from_another_counts_its_items_too(toy, root, capsys):
-    toolbox.train(toy(options(root)), work_dir="run")
-    toolbox.train(toy([*options(root, seed=3), "load_from=run/last"]), work_dir="second")
+    toolbox.train(toy(options(root)), out="run")
+    toolbox.train(toy([*options(root, seed=3), "load_from=run/last"]), out="second")
     assert "of the test set were trained on" in capsys.readouterr().out
 
 
@@ -245,6 +245,6 @@ def test_the_training_folder_is_not_walked_at_every_validation(toy, root, monkey
     for steps in (2, 8):
         knn = [*options(root), "val_evaluator=dict(type='classification.KNN',ks=[1])", f"train_cfg.max_steps={steps}"]
         walks.clear()
-        toolbox.train(toy(knn), work_dir=f"run{steps}")
+        toolbox.train(toy(knn), out=f"run{steps}")
         found.append(len(walks))
     assert found[0] == found[1] > 0

@@ -119,7 +119,7 @@ def test_the_recipe_decides_and_a_run_of_an_older_version_is_told(toy):
     check = api.plan(toy([*options, "optim_wrapper.decay_tokens=True"]))
     assert not any("decay_tokens" in note for note in check.notes)
     assert any("cls_token" in note for note in api.plan(toy(options)).notes)
-    toolbox.train(toy(options), work_dir="run")
+    toolbox.train(toy(options), out="run")
     manifest = json.loads(Path("run", "last", "manifest.json").read_text())
     recipe = copy.deepcopy(manifest["recipe"])
     now = (recipe, {}, manifest["classes"])

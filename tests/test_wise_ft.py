@@ -44,7 +44,7 @@ def tokens(model) -> torch.Tensor:
 @pytest.mark.parametrize("tune", TUNES)
 def test_a_mix_is_the_linear_mix_of_the_weights(toy, weights, tune):
     config = toy(options(weights, tune))
-    toolbox.train(config, work_dir="w")
+    toolbox.train(config, out="w")
     trained = toolbox.load("w/last").model
     recipe = complete(to_dict(config))
     names = []
@@ -80,7 +80,7 @@ def test_a_mix_is_the_linear_mix_of_the_weights(toy, weights, tune):
 
 def test_the_effective_weight_of_an_adapter_is_mixed_exactly(toy, weights):
     config = toy(options(weights, TUNES[1]))
-    toolbox.train(config, work_dir="w")
+    toolbox.train(config, out="w")
     model = toolbox.load("w/last").model.double()
     layer = next(module for name, module in model.named_modules() if name.endswith("up_proj"))
     delta = layer.get_delta_weight("default").clone()
@@ -112,7 +112,7 @@ def test_the_best_mix_is_saved_tested_and_loaded(toy, weights, monkeypatch, tune
     config = toy([*options(weights, tune), WISE, test, "test_evaluator=dict(type='toy.Nearest')"])
     with monkeypatch.context() as patch:
         Steps(patch, {0.0: 0.2, 0.25: 0.3, 0.5: 0.9, 0.75: 0.6, 1.0: 0.5})
-        results = toolbox.train(config, work_dir="w")
+        results = toolbox.train(config, out="w")
     assert results["wise_ft"]["alpha"] == 0.5
     assert list(results["wise_ft"]["val"]) == ["0", "0.25", "0.5", "0.75", "1"]
     assert json.loads(Path("w/train_results.json").read_text())["wise_ft"] == results["wise_ft"]
@@ -128,7 +128,7 @@ def test_the_best_mix_is_saved_tested_and_loaded(toy, weights, monkeypatch, tune
 
 
 def test_a_run_on_real_numbers_is_never_worse_on_validation(toy, weights):
-    results = toolbox.train(toy([*options(weights), WISE, "optim_wrapper.optimizer.lr=0.05"]), work_dir="w")
+    results = toolbox.train(toy([*options(weights), WISE, "optim_wrapper.optimizer.lr=0.05"]), out="w")
     found = results["wise_ft"]
     chosen = found["val"][f"{found['alpha']:g}"]["recall@1"]
     assert chosen == max(numbers["recall@1"] for numbers in found["val"].values())
@@ -143,7 +143,7 @@ def test_a_run_on_real_numbers_is_never_worse_on_validation(toy, weights):
 def test_command_line_reads_the_mix(toy, weights, capsys):
     from toolbox.cli import test
 
-    toolbox.train(toy([*options(weights), WISE]), work_dir="w")
+    toolbox.train(toy([*options(weights), WISE]), out="w")
     recipe = str(Path(__file__).parent / "toy_recipe.py")
     assert test.main([recipe, "w/wise_ft", "--cfg-options", *options(weights)]) == 0
     assert "recall@1" in capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_command_line_reads_the_mix(toy, weights, capsys):
 
 def test_with_averages_it_starts_from_what_was_judged(toy, weights):
     more = ["optim_wrapper.average=dict(decay=0.5)", "train_cfg.val_interval=5"]
-    results = toolbox.train(toy([*options(weights), WISE, *more]), work_dir="w")
+    results = toolbox.train(toy([*options(weights), WISE, *more]), out="w")
     assert results["wise_ft"]["val"]["1"] == results["best"]["metrics"]
     again = toolbox.evaluate(toy(options(weights)), "w/best", split="val")
     assert again == results["best"]["metrics"]
@@ -167,7 +167,7 @@ def test_of_equal_mixes_the_nearest_to_the_trained_one_wins():
 
 def test_infinite_buffers_stay(toy, weights):
     config = toy(options(weights))
-    toolbox.train(config, work_dir="w")
+    toolbox.train(config, out="w")
     model = toolbox.load("w/last").model
     model.backbone.register_buffer("mask", torch.full((2,), -torch.inf))
     known = pretrained(complete(to_dict(config)), 16, set(model.state_dict()))
@@ -180,11 +180,11 @@ def test_infinite_buffers_stay(toy, weights):
 @pytest.mark.parametrize("step", [6, 12])
 def test_a_resumed_run_makes_the_same_mix(toy, weights, monkeypatch, step):
     config = toy([*options(weights), WISE])
-    whole = toolbox.train(config, work_dir="whole")
+    whole = toolbox.train(config, out="whole")
     interrupt_at(monkeypatch, step)
-    interrupted(config, work_dir="stopped")
+    interrupted(config, out="stopped")
     assert not Path("stopped/wise_ft").exists()
-    resumed = toolbox.train(config, work_dir="stopped", resume=True)
+    resumed = toolbox.train(config, out="stopped", resume=True)
     assert resumed["wise_ft"] == whole["wise_ft"]
     assert same(tensors("whole/wise_ft"), tensors("stopped/wise_ft"))
     state = load_file("whole/last/state.safetensors")
@@ -195,7 +195,7 @@ def test_a_signal_while_mixing_leaves_a_run_that_can_go_on(toy, weights, monkeyp
     import signal
 
     config = toy([*options(weights), WISE])
-    whole = toolbox.train(config, work_dir="whole")
+    whole = toolbox.train(config, out="whole")
     original = Interpolation.set
 
     def set_(self, alpha):
@@ -205,28 +205,28 @@ def test_a_signal_while_mixing_leaves_a_run_that_can_go_on(toy, weights, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(Interpolation, "set", set_)
-        interrupted(config, work_dir="stopped")
+        interrupted(config, out="stopped")
     assert not Path("stopped/wise_ft").exists()
-    assert toolbox.train(config, work_dir="stopped", resume=True)["wise_ft"] == whole["wise_ft"]
+    assert toolbox.train(config, out="stopped", resume=True)["wise_ft"] == whole["wise_ft"]
 
 
 def test_a_longer_run_forgets_the_mix_of_its_first_end(toy, weights, monkeypatch):
-    toolbox.train(toy([*options(weights), WISE]), work_dir="w")
+    toolbox.train(toy([*options(weights), WISE]), out="w")
     assert checkpoints.read("w").path.name == "wise_ft"
     interrupt_at(monkeypatch, 3)
-    interrupted(toy([*options(weights), "train_cfg.max_steps=20"]), work_dir="w", resume=True)
+    interrupted(toy([*options(weights), "train_cfg.max_steps=20"]), out="w", resume=True)
     assert checkpoints.read("w").path.name.startswith("checkpoint-")
-    toolbox.train(toy([*options(weights), WISE]), work_dir="w", overwrite=True)
-    toolbox.train(toy(options(weights)), work_dir="w", overwrite=True)
+    toolbox.train(toy([*options(weights), WISE]), out="w", overwrite=True)
+    toolbox.train(toy(options(weights)), out="w", overwrite=True)
     assert not Path("w/wise_ft").exists()
 
 
 def test_no_training_continues_from_a_mix_but_a_new_run_may_start(toy, weights):
-    toolbox.train(toy([*options(weights), WISE]), work_dir="w")
+    toolbox.train(toy([*options(weights), WISE]), out="w")
     with pytest.raises(toolbox.ToolboxError, match="weights alone"):
-        toolbox.train(toy(options(weights)), work_dir="v", resume="w/wise_ft")
+        toolbox.train(toy(options(weights)), out="v", resume="w/wise_ft")
     more = ["load_from=w/wise_ft", "optim_wrapper.optimizer.lr=0.0"]
-    toolbox.train(toy([*options(weights), *more]), work_dir="u")
+    toolbox.train(toy([*options(weights), *more]), out="u")
     assert same(tensors("u/last"), tensors("w/wise_ft"))
 
 
@@ -262,10 +262,10 @@ def test_what_makes_no_sense_is_refused(toy, weights, more, message):
 
 def test_random_weights_have_no_zero_shot_to_mix_with(toy):
     with pytest.raises(toolbox.ToolboxError, match="mixes pretrained with trained weights"):
-        toolbox.train(toy([WISE]), work_dir="w")
+        toolbox.train(toy([WISE]), out="w")
     assert not Path("w").exists()
 
 
 def test_integer_alphas_are_fine_and_duplicates_are_judged_once(toy, weights):
-    results = toolbox.train(toy([*options(weights), "train_cfg.wise_ft.alphas=[0,1,1.0,0.5]"]), work_dir="w")
+    results = toolbox.train(toy([*options(weights), "train_cfg.wise_ft.alphas=[0,1,1.0,0.5]"]), out="w")
     assert list(results["wise_ft"]["val"]) == ["0", "0.5", "1"]

@@ -104,14 +104,13 @@ def train(
     out: str | Path | None = None, overrides: Mapping[str, Any] | Iterable[str] = (), plugins: Iterable[str] = (),
     resume: bool | str | None = None, overwrite: bool = False, device: str | None = None,
     console: Console | None = None, profile: int | None = None, team: Team | None = None,
-    work_dir: str | Path | None = None,
 ) -> TrainResults:  # fmt: skip
     """Train a recipe and evaluate it before and after.
 
     - `recipe`, `data`, `model`, `overrides`, `plugins`: as of `load_config`; or a loaded recipe, which has them.
     - `out`: the run's folder; default: the recipe's `work_dir`, or `work_dirs/<name of the recipe>`.
-    - `resume`: True for the newest whole checkpoint in `work_dir`, or a checkpoint's path; default: the recipe's.
-    - `overwrite`: replace a run that `work_dir` holds.
+    - `resume`: True for the newest whole checkpoint in `out`, or a checkpoint's path; default: the recipe's.
+    - `overwrite`: replace a run that `out` holds.
     - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
     - `console`: where messages go; default: a bar on a terminal, else lines on standard output.
     - `profile`: after a few steps to warm up, profile so many and write `profile/` into the run's folder.
@@ -143,7 +142,6 @@ def train(
         console.info(note)
     if resume is None:
         resume = settings["resume"] and not overwrite
-    out = out or work_dir
     folder = Path(out).expanduser() if out else making.folder_of(settings, name_of(config))
     settings["work_dir"] = str(folder)
     try:

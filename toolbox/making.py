@@ -85,7 +85,7 @@ def train_start(
     folder = folder_of(to_dict(config), Path(named).stem)
     console.info(f"This recipe starts from what {named} trains: doing that first, once, in {folder}.")
     try:
-        train(config, work_dir=folder, device=device, console=console, resume=holds_run(folder))
+        train(config, out=folder, device=device, console=console, resume=holds_run(folder))
     except Interrupted as interrupted:
         text = f"Interrupted while {named} was trained. The same command goes on from there."
         raise Interrupted(interrupted.signum, text) from interrupted

@@ -165,10 +165,10 @@ def test_an_odd_training_state_is_one_message(run, text):
 
 @pytest.mark.parametrize("text", ['{"__reduce__": ["os.system", "touch was_here"]}', '["os.system", "touch was_here"]'])
 def test_a_training_state_that_names_code_runs_none(toy, text):
-    toolbox.train(toy(), work_dir="run")
+    toolbox.train(toy(), out="run")
     folder = Path("run/last").resolve()
     (folder / "state.json").write_text(text)
     sign(folder)
     with pytest.raises((KeyError, TypeError, toolbox.ToolboxError)):
-        toolbox.train(toy(), work_dir="run", resume=str(folder))
+        toolbox.train(toy(), out="run", resume=str(folder))
     assert not Path("was_here").exists()

@@ -36,7 +36,7 @@ def best_is(toy, monkeypatch):
 def test_the_best_and_the_last_few_are_kept(toy, best_is, keep, left):
     best_is(0.1, 0.1, 0.5, 0.9, 0.3, 0.2, 0.3, 0.4, 0.9)  # before, steps 0, 2 to 12, after
     options = ["train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
-    toolbox.train(toy([*options, f"default_hooks.checkpoint.max_keep_ckpts={keep}"]), work_dir="run")
+    toolbox.train(toy([*options, f"default_hooks.checkpoint.max_keep_ckpts={keep}"]), out="run")
     assert os.readlink("run/best") == "checkpoint-4"
     assert steps("run") == left
 
@@ -45,7 +45,7 @@ def test_wherever_rotation_is_cut_off_best_and_last_are_whole(toy, tmp_path, mon
     """At every call of a rotation the process is gone; what it left is cleaned by the run that goes on."""
     options = ["train_cfg.max_steps=6", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=1",
                "default_hooks.checkpoint.max_keep_ckpts=9"]  # fmt: skip
-    toolbox.train(toy(options), work_dir="full")
+    toolbox.train(toy(options), out="full")
     shutil.copytree("full", "counted", symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(tmp_path / "counted").patch(patch.setattr)
@@ -71,7 +71,7 @@ def test_wherever_rotation_is_cut_off_best_and_last_are_whole(toy, tmp_path, mon
         assert {checkpoints.read(folder / name).step for name in ("best", "last")} == before
         steps(folder)  # each that is there is whole
         if at % 10 == 1:
-            toolbox.train(toy(options), work_dir=str(folder), resume=True)
+            toolbox.train(toy(options), out=str(folder), resume=True)
             assert [path.name for path in folder.glob(".*")] == [".lock"]
             assert {checkpoints.read(folder / name).step for name in ("best", "last")} == before
         shutil.rmtree(folder)
@@ -86,20 +86,20 @@ def test_a_checkpoint_that_cannot_be_removed_does_not_end_the_run(toy, tmp_path,
 
     Disk(tmp_path / "run", strike).patch(monkeypatch.setattr)
     options = ["default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=1"]
-    assert toolbox.train(toy(options), work_dir="run")["steps"] == 12
+    assert toolbox.train(toy(options), out="run")["steps"] == 12
     monkeypatch.undo()
     os.chdir(tmp_path)
     assert checkpoints.read("run/last").step == 12
-    toolbox.train(toy(options), work_dir="run", resume=True)
+    toolbox.train(toy(options), out="run", resume=True)
     assert [path.name for path in Path("run").glob(".*")] == [".lock"]
 
 
 def test_keeping_one_never_removes_the_only_whole_one(toy):
     """Neither a rotation beside a damaged newest one, nor the fall back from it."""
     options = ["train_cfg.val_interval=12", "default_hooks.checkpoint.max_keep_ckpts=1"]
-    toolbox.train(toy([*options, "train_cfg.max_steps=8"]), work_dir="run")
+    toolbox.train(toy([*options, "train_cfg.max_steps=8"]), out="run")
     shutil.copytree("run/checkpoint-8", "run/checkpoint-9")
     (Path("run/checkpoint-9/state.json")).write_text("{}")
-    toolbox.train(toy([*options, "train_cfg.max_steps=12"]), work_dir="run", resume=True)
+    toolbox.train(toy([*options, "train_cfg.max_steps=12"]), out="run", resume=True)
     assert checkpoints.read("run/last").step == 12
     assert Path("run/abandoned/checkpoint-9").is_dir()

@@ -57,7 +57,7 @@ def everything(team: Team, folder: Path) -> dict[str, list[dict[str, float]]]:
             del given["model.backbone.dropout"]
         target = folder / f"logged-{name}-{team.size}"
         results = toolbox.train(
-            toolbox.load_config(RECIPE, given), work_dir=target, console=Silent(), team=team, device="cpu"
+            toolbox.load_config(RECIPE, given), out=target, console=Silent(), team=team, device="cpu"
         )
         lines = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
         found[name] = [line for line in lines if "lr" in line]

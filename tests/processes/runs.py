@@ -90,9 +90,7 @@ def train(team: Team, folder: Path, mode: str, options: dict[str, Any], **how: A
     """A run of the toy recipe in `folder`: its results, and "said", what it told."""
     recipe = toolbox.load_config(RECIPE, {**options, "env_cfg.parallel.mode": mode})
     console = Noted()
-    return toolbox.train(recipe, work_dir=folder, console=console, team=team, device="cpu", **how) | {
-        "said": console.said
-    }
+    return toolbox.train(recipe, out=folder, console=console, team=team, device="cpu", **how) | {"said": console.said}
 
 
 def everything(team: Team, folder: Path) -> dict[str, Any]:

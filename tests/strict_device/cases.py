@@ -33,7 +33,7 @@ RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
 
 def train(device: str, options: dict[str, Any], *, work_dir: str | None = None, **how: Any) -> dict[str, Any]:
     recipe = load_config(RECIPE, {**QUICK, **options})
-    return toolbox.train(recipe, work_dir=work_dir or device, device=device, console=Silent(), **how)
+    return toolbox.train(recipe, out=work_dir or device, device=device, console=Silent(), **how)
 
 
 def agree(found: Any, expected: Any, limit: float = 2e-3, path: str = "") -> None:

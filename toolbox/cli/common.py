@@ -134,7 +134,7 @@ _OPTIONS = [
     (r"(?<![\w.])device='([\w:]+)'", r"--device \1"),
     (r"(?<=: )precision='(\w+)'", r"--precision \1"),
     (r"(?<=: )batch_size=(\d+)", r"--batch-size \1"),
-    (r"\b(another|an empty|with|share:) work_dir\b", r"\1 --work-dir"),
+    (r"\b(another|an|an empty|as) out folder\b", r"\1 --work-dir"),
     (r"\b(another|folder with) (out|page)\b", r"\1 --\2"),
     (r"\b([Ll]eave) (merge|onnx) out\b", r"\1 --\2 out"),
 ]

@@ -267,7 +267,7 @@ class Prepared:
         if not all(self.team.everywhere((self.work_dir / ".lock").is_file())):
             raise ToolboxError(
                 f"Not every process sees {self.work_dir}.", where="work_dir",
-                hint="Put it on a file system that all machines share: work_dir.",
+                hint="Put it on a file system that all machines share, as out folder.",
             )  # fmt: skip
 
     def _check_shares(self) -> None:

@@ -45,7 +45,7 @@ def open_folder(
         if found.path.parent != folder.resolve() and workdir.holds_run(folder):
             raise ToolboxError(
                 f"{folder} already holds another run than {found.path}.",
-                hint="Continue that checkpoint in its own folder, or in an empty work_dir.",
+                hint="Continue that checkpoint in its own folder, or in an empty out folder.",
             )
         return found
     found, complaints = checkpoints.newest(folder)
@@ -86,7 +86,7 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
     start = checkpoints.start_of(recipe)
     if start is not None and overwrite and start.path.parent == folder.resolve():
         raise ToolboxError(
-            "load_from names a checkpoint of the run that would be replaced.", hint="Choose another work_dir."
+            "load_from names a checkpoint of the run that would be replaced.", hint="Choose another out folder."
         )
     return start
 

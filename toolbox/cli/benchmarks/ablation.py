@@ -96,5 +96,5 @@ def train_once(changes: dict[str, Any], steps: int, seed: int, *, held_out: bool
         }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         config = api.load_config(RECIPE, {**fixed, **changes})
-        results = api.train(config, work_dir=Path(folder) / "run", console=Silent())
+        results = api.train(config, out=Path(folder) / "run", console=Silent())
     return results["after"]["recall@1"], results["seconds"]

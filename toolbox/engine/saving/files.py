@@ -126,7 +126,7 @@ def write_text(path: Path, text: str) -> None:
 
     Raises ToolboxError when the disk refuses.
     """
-    files.write_text(path, text, hint="Choose another work_dir.", errors="backslashreplace")
+    files.write_text(path, text, hint="Choose another out folder.", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

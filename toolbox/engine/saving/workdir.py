@@ -37,7 +37,7 @@ def check_free(folder: Path) -> None:
     if holds_run(folder):
         raise ToolboxError(
             f"{folder} already holds a run.",
-            hint="Continue it with resume=True, replace it with overwrite=True, or choose another work_dir.",
+            hint="Continue it with resume=True, replace it with overwrite=True, or choose another out folder.",
         )
 
 
@@ -53,7 +53,7 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         raise ToolboxError(
             f"Nothing can be written to {folder}: {error.strerror or error}.",
-            hint="Choose a folder of yours with work_dir.",
+            hint="Choose an out folder of yours.",
         ) from error
 
 
@@ -70,7 +70,7 @@ def lock(folder: Path, warn: Callable[[str], None] = lambda text: None) -> IO[st
         file.seek(0)
         owner = file.read().strip() or "another process"
         file.close()
-        raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another work_dir.")
+        raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another out folder.")
     if locked is None:
         warn(no_lock_warning(str(folder)))
     with suppress(OSError):  # whose it is helps people, and is not needed
