@@ -112,9 +112,9 @@ def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
         return Fetch(build(config.train_dataloader.dataset), inputs_of(model), augment=augment, seed=seed)
 
     state = torch.get_rng_state()
-    first = fetch(0)[[(10, 3), (11, 3)]]["inputs"]["image"]
+    first = fetch(0)[[(10, 3), (11, 3)]].inputs["image"]
     assert not torch.equal(first[0], first[1])
-    assert torch.equal(first, fetch(0)[[(10, 3), (11, 3)]]["inputs"]["image"])
-    assert torch.equal(first[1], fetch(0)[[(11, 3)]]["inputs"]["image"][0])
-    assert not torch.equal(first, fetch(1)[[(10, 3), (11, 3)]]["inputs"]["image"])
+    assert torch.equal(first, fetch(0)[[(10, 3), (11, 3)]].inputs["image"])
+    assert torch.equal(first[1], fetch(0)[[(11, 3)]].inputs["image"][0])
+    assert not torch.equal(first, fetch(1)[[(10, 3), (11, 3)]].inputs["image"])
     assert torch.equal(state, torch.get_rng_state())  # the model's generator is untouched

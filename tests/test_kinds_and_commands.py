@@ -342,7 +342,7 @@ def test_a_command_runs_and_costs_nothing_before(site, capsys):
     install_command(site, "acme")
     names = [(command.name, command.state) for command in catalog().commands()]
     assert names[0][0] == "train"
-    assert names[-2:] == [("acme", "ready"), ("count", "ready")]
+    assert {("acme", "ready"), ("count", "ready")} <= set(names)
     assert "fake_fine" not in sys.modules
     command = catalog().command("count")
     assert (command.summary, command.plugin.namespace) == ("counts", "acme")

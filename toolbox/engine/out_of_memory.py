@@ -50,7 +50,7 @@ def training(
         if not ran_out(error):
             raise
         largest = max(batches, key=lambda batch: len(batch))
-        rows = {name: grad_cache.row_count({name: value}) for name, value in largest["inputs"].items()}
+        rows = {name: grad_cache.row_count({name: value}) for name, value in largest.inputs.items()}
         raise _told(recipe, classes, rows, step, device, error) from error
 
 

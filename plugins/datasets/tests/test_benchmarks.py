@@ -122,6 +122,8 @@ def test_published_counts_add_up():
 def test_queries_meet_the_gallery_only(tmp_path):
     from toolbox_retrieval.recall import Recall
 
+    from toolbox.base import Batch
+
     dataset = InShop(str(make_inshop(tmp_path)), "test")
     assert Counter(dataset[index]["role"] for index in range(len(dataset))) == {"query": 6, "gallery": 12}
     assert Counter(dataset.groups) == {"WOMEN/Dresses": 9, "MEN/Tees": 9}
@@ -129,11 +131,11 @@ def test_queries_meet_the_gallery_only(tmp_path):
     metric = Recall(ks=[1])
     metric.update(
         {"embeddings": torch.eye(6, dtype=torch.float32)[[sample["label"] for sample in samples]]},
-        {
-            "labels": torch.tensor([sample["label"] for sample in samples]),
-            "ids": [sample["id"] for sample in samples],
-            "roles": [sample["role"] for sample in samples],
-        },
+        Batch(
+            labels=torch.tensor([sample["label"] for sample in samples]),
+            ids=[sample["id"] for sample in samples],
+            roles=[sample["role"] for sample in samples],
+        ),
     )
     found = metric.compute()
     assert (found["queries"], found["recall@1"]) == (6, 1.0)

@@ -155,7 +155,7 @@ def test_check_finds_missing_folder_index_and_images(root):
     (problem,) = SOP(str(root / "nowhere")).check()
     assert "does not exist" in problem.message
     assert f"vision-encoder-toolbox prepare_data sop --out {root / 'nowhere'}" in problem.hint
-    assert "make demo" in problem.hint
+    assert "train demo/dinov3_sop" in problem.hint
     for number in (1, 4, 7, 10):
         (root / f"bicycle_final/{1000 + number}_0.JPG").unlink()
     (problem,) = SOP(str(root), "trainval").check()
