@@ -16,6 +16,8 @@ class Batch:
         batch = Batch.example({"image": torch.rand(8, 3, 224, 224)}, labels=torch.arange(8) % 2)
         batch.inputs["image"].shape, len(batch), batch.ids
 
+    Fields may also be read by their names, `batch["labels"]`, as outputs of transformers are.
+
     - `inputs`: {name: tensor or dict of tensors}, what the backbone of that input reads; V * B rows, view-major: rows
       0 to B - 1 are the first view of each item.
     - `views`: {name: V}, how many views of an item an input holds.
@@ -47,6 +49,17 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, name: str) -> Any:
+        """The field of a name. Raises KeyError for any other."""
+        if name not in self.__dataclass_fields__:
+            raise KeyError(f"a batch has no {name!r}: it has {', '.join(self.__dataclass_fields__)}")
+        return getattr(self, name)
+
+    @classmethod
+    def of(cls, fields: Batch | Mapping[str, Any]) -> Batch:
+        """A batch as it is, or one of some fields: what a metric takes that is tried by hand."""
+        return fields if isinstance(fields, Batch) else cls(**fields)
 
     @classmethod
     def example(cls, inputs: Mapping[str, Any], *, views: Mapping[str, int] | None = None, **fields: Any) -> Batch:

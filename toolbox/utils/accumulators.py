@@ -68,6 +68,7 @@ class EmbeddingAccumulator:
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in a batch. Raises ValueError where labels, ids or roles are absent or do not fit."""
+        batch = Batch.of(batch)
         labels, ids, roles = batch.labels, batch.ids, batch.roles
         if self.output not in outputs:
             raise ValueError(f"{self.metric} reads the model's '{self.output}', and this model gives {sorted(outputs)}")
