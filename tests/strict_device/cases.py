@@ -27,6 +27,7 @@ import toolbox
 from toolbox.base import Batch
 from toolbox.config import load_config
 from toolbox.engine.console import Silent
+from toolbox.registry import catalog
 
 RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
 
@@ -204,11 +205,8 @@ def folder_of_pictures(count: int = 6) -> list[str]:
 
 
 def command(name: str, *arguments: str) -> None:
-    """A command of tools/ in this process."""
-    import importlib
-
-    module = importlib.import_module(f"toolbox.cli.{name}")
-    code = module.main([str(argument) for argument in arguments])
+    """A command in this process, of the core or of a plugin."""
+    code = catalog().command(name).load()([str(argument) for argument in arguments])
     assert code == 0, f"{name} ended with {code}"
 
 
