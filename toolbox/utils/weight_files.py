@@ -33,6 +33,26 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def read_config(file: Path, content: str) -> dict[str, Any]:
+    """The JSON object in a folder's config.json.
+
+    - `content`: what a folder of this format holds, the end of a sentence, for a folder without the file.
+
+    Raises FileNotFoundError where there is none, ValueError for a file that holds no JSON object.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file.parent} has no {file.name}. A folder in Hugging Face format holds config.json{content}"
+        )
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file} is no valid JSON ({error}). Download it again.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file} holds no JSON object. Download it again.")
+    return fields
+
+
 def check_config(content: Mapping[str, Any], file: Path) -> None:
     """Raise ValueError where a config.json, that of a part included, asks transformers for code from the Hub.
 

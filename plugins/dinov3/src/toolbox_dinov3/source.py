@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
+from toolbox.utils.weight_files import read_config
 from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
 from toolbox_dinov3.names import find
 from toolbox_dinov3.timm_config import read_timm_fields
@@ -117,7 +117,8 @@ def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_folder(folder: Path, family: Family) -> Source:
-    fields = _json(folder / "config.json")
+    files = f" and model.safetensors, as `hf download ID --local-dir {folder}` writes them."
+    fields = read_config(folder / "config.json", files)
     if "architecture" in fields and "model_type" not in fields:
         images = read_timm_images(fields.get("pretrained_cfg") or fields)  # the oldest files have it on the top level
         fields = read_timm_fields(family, fields["architecture"], fields.get("model_args") or {})
@@ -130,18 +131,3 @@ def _from_folder(folder: Path, family: Family) -> Source:
     return Source(
         {key: fields[key] for key in FIELDS[family] if key in fields}, read_image_processor(folder), folder=folder
     )
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file.parent} has no {file.name}. A folder in Hugging Face format holds config.json and "
-            f"model.safetensors, as `hf download ID --local-dir {file.parent}` writes them."
-        )
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is no valid JSON ({error}). Download it again.") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{file} holds no JSON object. Download it again.")
-    return data

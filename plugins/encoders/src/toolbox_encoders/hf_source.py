@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -228,7 +227,8 @@ def _read(folder: Path) -> PretrainedConfig:
     from transformers import AutoConfig
 
     file = folder / "config.json"
-    content = _json(file)
+    files = f", preprocessor_config.json and model.safetensors: hf download ID --local-dir {folder}"
+    content = weight_files.read_config(file, files)
     if "architecture" in content and "model_type" not in content:
         raise ValueError(f"{folder} holds timm's {content['architecture']!r}: use encoders.Timm.")
     weight_files.check_config(content, file)
@@ -247,21 +247,6 @@ def _forget_code(config: PretrainedConfig) -> None:
     for value in list(vars(config).values()):
         if hasattr(value, "model_type"):
             _forget_code(value)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file.parent} has no {file.name}. A folder in Hugging Face format holds config.json, "
-            f"preprocessor_config.json and model.safetensors: hf download ID --local-dir {file.parent}"
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is no valid JSON ({error}). Download it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object. Download it again.")
-    return content
 
 
 def _has_weights(folder: Path) -> bool:
