@@ -11,7 +11,7 @@ from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
 from toolbox_retrieval.findings import outcomes, positions, recall_curve
-from toolbox_retrieval.queries import check_answerable, check_labels, fitting_ks, largest_k, remarks
+from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, largest_k, remarks
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -38,13 +38,7 @@ class LateInteractionRecall(Metric):
     better = {f"{PREFIX}queries_without_positive": "less"}
 
     def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Lone = "skip"):
-        self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
-        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
-            raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[1,10]")
-        if memory_mb < 1:
-            raise ValueError(f"memory_mb must be at least 1, not {memory_mb}: try 512")
-        if lone not in ("miss", "skip"):
-            raise ValueError(f"lone must be 'miss' or 'skip', not {lone!r}")
+        self.ks = check_arguments(ks, memory_mb, lone)
         self.memory_mb, self.lone = memory_mb, lone
         self.reset()
 

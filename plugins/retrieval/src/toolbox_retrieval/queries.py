@@ -12,6 +12,18 @@ from toolbox.utils.accumulators import Items, check_labelled
 from toolbox.utils.ranking import Lone
 
 
+def check_arguments(ks: Sequence[int] | None, memory_mb: int, lone: Lone) -> list[int]:
+    """The K of a metric, 1 to 1000 by default. Raises ValueError for arguments that make no sense."""
+    ks = [1, 10, 100, 1000] if ks is None else list(ks)
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise ValueError(f"ks must be different numbers from 1 up, not {ks}: try ks=[1,10]")
+    if memory_mb < 1:
+        raise ValueError(f"memory_mb must be at least 1, not {memory_mb}: try 512")
+    if lone not in ("miss", "skip"):
+        raise ValueError(f"lone must be 'miss' or 'skip', not {lone!r}")
+    return ks
+
+
 def check_labels(dataset: Dataset, ks: Sequence[int]) -> list[Problem]:
     """What makes Recall at these K meaningless on a dataset."""
     if found := check_labelled("Recall@K", dataset):

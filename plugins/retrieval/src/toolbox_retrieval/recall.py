@@ -17,7 +17,7 @@ from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
 from toolbox_retrieval import k_reciprocal
 from toolbox_retrieval.findings import describe
 from toolbox_retrieval.intervals import intervals as resampled
-from toolbox_retrieval.queries import check_answerable, check_labels, fitting_ks, remarks
+from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, remarks
 from toolbox_retrieval.whitening import Projected, Whitening
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -84,13 +84,7 @@ class Recall(Metric):
         expand_gallery: bool = False,
         rerank: list[float] | None = None,
     ):
-        self.ks = [1, 10, 100, 1000] if ks is None else list(ks)
-        if not self.ks or min(self.ks) < 1 or len(set(self.ks)) < len(self.ks):
-            raise ValueError(f"ks must be different numbers from 1 up, not {self.ks}: try ks=[1,10]")
-        if memory_mb < 1:
-            raise ValueError(f"memory_mb must be at least 1, not {memory_mb}: try 512")
-        if lone not in ("miss", "skip"):
-            raise ValueError(f"lone must be 'miss' or 'skip', not {lone!r}")
+        self.ks = check_arguments(ks, memory_mb, lone)
         self.dims = list(dims or [])
         if any(d < 1 for d in self.dims) or len(set(self.dims)) < len(self.dims):
             raise ValueError(f"dims must be different widths from 1 up, not {self.dims}: try dims=[64,128]")
