@@ -18,6 +18,7 @@ from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
     from toolbox.config import Config
+    from toolbox.engine.signals import Interrupted
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, whatever was to be written
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
@@ -60,6 +61,12 @@ def new_parser(name: str, description: str, epilog: str = "") -> argparse.Argume
         epilog=epilog.replace("{command}", command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def report_interruption(interrupted: Interrupted) -> int:
+    """Say what an interrupted command has to say; returns its exit code, 128 + n after signal n."""
+    print(as_flags(str(interrupted)), file=sys.stderr)
+    return 128 + interrupted.signum
 
 
 def expand_arguments(argv: list[str] | None = None) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import as_flags, prepare_process
+from toolbox.cli.common import prepare_process, report_interruption
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.signals import Interrupted
 
 
 def run_in_processes(
@@ -43,19 +41,12 @@ def run_in_processes(
                     if leaves_together or team.size == 1:
                         raise
                     raise _LeftAlone from interrupted  # which ends the others
-    except Interrupted as interrupted:
-        return _report(interrupted, place.rank)
-    except _LeftAlone as left:
-        return _report(left.__cause__, place.rank)
+    except (Interrupted, _LeftAlone) as ended:
+        interrupted = ended if isinstance(ended, Interrupted) else ended.__cause__
+        return 128 + interrupted.signum if place.rank else report_interruption(interrupted)
     except OtherProcessFailed as failure:  # that one says why
         return failure.code
 
 
 class _LeftAlone(Exception):
     """A signal has ended this process's work, and the others may not have heard of it."""
-
-
-def _report(interrupted: Interrupted, rank: int) -> int:
-    if rank == 0:
-        print(as_flags(str(interrupted)), file=sys.stderr)
-    return 128 + interrupted.signum

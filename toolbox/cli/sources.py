@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from toolbox.cli.common import as_flags
+from toolbox.cli.common import report_interruption
 from toolbox.errors import ToolboxError
 from toolbox.loading import kind_of
 from toolbox.registry import build
@@ -223,8 +223,7 @@ def stoppable(command: Callable[[], int]) -> Callable[[], int]:
         try:
             return command()
         except Interrupted as interrupted:
-            print(as_flags(str(interrupted)), file=sys.stderr)
-            return 128 + interrupted.signum
+            return report_interruption(interrupted)
 
     return run
 
