@@ -31,6 +31,8 @@ T = TypeVar("T")
 _FAILED = "failed"
 _WAIT = timedelta(minutes=5)  # for all processes to come
 _TIMEOUT = timedelta(hours=2)  # a process that writes a checkpoint or reads a dataset lets the others wait
+_PATIENCE = timedelta(seconds=30)  # how long a failing main process waits until all others have heard of it
+_PATIENCE_FOR_LOST = timedelta(seconds=3)  # the same where one of them is gone, who will never hear
 _SILENCE = 120.0  # seconds after which a process that tells nothing is taken for dead
 _LOST = (
     "Connection closed by peer",
@@ -121,7 +123,8 @@ class Team:
             raise first from error
         if self.is_main and self._store is not None:  # the store may end with this process: let the others hear first
             with suppress(dist.DistError, RuntimeError):
-                self._store.wait([f"heard/{rank}" for rank in range(1, self.size)], timedelta(seconds=3))
+                patience = _PATIENCE_FOR_LOST if _is_lost(error) else _PATIENCE
+                self._store.wait([f"heard/{rank}" for rank in range(1, self.size)], patience)
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             get_error_handler().record_exception(error)  # torchrun's last lines then say what it was
         if _is_lost(error):
