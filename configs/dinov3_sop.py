@@ -11,7 +11,7 @@ chunk sizes that fit 24, 40 and 80 GB. Larger pictures: `model.backbone.size=336
 What each choice rests on, in published Recall@1 on SOP (this recipe's own number awaits a run on the real data):
 - Everything published above 85 trains all weights, at 1e-5 to 1e-4: RS@k 88.0 (ViT-B/16, AdamW 5e-5), triplets of
   open-metric-learning 86.6 (ViT-S/16), hyperbolic ViT 85.9 (ViT-S/16). LoRA with InfoNCE gave 83.13 with this encoder
-  (configs/dinov3_sop_seed.py). Lower rates for earlier blocks are the custom in fine-tuning masked and contrastive
+  (configs/dinov3_sop_baseline.py). Lower rates for earlier blocks are the custom in fine-tuning masked and contrastive
   encoders; `optim_wrapper.layer_decay=None` switches them off.
 - 4 images a class in large batches: RS@k 4 x 1,000; the others 2 to 6 a class in 192 to 900. 1,024 here, in chunks.
 - Classes of a batch from few super-classes, as in the 86.6 of open-metric-learning: negatives are harder.

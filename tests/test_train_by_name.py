@@ -97,7 +97,7 @@ def test_another_encoder_brings_its_component(model, component):
     assert (backbone.type, backbone.name) == (component, model)
 
 
-@pytest.mark.parametrize("name", ["dinov3_sop", "dinov3_sop_seed", "dinov3_food101", "dinov3_folder_probe"])
+@pytest.mark.parametrize("name", ["dinov3_sop", "dinov3_sop_baseline", "dinov3_food101", "dinov3_folder_probe"])
 def test_data_reach_every_split(name):
     loaded = to_dict(toolbox.load_config(name, data="elsewhere"))
     key = "name" if name == "dinov3_food101" else "root"

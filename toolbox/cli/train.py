@@ -61,7 +61,7 @@ def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
     foreign = [name for name in names if name in FOREIGN]
     if not foreign:
         expected.error(f"unrecognized arguments: {' '.join(unknown)}")
-    hint = "What it holds is set by --cfg-options KEY=VALUE; see docs/from_seed_scripts.md."
+    hint = "What it holds is set by --cfg-options KEY=VALUE; see docs/from_other_scripts.md."
     raise ToolboxError.of(
         [Problem(f"There is no argument '--{name}'. {FOREIGN[name].hint}", hint=hint) for name in foreign]
     )

@@ -1,6 +1,6 @@
 """What keys and arguments of flat recipes and scripts, which others call by one word each, are called here.
 
-docs/from_seed_scripts.md shows this table; a test proves that every answer is accepted, or refused as told.
+docs/from_other_scripts.md shows this table; a test proves that every answer is accepted, or refused as told.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def translated(file: Path) -> list[str]:
     keys = [match[1] for line in lines if (match := re.match(r"(\w+)\s*:", line))]
     answers = {key: FOREIGN[key].ours or FOREIGN[key].note if key in FOREIGN else "unknown here" for key in keys}
     start = (
-        "Start from configs/dinov3_sop_seed.py or configs/dinov3_sop.py (retrieval) or configs/dinov3_food101.py "
+        "Start from configs/dinov3_sop_baseline.py or configs/dinov3_sop.py (retrieval) or configs/dinov3_food101.py "
         "(classification), with these as --cfg-options, your values in place of the examples:"
     )
-    return [start, *(f"  {key}: {answer}" for key, answer in answers.items()), "See docs/from_seed_scripts.md."]
+    return [start, *(f"  {key}: {answer}" for key, answer in answers.items()), "See docs/from_other_scripts.md."]

@@ -1,6 +1,6 @@
 """The published baseline to beat: DINOv3 ViT-B/16, LoRA on queries and values, InfoNCE over pairs, no augmentation.
 
-    python tools/train.py configs/dinov3_sop_seed.py
+    python tools/train.py configs/dinov3_sop_baseline.py
 
 Settings as published with Recall@1 65.32 -> 83.13 on Stanford Online Products: 128 pairs a batch in plain shuffled
 order, the positive a random other picture of the product, same-label pairs as positives too (cross-view SupCon at

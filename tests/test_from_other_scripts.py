@@ -1,4 +1,4 @@
-"""docs/from_seed_scripts.md: every key of flat embedding recipes has an answer here, and every answer is true."""
+"""docs/from_other_scripts.md: every key of other tools has an answer, and every answer is accepted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolbox.config import load_config
 from toolbox.config.foreign import FOREIGN
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "from_seed_scripts.md"
+PAGE = ROOT / "docs" / "from_other_scripts.md"
 DOCUMENTED = [
     "model_name",
     "model_name_or_path",
@@ -171,7 +171,7 @@ def recipe(tmp_path, monkeypatch):
             "test_evaluator=[dict(type='retrieval.Recall',ks=[1])]",
             "train_dataloader.sampler.batch_size=4",
         ]
-        return load_config(ROOT / "configs" / "dinov3_sop_seed.py", [*small, *options])
+        return load_config(ROOT / "configs" / "dinov3_sop_baseline.py", [*small, *options])
 
     return load
 
@@ -279,5 +279,5 @@ def test_a_recipe_in_yaml_is_told_key_by_key(tmp_path, command):
     assert done.returncode == 2
     assert "learning_rate: optim_wrapper.optimizer.lr" in done.stderr
     assert "nonsense: unknown" in done.stderr
-    assert "configs/dinov3_sop_seed.py" in done.stderr
+    assert "configs/dinov3_sop_baseline.py" in done.stderr
     assert "Traceback" not in done.stderr
