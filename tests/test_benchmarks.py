@@ -8,8 +8,7 @@ import pytest
 from toolbox_retrieval.embedder import Embedder
 
 import toolbox
-from toolbox.cli import benchmark as command
-from toolbox.cli.benchmarks import cache, engine, throughput
+from benchmarks import cache, command, engine, throughput
 from toolbox.engine.device import choose_device
 
 

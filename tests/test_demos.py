@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ablation
 from toolbox.cli import train
-from toolbox.cli.benchmarks import ablation
 
 DEMOS = Path(__file__).parents[1] / "configs" / "demo"
 SEEDS = (0, 1, 2)

@@ -78,6 +78,7 @@ def test_the_contracts_hold_every_plugin():
     interface = contracts["Plugins see the interface only"]["source_modules"]
     commands = contracts["Of a plugin its commands alone call the public functions"]["source_modules"]
     assert packages >= {"toolbox_losses", "toolbox_datasets"}
-    assert set(settings["root_packages"]) == packages | {"toolbox"}
+    assert packages < set(contracts["Benchmarks are part of no package"]["source_modules"])
+    assert set(settings["root_packages"]) == packages | {"benchmarks", "toolbox"}
     assert set(interface) == packages
     assert set(commands) == {f"{package}.**" for package in packages}

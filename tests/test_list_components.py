@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from toolbox.cli.benchmarks import discovery
+from benchmarks import discovery
 from toolbox.cli.list_components import main
 from toolbox.registry import build, catalog, swap_catalog
 

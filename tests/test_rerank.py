@@ -15,8 +15,8 @@ from toolbox_retrieval.k_reciprocal import KReciprocal
 from toolbox_retrieval.recall import Recall
 from toolbox_retrieval.whitening import Whitening
 
+from benchmarks import rerank as benchmark
 from toolbox.base import Batch
-from toolbox.cli.benchmarks import rerank as benchmark
 from toolbox.utils.neighbours import expand, nearest, unit_rows
 from toolbox.utils.ranking import rank_queries, summarize
 

@@ -13,8 +13,8 @@ from toolbox_retrieval import intervals as bootstrap
 from toolbox_retrieval.intervals import query_outcomes
 from toolbox_retrieval.recall import Recall
 
+from benchmarks import recall as benchmark
 from toolbox.base import Batch
-from toolbox.cli.benchmarks import recall as benchmark
 from toolbox.utils import ranking as retrieval
 from toolbox.utils.ranking import rank_metrics, rank_queries, summarize
 
@@ -261,7 +261,7 @@ def test_the_memory_cap_changes_no_number(monkeypatch):
 
 def test_no_square_matrix_is_made():
     n = 6000
-    x, labels = benchmark.items(n, 8)
+    x, labels = benchmark.make_items(n, 8)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         leave_one_out(x, labels, memory_mb=16)
     largest = max(event.self_cpu_memory_usage for event in profile.events())

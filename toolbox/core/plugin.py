@@ -61,7 +61,6 @@ def toolbox_commands() -> list[Command]:
         "cache": "list or remove stored features",
         "recipes": "the recipes that are installed, and the plugins that each needs",
         "compare": "runs side by side, and the items that flipped",
-        "benchmark": "measure a promise of docs/benchmarks.md on this machine",
     }
     return [Command(name, f"toolbox.cli.{name}:main", summary) for name, summary in summaries.items()]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import measure_seconds
 from toolbox.base import Batch, Model
 from toolbox.engine import speed
 from toolbox.engine.assemble import apply_tuning, build_structure
@@ -35,21 +35,29 @@ VARIANTS = {
 }
 _SMALL = {
     "small": {
-        "type": "dinov3.ViT", "name": None,
+        "type": "dinov3.ViT",
+        "name": None,
         "arch": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768},
     },
     "demo": {
-        "type": "dinov3.ConvNeXt", "name": None,
+        "type": "dinov3.ConvNeXt",
+        "name": None,
         "arch": {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0},
     },
-}  # fmt: skip
+}
 _ON_CPU = {"small": (96, 16), "demo": (32, 128)}
 
 
 def run(
-    *, pairs: int = 7, backbone: str = "auto", size: int = 0, batch: int = 0, steps: int = 0, device: str = "auto",
+    *,
+    pairs: int = 7,
+    backbone: str = "auto",
+    size: int = 0,
+    batch: int = 0,
+    steps: int = 0,
+    device: str = "auto",
     variants: str = "auto",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Time steps of the engine's own `Step` on a batch that lies on the device, the variants in turn.
 
     - `backbone`: a name of dinov3.ViT, "type:name" of another component ("namespace.Name:name"), "small" (a ViT) or
@@ -69,42 +77,50 @@ def run(
     default = _ON_CPU.get(backbone, (96, 16)) if on_cpu else (224, 128)
     size, batch, steps = size or default[0], batch or default[1], steps or (4 if on_cpu else 20)
     names = ("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants
-    wanted = list(dict.fromkeys(["plain", *names.split(",")]))
-    if unknown := sorted(set(wanted) - VARIANTS.keys()):
+    chosen_variants = list(dict.fromkeys(["plain", *names.split(",")]))
+    if unknown := sorted(set(chosen_variants) - VARIANTS.keys()):
         raise ToolboxError(f"There is no variant {', '.join(unknown)}.", hint=f"There are: {', '.join(VARIANTS)}.")
     if on_cpu:
         set_threads(None)
     precision = "fp32" if on_cpu else "bf16"
     images = _batch(batch, size, torch.device(str(chosen)))
     stretches = {}
-    for name in wanted:
+    for name in chosen_variants:
         update = _step(_recipe(backbone, size), VARIANTS[name], chosen, precision)
         if name == "plain":
             flops = _flops(update, images)
         stretches[name] = _stretch(update, images, steps, chosen)
         stretches[name](3)
     rate = matmul_rate(chosen, DTYPES.get(precision, torch.float32))
-    seconds: dict[str, list[float]] = {name: [] for name in wanted}
-    again = []
+    seconds: dict[str, list[float]] = {name: [] for name in chosen_variants}
+    repeats = []
     for _ in range(pairs):
-        for name in wanted:
+        for name in chosen_variants:
             seconds[name].append(stretches[name]())
-        again.append(stretches["plain"]() / seconds["plain"][-1])
+        repeats.append(stretches["plain"]() / seconds["plain"][-1])
     rate = max(rate, matmul_rate(chosen, DTYPES.get(precision, torch.float32)))  # others may have used the device
-    found: dict[str, Any] = {
-        "name": "throughput", "device": device_name(chosen), "backbone": backbone, "size": size, "batch": batch,
-        "precision": precision, "matmul_tflops": rate / 1e12, "gflops_per_image": flops / batch / 1e9,
-        "spread": [min(again), max(again)], "promise": PROMISE,
-    }  # fmt: skip
+    measurements: dict[str, Any] = {
+        "name": "throughput",
+        "device": device_name(chosen),
+        "backbone": backbone,
+        "size": size,
+        "batch": batch,
+        "precision": precision,
+        "matmul_tflops": rate / 1e12,
+        "gflops_per_image": flops / batch / 1e9,
+        "spread": [min(repeats), max(repeats)],
+        "promise": PROMISE,
+    }
     for name, measured in seconds.items():
         achieved = flops * steps / statistics.median(measured)
-        found |= {
+        measurements |= {
             f"images_per_second_{name}": batch * steps / statistics.median(measured),
-            f"tflops_{name}": achieved / 1e12, f"share_{name}": achieved / rate,
+            f"tflops_{name}": achieved / 1e12,
+            f"share_{name}": achieved / rate,
             f"ratio_{name}": statistics.median(a / b for a, b in zip(seconds["plain"], measured, strict=True)),
             f"seconds_{name}": measured,
-        }  # fmt: skip
-    return found
+        }
+    return measurements
 
 
 def matmul_rate(device: Device, dtype: torch.dtype) -> float:
@@ -121,12 +137,12 @@ def matmul_rate(device: Device, dtype: torch.dtype) -> float:
                 torch.mm(a, b, out=out)
 
         products(repeat=1)
-        best = max(best, *(2 * side**3 * repeat / _seconds(products, device) for _ in range(5)))
+        best = max(best, *(2 * side**3 * repeat / _measure_seconds(products, device) for _ in range(5)))
     return best
 
 
 def device_name(device: Device) -> str:
-    """What the device calls itself."""
+    """The device's own name."""
     if device.type != "cpu":
         return torch.get_device_module(device.type).get_device_name()
     try:
@@ -138,12 +154,14 @@ def device_name(device: Device) -> str:
 
 
 def _recipe(backbone: str, size: int) -> dict[str, Any]:
-    kind, _, name = backbone.rpartition(":")
-    found = _SMALL.get(backbone) or {"type": kind or "dinov3.ViT", "name": name}
+    component, _, name = backbone.rpartition(":")
+    structure = _SMALL.get(backbone) or {"type": component or "dinov3.ViT", "name": name}
     return {
-        "type": "retrieval.Embedder", "backbone": found | {"size": size, "weights": False},
-        "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
-    }  # fmt: skip
+        "type": "retrieval.Embedder",
+        "backbone": structure | {"size": size, "weights": False},
+        "head": {"type": "core.Projection", "dim": 128},
+        "loss": {"type": "losses.SupCon"},
+    }
 
 
 def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> Step:
@@ -154,9 +172,13 @@ def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, pre
     speed.prepare(model, switches, where)
     optimizer = build({"type": "core.AdamW", "lr": 1e-5}, "optimizer")
     return Step(
-        Parallel(model), parameter_groups(model, optimizer, {}),
-        lambda groups: optimizer.build(groups, device.fused_optimizer), [], Precision(precision, device), max_norm=1.0,
-    )  # fmt: skip
+        Parallel(model),
+        parameter_groups(model, optimizer, {}),
+        lambda groups: optimizer.build(groups, device.fused_optimizer),
+        [],
+        Precision(precision, device),
+        max_norm=1.0,
+    )
 
 
 def _batch(items: int, size: int, device: torch.device) -> Batch:
@@ -175,18 +197,15 @@ def _stretch(update: Step, batch: Batch, steps: int, device: Device) -> Callable
     """A function that takes some steps and returns the seconds, the device's work included."""
 
     def action(count: int = steps) -> float:
-        return _seconds(lambda: [update([batch], step, count) for step in range(count)], device)
+        return _measure_seconds(lambda: [update([batch], step, count) for step in range(count)], device)
 
     return action
 
 
-def _seconds(action: Callable[[], Any], device: Device) -> float:
+def _measure_seconds(action: Callable[[], Any], device: Device) -> float:
     def wait() -> None:
         if device.type != "cpu":
             torch.get_device_module(device.type).synchronize()
 
     wait()
-    start = time.perf_counter()
-    action()
-    wait()
-    return time.perf_counter() - start
+    return measure_seconds(lambda: (action(), wait()))

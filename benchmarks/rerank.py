@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 PROMISE_BYTES = 4 * 10**9
@@ -13,45 +13,47 @@ K1, K2, WEIGHT = 20, 6, 0.3
 
 
 def run(*, n: int = 20000, dim: int = 256) -> dict[str, Any]:
-    """Judge embeddings by cosine and by k-reciprocal distances in a process of its own.
+    """Evaluate embeddings by cosine and by k-reciprocal distances, in a process of its own.
 
     - `n`: items, each a query against all others; `dim`: their width.
 
     Returns the seconds of both rankings, "ratio", and "peak_bytes" of the whole process, Python, torch and the
     embeddings included (None where the system does not tell).
     """
-    program = f"from toolbox.cli.benchmarks import rerank; rerank.measure({n}, {dim})"
-    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"name": "rerank", **found, "promise_bytes": PROMISE_BYTES, "n": n, "dim": dim}
+    program = f"from benchmarks import rerank; rerank.measure({n}, {dim})"
+    checkout = Path(__file__).parents[1]
+    process = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, cwd=checkout
+    )
+    measurements = json.loads(process.stdout.splitlines()[-1])
+    return {"name": "rerank", **measurements, "promise_bytes": PROMISE_BYTES, "n": n, "dim": dim}
 
 
 def measure(n: int, dim: int) -> None:
     """Print the numbers of this process as JSON."""
     import torch
 
+    from benchmarks.recall import make_items
+    from benchmarks.timing import measure_seconds
     from toolbox.base import Batch
-    from toolbox.cli.benchmarks.recall import items
     from toolbox.registry import build
 
-    embeddings, labels = items(n, dim)
+    embeddings, labels = make_items(n, dim)
     batch = Batch(labels=labels, ids=list(range(n)))
 
-    def seconds(**options: Any) -> float:
+    def measure_metric(**options: Any) -> float:
         metric = build({"type": "retrieval.Recall", "ks": [1, 10], **options}, "metric")
         metric.update({"embeddings": embeddings}, batch)
-        start = time.perf_counter()
-        metric.compute()
-        return time.perf_counter() - start
+        return measure_seconds(metric.compute)
 
     with torch.inference_mode():
-        plain = seconds()
-        both = seconds(rerank=[K1, K2, WEIGHT])
-    found = {"seconds_plain": plain, "seconds": both - plain, "ratio": (both - plain) / plain}
-    print(json.dumps(found | {"peak_bytes": _peak()}))
+        plain = measure_metric()
+        both = measure_metric(rerank=[K1, K2, WEIGHT])
+    measurements = {"seconds_plain": plain, "seconds": both - plain, "ratio": (both - plain) / plain}
+    print(json.dumps(measurements | {"peak_bytes": _read_peak_bytes()}))
 
 
-def _peak() -> int | None:
+def _read_peak_bytes() -> int | None:
     try:
         import resource
     except ImportError:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.timing import measure_seconds
 from toolbox.engine.reading.batches import batches
 from toolbox.engine.reading.draws import Draws
 from toolbox.engine.reading.fetch import Fetch, Inputs
@@ -27,7 +28,7 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
     Returns the median ratio of rates (worker / plain loop) and the spread of plain loop against plain loop.
     """
     with tempfile.TemporaryDirectory() as folder:
-        draw_pictures(Path(folder), items)
+        draw_photos(Path(folder), items)
         dataset = build({"type": "datasets.ImageFolder", "root": folder}, "dataset")
         augment = build({"type": "core.Augment"}, "augment")
         backbone = build({"type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False}, "backbone")
@@ -52,37 +53,34 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
         plain()
         measured = []
         for _ in range(pairs):
-            before, ours, after = _seconds(plain), _drained(stream, worker), _seconds(plain)
-            measured.append((before, ours, after))
+            before, ours = measure_seconds(plain), _measure_drained(stream, worker)
+            measured.append((before, ours, measure_seconds(plain)))
     ratios = [(before + after) / 2 / ours for before, ours, after in measured]
-    again = [before / after for before, _, after in measured]
+    repeats = [before / after for before, _, after in measured]
     return {
-        "name": "loader", "ratio_median": statistics.median(ratios), "ratios": ratios,
-        "spread": [min(again), max(again)], "promise": PROMISE,
+        "name": "loader",
+        "ratio_median": statistics.median(ratios),
+        "ratios": ratios,
+        "spread": [min(repeats), max(repeats)],
+        "promise": PROMISE,
         "items_per_second": items / statistics.median(ours for _, ours, _ in measured),
-    }  # fmt: skip
+    }
 
 
-def _drained(stream: Any, worker: Any) -> float:
+def _measure_drained(stream: Any, worker: Any) -> float:
     """Time a stretch of the worker after what it had prepared meanwhile is used up."""
     for _ in range(4):
         next(stream)
-    seconds = _seconds(worker)
+    seconds = measure_seconds(worker)
     time.sleep(seconds / 2)  # until the worker has filled its queue and rests
     return seconds
 
 
-def draw_pictures(folder: Path, count: int) -> None:
-    """Smooth random pictures in four classes, about as hard to decode as photographs."""
+def draw_photos(folder: Path, count: int) -> None:
+    """Write smooth random images in four folders of classes, about as hard to decode as photographs."""
     rng = np.random.default_rng(0)
     for index in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
         path = folder / f"class{index % 4}" / f"{index}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((500, 400), Image.Resampling.BICUBIC).save(path, quality=90)
-
-
-def _seconds(action: Any) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.timing import measure_peak_bytes, measure_seconds
 from toolbox.base import Batch, Model
-from toolbox.cli.benchmarks.recall import peak_extra_bytes, seconds
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device
 from toolbox.engine.memory import Peak
@@ -33,20 +33,24 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
     batch = _batch(both)
     cached = GradCache(model, both // 4, Precision("fp32", device), device)
 
-    def plain(given: Batch = batch) -> None:
-        model(given, "loss")["loss"].backward()
+    def plain(rows: Batch = batch) -> None:
+        model(rows, "loss")["loss"].backward()
 
-    def chunked(given: Batch = batch, cache: GradCache = cached) -> None:
-        cache(given, lambda loss: loss.backward())
+    def chunked(rows: Batch = batch, cache: GradCache = cached) -> None:
+        cache(rows, lambda loss: loss.backward())
 
     plain(), chunked()
-    measured = [(seconds(plain), seconds(chunked), seconds(plain)) for _ in range(pairs)]
+    measured = [(measure_seconds(plain), measure_seconds(chunked), measure_seconds(plain)) for _ in range(pairs)]
     ratios = [(before + after) / 2 / ours for before, ours, after in measured]
-    again = [after / before for before, _, after in measured]
-    found: dict[str, Any] = {
-        "name": "grad_cache", "ratio_median": statistics.median(ratios), "ratios": ratios,
-        "spread": [min(again), max(again)], "promise": PROMISE, "rows_timed": both,
-    }  # fmt: skip
+    repeats = [after / before for before, _, after in measured]
+    measurements: dict[str, Any] = {
+        "name": "grad_cache",
+        "ratio_median": statistics.median(ratios),
+        "ratios": ratios,
+        "spread": [min(repeats), max(repeats)],
+        "promise": PROMISE,
+        "rows_timed": both,
+    }
     if rows:
         large, small = _batch(rows), _batch(chunk)
         cache = GradCache(model, chunk, cached.precision, device)
@@ -55,15 +59,17 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
             with Peak() as peak:
                 for tensor in (*model.parameters(), *model.buffers()):
                     peak.leave_out(tensor)
-                resident = peak_extra_bytes(action)
+                resident = measure_peak_bytes(action)
             peaks[name] = peak.peak, resident
-        found |= {
-            "tensor_ratio": peaks["batch"][0] / peaks["chunk"][0], "promise_memory": PROMISE_MEMORY,
+        measurements |= {
+            "tensor_ratio": peaks["batch"][0] / peaks["chunk"][0],
+            "promise_memory": PROMISE_MEMORY,
             "tensor_bytes": [peaks["batch"][0], peaks["chunk"][0]],
             "resident_ratio": peaks["batch"][1] / peaks["chunk"][1] if peaks["chunk"][1] else None,
-            "rows": rows, "chunk": chunk,
-        }  # fmt: skip
-    return found
+            "rows": rows,
+            "chunk": chunk,
+        }
+    return measurements
 
 
 def _model() -> Model:

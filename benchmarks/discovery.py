@@ -21,26 +21,27 @@ def run(*, pairs: int = 7) -> dict:
     """
     if pairs < 1:
         raise ValueError(f"pairs must be at least 1, not {pairs}")
-    _time(COMMAND)
-    bare, full, torch = [], [], False
+    _run_python(COMMAND)
+    interpreter_seconds, command_seconds, torch_imported = [], [], False
     for _ in range(pairs):
-        bare.append(_time("pass")[0])
-        seconds, output = _time(COMMAND)
-        full.append(seconds)
-        torch |= output.splitlines()[-1] != "False"
-    median = statistics.median(full)
+        interpreter_seconds.append(_run_python("pass")[0])
+        seconds, output = _run_python(COMMAND)
+        command_seconds.append(seconds)
+        torch_imported |= output.splitlines()[-1] != "False"
+    median = statistics.median(command_seconds)
     return {
         "name": "discovery",
         "seconds": median,
-        "spread": [min(full), max(full)],
-        "interpreter_seconds": statistics.median(bare),
+        "spread": [min(command_seconds), max(command_seconds)],
+        "interpreter_seconds": statistics.median(interpreter_seconds),
         "promise": PROMISE,
-        "torch_imported": torch,
-        "kept": median < PROMISE and not torch,
+        "torch_imported": torch_imported,
+        "kept": median < PROMISE and not torch_imported,
     }
 
 
-def _time(code: str) -> tuple[float, str]:
+def _run_python(code: str) -> tuple[float, str]:
+    """Wall time in seconds and output of a fresh interpreter."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return time.perf_counter() - start, done.stdout
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return time.perf_counter() - start, process.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +12,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from benchmarks.timing import measure_seconds
 from toolbox.base import Batch
 from toolbox.config import complete
 from toolbox.engine import loop
@@ -20,16 +20,12 @@ from toolbox.engine.console import Silent
 from toolbox.engine.loop import Run
 
 PROMISES = {"vits16": 1.03, "demo": 1.10}
+_DEMO_ARCHITECTURE = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0}
 _MODELS = {
     "vits16": ({"type": "dinov3.ViT", "name": "vits16", "weights": False}, 224, 8),
-    "demo": (
-        {
-            "type": "dinov3.ConvNeXt", "name": None, "size": 32,
-            "arch": {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0},
-        },
-        32, 128,
-    ),
-}  # fmt: skip
+    "demo": ({"type": "dinov3.ConvNeXt", "name": None, "size": 32, "arch": _DEMO_ARCHITECTURE}, 32, 128),
+}
+"""Name -> backbone, pixels a side, images a batch."""
 
 
 def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, Any]:
@@ -46,16 +42,22 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
         bare = _bare_loop(engine)
         engine.stretch(2)
         bare(2)
-        measured = [
-            (_seconds(bare, steps), _seconds(engine.stretch, steps), _seconds(bare, steps)) for _ in range(pairs)
-        ]
+        measured = []
+        for _ in range(pairs):
+            before = measure_seconds(lambda: bare(steps))
+            ours = measure_seconds(lambda: engine.stretch(steps))
+            measured.append((before, ours, measure_seconds(lambda: bare(steps))))
     ratios = [2 * ours / (before + after) for before, ours, after in measured]
-    again = [after / before for before, _, after in measured]
+    repeats = [after / before for before, _, after in measured]
     return {
-        "name": "engine", "model": model, "ratio_median": statistics.median(ratios), "ratios": ratios,
-        "spread": [min(again), max(again)], "promise": PROMISES[model],
-        "step_ms": 1000 * statistics.median(bare for bare, _, _ in measured) / steps,
-    }  # fmt: skip
+        "name": "engine",
+        "model": model,
+        "ratio_median": statistics.median(ratios),
+        "ratios": ratios,
+        "spread": [min(repeats), max(repeats)],
+        "promise": PROMISES[model],
+        "step_ms": 1000 * statistics.median(before for before, _, _ in measured) / steps,
+    }
 
 
 class _Stretch(Run):
@@ -73,21 +75,23 @@ class _Stretch(Run):
 
 
 def _recipe(model: str) -> dict[str, Any]:
-    return complete(
-        {
-            "model": {
-                "type": "retrieval.Embedder", "backbone": _MODELS[model][0],
-                "head": {"type": "core.Projection", "dim": 128}, "loss": {"type": "losses.SupCon"},
-            },
-            "train_dataloader": {
-                "dataset": {"type": "glyphs.Glyphs", "split": "train"},
-                "sampler": {"type": "retrieval.PK", "classes": 4, "per_class": 2},
-            },
-            "optim_wrapper": {"optimizer": {"type": "core.AdamW", "lr": 1e-4}, "clip_grad": {"max_norm": 1.0}},
-            "param_scheduler": {"type": "core.WarmupCosine", "warmup": 0},
-            "train_cfg": {"max_steps": 10**6},
-        }
-    )  # fmt: skip
+    embedder = {
+        "type": "retrieval.Embedder",
+        "backbone": _MODELS[model][0],
+        "head": {"type": "core.Projection", "dim": 128},
+        "loss": {"type": "losses.SupCon"},
+    }
+    recipe = {
+        "model": embedder,
+        "train_dataloader": {
+            "dataset": {"type": "glyphs.Glyphs", "split": "train"},
+            "sampler": {"type": "retrieval.PK", "classes": 4, "per_class": 2},
+        },
+        "optim_wrapper": {"optimizer": {"type": "core.AdamW", "lr": 1e-4}, "clip_grad": {"max_norm": 1.0}},
+        "param_scheduler": {"type": "core.WarmupCosine", "warmup": 0},
+        "train_cfg": {"max_steps": 10**6},
+    }
+    return complete(recipe)
 
 
 def _batch(size: int, items: int) -> Batch:
@@ -115,9 +119,3 @@ def _bare_loop(engine: _Stretch) -> Any:
             optimizer.zero_grad(set_to_none=True)
 
     return bare
-
-
-def _seconds(action: Any, steps: int) -> float:
-    start = time.perf_counter()
-    action(steps)
-    return time.perf_counter() - start

@@ -10,9 +10,9 @@ from typing import Any
 from toolbox import api
 from toolbox.engine.console import Silent
 
-RECIPE = Path(__file__).parents[3] / "configs" / "demo" / "dinov3_sop.py"
+RECIPE = Path(__file__).parents[1] / "configs" / "demo" / "dinov3_sop.py"
 HELD_OUT = 1 / 3
-"""Share of the training letters to judge on: more than 200 classes, as a dozen rank settings wrongly."""
+"""Share of the training letters to evaluate on: more than 200 classes, as a dozen rank settings wrongly."""
 
 BASELINE = {
     "train_dataloader.sampler": {"type": "retrieval.Pairs", "batch_size": 64},
@@ -49,7 +49,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 def run(*, steps: int = 900, seeds: int = 3, letters: str = "held-out") -> dict[str, Any]:
     """Recall@1 of the last step of every setting and seed, `steps` steps of 128 images each.
 
-    - `letters`: what is judged, "held-out" a third of the training letters, which are then not trained on; "test"
+    - `letters`: what is evaluated, "held-out" a third of the training letters, which are then not trained on; "test"
       the test letters, by which nothing should be chosen.
 
     Returns for each setting the mean, the spread over seeds and the seconds of training, and "gain", the demo minus
@@ -64,36 +64,48 @@ def run(*, steps: int = 900, seeds: int = 3, letters: str = "held-out") -> dict[
         settings["+ " + name] = options
     demo = list(settings)[-1]
     settings |= {f"demo, but {name}": changes for name, changes in CHANGES.items()}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in settings}
     for seed in range(seeds):
         for name, changes in settings.items():
-            found[name].append(train_once(changes, steps, seed, held_out=letters == "held-out"))
-    first, last = ([value for value, _ in found[name]] for name in ("baseline", demo))
+            runs[name].append(train_once(changes, steps, seed, held_out=letters == "held-out"))
+    first, last = ([recall for recall, _ in runs[name]] for name in ("baseline", demo))
     return {
-        "name": "ablation", "steps": steps, "seeds": seeds, "letters": letters,
-        **{
-            name: f"{statistics.mean(v for v, _ in runs):.4f}  ({min(runs)[0]:.4f} to {max(runs)[0]:.4f}), "
-            f"{statistics.mean(s for _, s in runs):.0f} s"
-            for name, runs in found.items()
-        },
-        "gain": statistics.mean(last) - statistics.mean(first), "gain_lowest": min(last) - max(first),
-    }  # fmt: skip
+        "name": "ablation",
+        "steps": steps,
+        "seeds": seeds,
+        "letters": letters,
+        **{name: _summarize(runs_of_setting) for name, runs_of_setting in runs.items()},
+        "gain": statistics.mean(last) - statistics.mean(first),
+        "gain_lowest": min(last) - max(first),
+    }
+
+
+def _summarize(runs: list[tuple[float, float]]) -> str:
+    mean = statistics.mean(recall for recall, _ in runs)
+    seconds = statistics.mean(seconds for _, seconds in runs)
+    return f"{mean:.4f}  ({min(runs)[0]:.4f} to {max(runs)[0]:.4f}), {seconds:.0f} s"
 
 
 def train_once(changes: dict[str, Any], steps: int, seed: int, *, held_out: bool) -> tuple[float, float]:
     """(Recall@1, seconds of training) of the demo with some keys changed.
 
-    - `held_out`: judge on a third of the training letters, and not on the test letters.
+    - `held_out`: evaluate on a third of the training letters, and not on the test letters.
     """
     fixed = {
-        "train_cfg.max_steps": steps, "randomness.seed": seed, "evaluate_before": False, "evaluate_pixels": False,
-        "evaluate_features": False, "val_dataloader": None, "val_evaluator": None,
-    }  # fmt: skip
+        "train_cfg.max_steps": steps,
+        "randomness.seed": seed,
+        "evaluate_before": False,
+        "evaluate_pixels": False,
+        "evaluate_features": False,
+        "val_dataloader": None,
+        "val_evaluator": None,
+    }
     if held_out:
         fixed |= {
             "train_dataloader.dataset.val_share": HELD_OUT,
-            "test_dataloader.dataset.split": "val", "test_dataloader.dataset.val_share": HELD_OUT,
-        }  # fmt: skip
+            "test_dataloader.dataset.split": "val",
+            "test_dataloader.dataset.val_share": HELD_OUT,
+        }
     with tempfile.TemporaryDirectory() as folder:
         config = api.load_config(RECIPE, {**fixed, **changes})
         results = api.train(config, out=Path(folder) / "run", console=Silent())

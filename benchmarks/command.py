@@ -1,4 +1,4 @@
-"""The command `benchmark`: measure a promise of docs/benchmarks.md on this machine."""
+"""The program behind tools/benchmark.py: measure a promise of docs/benchmarks.md on this machine."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ BENCHMARKS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code. It judges nothing: a busy machine changes the numbers."""
+    """Run a benchmark; returns the exit code. No number fails it: a busy machine changes them."""
     parser = new_parser("benchmark", "Measure a promise.")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, (summary, options) in BENCHMARKS.items():
-        command = commands.add_parser(name, help=summary)
-        command.add_argument("--json", action="store_true", help="print everything measured as JSON")
-        command.add_argument("--pairs", type=int, default=7, help="interleaved measurements")
-        for flag, default in options.items():
-            command.add_argument(f"--{flag}", type=type(default), default=default)
+        benchmark = names.add_parser(name, help=summary)
+        benchmark.add_argument("--json", action="store_true", help="print everything measured as JSON")
+        benchmark.add_argument("--pairs", type=int, default=7, help="interleaved measurements")
+        for option, default in options.items():
+            benchmark.add_argument(f"--{option}", type=type(default), default=default)
     arguments = parser.parse_args(expand_arguments(argv))
-    return guarded(lambda: _run(arguments))
+    return guarded(lambda: _run_benchmark(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run_benchmark(arguments: argparse.Namespace) -> int:
     prepare_process()
-    measure = import_module(f"toolbox.cli.benchmarks.{arguments.name}").run
-    known = inspect.signature(measure).parameters
-    found = measure(**{name: value for name, value in vars(arguments).items() if name in known})
+    measure = import_module(f"benchmarks.{arguments.name}").run
+    parameters = inspect.signature(measure).parameters
+    measurements = measure(**{name: value for name, value in vars(arguments).items() if name in parameters})
     if arguments.json:
         from toolbox.base.files import to_json
 
-        print(to_json(found, indent=1))
+        print(to_json(measurements, indent=1))
         return 0
-    for name, value in found.items():
+    for name, value in measurements.items():
         if not isinstance(value, list) or name == "spread":
-            print(f"{name:20} {_shown(value)}")
+            print(f"{name:20} {_format_value(value)}")
     return 0
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, list):
-        return " to ".join(map(_shown, value))
+        return " to ".join(map(_format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,77 @@
+"""The promise of exact retrieval metrics: hardly more time than their matrix products, bounded memory."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import measure_peak_bytes, measure_seconds
+from toolbox.utils.ranking import chunk_rows, rank_metrics
+
+PROMISE = 1.6
+ITEMS_PER_CLASS = 5
+"""About the class size of Stanford Online Products."""
+
+
+def run(*, pairs: int = 7, n: int = 12000, dim: int = 768) -> dict[str, Any]:
+    """Time Recall@1..1000, MAP@R, R-precision and the mean reciprocal rank repeatsst their matrix products alone.
+
+    - `pairs`: how many interleaved measurements of each.
+    - `n`: items, each a query repeatsst all others; `dim`: their width.
+
+    Returns "ratio_median" over the `ratios` of whole / products, the `spread` (products measured again / products:
+    lowest and highest), the seconds of both, and "peak_extra_bytes" beyond the embeddings (None where the system
+    does not tell).
+    """
+    embeddings, labels = make_items(n, dim)
+    ids = torch.arange(n)
+
+    def whole() -> dict[str, float]:
+        return rank_metrics(
+            embeddings, embeddings, query_labels=labels, gallery_labels=labels, query_ids=ids, gallery_ids=ids
+        )
+
+    def products() -> None:
+        multiply(embeddings)
+
+    peak = measure_peak_bytes(whole)
+    products()
+    measured = [(measure_seconds(products), measure_seconds(whole), measure_seconds(products)) for _ in range(pairs)]
+    ratios = [both / alone for alone, both, _ in measured]
+    repeats = [second / first for first, _, second in measured]
+    return {
+        "name": "recall",
+        "ratio_median": statistics.median(ratios),
+        "ratios": ratios,
+        "spread": [min(repeats), max(repeats)],
+        "promise": PROMISE,
+        "seconds": statistics.median(both for _, both, _ in measured),
+        "seconds_products": statistics.median(alone for alone, _, _ in measured),
+        "peak_extra_bytes": peak,
+        "promise_bytes": 10**9,
+        "n": n,
+        "dim": dim,
+    }
+
+
+def make_items(n: int, dim: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, dim) scattered about one center a class, and their labels (n,), shuffled."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) // ITEMS_PER_CLASS
+    labels = labels[torch.randperm(n, generator=generator)]
+    centers = torch.randn(-(-n // ITEMS_PER_CLASS), dim, generator=generator)
+    embeddings = torch.randn(n, dim, generator=generator).mul_(2.5)
+    for part, part_labels in zip(embeddings.split(4096), labels.split(4096), strict=True):
+        part += centers[part_labels]
+    return embeddings, labels
+
+
+def multiply(embeddings: Tensor) -> None:
+    """Compute all similarities in the same chunks, and use them for nothing."""
+    rows = chunk_rows(len(embeddings), ITEMS_PER_CLASS, ITEMS_PER_CLASS - 1, memory_mb=512)
+    buffer = torch.empty(rows, len(embeddings))
+    for part in embeddings.split(rows):
+        torch.mm(part, embeddings.T, out=buffer[: len(part)])
