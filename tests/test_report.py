@@ -17,13 +17,15 @@ from rich.console import Console as Terminal
 from toolbox import progress
 from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
-from toolbox.report import charts, curves, load_findings, save_findings, write_report
-from toolbox.report.charts import curve_chart, histogram_chart
-from toolbox.report.curves import LEFT, TOP
+from toolbox.report import load_findings, save_findings, write_report
+from toolbox.report.axes import LARGE_BOX, SMALL_BOX, choose_ticks
+from toolbox.report.charts import draw_curve, draw_histogram
 from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
 from toolbox.report.grid import column_cells
+from toolbox.report.learning_curves import draw_learning_curve, draw_learning_curves
 from toolbox.report.matrix import LONGEST, matrix_drawing
 from toolbox.report.numbers import MINUS, axis_labels, duration, fixed, memory, short
+from toolbox.report.series import MOST_POINTS, read_series
 from toolbox.report.table import headline, rows
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -362,26 +364,26 @@ def test_torn_and_foreign_lines(tmp_path):
         '{"step": 1, "loss": 2}\n[1]\nnull\n{"loss": 3}\n{"step": "x"}\n'
         '{"step": 2, "loss": 1, "note": "a", "ok": true}\n{"ste'
     )
-    assert curves.read_series(tmp_path / "metrics.jsonl") == {"loss": [(1, 2), (2, 1)]}
+    assert read_series(tmp_path / "metrics.jsonl") == {"loss": [(1, 2), (2, 1)]}
 
 
 def test_panels_are_loss_rate_and_validation(tmp_path):
-    main, other = curves.panels(curves.read_series(fill(tmp_path) / "metrics.jsonl"), 200)
-    assert [panel.name for panel in main] == ["loss", "learning rate", "val/recall@1"]
-    assert [panel.name for panel in other] == ["grad norm"]  # val/queries is a constant count
+    main, other = draw_learning_curves(read_series(fill(tmp_path) / "metrics.jsonl"), 200)
+    assert [chart.title for chart in main] == ["loss", "learning rate", "val/recall@1"]
+    assert [chart.title for chart in other] == ["grad norm"]  # val/queries is a constant count
     assert main[2].caption == "0.1 → 0.3"
-    assert main[0].best == pytest.approx(curves.LEFT + (curves.RIGHT - curves.LEFT) * 2 / 3, abs=0.1)
+    assert main[0].marked_x == pytest.approx(SMALL_BOX.left + (SMALL_BOX.right - SMALL_BOX.left) * 2 / 3, abs=0.1)
 
 
 def test_what_was_validated_once_and_bounds_are_no_panels_and_a_large_grid_is_not_among_the_main_ones():
     twice, rates = [(1, 0.25), (2, 0.5)], range(9)
     series = {"loss": twice, "val/a": twice, "val/a_low": twice, "val/a_high": twice, "val/once": [(2, 0.5)]}
-    main, other = curves.panels(series)
-    assert ([panel.name for panel in main], other) == (["loss", "val/a"], [])
+    main, other = draw_learning_curves(series)
+    assert ([chart.title for chart in main], other) == (["loss", "val/a"], [])
     few = {f"val/linear/{rate}": twice for rate in rates[:8]}
-    assert [len(panels) for panels in curves.panels(series | few)] == [10, 0]
+    assert [len(panels) for panels in draw_learning_curves(series | few)] == [10, 0]
     many = {f"val/linear/{rate}": twice for rate in rates}
-    assert [len(panels) for panels in curves.panels(series | many)] == [2, 9]
+    assert [len(panels) for panels in draw_learning_curves(series | many)] == [2, 9]
 
 
 def test_a_long_name_of_a_class_keeps_its_end():
@@ -393,10 +395,10 @@ def test_a_long_name_of_a_class_keeps_its_end():
 
 def test_curves_are_where_the_numbers_are():
     points = [(0, 1.0), (50, 3.0), (100, 2.0)]
-    drawn = curves.panel("loss", points, 100)
-    (path,) = drawn.lines
+    drawn = draw_learning_curve("loss", points, 100)
+    (path,) = drawn.lines[0].paths
     spots = [tuple(map(float, spot.split())) for spot in path[1:].split("L")]
-    assert [x for x, _ in spots] == [curves.LEFT, (curves.LEFT + curves.RIGHT) / 2, curves.RIGHT]
+    assert [x for x, _ in spots] == [SMALL_BOX.left, (SMALL_BOX.left + SMALL_BOX.right) / 2, SMALL_BOX.right]
     by_label = {float(label): y for y, label in drawn.y_ticks}
     for (_, y), (_, value) in zip(spots, points, strict=True):
         assert y == by_label[value]
@@ -407,11 +409,11 @@ def test_long_runs_are_thinned_and_keep_extremes():
     points = [(step, math.sin(step / 500)) for step in range(100_000)]
     points[54_321] = (54_321, 9.0)
     points[10] = (10, float("nan"))
-    drawn = curves.panel("loss", points, 100_000)
-    assert sum(line.count("L") + 1 for line in drawn.lines) <= curves.MOST_POINTS + 2
-    assert drawn.gaps == 1
-    top = min(float(spot.split()[1]) for line in drawn.lines for spot in line[1:].split("L"))
-    assert top == pytest.approx(curves.TOP + 0.074 * (curves.BOTTOM - curves.TOP), rel=0.1)  # 9.0 is drawn
+    drawn = draw_learning_curve("loss", points, 100_000)
+    assert sum(line.count("L") + 1 for line in drawn.lines[0].paths) <= MOST_POINTS + 2
+    assert drawn.remarks == ["1 value is not finite and left out."]
+    top = min(float(spot.split()[1]) for line in drawn.lines[0].paths for spot in line[1:].split("L"))
+    assert top == pytest.approx(SMALL_BOX.top + 0.074 * (SMALL_BOX.bottom - SMALL_BOX.top), rel=0.1)  # 9.0 is drawn
 
 
 @pytest.mark.parametrize("values", [
@@ -419,15 +421,15 @@ def test_long_runs_are_thinned_and_keep_extremes():
     [float("inf"), 1.0],
 ])  # fmt: skip
 def test_any_range_of_values_can_be_drawn(values):
-    drawn = curves.panel("loss", list(enumerate(values, 1)), 2)
-    assert all(curves.TOP - 1 <= y <= curves.BOTTOM + 1 for y, _ in drawn.y_ticks)
-    assert all(curves.TOP - 1 <= y <= curves.BOTTOM + 1 for _, y, _ in drawn.dots)
+    drawn = draw_learning_curve("loss", list(enumerate(values, 1)), 2)
+    assert all(SMALL_BOX.top - 1 <= y <= SMALL_BOX.bottom + 1 for y, _ in drawn.y_ticks)
+    assert all(SMALL_BOX.top - 1 <= y <= SMALL_BOX.bottom + 1 for _, y, _ in drawn.lines[0].dots)
     assert 1 <= len(drawn.y_ticks) <= 8
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 7, 10, 99, 1500, 60_502, 10**7])
 def test_step_ticks_are_whole_and_few(last):
-    found = curves.ticks(0, last, 4, whole=True)
+    found = choose_ticks(0, last, 4, whole=True)
     assert all(tick == int(tick) for tick in found)
     assert 2 <= len(found) <= 8
     assert found[-1] <= last
@@ -660,10 +662,12 @@ def spots(path):
 
 def test_logarithmic_axis():
     curve = Curve("c", {"s": [(1, 0.0), (10, 0.5), (1000, 1.0)]}, "K", "y", log_x=True)
-    drawn = curve_chart(curve)
+    drawn = draw_curve(curve)
     (path,) = drawn.lines[0].paths
-    width = charts.RIGHT - charts.LEFT
-    assert [x for x, _ in spots(path)] == pytest.approx([charts.LEFT, charts.LEFT + width / 3, charts.RIGHT], abs=0.1)
+    width = LARGE_BOX.right - LARGE_BOX.left
+    assert [x for x, _ in spots(path)] == pytest.approx(
+        [LARGE_BOX.left, LARGE_BOX.left + width / 3, LARGE_BOX.right], abs=0.1
+    )
     assert [label for _, label in drawn.x_ticks] == ["1", "10", "100", "1,000"]
     by_label = {float(label): y for y, label in drawn.y_ticks}
     assert spots(path)[1][1] == pytest.approx(by_label[0.0] + (by_label[1.0] - by_label[0.0]) / 2, abs=0.2)
@@ -680,31 +684,31 @@ def test_logarithmic_axis():
     ([(1e-9, 1e-30), (2e-9, 1e25)], False, 0),
 ])  # fmt: skip
 def test_any_curve_can_be_drawn(points, log, gaps):
-    drawn = curve_chart(Curve("c", {"s": points}, "x", "y", log_x=log))
+    drawn = draw_curve(Curve("c", {"s": points}, "x", "y", log_x=log))
     assert any(f"{gaps} of the points cannot be drawn" in remark for remark in drawn.remarks) == bool(gaps)
     assert "nan" not in str(drawn)
     for line in drawn.lines:
         for x, y, _ in line.dots:
-            assert charts.LEFT <= x <= charts.RIGHT
-            assert charts.TOP <= y <= charts.BOTTOM
-    assert all(charts.LEFT - 1 <= x <= charts.RIGHT + 1 for x, _ in drawn.x_ticks)
+            assert LARGE_BOX.left <= x <= LARGE_BOX.right
+            assert LARGE_BOX.top <= y <= LARGE_BOX.bottom
+    assert all(LARGE_BOX.left - 1 <= x <= LARGE_BOX.right + 1 for x, _ in drawn.x_ticks)
     assert len(drawn.x_ticks) <= 9
     assert bool(drawn.lines) == any(y == y and (x > 0 or not log) for x, y in points)
 
 
 def test_histogram_bars_are_where_the_numbers_are():
-    drawn = histogram_chart(every_kind()[1])
+    drawn = draw_histogram(every_kind()[1])
     zero = {float(label): y for y, label in drawn.y_ticks}
-    middle = charts.LEFT + (charts.RIGHT - charts.LEFT) / 2
+    middle = LARGE_BOX.left + (LARGE_BOX.right - LARGE_BOX.left) / 2
     moves = re.findall(r"[MVHZ][^MVHZ]*", drawn.lines[0].area)
     assert moves[-1] == "Z"
     assert [m for m in moves if m[0] == "H"] == [
         f"H{middle}",
-        f"H{middle + (charts.RIGHT - charts.LEFT) / 4}",
-        f"H{float(charts.RIGHT)}",
+        f"H{middle + (LARGE_BOX.right - LARGE_BOX.left) / 4}",
+        f"H{float(LARGE_BOX.right)}",
     ]
     heights = [float(m[1:]) for m in moves if m[0] == "V"]
-    assert heights[0] == heights[-1] == charts.BOTTOM == zero[0.0]
+    assert heights[0] == heights[-1] == LARGE_BOX.bottom == zero[0.0]
     assert (zero[0.0] - heights[2]) / (zero[0.0] - heights[1]) == pytest.approx(3, abs=0.01)
 
 
@@ -724,7 +728,7 @@ def test_more_series_and_rows_than_fit_are_counted(tmp_path):
     assert "3 more series are in findings.json." in page.text
     assert "300 more rows are in findings.json." in page.text
     assert "It has no rows." in page.text
-    assert len({(line.color, line.dash) for line in curve_chart(many[0]).lines}) == 12
+    assert len({(line.color, line.dash) for line in draw_curve(many[0]).lines}) == 12
 
 
 def test_columns_of_numbers():
@@ -806,7 +810,7 @@ def test_step_0_is_in_the_curves(tmp_path):
     fill(tmp_path, [{"step": step, "epoch": 0, "val/recall@1": 0.5 - step / 100} for step in (0, 10, 20)])
     page = Page(write_report(tmp_path, full_results() | {"best": {"step": 0, "metric": "recall@1"}}, None))
     assert len(page.all("circle")) == 3
-    assert any(attrs["d"].startswith(f"M{LEFT}.0 {TOP}V") for attrs in page.all("path", "best"))
+    assert any(attrs["d"].startswith(f"M{SMALL_BOX.left}.0 {SMALL_BOX.top}V") for attrs in page.all("path", "best"))
 
 
 @pytest.mark.parametrize("console", ["lines", "bar"])

@@ -12,7 +12,7 @@ from test_resume import interrupted
 import toolbox
 from toolbox.engine.judging.start import worse_than_start
 from toolbox.errors import ToolboxError
-from toolbox.report.curves import read_series
+from toolbox.report.series import read_series
 
 SAID = "is worse than the model was at the start"
 

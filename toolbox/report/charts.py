@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from toolbox.base.findings import Curve, Histogram
-from toolbox.report.curves import drawable, labelled, limits, stretches, thinned, ticks
+from toolbox.report.axes import LARGE_BOX, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
 from toolbox.report.numbers import is_number, short
+from toolbox.report.series import is_drawable, split_at_gaps, thin_series
 
-WIDTH, HEIGHT = 520, 268
-LEFT, RIGHT, TOP, BOTTOM = 58, 508, 12, 220
 COLORS = 6
 MOST_SERIES = 12
 MOST_DOTS = 30
 
 Style = tuple[int, int]
-Spot = tuple[float, str]
+"""Color and dash of a line."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series in a drawing.
+    """One series in a chart.
 
     - `color`: 1 to COLORS; `dash`: 0 for a whole line, and up to 2, so that lines of one color differ.
     - `paths`: SVG paths, one for each stretch without a gap; `area`: the path to fill, empty for none.
@@ -40,10 +37,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """One drawing in a box of WIDTH x HEIGHT.
+    """One drawing in a box.
 
     - `lines`: its series; `x`, `y`: what the axes show; `x_ticks`, `y_ticks`: (position, label).
-    - `remarks`: what could not be drawn, and why; a drawing without lines has one.
+    - `caption`: what stands beside the title; `marked_x`: position of a dashed line from bottom to top, None for none.
+    - `remarks`: what could not be drawn, and why; a chart without lines has one, or a caption that says it.
     """
 
     title: str
@@ -51,135 +49,159 @@ class Chart:
     x: str = ""
     y: str = ""
     lines: list[Line] = field(default_factory=list)
-    x_ticks: list[Spot] = field(default_factory=list)
-    y_ticks: list[Spot] = field(default_factory=list)
+    x_ticks: list[Tick] = field(default_factory=list)
+    y_ticks: list[Tick] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    caption: str = ""
+    marked_x: float | None = None
+    box: ChartBox = LARGE_BOX
 
 
-def style_of(number: int) -> Style:
+def choose_style(number: int) -> Style:
     """The color and dash of the series of this number, counted from 0."""
     return number % COLORS + 1, number // COLORS % 3
 
 
-def curve_chart(
-    curve: Curve, styles: dict[str, Style] | None = None, *, x_limits: tuple[float, float] | None = None
+def draw_curve(
+    curve: Curve,
+    styles: dict[str, Style] | None = None,
+    *,
+    x_limits: tuple[float, float] | None = None,
+    marked_x: float | None = None,
+    box: ChartBox = LARGE_BOX,
+    most_dots: int = MOST_DOTS,
 ) -> Chart:
-    """The drawing of a curve.
+    """The chart of a curve.
 
     - `styles`: {series: (color, dash)}; default: in turn.
     - `x_limits`: ends of the x axis; default: the first and the last x.
+    - `marked_x`: the x of a dashed line, drawn where it lies within the axis.
+    - `box`: size and axes; `most_dots`: a series of more points has dots only where no line reaches.
     """
-    remarks, names = _names(curve.series)
-    points = {name: sorted((p for p in curve.series[name] if _placed(p[0], curve.log_x)), key=_x) for name in names}
-    values = [value for series in points.values() for _, value in series if drawable(value)]
+    remarks, names = _choose_series(curve.series)
+    points = {
+        name: sorted((point for point in curve.series[name] if _has_place(point[0], curve.log_x)), key=_get_x)
+        for name in names
+    }
+    values = [value for series in points.values() for _, value in series if is_drawable(value)]
     gaps = sum(len(curve.series[name]) for name in names) - len(values)
     if gaps:
         why = "is not finite or has no place on a logarithmic axis" if curve.log_x else "is not finite"
         remarks.append(f"{gaps:,} of the points cannot be drawn: a number {why}.")
     if not values:
-        return Chart(curve.title, curve.note, remarks=["There is no value to draw.", *remarks])
-    place_x, x_ticks = _x_axis(
-        x_limits or (min(s[0][0] for s in points.values() if s), max(s[-1][0] for s in points.values() if s)),
-        curve.log_x, whole=all(float(x).is_integer() for s in points.values() for x, _ in s),
-    )  # fmt: skip
-    place_y, y_ticks = _y_axis(*limits(values))
+        return Chart(curve.title, curve.note, remarks=["There is no value to draw.", *remarks], box=box)
+    xs = [x for series in points.values() for x, _ in series]
+    low, high = x_limits or (min(xs), max(xs))
+    x_axis = make_x_axis(box, (low, high), log=curve.log_x, whole=all(float(x).is_integer() for x in xs))
+    y_axis = make_y_axis(box, *choose_limits(values))
     lines = []
     for number, name in enumerate(names):
-        found = stretches(thinned(points[name]))
-        few = len(points[name]) <= MOST_DOTS
-        dotted = [p for p in points[name] if drawable(p[1])] if few else [s[0] for s in found if len(s) == 1]
-        lines.append(Line(
-            name, *(styles or {}).get(name, style_of(number)),
-            ["M" + "L".join(f"{place_x(x)} {place_y(y)}" for x, y in s) for s in found if len(s) > 1],
-            dots=[(place_x(x), place_y(y), f"{name}, {curve.x} {short(x)}: {short(y)}") for x, y in dotted],
-        ))  # fmt: skip
-    return Chart(curve.title, curve.note, curve.x, curve.y, lines, x_ticks, y_ticks, remarks)
+        stretches = split_at_gaps(thin_series(points[name]))
+        drawable = [point for point in points[name] if is_drawable(point[1])]
+        lone = [stretch[0] for stretch in stretches if len(stretch) == 1]
+        dotted = drawable if len(points[name]) <= most_dots else lone
+        label = f"{name}, {curve.x}" if name else curve.x
+        color, dash = (styles or {}).get(name, choose_style(number))
+        line = Line(
+            name,
+            color,
+            dash,
+            paths=[
+                "M" + "L".join(f"{x_axis.place(x)} {y_axis.place(y)}" for x, y in stretch)
+                for stretch in stretches
+                if len(stretch) > 1
+            ],
+            dots=[(x_axis.place(x), y_axis.place(y), f"{label} {_format_x(x)}: {short(y)}") for x, y in dotted],
+        )
+        lines.append(line)
+    return Chart(
+        curve.title,
+        curve.note,
+        curve.x,
+        curve.y,
+        lines,
+        x_axis.ticks,
+        y_axis.ticks,
+        remarks,
+        caption=_make_caption(curve.title, curve.y),
+        marked_x=x_axis.place(marked_x) if marked_x is not None and low <= marked_x <= high else None,
+        box=box,
+    )
 
 
-def histogram_chart(
+def draw_histogram(
     histogram: Histogram, *, x_limits: tuple[float, float] | None = None, top: float | None = None
 ) -> Chart:
-    """The drawing of a histogram, its series over each other.
+    """The chart of a histogram, its series over each other.
 
-    - `x_limits`, `top`: ends of the axes, so that several drawings share them; default: those of this one.
+    - `x_limits`, `top`: ends of the axes, so that several charts share them; default: those of this one.
     """
-    remarks, names = _names(histogram.series)
-    edges = histogram.edges
-    problem = _misshapen(histogram, names)
+    remarks, names = _choose_series(histogram.series)
+    edges, box = histogram.edges, LARGE_BOX
+    problem = _describe_shape_problem(histogram, names)
     if problem:
         return Chart(histogram.title, histogram.note, remarks=[problem, *remarks])
-    top = top or highest(histogram) or 1.0
-    place_x, x_ticks = _x_axis(x_limits or (edges[0], edges[-1]), log=False)
-    place_y, y_ticks = _y_axis(0.0, 1.05 * top)
+    top = top or find_highest_share(histogram) or 1.0
+    x_axis = make_x_axis(box, x_limits or (edges[0], edges[-1]))
+    y_axis = make_y_axis(box, 0.0, 1.05 * top)
     lines = []
     for number, name in enumerate(names):
-        shares = [share if drawable(share) and share > 0 else 0.0 for share in histogram.series[name]]
-        steps = "".join(f"V{place_y(share)}H{place_x(edge)}" for share, edge in zip(shares, edges[1:], strict=True))
-        outline = f"M{place_x(edges[0])} {BOTTOM}{steps}V{BOTTOM}"
-        lines.append(Line(name, *style_of(number), [outline], area=outline + "Z"))
-    return Chart(histogram.title, histogram.note, histogram.x, "share", lines, x_ticks, y_ticks, remarks)
+        shares = [share if is_drawable(share) and share > 0 else 0.0 for share in histogram.series[name]]
+        bars = "".join(
+            f"V{y_axis.place(share)}H{x_axis.place(edge)}" for share, edge in zip(shares, edges[1:], strict=True)
+        )
+        outline = f"M{x_axis.place(edges[0])} {box.bottom}{bars}V{box.bottom}"
+        lines.append(Line(name, *choose_style(number), [outline], area=outline + "Z"))
+    return Chart(
+        histogram.title,
+        histogram.note,
+        histogram.x,
+        "share",
+        lines,
+        x_axis.ticks,
+        y_axis.ticks,
+        remarks,
+        caption=_make_caption(histogram.title, "share"),
+        box=box,
+    )
 
 
-def highest(histogram: Histogram) -> float:
+def find_highest_share(histogram: Histogram) -> float:
     """The largest share of all series, 0 when there is none."""
-    return max((share for shares in histogram.series.values() for share in shares if drawable(share)), default=0.0)
+    shares = [share for series in histogram.series.values() for share in series if is_drawable(share)]
+    return max(shares, default=0.0)
 
 
-def _misshapen(histogram: Histogram, names: list[str]) -> str:
+def _describe_shape_problem(histogram: Histogram, names: list[str]) -> str:
     """Why a histogram cannot be drawn, empty when it can."""
     edges = histogram.edges
-    if len(edges) < 2 or not all(map(drawable, edges)) or any(a >= b for a, b in pairwise(edges)):
+    if len(edges) < 2 or not all(map(is_drawable, edges)) or any(a >= b for a, b in pairwise(edges)):
         return "It cannot be drawn: its edges are not two or more rising numbers."
-    wrong = [name for name in names if len(histogram.series[name]) != len(edges) - 1]
-    if wrong:
-        return (
-            f"It cannot be drawn: {wrong[0]!r} has {len(histogram.series[wrong[0]])} shares for {len(edges) - 1} bins."
-        )
+    for name in names:
+        shares = len(histogram.series[name])
+        if shares != len(edges) - 1:
+            return f"It cannot be drawn: {name!r} has {shares} shares for {len(edges) - 1} bins."
     return "" if names else "There is no value to draw."
 
 
-def _names(series: dict[str, list]) -> tuple[list[str], list[str]]:
+def _choose_series(series: dict[str, list]) -> tuple[list[str], list[str]]:
     """(what to say about series that are left out, the names of those that are drawn)."""
     names = list(series)
     extra = len(names) - MOST_SERIES
     return ([f"{extra} more series are in findings.json."] if extra > 0 else []), names[:MOST_SERIES]
 
 
-def _x(point: tuple[float, float]) -> float:
+def _get_x(point: tuple[float, float]) -> float:
     return point[0]
 
 
-def _placed(x: float, log: bool) -> bool:
-    return is_number(x) and drawable(x) and (x > 0 or not log)
+def _has_place(x: float, log: bool) -> bool:
+    return is_number(x) and is_drawable(x) and (x > 0 or not log)
 
 
-def _x_axis(
-    ends: tuple[float, float], log: bool, *, whole: bool = False
-) -> tuple[Callable[[float], float], list[Spot]]:
-    """(x to position, ticks)."""
-    low, high = map(math.log10, ends) if log else ends
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
-        low, high = low - 0.5, high + 0.5
-
-    def place(x: float) -> float:
-        return round(LEFT + (RIGHT - LEFT) * ((math.log10(x) if log else x) - low) / (high - low), 1)
-
-    if log:
-        return place, [(place(value), short(value)) for value in _log_ticks(low, high)]
-    return place, labelled(ticks(low, high, 6, whole=whole), place)
+def _format_x(x: float) -> str:
+    return f"{x:,.0f}" if float(x).is_integer() and abs(x) < 1e15 else short(x)
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten between 10^low and 10^high, with 2 and 5 times them where there are few, at most about eight."""
-    factors = (1, 2, 5) if high - low < 2.5 else (1,)
-    stride = max(1, math.ceil((high - low) / 8))
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    found = [factor * 10.0**power for power in powers if power % stride == 0 for factor in factors]
-    return [value for value in found if low - 1e-9 <= math.log10(value) <= high + 1e-9]
-
-
-def _y_axis(low: float, high: float) -> tuple[Callable[[float], float], list[Spot]]:
-    def place(value: float) -> float:
-        return round(BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low), 1)
-
-    return place, labelled(ticks(low, high, 5), place)
+def _make_caption(title: str, y: str) -> str:
+    return y if y != title else ""

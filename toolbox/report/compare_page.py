@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox.errors import ToolboxError
-from toolbox.report import charts
-from toolbox.report.charts import style_of
+from toolbox.report.charts import choose_style
 from toolbox.report.compare import Comparison, Duel
 from toolbox.report.files import write_text
 from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
@@ -72,7 +71,7 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
         pictures, why = None, "the dataset of the recipe holds none of these items"
     now = datetime.now()
     page = template("compare.html.j2").render(
-        labels=[(label, *style_of(number)) for number, label in enumerate(comparison.labels)],
+        labels=[(label, *choose_style(number)) for number, label in enumerate(comparison.labels)],
         paths=[str(run.path) for run in runs], when=f"{now.day} {now:%B %Y, %H:%M}",
         when_iso=now.isoformat("T", "minutes"), headline=headline(comparison), alarms=comparison.alarms,
         notes=comparison.notes, metrics=metrics_grid(comparison), costs=costs_grid(comparison),
@@ -81,7 +80,7 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
         learning=main, other_learning=other, curves=curve_charts(runs), histograms=histogram_charts(runs),
         tables=table_grids(runs), several=len(runs) > 2,
         duels=[_view(comparison.labels[0], duel, places, pictures) for duel in comparison.duels],
-        pictures=list(pictures.held.values()) if pictures else [], wide=charts,
+        pictures=list(pictures.held.values()) if pictures else [],
         no_pictures=why if shown and pictures is None else "",
     )  # fmt: skip
     try:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from toolbox.base.findings import Curve, Histogram, Table
-from toolbox.report.charts import Chart, Style, curve_chart, highest, histogram_chart, style_of
-from toolbox.report.curves import drawable, is_count
+from toolbox.report.charts import Chart, Style, choose_style, draw_curve, draw_histogram, find_highest_share
 from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
 from toolbox.report.numbers import MISSING, is_number
 from toolbox.report.runs import RunRecord
+from toolbox.report.series import is_count, is_drawable, name_series
 from toolbox.report.table import decimals, difference
 
 
@@ -24,9 +24,8 @@ def learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     main, other = [], []
     for name in names:
         series = {run.label: run.series[name] for run in runs if run.series.get(name)}
-        styles = {run.label: style_of(number) for number, run in enumerate(runs)}
-        title = {"lr": "learning rate"}.get(name, name.replace("_", " "))
-        chart = curve_chart(Curve(title, series, "step", ""), styles, x_limits=(0, max(last, 1)))
+        styles = {run.label: choose_style(number) for number, run in enumerate(runs)}
+        chart = draw_curve(Curve(name_series(name), series, "step", ""), styles, x_limits=(0, max(last, 1)))
         (main if name == "loss" or name.startswith("val/") else other).append(chart)
     return main, other
 
@@ -42,13 +41,13 @@ def curve_charts(runs: list[RunRecord]) -> list[Chart]:
         for label, curve in found.items():
             for name, points in curve.series.items():
                 line = label if len(kinds) == 1 else f"{label}: {name}"
-                color, dash = style_of(numbers[label])
+                color, dash = choose_style(numbers[label])
                 series[line] = points
                 styles[line] = (color, dash if len(kinds) == 1 else kinds.index(name) % 3)
         one = next(iter(found.values()))
         y = one.y if len(kinds) > 1 or one.y else kinds[0]
         chart = Curve(title, series, one.x, y, log_x=one.log_x, note=_note(found, runs, lambda curve: curve.note))
-        charts.append(curve_chart(chart, styles))
+        charts.append(draw_curve(chart, styles))
     return charts
 
 
@@ -56,11 +55,11 @@ def histogram_charts(runs: list[RunRecord]) -> list[tuple[str, str, list[Chart]]
     """(title, note, a drawing for each run), the drawings of one title on the same axes."""
     groups = []
     for title, found in _by_title(runs, Histogram).items():
-        ends = [edge for histogram in found.values() for edge in histogram.edges if drawable(edge)]
+        ends = [edge for histogram in found.values() for edge in histogram.edges if is_drawable(edge)]
         limits = (min(ends), max(ends)) if ends else None
-        top = max(map(highest, found.values()))
+        top = max(map(find_highest_share, found.values()))
         drawn = [
-            histogram_chart(Histogram(label, h.edges, h.series, h.x), x_limits=limits, top=top)
+            draw_histogram(Histogram(label, h.edges, h.series, h.x), x_limits=limits, top=top)
             for label, h in found.items()
         ]
         groups.append((title, _note(found, runs, lambda histogram: histogram.note), drawn))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
+import torch
 
 from toolbox.base.findings import Outcomes
+from toolbox.utils.resampling import bootstrap_counts
 
 RESAMPLES = 20_000
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,13 @@ def sign_test(lost: int, gained: int) -> float:
 def bootstrap(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[float, float]:
     """Paired percentile bootstrap interval (95 %) of the difference of the shares of right items, over items.
 
-    An item's difference is -1, 0 or 1, so a resample of the items is one draw of a multinomial distribution. Efron,
-    "Bootstrap methods: another look at the jackknife", 1979.
+    An item's difference is -1, 0 or 1: its kinds are lost, gained and neither.
     """
-    shares = np.array([lost, gained, items - lost - gained]) / items
-    draws = np.random.default_rng(seed).multinomial(items, shares, size=RESAMPLES)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile((draws[:, 1] - draws[:, 0]) / items, [tail, 1 - tail])
-    return float(low), float(high)
+    counts = torch.tensor([lost, gained, items - lost - gained])
+    intervals = bootstrap_counts(
+        counts, lambda drawn: {"difference": (drawn[:, 1] - drawn[:, 0]) / items}, RESAMPLES, seed=seed
+    )
+    return intervals["difference"]
 
 
 def _by_group(groups: list[str], first: list[bool], second: list[bool]) -> list[GroupChange]:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 from toolbox.base.findings import Curve, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
-from toolbox.report import charts, curves
-from toolbox.report.charts import Chart, curve_chart, histogram_chart
+from toolbox.report.charts import Chart, draw_curve, draw_histogram
 from toolbox.report.facts import list_facts
 from toolbox.report.files import read_text, write_text
 from toolbox.report.findings import as_saved
 from toolbox.report.gallery import Pictures, show_galleries
 from toolbox.report.grid import Grid, grid
+from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import template
 from toolbox.report.recipe import judged_split
+from toolbox.report.series import read_series
 from toolbox.report.table import headline, is_unchanged, rows, without_settings
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def write_report(
     split = results.get("split") or judged_split(recipe)
     split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
-    series = curves.read_series(work_dir / "metrics.jsonl")
+    series = read_series(work_dir / "metrics.jsonl")
     measured = {name: points for name, points in series.items() if name.removeprefix("val/") not in results["chosen"]}
-    main, other = curves.panels(measured, best.get("step"))
+    main, other = draw_learning_curves(measured, best.get("step"))
     when = _date(work_dir)
     table = rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))
@@ -67,7 +68,7 @@ def write_report(
         tracks=any(row.span for row in table) and not unchanged,
         intervals=any(row.interval for row in table), missing=MISSING,
         explained=bool(results.get("before") and results.get("after")),
-        small=curves, wide=charts, panels=main, other_panels=other, best_step=best.get("step"),
+        learning=main, other_learning=other, best_step=best.get("step"),
         found=blocks(usable), remarks=remarks,
         galleries=show_galleries(pictures, galleries, split=split) if pictures and galleries else [],
         pictures=list(pictures.held.values()) if pictures else [],
@@ -87,9 +88,9 @@ def blocks(findings: list[Finding]) -> list[tuple[str, list[Chart | Grid | Drawi
     drawn: list[Chart | Grid | Drawing] = []
     for finding in findings:
         if isinstance(finding, Curve):
-            drawn.append(curve_chart(finding))
+            drawn.append(draw_curve(finding))
         elif isinstance(finding, Histogram):
-            drawn.append(histogram_chart(finding))
+            drawn.append(draw_histogram(finding))
         elif isinstance(finding, Table):
             drawn.append(grid(finding))
         elif isinstance(finding, Matrix):

@@ -14,10 +14,10 @@ from toolbox.base.files import follow
 from toolbox.base.findings import Finding
 from toolbox.errors import Problem, ToolboxError, command_line
 from toolbox.recipe_text import read_recipe
-from toolbox.report.curves import Series, read_series
 from toolbox.report.files import read_text
 from toolbox.report.findings import NAME, load_findings
 from toolbox.report.numbers import is_number
+from toolbox.report.series import Series, read_series
 
 TRAINED, TESTED = "train_results.json", "test_results.json"
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, Finding, Metric
 from toolbox.plugin import Problem
+from toolbox.utils.resampling import bootstrap_counts
 from toolbox_classification.findings import describe
-from toolbox_classification.intervals import over_kinds
 from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
 
 _KS = [1, 5]
@@ -74,7 +74,7 @@ class Accuracy(Metric):
         means = {name: float(values[0]) for name, values in numbers(counts[None]).items()}
         if not self.intervals:
             return means
-        bounds = over_kinds(counts, numbers, self.intervals)
+        bounds = bootstrap_counts(counts, numbers, self.intervals)
         return means | {f"{name}_{end}": bounds[name][i] for name in means for i, end in enumerate(("low", "high"))}
 
     def _counted(self, answers: Predictions):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from toolbox.utils.resampling import DRAWS, LEVEL, SEED, percentiles
+from toolbox.utils.resampling import LEVEL, bootstrap_counts
 
 RESAMPLES = 2000
 
@@ -21,32 +20,7 @@ def over_items(counts: Sequence[int]) -> tuple[float, float]:
     """
     counts = torch.as_tensor(counts)
     values = torch.linspace(0, 1, len(counts), dtype=torch.float64)
-    return over_kinds(counts, lambda drawn: {"mean": drawn @ values / drawn.sum(dim=1)}, RESAMPLES)["mean"]
-
-
-def over_kinds(
-    counts: Tensor, numbers: Callable[[Tensor], dict[str, Tensor]], resamples: int
-) -> dict[str, tuple[float, float]]:
-    """{name: (low, high)} of numbers that depend on how many items of each kind there are, at 95 %.
-
-    - `counts`: how many items there are of each kind, of any shape.
-    - `numbers`: from (R, *counts.shape), the counts of R resamples, to {name: (R,)}.
-    - `resamples`: how often as many items as there are get drawn, with replacement.
-
-    The percentile bootstrap: items of one kind are alike, so a resample is one draw of a multinomial distribution. The
-    draws depend on the counts alone. What it cannot know: the same model trained again.
-    """
-    generator = np.random.default_rng(SEED)
-    flat = counts.flatten().double().numpy()
-    kinds = np.flatnonzero(flat)
-    total = int(flat.sum())
-    drawn: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(resamples).split(max(1, DRAWS // counts.numel())):
-        times = torch.zeros(len(rows), counts.numel(), dtype=torch.float64)
-        times[:, kinds] = torch.from_numpy(generator.multinomial(total, flat[kinds] / total, size=len(rows))).double()
-        for name, values in numbers(times.view(-1, *counts.shape)).items():
-            drawn.setdefault(name, []).append(values)
-    return {name: percentiles(torch.cat(values)) for name, values in drawn.items()}
+    return bootstrap_counts(counts, lambda drawn: {"mean": drawn @ values / drawn.sum(dim=1)}, RESAMPLES)["mean"]
 
 
 def over_repeats(values: Sequence[float]) -> tuple[float, float]:
