@@ -22,7 +22,8 @@ Style = tuple[int, int]
 class Line:
     """One series in a chart.
 
-    - `color`: 1 to COLORS; `dash`: 0 for a whole line, and up to 2, so that lines of one color differ.
+    - `color`: 1 to COLORS, 0 for that of the page.
+    - `dash`: 0 for a whole line, and up to 2, so that lines of one color differ.
     - `paths`: SVG paths, one for each stretch without a gap; `area`: the path to fill, empty for none.
     - `dots`: (x, y, tooltip).
     """

@@ -11,6 +11,9 @@ from toolbox.report.numbers import short
 from toolbox.report.series import Series, is_count, is_drawable, name_series
 
 MOST_OF_A_GRID = 8
+PAGE_STYLE = (0, 0)
+"""Of a line that is alone in its chart."""
+
 MOST_DOTS, MOST_TRAINING_DOTS = 60, 12
 
 
@@ -39,6 +42,7 @@ def draw_learning_curve(name: str, points: Series, last_step: int, best_step: in
     values = [value for _, value in points if is_drawable(value)]
     chart = draw_curve(
         Curve(name_series(name), {"": points}, "step", ""),
+        {"": PAGE_STYLE},
         x_limits=(0, max(last_step, 1)),
         marked_x=best_step,
         box=SMALL_BOX,
