@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser
 from toolbox.cli.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -38,15 +38,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    prepare_process()
-    from toolbox import api
-    from toolbox.progress import console
-
     def extract(team: Team) -> int:
+        from toolbox import api
+        from toolbox.progress import console
+
         counts = api.extract(
-            load_recipe(arguments), splits=arguments.split,
-            device=arguments.device, mend=arguments.verify, console=console(), team=team,
-        )  # fmt: skip
+            load_recipe(arguments),
+            splits=arguments.split,
+            device=arguments.device,
+            mend=arguments.verify,
+            console=console(),
+            team=team,
+        )
         read = " All checksums are right." if arguments.verify else ""
         print(f"{counts['computed']:,} items computed, {counts['found']:,} found.{read}")
         return 0

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser
 from toolbox.cli.processes import run_in_processes
 from toolbox.cli.sources import add_precision
 
@@ -37,27 +37,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_precision(parser)
     parser.add_argument(
-        "--metric", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        "--metric",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
         help="set arguments of the recipe's metrics, e.g. intervals=1000; the command list_components prints them",
-    )  # fmt: skip
+    )
     return parser
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    prepare_process()
-    from toolbox import api
-    from toolbox.base.files import to_json
-    from toolbox.cli.tables import show_metrics
-
-    config = load_recipe(arguments)
-
     def test(team: Team) -> int:
+        from toolbox import api
+        from toolbox.base.files import to_json
+        from toolbox.cli.tables import show_metrics
+
         numbers = api.evaluate(
-            config, arguments.checkpoint, split=arguments.split, device=arguments.device, metrics=arguments.metric,
-            precision=arguments.precision, out=arguments.out, team=team,
+            load_recipe(arguments),
+            arguments.checkpoint,
+            split=arguments.split,
+            device=arguments.device,
+            metrics=arguments.metric,
+            precision=arguments.precision,
+            out=arguments.out,
+            team=team,
             tell=lambda text: print(text, file=sys.stderr),
             on_start=lambda text: None if arguments.json else print(text, flush=True),
-        )  # fmt: skip
+        )
         if arguments.json:
             print(to_json(numbers, indent=1))
             return 0

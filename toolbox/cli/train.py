@@ -68,17 +68,18 @@ def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    prepare_process()
-    from toolbox import api
     from toolbox.cli.resuming import complete_resume
-    from toolbox.progress import console
 
-    kept = complete_resume(arguments)
     if arguments.check:
-        return _check(_recipe(arguments, kept), arguments.device)
-    from toolbox.cli.tables import show_results
+        prepare_process()
+        return _check(_recipe(arguments, complete_resume(arguments)), arguments.device)
 
     def run(team: Team) -> int:
+        from toolbox import api
+        from toolbox.cli.tables import show_results
+        from toolbox.progress import console
+
+        kept = complete_resume(arguments)
         resume, overwrite = arguments.resume, arguments.overwrite
         if resume is None and team.has_begun():  # the launcher has started the run again
             resume, overwrite = True, False
