@@ -376,16 +376,16 @@ def test_what_the_first_argument_means(toy, run, tmp_path):
     toy()
     hub = tmp_path / "weights"
     hub.mkdir()
-    assert sources.kind_of(str(hub)) == "checkpoint", "so that the message says what it lacks"
+    assert sources.find_model_kind(str(hub)) == "checkpoint", "so that the message says what it lacks"
     (hub / "config.json").write_text("{}")
-    assert sources.kind_of(str(hub)) == "backbone"
+    assert sources.find_model_kind(str(hub)) == "backbone"
     (run / "config.json").write_text("{}")
-    assert sources.kind_of(str(run)) == sources.kind_of(str(run / "last")) == "checkpoint"
+    assert sources.find_model_kind(str(run)) == sources.find_model_kind(str(run / "last")) == "checkpoint"
     for name, kind in [
         ("configs/x.py", "recipe"), ("toy:x", "recipe"), ("vitb16", "backbone"), ("hf_hub:timm/x", "backbone"),
         ("facebook/dinov3-vitb16-pretrain-lvd1689m", "backbone"),
     ]:  # fmt: skip
-        assert sources.kind_of(name) == kind
+        assert sources.find_model_kind(name) == kind
 
 
 NAMED = """

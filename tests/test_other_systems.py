@@ -172,7 +172,8 @@ WORK = """
 import pathlib
 import numpy as np
 from PIL import Image
-import toolbox, toolbox.cli.embed, toolbox.cli.predict, toolbox.cli.train, toolbox.cli.test, toolbox.cli.compare
+import toolbox, toolbox.cli.embed, toolbox.cli.train, toolbox.cli.test, toolbox.cli.compare
+import toolbox_classification.commands.predict
 from toolbox.config import load_config
 from toolbox.registry import add_local
 add_local([sys.argv[1] + "/toy_plugin.py"])

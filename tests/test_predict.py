@@ -15,14 +15,15 @@ import torch
 from test_class_names import CLASSIFIER, forget
 from test_embed import NAMES, draw
 from test_report import EVIL, Page
+from toolbox_classification.commands import prediction_page
+from toolbox_classification.commands.prediction_files import write_predictions
 
 import toolbox
 from toolbox.base import Batch, read_image
-from toolbox.cli.predict import main
-from toolbox.cli.predictions import write_predictions
+from toolbox.cli.main import main
 from toolbox.loading import load_model
 from toolbox.registry import catalog
-from toolbox.report import predictions
+from toolbox.report import page as report_page
 from toolbox.utils.top_classes import rank_classes
 
 
@@ -72,7 +73,9 @@ def predict(trained, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments, model=trained, images=photos):
-        code = main([str(text) for text in (model, images, *arguments, "--device", "cpu", "--num-workers", 0)])
+        code = main(
+            ["predict", *(str(text) for text in (model, images, *arguments, "--device", "cpu", "--num-workers", 0))]
+        )
         said = capsys.readouterr()
         assert "Traceback" not in said.out + said.err
         return code, said.out, said.err
@@ -164,10 +167,10 @@ def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, mon
     for name in NAMES:
         assert name in page.text
     assert "are shown" not in page.text
-    monkeypatch.setattr(predictions, "MOST_PICTURES", 3)
+    monkeypatch.setattr(prediction_page, "MOST_PICTURES", 3)
     assert predict("--page", "p.html", "--overwrite")[0] == 0
     assert "The 3 least sure of 5 pictures are shown" in Page(Path("p.html")).text
-    monkeypatch.setattr(predictions, "MOST_BYTES", 1)
+    monkeypatch.setattr(report_page, "MOST_BYTES", 1)
     predict("--page", "p.html", "--overwrite")
     assert "The 1 least sure of 5 pictures are shown" in Page(Path("p.html")).text
 
@@ -230,7 +233,7 @@ def test_unreadable_pictures_stop_it_or_are_named(predict, photos):
 
 
 def test_targets_are_checked_before_anything_is_computed(predict, tmp_path, monkeypatch):
-    monkeypatch.setattr(toolbox.api, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(toolbox.loading, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     Path("there.csv").write_text("x")
     Path("folder.csv").mkdir()
     Path("file").write_text("x")

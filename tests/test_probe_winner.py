@@ -19,7 +19,7 @@ from toy_plugin import Noise
 import toolbox
 from toolbox import api
 from toolbox.base import Batch, l2_normalize
-from toolbox.cli.predict import main
+from toolbox.cli.main import main
 from toolbox.engine.saving.files import sha256
 from toolbox.errors import ToolboxError
 
@@ -70,7 +70,7 @@ def test_what_won_is_saved_and_predicts_as_promised(toy, method, capsys, tmp_pat
     for i in range(38):
         data[i]["image"].save(tmp_path / "pictures" / f"{i:02}.png")
     capsys.readouterr()
-    assert main(["run", "pictures", "--out", "p.csv", "--page", "p.html", "--batch-size", "7"]) == 0
+    assert main(["predict", "run", "pictures", "--out", "p.csv", "--page", "p.html", "--batch-size", "7"]) == 0
     assert f"by {encoder.model.predictor}" in capsys.readouterr().out
     with open("p.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -79,12 +79,12 @@ def test_what_won_is_saved_and_predicts_as_promised(toy, method, capsys, tmp_pat
     assert {row["classifier"] for row in rows} == {encoder.model.predictor}
     assert encoder.model.predictor in Path("p.html").read_text()
     if method != "linear":
-        assert main(["run", "pictures/00.png", "--out", "l.json", "--head", "linear"]) == 0
+        assert main(["predict", "run", "pictures/00.png", "--out", "l.json", "--head", "linear"]) == 0
         assert json.loads(Path("l.json").read_text())[0]["classifier"].startswith("the linear head")
         linear = toolbox.load("run", overrides=["model.classifier=linear"])
         assert accuracy(linear) == pytest.approx(results["after"]["linear"])
     else:
-        assert main(["run", "pictures/00.png", "--head", "knn"]) == 2
+        assert main(["predict", "run", "pictures/00.png", "--head", "knn"]) == 2
         assert "model.classifier: The probe shall predict by 'knn', and no metric" in capsys.readouterr().err
 
 

@@ -441,16 +441,17 @@ SCRIPT = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 def test_names_in_pages_are_text(tmp_path):
     """Names of classes, files and items, and numbers' names, come from others' data."""
+    from toolbox_classification.commands.prediction_page import write_page
+
     from toolbox.engine.judging.pictures import find_pictures
     from toolbox.report import save_findings, write_report
     from toolbox.report.compare import compare
     from toolbox.report.compare_page import write_comparison
-    from toolbox.report.predictions import write_page
 
     name = SCRIPT.replace("/", "") + ".png"
     Image.new("RGB", (8, 8)).save(tmp_path / name)
     found = find_pictures(str(tmp_path))
-    pages = [write_page(tmp_path / "p.html", found, [0], [SCRIPT], [[(SCRIPT, 0.5)]], told=SCRIPT)]
+    pages = [write_page(tmp_path / "p.html", found, [0], [SCRIPT], [[(SCRIPT, 0.5)]], model=SCRIPT)]
     for run in ("a", "b"):
         folder = tmp_path / run
         folder.mkdir()

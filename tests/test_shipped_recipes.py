@@ -12,7 +12,7 @@ import pytest
 import toolbox
 from toolbox.cli.main import main
 from toolbox.config import find_recipe, list_recipes, load_config, to_dict
-from toolbox.loading import kind_of
+from toolbox.loading import find_model_kind
 from toolbox.plugin import hookimpl
 from toolbox.testing import isolated_catalog
 
@@ -54,8 +54,8 @@ def refusal(name) -> str:
 def test_a_name_is_enough_outside_a_checkout(elsewhere):
     for name in ("dinov3_sop", "demo/dinov3_sop", "core:demo/dinov3_sop", "core:dinov3_sop.py"):
         assert find_recipe(name) == CONFIGS / f"{name.removeprefix('core:').removesuffix('.py')}.py"
-    assert kind_of("dinov3_sop") == kind_of("core:dinov3_sop") == "recipe"
-    assert kind_of("vits16") == kind_of("_base_/runtime") == "backbone"
+    assert find_model_kind("dinov3_sop") == find_model_kind("core:dinov3_sop") == "recipe"
+    assert find_model_kind("vits16") == find_model_kind("_base_/runtime") == "backbone"
     assert load_config("demo/dinov3_food101").load_from == str(CONFIGS / "demo" / "dinov3_trunk.py")
 
 

@@ -89,9 +89,9 @@ def test_outside_a_checkout_a_classifier_is_trained_and_predicts(fresh):
     fresh.run(fresh.bin / CORE, "train", "demo/dinov3_food101", "--work-dir", "classifier", *QUICK, *short)
     pictures = fresh.folder / "data" / "glyphs_food101" / "images"
     some = next(folder for folder in sorted(pictures.iterdir()) if folder.is_dir())
-    fresh.run(
-        fresh.bin / CORE, "predict", "classifier", some, "--out", "p.json", "--device", "cpu", "--num-workers", "0"
-    )
+    files = ["--out", "p.json", "--page", "p.html"]
+    fresh.run(fresh.bin / CORE, "predict", "classifier", some, *files, "--device", "cpu", "--num-workers", "0")
+    assert "<h1>Predictions</h1>" in (fresh.folder / "p.html").read_text(encoding="utf-8")
     answers = json.loads((fresh.folder / "p.json").read_text())
     assert len(answers) == len([*some.iterdir()])
     assert all(0 < answer["predictions"][0]["score"] <= 1 for answer in answers)

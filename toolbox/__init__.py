@@ -20,16 +20,23 @@ _PUBLIC = {
 _FOR_COMMANDS = {
     "Console": "toolbox.engine.console:Console",
     "FeatureStore": "toolbox.features.store:Store",
+    "HtmlPage": "toolbox.report.page:HtmlPage",
     "add_model_arguments": "toolbox.cli.sources:add_model_arguments",
     "add_recipe_arguments": "toolbox.cli.common:add_recipe_arguments",
-    "embed_dataset": "toolbox.cli.sources:run",
+    "collect_outputs": "toolbox.cli.sources:collect_outputs",
+    "describe_model": "toolbox.cli.sources:describe_model",
+    "embed_dataset": "toolbox.cli.sources:embed_dataset",
+    "find_model_kind": "toolbox.loading:find_model_kind",
     "load_from_arguments": "toolbox.cli.sources:load_from_arguments",
+    "load_images": "toolbox.cli.sources:load_images",
     "load_split": "toolbox.cli.sources:load_split",
     "new_command_parser": "toolbox.cli.common:new_parser",
+    "print_table": "toolbox.cli.tables:print_table",
     "run_in_processes": "toolbox.cli.processes:run_in_processes",
     "run_over_images": "toolbox.engine.judging.image_outputs:run_over_images",
-    "show_progress": "toolbox.cli.sources:progress",
-    "whole_number": "toolbox.cli.sources:from_least",
+    "shorten_list": "toolbox.cli.sources:shorten_list",
+    "show_progress": "toolbox.cli.sources:show_progress",
+    "whole_number": "toolbox.cli.sources:whole_number",
 }
 """What sub-commands of plugins need beyond that, where it is."""
 

@@ -33,7 +33,7 @@ def load_model(
 
     name, plugins = str(Path(name).expanduser()) if name.startswith("~") else name, list(plugins)
     load_plugins(plugins)
-    kind = kind_of(name)
+    kind = find_model_kind(name)
     if kind == "checkpoint":
         return open_checkpoint(
             checkpoints.read(name), name=name, device=device or "auto", precision=precision, overrides=overrides,
@@ -97,7 +97,7 @@ def _loaded(
     return cls(model=model, recipe=recipe, device=chosen, precision=how, compute=compute, **facts)
 
 
-def kind_of(name: str) -> str:
+def find_model_kind(name: str) -> str:
     """Whether a name means a "checkpoint", a "recipe", or a "backbone" by its id or folder.
 
     Raises ToolboxError for a run that is not there, beside others: any other path might be the id of a backbone.

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.config import to_dict
 from toolbox.errors import ToolboxError
-from toolbox.loading import component_of, kind_of, takes_name
+from toolbox.loading import component_of, find_model_kind, takes_name
 from toolbox.registry import catalog
 
 
@@ -61,7 +61,7 @@ def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[st
     is_backbone = any(entry.fullname == current for entry in catalog().find("backbone"))
     if last != "name" or not is_backbone or takes_name(current, model):
         return {}
-    if Path(model).exists() and kind_of(model) == "checkpoint":
+    if Path(model).exists() and find_model_kind(model) == "checkpoint":
         raise ToolboxError(
             f"{model} is a checkpoint, and `model` names an encoder.",
             hint=f"To start from it, set the override load_from={model}.",

@@ -11,12 +11,12 @@ from toy_plugin import Patches
 
 from toolbox.base import Metric
 from toolbox.engine.distributed.team import Team
-from toolbox.engine.judging.classify import classify
-from toolbox.engine.judging.embed import embed
 from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.judging.image_outputs import join_outputs, run_over_images
 from toolbox.engine.precision import Precision
 from toolbox.engine.reading.fetch import inputs_of
 from toolbox.registry import build
+from toolbox.utils.model_io import unit_embeddings
 
 NAMES = ("6 items", "37 items", "some unreadable", "whole batches unreadable", "a first batch unreadable")
 
@@ -34,6 +34,14 @@ class Keep(Metric):
         return {}
 
 
+def embeddings_of(outputs, batch):
+    return unit_embeddings(outputs, batch.ids).numpy()
+
+
+def classes_of(outputs, batch):
+    return outputs["logits"].argmax(1).tolist()
+
+
 def everything(team: Team) -> dict[str, dict[str, Any]]:
     torch.manual_seed(5)
     model = Answering(Patches(width=8, size=8), "tokens")
@@ -41,14 +49,16 @@ def everything(team: Team) -> dict[str, dict[str, Any]]:
     how = dict(precision=precision, batch_size=BATCH, workers=0, skip_bad=True)
     for name in NAMES:
         dataset = build(SETS[name][0], "dataset")
-        embedded = embed(model, dataset, DEVICE, **how)
-        classified = classify(model, dataset, DEVICE, lambda outputs, ids: outputs["logits"].argmax(1).tolist(), **how)
+        embedded, classified = (
+            join_outputs(run_over_images(model, dataset, DEVICE, convert, **how), len(dataset))
+            for convert in (embeddings_of, classes_of)
+        )
         loader = dict(dataset=SETS[name][0], batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
         target = EvalSet(loader, [], name="test")
         target.metrics = [Keep()]
         target.evaluate(model, inputs_of(model), DEVICE, precision)
         found[name] = {
-            "embeddings": torch.from_numpy(embedded.embeddings), "ids": embedded.ids, "indices": embedded.indices,
+            "embeddings": torch.as_tensor(embedded.rows), "ids": embedded.ids, "indices": embedded.indices,
             "bad": embedded.bad, "classes": (classified.rows, classified.ids, classified.bad),
             "evaluated": target.metrics[0].rows,
         }  # fmt: skip

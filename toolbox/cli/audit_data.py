@@ -33,7 +33,7 @@ wrong.
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, whatever was found, 2 the request was wrong."""
-    from toolbox.cli.sources import from_least, stoppable
+    from toolbox.cli.sources import stoppable, whole_number
 
     parser = new_parser("audit_data", "Find duplicates and leaks in a recipe's data.", epilog=TELLS)
     parser.add_argument(
@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="OUT", help="a file that ends in .jsonl, for the pairs")
     parser.add_argument("--near", action="store_true", help="also look for near duplicates")
-    parser.add_argument("--workers", type=from_least(1), metavar="N", help="threads that decode (the number of cores)")
+    parser.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="threads that decode (the number of cores)"
+    )
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other")  # fmt: skip
@@ -83,7 +85,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     """The fingerprints of all splits."""
-    from toolbox.cli.sources import kind_of, progress, recipe_of
+    from toolbox.cli.sources import find_model_kind, recipe_of, show_progress
     from toolbox.config import changed, load_plugins, validate
     from toolbox.engine.audit import fingerprints
     from toolbox.engine.device import limit_images
@@ -94,7 +96,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
         limit_images(changed({}, arguments.cfg_options))
         splits: dict[str, Dataset] = {"images": find_pictures(arguments.config)}
     else:
-        if kind_of(arguments.config) == "backbone":
+        if find_model_kind(arguments.config) == "backbone":
             raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
         recipe = recipe_of(arguments.config, arguments.cfg_options, arguments.plugin)
         problems = validate(recipe)
@@ -107,7 +109,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
             print(f"{split}: {note}")
     print(f"Reading {sum(map(len, splits.values())):,} images of {arguments.config}: {', '.join(splits)}", flush=True)
     found: list[Fingerprint] = []
-    with progress(sum(map(len, splits.values())), "reading") as advance:
+    with show_progress(sum(map(len, splits.values())), "reading") as advance:
         for split, dataset in splits.items():
             for one in fingerprints(dataset, split, near=arguments.near, workers=workers):
                 found.append(one)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, guarded, new_parser
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError, command_line
 
@@ -54,8 +54,7 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
     if arguments.split and len(arguments.images) > 1:
         raise ToolboxError("--split takes one recipe or checkpoint before OUT.", hint="Embed the others by themselves.")
-    prepare_process()
-    from toolbox.cli.sources import listed_sources, load_from_arguments, run
+    from toolbox.cli.sources import describe_model, embed_dataset, load_from_arguments, shorten_list
     from toolbox.utils.stored_embeddings import check_free, write_embeddings
 
     try:
@@ -67,20 +66,19 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
     for note in dataset.notes():
         print(note)
     source = load_from_arguments(arguments, ours, team)
-    told = listed_sources(arguments.images or [arguments.model])
-    told = f"{arguments.split} of {told}" if arguments.split else told
-    how = f"{source.description}, in {source.precision.name} on {source.device}"
-    print(f"Embedding {len(dataset):,} images of {told} with {how}", flush=True)
-    found = run(source, dataset, arguments)
+    images = shorten_list(arguments.images or [arguments.model])
+    images = f"{arguments.split} of {images}" if arguments.split else images
+    print(f"Embedding {len(dataset):,} images of {images} with {describe_model(source)}", flush=True)
+    embedded = embed_dataset(source, dataset, arguments)
     if not team.is_main:
         return 0
     try:
         about = {"model": source.description, "precision": source.precision.name}
-        write_embeddings(arguments.out, found.ids, found.embeddings, about=about)
+        write_embeddings(arguments.out, embedded.ids, embedded.rows, about=about)
     except ValueError as error:
         raise ToolboxError(str(error)) from error
-    count, width = found.embeddings.shape
-    left = f"; {len(found.bad)} unreadable images left out" if found.bad else ""
+    count, width = embedded.rows.shape
+    left = f"; {len(embedded.bad)} unreadable images left out" if embedded.bad else ""
     print(f"{arguments.out}: {count:,} embeddings of {width} numbers (float32, length 1){left}")
     return 0
 
@@ -95,21 +93,21 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 def _pictures(arguments: argparse.Namespace) -> Dataset:
-    from toolbox.cli.sources import pictures_of
+    from toolbox.cli.sources import load_images
     from toolbox.utils.stored_embeddings import check_ids
 
-    found = pictures_of(arguments.images, skip_bad=arguments.on_bad_item == "skip")
+    dataset = load_images(arguments)
     try:
-        check_ids(arguments.out, found.ids)  # now, not when everything is embedded
+        check_ids(arguments.out, dataset.ids)  # now, not when everything is embedded
     except ValueError as error:
         raise ToolboxError(str(error)) from error
-    return found
+    return dataset
 
 
 def _split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
-    from toolbox.cli.sources import kind_of, recipe_of, split_of
+    from toolbox.cli.sources import find_model_kind, recipe_of, split_of
 
-    if not arguments.images and kind_of(arguments.model) == "backbone":
+    if not arguments.images and find_model_kind(arguments.model) == "backbone":
         raise ToolboxError(
             f"--split names data of a recipe, and {arguments.model} is a backbone.",
             hint=f"Say whose: {command_line('embed')} {arguments.model} RECIPE {arguments.out} --split train",

@@ -11,29 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.cli.common import report_interruption
 from toolbox.errors import ToolboxError
-from toolbox.loading import kind_of
+from toolbox.loading import find_model_kind
 from toolbox.registry import build
 
 if TYPE_CHECKING:
-    from toolbox.base import Dataset, LoadedModel
+    from toolbox.base import Batch, Dataset, LoadedModel
     from toolbox.engine.distributed.team import Team
-    from toolbox.engine.judging.embed import Embedded
+    from toolbox.engine.inference import Outputs
+    from toolbox.engine.judging.image_outputs import ImageOutputs
     from toolbox.engine.judging.pictures import Pictures
 
 
-def add_model_arguments(
-    parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True
-) -> None:  # fmt: skip
-    """The arguments that `load_from_arguments` and `run` read, beside `model`.
+def add_model_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True) -> None:
+    """The arguments that `load_from_arguments`, `load_images` and `collect_outputs` read, beside `model` and `images`.
 
     - `backbone`: whether `model` may be the id of a backbone; `baseline`: whether its head may be left out.
     """
-    parser.add_argument("--batch-size", type=from_least(1), default=64, metavar="N", help="images at a time (64)")
-    parser.add_argument("--num-workers", type=from_least(0), metavar="N", help="processes that read (half the cores)")
+    parser.add_argument("--batch-size", type=whole_number(1), default=64, metavar="N", help="images at a time (64)")
+    parser.add_argument("--num-workers", type=whole_number(0), metavar="N", help="processes that read (half the cores)")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     add_precision(parser)
-    parser.add_argument("--on-bad-item", choices=["raise", "skip"], default="raise",
-                        help="what an unreadable image does: stop (default), or be left out and named")  # fmt: skip
+    parser.add_argument(
+        "--on-bad-item",
+        choices=["raise", "skip"],
+        default="raise",
+        help="what an unreadable image does: stop (default), or be left out and named",
+    )
     if baseline:
         parser.add_argument(
             "--baseline", action="store_true", help="leave the head out: pooled features of the backbone"
@@ -45,17 +48,24 @@ def add_model_arguments(
     else:
         parser.set_defaults(backbone=None)
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="change keys of the recipe, e.g. model.pool=mean model.backbone.size=448")  # fmt: skip
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change keys of the recipe, e.g. model.pool=mean model.backbone.size=448",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """The argument that chooses the precision."""
     parser.add_argument(
-        "--precision", choices=["fp32", "bf16", "fp16"],
+        "--precision",
+        choices=["fp32", "bf16", "fp16"],
         help="compute in it (default: as the run was evaluated; fp32 for a bare backbone)",
-    )  # fmt: skip
+    )
 
 
 def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], team: Team) -> LoadedModel:
@@ -66,7 +76,7 @@ def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], tea
     from toolbox.engine.device import set_threads
     from toolbox.loading import load_model
 
-    kind = kind_of(arguments.model)
+    kind = find_model_kind(arguments.model)
     if kind != "backbone" and arguments.backbone:
         raise ToolboxError(
             f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
@@ -74,9 +84,14 @@ def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], tea
     processes = team.place.local_size
     set_threads(None, processes)
     model = load_model(
-        arguments.model, device=device_of(arguments, team), precision=arguments.precision, overrides=overrides,
-        plugins=arguments.plugin, backbone=arguments.backbone, baseline=arguments.baseline,
-    )  # fmt: skip
+        arguments.model,
+        device=device_of(arguments, team),
+        precision=arguments.precision,
+        overrides=overrides,
+        plugins=arguments.plugin,
+        backbone=arguments.backbone,
+        baseline=arguments.baseline,
+    )
     set_threads((model.recipe.get("env_cfg") or {}).get("threads"), processes)
     team.start(model.device)
     return model
@@ -107,9 +122,9 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
     from toolbox.config import changed, load_config, to_dict
     from toolbox.engine.saving import checkpoint as checkpoints
 
-    if kind_of(name) == "checkpoint":
+    if find_model_kind(name) == "checkpoint":
         return changed(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
-    if kind_of(name) == "recipe":
+    if find_model_kind(name) == "recipe":
         return to_dict(load_config(name, overrides, plugins))
     raise ToolboxError(
         f"--split names data of a recipe or a checkpoint, and '{name}' is neither.",
@@ -122,18 +137,50 @@ def load_split(arguments: argparse.Namespace) -> Dataset:
     return split_of(recipe_of(arguments.model, arguments.cfg_options, arguments.plugin), arguments.split)
 
 
-def run(source: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> Embedded:
-    """Embed a dataset as the arguments say, telling how far it is and which items could not be read."""
-    from toolbox.engine.judging.embed import embed
+def collect_outputs(
+    model: LoadedModel,
+    dataset: Dataset,
+    arguments: argparse.Namespace,
+    convert: Callable[[Outputs, Batch], Any],
+    *,
+    what: str = "embedding",
+) -> ImageOutputs:
+    """Run a model over a dataset of images as the arguments say, showing how far it is and what could not be read.
 
-    with progress(len(dataset)) as advance:
-        found = embed(
-            source.model, dataset, source.device, precision=source.precision, mode=source.mode,
-            batch_size=arguments.batch_size, workers=workers_of(arguments), skip_bad=arguments.on_bad_item == "skip",
+    - `convert`: makes of the outputs of a batch, and the batch, a list or an array with a row for each image. Rows are
+      on the CPU: they travel between processes.
+    - `what`: what is done, for the progress.
+
+    Returns `rows`, their `ids` and `indices` in the dataset's order, and the `bad`, (index, message) of unreadable
+    images. Of several processes only the main one gets them.
+    """
+    from toolbox.engine.judging.image_outputs import join_outputs, run_over_images
+
+    with show_progress(len(dataset), what) as advance:
+        pieces = run_over_images(
+            model.model,
+            dataset,
+            model.device,
+            convert,
+            precision=model.precision,
+            mode=model.mode,
+            batch_size=arguments.batch_size,
+            workers=workers_of(arguments),
+            skip_bad=arguments.on_bad_item == "skip",
             progress=advance,
-        )  # fmt: skip
-    tell_bad(found.bad)
-    return found
+        )
+        outputs = join_outputs(pieces, len(dataset))
+    list_unreadable(outputs.bad)
+    return outputs
+
+
+def embed_dataset(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> ImageOutputs:
+    """Embed a dataset as the arguments say; `rows` is (N, D) float32, of length 1. Otherwise as `collect_outputs`."""
+    from toolbox.utils.model_io import unit_embeddings
+
+    return collect_outputs(
+        model, dataset, arguments, lambda outputs, batch: unit_embeddings(outputs, batch.ids).numpy()
+    )
 
 
 def workers_of(arguments: argparse.Namespace) -> int:
@@ -143,40 +190,46 @@ def workers_of(arguments: argparse.Namespace) -> int:
     return max(1, cores() // 2) if arguments.num_workers is None else arguments.num_workers
 
 
-def tell_bad(bad: list[tuple[int, str]]) -> None:
-    """Name the items that were left out."""
+def list_unreadable(bad: list[tuple[int, str]]) -> None:
+    """Name the items that were left out, on standard error."""
     from toolbox.engine.reading.bad_items import list_messages
 
     for _, message in bad:
         print(f"Left out: {list_messages([message])}", file=sys.stderr)
 
 
-def pictures_of(images: list[str], *, skip_bad: bool) -> Pictures:
-    """The pictures that a command's arguments mean. Raises ToolboxError naming those that are not there.
+def load_images(arguments: argparse.Namespace) -> Pictures:
+    """The dataset of the folders, images and lists that `arguments.images` names.
 
-    - `skip_bad`: let them be found unreadable later, and be left out.
+    Raises ToolboxError naming what is not there; images that a list names may be absent with `--on-bad-item skip`: they
+    are found unreadable later, and left out.
     """
     from toolbox.engine.judging.pictures import find_pictures
 
-    found = find_pictures(*images)
-    missing = found.missing()
-    if missing and not skip_bad:
+    dataset = find_pictures(*arguments.images)
+    missing = dataset.missing()
+    if missing and arguments.on_bad_item != "skip":
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
-        where = f"{listed_sources(images)} do not exist below {found.root}"
+        where = f"{shorten_list(arguments.images)} do not exist below {dataset.root}"
         raise ToolboxError(
-            f"{len(missing)} of {len(found)} images of {where}: {listed}.",
+            f"{len(missing)} of {len(dataset)} images of {where}: {listed}.",
             hint="Mend the list or the links, or leave them out with --on-bad-item skip.",
         )
-    return found
+    return dataset
 
 
-def listed_sources(images: list[str]) -> str:
-    """The first few of a command's arguments, in words."""
-    return ", ".join(images[:3]) + (f" and {len(images) - 3:,} more" if len(images) > 3 else "")
+def shorten_list(names: list[str]) -> str:
+    """The first three of several names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+
+
+def describe_model(model: LoadedModel) -> str:
+    """What a model is and how it computes, for the line that a command begins with."""
+    return f"{model.description}, in {model.precision.name} on {model.device}"
 
 
 @contextmanager
-def progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], None]]:
+def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], None]]:
     """A function to call with what is done: it moves a bar on a terminal, elsewhere prints a line every ten seconds.
 
     After Ctrl-C or SIGTERM its next call raises Interrupted, when the loader's workers are at rest.
@@ -228,8 +281,8 @@ def stoppable(command: Callable[[], int]) -> Callable[[], int]:
     return run
 
 
-def from_least(least: int) -> Callable[[str], int]:
-    """What argparse needs for a whole number from `least` up."""
+def whole_number(least: int) -> Callable[[str], int]:
+    """The `type` of an argument that is a whole number from `least` up."""
 
     def number(text: str) -> int:
         value = int(text)

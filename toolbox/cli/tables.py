@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from toolbox.base.intervals import split_intervals
 from toolbox.engine.console import digits
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 def terminal() -> Console:
     """Where tables go: as wide as the terminal, and in a file or a pipe wide enough to cut no name short."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of texts; one that is too long for its column goes on in the next line."""
+    table = Table(*columns)
+    for row in rows:  # names of files need not be Unicode
+        table.add_row(*(Text(cell.encode("utf-8", "replace").decode(), overflow="fold") for cell in row))
+    terminal().print(table)
 
 
 def show_results(results: dict[str, Any]) -> None:

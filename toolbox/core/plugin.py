@@ -52,7 +52,6 @@ def toolbox_commands() -> list[Command]:
         "train": "train a recipe, or check it without training",
         "test": "evaluate a checkpoint, or a backbone as it comes",
         "embed": "write the embeddings of images, or of a recipe's data, to a file",
-        "predict": "classify images with a trained classifier",
         "export": "write a trained model as a folder that other libraries load",
         "list_components": "what a recipe can name, or one component with its arguments",
         "prepare_data": "download, convert or check a dataset",

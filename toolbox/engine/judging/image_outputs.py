@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from toolbox.base import Batch, Dataset, Model
 from toolbox.engine.inference import Outputs, gather_in_order, run_over
@@ -18,9 +20,9 @@ from toolbox.utils.model_io import check_reads_images
 
 @dataclass
 class ImageOutputs:
-    """Of a batch of images.
+    """Of a batch of images, or of all batches.
 
-    - `rows`: what was made of them, None where none could be read; `ids`, `indices`: of the rows.
+    - `rows`: what was made of them, one an image, None where none could be read; `ids`, `indices`: of the rows.
     - `bad`: (index, message) of the items that could not be read.
     """
 
@@ -31,13 +33,21 @@ class ImageOutputs:
 
 
 def run_over_images(
-    model: Model, dataset: Dataset, device: Device, convert: Callable[[Outputs, Batch], Any], *, precision: Precision,
-    mode: str = "predict", batch_size: int = 64, workers: int = 2, skip_bad: bool = False,
+    model: Model,
+    dataset: Dataset,
+    device: Device,
+    convert: Callable[[Outputs, Batch], Any],
+    *,
+    precision: Precision,
+    mode: str = "predict",
+    batch_size: int = 64,
+    workers: int = 2,
+    skip_bad: bool = False,
     progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[ImageOutputs]:  # fmt: skip
+) -> Iterator[ImageOutputs]:
     """A model's outputs of a dataset of images, in its order, on the main process; others compute with it.
 
-    - `convert`: makes of outputs and their batch what is wanted, on the CPU: it travels between processes.
+    - `convert`: makes the rows of outputs and their batch, on the CPU: they travel between processes.
     - `precision`: of the forward pass, as evaluation has it: `toolbox.engine.precision.eval_precision`.
     - `mode`, `batch_size`, `workers`: as of `toolbox.engine.inference.run_over`.
     - `skip_bad`: leave unreadable items out.
@@ -75,6 +85,30 @@ def run_over_images(
         model.train(was_training)
     if done and len(messages) == done:
         raise _unreadable(messages, done, len(dataset))
+
+
+def join_outputs(pieces: Iterable[ImageOutputs], most: int) -> ImageOutputs:
+    """What `run_over_images` gives, in one: lists of rows as one list, arrays as one array.
+
+    - `most`: how many rows there are at most.
+
+    `rows` is an empty list where there is none, as in all processes but the main one.
+    """
+    whole = ImageOutputs([], [], [], [])
+    array: np.ndarray | None = None
+    for piece in pieces:
+        if isinstance(piece.rows, np.ndarray):
+            if array is None:  # a page of it takes memory only once it is written
+                array = np.empty((most, *piece.rows.shape[1:]), piece.rows.dtype)
+            array[len(whole.ids) : len(whole.ids) + len(piece.rows)] = piece.rows
+        else:
+            whole.rows += piece.rows or []
+        whole.ids += piece.ids
+        whole.indices += piece.indices
+        whole.bad += piece.bad
+    if array is not None:
+        whole.rows = array[: len(whole.ids)]
+    return whole
 
 
 def _unreadable(bad: list[tuple[int, str]], done: int, total: int) -> ToolboxError:

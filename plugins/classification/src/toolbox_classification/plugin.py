@@ -1,6 +1,6 @@
 """Classifiers, linear probes and what they are worth, and what the training set says without any training."""
 
-from toolbox.plugin import Component, Problem, hookimpl
+from toolbox.plugin import Command, Component, Problem, hookimpl
 
 
 @hookimpl
@@ -35,6 +35,12 @@ def toolbox_components():
             "linear, k-NN and logistic side by side",
         ),
     ]
+
+
+@hookimpl
+def toolbox_commands():
+    target = "toolbox_classification.commands.predict:main"
+    return [Command("predict", target, "classify images with a trained classifier")]
 
 
 @hookimpl

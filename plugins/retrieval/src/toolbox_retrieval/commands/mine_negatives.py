@@ -40,8 +40,12 @@ def main(argv: list[str]) -> int:
         ("skip", 0, 0, "without the first N of them (0)"),
     ):
         parser.add_argument(f"--{name}", type=count(least), default=default, metavar="N", help=text)
-    parser.add_argument("--margin", type=float, metavar="X",
-                        help="without those more similar than the positive minus X (default: no limit)")  # fmt: skip
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="X",
+        help="without those more similar than the positive minus X (default: no limit)",
+    )
     parser.add_argument("--max-similarity", type=float, metavar="X", help="without those above this cosine")
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
     toolbox.add_model_arguments(parser, backbone=False)
@@ -67,20 +71,22 @@ def _mine(arguments: argparse.Namespace, team: Any) -> int:
     check_file(arguments.out, overwrite=arguments.overwrite)
     dataset = ByPath(toolbox.load_split(arguments))
     if dataset.labels is None:
-        raise toolbox.ToolboxError("Negatives are items of other classes, and these data have no labels.",
-                                   where=f"{arguments.split}_dataloader.dataset")  # fmt: skip
+        raise toolbox.ToolboxError(
+            "Negatives are items of other classes, and these data have no labels.",
+            where=f"{arguments.split}_dataloader.dataset",
+        )
     for note in dataset.notes():
         print(note)
     source = toolbox.load_from_arguments(arguments, arguments.cfg_options, team)
     what = f"{len(dataset):,} images of {arguments.split}"
-    print(f"Embedding {what} with {source.description}, in {source.precision.name} on {source.device}", flush=True)
+    print(f"Embedding {what} with {toolbox.describe_model(source)}", flush=True)
     found = toolbox.embed_dataset(source, dataset, arguments)
     if not team.is_main:
         return 0
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)
     with toolbox.show_progress(len(labels), "mining") as advance:
-        rows = torch.from_numpy(found.embeddings).to(device)
+        rows = torch.from_numpy(found.rows).to(device)
         mined = mine(rows, labels, **numbers, **limits, keep_short=arguments.keep_short, progress=advance)
     if not mined.rows:
         raise toolbox.ToolboxError(

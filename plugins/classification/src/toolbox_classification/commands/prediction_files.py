@@ -13,12 +13,12 @@ ENDINGS = (".csv", ".json", ".jsonl")
 
 def write_predictions(
     path: Path, paths: list[str], rows: list[list[tuple[str, float]]], *, classifier: str = ""
-) -> None:  # fmt: skip
-    """Write the predictions of pictures; the file is whole or absent.
+) -> None:
+    """Write the predictions of images; the file is whole or absent.
 
     - `path`: ends in .csv (columns path, label1, score1 ...), .json (a list of {"path", "predictions"}) or .jsonl.
-    - `classifier`: what told the classes, where a model has several ways: a last column, or a key of each picture.
-    - `paths`: of the pictures; `rows`: of each the same number of (label, score), best first.
+    - `classifier`: what predicts the classes, where a model has several ways: a last column, or a key of each image.
+    - `paths`: of the images; `rows`: of each the same number of (label, score), best first.
 
     Scores keep six digits. Raises ToolboxError when the disk refuses.
     """
