@@ -228,6 +228,32 @@ def test_a_component_for_an_argument_that_takes_none(annotation, refused):
         assert check_plain(value, parameter, "model.slot") == []
 
 
+def test_a_dict_without_type_means_the_default_of_its_kind(site):
+    from toolbox.config import validate
+
+    rows = components("house").replace("'fake_house_classes:Mean', 's'", "'fake_house_classes:Mean', 's', default=True")
+    install_kinds(site, rows=rows)
+    recipe = dict(type="house.Whole", merger=dict(weight=3.0))
+    assert build(recipe, "head").got["merger"].weight == 3.0
+    wrong = recipe | dict(merger=dict(weigth=3.0), codes=dict(size=1))
+    texts = [str(problem) for problem in validate(dict(model=dict(type="retrieval.Embedder", head=wrong)))]
+    assert any(text.startswith("model.head.merger.weigth: house.Mean has no argument 'weigth'.") for text in texts)
+    assert any(text.startswith("model.head.codes: The 'type' of this codebook is missing.") for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("'merger', 'A', 'm:A', 's', default=True\n'merger', 'B', 'm:B', 's', default=True", "'A' and 'B' are both"),
+        ("'loss', 'L', 'm:L', 's', default=True", "the default of the kind 'loss', which belongs to another plugin"),
+    ],
+)
+def test_a_default_that_is_none(site, rows, expected):
+    install_kinds(site, rows=rows)
+    assert plugin_of("house").state == "broken"
+    assert expected in plugin_of("house").reason
+
+
 @pytest.mark.parametrize("name", ["loss", "backbone"])
 def test_a_kind_of_the_core_belongs_to_it(site, name):
     install_kinds(site, declared=KINDS.replace('"merger"', f'"{name}"'), rows="'loss', 'L', 'm:L', 's'")

@@ -43,6 +43,8 @@ class Component:
     - `target`: `"module:Class"`.
     - `summary`: one line for `tools/list_components.py`.
     - `requires`: importable top-level modules beyond the plugin's own dependencies, e.g. `("peft",)`.
+    - `default`: whether a dict without `type` means this component where its kind is expected; the plugin that declares
+      the kind says so, of one component.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Component:
     target: str
     summary: str
     requires: tuple[str, ...] = ()
+    default: bool = False
 
 
 @dataclass(frozen=True)

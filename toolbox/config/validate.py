@@ -12,7 +12,7 @@ from toolbox.config.schema import REQUIRED, TOP_LEVEL, Key
 from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import catalog
-from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, check_names
+from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, parameters
 
 
@@ -169,7 +169,7 @@ def _component(value: Any, kind: str, where: str) -> list[Problem]:
     if not isinstance(value, dict):
         return [Problem(f"{'An' if kind[0] in 'aeio' else 'A'} {kind} is a dict with 'type', not {value!r}.", where)]
     arguments = dict(value)
-    fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind)
+    fullname = arguments.pop("type", None) or catalog().default(kind)
     if not isinstance(fullname, str):
         message = f"The 'type' of this {kind} is missing." if fullname is None else "'type' must be a string."
         known = ", ".join(entry.fullname for entry in catalog().find(kind))

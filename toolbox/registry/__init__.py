@@ -1,6 +1,6 @@
 """From installed plugins to objects: discover, list, find, suggest, resolve, build. Imports nothing heavy."""
 
-from toolbox.registry.build import DEFAULT_TYPES, SLOT_KEYS, build, expand_home
+from toolbox.registry.build import SLOT_KEYS, build, expand_home
 from toolbox.registry.catalog import Catalog, Entry, add_local, catalog, swap_catalog
 from toolbox.registry.checkout import uninstalled
 from toolbox.registry.commands import CommandEntry
@@ -10,7 +10,7 @@ from toolbox.registry.provenance import provenance
 from toolbox.registry.signature import Parameter, parameters
 
 __all__ = [
-    "DEFAULT_TYPES", "SLOT_KEYS", "Catalog", "CommandEntry", "Entry", "Parameter", "Plugin",
+    "SLOT_KEYS", "Catalog", "CommandEntry", "Entry", "Parameter", "Plugin",
     "add_local", "build", "catalog", "discover", "expand_home", "load_local", "parameters", "provenance",
     "swap_catalog", "uninstalled",
 ]  # fmt: skip

@@ -16,20 +16,17 @@ SLOT_KEYS: dict[str, dict[str, type | str]] = {
 }
 """Keys that every component of a kind takes beside its constructor's: {kind: {key: a kind of component or a type}}."""
 
-DEFAULT_TYPES = {"quantize": "core.Quantize", "tune": "core.Tune"}
-"""What a dict without `type` means where this kind is expected."""
-
 
 def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     """Build a component, those nested in it first.
 
-    - `config`: a dict with `type`, or a list of such dicts; an object that is built already is returned as it is.
+    - `config`: a dict with `type`, which may be absent where the kind has a default component, or a list of such dicts;
+      an object that is built already is returned as it is.
     - `kind`: what the place expects, None for anything.
     - `where`: the key path of `config` in the recipe, for messages.
 
-    A backbone's `quantize`, `tune` (dicts without `type` mean core.Quantize and core.Tune) and `gradient_checkpointing`
-    are no constructor arguments: they become attributes of the built backbone, for the engine to apply once its weights
-    are loaded.
+    A backbone's `quantize`, `tune` and `gradient_checkpointing` are no constructor arguments: they become attributes of
+    the built backbone, for the engine to apply once its weights are loaded.
 
     Raises ToolboxError for a name or an argument that does not fit, and for what a constructor refuses, with the key
     path and the original exception chained.
@@ -42,12 +39,15 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     if not isinstance(config, Mapping):
         return config
     arguments = dict(config)
-    fullname = arguments.pop("type", None) or DEFAULT_TYPES.get(kind or "")
+    fullname = arguments.pop("type", None) or catalog().default(kind)
     if fullname is None:
         raise ToolboxError("a component needs 'type', the name of one as in type='core.AdamW'.", where=where)
     entry = catalog().get(fullname, kind, where=where)
     cls = catalog().resolve(fullname, kind, where=where)
-    slots = {key: _slot(key, arguments.pop(key, None), where) for key in SLOT_KEYS.get(entry.kind, ())}
+    slots = {
+        key: _slot(key, arguments.pop(key, None), expected, where)
+        for key, expected in SLOT_KEYS.get(entry.kind, {}).items()
+    }
     known = {parameter.name: parameter for parameter in parameters(cls)}
     problems = check_names(fullname, known, arguments, where)
     if problems:
@@ -107,10 +107,10 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
     return build(value, kind, where=where)
 
 
-def _slot(key: str, value: Any, where: str) -> Any:
-    """The value of a key that the slot itself takes."""
-    if key in DEFAULT_TYPES:
-        return None if value is None else build(value, key, where=_join(where, key))
+def _slot(key: str, value: Any, expected: type | str, where: str) -> Any:
+    """The value of a key that the slot itself takes; `expected`: as in SLOT_KEYS."""
+    if isinstance(expected, str):
+        return None if value is None else build(value, expected, where=_join(where, key))
     if value is not None and not isinstance(value, bool):
         raise ToolboxError(f"{key} is True or False, not {value!r}.", where=_join(where, key))
     return bool(value)

@@ -28,7 +28,7 @@ _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "sciki
 class Entry:
     """One component of the catalog.
 
-    - `kind`, `name`, `target`, `summary`, `requires`: as in `toolbox.plugin.Component`.
+    - `kind`, `name`, `target`, `summary`, `requires`, `default`: as in `toolbox.plugin.Component`.
     - `namespace`: the plugin's; `fullname` is `namespace.Name`, what a recipe says.
     - `missing`: those of `requires` that cannot be found here (looked for, not imported).
     - `plugin`: the plugin it belongs to.
@@ -42,6 +42,7 @@ class Entry:
     requires: tuple[str, ...]
     missing: tuple[str, ...]
     plugin: Plugin
+    default: bool = False
 
     @property
     def fullname(self) -> str:
@@ -86,6 +87,10 @@ class Catalog:
         if kind is not None:
             self.kinds.check(kind)
         return [entry for entry in self.entries if kind in (None, entry.kind)]
+
+    def default(self, kind: str | None) -> str | None:
+        """The full name of what a dict without `type` means where `kind` is expected; None where it means nothing."""
+        return next((entry.fullname for entry in self.entries if entry.default and entry.kind == kind), None)
 
     def plugin(self, namespace: str, *, hint: str = "") -> Plugin:
         """The usable plugin of `namespace`. Raises ToolboxError that says why there is none.
@@ -263,7 +268,7 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
 
 def _entry(plugin: Plugin, component: Any) -> Entry:
     missing = tuple(name for name in component.requires if not _is_installed(name.partition(".")[0]))
-    fields = {name: getattr(component, name) for name in ("kind", "name", "target", "summary")}
+    fields = {name: getattr(component, name) for name in ("kind", "name", "target", "summary", "default")}
     return Entry(
         **fields, namespace=plugin.namespace, requires=tuple(component.requires), missing=missing, plugin=plugin
     )

@@ -45,7 +45,23 @@ def read_declarations(namespace: str, module: ModuleType) -> dict[str, Any]:
     for kind in declared["kinds"]:
         if kind.name in KINDS:
             raise ValueError(f"kind {kind.name!r} is one of the toolbox's own; give yours another name")
+    kinds = KINDS if namespace == "core" else [kind.name for kind in declared["kinds"]]
+    _check_defaults([component for component in declared["components"] if component.default], kinds)
     return declared
+
+
+def _check_defaults(components: Iterable[Component], kinds: Iterable[str]) -> None:
+    """Each is the only default of its kind, which is one of `kinds`, those of its plugin."""
+    names: dict[str, str] = {}
+    for component in components:
+        if component.kind not in kinds:
+            raise ValueError(
+                f"component {component.name!r} is declared as the default of the kind {component.kind!r}, "
+                "which belongs to another plugin; leave default=True out"
+            )
+        if component.kind in names:
+            raise ValueError(f"{names[component.kind]!r} and {component.name!r} are both the default {component.kind}")
+        names[component.kind] = component.name
 
 
 def _as_list(answer: Any, hook: str, item_type: type, module: ModuleType) -> list[Any]:
