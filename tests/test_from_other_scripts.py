@@ -12,8 +12,10 @@ from PIL import Image
 from toolbox.api import check_config
 from toolbox.cli.train import parser
 from toolbox.config import load_config
-from toolbox.config.foreign import FOREIGN
+from toolbox.registry import catalog
+from toolbox.registry.foreign_keys import load_foreign_keys, read_foreign_keys
 
+FOREIGN = load_foreign_keys().keys
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "from_other_scripts.md"
 DOCUMENTED = [
@@ -180,8 +182,21 @@ def test_every_key_has_an_answer():
     assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED, *CLASSIFICATION} - FOREIGN.keys()
 
 
+def test_no_two_tables_answer_one_key_and_a_broken_one_is_left_out(tmp_path, monkeypatch):
+    files = [path for paths in catalog().foreign_key_files().values() for path in paths]
+    assert len(files) == 3
+    assert sum(len(read_foreign_keys(file).keys) for file in files) == len(FOREIGN)
+    broken = tmp_path / "broken.toml"
+    for text in ("[keys", "x = 1", "x = 1\n[keys]", "[keys.lr]\nother = 1", "[keys]\nlr = 1"):
+        broken.write_text(text)
+        with pytest.raises(ValueError):
+            read_foreign_keys(broken)
+        monkeypatch.setattr(catalog(), "foreign_key_files", lambda: {"core": [broken, *files]})
+        assert load_foreign_keys().keys == FOREIGN
+
+
 def rows() -> list[str]:
-    return [f"| `{key}` | {f'`{to.ours}`' if to.ours else '–'} | {to.note} |" for key, to in FOREIGN.items()]
+    return [f"| `{key}` | {f'`{to.here}`' if to.here else '–'} | {to.note} |" for key, to in FOREIGN.items()]
 
 
 def test_the_page_shows_the_table():
@@ -209,9 +224,9 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("key", [key for key in CLASSIFICATION if key != "batch_size" and FOREIGN[key].ours])
+@pytest.mark.parametrize("key", [key for key in CLASSIFICATION if key != "batch_size" and FOREIGN[key].here])
 def test_what_stands_here_instead_is_accepted_by_the_recipe_for_classification(key, classification):
-    ours = FOREIGN[key].ours
+    ours = FOREIGN[key].here
     if not ours.startswith("--"):
         assert [str(problem) for problem in check_config(classification([ours, *BESIDE.get(key, [])]))] == []
 
@@ -237,10 +252,10 @@ ONLY_CLASSIFICATION = set(CLASSIFICATION) - OF_BOTH - {"batch_size"}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
-    [key for key, to in FOREIGN.items() if to.ours and "=" in to.ours and key not in ONLY_CLASSIFICATION],
+    [key for key, to in FOREIGN.items() if to.here and "=" in to.here and key not in ONLY_CLASSIFICATION],
 )
 def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
-    ours = FOREIGN[key].ours
+    ours = FOREIGN[key].here
     if ours.endswith(("=train.jsonl", "=val.jsonl")):
         pass
     elif "root=" in ours:
@@ -258,9 +273,9 @@ def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
     assert [str(problem) for problem in found if "cannot compute in fp16" not in problem.message] == []
 
 
-@pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.ours and to.ours.startswith("--")])
+@pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.here and to.here.startswith("--")])
 def test_arguments_of_the_command_exist(key):
-    parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].ours)])
+    parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].here)])
 
 
 @pytest.mark.parametrize("key", FOREIGN)
@@ -269,7 +284,7 @@ def test_the_foreign_key_itself_is_refused_with_the_answer(key, recipe):
     assert len(problems) == 1
     assert f"There is no key '{key}'" in problems[0].message
     assert problems[0].hint == FOREIGN[key].hint
-    assert FOREIGN[key].ours or FOREIGN[key].note
+    assert FOREIGN[key].here or FOREIGN[key].note
 
 
 def test_a_recipe_in_yaml_is_told_key_by_key(tmp_path, command):

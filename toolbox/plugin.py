@@ -133,3 +133,8 @@ def toolbox_check_config(config: dict) -> list[Problem]:
 @hookspec
 def toolbox_config_dirs() -> list[str]:
     """Folders of recipes that this plugin ships, for `tools/train.py namespace:recipe`."""
+
+
+@hookspec
+def toolbox_foreign_keys() -> list[str]:
+    """TOML files that say what keys and arguments of other tools are called here: `toolbox.registry.foreign_keys`."""

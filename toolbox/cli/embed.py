@@ -20,8 +20,8 @@ or a backbone: an id such as vits16, or a folder with weights in Hugging Face fo
 
 IMAGES are folders (all images below them), images, or lists: a .txt with a path a line, or a .jsonl. The ids are paths:
 of a single folder or image relative to it, of several as they were given. With --split, IMAGES is a recipe or a
-checkpoint whose data are embedded, by default MODEL itself, and the ids are those of the dataset: that is what
-model.teacher_file of retrieval.Embedder reads.
+checkpoint whose data are embedded, by default MODEL itself, and the ids are those of the dataset: that is what the
+`teacher_file` of a model reads.
 
 OUT ends in .npz (arrays ids and embeddings), .parquet (columns id and embedding), or .npy (the ids, one a line, in
 OUT.ids.txt beside it). Each embedding is a row of float32 numbers of length 1, so products of rows are cosines. The

@@ -55,15 +55,16 @@ def parser() -> argparse.ArgumentParser:
 
 def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
     """Answer arguments that are not ours: some are those of another tool, and have a key here."""
-    from toolbox.config.foreign import FOREIGN
+    from toolbox.registry.foreign_keys import load_foreign_keys
 
+    keys = load_foreign_keys().keys
     names = [text.lstrip("-").partition("=")[0].replace("-", "_") for text in unknown if text.startswith("--")]
-    foreign = [name for name in names if name in FOREIGN]
+    foreign = [name for name in names if name in keys]
     if not foreign:
         expected.error(f"unrecognized arguments: {' '.join(unknown)}")
     hint = "What it holds is set by --cfg-options KEY=VALUE; see docs/from_other_scripts.md."
     raise ToolboxError.of(
-        [Problem(f"There is no argument '--{name}'. {FOREIGN[name].hint}", hint=hint) for name in foreign]
+        [Problem(f"There is no argument '--{name}'. {keys[name].hint}", hint=hint) for name in foreign]
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolbox.config.foreign import translated
+from toolbox.config.yaml_recipe import translate_keys
 from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
@@ -67,7 +67,7 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         if path.suffix in (".yaml", ".yml"):
             raise ToolboxError(
-                "A recipe is a Python file, and this is YAML.", where=name, hint="\n".join(translated(path))
+                "A recipe is a Python file, and this is YAML.", where=name, hint="\n".join(translate_keys(path))
             )
         if path.suffix != ".py":
             raise ToolboxError(f"A recipe is a Python file, and this is {path.suffix or 'none'}.", where=name)

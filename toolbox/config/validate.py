@@ -7,12 +7,12 @@ import difflib
 import inspect
 from typing import Any
 
-from toolbox.config.foreign import FOREIGN
 from toolbox.config.schema import REQUIRED, TOP_LEVEL, Key
 from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
+from toolbox.registry.foreign_keys import load_foreign_keys
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, parameters
 
 
@@ -123,8 +123,8 @@ def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
         if name not in keys:
             near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.6)
             hint = f"Did you mean '{near[0]}'?" if near else f"Keys here: {', '.join(keys)}."
-            if not path and name in FOREIGN:
-                hint = FOREIGN[name].hint
+            if not path and name in (foreign := load_foreign_keys().keys):
+                hint = foreign[name].hint
             problems.append(Problem(f"There is no key '{name}'.", where, hint))
         elif item is not None:
             problems += _key(item, keys[name], where)

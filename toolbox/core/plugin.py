@@ -86,6 +86,11 @@ def toolbox_config_dirs() -> list[str]:
 
 
 @hookimpl
+def toolbox_foreign_keys() -> list[str]:
+    return [str(Path(__file__).with_name("foreign_keys.toml"))]
+
+
+@hookimpl
 def toolbox_device(requested: str) -> Device | None:
     """cpu and cuda. "auto" is cuda where there is one, else cpu; an absent GPU raises ValueError."""
     match = re.fullmatch(r"(auto|cpu|cuda)(?:(?<=cuda):(\d+))?", requested)

@@ -197,15 +197,22 @@ class Catalog:
 
     def config_dirs(self) -> dict[str, list[Path]]:
         """{namespace: the folders of recipes that the plugin ships}; plugins that fail to answer are left out."""
-        folders: dict[str, list[Path]] = {}
+        return self._paths("toolbox_config_dirs")
+
+    def foreign_key_files(self) -> dict[str, list[Path]]:
+        """{namespace: the tables of foreign keys that the plugin ships}; plugins that fail to answer are left out."""
+        return self._paths("toolbox_foreign_keys")
+
+    def _paths(self, hook: str) -> dict[str, list[Path]]:
+        paths: dict[str, list[Path]] = {}
         for plugin in self._ready():
             try:
-                answers = [Path(folder) for answer in plugin.hook.toolbox_config_dirs() for folder in answer]
+                answers = [Path(path) for answer in getattr(plugin.hook, hook)() for path in answer]
             except Exception:
                 continue
             if answers:
-                folders[plugin.namespace] = answers
-        return folders
+                paths[plugin.namespace] = answers
+        return paths
 
     def _ready(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.state == "ready"]

@@ -12,6 +12,7 @@ from toolbox.errors import ToolboxError
 from toolbox.registry.build import build
 from toolbox.registry.catalog import catalog
 from toolbox.registry.discovery import Plugin
+from toolbox.registry.foreign_keys import read_foreign_keys
 from toolbox.registry.signature import EMPTY, parameters
 from toolbox.testing.backbone import check_backbone
 from toolbox.testing.data import check_augment, check_dataset, check_mix, check_sampler
@@ -40,8 +41,9 @@ def check_plugin(namespace: str) -> None:
     """Check what can be said of a plugin without arguments; raises AssertionError that names the broken contract.
 
     It is found and usable, declares something, with a one-line summary each, its module imports nothing heavy, its
-    recipe folders exist, each class can be imported (unless a requirement is missing), is of its kind, is documented
-    and takes annotated keywords; its kinds are abstract and documented classes, and its commands can be imported.
+    recipe folders exist, its tables of foreign keys can be read, each class can be imported (unless a requirement is
+    missing), is of its kind, is documented and takes annotated keywords; its kinds are abstract and documented classes,
+    and its commands can be imported.
 
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
@@ -55,6 +57,11 @@ def check_plugin(namespace: str) -> None:
     _check_light(plugin)
     for folder in found.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
+    for path in found.foreign_key_files().get(namespace, []):
+        try:
+            read_foreign_keys(path)
+        except (OSError, ValueError) as error:
+            raise AssertionError(f"{namespace}: {path} is no table of foreign keys: {error}") from error
     _check_kinds(plugin)
     for command in found.commands():
         if command.plugin is plugin:

@@ -65,7 +65,7 @@ def problems(model: Model, views: dict[str, int], blocks: int) -> list[Problem]:
     found = []
     if not model.reads_mixed:
         message = f"{name} does not read the labels of mixed images: it would train on those of the plain ones."
-        found.append(Problem(message, WHERE, "Remove it, or use classification.Classifier."))
+        found.append(Problem(message, WHERE, "Remove it, or use a model that reads them: a classifier."))
     elif len(sizes) > 1 or None in sizes.values():
         listed = ", ".join(sizes)
         found.append(Problem(f"Mixing is for models that read one image, and {name} reads {listed}.", WHERE,
@@ -100,7 +100,8 @@ def pairs_of_one_class(sampler: Sampler, labels: Sequence[int] | None) -> tuple[
     counted = f"{same:,} of the first {pairs:,} pairs of images to mix are of one class"
     if same / pairs > by_chance + _MORE or same == pairs:
         message = f"{counted}, which changes no label: neighbours in the batches of {type(sampler).__name__} are."
-        return [Problem(message, WHERE, "Remove it, or use core.Shuffled, or retrieval.PK with several classes.")], []
+        hint = "Remove it, or use core.Shuffled, or a sampler whose neighbours are of different classes."
+        return [Problem(message, WHERE, hint)], []
     return [], [f"{counted}."]
 
 

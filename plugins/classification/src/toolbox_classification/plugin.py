@@ -1,5 +1,7 @@
 """Classifiers, linear probes and what they are worth, and what the training set says without any training."""
 
+from pathlib import Path
+
 from toolbox.plugin import Command, Component, Problem, hookimpl
 
 
@@ -49,3 +51,8 @@ def toolbox_check_config(config: dict) -> list[Problem]:
     from toolbox_classification import probe_rules
 
     return probe_rules.problems(config)
+
+
+@hookimpl
+def toolbox_foreign_keys():
+    return [str(Path(__file__).with_name("foreign_keys.toml"))]

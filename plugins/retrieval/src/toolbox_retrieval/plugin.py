@@ -1,5 +1,7 @@
 """Embedding models, what their batches hold, and what retrieval is worth."""
 
+from pathlib import Path
+
 from toolbox.plugin import Command, Component, hookimpl
 
 
@@ -27,3 +29,8 @@ def toolbox_components():
 def toolbox_commands():
     target = "toolbox_retrieval.commands.mine_negatives:main"
     return [Command("mine_negatives", target, "write the most similar items of other classes, to train with")]
+
+
+@hookimpl
+def toolbox_foreign_keys():
+    return [str(Path(__file__).with_name("foreign_keys.toml"))]
