@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= PASSIVE
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: venv demo test test-slow test-faults lint wheels bench clean
+.PHONY: venv demo check test test-slow test-faults lint wheels bench clean
 
 venv: $(STAMP)
 
@@ -22,6 +22,10 @@ $(STAMP): pyproject.toml $(PLUGINS) constraints.txt
 
 demo: venv
 	$(BIN)/python tools/train.py configs/demo/dinov3_sop.py --overwrite
+
+# The fast loop: lint, and the tests of single parts of the core (tests/conftest.py chooses them)
+check: lint
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --unit -n 2 --dist worksteal
 
 test: venv
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal

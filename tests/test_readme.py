@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.zh-CN.md"]
-PAGES = [*READMES, *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:root|home)/")
 
 
@@ -31,6 +31,20 @@ def test_named_files_exist(page):
     named = set(re.findall(r"\b(?:(?:tools|configs)/[\w/]+\.py|docs/\w+\.md)\b", page.read_text(encoding="utf-8")))
     assert named
     assert sorted(name for name in named if not (ROOT / name).is_file()) == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_anchors_of_links_exist(page):
+    links = re.findall(r"\]\(([^)\s:#]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [
+        f"{name}#{anchor}" for name, anchor in links if anchor not in anchors(page.parent / name if name else page)
+    ] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
