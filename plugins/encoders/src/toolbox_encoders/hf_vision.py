@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop, check_images, check_rate
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_images
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.messages import one_line
 from toolbox_encoders import hf_source
+from toolbox_encoders.arguments import check_image_arguments
 from toolbox_encoders.find_blocks import find_blocks
 from toolbox_encoders.hf_layout import find_layout, pair
 
@@ -57,10 +58,8 @@ class HFVision(Backbone):
         crop: float = 1.0,
     ):
         super().__init__()
-        check_rate("drop_path", drop_path)
-        self.crop = check_crop(crop)
-        if size is not None and size < 1:
-            raise ValueError(f"size must be a positive number of pixels, not {size}.")
+        check_image_arguments(size=size, drop_path=drop_path, crop=crop)
+        self.crop = crop
         self._source = hf_source.resolve(name, revision, arch, size)
         config = self._source.config
         hf_source.set_drop_path(config, drop_path)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_crop, check_images, check_rate
+from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_images
 from toolbox.utils.export_formats import save_timm, timm_code
 from toolbox.utils.image_processor import read_timm_images
 from toolbox.utils.messages import one_line
 from toolbox_encoders import timm_source
+from toolbox_encoders.arguments import check_image_arguments
 from toolbox_encoders.find_blocks import find_blocks, top_level
 
 
@@ -59,10 +60,8 @@ class Timm(Backbone):
         crop: float = 1.0,
     ):
         super().__init__()
-        check_rate("drop_path", drop_path)
-        self.crop = check_crop(crop)
-        if size is not None and size < 1:
-            raise ValueError(f"size must be a positive number of pixels, not {size}.")
+        check_image_arguments(size=size, drop_path=drop_path, crop=crop)
+        self.crop = crop
         if checkpoint is not None and not weights:
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
         self._source = timm_source.resolve(name, checkpoint, revision, arch)
