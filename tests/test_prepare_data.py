@@ -154,8 +154,8 @@ def test_a_parameter_that_cannot_be_a_flag_is_an_error_of_the_plugin():
 
 def test_glyphs_are_written_checked_and_refused(tmp_path, monkeypatch, capsys):
     module = importlib.import_module("toolbox_glyphs.glyphs")
-    few = module.distinct_letters()[::40]
-    monkeypatch.setattr(module, "distinct_letters", lambda: few)
+    few = module.list_distinct_letters()[::40]
+    monkeypatch.setattr(module, "list_distinct_letters", lambda: few)
     out = tmp_path / "glyphs"
     assert main(["glyphs", "--out", str(out), "--size", "8"]) == 0
     assert f"wrote {len(few) * 12} images" in capsys.readouterr().out

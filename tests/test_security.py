@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from toolbox_datasets import hf_source
-from toolbox_datasets.unpack import place
+from toolbox_datasets.unpack import unpack_dataset
 from toolbox_encoders.hf_vision import HFVision
 from toolbox_encoders.timm_backbone import Timm
 
@@ -395,7 +395,7 @@ def test_old_versions_of_datasets_are_refused(tmp_path, ran, monkeypatch):
 
     monkeypatch.setattr(datasets, "__version__", "3.6.0")
     with pytest.raises(OSError, match="too old"):
-        hf_source.load(str(tmp_path), None, None)
+        hf_source.load_data(str(tmp_path), None, None)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside"])
@@ -411,7 +411,7 @@ def test_archives_stay_in_their_folder(tmp_path, name, kind):
             for member in ("top/mark", name):
                 archive.addfile(tarfile.TarInfo(member), io.BytesIO())
     with pytest.raises(ValueError, match="leads out of the folder"):
-        place(source, tmp_path / "out", "mark")
+        unpack_dataset(source, tmp_path / "out", "mark")
     assert not (tmp_path / "outside").exists()
 
 
@@ -422,7 +422,7 @@ def test_links_in_archives_are_not_followed(tmp_path):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, str(tmp_path / "secret")
             archive.addfile(member, io.BytesIO())
-    place(tmp_path / "data.tar", tmp_path / "out", "mark")
+    unpack_dataset(tmp_path / "data.tar", tmp_path / "out", "mark")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mark"]
 
 
@@ -432,7 +432,7 @@ def test_an_archive_larger_than_the_disk_is_refused_first(tmp_path, monkeypatch)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000))
     with pytest.raises(OSError, match="unpacks to"):
-        place(tmp_path / "data.zip", tmp_path / "out", "mark")
+        unpack_dataset(tmp_path / "data.zip", tmp_path / "out", "mark")
     assert not (tmp_path / "out").exists()
 
 

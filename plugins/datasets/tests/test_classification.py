@@ -185,7 +185,7 @@ def test_food_is_unpacked_and_downloaded_whole_or_not_at_all(tmp_path, monkeypat
         file.add(made, "food-101")
     assert "train 60 images of 3" in Food101.prepare(str(tmp_path / "a"), source=str(archive))
     assert "train 60 images of 3" in Food101.prepare(str(tmp_path / "b"), source=str(made.parent))
-    place = fetch.Archive(archive.as_uri(), "food-101.tar.gz", fetch.md5_of(archive))
+    place = fetch.Archive(archive.as_uri(), "food-101.tar.gz", fetch.compute_md5(archive))
     monkeypatch.setattr(food101, "ARCHIVE", place)
     out = tmp_path / "down" / "food"
     assert "train 60 images of 3" in Food101.prepare(str(out), download=True)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from toolbox_datasets.class_folders import list_classes, natural
+from toolbox_datasets.class_folders import list_class_files
 from toolbox_datasets.imagefolder import ImageFolder
+
+from toolbox.base import natural
 
 
 def fill(root: Path, *paths: str) -> Path:
@@ -298,7 +300,7 @@ def test_classes_of_links_to_loose_pictures_are_read(tmp_path):
         (root / name).mkdir()
         (root / name / f"{number}.jpg").symlink_to(f"../{number}.jpg")
     for only in (None, ["cat", "dog"]):
-        found = list_classes(root, root, only=only)
+        found = list_class_files(root, root, only=only)
         assert found.files == {"cat": ["cat/1.jpg"], "dog": ["dog/2.jpg"]}
         assert found.images.repeated == 0
     dataset = ImageFolder(str(root))

@@ -150,11 +150,11 @@ def test_huggingface_refuses_them_too(tmp_path):
 def test_numbers_in_the_list_of_cars(tmp_path):
     rows = "".join(f"{i}.jpg,{label}\n" for i, label in enumerate(["7", "7.0", " 7"]))
     (tmp_path / "cars_annos.csv").write_text(f"path,class\n{rows}")
-    assert [item.class_id for item in Cars(str(tmp_path)).read("train")] == [7, 7, 7]
+    assert [item.class_id for item in Cars(str(tmp_path)).read_list("train")] == [7, 7, 7]
     for value in ("7.5", "1_0", "nan", "", "True"):
         (tmp_path / "cars_annos.csv").write_text(f"path,class\na.jpg,{value}\n")
         with pytest.raises(ValueError, match="a class is a number from 1 to 196"):
-            Cars(str(tmp_path)).read("train")
+            Cars(str(tmp_path)).read_list("train")
 
 
 @pytest.mark.parametrize(

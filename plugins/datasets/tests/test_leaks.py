@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from toolbox_datasets.leaks import CARVING, problems
+from toolbox_datasets.leaks import CARVING, find_leaks
 
 from toolbox.registry import catalog
 
@@ -22,10 +22,10 @@ def food(split, **arguments):
 
 
 def test_another_seed_or_share_is_refused():
-    (problem,) = problems(recipe(food("train", seed=1), food("val")))
+    (problem,) = find_leaks(recipe(food("train", seed=1), food("val")))
     assert problem.where == "val_dataloader.dataset.seed"
     assert "train_dataloader.dataset 1" in problem.message
-    (problem,) = problems(recipe(food("train"), food("val", val_share=0.2)))
+    (problem,) = find_leaks(recipe(food("train"), food("val", val_share=0.2)))
     assert problem.where == "val_dataloader.dataset.val_share"
     assert catalog().check_config(recipe(food("train", seed=1), food("val")))
 
@@ -43,14 +43,14 @@ def test_another_seed_or_share_is_refused():
     ],
 )  # fmt: skip
 def test_what_shares_nothing_passes(config):
-    assert problems(config) == []
+    assert find_leaks(config) == []
 
 
 def test_a_test_that_may_be_carved_counts_too():
     train = dict(type="datasets.HF", name="pets", split="train", test_share=0.3)
-    assert len(problems(recipe(train, None, {**train, "split": "test", "test_share": 0.2}))) == 1
+    assert len(find_leaks(recipe(train, None, {**train, "split": "test", "test_share": 0.2}))) == 1
     one, two = (dict(type="datasets.ImageFolder", root="a", split="val", divide=by) for by in ("images", "classes"))
-    assert [problem.where for problem in problems(recipe(one, two))] == ["val_dataloader.dataset.divide"]
+    assert [problem.where for problem in find_leaks(recipe(one, two))] == ["val_dataloader.dataset.divide"]
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_a_test_that_may_be_carved_counts_too():
     ids=["same", "fewer of them", "forgotten", "all of them"],
 )  # fmt: skip
 def test_images_that_were_trained_on_judge_nothing(train, val):
-    (problem,) = problems(recipe(train, val))
+    (problem,) = find_leaks(recipe(train, val))
     assert problem.where == "val_dataloader.dataset.split"
     assert "images that were trained on" in problem.message
 
 
 @pytest.mark.parametrize("root", ["./food", "food/", "x/../food"])
 def test_a_folder_is_the_same_however_it_is_written(root):
-    (problem,) = problems(recipe(food("train", seed=1), {**food("val"), "root": root}))
+    (problem,) = find_leaks(recipe(food("train", seed=1), {**food("val"), "root": root}))
     assert problem.where == "val_dataloader.dataset.seed"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from toolbox_datasets.records import Records
-from toolbox_datasets.records_index import components
+from toolbox_datasets.records_index import find_components
 from toolbox_datasets.sop import SOP
 
 PAIRS = [
@@ -145,7 +145,7 @@ def test_components_agree_with_walking():
         for a, b in zip(left.tolist(), right.tolist(), strict=True):
             near[a].add(b)
             near[b].add(a)
-        found = components(count, left, right).tolist()
+        found = find_components(count, left, right).tolist()
         for node in range(count):
             reached, todo = {node}, [node]
             while todo:

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from toolbox_datasets import unpack
-from toolbox_datasets.listed import Item
+from toolbox_datasets.retrieval_dataset import ListedImage
 from toolbox_datasets.sop import SOP
 from toolbox_datasets.sop_index import HEADER
-from toolbox_datasets.sop_prepare import next_of_class
+from toolbox_datasets.sop_prepare import find_next_of_class
 
 from toolbox.base import read_image
 
@@ -387,8 +387,8 @@ def test_a_product_with_one_photo_has_no_record_and_is_counted(tmp_path):
 
 
 def test_positives_go_round_the_class():
-    items = [Item(i, class_id, str(i)) for i, class_id in enumerate([1, 2, 1, 3, 1, 2])]
-    assert [item.image_id for item in next_of_class(items)] == [2, 5, 4, 3, 0, 1]
+    items = [ListedImage(i, class_id, str(i)) for i, class_id in enumerate([1, 2, 1, 3, 1, 2])]
+    assert [item.image_id for item in find_next_of_class(items)] == [2, 5, 4, 3, 0, 1]
 
 
 def test_download_links_what_kagglehub_fetched(root, tmp_path, monkeypatch):

@@ -5,26 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from toolbox_datasets import subsets
-from toolbox_datasets.subsets import notes_of, thinned
+from toolbox_datasets.subsets import choose_subset, describe_subset
 
 
 def test_classes_with_fewer_images_than_shots_are_named():
     labels, keys = np.repeat([0, 1, 2], [40, 4, 40]), [str(n) for n in range(84)]
     with pytest.raises(ValueError, match=r"shots=5, and 1 classes have fewer images \('bee' has 4\): take at most 4"):
-        thinned(labels, keys, 1.0, 5, 0, ["ant", "bee", "cow"])
-    assert np.bincount(labels[thinned(labels, keys, 1.0, 4, 0, ["ant", "bee", "cow"])]).tolist() == [4, 4, 4]
+        choose_subset(labels, keys, 1.0, 5, 0, ["ant", "bee", "cow"])
+    assert np.bincount(labels[choose_subset(labels, keys, 1.0, 4, 0, ["ant", "bee", "cow"])]).tolist() == [4, 4, 4]
 
 
 def test_a_ratio_leaves_every_class_an_image():
     labels, keys = np.repeat([0, 1, 2], [400, 2, 400]), [str(n) for n in range(802)]
-    counts = np.bincount(labels[thinned(labels, keys, 0.1, None, 3, ["ant", "bee", "cow"])])
+    counts = np.bincount(labels[choose_subset(labels, keys, 0.1, None, 3, ["ant", "bee", "cow"])])
     assert counts[1] == 1
     assert abs(counts[[0, 2]] - 40).max() < 4 * 6  # of binomial draws
 
 
 def test_classes_that_are_too_small_to_divide_are_named():
     labels = np.repeat([0, 1, 2, 3, 4], [40, 2, 1, 2, 1])
-    (note,) = notes_of(labels, 3, "train", own=46, kept=46, ratio=1.0, shots=None, seed=0, classes=list("abcde"))
+    (note,) = describe_subset(
+        labels, 3, "train", available=46, kept=46, ratio=1.0, shots=None, seed=0, classes=list("abcde")
+    )
     assert note == (
         "4 classes have fewer than 3 images, too few to divide: they are in 'train' alone ('b' has 2, 'c' has 1, 'd' "
         "has 2 ...)"

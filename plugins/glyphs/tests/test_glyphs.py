@@ -20,9 +20,9 @@ from toolbox_glyphs import glyphs, letters
 from toolbox_glyphs.classification import TEST_FACES, TRAIN_FACES
 from toolbox_glyphs.folder import MARKER
 from toolbox_glyphs.glyphs import Glyphs
-from toolbox_glyphs.layouts import Picture
-from toolbox_glyphs.letters import FACES, SCRIPTS, Letter, distinct_letters, face_path, shared_letters
-from toolbox_glyphs.render import LUMA, colors, render
+from toolbox_glyphs.layouts import LetterImage
+from toolbox_glyphs.letters import FACES, SCRIPTS, Letter, find_font_file, list_distinct_letters, list_shared_letters
+from toolbox_glyphs.render import LUMA, draw_colors, render
 
 SPLITS = ("train", "val", "test")
 
@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 def outlines(face: str, chars: list[str]) -> list[str]:
     """The exact outline of each character, moved so that it starts at the origin."""
     pens = []
-    with TTFont(face_path(face), lazy=True) as font:
+    with TTFont(find_font_file(face), lazy=True) as font:
         glyph_set, cmap = font.getGlyphSet(), font.getBestCmap()
         for char in chars:
             pens.append(DecomposingRecordingPen(glyph_set))
@@ -53,19 +53,19 @@ def same_outline(seen: list[Letter], unseen: list[Letter], face: str) -> list[st
 
 
 def test_about_eleven_hundred_letters_of_five_scripts():
-    count = Counter(letter.script for letter in distinct_letters())
+    count = Counter(letter.script for letter in list_distinct_letters())
     assert set(count) == set(SCRIPTS)
     assert 1050 < count.total() < 1250
-    assert 1300 < len(shared_letters()) < 1450
+    assert 1300 < len(list_shared_letters()) < 1450
     assert min(count.values()) >= 40
-    assert all(letter.name.lower().startswith(letter.script) for letter in distinct_letters())
+    assert all(letter.name.lower().startswith(letter.script) for letter in list_distinct_letters())
 
 
 def test_splits_share_no_class_and_cover_all_letters():
     sets = {split: set(Glyphs(split).classes) for split in SPLITS}
     assert not sets["train"] & sets["val"]
     assert not (sets["train"] | sets["val"]) & sets["test"]
-    assert set.union(*sets.values()) == {letter.name for letter in distinct_letters()}
+    assert set.union(*sets.values()) == {letter.name for letter in list_distinct_letters()}
     assert set(Glyphs("test").groups) == {"greek", "armenian", "georgian"}
     assert set(Glyphs("val").groups) == {"latin", "cyrillic"}
     assert 60 < len(sets["val"]) < 100  # about a tenth of 816
@@ -86,8 +86,8 @@ def test_no_outline_of_a_test_letter_occurs_in_training(face):
 
 
 def test_without_the_selection_the_same_outlines_do_occur():
-    seen = [letter for letter in shared_letters() if letter.script in glyphs.TRAINING_SCRIPTS]
-    unseen = [letter for letter in shared_letters() if letter.script not in glyphs.TRAINING_SCRIPTS]
+    seen = [letter for letter in list_shared_letters() if letter.script in glyphs.TRAINING_SCRIPTS]
+    unseen = [letter for letter in list_shared_letters() if letter.script not in glyphs.TRAINING_SCRIPTS]
     shared = same_outline(seen, unseen, "DejaVuSans")
     assert "GREEK CAPITAL LETTER ALPHA" in shared
     assert len(shared) > 20
@@ -98,16 +98,16 @@ def test_twins_are_found_and_mere_relatives_are_not():
         return Letter(char, "", "")
 
     chars = "A\u0410\u0391\u00c0Oo"  # Latin, Cyrillic and Greek A; A with grave; two sizes of o
-    assert letters.drawn_alike([letter(char) for char in chars], FACES[0]) == [(0, 1), (0, 2), (1, 2)]
+    assert letters.find_letters_alike([letter(char) for char in chars], FACES[0]) == [(0, 1), (0, 2), (1, 2)]
 
 
 def test_a_missing_matplotlib_is_said(monkeypatch):
-    letters.font_folder.cache_clear()
+    letters.find_font_folder.cache_clear()
     monkeypatch.setattr(letters, "find_spec", lambda name: None)
     with pytest.raises(OSError, match="make venv"):
-        letters.font_folder()
+        letters.find_font_folder()
     monkeypatch.undo()
-    letters.font_folder.cache_clear()
+    letters.find_font_folder.cache_clear()
 
 
 def test_length_labels_and_samples_agree():
@@ -156,9 +156,9 @@ def test_another_process_draws_the_same():
 def test_letters_stand_out_and_stay_inside():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        ink, ground = colors(rng)
+        ink, ground = draw_colors(rng)
         assert (ground - ink) @ LUMA >= 0.35
-    for number, letter in enumerate(distinct_letters()[::40]):
+    for number, letter in enumerate(list_distinct_letters()[::40]):
         pixels = np.asarray(render(letter, FACES[number % 12], 48, np.random.default_rng(number)), dtype=float) @ LUMA
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert pixels.max() - pixels.min() > 50, letter.name
@@ -194,8 +194,8 @@ def test_nonsense_is_refused(arguments):
 @pytest.fixture
 def few(monkeypatch):
     """Every fortieth letter only, so that a whole folder takes a moment."""
-    chosen = distinct_letters()[::40]
-    monkeypatch.setattr(glyphs, "distinct_letters", lambda: chosen)
+    chosen = list_distinct_letters()[::40]
+    monkeypatch.setattr(glyphs, "list_distinct_letters", lambda: chosen)
     return chosen
 
 
@@ -335,7 +335,7 @@ def test_faces_of_the_test_are_not_those_of_the_training():
 def test_food101_layout(tmp_path, few):
     out = tmp_path / "food"
     assert "unseen letters" in Glyphs.prepare(str(out), layout="food101", size=16)
-    letters = {letter.name: letter for letter in glyphs.letters_of("test")}
+    letters = {letter.name: letter for letter in glyphs.choose_letters("test")}
     assert not set(letters) & seen_letters()
     names = (out / "meta/classes.txt").read_text().splitlines()
     assert names == sorted(name.lower().replace(" ", "_") for name in letters)
@@ -358,7 +358,7 @@ def test_imagenet_layout(tmp_path, few):
     out = tmp_path / "in1k"
     Glyphs.prepare(str(out), layout="imagenet", size=16, views=1)
     lines = [line.split(",") for line in (out / "labels.txt").read_text().splitlines()]
-    expected = {f"n{ord(letter.char):08d}": letter.name.lower() for letter in glyphs.letters_of("test")}
+    expected = {f"n{ord(letter.char):08d}": letter.name.lower() for letter in glyphs.choose_letters("test")}
     assert dict(lines) == expected
     assert [wnid for wnid, _ in lines] == sorted(expected)
     for part, count in (("train", 8), ("val", 4)):
@@ -373,7 +373,7 @@ def test_cifar10_layout_holds_the_drawings_of_ten_letters(tmp_path):
     names = (out / "batches.meta.txt").read_text().splitlines()
     assert len(set(names)) == 10
     assert all(name.startswith("georgian") for name in names)
-    letters = {letter.name.lower().replace(" ", "_"): letter for letter in glyphs.letters_of("test")}
+    letters = {letter.name.lower().replace(" ", "_"): letter for letter in glyphs.choose_letters("test")}
     batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
     total = Counter()
     for file in batches:
@@ -385,7 +385,7 @@ def test_cifar10_layout_holds_the_drawings_of_ten_letters(tmp_path):
     assert total == dict.fromkeys(range(10), 16)
     test = np.frombuffer((out / "test_batch.bin").read_bytes(), np.uint8).reshape(-1, 3073)
     assert Counter(test[:, 0].tolist()) == dict.fromkeys(range(10), 8)
-    drawn = glyphs.draw(Picture(letters[names[3]], TEST_FACES[0], 1), 32, 0)
+    drawn = glyphs.draw_image(LetterImage(letters[names[3]], TEST_FACES[0], 1), 32, 0)
     row = next(row for number, row in enumerate(test) if row[0] == 3 and number // 10 == 1)
     assert (row[1:].reshape(3, 32, 32).transpose(1, 2, 0) == np.asarray(drawn)).all()
     assert "complete" in Glyphs.prepare(str(out), layout="cifar10", views=2)
@@ -402,7 +402,7 @@ def test_an_interrupted_binary_layout_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(glyphs, "draw", interrupted)
+    monkeypatch.setattr(glyphs, "draw_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Glyphs.prepare(str(tmp_path / "cifar"), layout="cifar10", views=1)
     assert list(tmp_path.iterdir()) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base import read_label
+from toolbox.base import folders_in, read_label
 from toolbox.plugin import command_line
 from toolbox_datasets import tables
-from toolbox_datasets.class_folders import folders_in, list_classes
-from toolbox_datasets.files import first_of
-from toolbox_datasets.listed import Item, Listed, common_folder
+from toolbox_datasets.class_folders import list_class_files, merge_class_files
+from toolbox_datasets.files import find_first
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset, name_common_folder
 
 CLASSES, TRAINING = 196, 98
 """Classes 1 to 98 are trained on, the others are the test: the convention of metric learning."""
@@ -19,7 +19,7 @@ PATHS = ("relative_im_path", "path", "image", "filename", "fname")
 LABELS = ("class", "class_id", "label")
 
 
-class Cars(Listed):
+class Cars(RetrievalDataset):
     """Photos of cars, a class being make, model and year (Krause et al. 2013, "3D Object Representations for
     Fine-Grained Categorization").
 
@@ -40,7 +40,7 @@ class Cars(Listed):
 
     published = {"train": (8_054, 98), "test": (8_131, 98)}
 
-    def read(self, part: Literal["train", "test"]) -> list[Item]:
+    def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
         root = Path(self.root)
         if (root / "cars_annos.csv").is_file():
             pairs = read_csv(root / "cars_annos.csv")
@@ -50,13 +50,15 @@ class Cars(Listed):
             pairs = read_folders(root)
         if len({path for path, _ in pairs}) < len(pairs):
             raise ValueError(f"The list in {root} names an image twice: get it again")
-        return [Item(path, class_id, path) for path, class_id in pairs if (class_id <= TRAINING) == (part == "train")]
+        return [
+            ListedImage(path, class_id, path) for path, class_id in pairs if (class_id <= TRAINING) == (part == "train")
+        ]
 
-    def name_of(self, class_id: int | str, items: list[Item]) -> str:
-        return common_folder(items)
+    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
+        return name_common_folder(items)
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             "The original site (https://ai.stanford.edu/~jkrause/cars/car_dataset.html) is often down; copies have "
             "either car_ims/ and cars_annos.mat, or one folder a class, as in "
@@ -67,7 +69,7 @@ class Cars(Listed):
 
 def read_csv(path: Path) -> list[tuple[str, int]]:
     """(path, class from 1) of each row. Raises ValueError naming file and line where it has neither."""
-    columns = tables.columns_of(path)
+    columns = tables.list_columns(path)
     image = next((name for name in PATHS if name in columns), None)
     label = next((name for name in LABELS if name in columns), None)
     if image is None or label is None:
@@ -76,8 +78,8 @@ def read_csv(path: Path) -> list[tuple[str, int]]:
             f"{', '.join(columns) or 'none'}"
         )
     return [
-        (str(row[image]).replace("\\", "/"), class_number(row[label], tables.place(path, number)))
-        for number, row in tables.rows(path)
+        (str(row[image]).replace("\\", "/"), parse_class_number(row[label], tables.format_place(path, number)))
+        for number, row in tables.read_rows(path)
     ]
 
 
@@ -91,12 +93,12 @@ def read_mat(path: Path) -> list[tuple[str, int]]:
             "columns relative_im_path and class"
         ) from None
     try:
-        found = loadmat(path, squeeze_me=True)["annotations"].reshape(-1)
-        names, labels = found["relative_im_path"], found["class"]
+        annotations = loadmat(path, squeeze_me=True)["annotations"].reshape(-1)
+        names, labels = annotations["relative_im_path"], annotations["class"]
     except Exception as error:  # of scipy's own kinds: a file cut off, of another version, without these fields
         raise ValueError(f"{path} holds no annotations with relative_im_path and class: {error}") from None
     return [
-        (str(name), class_number(label, f"{path}: annotation {number}"))
+        (str(name), parse_class_number(label, f"{path}: annotation {number}"))
         for number, (name, label) in enumerate(zip(names, labels, strict=True), start=1)
     ]
 
@@ -107,12 +109,9 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
     Raises FileNotFoundError if there are none, ValueError if there are not 196: their order would mean nothing.
     """
     tops = [root / name for name in ("train", "test") if folders_in(root / name)] or [root]
-    files: dict[str, list[str]] = {}
-    for top in tops:
-        for name, paths in list_classes(root, top).files.items():
-            files.setdefault(name, []).extend(paths)
+    files = merge_class_files([list_class_files(root, top) for top in tops]).files
     if not any(files.values()):
-        first_of(root, ["cars_annos.csv, cars_annos.mat or class folders"])
+        find_first(root, ["cars_annos.csv, cars_annos.mat or class folders"])
     if len(files) != CLASSES:
         raise ValueError(
             f"{root} has {len(files)} folders of classes, and Cars196 has {CLASSES}, whose order tells the training "
@@ -121,7 +120,7 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
     return [(path, number) for number, name in enumerate(sorted(files), start=1) for path in files[name]]
 
 
-def class_number(value: Any, where: str) -> int:
+def parse_class_number(value: Any, where: str) -> int:
     """`value` as a class. Raises ValueError, saying where, unless it is 1 to 196."""
     try:
         text = read_label(value) or ""

@@ -14,10 +14,10 @@ from PIL import Image
 
 from toolbox.base import Sample
 from toolbox.plugin import command_line
-from toolbox_datasets.cifar10_python import convert
-from toolbox_datasets.classified import Classified
-from toolbox_datasets.fetch import Archive, bring
-from toolbox_datasets.files import first_of, lines_of
+from toolbox_datasets.cifar10_python import convert_pickles
+from toolbox_datasets.classification_dataset import ClassificationDataset
+from toolbox_datasets.fetch import Archive, fetch_dataset
+from toolbox_datasets.files import find_first, read_lines
 
 SIDE, CLASSES = 32, 10
 RECORD = 1 + 3 * SIDE * SIDE
@@ -33,8 +33,8 @@ ARCHIVE = Archive(
 )
 
 
-class CIFAR10(Classified):
-    """Pictures of 32 x 32 pixels in 10 classes, 5,000 a class to train on and 1,000 to test (Krizhevsky 2009,
+class CIFAR10(ClassificationDataset):
+    """Images of 32 x 32 pixels in 10 classes, 5,000 a class to train on and 1,000 to test (Krizhevsky 2009,
     "Learning Multiple Layers of Features from Tiny Images"), or any folder of that layout.
 
     - `root`: the folder with data_batch_1.bin to data_batch_5.bin, test_batch.bin and batches.meta.txt, or one that
@@ -64,62 +64,57 @@ class CIFAR10(Classified):
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "records"}  # mapped again elsewhere
 
-    def place(self) -> str:
+    @property
+    def location(self) -> str:
         return self.root
 
     @cached_property
     def folder(self) -> Path:
         """The folder of the files. Raises FileNotFoundError if there is none."""
-        found = first_of(Path(self.root), ["batches.meta.txt", f"{FOLDER}/batches.meta.txt"])
-        return found.parent
+        return find_first(Path(self.root), ["batches.meta.txt", f"{FOLDER}/batches.meta.txt"]).parent
 
-    def parts(self) -> Sequence[str]:
-        first_of(self.folder, ["data_batch_1.bin"])
+    def list_parts(self) -> Sequence[str]:
+        find_first(self.folder, ["data_batch_1.bin"])
         return ("train", "test")
 
     @cached_property
     def classes(self) -> list[str]:
         path = self.folder / "batches.meta.txt"
-        names = lines_of(path)
+        names = read_lines(path)
         if len(names) != CLASSES or len(set(names)) != CLASSES:
             raise ValueError(f"{path} must name {CLASSES} different classes, one a line, and holds {len(names)} lines")
         return names
 
-    def mapped(self, part: str) -> list[np.ndarray]:
-        """(images, `RECORD`) uint8 of each file of a part. Raises OSError or ValueError naming a file."""
-        found = []
-        for name in FILES[part]:
-            path = first_of(self.folder, [name])
+    @cached_property
+    def records(self) -> list[np.ndarray]:
+        """(images, `RECORD`) uint8 of each file of the part. Raises OSError or ValueError naming a file."""
+        arrays = []
+        for name in FILES[self.part]:
+            path = find_first(self.folder, [name])
             size = path.stat().st_size
             if not size or size % RECORD:
                 raise ValueError(
                     f"{path} has {size:,} bytes, which is no multiple of {RECORD:,}, one image: is the download whole?"
                 )
-            found.append(np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD))
-        return found
+            arrays.append(np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD))
+        return arrays
 
-    @cached_property
-    def records(self) -> list[np.ndarray]:
-        """`mapped` of the split's part."""
-        return self.mapped(self.part)
-
-    def part_labels(self, part: str) -> np.ndarray:
-        files = self.records if part == self.part else self.mapped(part)
-        for name, records in zip(FILES[part], files, strict=True):
+    def read_labels(self) -> np.ndarray:
+        for name, records in zip(FILES[self.part], self.records, strict=True):
             highest = int(records[:, 0].max())
             if highest >= CLASSES:
                 raise ValueError(
                     f"{self.folder / name} has the label {highest}, and CIFAR-10 has 0 to {CLASSES - 1}: is it the "
                     "binary version of CIFAR-10 (not CIFAR-100)?"
                 )
-        return np.concatenate([records[:, 0] for records in files]).astype(np.int64)
+        return np.concatenate([records[:, 0] for records in self.records]).astype(np.int64)
 
-    def part_keys(self) -> Sequence[str]:
+    def list_keys(self) -> Sequence[str]:
         files = zip(FILES[self.part], self.records, strict=True)
         return [f"{name}/{row}" for name, records in files for row in range(len(records))]
 
     def identities(self) -> list[str]:
-        places = (self.located(index) for index in range(len(self)))
+        places = (self.locate(index) for index in range(len(self)))
         return [blake2b(self.records[file][row], digest_size=16).hexdigest() for file, row in places]
 
     @cached_property
@@ -127,7 +122,7 @@ class CIFAR10(Classified):
         """Index of the first image of each file of the part."""
         return np.cumsum([0, *(len(records) for records in self.records[:-1])])
 
-    def located(self, index: int) -> tuple[int, int]:
+    def locate(self, index: int) -> tuple[int, int]:
         """(number of the file, number of the image in it) of an item."""
         row = int(self.indices[index])
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -137,13 +132,13 @@ class CIFAR10(Classified):
         return [self.folder / name for name in FILES[self.part]]
 
     def __getitem__(self, index: int) -> Sample:
-        file, row = self.located(index)
+        file, row = self.locate(index)
         pixels = self.records[file][row, 1:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return {"image": image, "label": self.labels[index], "id": f"{FILES[self.part][file]}/{row}"}
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             f"Run `{command_line('prepare_data')} cifar10 --out {root} --download` (170 MB), or download {ARCHIVE.url} "
             "and give it as --source; a folder cifar-10-batches-py is converted likewise. To try it on embedded data: "
@@ -162,7 +157,7 @@ class CIFAR10(Classified):
         Raises ValueError if something is missing, or if `out` holds something else; OSError if it cannot be had.
         """
         if source is not None and not download and (Path(source) / "data_batch_1").is_file():
-            convert(Path(source), Path(out), FILES)
+            convert_pickles(Path(source), Path(out), FILES)
         else:
-            bring(Path(out), ARCHIVE, "batches.meta.txt", source, download)
-        return cls.checked(out)
+            fetch_dataset(Path(out), ARCHIVE, "batches.meta.txt", source, download)
+        return cls.check_parts(out)

@@ -12,7 +12,7 @@ import numpy as np
 from toolbox_datasets.files import new_folder
 
 
-class Stub:
+class ArrayStub:
     """Stands for NumPy's array and dtype: it keeps what the pickle says of them, and computes nothing."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -22,51 +22,53 @@ class Stub:
         self.state = state
 
 
-def rebuilt(*arguments: Any) -> Stub:
+def make_stub(*arguments: Any) -> ArrayStub:
     """Stands for the function that NumPy's pickles begin an array with."""
-    return Stub(*arguments)
+    return ArrayStub(*arguments)
 
 
-KNOWN = {
-    ("numpy.core.multiarray", "_reconstruct"): rebuilt, ("numpy._core.multiarray", "_reconstruct"): rebuilt,
-    ("numpy", "ndarray"): Stub, ("numpy", "dtype"): Stub,
-}  # fmt: skip
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): make_stub,
+    ("numpy._core.multiarray", "_reconstruct"): make_stub,
+    ("numpy", "ndarray"): ArrayStub,
+    ("numpy", "dtype"): ArrayStub,
+}
 
 
-class Reader(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
     """Reads plain values and arrays; any other class or function is refused before it is imported."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
+        if (module, name) not in ALLOWED:
             raise ValueError(f"it asks for {module}.{name}, which CIFAR-10 has no use for: do not trust it")
-        return KNOWN[module, name]
+        return ALLOWED[module, name]
 
 
-def convert(source: Path, out: Path, files: Mapping[str, Sequence[str]]) -> None:
+def convert_pickles(source: Path, out: Path, files: Mapping[str, Sequence[str]]) -> None:
     """Write the binary version of the folder `source` (data_batch_1 ... test_batch, batches.meta) to `out`.
 
     - `files`: {part: names of the files to write}; without .bin these are the names of the pickles.
 
     Raises ValueError if a pickle is malformed, holds something else, or `out` is not empty; OSError if one is missing.
     """
-    names = read(source / "batches.meta").get(b"label_names")
+    names = read_pickle(source / "batches.meta").get(b"label_names")
     if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
         raise ValueError(f"{source / 'batches.meta'} has no list 'label_names'")
     with new_folder(out) as partial:
         for name in (name for part in files.values() for name in part):
-            (partial / name).write_bytes(records(source / name.removesuffix(".bin")).tobytes())
+            (partial / name).write_bytes(read_images(source / name.removesuffix(".bin")).tobytes())
         (partial / "batches.meta.txt").write_bytes(b"\n".join(names) + b"\n")
 
 
-def records(path: Path) -> np.ndarray:
+def read_images(path: Path) -> np.ndarray:
     """(images, 3073) uint8: label and pixels of each image of one pickle. Raises ValueError if it has another form."""
-    found = read(path)
-    labels, data = found.get(b"labels"), found.get(b"data")
+    content = read_pickle(path)
+    labels, data = content.get(b"labels"), content.get(b"data")
     try:
-        _, shape, kind, by_columns, content = data.state
-        pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+        _, shape, dtype, by_columns, buffer = data.state
+        pixels = np.frombuffer(buffer, dtype=np.uint8).reshape(shape)
         label = np.array(labels, dtype=np.uint8).reshape(-1, 1)
-        fits = kind.arguments[0] in (b"u1", "u1") and not by_columns and pixels.shape == (len(label), 3072)
+        fits = dtype.arguments[0] in (b"u1", "u1") and not by_columns and pixels.shape == (len(label), 3072)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} holds no 'labels' and 'data' as CIFAR-10 has them: {error}") from None
     if not fits:
@@ -74,13 +76,13 @@ def records(path: Path) -> np.ndarray:
     return np.concatenate([label, pixels], axis=1)
 
 
-def read(path: Path) -> dict[bytes, Any]:
+def read_pickle(path: Path) -> dict[bytes, Any]:
     """The dictionary in a pickle. Raises ValueError if there is none, or it would run code; OSError if unreadable."""
     with open(path, "rb") as file:
         try:
-            found = Reader(file, encoding="bytes").load()
+            content = PlainUnpickler(file, encoding="bytes").load()
         except Exception as error:  # the bytes of a broken pickle are instructions: anything may be raised
             raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path} holds no dictionary")
-    return {key.encode() if isinstance(key, str) else key: value for key, value in found.items()}
+    return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.plugin import command_line
-from toolbox_datasets.files import first_of
-from toolbox_datasets.listed import Item, Listed, common_folder
-from toolbox_datasets.unpack import place
+from toolbox_datasets.files import find_first
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset, name_common_folder
+from toolbox_datasets.unpack import unpack_dataset
 
 PAGE = "https://data.caltech.edu/records/65de6-vp158"
 TRAINING = 100
 """Classes 1 to 100 are trained on, the others are the test: the convention of metric learning."""
 
 
-class CUB(Listed):
+class CUB(RetrievalDataset):
     """Photos of birds, a class being a species (Wah et al. 2011, "The Caltech-UCSD Birds-200-2011 Dataset").
 
     - `root`: the folder that holds images.txt, image_class_labels.txt and images/, or CUB_200_2011/ with them.
@@ -31,28 +31,31 @@ class CUB(Listed):
 
     published = {"train": (5_864, 100), "test": (5_924, 100)}
 
-    def read(self, part: Literal["train", "test"]) -> list[Item]:
-        path = first_of(Path(self.root), ("images.txt", "CUB_200_2011/images.txt"))
+    def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
+        path = find_first(Path(self.root), ("images.txt", "CUB_200_2011/images.txt"))
         folder = path.parent.relative_to(self.root).as_posix()
         prefix = "images/" if folder == "." else f"{folder}/images/"
-        names, labels = read_numbered(path), read_numbered(first_of(path.parent, ["image_class_labels.txt"]))
+        names, labels = (
+            read_numbered_lines(path),
+            read_numbered_lines(find_first(path.parent, ["image_class_labels.txt"])),
+        )
         if names.keys() != labels.keys():
-            some = sorted(names.keys() ^ labels.keys())[:3]
-            raise ValueError(f"{path} and image_class_labels.txt number different images, such as {some}")
-        wrong = next((text for text in labels.values() if not text.isdecimal()), None)
-        if wrong is not None:
-            raise ValueError(f"{path.parent / 'image_class_labels.txt'}: a class is a number, not '{wrong}'")
+            examples = sorted(names.keys() ^ labels.keys())[:3]
+            raise ValueError(f"{path} and image_class_labels.txt number different images, such as {examples}")
+        malformed = next((text for text in labels.values() if not text.isdecimal()), None)
+        if malformed is not None:
+            raise ValueError(f"{path.parent / 'image_class_labels.txt'}: a class is a number, not '{malformed}'")
         return [
-            Item(number, int(labels[number]), prefix + name)
+            ListedImage(number, int(labels[number]), prefix + name)
             for number, name in names.items()
             if (int(labels[number]) <= TRAINING) == (part == "train")
         ]
 
-    def name_of(self, class_id: int | str, items: list[Item]) -> str:
-        return common_folder(items)
+    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
+        return name_common_folder(items)
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             f"Download CUB_200_2011.tgz from {PAGE} and run `{command_line('prepare_data')} cub --out {root} "
             "--source CUB_200_2011.tgz`; without --source it checks what is there."
@@ -69,20 +72,20 @@ class CUB(Listed):
         not there.
         """
         if source is not None:
-            place(Path(source), Path(out), "images.txt")
-        return cls.checked(out)
+            unpack_dataset(Path(source), Path(out), "images.txt")
+        return cls.check_parts(out)
 
 
-def read_numbered(path: Path) -> dict[int, str]:
+def read_numbered_lines(path: Path) -> dict[int, str]:
     """Lines of a number, from 1, and a text. Raises ValueError naming file and line for any other, or one twice."""
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for line_number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         number, _, text = line.strip().partition(" ")
         if not line.strip():
             continue
-        if not number.isdecimal() or not text or int(number) in found:
+        if not number.isdecimal() or not text or int(number) in texts:
             raise ValueError(f"{path}:{line_number}: expected a new number and a text, not '{line[:80]}'")
-        found[int(number)] = text.strip()
-    if not found:
+        texts[int(number)] = text.strip()
+    if not texts:
         raise ValueError(f"{path} lists nothing: unpack the dataset again")
-    return found
+    return texts

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from toolbox_datasets.unpack import place
+from toolbox_datasets.unpack import unpack_dataset
 
 DEADLINE = 30.0
 """Seconds without an answer after which a site is given up."""
@@ -22,7 +22,7 @@ class Archive(NamedTuple):
     md5: str
 
 
-def bring(out: Path, archive: Archive, landmark: str, source: str | None, download: bool) -> None:
+def fetch_dataset(out: Path, archive: Archive, landmark: str, source: str | None, download: bool) -> None:
     """Fill `out` from `source` or by `download`; nothing is done where neither is asked for, or `out` is filled.
 
     - `landmark`: a path that the dataset's folder holds.
@@ -33,25 +33,25 @@ def bring(out: Path, archive: Archive, landmark: str, source: str | None, downlo
     if source is not None and download:
         raise ValueError("--source and --download both say where the dataset comes from: give one of them")
     if source is not None:
-        place(Path(source), out, landmark)
+        unpack_dataset(Path(source), out, landmark)
     elif download and not (out / landmark).is_file():
         if out.exists() and any(out.iterdir()):
             raise ValueError(f"{out} holds other files already: choose another --out")
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
         file = out.resolve().with_name(archive.name)
-        if not (file.is_file() and md5_of(file) == archive.md5):
-            fetch(archive, file)
-        place(file, out, landmark)
+        if not (file.is_file() and compute_md5(file) == archive.md5):
+            download_archive(archive, file)
+        unpack_dataset(file, out, landmark)
         file.unlink()
 
 
-def fetch(archive: Archive, file: Path) -> None:
+def download_archive(archive: Archive, file: Path) -> None:
     """Download `archive` to `file`. Raises OSError if that fails, ValueError if what came is something else."""
     partial = file.with_name(f".{file.name}.partial")
     try:
-        with urllib.request.urlopen(archive.url, timeout=DEADLINE) as answer, open(partial, "wb") as target:
-            shutil.copyfileobj(answer, target, 1 << 20)
-        if md5_of(partial) != archive.md5:
+        with urllib.request.urlopen(archive.url, timeout=DEADLINE) as response, open(partial, "wb") as target:
+            shutil.copyfileobj(response, target, 1 << 20)
+        if compute_md5(partial) != archive.md5:
             raise ValueError(f"{archive.url} gave another file than was published (MD5 {archive.md5}): try again")
         partial.rename(file)
     except OSError as error:
@@ -63,7 +63,7 @@ def fetch(archive: Archive, file: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def md5_of(file: Path) -> str:
+def compute_md5(file: Path) -> str:
     """The MD5 of a file: it finds broken downloads; it is no protection from forgers."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,4 +1,4 @@
-"""What datasets ask of the folders that hold their images."""
+"""Files and folders of datasets: which are missing, lists of lines, folders that appear whole."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def missing_files(root: Path, paths: Iterable[str]) -> list[str]:
 
     - `paths`: with forward slashes, relative to `root` or absolute.
     """
-    listed: dict[str, set[str]] = {}
+    names_of: dict[str, set[str]] = {}
     absent = []
     for path in paths:
         folder, slash, name = path.rpartition("/")
-        if folder + slash not in listed:
-            listed[folder + slash] = names_in(root / (folder + slash))
-        if name not in listed[folder + slash]:
+        if folder + slash not in names_of:
+            names_of[folder + slash] = list_names(root / (folder + slash))
+        if name not in names_of[folder + slash]:
             absent.append(path)
     return absent
 
 
-def names_in(folder: Path) -> set[str]:
+def list_names(folder: Path) -> set[str]:
     """Names of the entries of `folder`; none if it is no folder."""
     try:
         with os.scandir(folder) as entries:
@@ -34,7 +34,7 @@ def names_in(folder: Path) -> set[str]:
         return set()
 
 
-def first_of(root: Path, names: Sequence[str]) -> Path:
+def find_first(root: Path, names: Sequence[str]) -> Path:
     """The first of `names` that is a file below `root`. Raises FileNotFoundError if none is."""
     for name in names:
         if (root / name).is_file():
@@ -44,12 +44,12 @@ def first_of(root: Path, names: Sequence[str]) -> Path:
     raise FileNotFoundError(f"The folder {root} does not exist.")
 
 
-def listing(paths: Sequence[str], count: int = 3) -> str:
-    """The first few of `paths`."""
-    return ", ".join(paths[:count]) + (" ..." if len(paths) > count else "")
+def list_first(names: Sequence[str], count: int = 3) -> str:
+    """The first few of `names`, as messages show them."""
+    return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
 
 
-def lines_of(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines that are not blank. Raises ValueError if there are none, or the file is not UTF-8."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.plugin import command_line
-from toolbox_datasets.classified import Picture, Pictures
-from toolbox_datasets.fetch import Archive, bring
-from toolbox_datasets.files import first_of, lines_of
+from toolbox_datasets.fetch import Archive, fetch_dataset
+from toolbox_datasets.files import find_first, read_lines
+from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
 
 ARCHIVE = Archive(
     "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"
@@ -20,7 +20,7 @@ ARCHIVE = Archive(
 PAGE = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"
 
 
-class Food101(Pictures):
+class Food101(ImageFileDataset):
     """Photos of 101 dishes, 750 a class to train on and 250 to test (Bossard et al. 2014, "Food-101 - Mining
     Discriminative Components with Random Forests"), or any folder of that layout.
 
@@ -50,28 +50,28 @@ class Food101(Pictures):
         super().__init__(split, ratio, shots, val_share, seed)
         self.root = os.path.expanduser(root)
 
-    def parts(self) -> Sequence[str]:
-        first_of(Path(self.root), ["meta/classes.txt"])
+    def list_parts(self) -> Sequence[str]:
+        find_first(Path(self.root), ["meta/classes.txt"])
         return ("train", "test")
 
     @cached_property
     def folders(self) -> list[str]:
         """The folder of each class."""
-        return lines_of(first_of(Path(self.root), ["meta/classes.txt"]))
+        return read_lines(find_first(Path(self.root), ["meta/classes.txt"]))
 
     @cached_property
     def classes(self) -> list[str]:
         path = Path(self.root) / "meta" / "labels.txt"
-        names = lines_of(path) if path.is_file() else self.folders
+        names = read_lines(path) if path.is_file() else self.folders
         if len(names) != len(self.folders):
             raise ValueError(f"{path} names {len(names)} classes, and classes.txt beside it {len(self.folders)}")
         return names if len(set(names)) == len(names) else self.folders
 
-    def pictures(self, part: str) -> list[Picture]:
+    def list_images(self) -> list[LabelledFile]:
         label_of = {name: label for label, name in enumerate(self.folders)}
-        path, stems = self.listed(part)
+        path, stems = self.read_list(self.part)
         seen = set()
-        found = []
+        images = []
         for number, stem in enumerate(stems, start=1):
             name = stem.rpartition("/")[0]
             if name not in label_of:
@@ -79,17 +79,17 @@ class Food101(Pictures):
             if stem in seen:
                 raise ValueError(f"{path}, entry {number}: '{stem}' stands there twice")
             seen.add(stem)
-            found.append(Picture(f"images/{stem}.jpg", label_of[name]))
-        both = seen & set(self.listed("train")[1]) if part == "test" else ()
-        if both:
-            raise ValueError(f"{path}: {len(both):,} images are in the training list too: {sorted(both)[0]}")
-        return found
+            images.append(LabelledFile(f"images/{stem}.jpg", label_of[name]))
+        shared = seen & set(self.read_list("train")[1]) if self.part == "test" else ()
+        if shared:
+            raise ValueError(f"{path}: {len(shared):,} images are in the training list too: {sorted(shared)[0]}")
+        return images
 
-    def listed(self, part: str) -> tuple[Path, list[str]]:
+    def read_list(self, part: str) -> tuple[Path, list[str]]:
         """The list of a part and what it names, as <class>/<id>."""
-        path = first_of(Path(self.root), [f"meta/{part}.txt", f"meta/{part}.json"])
+        path = find_first(Path(self.root), [f"meta/{part}.txt", f"meta/{part}.json"])
         if path.suffix == ".txt":
-            return path, lines_of(path)
+            return path, read_lines(path)
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             return path, [str(stem) for stems in table.values() for stem in stems]
@@ -97,7 +97,7 @@ class Food101(Pictures):
             raise ValueError(f"{path} is no JSON object of lists, one a class: {error}") from None
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             f"Run `{command_line('prepare_data')} food101 --out {root} --download` (5 GB), or download {ARCHIVE.name} "
             f"from {PAGE} and give it as --source. To try it on embedded data: `{command_line('prepare_data')} glyphs "
@@ -114,5 +114,5 @@ class Food101(Pictures):
 
         Raises ValueError if something is missing, or if `out` holds something else; OSError if it cannot be had.
         """
-        bring(Path(out), ARCHIVE, "meta/classes.txt", source, download)
-        return cls.checked(out)
+        fetch_dataset(Path(out), ARCHIVE, "meta/classes.txt", source, download)
+        return cls.check_parts(out)

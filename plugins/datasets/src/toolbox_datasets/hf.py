@@ -12,22 +12,22 @@ import numpy as np
 from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, sized_files
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import SPLIT_NAMES
-from toolbox_datasets.classified import Classified
+from toolbox_datasets.classification_dataset import ClassificationDataset
 from toolbox_datasets.files import new_folder
 from toolbox_datasets.hf_columns import (
-    class_names,
-    image_column,
+    find_image_column,
+    find_label_column,
     is_text,
-    label_column,
-    numbered,
-    picture_in,
-    picture_keys,
-    values_of,
+    list_class_names,
+    make_image_keys,
+    number_labels,
+    read_column,
+    read_image_cell,
 )
-from toolbox_datasets.hf_source import Source, is_local, load
+from toolbox_datasets.hf_source import HFData, is_local, load_data
 
 
-class HF(Classified):
+class HF(ClassificationDataset):
     """Images and labels from a dataset at Hugging Face's Hub, or from a local one of its library `datasets`.
 
     - `name`: such as "ethz/food101", "cifar10" or "imagenet-1k"; or a folder that `save_to_disk` wrote, a folder of
@@ -85,82 +85,85 @@ class HF(Classified):
         if parts is not None and len(set(parts.values())) < len(parts):
             raise ValueError(f"parts={parts} takes one split for two")
         self.name, self.config, self.image, self.label = name, config, image, label
-        self.revision, self.chosen = revision, parts
+        self.revision, self.part_names = revision, parts
         self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
-    def place(self) -> str:
+    @property
+    def location(self) -> str:
         return self.name
 
     @cached_property
-    def source(self) -> Source:
+    def data(self) -> HFData:
         """The dataset, opened. Raises OSError or ValueError."""
-        return load(self.name, self.config, self.revision)
+        return load_data(self.name, self.config, self.revision)
 
     @cached_property
-    def own_names(self) -> dict[str, str]:
+    def source_splits(self) -> dict[str, str]:
         """{part: the name of the dataset's own split}."""
-        there = self.source.parts
-        if self.chosen is not None:
-            absent = [own for own in self.chosen.values() if own not in there]
+        names = self.data.parts
+        if self.part_names is not None:
+            absent = [name for name in self.part_names.values() if name not in names]
             if absent:
-                raise ValueError(f"{self.name} has no split '{absent[0]}', only {', '.join(there)}")
-            return dict(self.chosen)
-        found = {
-            part: own
-            for part, names in SPLIT_NAMES.items() for name in names[::-1] for own in there if own.lower() == name
-        }  # fmt: skip
-        if "train" not in found:
+                raise ValueError(f"{self.name} has no split '{absent[0]}', only {', '.join(names)}")
+            return dict(self.part_names)
+        splits: dict[str, str] = {}
+        for part, usual_names in SPLIT_NAMES.items():
+            matches = [name for usual_name in usual_names[::-1] for name in names if name.lower() == usual_name]
+            if matches:
+                splits[part] = matches[-1]  # the most usual name
+        if "train" not in splits:
             raise ValueError(
-                f"{self.name} has the splits {', '.join(there)}, and none is called train: name them by "
-                f"parts={{'train': {next(iter(there), '...')!r}}}"
+                f"{self.name} has the splits {', '.join(names)}, and none is called train: name them by "
+                f"parts={{'train': {next(iter(names), '...')!r}}}"
             )
-        if "val" in found and "test" not in found:
-            found["test"] = found.pop("val")
-        return found
+        if "val" in splits and "test" not in splits:
+            splits["test"] = splits.pop("val")
+        return splits
 
-    def parts(self) -> Sequence[str]:
-        return tuple(self.own_names)
+    def list_parts(self) -> Sequence[str]:
+        return tuple(self.source_splits)
 
-    def where(self, part: str) -> str:
+    def describe_part(self, part: str) -> str:
         """What a part is called in messages."""
-        return f"{self.name}, its split '{self.own_names[part]}'"
+        return f"{self.name}, its split '{self.source_splits[part]}'"
 
-    def opened(self, part: str) -> Any:
+    def open_part(self, part: str) -> Any:
         """The `datasets.Dataset` of a part."""
-        return self.source.parts[self.own_names[part]]
+        return self.data.parts[self.source_splits[part]]
 
     @cached_property
     def columns(self) -> tuple[str, str]:
         """The columns of image and label."""
-        part, where = self.opened("train"), self.where("train")
-        return image_column(part, self.image, where), label_column(part.features, self.label, where)
+        part, where = self.open_part("train"), self.describe_part("train")
+        return find_image_column(part, self.image, where), find_label_column(part.features, self.label, where)
 
     @cached_property
     def classes(self) -> list[str]:
         name = self.columns[1]
-        train = self.opened("train")
-        values, where = values_of(train, name), self.where("train")
-        return class_names(train.features[name], values, where, name, self.missing_labels)
+        train = self.open_part("train")
+        values, where = read_column(train, name), self.describe_part("train")
+        return list_class_names(train.features[name], values, where, name, self.missing_labels)
 
-    def part_labels(self, part: str) -> np.ndarray:
-        name, found = self.columns[1], self.opened(part)
-        if name not in found.features:
-            raise ValueError(f"{self.where(part)} has no column '{name}', which the training part has")
-        feature = found.features[name]
-        own = getattr(feature, "names", None)
-        if own is not None and list(own) != self.classes:
-            raise ValueError(f"{self.where(part)} has other classes, or another order of them, than its training part")
-        return numbered(values_of(found, name), self.classes, feature, self.where(part), name, self.missing_labels)
+    def read_labels(self) -> np.ndarray:
+        name, where = self.columns[1], self.describe_part(self.part)
+        part = self.open_part(self.part)
+        if name not in part.features:
+            raise ValueError(f"{where} has no column '{name}', which the training part has")
+        feature = part.features[name]
+        class_names = getattr(feature, "names", None)
+        if class_names is not None and list(class_names) != self.classes:
+            raise ValueError(f"{where} has other classes, or another order of them, than its training part")
+        return number_labels(read_column(part, name), self.classes, feature, where, name, self.missing_labels)
 
     @cached_property
     def encoded(self) -> Any:
-        """The rows of `part` with their pictures as files' contents."""
+        """The rows of `part`, their images as contents of files."""
         import datasets
 
         name = self.columns[0]
-        found = self.opened(self.part).select_columns([name])
-        is_image = type(found.features[name]).__name__ == "Image"
-        return found.cast_column(name, datasets.Image(decode=False)) if is_image else found
+        column = self.open_part(self.part).select_columns([name])
+        is_image = type(column.features[name]).__name__ == "Image"
+        return column.cast_column(name, datasets.Image(decode=False)) if is_image else column
 
     @property
     def folder(self) -> Path:
@@ -170,40 +173,40 @@ class HF(Classified):
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self.indices[index])
-        own = self.own_names[self.part]
-        where = f"{self.name}, row {row} of '{own}'"
-        data, path = picture_in(self.encoded[row][self.columns[0]], self.folder)
+        split = self.source_splits[self.part]
+        where = f"{self.name}, row {row} of '{split}'"
+        data, path = read_image_cell(self.encoded[row][self.columns[0]], self.folder)
         if data is None:
             if path is None or not path.is_file():
                 raise ValueError(
                     f"{where} has no picture" + (f", only the path {path}, where no file is" if path else "")
                 )
             data = path.read_bytes()
-        return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{own}/{row}"}
+        return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{split}/{row}"}
 
-    def part_keys(self) -> Sequence[str]:
-        """As of `Classified` for a copy of the Hub, whose rows stay. Of local data, to which a file may be added whose
-        rows come first, what the picture itself says."""
+    def list_keys(self) -> Sequence[str]:
+        """As of `ClassificationDataset` for a copy of the Hub, whose rows stay. Of local data, to which a file may be
+        added whose rows come first, a digest of the image itself."""
         if not is_local(self.name):
-            return super().part_keys()
-        return picture_keys(self.encoded, self.columns[0], self.folder)
+            return super().list_keys()
+        return make_image_keys(self.encoded, self.columns[0], self.folder)
 
     def identities(self) -> list[str]:
-        own, keys = self.own_names[self.part], self.part_keys()
+        split, keys = self.source_splits[self.part], self.list_keys()
         if not is_local(self.name):
-            return [f"{self.source.identity}/{own}/{row}" for row in self.indices.tolist()]
+            return [f"{self.data.identity}/{split}/{row}" for row in self.indices.tolist()]
         names = [keys[row] for row in self.indices.tolist()]
-        return sized_files((self.folder / name for name in names), (f"{own}/{name}" for name in names))
+        return sized_files((self.folder / name for name in names), (f"{split}/{name}" for name in names))
 
     def fingerprint(self) -> str:
-        return self.source.identity
+        return self.data.identity
 
     def notes(self) -> list[str]:
-        """As of `Classified`, where the data were found, and what serves as what."""
-        notes = list(self.source.notes)
-        if self.chosen is None and self.own_names.get("test", "test").lower() not in SPLIT_NAMES["test"]:
-            notes.append(f"{self.name} has no test split: its '{self.own_names['test']}' serves as the test")
-        feature = self.opened("train").features[self.columns[1]]
+        """As of `ClassificationDataset`, where the data were found, and what serves as what."""
+        notes = list(self.data.notes)
+        if self.part_names is None and self.source_splits.get("test", "test").lower() not in SPLIT_NAMES["test"]:
+            notes.append(f"{self.name} has no test split: its '{self.source_splits['test']}' serves as the test")
+        feature = self.open_part("train").features[self.columns[1]]
         if is_text(feature):
             notes.append(
                 f"the strings in '{self.columns[1]}' are numbered in alphabetical order: {self.classes[0]} is 0, "
@@ -213,7 +216,7 @@ class HF(Classified):
         return [*notes, *super().notes()]
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return ""
 
     @classmethod
@@ -229,30 +232,30 @@ class HF(Classified):
 
         Raises ValueError if `out` holds something else, OSError if the dataset cannot be had.
         """
-        return prepare(Path(out), name, config, revision)
+        return save_dataset(Path(out), name, config, revision)
 
 
-def prepare(out: Path, name: str, config: str | None, revision: str | None) -> str:
+def save_dataset(out: Path, name: str, config: str | None, revision: str | None) -> str:
     """Save the dataset `name` in `out`, all of it or nothing, and check it."""
-    saved = (out / "dataset_dict.json").is_file()
-    if not saved:
+    is_saved = (out / "dataset_dict.json").is_file()
+    if not is_saved:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} holds other files already: choose another --out")
-        save(load(name, config, revision).parts, out)
-    findings = []
-    for part in HF(str(out)).parts():
+        write_parts(load_data(name, config, revision).parts, out)
+    summaries = []
+    for part in HF(str(out)).list_parts():
         dataset = HF(str(out), part, val_share=0, test_share=0)
         problems = "\n".join(map(str, dataset.check()))
         if problems and part == "train":
             raise ValueError(problems)
         if problems:  # hidden labels, say
-            findings.append(f"{part} without use ({problems})")
+            summaries.append(f"{part} without use ({problems})")
             continue
-        findings.append(f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes")
-    return f"{'found' if saved else 'saved'} in {out}: " + ", ".join(findings)
+        summaries.append(f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes")
+    return f"{'found' if is_saved else 'saved'} in {out}: " + ", ".join(summaries)
 
 
-def save(parts: dict[str, Any], out: Path) -> None:
+def write_parts(parts: dict[str, Any], out: Path) -> None:
     """Write all parts to the folder `out`, which appears when it is whole."""
     import datasets
 

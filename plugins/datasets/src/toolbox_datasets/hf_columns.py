@@ -10,40 +10,41 @@ from typing import Any
 import numpy as np
 
 from toolbox.base import MISSING_LABELS, composed, image_suffixes, read_label
-from toolbox_datasets.files import listing
+from toolbox_datasets.files import list_first
 from toolbox_datasets.label_count import LabelCount
 
 ENDS = 2048
 """Bytes of a picture's beginning and of its end that tell it from others, with its length."""
 
 
-def image_column(part: Any, wanted: str | None, where: str) -> str:
+def find_image_column(part: Any, column: str | None, where: str) -> str:
     """The column of images. Raises ValueError naming the columns that are there.
 
     Files of other programs do not say that a column holds images: a struct of "bytes" and "path" does, and binary
     values; texts do where they end as image files are called.
 
-    - `part`: the `datasets.Dataset`; `wanted`: the column that the user names.
+    - `part`: the `datasets.Dataset`; `column`: the one that the user names.
     """
     features = part.features
-    if wanted is not None:
-        require_column(features, wanted, where, "image")
-        if kind_of_image(part, wanted) is None:
+    if column is not None:
+        require_column(features, column, where, "image")
+        if find_image_storage(part, column) is None:
             raise ValueError(
-                f"{where}: the column '{wanted}' holds no images; the columns are {listed_columns(features)}"
+                f"{where}: the column '{column}' holds no images; the columns are {describe_columns(features)}"
             )
-        return wanted
-    kinds = {name: kind_of_image(part, name) for name in features}
-    for kind in ("Image", "struct", "binary", "path"):
-        found = [name for name in kinds if kinds[name] == kind]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        return column
+    storage_of = {name: find_image_storage(part, name) for name in features}
+    candidates: list[str] = []
+    for storage in ("Image", "struct", "binary", "path"):
+        candidates = [name for name in storage_of if storage_of[name] == storage]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
             break
-    raise unclear(features, found, where, "image", "Image")
+    raise make_column_error(features, candidates, where, "image", "Image")
 
 
-def kind_of_image(part: Any, name: str) -> str | None:
+def find_image_storage(part: Any, name: str) -> str | None:
     """How a column holds images: "Image" (as the library declares it), "struct", "binary", "path", or None."""
     feature = part.features[name]
     if type(feature).__name__ == "Image":
@@ -58,45 +59,46 @@ def kind_of_image(part: Any, name: str) -> str | None:
     return None
 
 
-def label_column(features: Any, wanted: str | None, where: str) -> str:
+def find_label_column(features: Any, column: str | None, where: str) -> str:
     """The column of labels: the one ClassLabel, else the column "label", or any that is named.
 
     Raises ValueError naming the columns that are there.
     """
-    if wanted is not None:
-        return require_column(features, wanted, where, "label")
-    found = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    if not found and "label" in features:
+    if column is not None:
+        return require_column(features, column, where, "label")
+    candidates = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    if not candidates and "label" in features:
         return "label"
-    if len(found) != 1:
-        raise unclear(features, found, where, "label", "ClassLabel")
-    return found[0]
+    if len(candidates) != 1:
+        raise make_column_error(features, candidates, where, "label", "ClassLabel")
+    return candidates[0]
 
 
-def require_column(features: Any, wanted: str, where: str, argument: str) -> str:
-    """`wanted`. Raises ValueError where there is no such column."""
-    if wanted not in features:
-        raise ValueError(f"{where} has no column '{wanted}': choose `{argument}` among {listed_columns(features)}")
-    return wanted
+def require_column(features: Any, column: str, where: str, argument: str) -> str:
+    """`column`. Raises ValueError where there is no such column."""
+    if column not in features:
+        raise ValueError(f"{where} has no column '{column}': choose `{argument}` among {describe_columns(features)}")
+    return column
 
 
-def unclear(features: Any, found: Sequence[str], where: str, argument: str, kind: str) -> ValueError:
-    """The error that there is no column, or are several ones, of the type `kind`."""
-    count = "several columns" if found else "no column"
+def make_column_error(features: Any, candidates: Sequence[str], where: str, argument: str, kind: str) -> ValueError:
+    """The error that there is no column of the type `kind`, or that there are several."""
+    count = "several columns" if candidates else "no column"
     numbers = ". Whole numbers from 0 are taken as they are, strings numbered in alphabetical order"
     return ValueError(
-        f"{where} has {count} of type {kind}: name one by {argument}='...'; the columns are {listed_columns(features)}"
-        + (numbers if argument == "label" and not found else "")
+        f"{where} has {count} of type {kind}: name one by {argument}='...'; the columns are "
+        + describe_columns(features)
+        + (numbers if argument == "label" and not candidates else "")
     )
 
 
-def listed_columns(features: Any) -> str:
+def describe_columns(features: Any) -> str:
     """All columns with their types, as messages say them."""
-    return ", ".join(f"{name} ({described(feature)})" for name, feature in features.items())
+    return ", ".join(f"{name} ({describe_type(feature)})" for name, feature in features.items())
 
 
-def picture_in(value: Any, folder: Path) -> tuple[bytes | None, Path | None]:
-    """The content of the picture in a cell, or the file that it names.
+def read_image_cell(value: Any, folder: Path) -> tuple[bytes | None, Path | None]:
+    """The content of the image in a cell, or the file that it names.
 
     - `value`: a dict of "bytes" and "path", bytes, or a path.
     - `folder`: what a path is relative to; where no file is there, to the current folder.
@@ -109,25 +111,26 @@ def picture_in(value: Any, folder: Path) -> tuple[bytes | None, Path | None]:
     return data, folder / path if (folder / path).is_file() else Path(path)
 
 
-def picture_keys(rows: Any, name: str, folder: Path) -> list[str]:
-    """What each picture of a column is called, whichever row it is in: the digest of its content's length, beginning
+def make_image_keys(rows: Any, name: str, folder: Path) -> list[str]:
+    """What each image of a column is called, whichever row it is in: the digest of its content's length, beginning
     and end; of a file, its path below `folder`.
 
-    - `rows`: the `datasets.Dataset`, whose pictures are not decoded; `name`: the column; `folder`: as of `picture_in`.
+    - `rows`: the `datasets.Dataset`, whose images are not decoded; `name`: the column.
+    - `folder`: as of `read_image_cell`.
     """
     import pyarrow as pa
     from pyarrow.compute import struct_field
 
     above = [f"{root}/" for root in (folder.absolute(), folder.resolve())]
-    found: list[str] = []
+    keys: list[str] = []
     for batch in rows.with_format("arrow").iter(batch_size=1000):
         column = batch[name]
         nothing = pa.nulls(len(column), pa.binary())
         is_path = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
         contents, paths = (nothing, column) if is_path else (column, nothing)
         if pa.types.is_struct(column.type):
-            there = {field.name for field in column.type}
-            contents, paths = (struct_field(column, key) if key in there else nothing for key in ("bytes", "path"))
+            fields = {field.name for field in column.type}
+            contents, paths = (struct_field(column, key) if key in fields else nothing for key in ("bytes", "path"))
         for content, path in zip(contents, paths, strict=True):
             data, text = content.as_buffer(), path.as_py()  # a buffer is no copy
             if data is not None:
@@ -135,14 +138,14 @@ def picture_keys(rows: Any, name: str, folder: Path) -> list[str]:
                 digest = blake2b(b"%d " % len(view), digest_size=16)
                 digest.update(view[:ENDS])
                 digest.update(view[-ENDS:])
-                found.append(digest.hexdigest())
+                keys.append(digest.hexdigest())
             else:
                 start = next((root for root in above if (text or "").startswith(root)), "")
-                found.append(composed(text.removeprefix(start)) if text else f"{len(found)} without a picture")
-    return found
+                keys.append(composed(text.removeprefix(start)) if text else f"{len(keys)} without a picture")
+    return keys
 
 
-def described(feature: Any) -> str:
+def describe_type(feature: Any) -> str:
     """A column's type, as a message says it."""
     return getattr(feature, "dtype", None) if type(feature).__name__ == "Value" else type(feature).__name__
 
@@ -152,12 +155,12 @@ def is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", "") in ("string", "large_string")
 
 
-def values_of(part: Any, name: str) -> Any:
+def read_column(part: Any, name: str) -> Any:
     """The values of one column as an Arrow array, rows in the order of the dataset."""
     return part.select_columns([name]).with_format("arrow")[:][name]
 
 
-def class_names(
+def list_class_names(
     feature: Any, values: Any, where: str, name: str, missing: Collection[str] = MISSING_LABELS
 ) -> list[str]:
     """The classes that a label column has.
@@ -170,41 +173,45 @@ def class_names(
     """
     if type(feature).__name__ == "ClassLabel":
         return list(feature.names)
-    kind = str(getattr(feature, "dtype", ""))
-    found: list[str] = []
-    refused = "whole numbers from 0, or strings"
-    if is_text(feature) or kind.startswith(("int", "uint", "float", "decimal")):
+    dtype = str(getattr(feature, "dtype", ""))
+    names: list[str] = []
+    reason = "whole numbers from 0, or strings"
+    if is_text(feature) or dtype.startswith(("int", "uint", "float", "decimal")):
         try:
             texts = (read_label(value, missing=missing) for value in values.drop_null().unique().to_pylist())
-            found = list(dict.fromkeys(text for text in texts if text is not None))
+            names = list(dict.fromkeys(text for text in texts if text is not None))
         except ValueError as error:
-            found, refused = [], f"one {error}"
-    if found and is_text(feature):
-        return sorted(found)
-    if not found:
+            names, reason = [], f"one {error}"
+    if names and is_text(feature):
+        return sorted(names)
+    if not names:
         raise ValueError(
-            f"{where}: the column '{name}' ({described(feature)}) holds no labels: {refused}; "
+            f"{where}: the column '{name}' ({describe_type(feature)}) holds no labels: {reason}; "
             "choose another column by label='...'"
         )
-    numbers = sorted(map(int, found))
+    numbers = sorted(map(int, names))
     require_numbers(np.array(numbers), where, name)
     gap = next((number for number, value in enumerate(numbers) if value != number), None)
     if gap is not None:
         raise ValueError(
-            f"{where}: the {len(found):,} different labels in '{name}' go up to {numbers[-1]}, and {gap} never occurs: "
+            f"{where}: the {len(names):,} different labels in '{name}' go up to {numbers[-1]}, and {gap} never occurs: "
             "number them from 0 without gaps, or cast the column to ClassLabel"
         )
     return [str(number) for number in numbers]
 
 
-def numbered(
-    values: Any, classes: Sequence[str], feature: Any, where: str, name: str,
+def number_labels(
+    values: Any,
+    classes: Sequence[str],
+    feature: Any,
+    where: str,
+    name: str,
     missing: Collection[str] = MISSING_LABELS,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """(N,) int64 labels of an Arrow array. Raises ValueError where they are missing, hidden or unknown."""
-    kind = str(getattr(feature, "dtype", ""))
-    if is_text(feature) or not kind.startswith(("int", "uint")):
-        values = texts_of(values, where, name, missing)
+    dtype = str(getattr(feature, "dtype", ""))
+    if is_text(feature) or not dtype.startswith(("int", "uint")):
+        values = read_texts(values, where, name, missing)
     elif values.null_count:
         row = values.is_null().to_pylist().index(True)
         raise ValueError(f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out")
@@ -212,8 +219,9 @@ def numbered(
         label_of = {text: label for label, text in enumerate(classes)}
         unknown = [text for text in dict.fromkeys(values) if text not in label_of]
         if unknown:
-            raise ValueError(f"{where}: '{name}' has {len(unknown):,} values that the training part has not: "
-                             f"{listing(unknown)}")  # fmt: skip
+            raise ValueError(
+                f"{where}: '{name}' has {len(unknown):,} values that the training part has not: {list_first(unknown)}"
+            )
         return np.array([label_of[text] for text in values], dtype=np.int64)
     labels = np.asarray(values).astype(np.int64)
     require_numbers(labels, where, name)
@@ -223,7 +231,7 @@ def numbered(
     return labels
 
 
-def texts_of(values: Any, where: str, name: str, missing: Collection[str]) -> list[str]:
+def read_texts(values: Any, where: str, name: str, missing: Collection[str]) -> list[str]:
     """Labels of an Arrow array as `toolbox.base.read_label` reads them. Raises ValueError where one is missing."""
     count, texts = LabelCount(), []
     text_of: dict[Any, str | None] = {}
@@ -244,7 +252,7 @@ def texts_of(values: Any, where: str, name: str, missing: Collection[str]) -> li
 
 
 def require_numbers(labels: np.ndarray, where: str, name: str) -> None:
-    """Raises ValueError for labels below 0, as hidden ones are."""
+    """Raise ValueError for labels below 0, as hidden ones are."""
     if len(labels) and labels.min() < 0:
         hidden = int((labels < 0).sum())
         hint = (

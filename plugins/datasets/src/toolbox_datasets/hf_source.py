@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolbox.utils.hub import unreachable
 
 FULL_NAMES = {
-    "food101": "ethz/food101", "cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100",
+    "food101": "ethz/food101",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
     "imagenet-1k": "ILSVRC/imagenet-1k",
-}  # fmt: skip
+}
 """Names without an owner, as older scripts have them. The cache is looked through for both."""
 
 FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
-class Source(NamedTuple):
-    """What was found.
+class HFData(NamedTuple):
+    """The data of a name, opened.
 
     - `parts`: {name of a split there: `datasets.Dataset`}.
     - `identity`: tells these data from others, and from another version of them.
-    - `notes`: what a user should know of how they were found.
+    - `notes`: what a user should know of where they come from.
     """
 
     parts: dict[str, Any]
@@ -33,7 +35,7 @@ class Source(NamedTuple):
     notes: list[str]
 
 
-class Copy(NamedTuple):
+class CachedCopy(NamedTuple):
     """A prepared dataset in the local cache: its `folder`, `config` and `commit` (or another hash of its files)."""
 
     folder: Path
@@ -47,7 +49,7 @@ def is_local(name: str) -> bool:
     return path.exists() or name.startswith(("/", "./", "../", "~")) or path.suffix in FILES or name.count("/") > 1
 
 
-def load(name: str, config: str | None, revision: str | None) -> Source:
+def load_data(name: str, config: str | None, revision: str | None) -> HFData:
     """The dataset `name`. Raises OSError with the steps to take where it cannot be had, ValueError for nonsense."""
     try:
         import datasets
@@ -60,48 +62,50 @@ def load(name: str, config: str | None, revision: str | None) -> Source:
     if is_local(name):
         if revision is not None:
             raise ValueError(f"revision={revision!r} has no meaning for the local {name}: leave it out")
-        return from_disk(datasets, Path(name).expanduser(), config)
+        return load_from_disk(datasets, Path(name).expanduser(), config)
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"name='{name}' is neither a path nor a name at the Hub, such as 'ethz/food101'")
-    return from_cache(datasets, name, config, revision) or from_hub(datasets, name, config, revision)
+    return load_from_cache(datasets, name, config, revision) or load_from_hub(datasets, name, config, revision)
 
 
-def from_disk(datasets: Any, path: Path, config: str | None) -> Source:
+def load_from_disk(datasets: Any, path: Path, config: str | None) -> HFData:
     """A folder that `save_to_disk` wrote, a Parquet or Arrow file, or a folder of such files or of images."""
     if not path.exists():
         raise OSError(
             f"{path} does not exist. Give a folder that save_to_disk wrote, a folder of Parquet files or of images, or "
             "a name at the Hub, such as 'ethz/food101'"
         )
-    quiet = f"{path} cannot be read as a dataset"
+    failure = f"{path} cannot be read as a dataset"
     if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
         if config is not None:
             raise ValueError(f"config={config!r} has no meaning for {path}, which save_to_disk wrote: leave it out")
-        found = guarded(lambda: datasets.load_from_disk(str(path)), quiet)
+        loaded = call_library(lambda: datasets.load_from_disk(str(path)), failure)
     elif path.is_dir():
-        found = guarded(lambda: datasets.load_dataset(str(path), config), quiet)
+        loaded = call_library(lambda: datasets.load_dataset(str(path), config), failure)
     elif path.suffix in FILES:
-        found = guarded(lambda: datasets.load_dataset(FILES[path.suffix], config, data_files=str(path)), quiet)
+        loaded = call_library(lambda: datasets.load_dataset(FILES[path.suffix], config, data_files=str(path)), failure)
     else:
         raise OSError(f"{path} is no folder, and ends in none of {', '.join(FILES)}")
-    parts = dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
-    return Source(parts, "+".join(f"{name}:{part._fingerprint}" for name, part in parts.items()), [])
+    parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+    return HFData(parts, join_fingerprints(parts), [])
 
 
-def from_cache(datasets: Any, name: str, config: str | None, revision: str | None) -> Source | None:
+def load_from_cache(datasets: Any, name: str, config: str | None, revision: str | None) -> HFData | None:
     """The newest whole copy in the local cache; None if there is none. Nothing is asked of the network."""
-    copies = cached_copies(Path(datasets.config.HF_DATASETS_CACHE), name, config)
+    copies = find_cached_copies(Path(datasets.config.HF_DATASETS_CACHE), name, config)
     if revision is not None:
-        wanted = commit_of(name, revision)
-        copies = [copy for copy in copies if copy.commit == wanted]
+        commit = find_commit(name, revision)
+        copies = [copy for copy in copies if copy.commit == commit]
     configs = sorted({copy.config for copy in copies})
     if len(configs) > 1:
         if "default" not in configs:
-            raise ValueError(f"{name} is in the cache with several configurations: choose by config={configs[0]!r}, "
-                             f"or another of {', '.join(configs)}")  # fmt: skip
+            raise ValueError(
+                f"{name} is in the cache with several configurations: choose by config={configs[0]!r}, or another of "
+                f"{', '.join(configs)}"
+            )
         copies = [copy for copy in copies if copy.config == "default"]
     for copy in sorted(copies, key=lambda copy: copy.folder.stat().st_mtime, reverse=True):
-        parts = parts_of(datasets, copy.folder)
+        parts = read_cached_parts(datasets, copy.folder)
         if parts:
             notes = [
                 f"{name} is read from the local cache ({copy.config}, commit {copy.commit[:12]}), not from the Hub"
@@ -110,96 +114,104 @@ def from_cache(datasets: Any, name: str, config: str | None, revision: str | Non
                 notes.append(
                     f"the cache holds {len(copies)} versions of {name}, and the newest is used: `revision` chooses"
                 )
-            return Source(parts, f"{copy.config}@{copy.commit}", notes)
+            return HFData(parts, f"{copy.config}@{copy.commit}", notes)
     return None
 
 
-def cached_copies(cache: Path, name: str, config: str | None) -> list[Copy]:
+def find_cached_copies(cache: Path, name: str, config: str | None) -> list[CachedCopy]:
     """What the cache holds of a dataset under its name, or its name with an owner."""
-    found = []
-    for known in dict.fromkeys((name, FULL_NAMES.get(name, name))):
-        owner, slash, rest = known.rpartition("/")
-        folder = cache / f"{owner}{'___' if slash else ''}{snake_case(rest)}"
+    copies = []
+    for spelling in dict.fromkeys((name, FULL_NAMES.get(name, name))):
+        owner, slash, rest = spelling.rpartition("/")
+        folder = cache / f"{owner}{'___' if slash else ''}{to_snake_case(rest)}"
         for info in sorted(folder.glob("*/*/*/dataset_info.json")):
             if config in (None, info.parents[2].name):
-                found.append(Copy(info.parent, info.parents[2].name, info.parent.name))
-    return found
+                copies.append(CachedCopy(info.parent, info.parents[2].name, info.parent.name))
+    return copies
 
 
-def snake_case(name: str) -> str:
+def to_snake_case(name: str) -> str:
     """`name` as the library writes it in its folders: ILSVRCSmall -> ilsvrc_small."""
     name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
     return re.sub(r"([a-z\d])([A-Z])", r"\1_\2", name).lower()
 
 
-def commit_of(name: str, revision: str) -> str:
+def find_commit(name: str, revision: str) -> str:
     """The commit that a branch or tag meant when it was last downloaded; `revision` itself where that is not known."""
     from huggingface_hub import constants
 
-    for known in (name, FULL_NAMES.get(name, name)):
-        reference = Path(constants.HF_HUB_CACHE) / f"datasets--{known.replace('/', '--')}" / "refs" / revision
+    for spelling in (name, FULL_NAMES.get(name, name)):
+        reference = Path(constants.HF_HUB_CACHE) / f"datasets--{spelling.replace('/', '--')}" / "refs" / revision
         if reference.is_file():
             return reference.read_text(encoding="utf-8").strip()
     return revision
 
 
-def parts_of(datasets: Any, folder: Path) -> dict[str, Any]:
+def read_cached_parts(datasets: Any, folder: Path) -> dict[str, Any]:
     """{split: dataset} of a copy in the cache; empty where one of its files is not there."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        found = {}
+        parts = {}
         for name, split in info["splits"].items():
-            stem = f"{snake_case(split.get('dataset_name') or info['dataset_name'])}-{name}"
+            stem = f"{to_snake_case(split.get('dataset_name') or info['dataset_name'])}-{name}"
             count = len(split.get("shard_lengths") or [0])
-            many = [f"{stem}-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
-            files = [folder / file for file in (many if count > 1 else [f"{stem}.arrow"])]
+            numbered = [f"{stem}-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
+            files = [folder / file for file in (numbered if count > 1 else [f"{stem}.arrow"])]
             if not all(file.is_file() for file in files):
                 return {}
             shards = [datasets.Dataset.from_file(str(file)) for file in files]
-            found[name] = shards[0] if count == 1 else datasets.concatenate_datasets(shards)
-            if len(found[name]) != split["num_examples"]:
+            parts[name] = shards[0] if count == 1 else datasets.concatenate_datasets(shards)
+            if len(parts[name]) != split["num_examples"]:
                 return {}
-        return found
+        return parts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another library's file, of another version
         return {}
 
 
-def from_hub(datasets: Any, name: str, config: str | None, revision: str | None) -> Source:
+def load_from_hub(datasets: Any, name: str, config: str | None, revision: str | None) -> HFData:
     """Download a dataset into the cache. Raises OSError with the steps to take where that cannot be done."""
     full = FULL_NAMES.get(name, name)
     if datasets.config.HF_HUB_OFFLINE:
-        raise OSError(steps(full, "it is not in the local cache, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set"))
+        raise OSError(
+            explain_absence(full, "it is not in the local cache, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set")
+        )
     reason = unreachable(full, revision, "dataset")
     if reason is not None:
-        raise OSError(steps(full, f"it is not in the local cache, and {reason}"))
-    found = guarded(
-        lambda: datasets.load_dataset(full, config, revision=revision), steps(full, "it cannot be downloaded or read")
+        raise OSError(explain_absence(full, f"it is not in the local cache, and {reason}"))
+    loaded = call_library(
+        lambda: datasets.load_dataset(full, config, revision=revision),
+        explain_absence(full, "it cannot be downloaded or read"),
     )
-    again = from_cache(datasets, full, config, revision)  # so that this run and later ones name the same copy
-    if again is not None:
-        return Source(again.parts, again.identity, [])
-    return Source(dict(found), "+".join(f"{key}:{part._fingerprint}" for key, part in found.items()), [])
+    cached = load_from_cache(datasets, full, config, revision)  # so that this run and later ones name the same copy
+    if cached is not None:
+        return HFData(cached.parts, cached.identity, [])
+    return HFData(dict(loaded), join_fingerprints(loaded), [])
 
 
-def steps(name: str, reason: str) -> str:
+def join_fingerprints(parts: Mapping[str, Any]) -> str:
+    """What tells these data from others, of those that are in no cache."""
+    return "+".join(f"{name}:{part._fingerprint}" for name, part in parts.items())
+
+
+def explain_absence(name: str, reason: str) -> str:
     """Why a dataset of the Hub is not here, and how it gets here."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return (
         f"{name}: {reason}. Check the name at {endpoint}/datasets/{name}, where a gated dataset's terms are accepted; "
         f'log in with `hf auth login`; then, where there is a network, run `python -c "import datasets; '
-        f"datasets.load_dataset('{name}')\"`, and copy the cache ({cache_folder()}) to a machine without one. Or give "
-        "`name` a local folder (save_to_disk, Parquet or images)"
+        f"datasets.load_dataset('{name}')\"`, and copy the cache ({find_cache_folder()}) to a machine without one. Or "
+        "give `name` a local folder (save_to_disk, Parquet or images)"
     )
 
 
-def cache_folder() -> str:
+def find_cache_folder() -> str:
     """Where the library keeps what it prepared."""
     import datasets
 
     return str(datasets.config.HF_DATASETS_CACHE)
 
 
-def guarded(work: Callable[[], Any], message: str) -> Any:
+def call_library(work: Callable[[], Any], message: str) -> Any:
     """What `work` returns. Raises OSError with `message` and the first line of whatever error it ends with."""
     try:
         return work()

@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from toolbox.base import (
-    SPLITS,
-    Dataset,
-    ImageFiles,
-    Sample,
-    composed,
-    listed_endings,
-    read_image,
-    sized_files,
-    split_by_hash,
-)
+from toolbox.base import SPLITS, composed, folders_in, listed_endings, natural, sized_files, split_by_hash
 from toolbox.plugin import Problem
-from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import (
-    Layout,
-    Listing,
+    ClassFiles,
+    FolderLayout,
     find_layout,
-    folders_in,
-    list_classes,
-    natural,
-    only_case_differs,
+    find_names_alike,
+    list_class_files,
+    merge_class_files,
 )
-from toolbox_datasets.files import listing
+from toolbox_datasets.files import list_first
+from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
 from toolbox_datasets.splits import LEAST, require_share
 
 
-class ImageFolder(Dataset):
+class ImageFolder(ImageFileDataset):
     """Images in root/<class>/, at any depth below it, or in root/train/<class>/, root/val/<class>/ and so on.
 
     - `root`: the folder, or one that holds nothing but it. If train/, val/ or test/ in it hold folders themselves,
@@ -53,7 +40,7 @@ class ImageFolder(Dataset):
     - `seed`: of what is carved and taken. "train" and "val" must be given the same shares and `seed`.
 
     Which split a class or an image is in depends on its own name and `seed` alone (`toolbox.base.split_by_hash`):
-    pictures and classes that are added move no other from "train" into "val" or "test". A class with fewer images than
+    images and classes that are added move no other from "train" into "val" or "test". A class with fewer images than
     splits is in "train" alone until it grows. Divided by images, train/ alone is enough of folders to carve "val" from.
     A split whose classes all occur in train/ takes its labels from there, so they mean the same in both.
 
@@ -63,6 +50,8 @@ class ImageFolder(Dataset):
     extensions. The folder is read on first use. Raises ValueError for an unknown split, numbers out of range, or no
     extension.
     """
+
+    split_names = (*SPLITS, "all")
 
     def __init__(
         self,
@@ -76,24 +65,18 @@ class ImageFolder(Dataset):
         shots: int | None = None,
         seed: int = 42,
     ) -> None:
-        if split not in (*SPLITS, "all"):
-            raise ValueError(f"split must be 'train', 'val', 'test' or 'all', not {split!r}")
         require_share("val_share", val_share)
         require_share("test_share", test_share)
-        if val_share + test_share >= 1:
-            raise ValueError(f"val_share ({val_share}) and test_share ({test_share}) leave nothing to train on")
+        super().__init__(split, ratio, shots, val_share, seed, test_share)
         if extensions is not None and not extensions:
             raise ValueError("extensions is empty: name at least one, such as ['jpg'], or leave it out")
         if divide not in ("classes", "images"):
             raise ValueError(f"divide must be 'classes' or 'images', not {divide!r}")
-        subsets.require_subset(ratio, shots, seed)
-        self.root, self.split = os.path.expanduser(root), split
-        self.val_share, self.test_share = val_share, test_share
-        self.divide, self.ratio, self.shots, self.seed = divide, ratio, shots, seed
+        self.root, self.divide = os.path.expanduser(root), divide
         self.extensions = extensions and tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> FolderLayout:
         """Where the splits and classes are. Raises ValueError where that cannot be told."""
         return find_layout(Path(self.root))
 
@@ -102,39 +85,11 @@ class ImageFolder(Dataset):
         """Which of "train", "val" and "test" have folders of their own; none if `root` itself holds the classes."""
         return list(self.layout.splits)
 
-    @cached_property
-    def parts(self) -> list[str]:
-        """The folders below `root` that hold the classes of the split. Raises ValueError if it has none."""
-        splits = self.layout.splits
-        wanted = list(splits) if self.split == "all" else ["train" if self.carved else self.split]
-        if splits and not set(wanted) <= set(splits):
-            raise ValueError(
-                f"{Path(self.root) / self.layout.base} has {', '.join(f'{name}/' for name in splits.values())} but no "
-                f"{self.split}/ with class folders: make one, or choose another split"
-            )
-        return [f"{self.layout.base}{splits[name]}/" for name in wanted] if splits else [self.layout.base]
+    def list_parts(self) -> Sequence[str]:
+        return self.split_folders or (["train"] if self.divide == "images" else SPLITS)
 
     @cached_property
-    def listings(self) -> dict[str, Listing]:
-        """{folder: what lies in its classes} of the folders that hold the split's."""
-        root = Path(self.root)
-        return {str(root / part): list_classes(root, root / part, self.extensions) for part in self.parts}
-
-    @cached_property
-    def undivided(self) -> Listing:
-        """The images of all classes that this split is drawn from."""
-        return merged(list(self.listings.values()))
-
-    @cached_property
-    def listing(self) -> Listing:
-        """The images of this split's classes. Raises ValueError if `root` has split folders, but not this one."""
-        found = self.undivided
-        if self.split_folders or self.divide == "images":
-            return found
-        return found._replace(files={name: found.files[name] for name in self.divided(list(found.files))})
-
-    @cached_property
-    def carved(self) -> dict[str, float]:
+    def carved_shares(self) -> dict[str, float]:
         """{split: its share of the images of each class} of the splits that are carved where this one comes from."""
         if self.divide == "classes" or self.split == "all":
             return {}
@@ -143,7 +98,48 @@ class ImageFolder(Dataset):
         lacks_val = "train" in self.split_folders and "val" not in self.split_folders
         return {"val": self.val_share} if lacks_val and self.split in ("train", "val") else {}
 
-    def divided(self, names: list[str]) -> list[str]:
+    @cached_property
+    def part(self) -> str:
+        """The part that the split is, or is drawn from; "all" of everything. Raises ValueError if there is none."""
+        if self.split == "all":
+            return "all"
+        part = "train" if self.carved_shares else self.split
+        if part not in self.list_parts():
+            splits = ", ".join(f"{name}/" for name in self.layout.splits.values())
+            raise ValueError(
+                f"{Path(self.root) / self.layout.base} has {splits} but no {self.split}/ with class folders: make one, "
+                "or choose another split"
+            )
+        return part
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The folders below `root` that hold the classes of `part`."""
+        base, splits = self.layout.base, self.layout.splits
+        names = splits.values() if self.part == "all" else [splits[self.part]] if splits else []
+        return [f"{base}{name}/" for name in names] or [base]
+
+    @cached_property
+    def files_of_folders(self) -> dict[str, ClassFiles]:
+        """{folder: the images of its classes} of `folders`."""
+        root = Path(self.root)
+        return {str(root / name): list_class_files(root, root / name, self.extensions) for name in self.folders}
+
+    @cached_property
+    def undivided_files(self) -> ClassFiles:
+        """The images of all classes that this split is drawn from."""
+        return merge_class_files(list(self.files_of_folders.values()))
+
+    @cached_property
+    def class_files(self) -> ClassFiles:
+        """The images of this split's classes. Raises ValueError if `root` has split folders, but not this one."""
+        undivided = self.undivided_files
+        if self.split_folders or self.divide == "images":
+            return undivided
+        names = self.choose_classes(list(undivided.files))
+        return undivided._replace(files={name: undivided.files[name] for name in names})
+
+    def choose_classes(self, names: list[str]) -> list[str]:
         """Those of all classes that belong to this split when there are no split folders."""
         if self.split == "all":
             return names
@@ -154,131 +150,93 @@ class ImageFolder(Dataset):
                 "each. These may share classes, with other images"
             )
         shares = {"val_share": self.val_share, "test_share": self.test_share}
-        chosen = split_by_hash(names, **shares, seed=self.seed, least=LEAST)[self.split]
-        return [names[index] for index in chosen]
+        indices = split_by_hash(names, **shares, seed=self.seed, least=LEAST)[self.split]
+        return [names[index] for index in indices]
 
     @cached_property
     def classes(self) -> list[str]:
-        own = list(self.listing.files)
+        names = list(self.class_files.files)
         if "train" in self.split_folders and self.split in ("val", "test"):
             folder = Path(self.root) / self.layout.base / self.layout.splits["train"]
-            trained = sorted({composed(name) for name in folders_in(folder)}, key=natural)
-            return trained if set(own) <= set(trained) else own
-        return own
+            train_names = sorted({composed(name) for name in folders_in(folder)}, key=natural)
+            return train_names if set(names) <= set(train_names) else names
+        return names
 
-    @cached_property
-    def whole(self) -> list[tuple[str, int]]:
-        """(path relative to `root`, label) of each image that the split is drawn from."""
+    def list_images(self) -> list[LabelledFile]:
         label_of = {name: label for label, name in enumerate(self.classes)}
-        return [(path, label_of[name]) for name, paths in self.listing.files.items() for path in paths]
+        return [LabelledFile(path, label_of[name]) for name, paths in self.class_files.files.items() for path in paths]
 
-    @cached_property
-    def own(self) -> list[int]:
-        """Indices into `whole` of the split's own images, before `ratio` or `shots`."""
-        if not self.carved:
-            return list(range(len(self.whole)))
-        shares = {f"{name}_share": self.carved.get(name, 0) for name in ("val", "test")}
-        labels = np.array([label for _, label in self.whole], dtype=np.int64)
-        return split_by_hash(self.keys_of(self.whole), **shares, seed=self.seed, labels=labels)[self.split].tolist()
-
-    def keys_of(self, items: list[tuple[str, int]]) -> list[str]:
+    def list_keys(self) -> list[str]:
         """What images are called in their class, wherever the classes lie."""
-        folder = self.parts[0] if len(self.parts) == 1 else self.layout.base
-        return [composed(path.removeprefix(folder)) for path, _ in items]
+        folder = self.folders[0] if len(self.folders) == 1 else self.layout.base
+        return [composed(path.removeprefix(folder)) for path, _ in self.part_images]
 
-    @cached_property
-    def items(self) -> list[tuple[str, int]]:
-        """(path relative to `root`, label) of each image of the split."""
-        own = [self.whole[index] for index in self.own]
-        if self.shots is None and self.ratio == 1:
-            return own
-        labels = np.array([label for _, label in own], dtype=np.int64)
-        try:
-            kept = subsets.thinned(labels, self.keys_of(own), self.ratio, self.shots, self.seed, self.classes)
-        except ValueError as error:
-            raise ValueError(f"{self.root}, '{self.split}': {error}") from None
-        return [own[place] for place in kept.tolist()]
-
-    @cached_property
-    def labels(self) -> list[int]:
-        return [label for _, label in self.items]
+    def identities(self) -> list[str]:
+        paths = self.paths
+        names = (composed(path.removeprefix(next(filter(path.startswith, self.folders)))) for path in paths)
+        return sized_files((f"{self.root}/{path}" for path in paths), names)  # the same ones of "all" and "test"
 
     @property
     def ignored(self) -> dict[str, int]:
         """{extension: how many files below `root` were left out for it}; "" for files that have none."""
-        return dict(self.listing.ignored)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def item_files(self) -> list[Path]:
-        return [Path(self.root) / path for path, _ in self.items]
-
-    def identities(self) -> list[str]:
-        paths = [path for path, _ in self.items]
-        names = (composed(path.removeprefix(next(filter(path.startswith, self.parts)))) for path in paths)
-        return sized_files((f"{self.root}/{path}" for path in paths), names)  # the same ones of "all" and "test"
+        return dict(self.class_files.ignored)
 
     def ignored_files(self) -> dict[str, dict[str, int]]:
-        return {folder: dict(listing.ignored) for folder, listing in self.listings.items()}
+        return {folder: dict(files.ignored) for folder, files in self.files_of_folders.items()}
 
     def notes(self) -> list[str]:
         """What was decided of the folders, how images are divided and how many are left out, with counts."""
-        notes = [*self.layout.notes, *self.listing.images.repeated_note()]
-        if self.listing.loose:
-            notes.append(f"{self.listing.loose:,} images of {self.root} lie in no class folder and are left out")
-        if alike := only_case_differs(self.listing.files):
-            notes.append(f"classes that differ only in upper and lower case: {listing(alike)}")
+        notes = [*self.layout.notes, *self.class_files.images.repeated_note()]
+        if self.class_files.loose:
+            notes.append(f"{self.class_files.loose:,} images of {self.root} lie in no class folder and are left out")
+        if alike := find_names_alike(self.class_files.files):
+            notes.append(f"classes that differ only in upper and lower case: {list_first(alike)}")
         if self.split != "all" and not self.split_folders and self.divide == "classes":
             notes.append(
                 f"{self.root}: the classes are divided by their names ('val' about {self.val_share:g}, 'test' about "
-                f"{self.test_share:g}, seed {self.seed}); '{self.split}' has {len(self.listing.files):,} of "
-                f"{len(self.undivided.files):,}"
+                f"{self.test_share:g}, seed {self.seed}); '{self.split}' has {len(self.class_files.files):,} of "
+                f"{len(self.undivided_files.files):,}"
             )
-        if self.carved:
-            shares = ", ".join(f"'{name}' about {share:g}" for name, share in self.carved.items())
+        if self.carved_shares:
+            shares = ", ".join(f"'{name}' about {share:g}" for name, share in self.carved_shares.items())
+            count, part_count = len(self.split_indices), len(self.part_images)
             notes.append(
                 f"{self.root}: the images of each class are divided by their names ({shares}, seed {self.seed}); "
-                f"'{self.split}' has {len(self.own):,} of {len(self.whole):,} ({len(self.own) / len(self.whole):.1%})"
+                f"'{self.split}' has {count:,} of {part_count:,} ({count / part_count:.1%})"
             )
-        return notes + subsets.notes_of(
-            np.array([label for _, label in self.whole], dtype=np.int64), 1 + len(self.carved), self.split,
-            own=len(self.own), kept=len(self), ratio=self.ratio, shots=self.shots, seed=self.seed, classes=self.classes,
-        )  # fmt: skip
-
-    def __getitem__(self, index: int) -> Sample:
-        name, label = self.items[index]
-        path = Path(self.root) / name
-        return {"image": read_image(path), "label": label, "id": name, "path": str(path)}
+        return notes + self.describe_subset()
 
     def check(self) -> list[Problem]:
         """A missing folder or split, a folder without images, or classes without any."""
-        layout = f"Put images into {self.root}/<class>/, or into train/, val/ and test/ there, one folder a class each."
+        steps = self.explain_download(self.root)
         if not Path(self.root).is_dir():
-            return [Problem(f"The folder {self.root} does not exist.", "root", layout)]
+            return [Problem(f"The folder {self.root} does not exist.", "root", steps)]
         try:
-            files = self.listing.files
+            files = self.class_files.files
         except (OSError, ValueError) as error:
             return [Problem(str(error), "root")]
+        others = listed_endings(self.class_files.ignored)
         if not any(files.values()):
-            others = listed_endings(self.listing.ignored)
-            found = f" Other files there: {others}; `extensions` says what counts as an image." if others else ""
-            return [
-                Problem(f"{self.root}: the split '{self.split}' has no images in class folders.{found}", "root", layout)
-            ]
+            note = f" Other files there: {others}; `extensions` says what counts as an image." if others else ""
+            message = f"{self.root}: the split '{self.split}' has no images in class folders.{note}"
+            return [Problem(message, "root", steps)]
+        if not len(self.split_indices):
+            message = f"{self.root}: no class has enough images to give '{self.split}' one."
+            return [Problem(message, "root", steps)]
         try:
-            found = len(self.items)
+            len(self)
         except ValueError as error:
             return [Problem(str(error), "root")]
-        if not found:
-            return [Problem(f"{self.root}: no class has enough images to give '{self.split}' one.", "root", layout)]
         empty = [name for name, paths in files.items() if not paths]
         if empty:
-            others = listed_endings(self.listing.ignored)
-            found = f" Other files below {self.root}: {others}." if others else ""
-            message = f"{len(empty)} class folders in {self.root} hold no image: {listing(empty)}.{found}"
+            note = f" Other files below {self.root}: {others}." if others else ""
+            message = f"{len(empty)} class folders in {self.root} hold no image: {list_first(empty)}.{note}"
             return [Problem(message, "root", "Fill or remove them.")]
         return []
+
+    @classmethod
+    def explain_download(cls, root: str) -> str:
+        return f"Put images into {root}/<class>/, or into train/, val/ and test/ there, one folder a class each."
 
     @classmethod
     def prepare(cls, out: str) -> str:
@@ -286,29 +244,13 @@ class ImageFolder(Dataset):
 
         - `out`: the folder that holds one folder a class. Raises ValueError with what is wrong in it.
         """
-        dataset = cls(out)
-        splits = dataset.split_folders or ["all"]
-        findings = []
-        for split in splits:
+        summaries = []
+        for split in cls(out).split_folders or ["all"]:
             dataset = cls(out, split=split)
             problems = dataset.check()
             if problems:
                 raise ValueError("\n".join(map(str, problems)))
             left_out = sum(dataset.ignored.values())
             note = f" ({left_out:,} other files ignored)" if left_out else ""
-            findings.append(f"{split} {len(dataset):,} images of {len(dataset.listing.files):,} classes{note}")
-        return f"{out} is readable: " + ", ".join(findings)
-
-
-def merged(listings: list[Listing]) -> Listing:
-    """What several folders hold, class by class."""
-    if len(listings) == 1:
-        return listings[0]
-    files: dict[str, list[str]] = {}
-    for one in listings:
-        for name, paths in one.files.items():
-            files.setdefault(name, []).extend(paths)
-    ignored = sum((one.ignored for one in listings), Counter())
-    images = ImageFiles((), ignored, sum(one.images.repeated for one in listings))
-    ordered = {name: files[name] for name in sorted(files, key=natural)}
-    return Listing(ordered, images, sum(one.loose for one in listings))
+            summaries.append(f"{split} {len(dataset):,} images of {len(dataset.class_files.files):,} classes{note}")
+        return f"{out} is readable: " + ", ".join(summaries)

@@ -10,16 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from toolbox.base import folders_in, natural
 from toolbox.plugin import command_line
-from toolbox_datasets.class_folders import folders_in, list_classes, natural
-from toolbox_datasets.classified import Picture, Pictures
-from toolbox_datasets.files import lines_of, listing
+from toolbox_datasets.class_folders import list_class_files
+from toolbox_datasets.files import list_first, read_lines
+from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
 
 SOLUTIONS = ("LOC_val_solution.csv", "val_labels.csv", "val.txt")
 """Files beside val/ that say the class of images that lie in it without folders."""
 
 
-class ImageNet(Pictures):
+class ImageNet(ImageFileDataset):
     """Photos of 1,000 classes (Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge"), a subset
     of them, or any folder of that layout.
 
@@ -52,7 +53,7 @@ class ImageNet(Pictures):
         super().__init__(split, ratio, shots, val_share, seed)
         if classes is not None and not classes:
             raise ValueError("classes is empty: name some, such as ['n01440764', 'n01443537'], or leave it out")
-        self.root, self.chosen = os.path.expanduser(root), classes
+        self.root, self.selection = os.path.expanduser(root), classes
 
     @cached_property
     def has_test(self) -> bool:
@@ -65,7 +66,7 @@ class ImageNet(Pictures):
         names = {"train": "train", "val": "val", "test": "test"} if self.has_test else {"train": "train", "test": "val"}
         return {part: name for part, name in names.items() if (Path(self.root) / name).is_dir()}
 
-    def parts(self) -> Sequence[str]:
+    def list_parts(self) -> Sequence[str]:
         if not Path(self.root).is_dir():
             raise FileNotFoundError(f"The folder {self.root} does not exist.")
         return tuple(self.folder_of)
@@ -76,17 +77,17 @@ class ImageNet(Pictures):
         path = Path(self.root) / "labels.txt"
         if not path.is_file():
             return {}
-        found = {}
-        for number, line in enumerate(lines_of(path), start=1):
+        names = {}
+        for number, line in enumerate(read_lines(path), start=1):
             wnid, comma, name = (text.strip() for text in line.partition(","))
             if not comma or not wnid or not name:
                 raise ValueError(
                     f"{path}, entry {number}: '{line[:80]}' is not 'n01440764,tench': a wnid, a comma, a name"
                 )
-            if wnid in found:
+            if wnid in names:
                 raise ValueError(f"{path}, entry {number}: {wnid} stands there twice")
-            found[wnid] = name
-        return found
+            names[wnid] = name
+        return names
 
     @cached_property
     def wnids(self) -> list[str]:
@@ -99,17 +100,17 @@ class ImageNet(Pictures):
         if unnamed:
             raise ValueError(
                 f"{base} has {len(unnamed):,} folders that {Path(self.root) / 'labels.txt'} does not name: "
-                f"{listing(sorted(unnamed))}"
+                f"{list_first(sorted(unnamed))}"
             )
-        here = set(present)
-        ordered = [wnid for wnid in self.names if wnid in here] if self.names else sorted(present, key=natural)
-        if self.chosen is None:
+        present_set = set(present)
+        ordered = [wnid for wnid in self.names if wnid in present_set] if self.names else sorted(present, key=natural)
+        if self.selection is None:
             return ordered
-        wanted = self.chosen if not isinstance(self.chosen, str) else first_words(Path(self.chosen))
-        absent = [wnid for wnid in wanted if wnid not in here]
+        selected = read_first_words(Path(self.selection)) if isinstance(self.selection, str) else self.selection
+        absent = [wnid for wnid in selected if wnid not in present_set]
         if absent:
-            raise ValueError(f"{base} has no folder for {len(absent):,} of the chosen classes: {listing(absent)}")
-        return [wnid for wnid in ordered if wnid in set(wanted)]
+            raise ValueError(f"{base} has no folder for {len(absent):,} of the chosen classes: {list_first(absent)}")
+        return [wnid for wnid in ordered if wnid in set(selected)]
 
     @cached_property
     def classes(self) -> list[str]:
@@ -117,20 +118,21 @@ class ImageNet(Pictures):
         count = Counter(names)  # two classes are a crane, two a maillot
         return [name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, self.wnids, strict=True)]
 
-    def pictures(self, part: str) -> list[Picture]:
+    def list_images(self) -> list[LabelledFile]:
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
-        folder = Path(self.root) / self.folder_of[part]
-        if part == "test" and not folders_in(folder):
-            return [Picture(path, label_of[wnid]) for path, wnid in self.flat(folder) if wnid in label_of]
-        strangers = set(folders_in(folder)) - set(self.names or label_of) if self.chosen is None else set()
+        folder = Path(self.root) / self.folder_of[self.part]
+        if self.part == "test" and not folders_in(folder):
+            images = self.read_solutions(folder)
+            return [LabelledFile(path, label_of[wnid]) for path, wnid in images if wnid in label_of]
+        strangers = set(folders_in(folder)) - set(self.names or label_of) if self.selection is None else set()
         if strangers:
             raise ValueError(
-                f"{folder} has {len(strangers):,} classes that are not in train/: {listing(sorted(strangers))}"
+                f"{folder} has {len(strangers):,} classes that are not in train/: {list_first(sorted(strangers))}"
             )
-        files = list_classes(Path(self.root), folder, only=set(label_of)).files
-        return [Picture(path, label_of[wnid]) for wnid in self.wnids for path in files.get(wnid, [])]
+        files = list_class_files(Path(self.root), folder, only=set(label_of)).files
+        return [LabelledFile(path, label_of[wnid]) for wnid in self.wnids for path in files.get(wnid, [])]
 
-    def flat(self, folder: Path) -> list[tuple[str, str]]:
+    def read_solutions(self, folder: Path) -> list[tuple[str, str]]:
         """(path, wnid) of the images in a folder without class folders. Raises ValueError if no file says the wnids."""
         path = next((Path(self.root) / name for name in SOLUTIONS if (Path(self.root) / name).is_file()), None)
         if path is None:
@@ -139,8 +141,8 @@ class ImageNet(Pictures):
                 "class of each image: sort the images into folders, or get LOC_val_solution.csv from "
                 "https://www.kaggle.com/c/imagenet-object-localization-challenge/data"
             )
-        found = []
-        for number, line in enumerate(lines_of(path), start=1):
+        images = []
+        for number, line in enumerate(read_lines(path), start=1):
             words = next(csv.reader([line])) if path.suffix == ".csv" else line.split()
             if number == 1 and words[0] == "ImageId":
                 continue
@@ -149,11 +151,11 @@ class ImageNet(Pictures):
             name, wnid = words[0].strip(), words[1].split()[0]
             if wnid.isdecimal():
                 raise ValueError(f"{path}, entry {number}: '{wnid}' is a number; write the wnid, such as n01440764")
-            found.append((f"{folder.name}/{name if Path(name).suffix else name + '.JPEG'}", wnid))
-        return sorted(found)
+            images.append((f"{folder.name}/{name if Path(name).suffix else name + '.JPEG'}", wnid))
+        return sorted(images)
 
     def notes(self) -> list[str]:
-        """As of `Classified`, and which classes are counted where it is not all of labels.txt."""
+        """As of `ClassificationDataset`, and which classes are counted where it is not all of labels.txt."""
         notes = super().notes()
         if self.names and len(self.wnids) < len(self.names):
             notes.insert(
@@ -163,7 +165,7 @@ class ImageNet(Pictures):
         return notes
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             "Log in at https://image-net.org/download-images or https://www.kaggle.com/c/"
             "imagenet-object-localization-challenge, accept the terms, and put train/<wnid>/*.JPEG, val/ and "
@@ -181,9 +183,9 @@ class ImageNet(Pictures):
 
         Raises ValueError, with the steps to take, if something is missing.
         """
-        return cls.checked(out, classes=classes)
+        return cls.check_parts(out, classes=classes)
 
 
-def first_words(path: Path) -> list[str]:
+def read_first_words(path: Path) -> list[str]:
     """The first word of each line. Raises OSError or ValueError if there are none."""
-    return [line.replace(",", " ").split()[0] for line in lines_of(path)]
+    return [line.replace(",", " ").split()[0] for line in read_lines(path)]

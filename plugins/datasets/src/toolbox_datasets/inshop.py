@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.plugin import command_line
-from toolbox_datasets.files import first_of
-from toolbox_datasets.listed import Item, Listed
+from toolbox_datasets.files import find_first
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 
 PAGE = "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html"
 LISTS = ("list_eval_partition.txt", "Eval/list_eval_partition.txt")
 HEADER = "image_name item_id evaluation_status"
 
 
-class InShop(Listed):
+class InShop(RetrievalDataset):
     """Photos of clothes from shops, a class being one item of clothing (Liu et al. 2016, "DeepFashion: Powering Robust
     Clothes Recognition and Retrieval with Rich Annotations"), with fixed queries and a fixed gallery.
 
@@ -32,9 +32,9 @@ class InShop(Listed):
 
     published = {"train": (25_882, 3_997), "test": (26_830, 3_985)}
 
-    def read(self, part: Literal["train", "test"]) -> list[Item]:
+    def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
         root = Path(self.root)
-        path = first_of(root, LISTS)
+        path = find_first(root, LISTS)
         prefix = "Img/" if not (root / "img").is_dir() and (root / "Img" / "img").is_dir() else ""
         return [
             item._replace(path=prefix + item.path)
@@ -43,7 +43,7 @@ class InShop(Listed):
         ]
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
             f"The dataset is given out at {PAGE}: download Eval/list_eval_partition.txt and Img/img.zip, put the first "
             f"to {root}/Eval/, unpack the second to {root}/img/, and check with "
@@ -51,7 +51,7 @@ class InShop(Listed):
         )
 
 
-def read_partition(path: Path) -> list[Item]:
+def read_partition(path: Path) -> list[ListedImage]:
     """All images of a list: their number, a header, and a line each; `role` is None for training images.
 
     Raises OSError if it cannot be read, and ValueError naming file and line if the header is another one, a line has
@@ -60,7 +60,7 @@ def read_partition(path: Path) -> list[Item]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     if len(lines) < 2 or not lines[0].strip().isdecimal() or lines[1].split() != HEADER.split():
         raise ValueError(f"{path}: the first two lines must be the number of images and '{HEADER}'")
-    items: list[Item] = []
+    items: list[ListedImage] = []
     seen: set[str] = set()
     trained: dict[str, bool] = {}
     for number, line in enumerate(lines[2:], start=3):
@@ -78,7 +78,7 @@ def read_partition(path: Path) -> list[Item]:
             raise ValueError(f"{path}:{number}: the item {item_id} is in the training and in the test set")
         seen.add(name)
         group = "/".join(name.split("/")[1:-2])
-        items.append(Item(name, item_id, name, group, None if status == "train" else status))
+        items.append(ListedImage(name, item_id, name, group, None if status == "train" else status))
     if len(items) != int(lines[0]):
         raise ValueError(f"{path}:1 announces {int(lines[0]):,} images, and the list has {len(items):,}: get it again")
     return items

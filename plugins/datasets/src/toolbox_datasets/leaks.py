@@ -1,4 +1,4 @@
-"""A recipe must not judge on its training images: the same split, or splits that were carved in two different ways."""
+"""Checks that a recipe does not evaluate on its training images, by one split or by splits carved in two ways."""
 
 from __future__ import annotations
 
@@ -25,48 +25,51 @@ OWN_TEST = ("datasets.Food101", "datasets.CIFAR10", "datasets.ImageNet")
 """Datasets whose "test" is never carved."""
 
 
-def problems(config: Mapping[str, Any]) -> list[Problem]:
+def find_leaks(config: Mapping[str, Any]) -> list[Problem]:
     """Splits that share images, and arguments in which two datasets of a recipe divide the same images differently."""
-    found: list[Problem] = []
-    given = {place: (config.get(place) or {}).get("dataset") for place in
-             ("train_dataloader", "val_dataloader", "test_dataloader")}  # fmt: skip
-    train = given.pop("train_dataloader")
-    for place, other in given.items():
-        if not isinstance(train, Mapping) or not isinstance(other, Mapping) or not same_data(train, other):
-            continue
-        if shared := same_split(train, other):
-            found.append(
-                Problem(f"{shared}: it would judge on images that were trained on.", f"{place}.dataset.split",
-                        "Give each its own, such as split='train' and split='val'.")
-            )  # fmt: skip
-            continue
-        if train["type"] in OWN_TEST and "test" in (train.get("split"), other.get("split")):
-            continue
-        for name, default in CARVING[train["type"]].items():
-            one, two = train.get(name, default), other.get(name, default)
-            if one != two:
-                found.append(
-                    Problem(
-                        f"It is {two!r}, and in train_dataloader.dataset {one!r}: the two would divide the same "
-                        "images differently, and some would be in both.",
-                        f"{place}.dataset.{name}",
-                        "Give both the same.",
-                    )
-                )
-    return found
+    train = _get_dataset(config, "train_dataloader")
+    problems: list[Problem] = []
+    for place in ("val_dataloader", "test_dataloader"):
+        other = _get_dataset(config, place)
+        if isinstance(train, Mapping) and isinstance(other, Mapping) and read_same_data(train, other):
+            problems += _compare_splits(train, other, place)
+    return problems
 
 
-def same_data(train: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _get_dataset(config: Mapping[str, Any], place: str) -> Any:
+    return (config.get(place) or {}).get("dataset")
+
+
+def _compare_splits(train: Mapping[str, Any], other: Mapping[str, Any], place: str) -> list[Problem]:
+    if overlap := describe_overlap(train, other):
+        message = f"{overlap}: it would judge on images that were trained on."
+        hint = "Give each its own, such as split='train' and split='val'."
+        return [Problem(message, f"{place}.dataset.split", hint)]
+    if train["type"] in OWN_TEST and "test" in (train.get("split"), other.get("split")):
+        return []
+    problems = []
+    for name, default in CARVING[train["type"]].items():
+        train_value, value = train.get(name, default), other.get(name, default)
+        if train_value != value:
+            message = (
+                f"It is {value!r}, and in train_dataloader.dataset {train_value!r}: the two would divide the same "
+                "images differently, and some would be in both."
+            )
+            problems.append(Problem(message, f"{place}.dataset.{name}", "Give both the same."))
+    return problems
+
+
+def read_same_data(train: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether both read one dataset, divided by images."""
-    kind = train.get("type")
-    if kind not in CARVING or other.get("type") != kind:
+    component = train.get("type")
+    if component not in CARVING or other.get("type") != component:
         return False
-    if kind == "datasets.ImageFolder" and "images" not in (train.get("divide"), other.get("divide")):
+    if component == "datasets.ImageFolder" and "images" not in (train.get("divide"), other.get("divide")):
         return False
-    return all(as_place(train.get(name)) == as_place(other.get(name)) for name in ("root", "name"))
+    return all(resolve_location(train.get(name)) == resolve_location(other.get(name)) for name in ("root", "name"))
 
 
-def as_place(name: Any) -> Any:
+def resolve_location(name: Any) -> Any:
     """A folder or name, however it is written."""
     if not isinstance(name, str | os.PathLike):
         return name
@@ -74,14 +77,14 @@ def as_place(name: Any) -> Any:
     return os.path.abspath(os.path.expanduser(full))
 
 
-def same_split(train: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def describe_overlap(train: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """In words, why two datasets of the same data hold the same images; empty where they do not."""
     if any(train.get(name) != other.get(name) for name in NARROWING):
         return ""
     default = "all" if train["type"] == "datasets.ImageFolder" else "train"
-    one, two = train.get("split", default), other.get("split", default)
-    if one == two:
-        return f"It is the split {two!r}, as train_dataloader.dataset is"
-    if "all" in (one, two):
-        return f"It is the split {two!r}, and train_dataloader.dataset {one!r}"
+    train_split, split = train.get("split", default), other.get("split", default)
+    if train_split == split:
+        return f"It is the split {split!r}, as train_dataloader.dataset is"
+    if "all" in (train_split, split):
+        return f"It is the split {split!r}, and train_dataloader.dataset {train_split!r}"
     return ""

@@ -39,4 +39,4 @@ def toolbox_check_config(config: dict) -> list[Problem]:
     """What no dataset sees alone: training and validation that are carved from the same images in two ways."""
     from toolbox_datasets import leaks
 
-    return leaks.problems(config)
+    return leaks.find_leaks(config)

@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image, sized_files
 from toolbox.plugin import Problem, command_line
 from toolbox_datasets import records_index, records_samples, tables
-from toolbox_datasets.files import listing, missing_files
-from toolbox_datasets.records_fields import Reader, check_columns
-from toolbox_datasets.records_index import Index, Relations, oddities, read_pairs
-from toolbox_datasets.records_samples import Samples, read_samples
+from toolbox_datasets.files import list_first, missing_files
+from toolbox_datasets.records_fields import RecordReader, check_columns
+from toolbox_datasets.records_index import ImageIndex, Relations, describe_oddities, read_pairs
+from toolbox_datasets.records_samples import RecordSamples, read_samples
 from toolbox_datasets.splits import require_share
 
 Mode = Literal["i2i", "t2i", "i2t", "t2t", "m2i", "m2t"]
@@ -71,19 +71,19 @@ class Records(Dataset):
         require_share("val_share", val_share)
         check_columns(columns or {})
         self.file = Path(path).expanduser()
-        tables.kind_of(self.file)
+        tables.find_format(self.file)
         self.folder = Path(root).expanduser() if root else self.file.parent
         self.mode, self.columns, self.split, self.val_share = mode, dict(columns or {}), split, val_share
         self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
     @cached_property
-    def index(self) -> Index | Samples:
+    def index(self) -> ImageIndex | RecordSamples:
         """What the split holds."""
-        reader = Reader(self.file, self.mode, self.columns, self.missing_labels)
+        reader = RecordReader(self.file, self.mode, self.columns, self.missing_labels)
         module, read = (records_index, read_pairs) if self.mode == "i2i" else (records_samples, read_samples)
         whole: Any = read(reader, self.folder)
         if self.split != "all":
-            return module.divided(whole, self.split, self.val_share, self.file)
+            return module.take_split(whole, self.split, self.val_share, self.file)
         return whole
 
     @cached_property
@@ -100,7 +100,7 @@ class Records(Dataset):
 
     @property
     def records(self) -> Relations | None:
-        return self.index.relations if isinstance(self.index, Index) else None
+        return self.index.relations if isinstance(self.index, ImageIndex) else None
 
     @property
     def unit(self) -> str:
@@ -108,66 +108,66 @@ class Records(Dataset):
 
     def notes(self) -> list[str]:
         """What is odd in the file, with counts; what was guessed of its columns."""
-        found = self.index
-        return [*found.notes, *(oddities(found) if isinstance(found, Index) else [])]
+        index = self.index
+        return [*index.notes, *(describe_oddities(index) if isinstance(index, ImageIndex) else [])]
 
     def __len__(self) -> int:
         return len(self.index.labels)
 
     def item_files(self) -> list[Path] | None:
-        found = self.index
-        return [self.folder / path for path in found.paths] if isinstance(found, Index) else None
+        index = self.index
+        return [self.folder / path for path in index.paths] if isinstance(index, ImageIndex) else None
 
     def sources(self) -> list[Path]:
         # texts stand in the file itself
         return self.item_files() or [*(self.folder / path for path in self.index.paths), self.file]
 
     def identities(self) -> list[str]:
-        found = self.index
-        images = sized_files((self.folder / path for path in found.paths), found.paths)
-        if isinstance(found, Index):
+        index = self.index
+        images = sized_files((self.folder / path for path in index.paths), index.paths)
+        if isinstance(index, ImageIndex):
             return images
         columns = [
             [images[value] for value in values] if field.endswith("image") else [str(value) for value in values]
-            for field, values in sorted(found.fields.items())
+            for field, values in sorted(index.fields.items())
         ]
         return ["\0".join(fields) for fields in zip(*columns, strict=True)]
 
     def __getitem__(self, index: int) -> Sample:
-        found = self.index
-        if isinstance(found, Index):
-            fields, name = {"image": index}, found.paths[index]
+        content = self.index
+        if isinstance(content, ImageIndex):
+            fields, name = {"image": index}, content.paths[index]
         else:
-            fields, name = {field: values[index] for field, values in found.fields.items()}, found.ids[index]
+            fields, name = {field: values[index] for field, values in content.fields.items()}, content.ids[index]
         sample: Sample = {"label": self.labels[index], "id": name}
         for field, value in fields.items():
             if field.endswith("image"):
-                path = self.folder / found.paths[value]
+                path = self.folder / content.paths[value]
                 sample[field] = read_image(path)
                 sample["path" if field == "image" else "positive_path"] = str(path)
             else:
                 sample[field] = value
-        if found.groups and found.groups[index]:
-            sample["group"] = found.groups[index]
+        if content.groups and content.groups[index]:
+            sample["group"] = content.groups[index]
         return sample
 
     def check(self) -> list[Problem]:
         """A missing or malformed file, a split that holds nothing, images that are not there or are texts."""
         if not self.file.is_file():
-            return [Problem(f"The file {self.file} does not exist.", "path", self.how_to_write())]
+            return [Problem(f"The file {self.file} does not exist.", "path", self.explain_format())]
         try:
-            found = self.index
+            index = self.index
         except (OSError, ValueError) as error:
             return [Problem(str(error), "path")]
-        absent = missing_files(self.folder, found.paths)
-        return self._missing(absent, found) if absent else []
+        absent = missing_files(self.folder, index.paths)
+        return self._explain_missing(absent, index) if absent else []
 
-    def _missing(self, absent: list[str], found: Index | Samples) -> list[Problem]:
+    def _explain_missing(self, absent: list[str], index: ImageIndex | RecordSamples) -> list[Problem]:
         """What to do about images that are not there."""
-        line_of = dict(zip(found.paths, found.image_lines.tolist(), strict=True))
+        line_of = dict(zip(index.paths, index.image_lines.tolist(), strict=True))
         texts = [path for path in absent if looks_like_text(path)]
         if texts:
-            where = tables.place(self.file, line_of[texts[0]])
+            where = tables.format_place(self.file, line_of[texts[0]])
             hint = f"If these are texts, set mode='{TEXT_INSTEAD[self.mode]}'." if self.mode in TEXT_INSTEAD else ""
             message = (
                 f"{where} names '{texts[0][:80]}' where mode '{self.mode}' reads an image ({len(texts):,} such values)."
@@ -175,24 +175,24 @@ class Records(Dataset):
             return [Problem(message, "mode", hint)]
         links = [path for path in absent if "://" in path]
         if links:
-            where = tables.place(self.file, line_of[links[0]])
+            where = tables.format_place(self.file, line_of[links[0]])
             message = f"{where} names the address {links[0][:80]} ({len(links):,} of them); images are read from files."
             return [Problem(message, "path", "Download them, and write the files' paths.")]
         message = (
-            f"{len(absent):,} of {len(found.paths):,} images that {self.file} names do not exist in {self.folder}: "
-            f"{listing(absent)} (first in line {line_of[absent[0]]})."
+            f"{len(absent):,} of {len(index.paths):,} images that {self.file} names do not exist in {self.folder}: "
+            f"{list_first(absent)} (first in line {line_of[absent[0]]})."
         )
-        return [Problem(message, "root", self._better_root(absent))]
+        return [Problem(message, "root", self._suggest_root(absent))]
 
-    def _better_root(self, absent: list[str]) -> str:
+    def _suggest_root(self, absent: list[str]) -> str:
         """A folder in which the first missing images are, if one is near."""
-        some = absent[:20]
+        examples = absent[:20]
         for folder in (Path("."), self.file.parent, *self.file.parent.parents):
-            if folder != self.folder and not missing_files(folder, some):
+            if folder != self.folder and not missing_files(folder, examples):
                 return f"They are in {folder.absolute()}: set root='{folder}'."
         return "Set root to the folder that the paths are relative to."
 
-    def how_to_write(self) -> str:
+    def explain_format(self) -> str:
         return (
             'Write one JSON object a line, such as {"query_image": "a.jpg", "positive": "b.jpg", "label": 7}. For '
             f"Stanford Online Products: `{command_line('prepare_data')} sop --out data/stanford_online_products "
@@ -214,9 +214,9 @@ class Records(Dataset):
         if problems:
             raise ValueError("\n".join(map(str, problems)))
         records = f" in {len(dataset.records):,} records" if dataset.records is not None else ""
-        kind = "images" if mode == "i2i" else "samples"
-        found = f"{out} is readable: {len(dataset):,} {kind} of {len(dataset.classes):,} classes{records}"
-        return "\n".join([found, *dataset.notes()])
+        unit = "images" if mode == "i2i" else "samples"
+        summary = f"{out} is readable: {len(dataset):,} {unit} of {len(dataset.classes):,} classes{records}"
+        return "\n".join([summary, *dataset.notes()])
 
 
 def looks_like_text(path: str) -> bool:

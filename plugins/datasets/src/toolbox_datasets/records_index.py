@@ -8,20 +8,20 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
-from toolbox.base import find_similar_labels
+from toolbox.base import find_similar_labels, natural
 from toolbox_datasets import tables
-from toolbox_datasets.class_folders import natural
-from toolbox_datasets.records_fields import Reader
-from toolbox_datasets.splits import carve
+from toolbox_datasets.records_fields import RecordReader
+from toolbox_datasets.splits import carve_classes
 
-ODD = re.compile(r"\\|//|/\.|^[~/.\s]|[\s/]$")
+UNTIDY = re.compile(r"\\|//|/\.|^[~/.\s]|[\s/]$")
 
 
-class Lists:
+class IntegerLists:
     """Lists of integers, end to end: list i is values[starts[i] : starts[i + 1]]."""
 
     def __init__(self, values: np.ndarray, starts: np.ndarray) -> None:
@@ -33,22 +33,22 @@ class Lists:
     def __getitem__(self, index: int) -> list[int]:
         return self.values[self.starts[index] : self.starts[index + 1]].tolist()
 
-    def of(self) -> np.ndarray:
+    def owners(self) -> np.ndarray:
         """Which list each value stands in."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
-    def kept(self, lists: np.ndarray, values: np.ndarray) -> Lists:
+    def select(self, lists: np.ndarray, values: np.ndarray) -> IntegerLists:
         """The lists for which the mask `lists` is True, with those values that the mask `values` keeps."""
-        of = self.of()
-        chosen = lists[of] & values
-        counts = np.bincount(of[chosen], minlength=len(self))[lists]
-        return Lists(self.values[chosen], np.concatenate([[0], np.cumsum(counts)]))
+        owners = self.owners()
+        kept = lists[owners] & values
+        counts = np.bincount(owners[kept], minlength=len(self))[lists]
+        return IntegerLists(self.values[kept], np.concatenate([[0], np.cumsum(counts)]))
 
 
 class Relations(Sequence):
     """(query, positives, negatives) of each record, as indices of items; 1e6 records take some 30 MB."""
 
-    def __init__(self, query: np.ndarray, positives: Lists, negatives: Lists) -> None:
+    def __init__(self, query: np.ndarray, positives: IntegerLists, negatives: IntegerLists) -> None:
         self.query, self.positives, self.negatives = query, positives, negatives
 
     def __len__(self) -> int:
@@ -63,14 +63,14 @@ class Relations(Sequence):
 
 
 @dataclass
-class Index:
+class ImageIndex:
     """What a file of records names, read in the mode "i2i".
 
     - `paths`: images in the order of their first appearance; `image_lines`: where that is, (N,).
     - `labels`: (N,) class of each image; `classes`: names.
     - `groups`: super-class of each image, None where the file gives none.
     - `paired`: (N,) bool, False for images that are named as negatives only.
-    - `notes`: what was guessed of the columns, and what `divided` left out.
+    - `notes`: what was guessed of the columns, and what `take_split` left out.
     """
 
     paths: list[str]
@@ -83,8 +83,8 @@ class Index:
     notes: list[str]
 
 
-class Images:
-    """The images of a file, numbered in the order of their first appearance."""
+class ImageNumbers:
+    """Numbers of the images of a file, in the order of their first appearance."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = os.path.abspath(folder).replace("\\", "/").rstrip("/")
@@ -94,58 +94,59 @@ class Images:
 
     def number(self, spelled: str, line: int) -> int:
         """The number of an image, however it is spelled."""
-        found = self._numbers.get(spelled)
-        if found is not None:
-            return found
-        path = self.clean(spelled)
-        found = self._numbers.setdefault(path, len(self.paths))
-        if found == len(self.paths):
+        number = self._numbers.get(spelled)
+        if number is not None:
+            return number
+        path = self.clean_path(spelled)
+        number = self._numbers.setdefault(path, len(self.paths))
+        if number == len(self.paths):
             self.paths.append(path)
             self.lines.append(line)
-        self._numbers[spelled] = found
-        return found
+        self._numbers[spelled] = number
+        return number
 
-    def clean(self, path: str) -> str:
+    def clean_path(self, path: str) -> str:
         """A path with forward slashes and without detours, relative to the folder if it lies there."""
-        if not ODD.search(path) or "://" in path:
+        if not UNTIDY.search(path) or "://" in path:
             return path
         path = path.strip().replace("\\", "/")
         path = posixpath.normpath(os.path.expanduser(path) if path.startswith("~") else path)
         return path.removeprefix(self.folder + "/")
 
 
-class Named:
+class ImageAttribute:
     """One value an image (its class, its group), which no two records may give differently."""
 
-    def __init__(self, reader: Reader, field: str) -> None:
+    def __init__(self, reader: RecordReader, field: str) -> None:
         self.reader, self.field = reader, field
         self.names: dict[str, int] = {}
-        self.of = array("q")
+        self.values = array("q")
         self._lines = array("q")
 
-    def give(self, images: Sequence[int], name: str, line: int, paths: list[str]) -> None:
+    def set_value(self, images: Sequence[int], name: str, line: int, paths: list[str]) -> None:
         """Raises ValueError, naming both lines, if an image has another value already."""
         value = self.names.setdefault(name, len(self.names))
         for image in images:
-            self.reach(image + 1)
-            if self.of[image] < 0:
-                self.of[image], self._lines[image] = value, line
-            elif self.of[image] != value:
-                other = list(self.names)[self.of[image]]
+            self.resize(image + 1)
+            if self.values[image] < 0:
+                self.values[image], self._lines[image] = value, line
+            elif self.values[image] != value:
+                other = list(self.names)[self.values[image]]
+                place, earlier = self.reader.format_place(line), self.reader.format_place(self._lines[image])
                 raise ValueError(
-                    f"{self.reader.place(line)}: the image '{paths[image]}' has the {self.field} '{name}' here and "
-                    f"'{other}' in {self.reader.place(self._lines[image])}: one of them is wrong"
+                    f"{place}: the image '{paths[image]}' has the {self.field} '{name}' here and '{other}' in "
+                    f"{earlier}: one of them is wrong"
                 )
 
-    def reach(self, count: int) -> None:
+    def resize(self, count: int) -> None:
         """Make room for `count` images."""
-        missing = count - len(self.of)
+        missing = count - len(self.values)
         if missing > 0:
-            self.of.extend([-1] * missing)
+            self.values.extend([-1] * missing)
             self._lines.extend([0] * missing)
 
 
-def read_pairs(reader: Reader, folder: Path) -> Index:
+def read_pairs(reader: RecordReader, folder: Path) -> ImageIndex:
     """The images of a file and how its records join them.
 
     With labels, a record's label is that of its query and positives. Without, images that records join, directly or
@@ -154,51 +155,53 @@ def read_pairs(reader: Reader, folder: Path) -> Index:
     Raises OSError if the file cannot be read; ValueError, naming file and line, where a record is malformed, has no
     label while others have one, gives an image a second label, or has an image as positive and as negative.
     """
-    images, labels, groups = Images(folder), Named(reader, "label"), Named(reader, "group")
-    query, positives, negatives = array("q"), array("q"), array("q")
+    images, labels, groups = ImageNumbers(folder), ImageAttribute(reader, "label"), ImageAttribute(reader, "group")
+    queries, positives, negatives = array("q"), array("q"), array("q")
     positive_starts, negative_starts = array("q", [0]), array("q", [0])
-    for line, row in tables.rows(reader.path, reader.wanted()):
-        first = images.number(reader.one(row, line, "query_image"), line)
-        right = list(dict.fromkeys(images.number(path, line) for path in reader.needed(row, line, "positive")))
-        wrong = list(dict.fromkeys(images.number(path, line) for path in reader.several(row, line, "negatives")))
-        if wrong and not set(wrong).isdisjoint((first, *right)):
-            path = images.paths[min(set(wrong) & {first, *right})]
-            raise ValueError(f"{reader.place(line)}: '{path}' is a negative and also the query or a positive")
-        label, group = reader.label(row, line), reader.scalar(row, line, "group")
+    for line, row in tables.read_rows(reader.path, reader.list_read_columns()):
+        query = images.number(reader.read_one(row, line, "query_image"), line)
+        right = [images.number(path, line) for path in reader.read_required(row, line, "positive")]
+        wrong = [images.number(path, line) for path in reader.read_several(row, line, "negatives")]
+        right, wrong = list(dict.fromkeys(right)), list(dict.fromkeys(wrong))
+        if wrong and not set(wrong).isdisjoint((query, *right)):
+            path = images.paths[min(set(wrong) & {query, *right})]
+            raise ValueError(f"{reader.format_place(line)}: '{path}' is a negative and also the query or a positive")
+        label, group = reader.read_label(row, line), reader.read_scalar(row, line, "group")
         if label is not None:
-            labels.give((first, *right), label, line, images.paths)
+            labels.set_value((query, *right), label, line, images.paths)
         if group is not None:
-            groups.give((first, *right), group, line, images.paths)
-        query.append(first)
+            groups.set_value((query, *right), group, line, images.paths)
+        queries.append(query)
         positives.extend(right)
         negatives.extend(wrong)
         positive_starts.append(len(positives))
         negative_starts.append(len(negatives))
-    labelled = reader.labelled()
+    has_labels = reader.has_labels()
     relations = Relations(
-        np.asarray(query), Lists(np.asarray(positives), np.asarray(positive_starts)),
-        Lists(np.asarray(negatives), np.asarray(negative_starts)),
-    )  # fmt: skip
+        np.asarray(queries),
+        IntegerLists(np.asarray(positives), np.asarray(positive_starts)),
+        IntegerLists(np.asarray(negatives), np.asarray(negative_starts)),
+    )
     count = len(images.paths)
     paired = np.zeros(count, dtype=bool)
     paired[relations.query] = paired[relations.positives.values] = True
-    if labelled:
-        labels.reach(count)
-        found, names = in_order(np.asarray(labels.of), list(labels.names))
+    if has_labels:
+        labels.resize(count)
+        class_numbers, names = sort_labels(np.asarray(labels.values), list(labels.names))
     else:
-        joined = components(count, relations.query[relations.positives.of()], relations.positives.values)
-        found, names = by_first(joined, paired, images.paths)
-    found, names = with_lone(found, names, paired, images.paths)
+        joined = find_components(count, relations.query[relations.positives.owners()], relations.positives.values)
+        class_numbers, names = number_by_first(joined, paired, images.paths)
+    class_numbers, names = add_lone_classes(class_numbers, names, paired, images.paths)
     notes = [*reader.notes(), *find_similar_labels(labels.names)]
-    index = Index(images.paths, np.asarray(images.lines), found, names, None, paired, relations, notes)
+    index = ImageIndex(images.paths, np.asarray(images.lines), class_numbers, names, None, paired, relations, notes)
     if groups.names:
-        groups.reach(count)
-        kinds = [*groups.names, ""]
-        index.groups = [kinds[number] for number in groups.of]
+        groups.resize(count)
+        group_names = [*groups.names, ""]
+        index.groups = [group_names[number] for number in groups.values]
     return index
 
 
-def components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def find_components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(count,) for each node the smallest node that it is joined with, over edges left[i] - right[i]."""
     parent = list(range(count))
     for a, b in zip(left.tolist(), right.tolist(), strict=True):
@@ -215,7 +218,7 @@ def components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.asarray(parent, dtype=np.int64)
 
 
-def in_order(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+def sort_labels(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Labels renumbered in the natural order of their names (2 before 10); -1 stays."""
     order = sorted(range(len(names)), key=lambda number: (natural(names[number]), names[number]))
     place = np.empty(len(names) + 1, dtype=np.int64)
@@ -223,15 +226,15 @@ def in_order(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str
     return place[labels], [names[number] for number in order]
 
 
-def by_first(joined: np.ndarray, paired: np.ndarray, paths: list[str]) -> tuple[np.ndarray, list[str]]:
+def number_by_first(joined: np.ndarray, paired: np.ndarray, paths: list[str]) -> tuple[np.ndarray, list[str]]:
     """Classes of joined images in the order of their first image, which gives the name; -1 for the others."""
     roots, labels = np.unique(joined[paired], return_inverse=True)
-    found = np.full(len(paired), -1, dtype=np.int64)
-    found[paired] = labels
-    return found, [paths[root] for root in roots]
+    numbers = np.full(len(paired), -1, dtype=np.int64)
+    numbers[paired] = labels
+    return numbers, [paths[root] for root in roots]
 
 
-def with_lone(
+def add_lone_classes(
     labels: np.ndarray, classes: list[str], paired: np.ndarray, paths: list[str]
 ) -> tuple[np.ndarray, list[str]]:
     """The same with a class more for each image that is a negative only, named by its path."""
@@ -241,42 +244,49 @@ def with_lone(
     return labels, classes + [paths[i] if paths[i] not in taken else f"negative {paths[i]}" for i in lone]
 
 
-def divided(index: Index, split: str, share: float, source: Path) -> Index:
+def take_split(index: ImageIndex, split: str, share: float, source: Path) -> ImageIndex:
     """The part of "train" or "val": about `share` of the classes are held out, by their names.
 
     An image that is a negative only belongs where a record of "train" names it, else to "val". Negatives that lie in
     the other part are left out of their records; a note counts them.
     """
     pairs = int(index.labels[index.paired].max()) + 1  # classes of negatives only come after these
-    wanted = np.zeros(len(index.classes), dtype=bool)
-    wanted[carve(index.classes[:pairs], share, split, source)] = True
-    keep, relations = wanted[index.labels], index.relations
-    chosen, values = keep[relations.query], relations.negatives.values
+    in_split = np.zeros(len(index.classes), dtype=bool)
+    in_split[carve_classes(index.classes[:pairs], share, split, source)] = True
+    kept, relations = in_split[index.labels], index.relations
+    kept_records, values = kept[relations.query], relations.negatives.values
     # where a record of "train" names a lone negative, this is no image of "val"
-    training = chosen if split == "train" else ~chosen
-    named = np.zeros(len(keep), dtype=bool)
-    named[values[training[relations.negatives.of()]]] = True
-    keep |= ~index.paired & (named if split == "train" else ~named)
-    number = np.cumsum(keep) - 1
-    used, labels = np.unique(index.labels[keep], return_inverse=True)
-    positives = relations.positives.kept(chosen, np.ones(len(relations.positives.values), dtype=bool))
-    negatives = relations.negatives.kept(chosen, keep[values])
+    training = kept_records if split == "train" else ~kept_records
+    named = np.zeros(len(kept), dtype=bool)
+    named[values[training[relations.negatives.owners()]]] = True
+    kept |= ~index.paired & (named if split == "train" else ~named)
+    number = np.cumsum(kept) - 1
+    used, labels = np.unique(index.labels[kept], return_inverse=True)
+    positives = relations.positives.select(kept_records, np.ones(len(relations.positives.values), dtype=bool))
+    negatives = relations.negatives.select(kept_records, kept[values])
     part = replace(
-        index, paths=[path for path, kept in zip(index.paths, keep, strict=True) if kept],
-        image_lines=index.image_lines[keep], labels=labels, classes=[index.classes[label] for label in used],
-        paired=index.paired[keep],
-        groups=[name for name, kept in zip(index.groups, keep, strict=True) if kept] if index.groups else None,
+        index,
+        paths=list(compress(index.paths, kept)),
+        image_lines=index.image_lines[kept],
+        labels=labels,
+        classes=[index.classes[label] for label in used],
+        paired=index.paired[kept],
+        groups=list(compress(index.groups, kept)) if index.groups else None,
         relations=Relations(
-            number[relations.query[chosen]], Lists(number[positives.values], positives.starts),
-            Lists(number[negatives.values], negatives.starts),
+            number[relations.query[kept_records]],
+            IntegerLists(number[positives.values], positives.starts),
+            IntegerLists(number[negatives.values], negatives.starts),
         ),
-    )  # fmt: skip
-    lost = int(np.count_nonzero(chosen[relations.negatives.of()])) - len(negatives.values)
-    said = f"{lost:,} of {lost + len(negatives.values):,} negatives are images of the other split and are left out"
-    return replace(part, notes=[*index.notes, *([said] if lost else [])])
+    )
+    lost = int(np.count_nonzero(kept_records[relations.negatives.owners()])) - len(negatives.values)
+    if not lost:
+        return part
+    total = lost + len(negatives.values)
+    note = f"{lost:,} of {total:,} negatives are images of the other split and are left out"
+    return replace(part, notes=[*index.notes, note])
 
 
-def oddities(index: Index) -> list[str]:
+def describe_oddities(index: ImageIndex) -> list[str]:
     """What a user should know of these records, with counts."""
     relations, labels = index.relations, index.labels
     total, notes = len(relations), []
@@ -287,10 +297,12 @@ def oddities(index: Index) -> list[str]:
     repeated = total - different
     if repeated:
         notes.append(f"{repeated:,} of {total:,} records repeat an earlier one")
-    own = int(np.count_nonzero(relations.query[relations.positives.of()] == relations.positives.values))
-    if own:
-        notes.append(f"{own:,} of {total:,} records have their query as a positive")
-    alike = np.count_nonzero(labels[relations.query[relations.negatives.of()]] == labels[relations.negatives.values])
+    own_positives = int(np.count_nonzero(relations.query[relations.positives.owners()] == relations.positives.values))
+    if own_positives:
+        notes.append(f"{own_positives:,} of {total:,} records have their query as a positive")
+    alike = np.count_nonzero(
+        labels[relations.query[relations.negatives.owners()]] == labels[relations.negatives.values]
+    )
     if alike:
         notes.append(
             f"{alike:,} of {len(relations.negatives.values):,} negatives are of their query's class: a loss that reads "

@@ -12,16 +12,16 @@ import numpy as np
 
 from toolbox.base import find_similar_labels
 from toolbox_datasets import tables
-from toolbox_datasets.records_fields import MODES, Reader
-from toolbox_datasets.records_index import Images, components, in_order
-from toolbox_datasets.splits import carve
+from toolbox_datasets.records_fields import MODES, RecordReader
+from toolbox_datasets.records_index import ImageNumbers, find_components, sort_labels
+from toolbox_datasets.splits import carve_classes
 
 COMPOSED = ("m2i", "m2t")
 """Modes whose query is an image with a text: alone neither of them says what is meant."""
 
 
 @dataclass
-class Samples:
+class RecordSamples:
     """What a file of records holds, by field of a sample.
 
     - `fields`: {"text", "image" ...: its value in each sample}, images as numbers into `paths`.
@@ -41,7 +41,7 @@ class Samples:
     notes: list[str]
 
 
-def read_samples(reader: Reader, folder: Path) -> Samples:
+def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
     """The samples of a file, in its order.
 
     A record with several positive images gives one sample each; several positive texts stay together, as a list.
@@ -52,57 +52,66 @@ def read_samples(reader: Reader, folder: Path) -> Samples:
     label while others have one.
     """
     fields, mode = MODES[reader.mode], reader.mode
-    images, keys = Images(folder), Keys()
-    found: dict[str, list[Any]] = {name: [] for name in fields.values()}
+    images, shared = ImageNumbers(folder), SharedValues()
+    values_of: dict[str, list[Any]] = {name: [] for name in fields.values()}
     ids: list[str] = []
     lines, labels = array("q"), array("q")
     names: dict[str, int] = {}
     groups: list[str] = []
     records = repeated = unused = 0
-    for line, row in tables.rows(reader.path, reader.wanted()):
-        query = {
-            name: images.number(reader.one(row, line, field), line) if name == "image" else reader.one(row, line, field)
-            for field, name in fields.items()
-            if field != "positive"
-        }
+    for line, row in tables.read_rows(reader.path, reader.list_read_columns()):
+        query: dict[str, Any] = {}
+        for field, name in fields.items():
+            if field != "positive":
+                text = reader.read_one(row, line, field)
+                query[name] = images.number(text, line) if name == "image" else text
         target = fields["positive"]
-        right: list[Any] = reader.needed(row, line, "positive")
+        positives: list[Any] = reader.read_required(row, line, "positive")
         if target.endswith("image"):
-            right = list(dict.fromkeys(images.number(path, line) for path in right))
-        unused += bool(reader.several(row, line, "negatives"))
-        label, group = reader.label(row, line), reader.scalar(row, line, "group")
-        asked = [("query", *query.values())] if mode in COMPOSED else list(query.values())
-        new = keys.join((*asked, *right), label is None)
-        repeated += keys.seen((*query.values(), *right))
-        together = target.endswith("text")
-        for number, value in enumerate([right if len(right) > 1 else right[0]] if together else right, start=1):
-            for name, part in query.items():
-                found[name].append(part)
-            found[target].append(value)
-            ids.append(str(line) if together or len(right) == 1 else f"{line}.{number}")
+            positives = list(dict.fromkeys(images.number(path, line) for path in positives))
+        unused += bool(reader.read_several(row, line, "negatives"))
+        label, group = reader.read_label(row, line), reader.read_scalar(row, line, "group")
+        query_values = [("query", *query.values())] if mode in COMPOSED else list(query.values())
+        joined = shared.join((*query_values, *positives), label is None)
+        repeated += shared.add_record((*query.values(), *positives))
+        is_text = target.endswith("text")  # several texts stay together
+        targets = [positives if len(positives) > 1 else positives[0]] if is_text else positives
+        for number, value in enumerate(targets, start=1):
+            for name, query_value in query.items():
+                values_of[name].append(query_value)
+            values_of[target].append(value)
+            ids.append(str(line) if len(targets) == 1 else f"{line}.{number}")
             lines.append(line)
-            labels.append(new if label is None else names.setdefault(label, len(names)))
+            labels.append(joined if label is None else names.setdefault(label, len(names)))
             groups.append(group or "")
         records += 1
-    if reader.labelled():
-        of, classes = in_order(np.asarray(labels), list(names))
+    if reader.has_labels():
+        sorted_labels, classes = sort_labels(np.asarray(labels), list(names))
     else:
         # numbers count up, so classes are in the order of their first sample
-        _, firsts, of = np.unique(keys.classes()[np.asarray(labels)], return_index=True, return_inverse=True)
+        roots = shared.find_classes()[np.asarray(labels)]
+        _, firsts, sorted_labels = np.unique(roots, return_index=True, return_inverse=True)
         classes = [f"line {ids[first]}" for first in firsts]
     notes = [*reader.notes(), *find_similar_labels(names)]
     if repeated:
         notes.append(f"{repeated:,} of {records:,} records repeat an earlier one")
     if unused:
         notes.append(f"{unused:,} of {records:,} records carry negatives, which mode '{mode}' does not read")
-    return Samples(
-        found, ids, np.asarray(lines), of, classes, groups if any(groups) else None, images.paths,
-        np.asarray(images.lines), notes,
-    )  # fmt: skip
+    return RecordSamples(
+        fields=values_of,
+        ids=ids,
+        lines=np.asarray(lines),
+        labels=sorted_labels,
+        classes=classes,
+        groups=groups if any(groups) else None,
+        paths=images.paths,
+        image_lines=np.asarray(images.lines),
+        notes=notes,
+    )
 
 
-class Keys:
-    """What the records of a file share: texts, images, and queries of both."""
+class SharedValues:
+    """Values that records of a file share (texts, images, queries of both), and the classes that follow."""
 
     def __init__(self) -> None:
         self._numbers: dict[Any, int] = {}
@@ -118,26 +127,30 @@ class Keys:
         self._right.extend(numbers[1:])
         return numbers[0]
 
-    def seen(self, values: tuple[Any, ...]) -> bool:
-        """Whether a record of these was there before."""
+    def add_record(self, values: tuple[Any, ...]) -> bool:
+        """Count a record of these values; returns whether one was there before."""
         number, before = hash(values), len(self._records)
         self._records.add(number)
         return len(self._records) == before
 
-    def classes(self) -> np.ndarray:
+    def find_classes(self) -> np.ndarray:
         """The class of each number that `join` returned."""
-        return components(len(self._numbers), np.asarray(self._left), np.asarray(self._right))
+        return find_components(len(self._numbers), np.asarray(self._left), np.asarray(self._right))
 
 
-def divided(samples: Samples, split: str, share: float, source: Path) -> Samples:
+def take_split(samples: RecordSamples, split: str, share: float, source: Path) -> RecordSamples:
     """The part of "train" or "val": about `share` of the classes are held out, by their names."""
-    wanted = np.zeros(len(samples.classes), dtype=bool)
-    wanted[carve(samples.classes, share, split, source)] = True
-    keep = np.flatnonzero(wanted[samples.labels])
-    used, labels = np.unique(samples.labels[keep], return_inverse=True)
+    in_split = np.zeros(len(samples.classes), dtype=bool)
+    in_split[carve_classes(samples.classes, share, split, source)] = True
+    kept = np.flatnonzero(in_split[samples.labels])
+    indices = kept.tolist()
+    used, labels = np.unique(samples.labels[kept], return_inverse=True)
     return replace(
-        samples, fields={name: [values[index] for index in keep.tolist()] for name, values in samples.fields.items()},
-        ids=[samples.ids[index] for index in keep.tolist()], lines=samples.lines[keep],
-        labels=labels, classes=[samples.classes[label] for label in used],
-        groups=[samples.groups[index] for index in keep.tolist()] if samples.groups else None,
-    )  # fmt: skip
+        samples,
+        fields={name: [values[index] for index in indices] for name, values in samples.fields.items()},
+        ids=[samples.ids[index] for index in indices],
+        lines=samples.lines[kept],
+        labels=labels,
+        classes=[samples.classes[label] for label in used],
+        groups=[samples.groups[index] for index in indices] if samples.groups else None,
+    )

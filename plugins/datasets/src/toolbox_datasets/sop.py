@@ -8,15 +8,15 @@ from typing import Literal
 
 from toolbox.plugin import command_line
 from toolbox_datasets import sop_prepare
-from toolbox_datasets.files import first_of
-from toolbox_datasets.listed import Item, Listed
+from toolbox_datasets.files import find_first
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 from toolbox_datasets.sop_index import read_index
-from toolbox_datasets.unpack import place
+from toolbox_datasets.unpack import unpack_dataset
 
 PAGE = "https://cvgl.stanford.edu/projects/lifted_struct/"
 
 
-class SOP(Listed):
+class SOP(RetrievalDataset):
     """Photos of products, a class being one product on offer (Song et al. 2016, "Deep Metric Learning via Lifted
     Structured Feature Embedding"), or any folder of that layout.
 
@@ -35,10 +35,10 @@ class SOP(Listed):
 
     published = {"train": (59_551, 11_318), "test": (60_502, 11_316)}
 
-    def read(self, part: Literal["train", "test"]) -> list[Item]:
-        return read_index(first_of(Path(self.root), [f"Ebay_{part}.txt"]))
+    def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
+        return read_index(find_first(Path(self.root), [f"Ebay_{part}.txt"]))
 
-    def name_of(self, class_id: int | str, items: list[Item]) -> str:
+    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
         stems = {Path(item.path).stem.rpartition("_")[0] for item in items}
         return stems.pop() if len(stems) == 1 else ""
 
@@ -47,10 +47,10 @@ class SOP(Listed):
         return [item.group for item in self.items]
 
     @classmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         return (
-            f"{by_hand(root)}, or let `--download` fetch it from Kaggle; without either it checks what is there. "
-            f"To try the same recipe on embedded data: `{command_line('train')} demo/dinov3_sop`."
+            f"{explain_manual_download(root)}, or let `--download` fetch it from Kaggle; without either it checks what "
+            f"is there. To try the same recipe on embedded data: `{command_line('train')} demo/dinov3_sop`."
         )
 
     @classmethod
@@ -72,17 +72,17 @@ class SOP(Listed):
         if source is not None and download:
             raise ValueError("--source and --download both say where the dataset comes from: give one of them")
         if source is not None:
-            place(Path(source), Path(out), "Ebay_train.txt")
+            unpack_dataset(Path(source), Path(out), "Ebay_train.txt")
         if download:
-            sop_prepare.fetch(Path(out), by_hand(out))
-        found = cls.checked(out)
+            sop_prepare.download_from_kaggle(Path(out), explain_manual_download(out))
+        summary = cls.check_parts(out)
         if not jsonl:
-            return found
+            return summary
         splits = {split: cls(out, split, val_share).items for split in ("train", "val", "test")}
-        return f"{found}\n{sop_prepare.write_records(Path(out), splits)}"
+        return f"{summary}\n{sop_prepare.write_records(Path(out), splits)}"
 
 
-def by_hand(root: str) -> str:
+def explain_manual_download(root: str) -> str:
     """How to get the dataset without Kaggle."""
     return (
         f"Download Stanford_Online_Products.zip from {PAGE} and run `{command_line('prepare_data')} sop --out {root} "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from toolbox_datasets.listed import Item
+from toolbox_datasets.retrieval_dataset import ListedImage
 
 HEADER = "image_id class_id super_class_id path"
 
 
-def read_index(path: Path) -> list[Item]:
+def read_index(path: Path) -> list[ListedImage]:
     """All items of an index file, in its order.
 
     Raises OSError if it cannot be read, and ValueError naming file and line if the header is another one, a line has
@@ -21,11 +21,11 @@ def read_index(path: Path) -> list[Item]:
         raise ValueError(f"{path} is not a text file in UTF-8 ({error}): unpack the dataset again") from None
     if not lines or lines[0].strip() != HEADER:
         raise ValueError(f"{path}:1: the header must be '{HEADER}', not '{lines[0].strip()[:80] if lines else ''}'")
-    items: list[Item] = []
+    items: list[ListedImage] = []
     seen: set[int] = set()
     group_of: dict[int, str] = {}
     for number, line in enumerate(lines[1:], start=2):
-        item = parse(line)
+        item = parse_line(line)
         if item is None:
             raise ValueError(f"{path}:{number}: expected '{HEADER}' with a path below the folder, not '{line[:80]}'")
         if item.image_id in seen:
@@ -42,7 +42,7 @@ def read_index(path: Path) -> list[Item]:
     return items
 
 
-def parse(line: str) -> Item | None:
+def parse_line(line: str) -> ListedImage | None:
     """The item of one line, None if it is malformed."""
     fields = line.rstrip().split(" ", 3)
     if len(fields) != 4 or not all(field.isdecimal() for field in fields[:3]):
@@ -50,4 +50,4 @@ def parse(line: str) -> Item | None:
     path = PurePosixPath(fields[3])
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
         return None
-    return Item(int(fields[0]), int(fields[1]), str(path), path.parts[0].removesuffix("_final"))
+    return ListedImage(int(fields[0]), int(fields[1]), str(path), path.parts[0].removesuffix("_final"))

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toolbox.base import new_file
-from toolbox_datasets.listed import Item
-from toolbox_datasets.unpack import place
+from toolbox_datasets.retrieval_dataset import ListedImage
+from toolbox_datasets.unpack import unpack_dataset
 
 KAGGLE = "liucong12601/stanford-online-products-dataset"
 
 
-def fetch(out: Path, steps: str) -> None:
+def download_from_kaggle(out: Path, steps: str) -> None:
     """Download the dataset from Kaggle and link it into `out`; nothing is done where the index is there already.
 
     - `steps`: how to get it by hand, for messages.
@@ -35,10 +35,10 @@ def fetch(out: Path, steps: str) -> None:
         raise OSError(
             f"{KAGGLE} cannot be had from Kaggle ({type(error).__name__}: {error}). By hand: {steps}"
         ) from error
-    place(Path(folder), out, "Ebay_train.txt")
+    unpack_dataset(Path(folder), out, "Ebay_train.txt")
 
 
-def write_records(out: Path, splits: Mapping[str, Sequence[Item]]) -> str:
+def write_records(out: Path, splits: Mapping[str, Sequence[ListedImage]]) -> str:
     """Write each split as `out`/<split>.jsonl, one record an image, and return what was written.
 
     A record is {"query_image", "positive", "label"}: paths relative to `out`, the positive being the next image of the
@@ -47,38 +47,37 @@ def write_records(out: Path, splits: Mapping[str, Sequence[Item]]) -> str:
 
     Raises ValueError, before anything is written, if a file of that name holds something else.
     """
-    texts, findings = {}, []
+    texts, summaries = {}, []
     for split, items in splits.items():
-        pairs = [(item, positive) for item, positive in zip(items, next_of_class(items), strict=True)]
-        lines = [
-            json.dumps(
-                {"query_image": item.path, "positive": positive.path, "label": item.class_id}, ensure_ascii=False
-            )
+        pairs = [(item, positive) for item, positive in zip(items, find_next_of_class(items), strict=True)]
+        records = [
+            {"query_image": item.path, "positive": positive.path, "label": item.class_id}
             for item, positive in pairs
             if positive is not item
         ]
+        lines = (json.dumps(record, ensure_ascii=False) for record in records)
         texts[out / f"{split}.jsonl"] = "".join(f"{line}\n" for line in lines)
-        alone = len(pairs) - len(lines)
+        alone = len(pairs) - len(records)
         left_out = f" ({alone:,} images alone in their class left out)" if alone else ""
-        findings.append(f"{split}.jsonl {len(lines):,} records{left_out}")
+        summaries.append(f"{split}.jsonl {len(records):,} records{left_out}")
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{path} holds something else already: move it away first")
     for path, text in texts.items():
         with new_file(path) as beside:
             beside.write_text(text, encoding="utf-8", newline="\n")
-    return f"wrote to {out}: " + ", ".join(findings)
+    return f"wrote to {out}: " + ", ".join(summaries)
 
 
-def next_of_class(items: Sequence[Item]) -> list[Item]:
+def find_next_of_class(items: Sequence[ListedImage]) -> list[ListedImage]:
     """The next image of the same class for each image, after the last the first; itself where it is alone."""
-    members: dict[int | str, list[Item]] = {}
+    members: dict[int | str, list[ListedImage]] = {}
     for item in items:
         members.setdefault(item.class_id, []).append(item)
     seen: Counter[int | str] = Counter()
     following = []
     for item in items:
         seen[item.class_id] += 1
-        of_class = members[item.class_id]
-        following.append(of_class[seen[item.class_id] % len(of_class)])
+        same_class = members[item.class_id]
+        following.append(same_class[seen[item.class_id] % len(same_class)])
     return following

@@ -11,13 +11,13 @@ LEAST = 2
 
 
 def require_share(name: str, share: float) -> None:
-    """Raises ValueError unless 0 < `share` < 1."""
+    """Raise ValueError unless 0 < `share` < 1."""
     if not 0 < share < 1:
         raise ValueError(f"{name} must lie between 0 and 1 (0.1 holds out a tenth of the classes), not {share}")
 
 
-def carve(classes: Sequence[object], share: float, split: str, source: object) -> list[int]:
-    """Indices of the classes of "train" or "val", which gets about `share` of them, as of `split_by_hash`.
+def carve_classes(classes: Sequence[object], share: float, split: str, source: object) -> list[int]:
+    """Indices of the classes of the split "train" or "val"; "val" gets about `share` of them, as of `split_by_hash`.
 
     - `classes`: their names or numbers; `source`: what they were read from, for the message.
 

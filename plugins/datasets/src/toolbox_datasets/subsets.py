@@ -1,4 +1,4 @@
-"""Which images of each class a ratio or a few shots hold, and what is said of it."""
+"""Subsets of a split: a share of the images of each class, or a few shots, and the notes that say so."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from toolbox.base import SPLITS, take_by_hash
-from toolbox_datasets.files import listing
+from toolbox_datasets.files import list_first
 
 
-def require_split(split: str) -> None:
-    """Raises ValueError unless `split` is "train", "val" or "test"."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train', 'val' or 'test', not {split!r}")
+def require_split(split: str, names: Sequence[str] = SPLITS) -> None:
+    """Raise ValueError unless `split` is one of `names`."""
+    if split not in names:
+        *first, last = map(repr, names)
+        raise ValueError(f"split must be {', '.join(first)} or {last}, not {split!r}")
 
 
 def require_held_out(**shares: float) -> None:
-    """Raises ValueError unless each share is from 0 to below 1, and together they leave something to train on."""
+    """Raise ValueError unless each share is from 0 to below 1, and together they leave something to train on."""
     for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name} must be from 0 (none) to below 1, not {share}")
@@ -28,7 +29,7 @@ def require_held_out(**shares: float) -> None:
 
 
 def require_subset(ratio: float, shots: int | None, seed: int) -> None:
-    """Raises ValueError for a ratio outside (0, 1], shots below 1, both at once, or a negative seed."""
+    """Raise ValueError for a ratio outside (0, 1], shots below 1, both at once, or a negative seed."""
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be above 0 and at most 1 (0.1 takes a tenth of each class), not {ratio}")
     if shots is not None and (isinstance(shots, bool) or shots != int(shots) or shots < 1):
@@ -39,7 +40,7 @@ def require_subset(ratio: float, shots: int | None, seed: int) -> None:
         raise ValueError(f"seed must be a whole number that is not negative: {seed}")
 
 
-def thinned(
+def choose_subset(
     labels: np.ndarray, keys: Sequence[str], ratio: float, shots: int | None, seed: int, classes: Sequence[str]
 ) -> np.ndarray:
     """Indices of about `ratio` of the images of each class, or of `shots` of each, as of `take_by_hash`.
@@ -49,34 +50,41 @@ def thinned(
     counts = np.bincount(labels, minlength=len(classes))
     short = np.flatnonzero((counts > 0) & (counts < (shots or 0)))
     if len(short):
-        named = ", ".join(f"'{classes[label]}' has {counts[label]}" for label in short[:3])
-        more = " ..." if len(short) > 3 else ""
+        examples = list_first([f"'{classes[label]}' has {counts[label]}" for label in short])
         raise ValueError(
-            f"shots={shots}, and {len(short):,} classes have fewer images ({named}{more}): take at most "
+            f"shots={shots}, and {len(short):,} classes have fewer images ({examples}): take at most "
             f"{int(counts[short].min())}"
         )
     return take_by_hash(keys, ratio=ratio, shots=shots, seed=seed, labels=labels)
 
 
-def notes_of(
-    labels: np.ndarray, splits: int, split: str, *, own: int, kept: int, ratio: float, shots: int | None, seed: int,
+def describe_subset(
+    labels: np.ndarray,
+    splits: int,
+    split: str,
+    *,
+    available: int,
+    kept: int,
+    ratio: float,
+    shots: int | None,
+    seed: int,
     classes: Sequence[str],
-) -> list[str]:  # fmt: skip
-    """What was left out of a split, with counts: classes that are too small to divide, and what thinned it out.
+) -> list[str]:
+    """What was left out of a split, with counts: classes that are too small to divide, and images beyond the subset.
 
-    - `labels`: of all images that were divided into `splits` splits; `own`: how many images the split got.
+    - `labels`: of all images that were divided into `splits` splits; `available`: how many images the split got.
     - `kept`: how many of these `ratio` or `shots` left; `classes`: names.
     """
     notes = []
     counts = np.bincount(labels)
     small = np.flatnonzero((counts > 0) & (counts < splits))
     if splits > 1 and len(small):
-        named = listing([f"'{classes[label]}' has {counts[label]}" for label in small])
+        examples = list_first([f"'{classes[label]}' has {counts[label]}" for label in small])
         notes.append(
             f"{len(small):,} classes have fewer than {splits} images, too few to divide: they are in 'train' alone "
-            f"({named})"
+            f"({examples})"
         )
-    if kept < own:
+    if kept < available:
         how = f"shots={shots}" if shots is not None else f"ratio={ratio:g}"
-        notes.append(f"{how} takes {kept:,} of the {own:,} images of '{split}', with seed {seed}")
+        notes.append(f"{how} takes {kept:,} of the {available:,} images of '{split}', with seed {seed}")
     return notes

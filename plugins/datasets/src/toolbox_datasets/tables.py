@@ -13,51 +13,58 @@ from typing import Any
 Row = tuple[int, dict[str, Any]]
 """Line of the file (row of a Parquet file, from 1) and what stands there by column."""
 
-KINDS = {
-    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".parquet": "parquet", ".pq": "parquet",
-}  # fmt: skip
+FORMATS = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+"""{ending: format}."""
 
 
-def kind_of(path: Path) -> str:
+def find_format(path: Path) -> str:
     """ "json", "csv", "tsv" or "parquet" by the ending. Raises ValueError for another one."""
-    kind = KINDS.get(path.suffix.lower())
-    if kind is None:
-        raise ValueError(f"{path} ends in none of {', '.join(KINDS)}: name it after its format")
-    return kind
+    name = FORMATS.get(path.suffix.lower())
+    if name is None:
+        raise ValueError(f"{path} ends in none of {', '.join(FORMATS)}: name it after its format")
+    return name
 
 
-def place(path: Path, number: int) -> str:
+def format_place(path: Path, number: int) -> str:
     """Where a row stands, as an error says it."""
-    return f"{path}: row {number}" if kind_of(path) == "parquet" else f"{path}:{number}"
+    return f"{path}: row {number}" if find_format(path) == "parquet" else f"{path}:{number}"
 
 
-def rows(path: Path, wanted: Collection[str] | None = None) -> Iterator[Row]:
+def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """All rows that are not blank.
 
-    - `wanted`: the columns that will be looked at; others of a Parquet file are not read. None for all.
+    - `columns`: those that will be looked at; of a Parquet file no others are read. None for all.
 
     Raises OSError if the file cannot be read; ValueError naming file and line if it is malformed.
     """
-    kind = kind_of(path)
-    if kind == "json":
-        yield from json_rows(path)
-    elif kind == "parquet":
-        yield from parquet_rows(path, wanted)
+    name = find_format(path)
+    if name == "json":
+        yield from read_json_rows(path)
+    elif name == "parquet":
+        yield from read_parquet_rows(path, columns)
     else:
-        yield from csv_rows(path, "," if kind == "csv" else "\t")
+        yield from read_csv_rows(path, "," if name == "csv" else "\t")
 
 
-def columns_of(path: Path, limit: int | None = 1000) -> list[str]:
+def list_columns(path: Path, limit: int | None = 1000) -> list[str]:
     """The columns of a file; of JSONL the keys of its first `limit` rows, None for all."""
-    if kind_of(path) == "parquet":
-        return list(parquet_file(path).schema_arrow.names)
-    if kind_of(path) != "json":
+    if find_format(path) == "parquet":
+        return list(open_parquet(path).schema_arrow.names)
+    if find_format(path) != "json":
         limit = 1  # the header names them all
-    return list(dict.fromkeys(name for _, row in islice(rows(path), limit) for name in row))
+    return list(dict.fromkeys(name for _, row in islice(read_rows(path), limit) for name in row))
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def read_json_rows(path: Path) -> Iterator[Row]:
     """One JSON object a line, in UTF-8 with or without its mark."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -81,7 +88,7 @@ def json_rows(path: Path) -> Iterator[Row]:
             yield number, row
 
 
-def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
+def read_csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
     """Rows below a header of column names, in UTF-8 with or without its mark; quotes as in RFC 4180."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -115,17 +122,17 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
             raise ValueError(f"{path}, near line {line}, is not UTF-8 ({error.reason}): save it as UTF-8") from None
 
 
-def parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[Row]:
+def read_parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
     """Rows of a Parquet file; lists stay lists."""
-    file, number = parquet_file(path), 0
-    names = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
+    file, number = open_parquet(path), 0
+    names = [name for name in file.schema_arrow.names if columns is None or name in columns]
     for batch in file.iter_batches(columns=names):
-        columns = [column.to_pylist() for column in batch.columns]
-        for number, values in enumerate(zip(*columns, strict=True), start=number + 1):  # noqa: B020
+        values_of_columns = [column.to_pylist() for column in batch.columns]
+        for number, values in enumerate(zip(*values_of_columns, strict=True), start=number + 1):  # noqa: B020
             yield number, dict(zip(names, values, strict=True))
 
 
-def parquet_file(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
     """The opened Parquet file. Raises ValueError if pyarrow is missing, or the file is none."""
     try:
         from pyarrow import ArrowException

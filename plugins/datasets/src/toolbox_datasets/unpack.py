@@ -14,7 +14,7 @@ from typing import IO
 from toolbox_datasets.files import new_folder
 
 
-def place(source: Path, out: Path, landmark: str) -> None:
+def unpack_dataset(source: Path, out: Path, landmark: str) -> None:
     """Fill `out` from `source`; `landmark` is a file that marks the top of the dataset in there: its path from the top.
 
     Whatever lies above the landmark (a folder of the archive's name, say) is left off. Files that lie elsewhere in
@@ -27,8 +27,8 @@ def place(source: Path, out: Path, landmark: str) -> None:
         if source.is_dir():
             copy_folder(source.resolve(), partial, landmark)
         else:
-            with opened(source) as archive:
-                unpack(archive, source, partial, landmark)
+            with open_archive(source) as archive:
+                extract_files(archive, source, partial, landmark)
 
 
 def copy_folder(source: Path, target: Path, landmark: str) -> None:
@@ -51,7 +51,7 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 @contextmanager
-def opened(source: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+def open_archive(source: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
     """The archive in `source`. Raises OSError if it is missing or of another format."""
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
@@ -65,19 +65,20 @@ def opened(source: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
         raise FileNotFoundError(f"{source} does not exist: --source is the downloaded archive, or its unpacked folder")
 
 
-def unpack(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Path, landmark: str) -> None:
+def extract_files(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Path, landmark: str) -> None:
     """Write the files of `archive` below the landmark's folder into `target`."""
-    names = file_names(archive)
+    names = list_files(archive)
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise ValueError(f"{source} holds the path '{name}', which leads out of the folder: do not trust it")
-    marked = PurePosixPath(landmark).parts
+    marks = PurePosixPath(landmark).parts
     paths = [PurePosixPath(name) for name in names]
-    tops = sorted((path.parents[len(marked) - 1] for path in paths if path.parts[-len(marked) :] == marked), key=depth)
+    holders = (path.parents[len(marks) - 1] for path in paths if path.parts[-len(marks) :] == marks)
+    tops = sorted(holders, key=count_folders)
     if not tops:
         raise ValueError(f"{source} holds no {landmark}: is it another dataset?")
-    needed, free = unpacked_size(archive), shutil.disk_usage(target).free
+    needed, free = sum_sizes(archive), shutil.disk_usage(target).free
     if needed > free:
         raise OSError(
             f"{source} unpacks to {needed / 2**30:,.1f} GiB, and {target.parent} has {free / 2**30:,.1f} GiB free"
@@ -86,30 +87,30 @@ def unpack(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Pat
         if PurePosixPath(name).is_relative_to(tops[0]):
             file = target / PurePosixPath(name).relative_to(tops[0])
             file.parent.mkdir(parents=True, exist_ok=True)
-            with content(archive, name) as read, open(file, "wb") as write:
+            with open_file(archive, name) as read, open(file, "wb") as write:
                 shutil.copyfileobj(read, write)
 
 
-def depth(path: PurePosixPath) -> int:
+def count_folders(path: PurePosixPath) -> int:
     """How many folders deep `path` is."""
     return len(path.parts)
 
 
-def file_names(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
+def list_files(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
     """Names of the regular files in `archive`."""
     if isinstance(archive, zipfile.ZipFile):
         return [info.filename for info in archive.infolist() if not info.is_dir()]
     return [member.name for member in archive.getmembers() if member.isfile()]
 
 
-def unpacked_size(archive: zipfile.ZipFile | tarfile.TarFile) -> int:
+def sum_sizes(archive: zipfile.ZipFile | tarfile.TarFile) -> int:
     """Bytes of the regular files in `archive`, as its table of contents says; no more is ever unpacked of a file."""
     if isinstance(archive, zipfile.ZipFile):
         return sum(info.file_size for info in archive.infolist())
     return sum(member.size for member in archive.getmembers() if member.isfile())
 
 
-def content(archive: zipfile.ZipFile | tarfile.TarFile, name: str) -> IO[bytes]:
+def open_file(archive: zipfile.ZipFile | tarfile.TarFile, name: str) -> IO[bytes]:
     """The opened file `name`. Raises OSError if it cannot be had."""
     file = archive.open(name) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(name)
     if file is None:

@@ -14,7 +14,7 @@ from PIL import Image
 MARKER = ".complete.json"
 
 
-def publish(
+def publish_folder(
     out: Path,
     options: Mapping[str, Any],
     texts: Mapping[str, str],
@@ -22,7 +22,7 @@ def publish(
     draw: Callable[[str], Image.Image],
     binaries: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> bool:
-    """Make `out` hold exactly these files; False if it did already, True if they were written now.
+    """Make `out` hold exactly these files. Returns False if it did already, True if they were written now.
 
     - `options`: what the files depend on; kept in `.complete.json`, the last file to be written.
     - `texts`: {path below `out`: content}.
@@ -37,7 +37,7 @@ def publish(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose another --out")
     expected = {*texts, *images, *binaries}
-    present = files_below(out)
+    present = list_files(out)
     if present:
         require_same_options(out, options)
         strangers = {path for path in present - expected if not Path(path).name.startswith(".")}
@@ -52,7 +52,7 @@ def publish(
     remove_leftovers(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        write(partial, texts, images, draw, binaries)
+        write_files(partial, texts, images, draw, binaries)
         (partial / MARKER).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
@@ -62,27 +62,27 @@ def publish(
     return True
 
 
-def files_below(folder: Path) -> set[str]:
+def list_files(folder: Path) -> set[str]:
     """Paths of all files below `folder`, relative to it and with forward slashes."""
     return {Path(root, name).relative_to(folder).as_posix() for root, _, names in os.walk(folder) for name in names}
 
 
 def require_same_options(out: Path, options: Mapping[str, Any]) -> None:
-    """Raises ValueError unless `out` was written by this command, with these options."""
+    """Raise ValueError unless `out` was written by this command, with these options."""
     try:
-        found = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        written = json.loads((out / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"{out} is not empty and was not made by this command: choose another --out") from None
-    if found != dict(options):
-        names = [name for name in options if not isinstance(found, dict) or found.get(name) != options[name]]
-        differing = ", ".join(f"{name} {found.get(name) if isinstance(found, dict) else '?'}" for name in names)
+    if written != dict(options):
+        names = [name for name in options if not isinstance(written, dict) or written.get(name) != options[name]]
+        differing = ", ".join(f"{name} {written.get(name) if isinstance(written, dict) else '?'}" for name in names)
         raise ValueError(
             f"{out} was made with other options ({differing or 'unknown ones'}): "
             "choose another --out, or delete that folder first"
         )
 
 
-def write(
+def write_files(
     folder: Path,
     texts: Mapping[str, str],
     images: Iterable[str],
@@ -91,21 +91,21 @@ def write(
 ) -> None:
     """Write all files below the new folder `folder`."""
     folder.mkdir()
-    made = {folder}
+    folders = {folder}
 
-    def place(path: str) -> Path:
+    def make_parent(path: str) -> Path:
         target = folder / path
-        if target.parent not in made:
+        if target.parent not in folders:
             target.parent.mkdir(parents=True)
-            made.add(target.parent)
+            folders.add(target.parent)
         return target
 
     for path in images:
-        draw(path).save(place(path), format="JPEG", quality=95, subsampling=0)
+        draw(path).save(make_parent(path), format="JPEG", quality=95, subsampling=0)
     for path, content in binaries.items():
-        place(path).write_bytes(content())
+        make_parent(path).write_bytes(content())
     for path, text in texts.items():
-        place(path).write_text(text, encoding="utf-8", newline="\n")
+        make_parent(path).write_text(text, encoding="utf-8", newline="\n")
 
 
 def remove_leftovers(out: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Dataset, Sample, split_by_hash
-from toolbox_glyphs.classification import cifar10, food101, imagenet
-from toolbox_glyphs.folder import publish
-from toolbox_glyphs.layouts import Content, Picture, imagefolder, sop
-from toolbox_glyphs.letters import FACES, Letter, distinct_letters
+from toolbox_glyphs.classification import lay_out_cifar10, lay_out_food101, lay_out_imagenet
+from toolbox_glyphs.folder import publish_folder
+from toolbox_glyphs.layouts import LayoutContent, LetterImage, lay_out_image_folder, lay_out_sop
+from toolbox_glyphs.letters import FACES, Letter, list_distinct_letters
 from toolbox_glyphs.render import render
 
 TRAINING_SCRIPTS = ("latin", "cyrillic")
@@ -23,29 +23,31 @@ FORMAT = 1
 """Part of what a written folder records; a change of the drawings raises it, and so makes old folders differ."""
 
 
-class Layout(NamedTuple):
-    """A layout of written letters: how its files are named, its `size` and `views` by default, and its `format`."""
+class LetterLayout(NamedTuple):
+    """A layout of written letters: what its files are, its `size` and `views` by default, and its `format`."""
 
-    content: Callable[..., Content]
+    lay_out: Callable[..., LayoutContent]
     size: int = 48
     views: int = 1
     format: int = FORMAT
 
 
 LAYOUTS = {
-    "sop": Layout(sop), "imagefolder": Layout(imagefolder, format=2),
-    "food101": Layout(food101, views=2), "imagenet": Layout(imagenet, views=2),
-    "cifar10": Layout(cifar10, 32, 25, format=2),
-}  # fmt: skip
+    "sop": LetterLayout(lay_out_sop),
+    "imagefolder": LetterLayout(lay_out_image_folder, format=2),
+    "food101": LetterLayout(lay_out_food101, views=2),
+    "imagenet": LetterLayout(lay_out_imagenet, views=2),
+    "cifar10": LetterLayout(lay_out_cifar10, size=32, views=25, format=2),
+}
 
 
 class Glyphs(Dataset):
-    """Pictures of letters, one class a letter: every letter in 12 faces, with random pose and colors.
+    """Images of letters, one class a letter: every letter in 12 faces, with random pose and colors.
 
     - `split`: "train" and "val" hold Latin and Cyrillic letters, about a tenth, by their names, being for "val"; "test"
       holds Greek, Armenian and Georgian ones. No letter of one split is drawn like a letter of another.
     - `size`: height and width in pixels.
-    - `views`: pictures of each letter in each face.
+    - `views`: images of each letter in each face.
     - `seed`: of poses and colors; it does not change which letters there are.
 
     A sample holds "image", "label", "id" ("U+03B1/Serif-Bold/0"), "text" (the letter's Unicode name) and "group" (its
@@ -63,7 +65,7 @@ class Glyphs(Dataset):
     @cached_property
     def letters(self) -> list[Letter]:
         """The letter of each class."""
-        return letters_of(self.split)
+        return choose_letters(self.split)
 
     @cached_property
     def labels(self) -> list[int]:
@@ -87,16 +89,16 @@ class Glyphs(Dataset):
         face, view = divmod(number, self.views)
         letter = self.letters[label]
         return {
-            "image": draw(Picture(letter, face, view), self.size, self.seed),
+            "image": draw_image(LetterImage(letter, face, view), self.size, self.seed),
             "label": label,
-            "id": name_of(letter, face, view),
+            "id": make_id(letter, face, view),
             "text": letter.name,
             "group": letter.script,
         }
 
     def identities(self) -> list[str]:
         views = [(face, view) for face in range(len(FACES)) for view in range(self.views)]
-        return [f"{name_of(letter, face, view)}/{self.seed}" for letter in self.letters for face, view in views]
+        return [f"{make_id(letter, face, view)}/{self.seed}" for letter in self.letters for face, view in views]
 
     @classmethod
     def prepare(
@@ -116,7 +118,7 @@ class Glyphs(Dataset):
           "food101", "imagenet" and "cifar10" are those of these datasets: Greek, Armenian and Georgian letters (of
           "cifar10" ten Georgian ones) in 8 faces to train on, and the same letters in 4 other faces to test.
         - `size`: height and width in pixels; 48, and always 32 for "cifar10".
-        - `views`: pictures of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
+        - `views`: images of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
         - `seed`: of poses and colors.
 
         Files appear under `out` all at once, so a folder of an interrupted command is never taken for a whole one.
@@ -124,49 +126,57 @@ class Glyphs(Dataset):
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
-        chosen = LAYOUTS[layout]
-        size, views = chosen.size if size is None else size, chosen.views if views is None else views
+        defaults = LAYOUTS[layout]
+        size = defaults.size if size is None else size
+        views = defaults.views if views is None else views
         require_drawable(size, views, seed)
-        splits = {split: letters_of(split) for split in ("train", "val", "test")}
-        found = chosen.content(splits, views)
-        if found.records and size != chosen.size:
+        splits = {split: choose_letters(split) for split in ("train", "val", "test")}
+        content = defaults.lay_out(splits, views)
+        if content.records and size != defaults.size:
             raise ValueError(
-                f"size must be {chosen.size} for the layout {layout}, whose files say nothing of it: {size}"
+                f"size must be {defaults.size} for the layout {layout}, whose files say nothing of it: {size}"
             )
         options = {
-            "dataset": "glyphs", "format": chosen.format, "layout": layout, "size": size, "views": views, "seed": seed,
-        }  # fmt: skip
-        binaries = {path: partial(records, pairs, size, seed) for path, pairs in found.records.items()}
-        written = publish(
-            Path(out), options, found.texts, list(found.pictures),
-            lambda path: draw(found.pictures[path], size, seed), binaries,
-        )  # fmt: skip
-        state = "wrote" if written else "found complete:"
-        count = len(found.pictures) + sum(map(len, found.records.values()))
-        return (
-            f"{state} {count:,} images of {told(layout, splits, found)} letters ({size} px, layout {layout}) in {out}"
+            "dataset": "glyphs",
+            "format": defaults.format,
+            "layout": layout,
+            "size": size,
+            "views": views,
+            "seed": seed,
+        }
+        written = publish_folder(
+            Path(out),
+            options,
+            content.texts,
+            list(content.images),
+            lambda path: draw_image(content.images[path], size, seed),
+            {path: partial(encode_records, pairs, size, seed) for path, pairs in content.records.items()},
         )
+        state = "wrote" if written else "found complete:"
+        count = len(content.images) + sum(map(len, content.records.values()))
+        letters = count_letters(layout, splits, content)
+        return f"{state} {count:,} images of {letters} letters ({size} px, layout {layout}) in {out}"
 
 
-def told(layout: str, splits: Mapping[str, Sequence[Letter]], content: Content) -> str:
+def count_letters(layout: str, splits: Mapping[str, Sequence[Letter]], content: LayoutContent) -> str:
     """How many letters a layout holds, in words."""
     if layout in ("sop", "imagefolder"):
         return ", ".join(f"{len(letters)} {split}" for split, letters in splits.items())
-    drawn = [*content.pictures.values(), *(picture for pairs in content.records.values() for _, picture in pairs)]
-    return f"{len({picture.letter for picture in drawn})} unseen"
+    images = [*content.images.values(), *(image for pairs in content.records.values() for _, image in pairs)]
+    return f"{len({image.letter for image in images})} unseen"
 
 
-def records(pairs: Sequence[tuple[int, Picture]], size: int, seed: int) -> bytes:
-    """(label, picture) as CIFAR-10 has them: a byte of the label, then all red, all green and all blue values."""
-    found = bytearray()
-    for label, picture in pairs:
-        pixels = np.asarray(draw(picture, size, seed))
-        found += bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
-    return bytes(found)
+def encode_records(pairs: Sequence[tuple[int, LetterImage]], size: int, seed: int) -> bytes:
+    """Images and labels as CIFAR-10 has them: a byte of the label, then all red, all green and all blue values."""
+    content = bytearray()
+    for label, image in pairs:
+        pixels = np.asarray(draw_image(image, size, seed))
+        content += bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
+    return bytes(content)
 
 
 def require_drawable(size: int, views: int, seed: int) -> None:
-    """Raises ValueError for options that nothing could be drawn with."""
+    """Raise ValueError for options that nothing could be drawn with."""
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, not {size}")
     if views < 1:
@@ -175,20 +185,20 @@ def require_drawable(size: int, views: int, seed: int) -> None:
         raise ValueError(f"seed must not be negative: {seed}")
 
 
-def letters_of(split: str) -> list[Letter]:
+def choose_letters(split: str) -> list[Letter]:
     """The letters of "train", "val" or "test"."""
     if split == "test":
-        return [letter for letter in distinct_letters() if letter.script not in TRAINING_SCRIPTS]
-    seen = [letter for letter in distinct_letters() if letter.script in TRAINING_SCRIPTS]
-    return [seen[index] for index in split_by_hash([letter.name for letter in seen], val_share=0.1)[split]]
+        return [letter for letter in list_distinct_letters() if letter.script not in TRAINING_SCRIPTS]
+    letters = [letter for letter in list_distinct_letters() if letter.script in TRAINING_SCRIPTS]
+    return [letters[index] for index in split_by_hash([letter.name for letter in letters], val_share=0.1)[split]]
 
 
-def name_of(letter: Letter, face: int, view: int) -> str:
-    """The id of a picture."""
+def make_id(letter: Letter, face: int, view: int) -> str:
+    """The id of an image."""
     return f"U+{ord(letter.char):04X}/{FACES[face].removeprefix('DejaVu')}/{view}"
 
 
-def draw(picture: Picture, size: int, seed: int) -> Image.Image:
-    """The image of `picture`: the same in memory and in files, before these are compressed."""
-    rng = np.random.default_rng((seed, ord(picture.letter.char), picture.face, picture.view))
-    return render(picture.letter, FACES[picture.face], size, rng)
+def draw_image(image: LetterImage, size: int, seed: int) -> Image.Image:
+    """Draw an image: the same in memory and in files, before these are compressed."""
+    rng = np.random.default_rng((seed, ord(image.letter.char), image.face, image.view))
+    return render(image.letter, FACES[image.face], size, rng)

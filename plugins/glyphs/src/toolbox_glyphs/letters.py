@@ -14,14 +14,13 @@ from PIL import Image, ImageFont
 
 SCRIPTS = ("latin", "cyrillic", "greek", "armenian", "georgian")
 
-FACES = tuple(
-    f"DejaVu{family}"
-    for family in (
-        "Sans", "Sans-Bold", "Sans-Oblique", "Sans-BoldOblique",
-        "SansMono", "SansMono-Bold", "SansMono-Oblique", "SansMono-BoldOblique",
-        "Serif", "Serif-Bold", "Serif-Italic", "Serif-BoldItalic",
-    )
-)  # fmt: skip
+_STYLES = {
+    "Sans": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "SansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "Serif": ("", "-Bold", "-Italic", "-BoldItalic"),
+}
+
+FACES = tuple(f"DejaVu{family}{style}" for family, styles in _STYLES.items() for style in styles)
 
 ALIKE = 0.98
 """Letters of the same size whose bitmaps correlate more than this are one class: Latin A and Greek Alpha, say."""
@@ -40,13 +39,13 @@ class Letter(NamedTuple):
     script: str
 
 
-def face_path(face: str) -> str:
+def find_font_file(face: str) -> str:
     """The font file of `face`, one of `FACES`. Raises OSError where matplotlib, which ships it, is missing."""
-    return str(font_folder() / f"{face}.ttf")
+    return str(find_font_folder() / f"{face}.ttf")
 
 
 @functools.cache
-def font_folder() -> Path:
+def find_font_folder() -> Path:
     """Where matplotlib keeps its fonts, found without importing it. Raises OSError if it is not there."""
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
@@ -58,34 +57,34 @@ def font_folder() -> Path:
     return folder
 
 
-def shared_letters() -> list[Letter]:
+def list_shared_letters() -> list[Letter]:
     """Upper, lower, title-case and other letters of `SCRIPTS` that all `FACES` hold: by script, then code point.
 
     Modifier letters are left out: most are small copies of another letter, and so no class of their own.
     """
-    found = []
-    for code in sorted(set.intersection(*map(code_points, FACES))):
+    letters = []
+    for code in sorted(set.intersection(*map(read_code_points, FACES))):
         char = chr(code)
         name = unicodedata.name(char, "")
         script = name.split(" ")[0].lower()
         if script in SCRIPTS and unicodedata.category(char) in ("Lu", "Ll", "Lt", "Lo"):
-            found.append(Letter(char, name, script))
-    return sorted(found, key=lambda letter: SCRIPTS.index(letter.script))
+            letters.append(Letter(char, name, script))
+    return sorted(letters, key=lambda letter: SCRIPTS.index(letter.script))
 
 
-def code_points(face: str) -> set[int]:
+def read_code_points(face: str) -> set[int]:
     """All that `face` can draw."""
-    with TTFont(face_path(face), lazy=True) as font:
+    with TTFont(find_font_file(face), lazy=True) as font:
         return set(font.getBestCmap())
 
 
 @functools.cache
-def distinct_letters() -> tuple[Letter, ...]:
-    """`shared_letters` without those drawn like an earlier one of the list in any face; takes a second or two."""
-    letters = shared_letters()
+def list_distinct_letters() -> tuple[Letter, ...]:
+    """`list_shared_letters` without those drawn like an earlier one of the list in any face; takes a second or two."""
+    letters = list_shared_letters()
     twins: dict[int, set[int]] = {}
     for face in FACES:
-        for first, second in drawn_alike(letters, face):
+        for first, second in find_letters_alike(letters, face):
             twins.setdefault(second, set()).add(first)
     kept: set[int] = set()
     for index in range(len(letters)):
@@ -94,7 +93,7 @@ def distinct_letters() -> tuple[Letter, ...]:
     return tuple(letters[index] for index in sorted(kept))
 
 
-def drawn_alike(letters: list[Letter], face: str, size: int = 128, cells: int = 24) -> list[tuple[int, int]]:
+def find_letters_alike(letters: list[Letter], face: str, size: int = 128, cells: int = 24) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, that `face` draws equally large and with a correlation above `ALIKE`.
 
     - `size`: pixels per em of the drawings; large, for hinting draws one outline in two ways where pixels are few.
@@ -102,11 +101,11 @@ def drawn_alike(letters: list[Letter], face: str, size: int = 128, cells: int = 
 
     The correlations that decide are computed from whole numbers: every machine finds the same pairs.
     """
-    font = ImageFont.truetype(face_path(face), size, layout_engine=ImageFont.Layout.BASIC)
+    font = ImageFont.truetype(find_font_file(face), size, layout_engine=ImageFont.Layout.BASIC)
     sizes = np.empty((len(letters), 2), dtype=np.int64)
     values = np.empty((len(letters), cells * cells), dtype=np.int64)
     for row, letter in enumerate(letters):
-        mask, box = drawing(font, letter.char)
+        mask, box = draw_mask(font, letter.char)
         sizes[row] = box[2] - box[0], box[3] - box[1]
         values[row] = np.frombuffer(mask.resize((cells, cells), Image.Resampling.BOX, box).tobytes(), dtype=np.uint8)
     centered = values * values.shape[1] - values.sum(axis=1, keepdims=True)
@@ -114,21 +113,21 @@ def drawn_alike(letters: list[Letter], face: str, size: int = 128, cells: int = 
     first, second = np.nonzero(np.triu(unit @ unit.T > ALIKE - 0.01, k=1))
     same_size = (np.abs(sizes[first] - sizes[second]) <= size / 64).all(axis=1)
     first, second = first[same_size], second[same_size]
-    correlation = dot(centered[first], centered[second]) / np.sqrt(
-        dot(centered[first], centered[first]) * dot(centered[second], centered[second])
+    correlation = multiply_rows(centered[first], centered[second]) / np.sqrt(
+        multiply_rows(centered[first], centered[first]) * multiply_rows(centered[second], centered[second])
     )
     alike = correlation > ALIKE
     return list(zip(first[alike].tolist(), second[alike].tolist(), strict=True))
 
 
-def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Row by row the scalar product of two (N, C) arrays of whole numbers: (N,) float64."""
+def multiply_rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar products, row by row, of two (N, C) arrays of whole numbers: (N,) float64."""
     return (a * b).sum(axis=1).astype(np.float64)
 
 
-def drawing(font: ImageFont.FreeTypeFont, char: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
+def draw_mask(font: ImageFont.FreeTypeFont, char: str) -> tuple[Image.Image, tuple[int, int, int, int]]:
     """The mask of `char`, mode L, 255 where it is drawn, and the box (left, top, right, bottom) of its ink."""
-    drawn = font.getmask(char, mode="L")
-    mask = Image.new("L", drawn.size)
-    mask.im.paste(drawn, (0, 0, *drawn.size))  # ImageDraw.text does the same in four times the time
-    return mask, drawn.getbbox()
+    core = font.getmask(char, mode="L")
+    mask = Image.new("L", core.size)
+    mask.im.paste(core, (0, 0, *core.size))  # ImageDraw.text does the same in four times the time
+    return mask, core.getbbox()

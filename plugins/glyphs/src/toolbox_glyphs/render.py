@@ -1,4 +1,4 @@
-"""One picture of a letter: a face, a random pose, random colors."""
+"""Drawing a letter: a face, a random pose, random colors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter, ImageFont
 
-from toolbox_glyphs.letters import FACES, Letter, drawing, face_path
+from toolbox_glyphs.letters import FACES, Letter, draw_mask, find_font_file
 
 CONTRAST = 0.35
 """How much brighter (luma, 0 to 1) the ground is than the letter, at least."""
@@ -17,12 +17,12 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def render(letter: Letter, face: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """A picture of `letter`: rotated, sheared, scaled and shifted; two colors, a gradient, noise, sometimes blur.
+    """Draw `letter` rotated, sheared, scaled and shifted; in two colors, a gradient, noise, sometimes blur.
 
     - `letter`: what is drawn.
     - `face`: one of `FACES`.
-    - `size`: height and width of the picture, in pixels; at least 8.
-    - `rng`: every random choice comes from it, so an equal generator gives an equal picture.
+    - `size`: height and width of the image, in pixels; at least 8.
+    - `rng`: every random choice comes from it, so an equal generator gives an equal image.
 
     Rotation stays within 12 degrees, so that letters which are each other's turned copies (n, u) remain distinct.
     Raises ValueError for an unknown face or a size below 8.
@@ -31,26 +31,26 @@ def render(letter: Letter, face: str, size: int, rng: np.random.Generator) -> Im
         raise ValueError(f"there is no face {face!r}: use one of {', '.join(FACES)}")
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, not {size}")
-    mask, box = drawing(font_of(face, size), letter.char)
+    mask, box = draw_mask(load_font(face, size), letter.char)
     coverage = mask.transform(
-        (size, size), Image.Transform.AFFINE, pose(box, size, rng), resample=Image.Resampling.BILINEAR
+        (size, size), Image.Transform.AFFINE, draw_pose(box, size, rng), resample=Image.Resampling.BILINEAR
     )
     if rng.random() < 0.25:
         coverage = coverage.filter(ImageFilter.GaussianBlur(size / 32 * rng.uniform(0.3, 0.8)))
-    ink, ground = colors(rng)
+    ink, ground = draw_colors(rng)
     weight = np.frombuffer(coverage.tobytes(), dtype=np.uint8).reshape(size, size, 1) * np.float32(1 / 255)
     pixels = ground + weight * (ink - ground)
-    pixels += gradient(size, rng)[..., None]
+    pixels += draw_gradient(size, rng)[..., None]
     if rng.random() < 0.5:
         pixels += rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0.0, 0.05))
     return Image.fromarray((pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
-def pose(box: tuple[int, int, int, int], size: int, rng: np.random.Generator) -> tuple[float, ...]:
-    """A random affine map from pixels of the picture to pixels of the mask, as `Image.transform` takes it.
+def draw_pose(box: tuple[int, int, int, int], size: int, rng: np.random.Generator) -> tuple[float, ...]:
+    """A random affine map from pixels of the image to pixels of the mask, as `Image.transform` takes it.
 
     - `box`: left, top, right, bottom of the letter's ink in the mask, which has `size` pixels per em.
-    - `size`: of the picture.
+    - `size`: of the image.
 
     Scale is relative to the em, so capitals stay larger than small letters; a letter that would not fit is shrunk.
     """
@@ -63,8 +63,8 @@ def pose(box: tuple[int, int, int, int], size: int, rng: np.random.Generator) ->
     # rotation times (stretch and shear): x' = a x + b y, y' = c x + d y, seen from the letter's middle
     a, b = cos * scale * stretch, cos * shear * scale - sin * scale / stretch
     c, d = sin * scale * stretch, sin * shear * scale + cos * scale / stretch
-    center_x = size / 2 + shift(size, abs(a) * width + abs(b) * height, rng)
-    center_y = size / 2 + shift(size, abs(c) * width + abs(d) * height, rng)
+    center_x = size / 2 + draw_shift(size, abs(a) * width + abs(b) * height, rng)
+    center_y = size / 2 + draw_shift(size, abs(c) * width + abs(d) * height, rng)
     determinant = a * d - b * c
     a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
     origin_x = (box[0] + box[2]) / 2 - a * center_x - b * center_y
@@ -72,12 +72,12 @@ def pose(box: tuple[int, int, int, int], size: int, rng: np.random.Generator) ->
     return a, b, origin_x, c, d, origin_y
 
 
-def shift(size: int, extent: float, rng: np.random.Generator) -> float:
-    """How far a letter of `extent` pixels moves from the middle: at most a tenth, and not out of the picture."""
+def draw_shift(size: int, extent: float, rng: np.random.Generator) -> float:
+    """How far a letter of `extent` pixels moves from the middle: at most a tenth, and not out of the image."""
     return rng.uniform(-1, 1) * min(max(size - extent, 0) / 2, size / 10)
 
 
-def colors(rng: np.random.Generator) -> np.ndarray:
+def draw_colors(rng: np.random.Generator) -> np.ndarray:
     """(2, 3) float32: ink and ground, uniform over all pairs whose ground is brighter by at least `CONTRAST`.
 
     Ink is the darker one, as on paper: a small network from scratch, given both, did not leave the collapsed state.
@@ -88,14 +88,14 @@ def colors(rng: np.random.Generator) -> np.ndarray:
             return pair.astype(np.float32)
 
 
-def gradient(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) float32: a slope of light across the picture, of at most 0.1 from its middle to a corner."""
+def draw_gradient(size: int, rng: np.random.Generator) -> np.ndarray:
+    """(size, size) float32: a slope of light across the image, of at most 0.1 from its middle to a corner."""
     across, down = rng.uniform(-0.05, 0.05, 2)
     line = np.linspace(-1, 1, size, dtype=np.float32)
     return np.float32(across) * line[None, :] + np.float32(down) * line[:, None]
 
 
 @functools.lru_cache(maxsize=64)
-def font_of(face: str, size: int) -> ImageFont.FreeTypeFont:
+def load_font(face: str, size: int) -> ImageFont.FreeTypeFont:
     """`face` at `size` pixels per em."""
-    return ImageFont.truetype(face_path(face), size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(find_font_file(face), size, layout_engine=ImageFont.Layout.BASIC)

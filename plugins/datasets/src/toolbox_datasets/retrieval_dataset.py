@@ -12,12 +12,12 @@ from typing import ClassVar, Literal, NamedTuple
 
 from toolbox.base import Dataset, Sample, read_image, sized_files
 from toolbox.plugin import Problem
-from toolbox_datasets.files import listing, missing_files
-from toolbox_datasets.splits import carve, require_share
+from toolbox_datasets.files import list_first, missing_files
+from toolbox_datasets.splits import carve_classes, require_share
 
 
-class Item(NamedTuple):
-    """One image of a benchmark.
+class ListedImage(NamedTuple):
+    """One image of a benchmark, as its list has it.
 
     - `image_id`: its number or name, unique in the dataset; `class_id`: as the benchmark has it.
     - `path`: relative to the dataset's folder, with forward slashes.
@@ -31,13 +31,14 @@ class Item(NamedTuple):
     role: str | None = None
 
 
-class Listed(Dataset):
+class RetrievalDataset(Dataset):
     """A benchmark whose "test" has other classes than its "trainval", which "train" and "val" divide by classes.
 
     "val" gets about `val_share` of the classes, at least two. Which ones depends on their own ids
     (`toolbox.base.split_by_hash`), so classes that are added move no other.
 
-    Subclasses say how the list is read (`read`), how a class is called (`name_of`) and how one gets the dataset.
+    Subclasses say how the list is read (`read_list`), how a class is called (`name_class`) and how to get the dataset
+    (`explain_download`).
 
     - `published`: {"train" or "test": (images, classes)} as published, "train" being all but the test.
     """
@@ -53,7 +54,7 @@ class Listed(Dataset):
         self.root, self.split, self.val_share = os.path.expanduser(root), split, val_share
 
     @abstractmethod
-    def read(self, part: Literal["train", "test"]) -> list[Item]:
+    def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
         """All images of "trainval" (`part` "train") or of "test", in the order of the list.
 
         Raises FileNotFoundError with a sentence that names what is missing, OSError if it cannot be read, and
@@ -62,22 +63,22 @@ class Listed(Dataset):
 
     @classmethod
     @abstractmethod
-    def how_to_get(cls, root: str) -> str:
+    def explain_download(cls, root: str) -> str:
         """The steps that lead to a complete `root`."""
 
-    def name_of(self, class_id: int | str, items: list[Item]) -> str:
+    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
         """The name of a class with these images."""
         return str(class_id)
 
     @cached_property
-    def items(self) -> list[Item]:
+    def items(self) -> list[ListedImage]:
         """The images of this split, in the order of the list."""
-        items = self.read("test" if self.split == "test" else "train")
+        items = self.read_list("test" if self.split == "test" else "train")
         if self.split in ("trainval", "test"):
             return items
         ids = list(dict.fromkeys(item.class_id for item in items))
-        wanted = {ids[index] for index in carve(ids, self.val_share, self.split, self.root)}
-        return [item for item in items if item.class_id in wanted]
+        split_ids = {ids[index] for index in carve_classes(ids, self.val_share, self.split, self.root)}
+        return [item for item in items if item.class_id in split_ids]
 
     @cached_property
     def class_ids(self) -> list[int | str]:
@@ -91,10 +92,10 @@ class Listed(Dataset):
 
     @cached_property
     def classes(self) -> list[str]:
-        members: dict[int | str, list[Item]] = {class_id: [] for class_id in self.class_ids}
+        members: dict[int | str, list[ListedImage]] = {class_id: [] for class_id in self.class_ids}
         for item in self.items:
             members[item.class_id].append(item)
-        names = [self.name_of(class_id, items) for class_id, items in members.items()]
+        names = [self.name_class(class_id, items) for class_id, items in members.items()]
         unique = all(names) and len(set(names)) == len(names)
         return names if unique else [str(class_id) for class_id in self.class_ids]
 
@@ -124,9 +125,8 @@ class Listed(Dataset):
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
         path = Path(self.root) / item.path
-        sample = {
-            "image": read_image(path), "label": self.labels[index], "id": item.image_id, "path": str(path),
-        }  # fmt: skip
+        image = read_image(path)
+        sample = {"image": image, "label": self.labels[index], "id": item.image_id, "path": str(path)}
         if item.group:
             sample["group"] = item.group
         if item.role:
@@ -135,7 +135,7 @@ class Listed(Dataset):
 
     def check(self) -> list[Problem]:
         """A missing folder or list, a malformed list, or images that the list names and that are not there."""
-        steps = self.how_to_get(self.root)
+        steps = self.explain_download(self.root)
         try:
             absent = missing_files(Path(self.root), (item.path for item in self.items))
         except OSError as error:
@@ -144,27 +144,27 @@ class Listed(Dataset):
             return [Problem(str(error), "root")]
         if not absent:
             return []
-        message = f"{len(absent):,} of {len(self):,} images of {self.root} do not exist: {listing(absent)}."
+        message = f"{len(absent):,} of {len(self):,} images of {self.root} do not exist: {list_first(absent)}."
         return [Problem(message, "root", steps)]
 
     @classmethod
-    def checked(cls, out: str) -> str:
+    def check_parts(cls, out: str) -> str:
         """Check the dataset in `out` and return what is there, beside what was published.
 
         Raises ValueError with what is missing, and the steps that mend it.
         """
-        findings = []
+        summaries, as_published = [], True
         for part, (images, classes) in cls.published.items():
             dataset = cls(out, split="test" if part == "test" else "trainval")
             problems = dataset.check()
             if problems:
                 raise ValueError("\n".join(map(str, problems)))
-            found = f"{len(dataset):,} images of {len(dataset.classes):,} classes"
-            expected = f"{images:,} of {classes:,}"
-            same = (len(dataset), len(dataset.classes)) == (images, classes)
-            findings.append((same, f"{part} {found}" + ("" if same else f" (published: {expected})")))
-        verdict = "complete" if all(same for same, _ in findings) else "readable, but not the published dataset"
-        return f"{out} is {verdict}: " + ", ".join(text for _, text in findings)
+            fits = (len(dataset), len(dataset.classes)) == (images, classes)
+            as_published = as_published and fits
+            note = "" if fits else f" (published: {images:,} of {classes:,})"
+            summaries.append(f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes{note}")
+        verdict = "complete" if as_published else "readable, but not the published dataset"
+        return f"{out} is {verdict}: " + ", ".join(summaries)
 
     @classmethod
     def prepare(cls, out: str) -> str:
@@ -172,10 +172,10 @@ class Listed(Dataset):
 
         - `out`: the folder that holds it. Raises ValueError, with the steps to take, if something is missing.
         """
-        return cls.checked(out)
+        return cls.check_parts(out)
 
 
-def common_folder(items: list[Item]) -> str:
+def name_common_folder(items: list[ListedImage]) -> str:
     """The name of the folder that holds all of these images, empty where there are several."""
     names = {Path(item.path).parent.name for item in items}
     return names.pop() if len(names) == 1 else ""
