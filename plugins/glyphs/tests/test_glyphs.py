@@ -262,7 +262,7 @@ def test_an_interrupted_command_leaves_nothing_and_a_killed_one_is_cleared_up(tm
         return Image.new("RGB", (size, size))
 
     with monkeypatch.context() as patch:
-        patch.setattr(glyphs, "draw", interrupted)
+        patch.setattr(glyphs, "draw_image", interrupted)
         with pytest.raises(KeyboardInterrupt):
             Glyphs.prepare(str(out), size=16)
     assert list(tmp_path.iterdir()) == []
