@@ -16,7 +16,6 @@ from test_class_names import CLASSIFIER, forget
 from test_embed import NAMES, draw
 from test_report import EVIL, Page
 from toolbox_classification.commands import prediction_page
-from toolbox_classification.commands.prediction_files import write_predictions
 
 import toolbox
 from toolbox.base import Batch, read_image
@@ -144,16 +143,6 @@ def test_few_pictures_are_shown_as_a_table(predict, photos):
     _, said, _ = predict("--out", "all.csv")
     assert "top.png" not in said
     assert len(Path("all.csv").read_text().splitlines()) == 36
-
-
-def test_names_that_are_no_unicode_come_back_as_they_were(tmp_path):
-    odd, rows = ['a\udcff,"b\n.png'], [[(EVIL, 0.75), ("ü\udcfe", 1e-9)]]
-    for ending in ("csv", "json", "jsonl"):
-        write_predictions(tmp_path / f"p.{ending}", odd, rows)
-    with (tmp_path / "p.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        assert list(csv.reader(stream))[1] == [odd[0], EVIL, "0.75", "ü\udcfe", "1e-09"]
-    for held in (json.loads((tmp_path / "p.json").read_text())[0], json.loads((tmp_path / "p.jsonl").read_text())):
-        assert (held["path"], held["predictions"][1]["label"]) == (odd[0], "ü\udcfe")
 
 
 def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, monkeypatch):

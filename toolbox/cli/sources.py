@@ -1,4 +1,4 @@
-"""What a command embeds with, and what it embeds: both may be said in several ways."""
+"""What commands that run a model over images share: its arguments, the model and the data that they mean, progress."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
 from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, is_number, memory, scientific
 from toolbox.report.overlay import curve_charts, histogram_charts, learning_charts, table_grids
-from toolbox.report.page import template
+from toolbox.report.page import render_page, template
 from toolbox.report.paired import Flip, Paired
 from toolbox.report.table import decimals, difference
 
@@ -69,18 +69,16 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
     places = find_items(dataset, shown) if dataset is not None else {}
     if dataset is not None and shown and not places:
         pictures, why = None, "the dataset of the recipe holds none of these items"
-    now = datetime.now()
-    page = template("compare.html.j2").render(
+    page = render_page(
+        template("compare.html.j2"), datetime.now(), pictures,
         labels=[(label, *choose_style(number)) for number, label in enumerate(comparison.labels)],
-        paths=[str(run.path) for run in runs], when=f"{now.day} {now:%B %Y, %H:%M}",
-        when_iso=now.isoformat("T", "minutes"), headline=headline(comparison), alarms=comparison.alarms,
+        paths=[str(run.path) for run in runs], headline=headline(comparison), alarms=comparison.alarms,
         notes=comparison.notes, metrics=metrics_grid(comparison), costs=costs_grid(comparison),
         settings=_texts(comparison.settings, comparison.labels, "setting"),
         environment=_texts(comparison.environment, comparison.labels, "environment"),
         learning=main, other_learning=other, curves=curve_charts(runs), histograms=histogram_charts(runs),
         tables=table_grids(runs), several=len(runs) > 2,
         duels=[_view(comparison.labels[0], duel, places, pictures) for duel in comparison.duels],
-        pictures=list(pictures.held.values()) if pictures else [],
         no_pictures=why if shown and pictures is None else "",
     )  # fmt: skip
     try:

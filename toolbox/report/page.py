@@ -35,6 +35,20 @@ def template(name: str, folder: Path = HERE) -> Template:
     return environment.get_template(name)
 
 
+def render_page(page: Template, when: datetime, pictures: Pictures | None, **values: Any) -> str:
+    """The text of a page.
+
+    - `when`: the time that it shows; `pictures`: those that it holds, None for none.
+    - `values`: what else its template shows.
+    """
+    return page.render(
+        when=f"{when.day} {when:%B %Y, %H:%M}",
+        when_iso=when.isoformat("T", "minutes"),
+        pictures=list(pictures.held.values()) if pictures else [],
+        **values,
+    )
+
+
 class HtmlPage:
     """An HTML file that opens without a network, of a Jinja template and small pictures of a dataset's images.
 
@@ -64,11 +78,5 @@ class HtmlPage:
 
         Raises ToolboxError when it cannot be written.
         """
-        now = datetime.now()
-        page = template(self.template.name, self.template.parent).render(
-            pictures=list(self._pictures.held.values()),
-            when=f"{now.day} {now:%B %Y, %H:%M}",
-            when_iso=now.isoformat("T", "minutes"),
-            **values,
-        )
-        write_text(path, page, hint="Choose another page.")
+        page = template(self.template.name, self.template.parent)
+        write_text(path, render_page(page, datetime.now(), self._pictures, **values), hint="Choose another page.")

@@ -20,7 +20,7 @@ from toolbox.report.grid import Grid, grid
 from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
-from toolbox.report.page import template
+from toolbox.report.page import render_page, template
 from toolbox.report.recipe import judged_split
 from toolbox.report.series import read_series
 from toolbox.report.table import headline, is_unchanged, rows, without_settings
@@ -54,16 +54,15 @@ def write_report(
     series = read_series(work_dir / "metrics.jsonl")
     measured = {name: points for name, points in series.items() if name.removeprefix("val/") not in results["chosen"]}
     main, other = draw_learning_curves(measured, best.get("step"))
-    when = _date(work_dir)
     table = rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))
     shown = headline(results, items=len(dataset) if dataset is not None else None, split=split)
     pictures = Pictures(dataset) if dataset is not None else None
     galleries = [finding for finding in usable if isinstance(finding, Gallery)]
-    page = template("report.html.j2").render(
+    page = render_page(
+        template("report.html.j2"), _date(work_dir), pictures,
         name=work_dir.resolve().name, pixels=bool(results.get("pixels")),
         features=bool(results.get("before_head")),
-        when=f"{when.day} {when:%B %Y, %H:%M}", when_iso=when.isoformat("T", "minutes"),
         headline=shown, facts=list_facts(recipe, results), rows=table, unchanged=unchanged,
         tracks=any(row.span for row in table) and not unchanged,
         intervals=any(row.interval for row in table), missing=MISSING,
@@ -71,7 +70,6 @@ def write_report(
         learning=main, other_learning=other, best_step=best.get("step"),
         found=blocks(usable), remarks=remarks,
         galleries=show_galleries(pictures, galleries, split=split) if pictures and galleries else [],
-        pictures=list(pictures.held.values()) if pictures else [],
         config=config, environment=_pretty(read_text(work_dir / "environment.json")), costs=costs(results),
     )  # fmt: skip
     path = work_dir / "report.html"
