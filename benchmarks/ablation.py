@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox import api
-from toolbox.engine.console import Silent
+from toolbox.engine.console import QuietConsole
 
 RECIPE = Path(__file__).parents[1] / "configs" / "demo" / "dinov3_sop.py"
 HELD_OUT = 1 / 3
@@ -108,5 +108,5 @@ def train_once(changes: dict[str, Any], steps: int, seed: int, *, held_out: bool
         }
     with tempfile.TemporaryDirectory() as folder:
         config = api.load_config(RECIPE, {**fixed, **changes})
-        results = api.train(config, out=Path(folder) / "run", console=Silent())
+        results = api.train(config, out=Path(folder) / "run", console=QuietConsole())
     return results["after"]["recall@1"], results["seconds"]

@@ -14,12 +14,12 @@ import torch
 from benchmarks.loader import draw_photos
 from benchmarks.timing import measure_seconds
 from toolbox.config import complete
-from toolbox.engine.console import Silent
-from toolbox.engine.loop import Run
-from toolbox.engine.reading.batches import batches, ready
-from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, inputs_of
-from toolbox.engine.storing.shelf import Shelf
+from toolbox.engine.console import QuietConsole
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
+from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.loader import batches, ready
+from toolbox.engine.feature_extraction.feature_cache import FeatureCache
+from toolbox.engine.trainer import Trainer
 from toolbox.registry import build
 
 PROMISE_EPOCH, PROMISE_EXTRACTION = 100.0, 1.10
@@ -37,8 +37,8 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw_photos(folder / "photos", items)
-        live = _Stretch(_recipe(folder, batch, size, stored=False), folder / "live", console=Silent())
-        stored = _Stretch(_recipe(folder, batch, size, stored=True), folder / "stored", console=Silent())
+        live = _Stretch(_recipe(folder, batch, size, stored=False), folder / "live", console=QuietConsole())
+        stored = _Stretch(_recipe(folder, batch, size, stored=True), folder / "stored", console=QuietConsole())
         steps, plain = int(live.steps_per_epoch), _plain_pass(live, batch)
         plain()
         stored.stretch(steps)
@@ -67,7 +67,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     }
 
 
-class _Stretch(Run):
+class _Stretch(Trainer):
     """A run that goes on, a stretch of steps at a time."""
 
     def stretch(self, steps: int) -> None:
@@ -95,25 +95,27 @@ def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, A
     return complete(recipe)
 
 
-def _plain_pass(engine: Run, batch: int) -> Callable[[], None]:
+def _plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
     """What one would write by hand."""
     model, sampler = engine.model, build({"type": "core.Sequential", "batch_size": batch}, "sampler")
     sampler.setup(engine.dataset, 0)
-    inputs = inputs_of(model)
+    inputs = input_specs(model)
 
     def plain() -> None:
         kept = []
         with torch.no_grad():
-            for loaded in batches(Fetch(engine.dataset, inputs), Draws(sampler, 0, len(sampler)), workers=1):
+            for loaded in batches(
+                BatchBuilder(engine.dataset, inputs), TrainBatches(sampler, 0, len(sampler)), workers=1
+            ):
                 pixels = ready(loaded, inputs, engine.torch_device).inputs["image"]
                 kept.append(model.pool(model.backbone(pixels)).cpu())
 
     return plain
 
 
-def _extract(engine: Run, folder: Path) -> None:
+def _extract(engine: Trainer, folder: Path) -> None:
     """All of it: the key, the shards, their checksums, the manifest, and opening the store."""
     shutil.rmtree(folder, ignore_errors=True)
     recipe = engine.config | {"features": {"dtype": "fp16", "views": None, "folder": str(folder)}}
-    shelf = Shelf(recipe, engine.model, engine.device, engine.precision, console=Silent())
-    shelf.add("train", engine.dataset, recipe["train_dataloader"], training=True)
+    feature_cache = FeatureCache(recipe, engine.model, engine.device, engine.precision, console=QuietConsole())
+    feature_cache.add("train", engine.dataset, recipe["train_dataloader"], training=True)

@@ -15,9 +15,9 @@ from torch import nn
 from benchmarks.timing import measure_seconds
 from toolbox.base import Batch
 from toolbox.config import complete
-from toolbox.engine import loop
-from toolbox.engine.console import Silent
-from toolbox.engine.loop import Run
+from toolbox.engine import trainer
+from toolbox.engine.console import QuietConsole
+from toolbox.engine.trainer import Trainer
 
 PROMISES = {"vits16": 1.03, "demo": 1.10}
 _DEMO_ARCHITECTURE = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0}
@@ -37,7 +37,7 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engine = _Stretch(_recipe(model), Path(folder) / "run", console=Silent())
+        engine = _Stretch(_recipe(model), Path(folder) / "run", console=QuietConsole())
         engine.batch = _batch(*_MODELS[model][1:])
         bare = _bare_loop(engine)
         engine.stretch(2)
@@ -60,14 +60,14 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     }
 
 
-class _Stretch(Run):
+class _Stretch(Trainer):
     """A run that is fed one batch again and again, a stretch of steps at a time."""
 
     batch: Batch
 
     def stretch(self, steps: int) -> None:
         self.steps = self.step + steps
-        with mock.patch.object(loop, "training_batches", return_value=itertools.repeat(self.batch)):
+        with mock.patch.object(trainer, "training_batches", return_value=itertools.repeat(self.batch)):
             self._train()
 
     def save(self) -> Path:

@@ -11,9 +11,9 @@ from benchmarks.timing import measure_peak_bytes, measure_seconds
 from toolbox.base import Batch, Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device
+from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.memory import Peak
 from toolbox.engine.precision import Precision
-from toolbox.engine.updating.grad_cache import GradCache
 
 PROMISE, PROMISE_MEMORY = 0.6, 1.3
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import measure_seconds
-from toolbox.engine.reading.batches import batches
-from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
+from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.loader import batches
 from toolbox.registry import build
 
 PROMISE = 0.9
@@ -35,10 +35,10 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
         preprocess = backbone.preprocess()
         sampler = build({"type": "core.Shuffled", "batch_size": batch}, "sampler")
         sampler.setup(dataset, seed=0)
-        fetch = Fetch(dataset, {"image": Inputs("image", preprocess)}, augment=augment)
+        fetch = BatchBuilder(dataset, {"image": InputSpec("image", preprocess)}, augment=augment)
         per_measurement = items // batch
         # one endless stream, so that starting the worker is not measured
-        stream = iter(batches(fetch, Draws(sampler, 0, 10**6), workers=1, prefetch=2))
+        stream = iter(batches(fetch, TrainBatches(sampler, 0, 10**6), workers=1, prefetch=2))
         for _ in range(3):
             next(stream)
 

@@ -17,9 +17,9 @@ from toolbox.engine import speed
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device, cores, set_threads
 from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.param_groups import parameter_groups
 from toolbox.engine.precision import DTYPES, Precision
-from toolbox.engine.updating.groups import parameter_groups
-from toolbox.engine.updating.step import Step
+from toolbox.engine.train_step import TrainStep
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build
@@ -58,7 +58,7 @@ def run(
     device: str = "auto",
     variants: str = "auto",
 ) -> dict[str, Any]:
-    """Time steps of the engine's own `Step` on a batch that lies on the device, the variants in turn.
+    """Time steps of the engine's own `TrainStep` on a batch that lies on the device, the variants in turn.
 
     - `backbone`: a name of dinov3.ViT, "type:name" of another component ("namespace.Name:name"), "small" (a ViT) or
       "demo" (the demo's ConvNeXt); "auto" is vitb16, and small on a CPU. Weights are random and all of them train.
@@ -164,14 +164,14 @@ def _recipe(backbone: str, size: int) -> dict[str, Any]:
     }
 
 
-def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> Step:
+def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> TrainStep:
     torch.manual_seed(0)
     where = torch.device(str(device))
     model: Model = build_structure({"model": recipe}, classes=2).to(where).train()
     apply_tuning(model)
     speed.prepare(model, switches, where)
     optimizer = build({"type": "core.AdamW", "lr": 1e-5}, "optimizer")
-    return Step(
+    return TrainStep(
         Parallel(model),
         parameter_groups(model, optimizer, {}),
         lambda groups: optimizer.build(groups, device.fused_optimizer),
@@ -186,14 +186,14 @@ def _batch(items: int, size: int, device: torch.device) -> Batch:
     return Batch.example({"image": images.to(device)}, labels=(torch.arange(items) // 4).to(device))
 
 
-def _flops(update: Step, batch: Batch) -> int:
+def _flops(update: TrainStep, batch: Batch) -> int:
     """Of one step, forward and backward; a product of matrices counts a multiplication and an addition each."""
     with FlopCounterMode(display=False) as counter:
         update([batch], 0, 1)
     return counter.get_total_flops()
 
 
-def _stretch(update: Step, batch: Batch, steps: int, device: Device) -> Callable[..., float]:
+def _stretch(update: TrainStep, batch: Batch, steps: int, device: Device) -> Callable[..., float]:
     """A function that takes some steps and returns the seconds, the device's work included."""
 
     def action(count: int = steps) -> float:

@@ -67,8 +67,12 @@ def command(tmp_path):
     def run(name, *arguments, cwd=tmp_path, env=None, **options):
         return subprocess.run(
             [sys.executable, str(HERE.parent / "tools" / f"{name}.py"), *map(str, arguments)],
-            cwd=cwd, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})}, **options,
-        )  # fmt: skip
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})},
+            **options,
+        )
 
     return run

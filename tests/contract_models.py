@@ -81,9 +81,7 @@ class Pretrainer(Model):
     (Siméoni et al., "DINOv3", 2025: Gram anchoring). It reads what the student reads, and is no input of its own.
     """
 
-    def __init__(
-        self, backbone: Backbone, momentum: float = 0.9, prototypes: int = 12, anchor: Backbone | None = None
-    ):  # fmt: skip
+    def __init__(self, backbone: Backbone, momentum: float = 0.9, prototypes: int = 12, anchor: Backbone | None = None):
         super().__init__()
         self.student = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(backbone.dim, prototypes)})
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)

@@ -42,9 +42,14 @@ class Patches(Backbone):
     abilities = frozenset({"mask"})
 
     def __init__(
-        self, dim: int = 16, patch: int = 4, prefix: int = 1, size: tuple[int, int] = (16, 16), masked: bool = False,
+        self,
+        dim: int = 16,
+        patch: int = 4,
+        prefix: int = 1,
+        size: tuple[int, int] = (16, 16),
+        masked: bool = False,
         weights: str | None = "toy",
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.dim, self.prefix, self.size, self.weights_id = dim, prefix, tuple(size), weights
         self.embed = nn.Conv2d(3, dim, patch, patch)

@@ -12,19 +12,29 @@ _number = itertools.count()
 def module(components: str = "", body: str = "") -> str:
     """The source of a plugin module; `components` are the arguments of one or several Component, a line each."""
     lines = [f"Component({line.strip()})," for line in components.strip().splitlines()]
-    return "\n".join([
-        "from toolbox.plugin import Component, hookimpl",
-        textwrap.dedent(body),
-        "@hookimpl",
-        "def toolbox_components():",
-        f"    return [{' '.join(lines)}]",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "from toolbox.plugin import Component, hookimpl",
+            textwrap.dedent(body),
+            "@hookimpl",
+            "def toolbox_components():",
+            f"    return [{' '.join(lines)}]",
+        ]
+    )
 
 
 def install(
-    folder: Path, distribution: str, namespace: str, source: str, *, version: str = "1.0", group: str = "toolbox.v1",
-    kind: str = "dist-info", module_name: str = "", files: dict[str, str] | None = None,
-) -> str:  # fmt: skip
+    folder: Path,
+    distribution: str,
+    namespace: str,
+    source: str,
+    *,
+    version: str = "1.0",
+    group: str = "toolbox.v1",
+    kind: str = "dist-info",
+    module_name: str = "",
+    files: dict[str, str] | None = None,
+) -> str:
     """Write a distribution with one plugin into `folder` (on sys.path); returns the name of its module.
 
     - `kind`: "dist-info" or "egg-info".

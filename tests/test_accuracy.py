@@ -15,7 +15,7 @@ from toolbox_classification.accuracy import Accuracy
 from toolbox_classification.calibration import CalibrationError
 
 from toolbox.base import Batch, Curve, Gallery, Histogram, Matrix, Outcomes, Table
-from toolbox.report import load_findings, save_findings, write_report
+from toolbox.report import load_report_items, save_report_items, write_report
 from toolbox.report.matrix import matrix_drawing
 
 
@@ -46,8 +46,8 @@ def judged(metric, logits, labels, size=None):
     return metric.compute()
 
 
-def of(findings, kind, title=""):
-    return next(found for found in findings if isinstance(found, kind) and title in found.title)
+def of(report_items, kind, title=""):
+    return next(found for found in report_items if isinstance(found, kind) and title in found.title)
 
 
 # ---- numbers
@@ -172,7 +172,7 @@ def test_too_few_classes_for_a_k_are_refused_or_said():
     assert metric.check(Named([0, 1], 2)) == []
     found = judged(metric, *made(classes=5))
     assert list(found) == ["top1", "balanced_accuracy"]
-    table = of(metric.findings(Named([], 5)), Table, "By class")
+    table = of(metric.report_items(Named([], 5)), Table, "By class")
     assert "There is no top5: it would be 1 for any answer among 5 classes." in table.note
 
 
@@ -210,11 +210,16 @@ def test_what_cannot_be_judged_is_refused(make):
         metric.compute()
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda: Accuracy([]), "different numbers from 1 up"), (lambda: Accuracy([0]), "from 1 up"),
-    (lambda: Accuracy([1, 1]), "different"), (lambda: Accuracy(intervals=-1), "at least 0"),
-    (lambda: CalibrationError(0), "at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Accuracy([]), "different numbers from 1 up"),
+        (lambda: Accuracy([0]), "from 1 up"),
+        (lambda: Accuracy([1, 1]), "different"),
+        (lambda: Accuracy(intervals=-1), "at least 0"),
+        (lambda: CalibrationError(0), "at least 1"),
+    ],
+)
 def test_arguments_that_make_no_sense(make, words):
     with pytest.raises(ValueError, match=words):
         make()
@@ -229,11 +234,13 @@ def test_the_findings_tell_who_is_taken_for_whom():
     logits = torch.nn.functional.one_hot(said, 4).float() * torch.linspace(3, 8, 25)[:, None]
     metric = Accuracy([1])
     assert judged(metric, logits, labels)["top1"] == 17 / 25
-    found = metric.findings(Named(labels.tolist(), 4))
+    found = metric.report_items(Named(labels.tolist(), 4))
     table = of(found, Table, "By class")
     assert table.rows == [
-        ["class 1", 10, 0.3, "class 0"], ["class 2", 5, 0.8, "class 1"], ["class 0", 10, 1.0, None],
-    ]  # fmt: skip
+        ["class 1", 10, 0.3, "class 0"],
+        ["class 2", 5, 0.8, "class 1"],
+        ["class 0", 10, 1.0, None],
+    ]
     assert "1 more have no item here" in table.note
     assert of(found, Table, "confusions").rows[0] == ["class 1", "class 0", 6, 0.6]
     matrix = of(found, Matrix)
@@ -250,7 +257,7 @@ def test_the_findings_tell_who_is_taken_for_whom():
 def test_a_tie_that_is_lost_is_said_to_be_the_other_class():
     metric = Accuracy([1])
     judged(metric, torch.zeros(4, 3), torch.tensor([0, 0, 1, 2]))
-    matrix = of(metric.findings(Named([], 3)), Matrix)
+    matrix = of(metric.report_items(Named([], 3)), Matrix)
     assert [matrix.values[i][i] for i in range(3)] == [0, 0, 0]
     assert [sum(row) for row in matrix.values] == [1, 1, 1]
 
@@ -259,7 +266,7 @@ def test_many_classes_show_the_worst_and_say_how_many_are_left_out():
     logits, labels = made(items=3000, classes=300, noise=2.0)
     metric = Accuracy()
     judged(metric, logits, labels)
-    found = metric.findings(Named(labels.tolist(), 300))
+    found = metric.report_items(Named(labels.tolist(), 300))
     table, matrix = of(found, Table, "By class"), of(found, Matrix)
     present = len(labels.unique())
     assert f"The worst 50 of {present} classes; {present - 50} are left out." in table.note
@@ -269,14 +276,14 @@ def test_many_classes_show_the_worst_and_say_how_many_are_left_out():
     assert len(of(found, Gallery).examples) == 24
     perfect = torch.nn.functional.one_hot(labels, 300).float()
     judged(metric, perfect, labels)
-    assert [type(one) for one in metric.findings(Named(labels.tolist(), 300))] == [Table, Outcomes]
+    assert [type(one) for one in metric.report_items(Named(labels.tolist(), 300))] == [Table, Outcomes]
 
 
 def test_reliability_is_drawn_of_what_the_bins_hold():
     logits, labels = made(noise=1.0)
     metric = CalibrationError(10)
     number = judged(metric, logits, labels)["calibration_error"]
-    curve, histogram = metric.findings(Named([]))
+    curve, histogram = metric.report_items(Named([]))
     assert isinstance(curve, Curve)
     assert isinstance(histogram, Histogram)
     assert curve.series["calibrated"] == [(0, 0), (1, 1)]
@@ -300,7 +307,7 @@ def test_the_report_draws_it_all(tmp_path):
     for metric in metrics:
         judged(metric, logits, labels)
     dataset = Squares(60)
-    found = [one for metric in metrics for one in metric.findings(dataset)]
+    found = [one for metric in metrics for one in metric.report_items(dataset)]
     page = Page(write_report(tmp_path, {"after": judged(metrics[0], logits, labels)}, (dataset, found)))
     assert len(page.all("figure", "matrix")) == 1
     assert len(page.all("rect", "heat")) == 9
@@ -310,12 +317,12 @@ def test_the_report_draws_it_all(tmp_path):
     assert "similarity to the query" not in page.text
     assert "<script" not in page.source
     assert "is black, said white" in page.text
-    assert load_findings(save_findings(tmp_path, found))[-1].title == "How sure it is"
+    assert load_report_items(save_report_items(tmp_path, found))[-1].title == "How sure it is"
 
 
 def test_a_matrix_survives_the_file_and_any_of_them_can_be_drawn(tmp_path):
     matrix = Matrix("M", ["a", "b"], ["x", "y", "z"], [[0.1, math.nan, 1], [np.float32(0.5), 0, -2]], "said", "class")
-    back = load_findings(save_findings(tmp_path, [matrix]))[0]
+    back = load_report_items(save_report_items(tmp_path, [matrix]))[0]
     assert back.values[1] == [0.5, 0, -2]
     assert math.isnan(back.values[0][1])
     drawing = matrix_drawing(back)
@@ -327,13 +334,15 @@ def test_a_matrix_survives_the_file_and_any_of_them_can_be_drawn(tmp_path):
     wide = Matrix("M", ["a" * 99] * 60, ["b"] * 70, [[random.random()] * 70] * 60, "x", "y")
     drawing = matrix_drawing(wide)
     assert (len(drawing.squares), drawing.remarks[0]) == (
-        1600, "20 more rows and 30 more columns are in findings.json.",
-    )  # fmt: skip
+        1600,
+        "20 more rows and 30 more columns are in report_items.json.",
+    )
     assert len(drawing.rows[0][1]) < 20
     same = matrix_drawing(Matrix("M", ["a"], ["x"], [[0]], "x", "y"))
     assert [square.share for square in same.squares] == [0]
     for damaged in ('"values":[[1]]', '"values":[[1,2,3]]', '"values":3'):
-        text = f'{{"format":1,"findings":[{{"kind":"matrix","title":"t","rows":["a"],"columns":["x","y"],{damaged}}}]}}'
-        (tmp_path / "findings.json").write_text(text)
+        matrix = f'{{"kind":"matrix","title":"t","rows":["a"],"columns":["x","y"],{damaged}}}'
+        text = f'{{"format":1,"report_items":[{matrix}]}}'
+        (tmp_path / "report_items.json").write_text(text)
         with pytest.raises(Exception, match="The file is damaged"):
-            load_findings(tmp_path)
+            load_report_items(tmp_path)

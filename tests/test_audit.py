@@ -29,7 +29,7 @@ from toolbox.engine.audit import (
     near_duplicates,
     pixel_digest,
     where,
-)  # fmt: skip
+)
 from toolbox.testing.material import image
 
 HERE = Path(__file__).parent
@@ -66,8 +66,10 @@ def read(root, near=True, workers=2):
 
 
 def names(found, pairs):
-    return {(pair.kind, where(found, pair), Path(str(found[pair.first].id)).name, Path(str(found[pair.second].id)).name)
-            for pair in pairs}  # fmt: skip
+    return {
+        (pair.kind, where(found, pair), Path(str(found[pair.first].id)).name, Path(str(found[pair.second].id)).name)
+        for pair in pairs
+    }
 
 
 def test_every_kind_of_duplicate_is_found(folder):
@@ -109,20 +111,31 @@ def test_the_first_copy_with_the_same_file_counts():
     def one(split, file, pixels, label="x"):
         return Fingerprint(split, 0, 0, label=label, file=file, pixels=pixels)
 
-    found = [one("train", b"1", b"p"), one("train", b"2", b"p"), one("train", b"2", b"p"), one("test", b"2", b"p"),
-             one("test", None, b"p"), Fingerprint("test", 0, 0, error="no")]  # fmt: skip
+    found = [
+        one("train", b"1", b"p"),
+        one("train", b"2", b"p"),
+        one("train", b"2", b"p"),
+        one("test", b"2", b"p"),
+        one("test", None, b"p"),
+        Fingerprint("test", 0, 0, error="no"),
+    ]
     assert [tuple(pair) for pair in duplicates(found)] == [
-        ("same pixels", 0, 1, 0), ("same file", 1, 2, 0), ("same file", 1, 3, 0), ("same pixels", 0, 4, 0),
+        ("same pixels", 0, 1, 0),
+        ("same file", 1, 2, 0),
+        ("same file", 1, 3, 0),
+        ("same pixels", 0, 4, 0),
         ("same pixels", 3, 4, 0),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_hash_holds_still_under_slight_changes_only():
     for seed in range(8):
         picture = image((64, 96), seed)
         changed = [
-            picture.resize((48, 32)), picture.convert("L").convert("RGB"), ImageEnhance.Brightness(picture).enhance(0.8)
-        ]  # fmt: skip
+            picture.resize((48, 32)),
+            picture.convert("L").convert("RGB"),
+            ImageEnhance.Brightness(picture).enhance(0.8),
+        ]
         for other in changed:
             assert (difference_hash(picture) ^ difference_hash(other)).bit_count() <= 3
             assert pixel_digest(picture) != pixel_digest(other)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from toolbox.core.augment import Augment, recolor
-from toolbox.core.geometry import affine_crop, random_box
+from toolbox.builtins.augment import Augment, recolor
+from toolbox.builtins.geometry import affine_crop, random_box
 
 EVERYTHING = {"rotate": 20, "shear": 10, "color": 0.4, "gray": 0.2, "blur": 0.5, "erase": 0.5}
 
@@ -168,11 +168,23 @@ def test_blur_takes_away_detail():
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("scale", (0, 1)), ("scale", (0.5, 0.2)), ("scale", (0.5, 1.5)), ("scale", (0.5,)), ("ratio", (0, 1)),
-        ("ratio", (2, 1)), ("flip", 1.1), ("rotate", -1), ("rotate", 181), ("shear", 50), ("color", 1.1), ("gray", 2),
-        ("blur", -0.1), ("erase", 1.5), ("views", 0),
+        ("scale", (0, 1)),
+        ("scale", (0.5, 0.2)),
+        ("scale", (0.5, 1.5)),
+        ("scale", (0.5,)),
+        ("ratio", (0, 1)),
+        ("ratio", (2, 1)),
+        ("flip", 1.1),
+        ("rotate", -1),
+        ("rotate", 181),
+        ("shear", 50),
+        ("color", 1.1),
+        ("gray", 2),
+        ("blur", -0.1),
+        ("erase", 1.5),
+        ("views", 0),
     ],
-)  # fmt: skip
+)
 def test_values_out_of_range_are_refused(name, wrong):
     with pytest.raises(ValueError, match=name):
         Augment(**{name: wrong})

@@ -16,9 +16,9 @@ from torch import nn
 
 import toolbox
 from toolbox import api
-from toolbox.engine import loop
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.updating.average import Average, applied, start_step
+from toolbox.engine import trainer
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.hooks.average import WeightAverage, applied, start_step
 
 EMA = "optim_wrapper.average=dict(decay=0.8)"
 SWA = "optim_wrapper.average=dict(decay=None,start=0.5)"
@@ -28,7 +28,7 @@ def walk(decay, start=1, steps=9):
     """A parameter that walks at random, its average, and all its values."""
     torch.manual_seed(0)
     parameter = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
-    average = Average({"p": parameter}, decay, start, steps)
+    average = WeightAverage({"p": parameter}, decay, start, steps)
     values = []
     for step in range(1, steps + 1):
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_frozen_weights_are_neither_copied_nor_averaged(toy, tmp_path):
     recipe = toolbox.config.complete(
         toolbox.config.to_dict(toy([vit(tmp_path / "a", TUNES[1]), "model.pool=cls", EMA]))
     )
-    run = loop.Run(recipe, tmp_path / "w")
+    run = trainer.Trainer(recipe, tmp_path / "w")
     kept = sum(tensor.numel() for tensor in run.average._averages.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     assert kept == trained < sum(parameter.numel() for parameter in run.model.parameters()) / 3
@@ -94,13 +94,13 @@ def test_frozen_weights_are_neither_copied_nor_averaged(toy, tmp_path):
 def raw(monkeypatch):
     """The trained parameters after every step of a run, before anything is averaged."""
     seen = []
-    original = Average.update
+    original = WeightAverage.update
 
     def update(self, step):
         seen.append([parameter.detach().clone() for parameter in self._own])
         original(self, step)
 
-    monkeypatch.setattr(Average, "update", update)
+    monkeypatch.setattr(WeightAverage, "update", update)
     return seen
 
 
@@ -188,7 +188,7 @@ def test_a_resumed_run_that_forgets_its_weights_would_differ(toy, monkeypatch):
     toolbox.train(toy([EMA]), out="whole")
     interrupt_at(monkeypatch, 7)
     interrupted(toy([EMA]), out="stopped")
-    monkeypatch.setattr("toolbox.engine.updating.average.restore_weights", lambda parameters, saved: None)
+    monkeypatch.setattr("toolbox.engine.hooks.average.restore_weights", lambda parameters, saved: None)
     toolbox.train(toy([EMA]), out="stopped", resume=True)
     assert not same(finished("whole")[0], finished("stopped")[0])
 

@@ -13,7 +13,7 @@ import pytest
 
 import toolbox
 from toolbox.cli import common, test, train
-from toolbox.engine.saving import files
+from toolbox.engine.checkpoint import files
 from toolbox.errors import Problem, ToolboxError
 
 HERE = Path(__file__).parent
@@ -108,7 +108,7 @@ def test_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(run):
     answer = run(train, "--work-dir", "w", "--cfg-options", "model.loss.explode_at=6")
     refused(answer, "not finite at step 6", "learning rate")
     assert os.readlink("w/last") == "checkpoint-4"
-    from toolbox.engine.saving.checkpoint import read
+    from toolbox.engine.checkpoint.checkpoint import read
 
     assert read("w/last").step == 4
 
@@ -142,7 +142,7 @@ def test_all_unreadable_items_are_named_at_once(run, split):
 
 
 def test_looking_for_others_ends_after_a_while():
-    from toolbox.engine.reading.bad_items import find_unreadable, unreadable_error
+    from toolbox.engine.data.bad_items import find_unreadable, unreadable_error
 
     class Slow(list):
         def __getitem__(self, index):
@@ -176,21 +176,23 @@ def test_looking_for_others_ends_after_a_while():
     ],
 )
 def test_a_few_unreadable_files_do_not_stop_a_small_folder(share, total, allowed):
-    from toolbox.engine.reading.bad_items import allowed_bad
+    from toolbox.engine.data.bad_items import allowed_bad
 
     assert allowed_bad({} if share is None else {"max_bad_share": share}, total) == allowed
 
 
 @pytest.mark.parametrize(
     ("loader", "said"),
-    [({}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
-     ({"max_bad_share": None}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
-     ({"max_bad_share": 0.25}, "6 of 20 items cannot be read, and max_bad_share allows 5.")],
-)  # fmt: skip
+    [
+        ({}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
+        ({"max_bad_share": None}, "6 of 20 items cannot be read, and by default 5 may be (max_bad_share)."),
+        ({"max_bad_share": 0.25}, "6 of 20 items cannot be read, and max_bad_share allows 5."),
+    ],
+)
 def test_too_many_unreadable_files_say_whose_limit_it_is(tmp_path, loader, said):
     from toolbox.engine.console import Console
-    from toolbox.engine.judging.eval_set import check_bad
-    from toolbox.engine.reading.bad_items import BadItems
+    from toolbox.engine.data.bad_items import BadItems
+    from toolbox.engine.evaluation.evaluator import check_bad
 
     bad = BadItems(tmp_path / "bad_items.jsonl", 20, loader, Console())
     bad.note([(index, "broken") for index in range(5)])
@@ -291,7 +293,7 @@ def test_a_real_full_disk_is_one_message(run, monkeypatch):
     """safetensors has an exception of its own for it."""
     from safetensors import SafetensorError
 
-    from toolbox.engine.saving import checkpoint
+    from toolbox.engine.checkpoint import checkpoint
 
     def full(*arguments, **options):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -308,10 +310,10 @@ def test_a_foreign_manifest(run):
 
 
 def test_a_folder_in_which_a_run_is_going_on(run):
-    from toolbox.engine.saving import workdir
+    from toolbox.engine.checkpoint import run_folder
 
     Path("w").mkdir()
-    with workdir.lock(Path("w")):
+    with run_folder.lock(Path("w")):
         refused(run(train, "--work-dir", "w"), "A run is going on in w", str(os.getpid()))
         refused(run(train, "--work-dir", "w", "--resume"), "A run is going on in w")
     assert run(train, "--work-dir", "w")[0] == 0
@@ -334,15 +336,27 @@ def test_check_finds_what_would_fail_later(run, override, words):
 
 
 def test_learning_nothing_is_said(run, capsys):
-    code = train.main([str(HERE / "toy_recipe.py"), "--cfg-options", "model.loss.type=losses.SupCon",
-                       "train_dataloader.sampler.per_class=1"])  # fmt: skip
+    code = train.main(
+        [
+            str(HERE / "toy_recipe.py"),
+            "--cfg-options",
+            "model.loss.type=losses.SupCon",
+            "train_dataloader.sampler.per_class=1",
+        ]
+    )
     assert code == 0
     assert capsys.readouterr().out.count("No gradient reaches the trained parts") == 1
 
 
 def test_a_metric_that_fails_loses_no_step(run):
-    answer = run(train, "--work-dir", "w", "--cfg-options", "default_hooks.checkpoint.save_best=unknown",
-                 "default_hooks.checkpoint.interval=100")  # fmt: skip
+    answer = run(
+        train,
+        "--work-dir",
+        "w",
+        "--cfg-options",
+        "default_hooks.checkpoint.save_best=unknown",
+        "default_hooks.checkpoint.interval=100",
+    )
     refused(answer, "no finite validation metric 'unknown'", "nearest")
     assert os.readlink("w/last") == "checkpoint-6"
 
@@ -350,8 +364,15 @@ def test_a_metric_that_fails_loses_no_step(run):
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path, toy):
     import subprocess
 
-    program = [sys.executable, str(ROOT / "tools/train.py"), str(HERE / "toy_recipe.py"), "--work-dir", "w",
-               "--plugin", str(HERE / "toy_plugin.py")]  # fmt: skip
+    program = [
+        sys.executable,
+        str(ROOT / "tools/train.py"),
+        str(HERE / "toy_recipe.py"),
+        "--work-dir",
+        "w",
+        "--plugin",
+        str(HERE / "toy_plugin.py"),
+    ]
     with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
@@ -387,8 +408,8 @@ def test_a_checkpoint_that_brings_a_plugin_along_runs_no_code(toy, tmp_path):
 
 def test_names_of_files_that_are_no_text_cost_no_run(tmp_path, capsys):
     from toolbox.engine.console import Console
-    from toolbox.engine.reading.bad_items import BadItems
-    from toolbox.features import key, shards
+    from toolbox.engine.data.bad_items import BadItems
+    from toolbox.feature_cache import key, shards
 
     console, error = Console(), "a\n\udcff.png: broken"
     console.log_file = tmp_path / "train.log"

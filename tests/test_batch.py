@@ -36,14 +36,14 @@ def test_fields_are_read_by_their_names_too():
 
 def test_a_batch_says_which_part_of_its_step_it_is(toy, monkeypatch):
     seen = []
-    original = Embedder.objective
+    original = Embedder.compute_loss
 
-    def objective(model, representations, batch):
+    def compute_loss(model, representations, batch):
         if not batch.labels.is_meta:  # a check of the recipe asks, too
             seen.append((batch.share, tuple(batch.draws)))
         return original(model, representations, batch)
 
-    monkeypatch.setattr(Embedder, "objective", objective)
+    monkeypatch.setattr(Embedder, "compute_loss", compute_loss)
     changes = ["optim_wrapper.accumulative_counts=2", "train_cfg.max_steps=2", "evaluate_before=False"]
     toolbox.train(toy(changes), out="run")
     assert [share for share, _ in seen] == [(0, 2), (1, 2)] * 2

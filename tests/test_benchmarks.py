@@ -15,13 +15,13 @@ from toolbox.engine.device import choose_device
 def test_the_engine_and_the_bare_loop_work_on_the_same_images(monkeypatch):
     """Once it did not: the engine read batches of its own, of another size."""
     seen = []
-    original = Embedder.represent
+    original = Embedder.encode
 
-    def represent(self, batch):
+    def encode(self, batch):
         seen.append(batch.inputs["image"].clone())
         return original(self, batch)
 
-    monkeypatch.setattr(Embedder, "represent", represent)
+    monkeypatch.setattr(Embedder, "encode", encode)
     found = engine.run(pairs=2, steps=1, model="demo")
     rows, size = engine._MODELS["demo"][2], engine._MODELS["demo"][1]
     assert {tuple(images.shape) for images in seen} == {(rows, 3, size, size)}

@@ -67,9 +67,12 @@ def test_ids_that_cannot_be_had(toy, backbone, monkeypatch, tmp_path):
     assert api.plan(recipe, data=False).problems == []  # only --check looks
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "unreachable", lambda *_: None)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, local_files_only=False, **__: (
-        (_ for _ in ()).throw(OSError("not cached")) if local_files_only else pytest.fail("it was downloaded")
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *_, local_files_only=False, **__: (
+            (_ for _ in ()).throw(OSError("not cached")) if local_files_only else pytest.fail("it was downloaded")
+        ),
+    )
     assert found(recipe) == []
 
 

@@ -11,17 +11,19 @@ import pytest
 import toolbox
 from toolbox.base import Metric
 from toolbox.cli.test import main
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint.files import sha256
 from toolbox.engine.classes import first_difference
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving.files import sha256
 from toolbox.registry import catalog
 
 CLASSIFIER = [
     "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
     "loss=dict(type='losses.CrossEntropy'))",
-    "val_evaluator=dict(type='classification.Accuracy')", "train_dataloader.sampler=None",
-    "train_dataloader.batch_size=8", "evaluate_before=False",
-]  # fmt: skip
+    "val_evaluator=dict(type='classification.Accuracy')",
+    "train_dataloader.sampler=None",
+    "train_dataloader.batch_size=8",
+    "evaluate_before=False",
+]
 
 
 @pytest.fixture

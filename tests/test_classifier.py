@@ -24,8 +24,8 @@ from torch.nn import functional
 import toolbox
 from toolbox import base
 from toolbox.base import Batch, l2_normalize
-from toolbox.core.projection import Projection
-from toolbox.core.tune import Tune
+from toolbox.builtins.projection import Projection
+from toolbox.builtins.tune import Tune
 from toolbox.engine.assemble import apply_tuning
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
@@ -37,7 +37,7 @@ MODEL = [
     "loss=dict(type='losses.CrossEntropy'))",
     "train_dataloader.dataset.per_class=8",
     "val_dataloader.dataset.per_class=8",
-]  # fmt: skip
+]
 
 
 def batch(rows=6, views=1, **fields):
@@ -71,7 +71,7 @@ def test_predictions_are_logits_in_float32_and_pooled_features_of_length_1():
 @pytest.mark.parametrize("views", [1, 3])
 def test_every_view_has_the_label_of_its_item(views):
     built, data = model(), batch(views=views)
-    logits = built(data, "represent")["logits"]
+    logits = built(data, "encode")["logits"]
     expected = functional.cross_entropy(logits, data.labels.repeat(views))
     torch.testing.assert_close(built(data)["loss"], expected)
 
@@ -79,7 +79,7 @@ def test_every_view_has_the_label_of_its_item(views):
 def test_mixed_images_have_mixed_labels():
     partner, share = torch.tensor([1, 0, 3, 2, 4, 5]), torch.tensor([0.3, 0.3, 0.9, 0.9, 1.0, 1.0])
     built, data = model(), batch(mixed=(partner, share))
-    labels, logits = data.labels, built(batch(), "represent")["logits"]
+    labels, logits = data.labels, built(batch(), "encode")["logits"]
     each = functional.cross_entropy(logits, labels, reduction="none")
     other = functional.cross_entropy(logits, labels[partner], reduction="none")
     torch.testing.assert_close(built(data)["loss"], (share * each + (1 - share) * other).mean())
@@ -120,10 +120,13 @@ def test_the_mlp_has_the_shape_of_the_seed():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Linear(dropout=1.0), lambda: Linear(norm="group"), lambda: MLP(hidden=0), lambda: MLP(layers=1),
+        lambda: Linear(dropout=1.0),
+        lambda: Linear(norm="group"),
+        lambda: MLP(hidden=0),
+        lambda: MLP(layers=1),
         lambda: MLP(dropout=-0.1),
     ],
-)  # fmt: skip
+)
 def test_heads_refuse_values_outside_their_range(make):
     with pytest.raises(ValueError):
         make()
@@ -271,10 +274,15 @@ def test_classes_without_items_are_counted(odd, toy):
 # --- runs --------------------------------------------------------------------------------------------------------
 def test_it_learns_a_toy_set_by_heart(toy):
     more = [
-        "optim_wrapper.optimizer.lr=0.02", "train_cfg.max_steps=120", "train_cfg.val_interval=120",
-        "default_hooks.checkpoint.interval=120", "evaluate_before=False", "train_dataloader.augment=None",
-        "model.backbone.tune.mode=full", "train_dataloader.dataset.seed=11",
-    ]  # fmt: skip
+        "optim_wrapper.optimizer.lr=0.02",
+        "train_cfg.max_steps=120",
+        "train_cfg.val_interval=120",
+        "default_hooks.checkpoint.interval=120",
+        "evaluate_before=False",
+        "train_dataloader.augment=None",
+        "model.backbone.tune.mode=full",
+        "train_dataloader.dataset.seed=11",
+    ]
     toolbox.train(toy([*MODEL, *more]), out="run")
     encoder = toolbox.load("run/last", device="cpu")
     noise = toolbox.build(dict(type="toy.Noise", per_class=8, seed=11))
@@ -295,18 +303,40 @@ def test_it_learns_a_toy_set_by_heart(toy):
     ],
 )
 def test_exactly_what_tune_says_trains(toy, tune, trained):
-    config = toy([*MODEL, f"model.backbone.tune={tune}", "evaluate_before=False", "train_cfg.max_steps=4",
-                  "val_dataloader=None", "val_evaluator=None"])  # fmt: skip
+    config = toy(
+        [
+            *MODEL,
+            f"model.backbone.tune={tune}",
+            "evaluate_before=False",
+            "train_cfg.max_steps=4",
+            "val_dataloader=None",
+            "val_evaluator=None",
+        ]
+    )
     toolbox.train(config, out="run")
     after = toolbox.load("run/last", device="cpu").model.state_dict()
-    toolbox.train(toy([*MODEL, f"model.backbone.tune={tune}", "evaluate_before=False", "train_cfg.max_steps=2",
-                       "optim_wrapper.optimizer.lr=0.0", "val_dataloader=None", "val_evaluator=None"]),
-                  out="still")  # fmt: skip
+    toolbox.train(
+        toy(
+            [
+                *MODEL,
+                f"model.backbone.tune={tune}",
+                "evaluate_before=False",
+                "train_cfg.max_steps=2",
+                "optim_wrapper.optimizer.lr=0.0",
+                "val_dataloader=None",
+                "val_evaluator=None",
+            ]
+        ),
+        out="still",
+    )
     before = toolbox.load("still/last", device="cpu").model.state_dict()
     assert before.keys() == after.keys()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
-    parts = {part for part in ("head", "embed", "block.0", "block.1", "lora")
-             if any(part in name and not ("lora" in name and part != "lora") for name in moved)}  # fmt: skip
+    parts = {
+        part
+        for part in ("head", "embed", "block.0", "block.1", "lora")
+        if any(part in name and not ("lora" in name and part != "lora") for name in moved)
+    }
     assert parts == trained
 
 
@@ -328,19 +358,20 @@ def test_a_frozen_backbone_stays_in_eval_mode():
     built.train()
     before = {name: tensor.clone() for name, tensor in built.backbone.state_dict().items()}
     data = batch()
-    assert torch.equal(built(data, "represent")["logits"], built(data, "represent")["logits"])
+    assert torch.equal(built(data, "encode")["logits"], built(data, "encode")["logits"])
     built(batch())["loss"].backward()
     assert_equal(built.backbone.state_dict(), before)
     assert [name for name, part in built.named_parameters() if part.grad is not None] == [
-        "head.stack.0.weight", "head.stack.0.bias",
-    ]  # fmt: skip
+        "head.stack.0.weight",
+        "head.stack.0.bias",
+    ]
     # negative control: with another tune it would move
     moving = Classifier(Normed(), loss=CrossEntropy())
     moving.backbone.tune = Tune("full")
     moving.connect(CLASSES)
     apply_tuning(moving)
     moving.train()
-    assert not torch.equal(moving(data, "represent")["logits"], moving(data, "represent")["logits"])
+    assert not torch.equal(moving(data, "encode")["logits"], moving(data, "encode")["logits"])
     assert moving.backbone.norm.num_batches_tracked == 2
 
 
@@ -374,8 +405,14 @@ def test_a_resumed_run_equals_the_uninterrupted_one(toy, monkeypatch, more):
 
 
 def test_chunks_of_a_batch_give_the_same_step(toy):
-    recipe = [*MODEL, "model.backbone.tune.mode=full", "model.backbone.dropout=0.0", "train_cfg.max_steps=3",
-              "train_dataloader.mix.type=core.Mix", "evaluate_before=False"]  # fmt: skip
+    recipe = [
+        *MODEL,
+        "model.backbone.tune.mode=full",
+        "model.backbone.dropout=0.0",
+        "train_cfg.max_steps=3",
+        "train_dataloader.mix.type=core.Mix",
+        "evaluate_before=False",
+    ]
     toolbox.train(toy(recipe), out="whole")
     toolbox.train(toy([*recipe, "optim_wrapper.grad_cache.chunk_size=3"]), out="chunks")
     whole, chunks = (load_file(f"{name}/last/model.safetensors") for name in ("whole", "chunks"))
@@ -419,8 +456,13 @@ def pretrained(folder: Path, width: int = 128) -> str:
 @pytest.mark.parametrize("head", ["classification.Linear", "classification.MLP"])
 def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, head, average):
     few = [f"{name}_dataloader.dataset.per_class=1" for name in ("train", "val")]
-    more = [pretrained(tmp_path / "weights"), f"model.head=dict(type='{head}')", "evaluate_before=False",
-            "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=8)", "train_cfg.max_steps=4"]  # fmt: skip
+    more = [
+        pretrained(tmp_path / "weights"),
+        f"model.head=dict(type='{head}')",
+        "evaluate_before=False",
+        "train_dataloader.sampler=dict(type='core.Shuffled',batch_size=8)",
+        "train_cfg.max_steps=4",
+    ]
     averaged = ["optim_wrapper.average.decay=0.9"] if average else []
     toolbox.train(toy([*MODEL, *few, *more, *averaged]), out="run")
     backbone = sum(file.stat().st_size for file in (tmp_path / "weights").glob("*.safetensors"))
@@ -436,8 +478,12 @@ def test_a_checkpoint_of_a_frozen_run_is_as_large_as_its_head(toy, tmp_path, hea
 
 
 def test_with_an_adapter_it_holds_head_and_adapter(toy, tmp_path):
-    more = [pretrained(tmp_path / "weights", 32), "model.backbone.tune=dict(mode='lora',rank=2)",
-            "evaluate_before=False", "train_cfg.max_steps=4"]  # fmt: skip
+    more = [
+        pretrained(tmp_path / "weights", 32),
+        "model.backbone.tune=dict(mode='lora',rank=2)",
+        "evaluate_before=False",
+        "train_cfg.max_steps=4",
+    ]
     toolbox.train(toy([*MODEL, *more]), out="run")
     assert {name.split(".")[0] for name in load_file("run/last/model.safetensors")} == {"head"}
     adapter = load_file("run/last/adapters/backbone/adapter_model.safetensors")

@@ -16,7 +16,7 @@ from test_report import EVIL, Page, Squares
 from toolbox.base import Curve, Histogram, Outcomes, Table
 from toolbox.cli import compare as command
 from toolbox.recipe_text import read_recipe
-from toolbox.report import save_findings
+from toolbox.report import save_report_items
 from toolbox.report.compare import compare
 from toolbox.report.compare_page import find_items, write_comparison
 from toolbox.report.overlay import curve_charts, histogram_charts, table_grids
@@ -53,21 +53,26 @@ def kept(ranks, ids=None, groups=("x", "y")):
     ]
 
 
-def make(folder, ranks=(1, 1, 2, 3), *, findings=None, config=None, results=None, lines=None):
+def make(folder, ranks=(1, 1, 2, 3), *, report_items=None, config=None, results=None, lines=None):
     """A finished run's folder."""
     folder.mkdir(parents=True)
     share = sum(rank == 1 for rank in ranks) / len(ranks)
     full = {
-        "before": {"recall@1": 0.1}, "after": {"recall@1": share, "queries": len(ranks)},
-        "best": {"step": 20, "metric": "recall@1", "value": 0.5}, "steps": 30, "seconds": 61.0, "device": "cpu",
-        "items_per_second": 12.5, "peak_memory_bytes": 2**30,
-    }  # fmt: skip
+        "before": {"recall@1": 0.1},
+        "after": {"recall@1": share, "queries": len(ranks)},
+        "best": {"step": 20, "metric": "recall@1", "value": 0.5},
+        "steps": 30,
+        "seconds": 61.0,
+        "device": "cpu",
+        "items_per_second": 12.5,
+        "peak_memory_bytes": 2**30,
+    }
     (folder / "train_results.json").write_text(json.dumps(full | (results or {})))
     (folder / "config.py").write_text(recipe() if config is None else config)
     (folder / "environment.json").write_text(json.dumps({"git": folder.name, "command": ["x"], "python": "3.11"}))
     lines = lines or [{"step": s, "loss": 3 / s, "lr": 1e-3, "val/recall@1": s / 100} for s in (10, 20, 30)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    save_findings(folder, kept(ranks) if findings is None else findings)
+    save_report_items(folder, kept(ranks) if report_items is None else report_items)
     return folder
 
 
@@ -141,8 +146,9 @@ def test_pairing_goes_by_id_not_by_place():
     assert (found.items, found.first_hits, found.second_hits, found.unfound) == (6, 3, 3, 1)
     assert found.difference == 0
     assert {g.name: (g.items, g.first, g.second, g.lost, g.gained) for g in found.groups} == {
-        "x": (3, 3, 1, 2, 0), "y": (3, 0, 2, 0, 2),
-    }  # fmt: skip
+        "x": (3, 3, 1, 2, 0),
+        "y": (3, 0, 2, 0, 2),
+    }
 
 
 def test_yes_and_no_are_outcomes_too():
@@ -162,9 +168,9 @@ def test_two_classifiers_are_compared_by_what_is_right(tmp_path, run):
     assert (found.difference, found.number, found.ranked) == (1 / 8, "top1", False)
     assert found.p_value == sign_test(1, 2) == 1.0
     folders = [
-        make(tmp_path / name, findings=[right(values)], results={"after": {"top1": sum(values) / 8}})
+        make(tmp_path / name, report_items=[right(values)], results={"after": {"top1": sum(values) / 8}})
         for name, values in (("a", first), ("b", second))
-    ]  # fmt: skip
+    ]
     code, said, _ = run(*folders)
     assert code == 0
     assert "Of 8 items a has 4 right and b 5: 1 are right in a alone and 2 in b alone." in said
@@ -176,20 +182,23 @@ def test_two_classifiers_are_compared_by_what_is_right(tmp_path, run):
     for words in ("rank of the first match", "Recall@1", "right at rank 1", "Right first"):
         assert words not in page
     # what the outcomes say is held against the number that they are the mean of
-    other = make(tmp_path / "c", findings=[right(first)], results={"after": {"top1": 0.9}})
+    other = make(tmp_path / "c", report_items=[right(first)], results={"after": {"top1": 0.9}})
     assert "Its outcomes give top1 0.5000 and its results say 0.9000" in run(*folders, other)[1]
 
 
-@pytest.mark.parametrize(("first", "second", "words"), [
-    (right([1, 0] * 4), right([2, 0] * 4), "not all 1 for right and 0 for wrong"),
-    (right([1, 0] * 4), right([1, 0] * 4, "top5"), "of top1 and the other's of top5"),
-    (right([1, 1] * 4), right([1, 1] * 4, ""), "of top1 and the other's of Recall@1"),
-    (outcomes([1, 2]), outcomes([1, 2], ["0", "9"]), "different items"),
-    (outcomes([1, 2]), outcomes([1, 2, 3]), "different items"),
-    (outcomes([1, 2], ["a", "a"]), outcomes([1, 2], ["a", "a"]), "more than once"),
-    (outcomes([0.5, 0.7]), outcomes([0.5, 0.7]), "no ranks"),
-    (outcomes([]), outcomes([]), "no item"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (right([1, 0] * 4), right([2, 0] * 4), "not all 1 for right and 0 for wrong"),
+        (right([1, 0] * 4), right([1, 0] * 4, "top5"), "of top1 and the other's of top5"),
+        (right([1, 1] * 4), right([1, 1] * 4, ""), "of top1 and the other's of Recall@1"),
+        (outcomes([1, 2]), outcomes([1, 2], ["0", "9"]), "different items"),
+        (outcomes([1, 2]), outcomes([1, 2, 3]), "different items"),
+        (outcomes([1, 2], ["a", "a"]), outcomes([1, 2], ["a", "a"]), "more than once"),
+        (outcomes([0.5, 0.7]), outcomes([0.5, 0.7]), "no ranks"),
+        (outcomes([]), outcomes([]), "no item"),
+    ],
+)
 def test_what_cannot_be_paired(first, second, words):
     with pytest.raises(ValueError, match=words):
         pair(first, second)
@@ -221,18 +230,24 @@ def test_differing_settings():
     first, second = read_recipe(recipe(0.001) + "work_dir = 'a'\n"), read_recipe(recipe(0.01) + "work_dir = 'b'\n")
     del second["model"]["head"]
     assert differing([first, second, None]) == [
-        ("model.head", ["None", "", "?"]), ("optim_wrapper.optimizer.lr", ["0.001", "0.01", "?"]),
-    ]  # fmt: skip
+        ("model.head", ["None", "", "?"]),
+        ("optim_wrapper.optimizer.lr", ["0.001", "0.01", "?"]),
+    ]
     assert differing([first, first]) == differing([first, None]) == differing([None, None]) == []
 
 
 # ---- what is refused
 
 
-@pytest.mark.parametrize(("paths", "names"), [
-    (["x/a", "x/b"], ["a", "b"]), (["x/a", "y/a", "b"], ["x/a", "y/a", "b"]), (["x/r/a", "y/r/a"], ["x/r/a", "y/r/a"]),
-    (["a", "x/a"], None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["x/a", "x/b"], ["a", "b"]),
+        (["x/a", "y/a", "b"], ["x/a", "y/a", "b"]),
+        (["x/r/a", "y/r/a"], ["x/r/a", "y/r/a"]),
+        (["a", "x/a"], None),
+    ],
+)
 def test_labels_are_distinct(tmp_path, paths, names):
     found = labels([tmp_path / path for path in paths])
     assert len(set(found)) == len(paths)
@@ -259,7 +274,7 @@ def test_the_same_run_twice(run, tmp_path, again):
 def crash(folder, *, before=False):
     make(folder)
     (folder / "train_results.json").unlink()
-    (folder / "findings.json").unlink()
+    (folder / "report_items.json").unlink()
     if before:
         (folder / "train_results.json").write_text('{"pixels": null, "before": {"recall@1": 0.1}}')
 
@@ -303,16 +318,30 @@ def test_whole_comparison(run, tmp_path):
     two(tmp_path, config=recipe(0.01))
     code, out, _ = run("a", "b")
     assert code == 0
-    for words in ("optim_wrapper.optimizer.lr", "0.5000", "0.7500", "+0.2500", "1 min 01 s",
-                  "Of 4 items a has 2 right at rank 1 and b 3: 1 are right in a alone and 2 in b alone.",
-                  "p = 1.0000"):  # fmt: skip
+    for words in (
+        "optim_wrapper.optimizer.lr",
+        "0.5000",
+        "0.7500",
+        "+0.2500",
+        "1 min 01 s",
+        "Of 4 items a has 2 right at rank 1 and b 3: 1 are right in a alone and 2 in b alone.",
+        "p = 1.0000",
+    ):
         assert words in out
     page = Page(tmp_path / "work_dirs/compare/compare.html")
     assert [a["id"] for a in page.all("section")] == ["metrics", "settings", "items", "curves", "findings"]
     assert "<script" not in page.source
     assert not re.search(r"https?:|//\w|@import|url\(", page.source)
-    for words in ("Comparison of 2 runs", "+0.2500", "optim_wrapper.optimizer.lr", "Right first in b alone",
-                  "Recall@1 by super-class", "1 → 2", "3 → 1", "2 → 1"):  # fmt: skip
+    for words in (
+        "Comparison of 2 runs",
+        "+0.2500",
+        "optim_wrapper.optimizer.lr",
+        "Right first in b alone",
+        "Recall@1 by super-class",
+        "1 → 2",
+        "3 → 1",
+        "2 → 1",
+    ):
         assert words in page.text
     assert "Not the same test" not in page.text
     assert "Pictures are not shown: " in page.text
@@ -336,7 +365,7 @@ def test_json(run, tmp_path):
 
 
 def test_other_items_are_said_loudly_and_not_paired(run, tmp_path):
-    two(tmp_path, second=(1, 1, 1, 1), findings=kept((1, 1, 1, 1), ["2", "3", "4", "5"]))
+    two(tmp_path, second=(1, 1, 1, 1), report_items=kept((1, 1, 1, 1), ["2", "3", "4", "5"]))
     code, out, _ = run("a", "b")
     assert code == 0
     assert "NOT THE SAME TEST. a and b were judged on different test sets, of 4 and 4 items with 2 in common" in out
@@ -348,7 +377,7 @@ def test_other_items_are_said_loudly_and_not_paired(run, tmp_path):
 
 
 def test_other_counts_are_said_even_without_outcomes(tmp_path):
-    folders = two(tmp_path, second=(1, 1, 1), findings=[])
+    folders = two(tmp_path, second=(1, 1, 1), report_items=[])
     (alarm,) = compare(folders).alarms
     assert "different test sets, of 4 and 3 queries" in alarm
 
@@ -371,19 +400,19 @@ def test_outcomes_of_another_evaluation(tmp_path):
     assert compare([make(tmp_path / "d", (1, 1, 2, 3), results={"after": also}), tmp_path / "a"]).notes == []
 
 
-@pytest.mark.parametrize("damage", ["", "{", '{"format":1,"findings":[{"kind":"curve"}]}', None])
+@pytest.mark.parametrize("damage", ["", "{", '{"format":1,"report_items":[{"kind":"curve"}]}', None])
 def test_without_usable_findings_the_rest_is_compared(run, tmp_path, damage):
     _, second = two(tmp_path)
     if damage is None:
-        (second / "findings.json").unlink()
+        (second / "report_items.json").unlink()
     else:
-        (second / "findings.json").write_text(damage)
+        (second / "report_items.json").write_text(damage)
     code, out, _ = run("a", "b")
     assert code == 0
     assert "+0.2500" in out
     assert "a and b are not compared item by item: b kept no outcomes." in out
     assert "b: " in out
-    assert "findings.json" in out
+    assert "report_items.json" in out
     assert "What is missing" in Page(tmp_path / "work_dirs/compare/compare.html").text
 
 
@@ -400,14 +429,18 @@ def test_without_a_recipe_logs_or_environment(run, tmp_path):
     assert "no recipe tells what the runs were judged on" in Page(tmp_path / "work_dirs/compare/compare.html").text
 
 
-@pytest.mark.parametrize("results", [
-    {"recall@1": 0.75, "queries": 4, "checkpoint": "x"}, {"metrics": {"recall@1": 0.75, "queries": 4}, "split": "test"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "results",
+    [
+        {"recall@1": 0.75, "queries": 4, "checkpoint": "x"},
+        {"metrics": {"recall@1": 0.75, "queries": 4}, "split": "test"},
+    ],
+)
 def test_an_evaluation_is_compared_like_a_run(tmp_path, results):
     make(tmp_path / "a")
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero" / "test_results.json").write_text(json.dumps(results))
-    save_findings(tmp_path / "zero", kept((2, 1, 1, 1)))
+    save_report_items(tmp_path / "zero", kept((2, 1, 1, 1)))
     found = compare([tmp_path / "a", tmp_path / "zero"])
     assert found.metrics == {"recall@1": [0.5, 0.75], "queries": [4, 4]}
     assert len(found.duels[0].paired.gained) == 2
@@ -455,36 +488,41 @@ def test_findings_over_each_other(tmp_path):
 
 def test_several_series_of_several_runs_differ(tmp_path):
     found = [Curve("PR", {"easy": [(0, 1), (1, 0)], "hard": [(0, 1), (1, 0)]}, "recall", "precision")]
-    runs = compare([make(tmp_path / name, findings=found) for name in "ab"] + [make(tmp_path / "c", findings=[])]).runs
+    runs = compare(
+        [make(tmp_path / name, report_items=found) for name in "ab"] + [make(tmp_path / "c", report_items=[])]
+    ).runs
     (chart,) = curve_charts(runs)
     assert [line.name for line in chart.lines] == ["a: easy", "a: hard", "b: easy", "b: hard"]
     assert len({(line.color, line.dash) for line in chart.lines}) == 4
     assert chart.note == "Not in c."
 
 
-@pytest.mark.parametrize(("tables", "remark"), [
-    ([Table("t", ["n", "x"], [["a", 1], ["a", 2]])] * 2, "do not name each row once"),
-    ([Table("t", ["n", "x", "x"], [["a", 1, 2]])] * 2, "two of its columns"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tables", "remark"),
+    [
+        ([Table("t", ["n", "x"], [["a", 1], ["a", 2]])] * 2, "do not name each row once"),
+        ([Table("t", ["n", "x", "x"], [["a", 1, 2]])] * 2, "two of its columns"),
+    ],
+)
 def test_tables_that_have_no_place_side_by_side(tmp_path, tables, remark):
-    runs = compare([make(tmp_path / n, findings=[t]) for n, t in zip("ab", tables, strict=True)]).runs
+    runs = compare([make(tmp_path / n, report_items=[t]) for n, t in zip("ab", tables, strict=True)]).runs
     assert remark in table_grids(runs)[0].remarks[0]
 
 
 def test_rows_that_only_one_table_has(tmp_path):
     first, second = Table("t", ["n", "x"], [["a", 0.5], ["b", 0.25]]), Table("t", ["n", "x"], [["c", 0.5], ["a", 0.75]])
-    runs = compare([make(tmp_path / "a", findings=[first]), make(tmp_path / "b", findings=[second])]).runs
+    runs = compare([make(tmp_path / "a", report_items=[first]), make(tmp_path / "b", report_items=[second])]).runs
     rows = [[cell.text for cell in row] for row in table_grids(runs)[0].rows]
     assert rows == [["a", "0.5000", "0.7500", "+0.2500"], ["b", "0.2500", "–", "–"], ["c", "–", "0.5000", "–"]]
 
 
 def test_rows_that_two_columns_name(tmp_path):
     tables = [Table("t", ["class", "other", "x"], [["a", "b", 1], ["a", "c", number]]) for number in (2, 5)]
-    runs = compare([make(tmp_path / name, findings=[t]) for name, t in zip("ab", tables, strict=True)]).runs
+    runs = compare([make(tmp_path / name, report_items=[t]) for name, t in zip("ab", tables, strict=True)]).runs
     (grid,) = table_grids(runs)
     assert [name for name, _ in grid.columns] == ["class", "other", "x, a", "x, b", "difference"]
     assert [cell.text for cell in grid.rows[1]] == ["a", "c", "2", "5", "+3"]
-    empty = compare([make(tmp_path / name, findings=[Table("t", ["class", "x"], [])]) for name in ("c", "d")]).runs
+    empty = compare([make(tmp_path / name, report_items=[Table("t", ["class", "x"], [])]) for name in ("c", "d")]).runs
     assert table_grids(empty)[0].rows == []
 
 
@@ -530,17 +568,17 @@ def test_two_runs_of_the_toy(toy, run):
     Nearest = sys.modules["toy_plugin"].Nearest
     shift = {"by": 0}
 
-    def findings(self, dataset):
+    def report_items(self, dataset):
         ranks = [1 if (index + shift["by"]) % 3 else 7 for index in range(len(dataset))]
         return [Outcomes(RANKS, [str(index) for index in range(len(dataset))], ranks)]
 
-    Nearest.findings = findings
+    Nearest.report_items = report_items
     try:
         api.train(toy(), out="one")
         shift["by"] = 1
         api.train(toy({"optim_wrapper.optimizer.lr": 0.01}), out="two")
     finally:
-        del Nearest.findings
+        del Nearest.report_items
     code, out, _ = run("one", "two", "--plugin", str(Path(__file__).parent / "toy_plugin.py"))
     assert code == 0
     assert "optim_wrapper.optimizer.lr" in out

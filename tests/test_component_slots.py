@@ -16,9 +16,12 @@ RECIPES = sorted((Path(__file__).parent.parent / "configs").rglob("*.py"))
 
 
 OPTIONAL = {
-    ("train_dataloader", "augment"), ("param_scheduler",), ("val_evaluator",), ("model", "head"),
+    ("train_dataloader", "augment"),
+    ("param_scheduler",),
+    ("val_evaluator",),
+    ("model", "head"),
     ("model", "loss"),  # of a model that is only evaluated: told with the data
-}  # fmt: skip
+}
 MANY = ("param_scheduler", "val_evaluator", "test_evaluator", "custom_hooks")
 
 

@@ -117,11 +117,18 @@ def test_a_folder_of_a_run_in_place_of_a_recipe_names_the_recipe_in_it(tmp_path)
 def test_overrides_take_the_type_of_what_they_replace(toy):
     config = toy(
         [
-            "optim_wrapper.optimizer.lr=1", "model.pool=cls", "val_evaluator.type=toy.Nearest", "work_dir=123",
-            "train_dataloader.augment.scale=[0.5,1]", "model.backbone.dropout=0", "train_dataloader.dataset.bad=1,2",
-            "optim_wrapper.parts=dict(a=dict(lr=1e-3))", "evaluate_before=False", "param_scheduler=None",
+            "optim_wrapper.optimizer.lr=1",
+            "model.pool=cls",
+            "val_evaluator.type=toy.Nearest",
+            "work_dir=123",
+            "train_dataloader.augment.scale=[0.5,1]",
+            "model.backbone.dropout=0",
+            "train_dataloader.dataset.bad=1,2",
+            "optim_wrapper.parts=dict(a=dict(lr=1e-3))",
+            "evaluate_before=False",
+            "param_scheduler=None",
         ]
-    )  # fmt: skip
+    )
     assert config.optim_wrapper.optimizer.lr == 1.0
     assert isinstance(config.optim_wrapper.optimizer.lr, float)
     assert config.work_dir == "123"
@@ -245,9 +252,11 @@ def referring(tmp_path, toy):
 
 def test_a_key_may_refer_to_another_one(referring):
     recipe = referring()
-    assert recipe["val_dataloader"] == recipe["test_dataloader"] == dict(
-        dataset=dict(type="toy.Noise", seed=3), batch_size=4
-    )  # fmt: skip
+    assert (
+        recipe["val_dataloader"]
+        == recipe["test_dataloader"]
+        == dict(dataset=dict(type="toy.Noise", seed=3), batch_size=4)
+    )
     assert recipe["test_evaluator"] == recipe["val_evaluator"]
     assert recipe["test_evaluator"] is not recipe["val_evaluator"]
     assert recipe["optim_wrapper"]["optimizer"]["lr"] == 0.5

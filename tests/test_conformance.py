@@ -167,9 +167,10 @@ def folders(tmp_path_factory):
             picture.save(path)
         lines[split].append(f"{number} {label + 1} 1 chair_final/{number}.JPG\n")
         for name, path in (
-            ("cub", f"images/{label}.Bird/{number}.jpg"), ("cars", f"car_ims/{number}.jpg"),
+            ("cub", f"images/{label}.Bird/{number}.jpg"),
+            ("cars", f"car_ims/{number}.jpg"),
             ("inshop", f"img/WOMEN/Tees/id_{label}/{number}.jpg"),
-        ):  # fmt: skip
+        ):
             (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
             picture.save(folder / name / path)
     for split, rows in lines.items():

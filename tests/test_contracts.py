@@ -18,14 +18,14 @@ from toolbox_retrieval.embedder import Embedder
 from torch.nn import functional
 
 from toolbox.base import Loss, l2_normalize
-from toolbox.core.projection import Projection
-from toolbox.engine.reading.fetch import Fetch, inputs_of
+from toolbox.builtins.projection import Projection
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 
 
 # --- the smallest loader and loop that keep the contracts --------------------------------------------------------
 def load(model, dataset, draws, augment=None, seed=0):
     """draws of (draw, index) -> a batch, made by the engine's own loader, which is picklable."""
-    return pickle.loads(pickle.dumps(Fetch(dataset, inputs_of(model), augment=augment, seed=seed)))[draws]
+    return pickle.loads(pickle.dumps(BatchBuilder(dataset, input_specs(model), augment=augment, seed=seed)))[draws]
 
 
 def train(model, dataset, augment=None, steps=2, lr=0.05, parts=()):

@@ -16,9 +16,9 @@ from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.config import changed
-from toolbox.engine.reading.fetch import Fetch, inputs_of
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import loading
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import loading
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.signals import Interrupted
 
 STEPS = 6
@@ -163,7 +163,7 @@ def test_a_loaded_model_predicts_what_the_run_measured(job):
     saved = weights("last")
     assert not moved(saved, state)
     data = Shades() if job != "swap" else toolbox.build(dict(type="contract.Questions"))
-    batch = Fetch(data, inputs_of(encoder.model))[[(index, index) for index in range(8)]]
+    batch = BatchBuilder(data, input_specs(encoder.model))[[(index, index) for index in range(8)]]
     with torch.inference_mode():
         outputs = encoder.model(batch, "predict")
         for tensor in state.values():

@@ -16,11 +16,11 @@ from torch import nn
 import toolbox
 from toolbox import api
 from toolbox.base import Backbone, Features, Model
-from toolbox.core.bn_neck import BNNeck
-from toolbox.core.optim import AdamW
-from toolbox.core.tune import Tune
-from toolbox.engine.saving.transfer import below
-from toolbox.engine.updating.groups import distances, parameter_groups
+from toolbox.builtins.bn_neck import BNNeck
+from toolbox.builtins.optim import AdamW
+from toolbox.builtins.tune import Tune
+from toolbox.engine.checkpoint.transfer import below
+from toolbox.engine.param_groups import distances, parameter_groups
 from toolbox.registry import catalog
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,12 +52,18 @@ def rates(model, **arguments) -> dict[str, tuple[float, float]]:
 def ours(name: str) -> str:
     """DINOv3's own name of a parameter -> its name in the model here."""
     for theirs, here in (
-        ("storage_tokens", "embeddings.register_tokens"), ("cls_token", "embeddings.cls_token"),
-        ("mask_token", "embeddings.mask_token"), ("patch_embed.proj", "embeddings.patch_embeddings"),
-        ("blocks.", "model.layer."), (".ls1.gamma", ".layer_scale1.lambda1"), (".ls2.gamma", ".layer_scale2.lambda1"),
-        (".attn.proj.", ".attention.o_proj."), (".attn.qkv.", ".attention.q_proj."), (".mlp.fc1.", ".mlp.up_proj."),
+        ("storage_tokens", "embeddings.register_tokens"),
+        ("cls_token", "embeddings.cls_token"),
+        ("mask_token", "embeddings.mask_token"),
+        ("patch_embed.proj", "embeddings.patch_embeddings"),
+        ("blocks.", "model.layer."),
+        (".ls1.gamma", ".layer_scale1.lambda1"),
+        (".ls2.gamma", ".layer_scale2.lambda1"),
+        (".attn.proj.", ".attention.o_proj."),
+        (".attn.qkv.", ".attention.q_proj."),
+        (".mlp.fc1.", ".mlp.up_proj."),
         (".mlp.fc2.", ".mlp.down_proj."),
-    ):  # fmt: skip
+    ):
         name = name.replace(theirs, here)
     return f"backbone.model.{name}"
 

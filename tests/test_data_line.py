@@ -37,8 +37,11 @@ TEN = ["airplane", "automobile", *(f"c{n}" for n in range(8))]
     ("datasets", "line"),
     [
         (
-            {"train": Some(1500, TEN, {"d": {".heic": 12}}), "val": Some(300, TEN, {"d": {".heic": 12}}),
-             "test": Some(300, TEN, {"d": {".heic": 12}})},
+            {
+                "train": Some(1500, TEN, {"d": {".heic": 12}}),
+                "val": Some(300, TEN, {"d": {".heic": 12}}),
+                "test": Some(300, TEN, {"d": {".heic": 12}}),
+            },
             "10 classes (airplane, automobile, ...), 1,500 train / 300 val / 300 test pictures, 12 files ignored "
             "(.heic)",
         ),
@@ -51,7 +54,7 @@ TEN = ["airplane", "automobile", *(f"c{n}" for n in range(8))]
         ({"train": Some(7, unit="samples"), "val": Some(1, unit="samples")}, "7 train / 1 val samples"),
         ({"train": Some(7, unit="samples"), "val": Some(1)}, "7 train / 1 val items"),
     ],
-)  # fmt: skip
+)
 def test_lines(datasets, line):
     assert describe_data(datasets) == line
 

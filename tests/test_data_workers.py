@@ -15,10 +15,10 @@ import torch
 from test_resume import Said
 
 import toolbox
-from toolbox.engine.reading import workers
-from toolbox.engine.reading.batches import batches
-from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, inputs_of
+from toolbox.engine.data import workers
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
+from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.loader import batches
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
 
@@ -49,8 +49,8 @@ def stream(toy, count, **options):
     dataset = build(config.train_dataloader.dataset)
     sampler = build({"type": "core.Sequential", "batch_size": 8}, "sampler")
     sampler.setup(dataset, seed=0)
-    fetch = Fetch(dataset, inputs_of(toolbox.build(config)))
-    return batches(fetch, Draws(sampler, 0, len(sampler)), workers=count, **options)
+    fetch = BatchBuilder(dataset, input_specs(toolbox.build(config)))
+    return batches(fetch, TrainBatches(sampler, 0, len(sampler)), workers=count, **options)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from toolbox_classification.calibration import CalibrationError
 
 import toolbox
 from toolbox.base import Metric
-from toolbox.core.early_stop import EarlyStop
+from toolbox.builtins.early_stop import EarlyStop
 from toolbox.errors import Problem
 from toolbox.testing import check_metric
 
@@ -35,18 +35,27 @@ class Both(Metric):
 def test_what_a_metric_says_of_its_numbers():
     both = Both()
     assert [both.direction(name) for name in ("margin", "margin_low", "val_loss", "hits")] == [
-        "less", "less", "less", "greater"
-    ]  # fmt: skip
+        "less",
+        "less",
+        "less",
+        "greater",
+    ]
     assert CalibrationError().direction("calibration_error") == "less"
 
 
 @pytest.mark.parametrize(
     ("name", "direction"),
     [
-        ("val/loss", "less"), ("mean_absolute_error", "less"), ("top1-error", "less"), ("NLL", "less"),
-        ("lossless", "greater"), ("recall@1", "greater"), ("terrors", "greater"), ("top1_low", "greater"),
+        ("val/loss", "less"),
+        ("mean_absolute_error", "less"),
+        ("top1-error", "less"),
+        ("NLL", "less"),
+        ("lossless", "greater"),
+        ("recall@1", "greater"),
+        ("terrors", "greater"),
+        ("top1_low", "greater"),
     ],
-)  # fmt: skip
+)
 def test_what_a_name_tells_where_the_metric_says_nothing(name, direction):
     class Silent(Both):
         pass
@@ -128,10 +137,11 @@ def test_a_rule_is_for_the_first_metric_though_others_judge_before(toy, monkeypa
     monkeypatch.setattr(KNN, "compute", lambda self: {"knn_top1": next(values) if self.chooses else 0.5})
     monkeypatch.setattr(KNN, "has_choice", False)
     options = [
-        "val_evaluator=[dict(type='classification.KNN',ks=[3]),dict(type='toy.Nearest')]", "train_cfg.val_interval=2",
+        "val_evaluator=[dict(type='classification.KNN',ks=[3]),dict(type='toy.Nearest')]",
+        "train_cfg.val_interval=2",
         "default_hooks.checkpoint=dict(interval=12,rule='less')",
         "custom_hooks=[dict(type='core.EarlyStop',metric='knn_top1',patience=2)]",
-    ]  # fmt: skip
+    ]
     if first == "a test set is judged":
         data = "dict(dataset=dict(type='toy.Noise',seed=2),batch_size=16,num_workers=0)"
         options += [f"test_dataloader={data}", "test_evaluator=dict(type='toy.Nearest')"]

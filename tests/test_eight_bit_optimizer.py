@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at
 
 import toolbox
-from toolbox.core.optim import AdamW, AdamW8bit
-from toolbox.core.quantizing import libraries
+from toolbox.builtins.optim import AdamW, AdamW8bit
+from toolbox.builtins.quantizing import libraries
 from toolbox.engine.signals import Interrupted
 
 WIDE = ["model.backbone.width=64", "optim_wrapper.optimizer=dict(type='core.AdamW8bit',lr=1e-3,weight_decay=0.05)"]
@@ -56,9 +56,10 @@ def test_groups_keep_their_rate_and_decay():
     still, moved = torch.nn.Parameter(torch.ones(64, 64)), torch.nn.Parameter(torch.ones(64, 64))
     decayed = torch.nn.Parameter(torch.ones(64, 64))
     groups = [
-        {"params": [still], "lr": 0.0, "weight_decay": 0.0}, {"params": [moved], "weight_decay": 0.0},
+        {"params": [still], "lr": 0.0, "weight_decay": 0.0},
+        {"params": [moved], "weight_decay": 0.0},
         {"params": [decayed], "lr": 0.1, "weight_decay": 0.5},
-    ]  # fmt: skip
+    ]
     built = AdamW8bit(lr=0.1).build(groups, fused=True)
     (still.sum() + moved.sum() + 0 * decayed.sum()).backward()
     built.step()

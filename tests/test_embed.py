@@ -19,7 +19,7 @@ import toolbox
 from toolbox.base import files
 from toolbox.cli import sources
 from toolbox.cli.embed import main
-from toolbox.engine.judging.pictures import find_pictures
+from toolbox.engine.evaluation.image_sources import find_image_sources
 from toolbox.errors import ToolboxError
 from toolbox.utils.stored_embeddings import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 
@@ -95,11 +95,11 @@ def test_links_are_followed_once_and_broken_ones_are_unreadable(photos, tmp_path
     (photos / "linked").symlink_to(tmp_path / "elsewhere")
     (photos / "a/loop").symlink_to(photos)
     (photos / "b c/file.png").symlink_to(photos / "top.png")
-    found = find_pictures(photos)
+    found = find_image_sources(photos)
     assert found.names == sorted([*NAMES, "linked/x.png"])
     assert "2 links left out" in found.notes()[-1]
     (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert find_pictures(photos).missing() == ["gone.png"]
+    assert find_image_sources(photos).missing() == ["gone.png"]
 
 
 def test_one_image_and_lists(run, photos, tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_one_image_and_lists(run, photos, tmp_path, capsys):
     assert embed(run, lines, tmp_path / "lines.npz") == 0
     assert read_embeddings(tmp_path / "lines.npz")[0] == ["7", "top.png", "a/1.png"]
     lines.write_text('{"image": "a/2.jpg", "id": 7.0}\n{"image": "top.png", "id": null}\n')
-    assert find_pictures(lines).ids == ["7", "top.png"]
+    assert find_image_sources(lines).ids == ["7", "top.png"]
 
 
 def test_several_images_and_folders_have_the_paths_as_given(run, photos, tmp_path, monkeypatch, capsys):
@@ -178,8 +178,19 @@ def test_a_split_has_the_ids_of_its_dataset_and_teaches(run, tmp_path):
         teacher.rows([1, 64, 65])
     # the data of one recipe with the model of another, each with overrides of its own
     recipe = ROOT / "tests/toy_recipe.py"
-    assert embed(recipe, run, "other.npz", "--split", "val", "--cfg-options", "model.backbone.width=4",
-                 "val_dataloader.dataset.count=8") == 0  # fmt: skip
+    assert (
+        embed(
+            recipe,
+            run,
+            "other.npz",
+            "--split",
+            "val",
+            "--cfg-options",
+            "model.backbone.width=4",
+            "val_dataloader.dataset.count=8",
+        )
+        == 0
+    )
     ids, rows = read_embeddings(tmp_path / "other.npz")
     assert (ids, rows.shape) == ([str(index) for index in range(8)], (8, 4))
 
@@ -189,9 +200,14 @@ def test_a_teacher_from_a_file_trains_a_student(toy, tmp_path):
     recipe = ROOT / "tests/toy_recipe.py"
     assert embed(recipe, "teacher.parquet", "--split", "train", "--cfg-options", "model.backbone.width=24") == 0
     taught = [
-        "model.loss=dict(type='losses.Distillation')", "model.teacher_file=teacher.parquet", "model.head=None",
-        "train_cfg.max_steps=6", "val_dataloader=None", "val_evaluator=None", "evaluate_before=False",
-    ]  # fmt: skip
+        "model.loss=dict(type='losses.Distillation')",
+        "model.teacher_file=teacher.parquet",
+        "model.head=None",
+        "train_cfg.max_steps=6",
+        "val_dataloader=None",
+        "val_evaluator=None",
+        "evaluate_before=False",
+    ]
     assert toolbox.train(toy(taught), out="student", device="cpu")["steps"] == 6
     # the same student can be used where the file is gone, and a file of other data is refused
     Path("teacher.parquet").unlink()
@@ -356,12 +372,28 @@ def test_ctrl_c_leaves_no_half_file(tmp_path):
     draw(tmp_path / "photos/0.png", 0)
     for index in range(1, 3000):
         os.link(tmp_path / "photos/0.png", tmp_path / f"photos/{index}.png")
-    command = [sys.executable, ROOT / "tools/embed.py", ROOT / "tests/toy_recipe.py", "photos", "out.npy",
-               "--plugin", ROOT / "tests/toy_plugin.py", "--batch-size", "1", "--num-workers", "2"]  # fmt: skip
+    command = [
+        sys.executable,
+        ROOT / "tools/embed.py",
+        ROOT / "tests/toy_recipe.py",
+        "photos",
+        "out.npy",
+        "--plugin",
+        ROOT / "tests/toy_plugin.py",
+        "--batch-size",
+        "1",
+        "--num-workers",
+        "2",
+    ]
     process = subprocess.Popen(
-        list(map(str, command)), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+        list(map(str, command)),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
     with process:
         assert "Embedding 3,000 images" in process.stdout.readline()
         time.sleep(0.5)
@@ -382,9 +414,12 @@ def test_what_the_first_argument_means(toy, run, tmp_path):
     (run / "config.json").write_text("{}")
     assert sources.find_model_kind(str(run)) == sources.find_model_kind(str(run / "last")) == "checkpoint"
     for name, kind in [
-        ("configs/x.py", "recipe"), ("toy:x", "recipe"), ("vitb16", "backbone"), ("hf_hub:timm/x", "backbone"),
+        ("configs/x.py", "recipe"),
+        ("toy:x", "recipe"),
+        ("vitb16", "backbone"),
+        ("hf_hub:timm/x", "backbone"),
         ("facebook/dinov3-vitb16-pretrain-lvd1689m", "backbone"),
-    ]:  # fmt: skip
+    ]:
         assert sources.find_model_kind(name) == kind
 
 
@@ -480,9 +515,7 @@ def test_a_run_that_is_not_there_is_no_id_of_a_backbone(toy, photos, tmp_path, c
 def test_a_diverged_model_is_no_silent_nan(run, photos, capsys, monkeypatch):
     from toolbox_retrieval.embedder import Embedder
 
-    monkeypatch.setattr(
-        Embedder, "predict", lambda self, batch: {"embeddings": self.represent(batch)["embeddings"] / 0}
-    )
+    monkeypatch.setattr(Embedder, "predict", lambda self, batch: {"embeddings": self.encode(batch)["embeddings"] / 0})
     assert "NaN or infinity: a/1.png" in failed(capsys, run, photos, "out.npz")
     monkeypatch.setattr(Embedder, "predict", lambda self, batch: {"logits": torch.zeros(len(batch.ids), 2)})
     assert "gives no embeddings, but logits" in failed(capsys, run, photos, "out.npz")
@@ -515,7 +548,7 @@ def test_the_shim_starts_the_command(command, photos):
 def test_errors_in_reading_a_list_name_it(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ToolboxError, match="not a text in UTF-8"):
-        find_pictures(tmp_path / "x.txt")
+        find_image_sources(tmp_path / "x.txt")
     (tmp_path / "y.jsonl").write_text(json.dumps(["a"]))
     with pytest.raises(ToolboxError, match="names no picture"):
-        find_pictures(tmp_path / "y.jsonl")
+        find_image_sources(tmp_path / "y.jsonl")

@@ -10,7 +10,7 @@ from toolbox_retrieval.embedder import Embedder
 from torch import nn
 
 from toolbox.base import Backbone, Batch, Features, Loss
-from toolbox.core.projection import Projection
+from toolbox.builtins.projection import Projection
 from toolbox.utils.pool import Pool, generalized_mean
 
 
@@ -193,13 +193,21 @@ def test_cls_of_a_backbone_without_one():
     [
         ({}, ["Linear"], [(4, 5)]),
         ({"layers": 3}, ["Linear", "GELU", "Linear", "GELU", "Linear"], [(4, 4), (4, 4), (4, 5)]),
-        ({"layers": 2, "hidden": 6, "dropout": 0.1}, [
-            "Dropout", "Linear", "GELU", "Dropout", "Linear",
-        ], [(4, 6), (6, 5)]),
+        (
+            {"layers": 2, "hidden": 6, "dropout": 0.1},
+            [
+                "Dropout",
+                "Linear",
+                "GELU",
+                "Dropout",
+                "Linear",
+            ],
+            [(4, 6), (6, 5)],
+        ),
         ({"norm": "batch", "bias": False}, ["BatchNorm1d", "Linear"], [(4, 5)]),
         ({"norm": "layer", "layers": 2}, ["LayerNorm", "Linear", "GELU", "LayerNorm", "Linear"], [(4, 4), (4, 5)]),
     ],
-)  # fmt: skip
+)
 def test_projection(arguments, kinds, widths):
     head = Projection(dim=5, **arguments)
     head.connect(4, classes=3)

@@ -18,8 +18,10 @@ from toolbox.loading import load_model
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["train_cfg.max_steps=2", "env_cfg.device=cpu", "evaluate_features=False", "evaluate_before=False"]
-TINY_VIT = ["model.backbone.arch=dict(hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,"
-            "image_size=32,patch_size=16)"]  # fmt: skip
+TINY_VIT = [
+    "model.backbone.arch=dict(hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=32,"
+    "image_size=32,patch_size=16)"
+]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_a_backbone_is_loaded_by_its_folder(tmp_path, pixels):
     torch.manual_seed(0)
     net = DINOv3ViTModel(
         DINOv3ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
-    )  # fmt: skip
+    )
     net.save_pretrained(tmp_path / "weights")
     (tmp_path / "weights" / "preprocessor_config.json").write_text(
         '{"image_processor_type": "DINOv3ViTImageProcessorFast", "image_mean": [0.485, 0.456, 0.406],'
@@ -173,7 +175,7 @@ def test_a_recipe_is_its_backbone_as_it_comes(run, pixels):
 def test_a_user_class_that_cannot_be_used_is_named(named, said):
     from types import SimpleNamespace
 
-    from toolbox.engine.judging.loaded import user_class
+    from toolbox.engine.evaluation.loaded import user_class
 
     with pytest.raises(ToolboxError, match=said):
         user_class(SimpleNamespace(user_class=named), "toy.Model")
@@ -181,8 +183,12 @@ def test_a_user_class_that_cannot_be_used_is_named(named, said):
 
 def test_the_version_is_there_and_costs_nothing():
     code = "import sys, toolbox; before = set(sys.modules); print('importlib.metadata' in before, toolbox.__version__)"
-    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     early, version = done.stdout.split()
     assert early == "False"
     from importlib.metadata import version as installed
@@ -199,16 +205,20 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
 
     flag = r"--(cfg-options|resume|overwrite|work-dir|device|on-bad-item|plugin|precision|merge|onnx|out|page|split)\b"
     files = [ROOT / "toolbox" / name for name in ("api.py", "loading.py", "planning.py")]
-    for room in ("engine", "config", "base", "utils", "core", "features", "registry", "report"):
+    for room in ("engine", "config", "base", "utils", "builtins", "feature_cache", "registry", "report"):
         files += (ROOT / "toolbox" / room).rglob("*.py")
     files += [file for name in ("dinov3", "encoders") for file in (ROOT / "plugins" / name / "src").rglob("*.py")]
     for file in files:
         if file.name in ("launch.py", "yaml_recipe.py", "schema.py", "export_readme.py"):
             continue  # what only a command reaches, and pages
         tree = ast.parse(file.read_text())
-        pages = {id(node.body[0].value) for node in ast.walk(tree)
-                 if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and node.body
-                 and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+        pages = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
         for node in ast.walk(tree):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             if id(node) not in pages and "tools/" not in text:

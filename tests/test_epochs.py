@@ -10,10 +10,10 @@ from test_exactness import assert_same, interrupt_at
 from test_resume import interrupted
 
 import toolbox
+from toolbox.builtins.trackers import Tracker
 from toolbox.config import complete, to_dict
-from toolbox.core.trackers import Tracker
-from toolbox.engine.length import Length
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.length import RunLength
 from toolbox.engine.settings import Settings
 
 LOGGED = ["evaluate_before=False", "default_hooks.logger.interval=1"]
@@ -26,7 +26,7 @@ def of(toy, batches, accumulate, length, checkpoint="dict()"):
         f"optim_wrapper.accumulative_counts={accumulate}",
         f"default_hooks.checkpoint={checkpoint}",
     ]
-    return Length(Settings(complete(to_dict(toy(options)))), batches)
+    return RunLength(Settings(complete(to_dict(toy(options)))), batches)
 
 
 @pytest.mark.parametrize(

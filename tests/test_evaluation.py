@@ -12,24 +12,26 @@ from test_retrieval import leave_one_out
 
 from toolbox import api
 from toolbox.base import Batch, Metric
-from toolbox.base.findings import Outcomes
+from toolbox.base.report_items import Outcomes
 from toolbox.cli.tables import show_metrics
 from toolbox.cli.test import main
 from toolbox.config.validate import complete
 from toolbox.engine import inference
-from toolbox.engine.checking.inspect import inspect
-from toolbox.engine.judging.eval_set import EvalSet, Pixels
+from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.evaluation.evaluator import Evaluator, RawPixels
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.fetch import inputs_of
+from toolbox.engine.preflight.inspect import inspect
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
-from toolbox.report import load_findings
+from toolbox.report import load_report_items
 
 RECALL = {"type": "retrieval.Recall", "ks": [1, 10]}
 VIT = {
-    "type": "dinov3.ViT", "name": None, "size": 32,
+    "type": "dinov3.ViT",
+    "name": None,
+    "size": 32,
     "arch": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8},
-}  # fmt: skip
+}
 PLAIN = ["recall@1", "recall@10", "map@r", "r_precision", "mrr", "queries", "queries_without_positive"]
 
 
@@ -86,8 +88,11 @@ def test_values_have_the_types_of_the_arguments(trained, capsys, monkeypatch):
 
     seen = []
     original = recall.Recall.__init__
-    monkeypatch.setattr(recall.Recall, "__init__", functools.wraps(original)(
-        lambda self, **given: (seen.append(given), original(self, **given))[1]))  # fmt: skip
+    monkeypatch.setattr(
+        recall.Recall,
+        "__init__",
+        functools.wraps(original)(lambda self, **given: (seen.append(given), original(self, **given))[1]),
+    )
     main([*trained, "--metric", "rerank=20,6,0.3", "alpha_qe=[10,3]", "--metric", "lone=miss", "--json"])
     assert seen[-1] == {"ks": [1, 10], "alpha_qe": [10, 3], "rerank": [20, 6, 0.3], "lone": "miss"}
     main([*trained, "--json"])
@@ -167,7 +172,7 @@ def test_a_width_that_is_too_large_is_found_at_the_first_batch(trained, monkeypa
         ({"val_evaluator": [{**RECALL, "whiten": 9}]}, "val_evaluator.0.whiten", "9 dimensions"),
         ({"val_evaluator": [{"type": "retrieval.LateInteractionRecall", "ks": [1]}]}, "val_evaluator.0", "'tokens'"),
     ],
-)  # fmt: skip
+)
 def test_a_check_finds_what_metrics_will_miss(toy, overrides, where, message):
     (problem,) = api.check_config(toy({"val_evaluator": [RECALL], **overrides}))
     assert where in problem.where
@@ -189,13 +194,16 @@ def test_a_check_lets_pass_what_fits(toy):
         ),
         (
             {
-                "val_evaluator": [{"type": "retrieval.LateInteractionRecall", "ks": [1]}], "evaluate_pixels": True,
-                "model.pool": "tokens", "model.loss": {"type": "losses.MaxSim"}, "model.head": None,
+                "val_evaluator": [{"type": "retrieval.LateInteractionRecall", "ks": [1]}],
+                "evaluate_pixels": True,
+                "model.pool": "tokens",
+                "model.loss": {"type": "losses.MaxSim"},
+                "model.head": None,
             },
             "Raw pixels: left out: val_evaluator.0: ",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note):
     plan = inspect(complete(api.to_dict(toy(overrides))))
     assert plan.problems == []
@@ -223,7 +231,7 @@ class Spy(Metric):
     def wants_training(self):
         return True
 
-    def learn(self, outputs, batch):
+    def fit(self, outputs, batch):
         self.learned += batch.indices
 
     def update(self, outputs, batch):
@@ -244,28 +252,28 @@ def embedder(size=16):
 
 
 def judge(target, **arguments):
+    from toolbox.engine.data.batch_builder import input_specs
     from toolbox.engine.device import choose_device
     from toolbox.engine.precision import Precision
-    from toolbox.engine.reading.fetch import inputs_of
 
     model, device = embedder(), choose_device("cpu")
-    return target.evaluate(model, inputs_of(model), device, Precision("fp32", device), **arguments)
+    return target.evaluate(model, input_specs(model), device, Precision("fp32", device), **arguments)
 
 
 def test_the_training_set_is_learned_from_first_and_only_for_who_asks(toy):
     recipe = api.to_dict(toy())
     training = recipe["train_dataloader"] | {"dataset": {"type": "toy.Noise", "count": 24, "seed": 7}}
-    target = EvalSet(recipe["val_dataloader"], [Spy(), RECALL], name="val", training=training)
+    target = Evaluator(recipe["val_dataloader"], [Spy(), RECALL], name="val", training=training)
     numbers = judge(target)
     spy = target.metrics[0]
     assert spy.learned == list(range(24))
     assert spy.judged == list(range(64))
     assert numbers["queries"] == 64
-    assert judge(EvalSet(recipe["val_dataloader"], [RECALL], name="val")) == {
+    assert judge(Evaluator(recipe["val_dataloader"], [RECALL], name="val")) == {
         name: value for name, value in numbers.items() if name != "learned"
     }
     with pytest.raises(ToolboxError, match="learns from the training set, and there is none"):
-        judge(EvalSet(recipe["val_dataloader"], [Spy()], name="val"))
+        judge(Evaluator(recipe["val_dataloader"], [Spy()], name="val"))
     assert judge(target, stop=lambda: True) is None
 
 
@@ -274,13 +282,13 @@ def test_unreadable_training_items_follow_the_policy_of_the_training_loader(toy)
     bad = {"type": "toy.Noise", "count": 24, "bad": [3]}
     strict = {"dataset": bad, "on_bad_item": "raise"}
     with pytest.raises(ToolboxError, match="Item 3 of Noise"):
-        judge(EvalSet(recipe["val_dataloader"], [Spy()], name="val", training=strict))
+        judge(Evaluator(recipe["val_dataloader"], [Spy()], name="val", training=strict))
     some = {"dataset": bad, "on_bad_item": "skip", "max_bad_share": 0.1}
-    numbers = judge(EvalSet(recipe["val_dataloader"], [Spy()], name="val", training=some))
+    numbers = judge(Evaluator(recipe["val_dataloader"], [Spy()], name="val", training=some))
     assert numbers == {"learned": 23}  # these are not among the judged
     few = {"dataset": bad, "on_bad_item": "skip", "max_bad_share": 0.01}
     with pytest.raises(ToolboxError, match="1 of 24 items") as error:
-        judge(EvalSet(recipe["val_dataloader"], [Spy()], name="val", training=few))
+        judge(Evaluator(recipe["val_dataloader"], [Spy()], name="val", training=few))
     assert error.value.problems[0].where == "train_dataloader"
 
 
@@ -290,7 +298,7 @@ def test_what_a_metric_refuses_is_no_traceback(toy):
             raise ValueError("not these")
 
     recipe = api.to_dict(toy())
-    target = EvalSet(recipe["val_dataloader"], [Refuses()], name="val", training=recipe["train_dataloader"])
+    target = Evaluator(recipe["val_dataloader"], [Refuses()], name="val", training=recipe["train_dataloader"])
     with pytest.raises(ToolboxError, match="val_evaluator: not these"):
         judge(target)
 
@@ -323,13 +331,17 @@ def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
     numbers = numbers_of(capsys, *trained, "--out", "judged", "--metric", "dims=[4]")
     folder = tmp_path / "judged"
     assert {path.name for path in folder.iterdir()} == {
-        "config.py", "environment.json", "findings.json", "report.html", "test_results.json",
-    }  # fmt: skip
+        "config.py",
+        "environment.json",
+        "report_items.json",
+        "report.html",
+        "test_results.json",
+    }
     results = json.loads((folder / "test_results.json").read_text())
     assert results["metrics"] == numbers
     assert (results["split"], results["step"], results["better"]["recall@1"]) == ("val", 4, "greater")
     assert results["checkpoint"].endswith("checkpoint-4")
-    outcomes = next(finding for finding in load_findings(folder) if isinstance(finding, Outcomes))
+    outcomes = next(finding for finding in load_report_items(folder) if isinstance(finding, Outcomes))
     assert len(outcomes.ids) == 64
     assert "<title>" in (folder / "report.html").read_text()
     again = api.load_config(folder / "config.py")
@@ -342,7 +354,8 @@ def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
 
 def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "toolbox.engine.judging.evaluation.evaluate", lambda *a: pytest.fail("evaluated before it was refused")
+        "toolbox.engine.evaluation.checkpoint_evaluation.evaluate",
+        lambda *a: pytest.fail("evaluated before it was refused"),
     )
     for name, files in (("run", []), ("mine", ["letter.txt"]), ("half", ["report.html"])):
         for file in files:
@@ -361,7 +374,7 @@ def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, mon
     def fail(*_, **__):
         raise ToolboxError("no")
 
-    monkeypatch.setattr("toolbox.engine.judging.evaluation.evaluate", fail)
+    monkeypatch.setattr("toolbox.engine.evaluation.checkpoint_evaluation.evaluate", fail)
     (tmp_path / "own").mkdir()
     for name in ("new", "own"):
         assert main([*trained, "--out", name]) == 2
@@ -409,9 +422,17 @@ def test_a_resolution_makes_other_tokens(toy):
 def test_the_table_has_a_column_for_each_prefix(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     numbers = {
-        "recall@1": 0.5, "map@r": 0.25, "queries": 64, "recall@1_low": 0.4, "recall@1_high": 0.6,
-        "map@r_low": 0.2, "map@r_high": 0.3, "dim4/recall@1": 0.45, "dim4/map@r": 0.125, "whiten/recall@1": 0.55,
-    }  # fmt: skip
+        "recall@1": 0.5,
+        "map@r": 0.25,
+        "queries": 64,
+        "recall@1_low": 0.4,
+        "recall@1_high": 0.6,
+        "map@r_low": 0.2,
+        "map@r_high": 0.3,
+        "dim4/recall@1": 0.45,
+        "dim4/map@r": 0.125,
+        "whiten/recall@1": 0.55,
+    }
     show_metrics(numbers, "title")
     out = capsys.readouterr().out
     rows = {cells[0]: cells[1:] for cells in map(cells_of, out.splitlines()) if cells}
@@ -437,7 +458,7 @@ def cells_of(line):
 
 def test_numbers_equal_those_of_the_function(toy):
     recipe = api.to_dict(toy())
-    metric = EvalSet(recipe["val_dataloader"], [RECALL], name="val")
+    metric = Evaluator(recipe["val_dataloader"], [RECALL], name="val")
     numbers = judge(metric)
     items = metric.metrics[0]._items
     expected = leave_one_out(items.values, items.labels, ks=[1, 10])
@@ -446,16 +467,18 @@ def test_numbers_equal_those_of_the_function(toy):
 
 def test_raw_pixels_are_found_in_an_input_that_is_a_dict():
     images = torch.rand(4, 3, 8, 8)
-    plain = Pixels()(Batch.example({"image": images}), "baseline")["embeddings"]
+    plain = RawPixels()(Batch.example({"image": images}), "baseline")["embeddings"]
     kinds = (
         {"pixel_values": images, "grid": torch.ones(4, 2)},
         {"positions": torch.rand(4, 9, 2), "pixel_values": images, "mask": torch.ones(4, 9, dtype=torch.bool)},
         {"x": torch.zeros(4, 5, 5, dtype=torch.long), "y": images},
     )
     for value in kinds:
-        assert torch.equal(Pixels()(Batch.example({"image": value}, ids=[0, 1, 2, 3]), "baseline")["embeddings"], plain)
+        assert torch.equal(
+            RawPixels()(Batch.example({"image": value}, ids=[0, 1, 2, 3]), "baseline")["embeddings"], plain
+        )
     both = {"text": torch.ones(4, 7, dtype=torch.long), "image": images}
-    assert torch.equal(Pixels()(Batch.example(both), "")["embeddings"], plain)
+    assert torch.equal(RawPixels()(Batch.example(both), "")["embeddings"], plain)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +487,7 @@ def test_raw_pixels_are_found_in_an_input_that_is_a_dict():
 def test_raw_pixels_without_a_row_for_each_image_are_refused(value):
     batch = Batch(inputs={"image": value}, ids=[0, 1, 2, 3], views={"image": 1})
     with pytest.raises(ToolboxError, match=r"inputs \(image\) hold no pixels") as caught:
-        Pixels()(batch, "baseline")
+        RawPixels()(batch, "baseline")
     assert "evaluate_pixels=False" in str(caught.value)
 
 
@@ -490,9 +513,9 @@ def test_metrics_see_the_batch_on_the_device_of_the_outputs(toy):
             seen.append(batch.labels.device.type)
             return {"value": batch.labels * 0.5}
 
-    target = EvalSet.of(complete(dict(toy())), "val")
+    target = Evaluator.of(complete(dict(toy())), "val")
     target.metrics = [Errors()]
-    inputs = inputs_of(api.build(toy()))
+    inputs = input_specs(api.build(toy()))
     found = target.evaluate(Model(), inputs, Device("meta", "gloo"), Precision("fp32", Device("cpu", "gloo")))
     assert seen == ["meta"] * 4
     assert found == {"error": 64}

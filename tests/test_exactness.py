@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import toolbox
-from toolbox.engine import loop
-from toolbox.engine.reading import bad_items
+from toolbox.engine import trainer
+from toolbox.engine.data import bad_items
 from toolbox.engine.signals import Interrupted
 
 HERE = Path(__file__).parent
@@ -95,13 +95,13 @@ def test_a_run_without_its_generator_state_would_differ(toy, whole, monkeypatch)
     interrupt_at(monkeypatch, 5)
     with pytest.raises(Interrupted):
         toolbox.train(toy(), out="stopped")
-    monkeypatch.setattr(loop, "set_random_state", lambda device, state: torch.manual_seed(99))
+    monkeypatch.setattr(trainer, "set_random_state", lambda device, state: torch.manual_seed(99))
     toolbox.train(toy(), out="stopped", resume=True)
     assert not same(trained(whole)[0], trained(Path("stopped"))[0])
 
 
 def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
-    from toolbox.engine.reading.fetch import Fetch, inputs_of
+    from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
     from toolbox.registry import build
 
     config = toy()
@@ -109,7 +109,7 @@ def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
 
     def fetch(seed):
         augment = build(config.train_dataloader.augment)
-        return Fetch(build(config.train_dataloader.dataset), inputs_of(model), augment=augment, seed=seed)
+        return BatchBuilder(build(config.train_dataloader.dataset), input_specs(model), augment=augment, seed=seed)
 
     state = torch.get_rng_state()
     first = fetch(0)[[(10, 3), (11, 3)]].inputs["image"]

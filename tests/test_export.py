@@ -31,12 +31,12 @@ from transformers import AutoImageProcessor, AutoModel
 import toolbox
 from toolbox.base import Batch, ExportedModel, Head, ImagePreprocess, Model
 from toolbox.base.export import run
+from toolbox.builtins.bn_neck import BNNeck
+from toolbox.builtins.projection import Projection
+from toolbox.builtins.tune import Tune
 from toolbox.cli.export import main
-from toolbox.core.bn_neck import BNNeck
-from toolbox.core.projection import Projection
-from toolbox.core.tune import Tune
-from toolbox.engine.exporting import export as exports
-from toolbox.engine.exporting.export import check_target
+from toolbox.engine.export import export as exports
+from toolbox.engine.export.export import check_target
 from toolbox.errors import ToolboxError
 from toolbox.testing.material import image
 from toolbox.utils.export_formats import save_processor
@@ -120,9 +120,11 @@ def embedder(kind, pool="cls", head=None, tune=None):
 
 def write(model, folder, **options):
     return exports.export(
-        model, folder, origin={"checkpoint": "run/checkpoint-1", "step": 1},
+        model,
+        folder,
+        origin={"checkpoint": "run/checkpoint-1", "step": 1},
         **{"merge": False, "onnx": False, "tell": lambda text: None, **options},
-    )  # fmt: skip
+    )
 
 
 def predicted(model, pixels):
@@ -327,8 +329,12 @@ def test_merged_adapters_are_one_plain_folder(kind, tmp_path):
         expected = model.backbone(pixels).tokens
     write(model, tmp_path / "out", merge=True)
     assert plain(tmp_path / "out") <= {
-        "README.md", "config.json", "model.safetensors", "export.json", "preprocessor_config.json",
-    }  # fmt: skip
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "export.json",
+        "preprocessor_config.json",
+    }
     exported = made(kind).export(tmp_path / "other")  # for its lines
     found = run([*exported.imports, *exported.load, *exported.tokens], folder=str(tmp_path / "out"), pixels=pixels)
     torch.testing.assert_close(found["tokens"], expected, rtol=0, atol=1e-4)  # rounding, see the next test
@@ -470,10 +476,13 @@ class Whole(Embedder):
             raise ValueError("transformers cannot describe this size")
         self.backbone.model.save_pretrained(folder)
         return ExportedModel(
-            library="transformers", imports=["import torch.nn.functional as F", "from transformers import AutoModel"],
-            load=["model = AutoModel.from_pretrained(folder).eval()"], outputs=self.lines,
-            usage=['tokens = model(pixels).last_hidden_state'], notes=["It is small."],
-        )  # fmt: skip
+            library="transformers",
+            imports=["import torch.nn.functional as F", "from transformers import AutoModel"],
+            load=["model = AutoModel.from_pretrained(folder).eval()"],
+            outputs=self.lines,
+            usage=["tokens = model(pixels).last_hidden_state"],
+            notes=["It is small."],
+        )
 
 
 def whole(tune=None):
@@ -564,8 +573,15 @@ def refused(capsys, *arguments) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["dict(mode='full')"], ["dict(mode='frozen')"], ["dict(mode='lora',rank=2)"],
-                                     ["dict(mode='lora',rank=2)", "--merge"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["dict(mode='full')"],
+        ["dict(mode='frozen')"],
+        ["dict(mode='lora',rank=2)"],
+        ["dict(mode='lora',rank=2)", "--merge"],
+    ],
+)
 def test_a_run_is_exported(trained, tmp_path, capsys, options):
     run_folder = trained(options[0])
     assert export(run_folder, tmp_path / "out", *options[1:]) == 0
@@ -673,7 +689,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_stopped_export_leaves_nothing(trained, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nfrom toolbox.engine.exporting import export\nfrom toolbox.cli.export import main\n"
+        "import sys, time\nfrom toolbox.engine.export import export\nfrom toolbox.cli.export import main\n"
         "def slow(*_, **__):\n    print('half', flush=True)\n    time.sleep(60)\n"
         "export.write_readme = slow\nsys.exit(main(sys.argv[1:]))\n"
     )

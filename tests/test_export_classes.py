@@ -44,8 +44,11 @@ def test_the_lines_of_a_probe_tell_what_it_tells(method, tmp_path):
     assert found.keys() == {"backbone", "embedding", "logits"}
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == NAMES
     held = load_file(tmp_path / "out" / "head.safetensors")
-    wanted = {"linear": ["heads.1.biases.1", "heads.1.weights.1"], "knn": ["fitted.knn.labels", "fitted.knn.memory"],
-              "logistic": ["fitted.logistic.biases", "fitted.logistic.weights"]}  # fmt: skip
+    wanted = {
+        "linear": ["heads.1.biases.1", "heads.1.weights.1"],
+        "knn": ["fitted.knn.labels", "fitted.knn.memory"],
+        "logistic": ["fitted.logistic.biases", "fitted.logistic.weights"],
+    }
     assert sorted(held) == wanted[method], "what it predicts by, and none of the other heads"
     image((32, 32), seed=1).save(tmp_path / "a.png")
     names = readme(tmp_path / "out", tmp_path / "a.png")

@@ -14,8 +14,8 @@ from test_features import flip
 
 from toolbox.base import Dataset, read_image
 from toolbox.cli import cache
-from toolbox.features.key import item_digests
-from toolbox.features.store import Store
+from toolbox.feature_cache.key import item_digests
+from toolbox.feature_cache.store import Store
 from toolbox.registry import catalog
 
 FOLDER = dict(type="datasets.ImageFolder", root="pictures", split="train")
@@ -116,7 +116,7 @@ def test_other_weights_another_crop_and_random_views_are_computed_anew(grown):
 def test_an_interrupted_extraction_counts_although_the_data_changed_then(grown, monkeypatch):
     other = {"features.folder": "other"}
     with monkeypatch.context() as patch:
-        patch.setattr("toolbox.engine.storing.shelf.Shelf._finish", lambda *arguments: 1 / 0)
+        patch.setattr("toolbox.engine.feature_extraction.feature_cache.FeatureCache._finish", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             grown(other)
     picture("train/b/001.png", 1)

@@ -19,25 +19,32 @@ from test_resume import Said, interrupted
 import toolbox
 from toolbox import api
 from toolbox.base import Model
+from toolbox.builtins.augment import Augment
 from toolbox.cli import extract
-from toolbox.core.augment import Augment
-from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.errors import ToolboxError
-from toolbox.features.store import Store
-from toolbox.features.views import draw_of, view_of
-from toolbox.features.writer import Writer
+from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.views import draw_of, view_of
+from toolbox.feature_cache.writer import Writer
 
 FROZEN = {"model.backbone.tune": dict(mode="frozen"), "train_dataloader.augment": None}
 STORED = FROZEN | {"features": dict(dtype="fp32")}
 VIEWS = {"model.backbone.tune": dict(mode="frozen"), "features": dict(dtype="fp32", views=3)}
 TAUGHT = {
-    "model.teacher": dict(type="toy.Patches", width=8, dropout=0.0), "train_dataloader.augment": None,
-    "model.loss": dict(type="losses.Distillation", kind="kl"), "model.teacher_pool": "mean",
-}  # fmt: skip
+    "model.teacher": dict(type="toy.Patches", width=8, dropout=0.0),
+    "train_dataloader.augment": None,
+    "model.loss": dict(type="losses.Distillation", kind="kl"),
+    "model.teacher_pool": "mean",
+}
 CLASSES = {
-    "model": dict(type="classification.Classifier", backbone=dict(type="toy.Patches"), pool="mean",
-                  loss=dict(type="losses.CrossEntropy")), "train_dataloader.augment": None,
-}  # fmt: skip
+    "model": dict(
+        type="classification.Classifier",
+        backbone=dict(type="toy.Patches"),
+        pool="mean",
+        loss=dict(type="losses.CrossEntropy"),
+    ),
+    "train_dataloader.augment": None,
+}
 
 
 def run(recipe, folder: str, **options):
@@ -118,12 +125,12 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     model.connect(16)
     model.load_state_dict(weights)
     model.eval()
-    dataset, source = toy_plugin.Noise(), Inputs("image", toy_plugin.ToTensor(16))
-    live = Fetch(dataset, {"image": source}, augment=Augment(), seed=0)
+    dataset, source = toy_plugin.Noise(), InputSpec("image", toy_plugin.ToTensor(16))
+    live = BatchBuilder(dataset, {"image": source}, augment=Augment(), seed=0)
     draws = [(1000, 5), (1001, 5), (77, 63)]
     chosen = view_of(0, [draw for draw, _ in draws], 3)
     batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
-    got = Fetch(dataset, {"image": source}, seed=0, stored={"image": store})[draws]
+    got = BatchBuilder(dataset, {"image": source}, seed=0, stored={"image": store})[draws]
     with torch.no_grad():
         torch.testing.assert_close(got.inputs["image"], model.pooled(batch))
     for name in ("labels", "ids", "indices", "draws", "views", "blocks", "bad"):
@@ -133,14 +140,20 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
 
 
 def test_an_augmentation_of_two_views_is_stored_as_two(toy):
-    recipe = toy(VIEWS | {"train_dataloader.augment": dict(type="core.Augment", views=2),
-                          "model.loss": dict(type="losses.InfoNCE"), "model.cross_view": True})  # fmt: skip
+    recipe = toy(
+        VIEWS
+        | {
+            "train_dataloader.augment": dict(type="core.Augment", views=2),
+            "model.loss": dict(type="losses.InfoNCE"),
+            "model.cross_view": True,
+        }
+    )
     results, _, _ = run(recipe, "a")
     store = Store(Path(results["features"]["folders"][0]))
     assert (store.calls, store.layout.views) == (3, 6)
-    batch = Fetch(toy_plugin.Noise(), {"image": Inputs("image", toy_plugin.ToTensor(16))}, stored={"image": store})[
-        [(0, 4), (1, 9)]
-    ]
+    batch = BatchBuilder(
+        toy_plugin.Noise(), {"image": InputSpec("image", toy_plugin.ToTensor(16))}, stored={"image": store}
+    )[[(0, 4), (1, 9)]]
     assert batch.views == {"image": 2}
     views = view_of(0, [0, 1], 3) * 2
     expected = torch.cat([store.rows([4, 9], views), store.rows([4, 9], views + 1)])
@@ -152,11 +165,11 @@ def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     augment = {"train_dataloader.augment": dict(type="core.Augment")}
     results, _, _ = run(toy(TAUGHT | augment | {"features": dict(dtype="fp32", views=2)}), "a")
     store = Store(Path(results["features"]["folders"][0]))
-    source = Inputs("image", toy_plugin.ToTensor(16))
+    source = InputSpec("image", toy_plugin.ToTensor(16))
     inputs, dataset = {"image": source, "teacher": source}, toy_plugin.Noise()
-    mixed = Fetch(dataset, inputs, augment=Augment(), seed=0, stored={"teacher": store})[[(900, 7)]]
+    mixed = BatchBuilder(dataset, inputs, augment=Augment(), seed=0, stored={"teacher": store})[[(900, 7)]]
     view = int(view_of(0, [900], 2)[0])
-    plain = Fetch(dataset, {"image": source}, augment=Augment(), seed=0)
+    plain = BatchBuilder(dataset, {"image": source}, augment=Augment(), seed=0)
     assert torch.equal(mixed.inputs["image"], plain[[(draw_of(7, view, 64), 7)]].inputs["image"])
     assert torch.equal(mixed.inputs["teacher"], store.rows([7], view))
 
@@ -202,7 +215,7 @@ def test_an_unreadable_item_ends_the_extraction_unless_it_may_be_left_out(toy):
         ({"model": dict(type="loose.Loose", backbone=dict(type="toy.Patches"))}, "training mode"),
         ({"model": dict(type="loose.Bare", backbone=dict(type="toy.Patches"))}, "names no towers"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_stored_is_refused_with_one_message(toy, tmp_path, changes, message):
     loose = {"plugins": [str(Path(__file__).parent / "loose_plugin.py")]} if "model" in changes else {}
     recipe = toy(STORED | changes | loose)
@@ -249,7 +262,7 @@ def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
     run(toy(STORED | {"features.folder": "other"}), "whole")
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[1]); import test_feature_runs as t\n"
-        "from toolbox.features import writer\n"
+        "from toolbox.feature_cache import writer\n"
         "original = writer.Writer.write; calls = []\n"
         "def write(self, *a):\n"
         "    calls.append(1) if len(calls) < 1 else os.kill(os.getpid(), 9)\n"
@@ -260,8 +273,13 @@ def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
         "toolbox.train(load_config(sys.argv[1] + '/toy_recipe.py', t.STORED), out='stopped')\n"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", code, here], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, here],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == -9, done.stderr
     found, _, said = run(toy(STORED), "stopped", resume=True)
     assert (found["features"]["computed"], found["features"]["found"]) == (96, 32)

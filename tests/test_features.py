@@ -15,13 +15,13 @@ from PIL import Image
 from toy_plugin import Noise, Patches, ToTensor
 
 from toolbox.base import Tower
-from toolbox.core.augment import Augment
+from toolbox.builtins.augment import Augment
 from toolbox.errors import ToolboxError
-from toolbox.features.key import data_identity, differences, digest, plain, tower_identity, weights_digest
-from toolbox.features.shards import Layout
-from toolbox.features.store import Store
-from toolbox.features.views import draw_of, view_of
-from toolbox.features.writer import MANIFEST, Writer
+from toolbox.feature_cache.key import data_identity, differences, digest, plain, tower_identity, weights_digest
+from toolbox.feature_cache.shards import Layout
+from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.views import draw_of, view_of
+from toolbox.feature_cache.writer import MANIFEST, Writer
 from toolbox.registry import build
 from toolbox.utils.pool import Pool
 
@@ -175,8 +175,12 @@ def write(folder: Path, dtype: str = "fp32", only: range | None = None, values: 
             if only is None or shard.number in only:
                 places = range(shard.first, shard.stop)
                 bad = {str(index): "broken" for index in places if index == 3}
-                record = {"ids": [f"id {i}" for i in places], "labels": [i % 4 for i in places],
-                          "roles": [None] * len(places), "unreadable": bad}  # fmt: skip
+                record = {
+                    "ids": [f"id {i}" for i in places],
+                    "labels": [i % 4 for i in places],
+                    "roles": [None] * len(places),
+                    "unreadable": bad,
+                }
                 writer.write(shard, values[shard.first : shard.stop].clone(), record)
         if only is None:
             writer.finish({"calls": VIEWS})
@@ -264,9 +268,12 @@ def test_what_was_written_before_an_interruption_stays(tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "value", "message"),
-    [("fp16", 1e5, "too large for fp16: id 40"), ("fp32", float("nan"), "NaN or infinity: id 40"),
-     ("bf16", float("inf"), "NaN or infinity: id 40")],
-)  # fmt: skip
+    [
+        ("fp16", 1e5, "too large for fp16: id 40"),
+        ("fp32", float("nan"), "NaN or infinity: id 40"),
+        ("bf16", float("inf"), "NaN or infinity: id 40"),
+    ],
+)
 def test_features_that_are_no_numbers_are_an_error_with_the_items(tmp_path, dtype, value, message):
     values = rows()
     values[40, 1, 2] = value

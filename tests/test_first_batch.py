@@ -18,13 +18,16 @@ def messages(config) -> list[str]:
     return [str(problem) for problem in toolbox.check_config(config)]
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    (["model.cross_view=True"], "compares two views of an item"),
-    (["model.cross_view=True", PAIRS], None),
-    (["model.cross_view=True", TWO_VIEWS], None),
-    ([MEMORY, PAIRS], None),
-    ([MEMORY, PAIRS, "model.cross_view=True"], "set model.cross_view=False"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["model.cross_view=True"], "compares two views of an item"),
+        (["model.cross_view=True", PAIRS], None),
+        (["model.cross_view=True", TWO_VIEWS], None),
+        ([MEMORY, PAIRS], None),
+        ([MEMORY, PAIRS, "model.cross_view=True"], "set model.cross_view=False"),
+    ],
+)
 def test_views_and_blocks(toy, options, expected):
     found = messages(toy(options))
     assert not found if expected is None else len(found) == 1 and expected in found[0]
@@ -42,10 +45,22 @@ def test_a_file_of_a_teacher_for_other_data(toy):
     assert not messages(toy(taught))
 
 
-@pytest.mark.parametrize("name", [
-    "SupCon", "InfoNCE", "Triplet", "MultiSimilarity", "Circle", "ProxyAnchor", "ArcFace", "SubCenterArcFace",
-    "RecallAtK", "CoSENT", "SigLIP",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SupCon",
+        "InfoNCE",
+        "Triplet",
+        "MultiSimilarity",
+        "Circle",
+        "ProxyAnchor",
+        "ArcFace",
+        "SubCenterArcFace",
+        "RecallAtK",
+        "CoSENT",
+        "SigLIP",
+    ],
+)
 def test_losses_that_can_be_used_are_not_refused(toy, name):
     for more in ([], [PAIRS], [PAIRS, "model.cross_view=True"]):
         assert not messages(toy([f"model.loss=dict(type='losses.{name}')", *more]))

@@ -13,11 +13,14 @@ from toolbox.cli.train import main
 
 RECIPE = Path(__file__).parent.parent / "configs/dinov3_folder.py"
 SMALL = [
-    "model.backbone.name=None", "model.backbone.size=32", "model.backbone.tune.rank=2",
+    "model.backbone.name=None",
+    "model.backbone.size=32",
+    "model.backbone.tune.rank=2",
     "model.backbone.arch=dict(hidden_size=32,num_hidden_layers=1,num_attention_heads=2)",
-    "train_cfg=dict(max_steps=2,val_interval=2)", "optim_wrapper.precision=fp32",
+    "train_cfg=dict(max_steps=2,val_interval=2)",
+    "optim_wrapper.precision=fp32",
     *(f"{name}_dataloader.num_workers=0" for name in ("train", "val", "test")),
-]  # fmt: skip
+]
 NAMES = ["猫", "Ünïcödé", "with space", "d", "e.f", "10", "9", "b"]
 
 

@@ -13,10 +13,10 @@ from test_resume import interrupted
 
 import toolbox
 from toolbox.engine import device
-from toolbox.engine.saving import workdir
-from toolbox.engine.saving.files import as_json
-from toolbox.engine.saving.state import join, split
-from toolbox.engine.updating.step import Step
+from toolbox.engine.checkpoint import run_folder
+from toolbox.engine.checkpoint.files import as_json
+from toolbox.engine.checkpoint.state import join, split
+from toolbox.engine.train_step import TrainStep
 from toolbox.errors import ToolboxError
 from toolbox.progress import LineConsole
 
@@ -38,7 +38,7 @@ def processor(monkeypatch):
 @pytest.fixture
 def overflow_at(monkeypatch):
     """`overflow_at(*numbers)`: the gradients of these updates (1 is the first) are infinite."""
-    original = Step._update
+    original = TrainStep._update
 
     def install(*numbers):
         def update(self, values, step):
@@ -46,7 +46,7 @@ def overflow_at(monkeypatch):
                 next(p.grad for p in self.parameters if p.grad is not None).view(-1)[0] = torch.inf
             original(self, values, step)
 
-        monkeypatch.setattr(Step, "_update", update)
+        monkeypatch.setattr(TrainStep, "_update", update)
 
     return install
 
@@ -176,5 +176,5 @@ def test_states_keep_what_json_has_no_word_for():
 def test_lines_of_older_runs_are_mended_when_they_are_resumed(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 0.5}\n{"step": 3, "loss": Infinity}\n')
-    assert workdir.cut_metrics(file, 2) == 2
+    assert run_folder.cut_metrics(file, 2) == 2
     assert strict(file) == [{"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]

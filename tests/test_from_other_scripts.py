@@ -123,11 +123,27 @@ READ_BUT_DROPPED = [
 
 
 CLASSIFICATION = [
-    "dataset", "train_split_ratio", "val_split_ratio", "model_name", "freeze_backbone", "use_4bit",
-    "bnb_4bit_compute_dtype", "bnb_4bit_quant_type", "use_nested_quant", "epochs", "batch_size", "learning_rate",
-    "weight_decay", "warmup_ratio", "num_workers", "eval_every_steps", "checkpoint_dir", "project_name", "no_tracking",
+    "dataset",
+    "train_split_ratio",
+    "val_split_ratio",
+    "model_name",
+    "freeze_backbone",
+    "use_4bit",
+    "bnb_4bit_compute_dtype",
+    "bnb_4bit_quant_type",
+    "use_nested_quant",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "num_workers",
+    "eval_every_steps",
+    "checkpoint_dir",
+    "project_name",
+    "no_tracking",
     "seed",
-]  # fmt: skip
+]
 """The arguments of the script that fine-tunes DINOv3 for classification."""
 
 
@@ -145,8 +161,9 @@ def classification(tmp_path, monkeypatch):
     def load(options):
         small = [
             "train_dataloader.batch_size=4",
-            "test_evaluator=[dict(type='classification.Accuracy')]", "optim_wrapper.precision=fp32",
-        ]  # fmt: skip
+            "test_evaluator=[dict(type='classification.Accuracy')]",
+            "optim_wrapper.precision=fp32",
+        ]
         return load_config(ROOT / "configs" / "dinov3_food101.py", [*small, *options])
 
     return load

@@ -11,8 +11,8 @@ from torch import nn
 from toolbox.base import Batch, Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device, random_state, set_random_state
+from toolbox.engine.grad_cache import GradCache, chunks, problems
 from toolbox.engine.precision import Precision
-from toolbox.engine.updating.grad_cache import GradCache, chunks, problems
 from toolbox.errors import ToolboxError
 
 ITEMS, SIZE = 24, 16
@@ -113,7 +113,7 @@ class Doubled(nn.Module):
 
     def forward(self, batch, mode, *given):
         found = self.model(batch, mode, *given)
-        if mode == "represent":
+        if mode == "encode":
             self.seen.append(found["embeddings"].detach().clone())
         return found
 
@@ -126,9 +126,9 @@ def test_the_second_pass_repeats_the_random_numbers_of_the_first(name, monkeypat
     half = len(model.seen) // 2
     assert half == 5
     assert all(map(torch.equal, model.seen[:half], model.seen[half:]))
-    assert not torch.equal(*(cat[:5] for cat in (model.seen[0], model.model(given, "represent")["embeddings"])))
+    assert not torch.equal(*(cat[:5] for cat in (model.seen[0], model.model(given, "encode")["embeddings"])))
     # control: without the replay the passes differ
-    monkeypatch.setattr("toolbox.engine.updating.grad_cache.set_random_state", lambda device, state: None)
+    monkeypatch.setattr("toolbox.engine.grad_cache.set_random_state", lambda device, state: None)
     model.seen.clear()
     cache(model, 5)(given, lambda loss: loss.backward())
     assert not all(map(torch.equal, model.seen[:half], model.seen[half:]))

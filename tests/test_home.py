@@ -12,8 +12,8 @@ from toolbox_datasets.records import Records
 import toolbox
 from toolbox.cli import audit_data, embed, prepare_data, test, train
 from toolbox.cli.common import expand_arguments
-from toolbox.engine.judging.pictures import find_pictures
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.evaluation.image_sources import find_image_sources
 from toolbox.registry import build, expand_home
 
 HERE = Path(__file__).parent
@@ -52,13 +52,14 @@ def test_a_run_is_written_tested_read_and_continued_at_home(home, capsys):
 def test_data_are_found_at_home(home, capsys):
     (home / "r.csv").write_text("query_image,positive\n~/pictures/a/1.png,pictures/a/2.png\n")
     for dataset in (
-        ImageFolder("~/pictures", "all"), Records("~/r.csv"),
+        ImageFolder("~/pictures", "all"),
+        Records("~/r.csv"),
         build(dict(type="datasets.ImageFolder", root="~/pictures", split="all"), "dataset"),
-    ):  # fmt: skip
+    ):
         assert dataset.check() == []
         assert dataset[0]["image"].size == (16, 16)
     (home / "list.txt").write_text("~/pictures/a/1.png\n")
-    assert find_pictures("~/list.txt")[0]["image"].size == (16, 16)
+    assert find_image_sources("~/list.txt")[0]["image"].size == (16, 16)
     assert audit_data.main(["~/pictures", "--out=~/pairs.jsonl"]) == 0
     assert (home / "pairs.jsonl").is_file()
     assert prepare_data.main(["records", "--out=~/r.csv"]) == 0
@@ -66,8 +67,13 @@ def test_data_are_found_at_home(home, capsys):
 
 def test_only_homes_are_expanded(home):
     assert expand_arguments(["~/x", "--a=~/y", "--b", "a.b=~/z", "~no_such_one/x", "-"]) == [
-        f"{home}/x", f"--a={home}/y", "--b", "a.b=~/z", "~no_such_one/x", "-",
-    ]  # fmt: skip
+        f"{home}/x",
+        f"--a={home}/y",
+        "--b",
+        "a.b=~/z",
+        "~no_such_one/x",
+        "-",
+    ]
     assert expand_home({"a": ["~/x", 1, "a ~/x"], "b": None}) == {"a": [f"{home}/x", 1, "a ~/x"], "b": None}
     labels = {"missing_labels": ["~", "~~", "~root"]}
     assert expand_home(labels) == labels

@@ -11,7 +11,7 @@ from PIL import Image
 
 from toolbox.base import image_files
 from toolbox.base.image_files import find_images, folders_in, image_suffixes
-from toolbox.engine.judging.pictures import find_pictures
+from toolbox.engine.evaluation.image_sources import find_image_sources
 
 
 def fill(root: Path, *paths: str) -> Path:
@@ -43,7 +43,7 @@ def test_each_real_file_once_whatever_links_lead_to_it(tmp_path):
         "1 other files ignored (1 without ending)",  # the link to itself
         "8 links left out: what they lead to is read by its own name",
     ]
-    assert find_pictures(root).names == list(found.paths)
+    assert find_image_sources(root).names == list(found.paths)
 
 
 def test_links_into_folders_that_are_no_data_are_files_of_their_own(tmp_path):
@@ -71,9 +71,19 @@ def test_a_link_hides_another_only_where_it_is_read_itself(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["@eaDir", "__MACOSX", ".thumbnails", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN", "#recycle", "@Recycle",
-     "System Volume Information", "__macosx"],
-)  # fmt: skip
+    [
+        "@eaDir",
+        "__MACOSX",
+        ".thumbnails",
+        ".ipynb_checkpoints",
+        "lost+found",
+        "$RECYCLE.BIN",
+        "#recycle",
+        "@Recycle",
+        "System Volume Information",
+        "__macosx",
+    ],
+)
 def test_folders_of_the_system_are_passed_over(tmp_path, name):
     root = fill(tmp_path, "a/1.jpg", f"a/{name}/1.jpg", f"{name}/b/1.jpg", "a/Thumbs.db", "a/._1.jpg", ".DS_Store")
     found = find_images(root)

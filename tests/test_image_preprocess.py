@@ -90,7 +90,7 @@ def test_views_of_an_augment_are_not_cut_again():
 
 def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_has_cut():
     from toolbox.base import Augment, Dataset
-    from toolbox.engine.reading.fetch import Fetch, Inputs
+    from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
     from toolbox.registry import build
 
     vit = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
@@ -117,7 +117,9 @@ def test_backbones_hand_their_crop_on_and_the_loader_cuts_only_what_no_augment_h
         def __call__(self, image, size):
             return image
 
-    plain, seen = (Fetch(One(), {"image": Inputs("image", preprocess)}, augment=a)[[(0, 0)]] for a in (None, Same()))
+    plain, seen = (
+        BatchBuilder(One(), {"image": InputSpec("image", preprocess)}, augment=a)[[(0, 0)]] for a in (None, Same())
+    )
     assert torch.equal(plain.inputs["image"][0], preprocess(noise(32, 32)))
     assert torch.equal(seen.inputs["image"][0], preprocess.uncut()(noise(32, 32)))
 

@@ -82,14 +82,27 @@ def test_small_images_of_every_class(tmp_path):
     outcomes = {name: check(name, tmp_path) for name in names}
     followed = {name for name, outcome in outcomes.items() if outcome == "followed"}
     assert {
-        "BeitImageProcessor", "BitImageProcessor", "BlipImageProcessor", "CLIPImageProcessor", "ConvNextImageProcessor",
-        "DPTImageProcessor", "DeiTImageProcessor", "EfficientNetImageProcessor", "FlavaImageProcessor",
-        "LevitImageProcessor", "MobileNetV2ImageProcessor", "PoolFormerImageProcessor", "PvtImageProcessor",
-        "SiglipImageProcessor", "ViTImageProcessor",
-    } <= followed  # fmt: skip
+        "BeitImageProcessor",
+        "BitImageProcessor",
+        "BlipImageProcessor",
+        "CLIPImageProcessor",
+        "ConvNextImageProcessor",
+        "DPTImageProcessor",
+        "DeiTImageProcessor",
+        "EfficientNetImageProcessor",
+        "FlavaImageProcessor",
+        "LevitImageProcessor",
+        "MobileNetV2ImageProcessor",
+        "PoolFormerImageProcessor",
+        "PvtImageProcessor",
+        "SiglipImageProcessor",
+        "ViTImageProcessor",
+    } <= followed
     assert {name for name, outcome in outcomes.items() if outcome == "refused"} >= {
-        "ImageGPTImageProcessor", "MobileViTImageProcessor", "Siglip2ImageProcessor",
-    }  # fmt: skip
+        "ImageGPTImageProcessor",
+        "MobileViTImageProcessor",
+        "Siglip2ImageProcessor",
+    }
 
 
 @pytest.mark.slow
@@ -156,15 +169,20 @@ def test_scaling_is_followed_whatever_makes_it(tmp_path):
 
 def test_encoders_that_take_blue_first(tmp_path):
     settings = write(
-        tmp_path, image_processor_type="MobileViTImageProcessor", size={"shortest_edge": 36},
+        tmp_path,
+        image_processor_type="MobileViTImageProcessor",
+        size={"shortest_edge": 36},
         crop_size={"height": 32, "width": 32},
-    )  # fmt: skip
+    )
     assert settings.channels == "BGR"
     assert max(largest for largest, _ in differences(tmp_path, settings)) <= 2
     plain = write(
-        tmp_path, image_processor_type="MobileViTImageProcessor", size={"shortest_edge": 36},
-        crop_size={"height": 32, "width": 32}, do_flip_channel_order=False,
-    )  # fmt: skip
+        tmp_path,
+        image_processor_type="MobileViTImageProcessor",
+        size={"shortest_edge": 36},
+        crop_size={"height": 32, "width": 32},
+        do_flip_channel_order=False,
+    )
     assert plain.channels == "RGB"
 
 

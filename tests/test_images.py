@@ -10,10 +10,10 @@ from PIL import Image
 
 from toolbox.base import decode_image, images, read_image, set_max_image_pixels
 from toolbox.base.images import MAX_IMAGE_PIXELS
-from toolbox.engine.judging.pictures import Pictures
-from toolbox.engine.reading.batches import batches
-from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, Inputs
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
+from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.loader import batches
+from toolbox.engine.evaluation.image_sources import ImageSource
 from toolbox.registry import build
 
 
@@ -71,14 +71,14 @@ class Read:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_workers_have_the_limit_of_the_recipe(tmp_path, method):
     names = [photo(tmp_path / f"{i}.png").name for i in range(4)]
-    dataset = Pictures(tmp_path, names)
+    dataset = ImageSource(tmp_path, names)
     sampler = build({"type": "core.Sequential", "batch_size": 2}, "sampler")
     sampler.setup(dataset, seed=0)
     multiprocessing.set_start_method(method, force=True)
     try:
         set_max_image_pixels(300)
-        fetch = Fetch(dataset, {"image": Inputs("image", Read())}, skip_bad=True)
-        found = list(batches(fetch, Draws(sampler, 0, 2), workers=1))
+        fetch = BatchBuilder(dataset, {"image": InputSpec("image", Read())}, skip_bad=True)
+        found = list(batches(fetch, TrainBatches(sampler, 0, 2), workers=1))
     finally:
         multiprocessing.set_start_method(None, force=True)
     assert [len(batch.bad) for batch in found] == [2, 2]

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "numpy", "transformers", "mmengine", "PIL", "timm", "peft", "torchvision", "matplotlib"}
-LISTING = "from toolbox.cli.list_components import main; import contextlib, io\n" \
-    "with contextlib.redirect_stdout(io.StringIO()): main([{}])"  # fmt: skip
+LISTING = (
+    "from toolbox.cli.list_components import main; import contextlib, io\n"
+    "with contextlib.redirect_stdout(io.StringIO()): main([{}])"
+)
 
 
 def heavy_after(code: str) -> set[str]:

@@ -25,8 +25,18 @@ def test_a_line_shows_intervals_settings_and_how_many_numbers_of_a_grid_it_leave
 
 
 def test_tables_of_a_run_have_a_column_of_intervals_and_columns_for_what_was_measured(capsys):
-    results = {"pixels": None, "before": None, "after": NUMBERS, "seconds": 1.0, "data_wait_seconds": 0.0, "steps": 1,
-               "items_per_second": 1.0, "peak_memory_bytes": 1, "device": "cpu", "report": "r"}  # fmt: skip
+    results = {
+        "pixels": None,
+        "before": None,
+        "after": NUMBERS,
+        "seconds": 1.0,
+        "data_wait_seconds": 0.0,
+        "steps": 1,
+        "items_per_second": 1.0,
+        "peak_memory_bytes": 1,
+        "device": "cpu",
+        "report": "r",
+    }
     show_results(results)
     out = capsys.readouterr().out
     assert "0.4000 to 0.6000" in out

@@ -50,9 +50,14 @@ def weights(tmp_path_factory):
 
     torch.manual_seed(3)
     config = DINOv3ViTConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_register_tokens=4,
-        patch_size=8, image_size=32,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_register_tokens=4,
+        patch_size=8,
+        image_size=32,
+    )
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     DINOv3ViTModel(config).save_pretrained(folder)
     save_processor(folder, IMAGES)
@@ -66,12 +71,24 @@ def small(glyphs, weights, tmp_path, monkeypatch):
     roots = [f"{name}_dataloader.dataset.root={glyphs}" for name in ("train", "val", "test")]
     workers = [f"{name}_dataloader.num_workers=0" for name in ("train", "val", "test")]
     return [
-        str(ROOT / "configs/dinov3_sop.py"), "--work-dir", "run", "--cfg-options", *roots, *workers,
-        f"model.backbone.name={weights}", "model.backbone.size=32", "train_dataloader.sampler.classes=8",
-        "model.backbone.tune.mode=lora", "model.backbone.tune.rank=4", "optim_wrapper.grad_cache.chunk_size=20",
-        "train_cfg.max_epochs=2", "val_evaluator.0.ks=[1,10]", "test_evaluator.0.ks=[1,10]",
-        "train_dataloader.dataset.val_share=0.2", "val_dataloader.dataset.val_share=0.2",
-    ]  # fmt: skip
+        str(ROOT / "configs/dinov3_sop.py"),
+        "--work-dir",
+        "run",
+        "--cfg-options",
+        *roots,
+        *workers,
+        f"model.backbone.name={weights}",
+        "model.backbone.size=32",
+        "train_dataloader.sampler.classes=8",
+        "model.backbone.tune.mode=lora",
+        "model.backbone.tune.rank=4",
+        "optim_wrapper.grad_cache.chunk_size=20",
+        "train_cfg.max_epochs=2",
+        "val_evaluator.0.ks=[1,10]",
+        "test_evaluator.0.ks=[1,10]",
+        "train_dataloader.dataset.val_share=0.2",
+        "val_dataloader.dataset.val_share=0.2",
+    ]
 
 
 def test_the_real_recipe_on_a_small_folder_and_a_local_model(small, weights, glyphs, capsys):
@@ -172,16 +189,31 @@ def test_check_prints_the_recipe_its_parts_and_memory_and_writes_nothing(small, 
 )
 def test_a_signal_saves_and_names_how_to_go_on(glyphs, tmp_path, command, signum, code):
     arguments = [
-        str(ROOT / "configs/demo/dinov3_sop.py"), "--work-dir", "run", "--cfg-options", "evaluate_before=False",
-        "evaluate_pixels=False", "val_dataloader=None", "val_evaluator=None", "test_dataloader=None",
-        "test_evaluator=None", f"train_dataloader.dataset.root={glyphs}", "train_dataloader.sampler.classes=4",
-        "train_dataloader.num_workers=2", "train_cfg.max_steps=100000", "default_hooks.checkpoint.interval=100000",
+        str(ROOT / "configs/demo/dinov3_sop.py"),
+        "--work-dir",
+        "run",
+        "--cfg-options",
+        "evaluate_before=False",
+        "evaluate_pixels=False",
+        "val_dataloader=None",
+        "val_evaluator=None",
+        "test_dataloader=None",
+        "test_evaluator=None",
+        f"train_dataloader.dataset.root={glyphs}",
+        "train_dataloader.sampler.classes=4",
+        "train_dataloader.num_workers=2",
+        "train_cfg.max_steps=100000",
+        "default_hooks.checkpoint.interval=100000",
         "default_hooks.logger.interval=1",
-    ]  # fmt: skip
+    ]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools/train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "tools/train.py"), *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     with process:
         for line in process.stdout:
             if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= 5:

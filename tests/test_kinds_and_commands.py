@@ -132,14 +132,22 @@ def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
     install_kinds(site)
     whole = {p.name: (p.kind_of_component, p.container) for p in parameters(catalog().resolve("house.Whole", "head"))}
     assert whole == {
-        "merger": ("merger", ""), "more": ("merger", "list"), "named": ("merger", "dict"), "codes": ("codebook", ""),
-        "options": (None, ""), "loss": ("loss", ""),
-    }  # fmt: skip
+        "merger": ("merger", ""),
+        "more": ("merger", "list"),
+        "named": ("merger", "dict"),
+        "codes": ("codebook", ""),
+        "options": (None, ""),
+        "loss": ("loss", ""),
+    }
     mean = dict(type="house.Mean", weight=2.0)
     recipe = dict(
-        type="house.Whole", merger=mean, more=[mean, mean], named=dict(a=mean), codes=dict(type="house.Codes"),
+        type="house.Whole",
+        merger=mean,
+        more=[mean, mean],
+        named=dict(a=mean),
+        codes=dict(type="house.Codes"),
         options=dict(type="house.Mean"),
-    )  # fmt: skip
+    )
     got = build(recipe, "head").got
     assert (got["merger"].weight, len(got["more"]), got["named"]["a"].weight) == (2.0, 2, 2.0)
     assert type(got["codes"]).__name__ == "Codes"
@@ -158,15 +166,19 @@ def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
 
     code, out = listed(capsys, "--kind", "merger")
     assert (code, [line.split()[:2] for line in out.splitlines()]) == (
-        0, [["merger", "house.Lazy"], ["merger", "house.Mean"]],
-    )  # fmt: skip
+        0,
+        [["merger", "house.Lazy"], ["merger", "house.Mean"]],
+    )
     assert "merger=dict(type='house.Mean')" in listed(capsys, "house.Mean")[1]
     assert "weight: float = 1.0" in listed(capsys, "mean")[1]
     assert "Did you mean 'merger'?" in message(catalog().find, "mergr")
     record = json.loads(listed(capsys, "--json")[1])
     assert record["kinds"][0] == {
-        "name": "merger", "target": "fake_house_classes:Merger", "summary": "merges tokens", "namespace": "house",
-    }  # fmt: skip
+        "name": "merger",
+        "target": "fake_house_classes:Merger",
+        "summary": "merges tokens",
+        "namespace": "house",
+    }
 
 
 def test_validation_knows_the_kinds_of_plugins(site):
@@ -187,9 +199,10 @@ def test_a_kind_is_known_under_another_name_too(site):
     package = Path(sys.path[0]) / "fake_package"
     package.mkdir()
     for file, text in {
-        "__init__": "", "api": "from fake_package.deep import Merger",
+        "__init__": "",
+        "api": "from fake_package.deep import Merger",
         "deep": "class Merger: ...\nclass Whole:\n    def __init__(self, merger: Merger): ...",
-    }.items():  # fmt: skip
+    }.items():
         (package / f"{file}.py").write_text(text)
     declared = "from toolbox.plugin import Kind\n@hookimpl\n"
     declared += "def toolbox_kinds(): return [Kind('merger', 'fake_package.api:Merger', 's')]"
@@ -213,11 +226,22 @@ class Settings(TypedDict):
 @pytest.mark.parametrize(
     ("annotation", "refused"),
     [
-        (Path, True), (Path | None, True), (list[Path], True), (dict[str, Path], True), ("Elsewhere | None", True),
-        (dict, False), (dict[str, Any], False), (Settings, False), (Any, False), ("dict[str, Elsewhere]", False),
-        (int | None, False), (str, False), (Literal["a"], False), (inspect.Parameter.empty, False),
+        (Path, True),
+        (Path | None, True),
+        (list[Path], True),
+        (dict[str, Path], True),
+        ("Elsewhere | None", True),
+        (dict, False),
+        (dict[str, Any], False),
+        (Settings, False),
+        (Any, False),
+        ("dict[str, Elsewhere]", False),
+        (int | None, False),
+        (str, False),
+        (Literal["a"], False),
+        (inspect.Parameter.empty, False),
     ],
-)  # fmt: skip
+)
 def test_a_component_for_an_argument_that_takes_none(annotation, refused):
     parameter = Parameter("slot", annotation, None, False)
     component = {"type": "house.Mean"}
@@ -376,8 +400,14 @@ def test_a_command_runs_and_costs_nothing_before(site, capsys):
     assert capsys.readouterr().out == "ran a b\n"
     assert "Did you mean 'count'?" in message(catalog().command, "cuont")
     record = json.loads(listed(capsys, "--json")[1])
-    assert {"name": "count", "target": "fake_fine:run", "summary": "counts", "namespace": "acme", "state": "ready",
-            "error": ""} in record["commands"]  # fmt: skip
+    assert {
+        "name": "count",
+        "target": "fake_fine:run",
+        "summary": "counts",
+        "namespace": "acme",
+        "state": "ready",
+        "error": "",
+    } in record["commands"]
 
 
 def test_two_owners_of_a_command_are_both_named_and_neither_runs(site, capsys):

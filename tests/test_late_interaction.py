@@ -142,9 +142,9 @@ def test_what_cannot_be_ranked_is_refused():
 def test_findings():
     x, labels = sets()
     metric = LateInteractionRecall(ks=[1, 5])
-    assert metric.findings(None) == []
+    assert metric.report_items(None) == []
     numbers = feed(metric, x, labels)
-    curve, where, ranks = metric.findings(None)
+    curve, where, ranks = metric.report_items(None)
     assert dict(curve.series["plain"])[5] == numbers["late_interaction/recall@5"]
     assert sum(row[1] for row in where.rows) == 60
     assert len(ranks.values) == len(ranks.ids) <= 60

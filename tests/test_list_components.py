@@ -109,9 +109,18 @@ def test_json_is_a_stable_schema(capsys, odd_site):
     assert set(record) == {"interface", "components", "plugins", "kinds", "commands", "uninstalled", "problems"}
     assert record["interface"] == 1
     assert set(record["components"][0]) == {
-        "kind", "fullname", "namespace", "name", "summary", "target", "requires", "missing", "install",
-        "distribution", "version",
-    }  # fmt: skip
+        "kind",
+        "fullname",
+        "namespace",
+        "name",
+        "summary",
+        "target",
+        "requires",
+        "missing",
+        "install",
+        "distribution",
+        "version",
+    }
     assert set(record["plugins"][0]) == {"namespace", "distribution", "version", "path", "state", "error"}
     states = {plugin["namespace"]: plugin["state"] for plugin in record["plugins"]}
     assert states.items() >= {"core": "ready", "bad": "broken", "twice": "conflict", "future": "interface"}.items()
@@ -218,8 +227,11 @@ def test_the_script(tmp_path):
 def test_the_script_without_the_toolbox(tmp_path):
     done = subprocess.run(
         [sys.executable, "-S", str(ROOT / "tools" / "list_components.py")],
-        capture_output=True, text=True, cwd=tmp_path, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "make venv" in done.stderr

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at, trained
 
 import toolbox
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
 from toolbox.utils.stored_embeddings import write_embeddings
 
@@ -118,8 +118,12 @@ def test_chunks_fill_the_memory_once_a_batch(toy):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_student_learns_from_a_teacher_that_stays_as_it_is(toy, accumulate):
-    more = ["model.teacher=dict(type='toy.Patches',width=8,size=8)", "model.teacher_pool=mean", "train_cfg.max_steps=3",
-            f"optim_wrapper.accumulative_counts={accumulate}"]  # fmt: skip
+    more = [
+        "model.teacher=dict(type='toy.Patches',width=8,size=8)",
+        "model.teacher_pool=mean",
+        "train_cfg.max_steps=3",
+        f"optim_wrapper.accumulative_counts={accumulate}",
+    ]
     toolbox.train(toy(with_loss(TAUGHT, *more)), out="w")
     assert not [name for name in load_file("w/last/model.safetensors") if name.startswith("criterion")]
     alone = "dict(type='losses.Distillation',kind='embedding')"

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 import toolbox
-from toolbox import making
+from toolbox import prerequisites
 from toolbox.cli import test, train
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.signals import Interrupted
 
 HERE = Path(__file__).parent
@@ -83,11 +83,11 @@ def test_a_changed_recipe_is_not_taken_for_the_one_that_was_trained(folder, caps
 def test_an_interrupted_start_is_continued(folder, capsys, monkeypatch):
     original = toolbox.api.train
     with monkeypatch.context() as patch:
-        patch.setattr("toolbox.engine.loop.Run._after", lambda run: (_ for _ in ()).throw(Interrupted(2, "x")))
+        patch.setattr("toolbox.engine.trainer.Trainer._after", lambda run: (_ for _ in ()).throw(Interrupted(2, "x")))
         assert train.main(["recipes/recipe.py"]) == 130
     assert "The same command goes on from there" in capsys.readouterr().err
     assert toolbox.api.train is original
-    assert not making.finished(folder / "work_dirs/start")
+    assert not prerequisites.finished(folder / "work_dirs/start")
     assert train.main(["recipes/recipe.py"]) == 0
     assert "Resuming at step 4" in capsys.readouterr().out
 
@@ -125,10 +125,12 @@ def test_data_are_written_first(folder, capsys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ("size=", "lens="), ("dataset='glyphs.Glyphs'", "dataset='glyphs.Gliphs'"), ("out='data/letters', ", ""),
+        ("size=", "lens="),
+        ("dataset='glyphs.Glyphs'", "dataset='glyphs.Gliphs'"),
+        ("out='data/letters', ", ""),
         ("layout='imagefolder'", "layout='folders'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_data_settings_are_told_with_their_place(folder, capsys, changes, words):
     (folder / "recipe.py").write_text(f"_base_ = ['{HERE / 'toy_recipe.py'}']" + DATA.replace(changes, words))
     assert train.main(["recipe.py"]) == 2

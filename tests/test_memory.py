@@ -27,7 +27,7 @@ def measured(model) -> int:
     with Peak() as peak:
         for tensor in (*model.parameters(), *model.buffers(), pixels):
             peak.leave_out(tensor)
-        rows = model(Batch.example({"image": pixels}), "represent")["embeddings"]
+        rows = model(Batch.example({"image": pixels}), "encode")["embeddings"]
         rows.backward(torch.ones_like(rows))
         return peak.peak
 

@@ -11,7 +11,7 @@ from test_probe import clouds, shown
 from toolbox_classification.classifiers import NearestNeighbours
 from toolbox_classification.knn import vote
 from toolbox_classification.logistic import LogisticRegression
-from toolbox_retrieval.findings import group_table
+from toolbox_retrieval.report_items import group_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 

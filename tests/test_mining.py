@@ -114,9 +114,14 @@ def test_margin_tells_likely_false_negatives():
 @pytest.mark.parametrize(
     "given",
     [
-        dict(negatives=0), dict(positives=0), dict(skip=-1), dict(top=4), dict(top=50, skip=46), dict(top=0),
+        dict(negatives=0),
+        dict(positives=0),
+        dict(skip=-1),
+        dict(top=4),
+        dict(top=50, skip=46),
+        dict(top=0),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_make_no_sense(given):
     rows, labels = data()
     with pytest.raises(ValueError, match=r"at least|fewer than"):
@@ -285,11 +290,16 @@ def test_a_mined_file_trains_with_explicit_negatives(toy, pictures, capsys):
     records = "train_dataloader.dataset=dict(type='datasets.Records',path='hard.jsonl',root='pictures')"
     config = toy(
         [
-            records, "train_dataloader.sampler=dict(type='retrieval.Pairs',batch_size=7,negatives=3)",
-            "model.loss=dict(type='losses.InfoNCE')", "model.cross_view=True", "val_dataloader=None",
-            "val_evaluator=None", "train_cfg=dict(max_steps=4)", "evaluate_before=False",
+            records,
+            "train_dataloader.sampler=dict(type='retrieval.Pairs',batch_size=7,negatives=3)",
+            "model.loss=dict(type='losses.InfoNCE')",
+            "model.cross_view=True",
+            "val_dataloader=None",
+            "val_evaluator=None",
+            "train_cfg=dict(max_steps=4)",
+            "evaluate_before=False",
         ]
-    )  # fmt: skip
+    )
     results = toolbox.train(config, out="run", device="cpu")
     assert results["steps"] == 4
     losses = [json.loads(line)["loss"] for line in Path("run/metrics.jsonl").read_text().splitlines() if "loss" in line]

@@ -13,12 +13,12 @@ from toolbox_retrieval.pk import PK
 import toolbox
 from toolbox import api
 from toolbox.base import Mix as MixBase
-from toolbox.core.mix import Mix
-from toolbox.core.samplers import Shuffled
-from toolbox.engine.reading.batches import batches
-from toolbox.engine.reading.draws import Draws, share
-from toolbox.engine.reading.fetch import Fetch, inputs_of
-from toolbox.engine.reading.mixing import PAIR, pairs_of_one_class
+from toolbox.builtins.mix import Mix
+from toolbox.builtins.samplers import Shuffled
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
+from toolbox.engine.data.batch_plan import TrainBatches, share
+from toolbox.engine.data.loader import batches
+from toolbox.engine.data.mixing import PAIR, pairs_of_one_class
 from toolbox.errors import ToolboxError
 from toolbox.registry import build
 
@@ -87,10 +87,15 @@ def test_probability_and_switch_choose():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"mixup": -0.1}, {"cutmix": float("inf")}, {"mixup": float("nan")}, {"probability": 1.1}, {"switch": -1},
-        {"mixup": 0, "cutmix": 0}, {"cutmix": 0, "switch": 0.3},
+        {"mixup": -0.1},
+        {"cutmix": float("inf")},
+        {"mixup": float("nan")},
+        {"probability": 1.1},
+        {"switch": -1},
+        {"mixup": 0, "cutmix": 0},
+        {"cutmix": 0, "switch": 0.3},
     ],
-)  # fmt: skip
+)
 def test_values_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError):
         Mix(**wrong)
@@ -115,7 +120,7 @@ class Wrong(MixBase):
 def fetch(toy, mix, **more):
     config = toy([MODEL])
     dataset = build(dict(type="toy.Noise", **more.pop("data", {})))
-    return Fetch(dataset, inputs_of(toolbox.build(config)), mix=mix, seed=7, **more)
+    return BatchBuilder(dataset, input_specs(toolbox.build(config)), mix=mix, seed=7, **more)
 
 
 DRAWS = [(40 + place, index) for place, index in enumerate([3, 9, 20, 1, 5, 33, 60])]
@@ -140,7 +145,7 @@ def test_a_pair_depends_on_its_own_draws_alone(toy):
     whole, part = fetch(toy, Mix())[DRAWS], fetch(toy, Mix())[DRAWS[2:4]]
     assert torch.equal(whole.inputs["image"][2:4], part.inputs["image"])
     assert torch.equal(whole.mixed[1][2:4], part.mixed[1])
-    other = Fetch(fetch(toy, None).dataset, fetch(toy, None).inputs, mix=Mix(), seed=8)[DRAWS]
+    other = BatchBuilder(fetch(toy, None).dataset, fetch(toy, None).inputs, mix=Mix(), seed=8)[DRAWS]
     assert not torch.equal(whole.mixed[1], other.mixed[1])
     source = fetch(toy, Mix())
     state = torch.get_rng_state(), random.getstate()
@@ -170,7 +175,7 @@ def test_bytes_stay_bytes(toy):
         dict(type="classification.Classifier", backbone=dict(type="dinov3.ViT", name=None, size=16, arch=arch))
     )
     noise = build(dict(type="toy.Noise"))
-    plain, mixed = (Fetch(noise, inputs_of(model), mix=mix)[DRAWS] for mix in (None, Mix(cutmix=0)))
+    plain, mixed = (BatchBuilder(noise, input_specs(model), mix=mix)[DRAWS] for mix in (None, Mix(cutmix=0)))
     before, after = plain.inputs["image"], mixed.inputs["image"]
     assert before.dtype == after.dtype == torch.uint8
     partner, kept = mixed.mixed
@@ -185,7 +190,7 @@ def test_a_mix_that_breaks_its_contract_is_told(toy, mix, said):
         list(batches(fetch(toy, mix), FixedDraws(), workers=0))
 
 
-class FixedDraws(Draws):
+class FixedDraws(TrainBatches):
     def __init__(self):
         self.start, self.stop = 0, 1
 
@@ -218,8 +223,14 @@ def test_processes_make_the_batch_of_one(toy):
 
 
 # --- in recipes --------------------------------------------------------------------------------------------------
-RUN = [MODEL, "train_dataloader.mix=dict(type='core.Mix')", "train_dataloader.dataset.per_class=8",
-       "val_dataloader.dataset.per_class=8", "evaluate_before=False", "train_cfg.max_steps=6"]  # fmt: skip
+RUN = [
+    MODEL,
+    "train_dataloader.mix=dict(type='core.Mix')",
+    "train_dataloader.dataset.per_class=8",
+    "val_dataloader.dataset.per_class=8",
+    "evaluate_before=False",
+    "train_cfg.max_steps=6",
+]
 
 
 def test_the_number_of_workers_changes_nothing_and_mixing_changes_the_run(toy):
@@ -274,7 +285,7 @@ def test_partners_under_a_class_balanced_sampler_are_of_two_classes(toy):
     sampler = PK(classes=3, per_class=4)
     sampler.setup(dataset, 0)
     model = build(toy([MODEL])["model"], "model")
-    fetch = Fetch(dataset, inputs_of(model), mix=Mix())
+    fetch = BatchBuilder(dataset, input_specs(model), mix=Mix())
     for number in range(len(sampler)):
         batch = fetch[sampler.draws(number)]
         partner, kept = batch.mixed

@@ -13,15 +13,15 @@ from torch.utils._pytree import tree_leaves
 
 from toolbox.base import Batch, ImagePreprocess
 from toolbox.engine.assemble import apply_tuning, build_structure
+from toolbox.engine.data.batch_builder import InputSpec
+from toolbox.engine.data.loader import ready
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.grad_cache import GradCache
+from toolbox.engine.hooks.average import WeightAverage
+from toolbox.engine.param_groups import ParamGroup
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.batches import ready
-from toolbox.engine.reading.fetch import Inputs
-from toolbox.engine.updating.average import Average
-from toolbox.engine.updating.grad_cache import GradCache
-from toolbox.engine.updating.groups import Group
-from toolbox.engine.updating.step import Step
+from toolbox.engine.train_step import TrainStep
 
 META = torch.device("meta")
 
@@ -69,11 +69,16 @@ def stepped(loss: dict, *, max_norm=1.0, chunk=None, decay=0.9, tune="full", **m
     cpu = choose_device("cpu")
     precision = Precision("fp32", cpu)
     parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    update = Step(
-        Parallel(model), [Group(1e-3, 0.05, 1e-3, parameters)], lambda groups: torch.optim.AdamW(groups), [],
-        precision, max_norm, GradCache(model, chunk, precision, cpu) if chunk else None,
-    )  # fmt: skip
-    average = Average(parameters, decay, 0.0, 3)
+    update = TrainStep(
+        Parallel(model),
+        [ParamGroup(1e-3, 0.05, 1e-3, parameters)],
+        lambda groups: torch.optim.AdamW(groups),
+        [],
+        precision,
+        max_norm,
+        GradCache(model, chunk, precision, cpu) if chunk else None,
+    )
+    average = WeightAverage(parameters, decay, 0.0, 3)
     for step in range(3):
         batch = Batch.example(
             {name: torch.zeros(8, 3, 32, 32, device="meta") for name in model.inputs},
@@ -121,11 +126,19 @@ def test_no_classifier_of_mixed_images_waits(tune):
 @pytest.mark.parametrize(
     "manner",
     [
-        dict(max_norm=None), dict(chunk=3), dict(decay=None), dict(tune="lora"), dict(tune="last"),
-        dict(tune="frozen"), dict(cross_view=True), dict(pool="mean"), dict(pool="gem"), dict(pool="cls+mean"),
+        dict(max_norm=None),
+        dict(chunk=3),
+        dict(decay=None),
+        dict(tune="lora"),
+        dict(tune="last"),
+        dict(tune="frozen"),
+        dict(cross_view=True),
+        dict(pool="mean"),
+        dict(pool="gem"),
+        dict(pool="cls+mean"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_no_manner_of_a_step_waits(manner):
     stepped(SUPCON, **manner)
 
@@ -154,7 +167,7 @@ def test_a_batch_is_made_ready_without_waiting():
     def made(preprocess):
         batch = Batch.example({"image": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, labels=torch.zeros(2))
         with NoWaiting():
-            return ready(batch, {"image": Inputs("image", preprocess)}, META)
+            return ready(batch, {"image": InputSpec("image", preprocess)}, META)
 
     own = ImagePreprocess((8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     own.finish(torch.zeros(1, 3, 8, 8, device="meta"))  # the first batch of a process may
@@ -166,27 +179,31 @@ def test_a_batch_is_made_ready_without_waiting():
 
 def with_line(monkeypatch, line):
     """The step, with one more thing done to every loss."""
-    original = Step._remember
+    original = TrainStep._remember
 
     def remember(self, values, step):
         line(values["loss"])
         original(self, values, step)
 
-    monkeypatch.setattr(Step, "_remember", remember)
+    monkeypatch.setattr(TrainStep, "_remember", remember)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        lambda loss: loss.item(), lambda loss: float(loss), lambda loss: bool(loss.isfinite()),
-        lambda loss: loss.cpu(), lambda loss: torch.zeros(2).to(loss.device),
+        lambda loss: loss.item(),
+        lambda loss: float(loss),
+        lambda loss: bool(loss.isfinite()),
+        lambda loss: loss.cpu(),
+        lambda loss: torch.zeros(2).to(loss.device),
         lambda loss: torch.zeros(2, device=loss.device)[torch.tensor([1, 0])],
         lambda loss: torch.zeros(2, device=loss.device)[torch.ones(2, dtype=torch.bool, device=loss.device)],
         lambda loss: torch.zeros(2, device=loss.device).nonzero(),
-        lambda loss: torch.equal(loss, loss), lambda loss: torch.zeros(2).copy_(loss.expand(2)),
+        lambda loss: torch.equal(loss, loss),
+        lambda loss: torch.zeros(2).copy_(loss.expand(2)),
     ],
     ids=["item", "float", "bool", "cpu", "to", "index", "mask", "nonzero", "equal", "copy"],
-)  # fmt: skip
+)
 def test_a_step_that_waits_is_found(monkeypatch, line):
     """Negative controls."""
     with_line(monkeypatch, line)
@@ -212,6 +229,6 @@ def test_torch_own_average_would_wait(monkeypatch):
     def update(average):
         average._averages.update_parameters(torch.nn.ParameterList(average._own))
 
-    monkeypatch.setattr(Average, "_take_in", update)
+    monkeypatch.setattr(WeightAverage, "_take_in", update)
     with pytest.raises(Waits, match="_to_copy from cpu"):
         stepped(SUPCON)

@@ -15,12 +15,12 @@ from torch import nn
 import toolbox
 from toolbox.api import check_config
 from toolbox.base import Batch
+from toolbox.engine import train_step as step
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.nonfinite import NonFiniteGuard
 from toolbox.engine.precision import Precision
-from toolbox.engine.updating import step
-from toolbox.engine.updating.nonfinite import Skipping
-from toolbox.engine.updating.step import Step
+from toolbox.engine.train_step import TrainStep
 from toolbox.errors import ToolboxError
 from toolbox.progress import LineConsole, LiveConsole
 
@@ -41,7 +41,7 @@ WAYS = {
 @pytest.fixture
 def at_update(monkeypatch):
     """`at_update(what, *numbers)`: what befalls those updates (1 is the first): "left out", or "bad" gradients."""
-    original = step.Step._update
+    original = step.TrainStep._update
 
     def install(what, *numbers, size=float("nan")):
         def update(self, values, step):
@@ -52,7 +52,7 @@ def at_update(monkeypatch):
                 return
             original(self, values, step)
 
-        monkeypatch.setattr(step.Step, "_update", update)
+        monkeypatch.setattr(step.TrainStep, "_update", update)
 
     return install
 
@@ -160,13 +160,13 @@ class Square(nn.Module):
         return {"loss": (batch.factor * self.weight**2).sum()}
 
 
-def step_of(model: nn.Module, optimizer, *, precision="fp32", most=10, max_norm=None) -> Step:
-    from toolbox.engine.updating.groups import Group
+def step_of(model: nn.Module, optimizer, *, precision="fp32", most=10, max_norm=None) -> TrainStep:
+    from toolbox.engine.param_groups import ParamGroup
 
     device = choose_device("cpu")
     device = replace(device, precisions=(*device.precisions, "fp16"))
-    group = Group(params={"weight": model.weight}, lr=0.1, weight_decay=0.0, part_lr=0.1)
-    return Step(Parallel(model), [group], optimizer, [], Precision(precision, device), max_norm, max_skipped=most)
+    group = ParamGroup(params={"weight": model.weight}, lr=0.1, weight_decay=0.0, part_lr=0.1)
+    return TrainStep(Parallel(model), [group], optimizer, [], Precision(precision, device), max_norm, max_skipped=most)
 
 
 def adamw(fused):
@@ -189,7 +189,7 @@ def test_buffers_are_as_before_the_left_out_step(fused):
 def test_a_fused_optimizer_decides_without_the_host(monkeypatch):
     update = step_of(Square(), adamw(True))
     update([batch_with(1.0)], 0, 10)
-    monkeypatch.setattr(Step, "_remember", lambda *_: None)  # on a CPU it reads at once, for the earliest message
+    monkeypatch.setattr(TrainStep, "_remember", lambda *_: None)  # on a CPU it reads at once, for the earliest message
 
     def read(self):
         raise AssertionError("the host waits for the device")
@@ -235,7 +235,7 @@ def test_an_infinite_loss_with_finite_gradients_is_left_out_under_fp16_too():
 
 def test_the_limit_is_told_where_it_is_set():
     model = Square()
-    skipping = Skipping(model, torch.optim.SGD([model.weight], lr=0.1), most=0)
+    skipping = NonFiniteGuard(model, torch.optim.SGD([model.weight], lr=0.1), most=0)
     skipping.begin()
     skipping.judge({"loss": torch.tensor(torch.nan), "grad_norm": torch.tensor(1.0)}, scaled=False)
     with pytest.raises(ToolboxError, match="1 updates") as caught:

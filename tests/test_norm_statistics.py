@@ -14,9 +14,9 @@ from torch import nn
 
 import toolbox
 from toolbox.base import Head, Loss
-from toolbox.core.bn_neck import BNNeck
-from toolbox.engine.updating.average import Average, applied
-from toolbox.engine.updating.statistics import NormStatistics
+from toolbox.builtins.bn_neck import BNNeck
+from toolbox.engine.hooks.average import WeightAverage, applied
+from toolbox.engine.norm_statistics import NormStatistics
 
 NORM = "model.head=dict(type='core.Projection',dim=8,norm='batch')"
 EMA = "optim_wrapper.average=dict(decay=0.9)"
@@ -36,17 +36,17 @@ def averaged(toy):
 def test_a_checkpoint_has_the_statistics_of_its_weights(toy, averaged):
     """They are what one pass over the run's first batches with these weights gives."""
     from toolbox.config import complete, to_dict
-    from toolbox.engine.loop import Run
+    from toolbox.engine.trainer import Trainer
 
     found = statistics("averaged")
-    run = Run(complete(to_dict(toy(RUN))), Path("other"))
+    run = Trainer(complete(to_dict(toy(RUN))), Path("other"))
     saved = load_file("averaged/last/model.safetensors")
     run.model.load_state_dict({name: tensor.clone() for name, tensor in saved.items()})
     run.model.eval()
     norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm1d)]
     rows = []
     norms[0].register_forward_pre_hook(lambda module, arguments: rows.append(arguments[0].detach()))
-    from toolbox.engine.reading.batches import ready, training_batches
+    from toolbox.engine.data.loader import ready, training_batches
 
     stream = training_batches(
         run.settings, run.dataset, run.sampler, run.training_inputs, first=0, last=run.steps, pin_memory=False
@@ -152,7 +152,7 @@ def test_norms_in_losses_are_left_alone():
 
 def test_an_average_swaps_statistics_with_the_weights():
     norm = nn.BatchNorm1d(2)
-    average = Average(dict(norm.named_parameters()), 0.5, 0.0, 4, statistics=dict(norm.named_buffers()))
+    average = WeightAverage(dict(norm.named_parameters()), 0.5, 0.0, 4, statistics=dict(norm.named_buffers()))
     average.update(1)
     norm.running_mean.fill_(1)
     with applied(average):

@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from toolbox import api
 from toolbox.base import Backbone, Features, ImagePreprocess
-from toolbox.core.tune import Tune
+from toolbox.builtins.tune import Tune
 from toolbox.engine.assemble import apply_tuning, norm_notes
 from toolbox.engine.distributed.parallel import _synchronise_norms
-from toolbox.engine.updating.grad_cache import problems as grad_cache_problems
+from toolbox.engine.grad_cache import problems as grad_cache_problems
 from toolbox.errors import ToolboxError
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from toolbox import plugin as interface
-from toolbox.core import plugin as core
-from toolbox.core.early_stop import EarlyStop
-from toolbox.core.optim import SGD, AdamW
-from toolbox.core.schedules import Constant, WarmupCosine
+from toolbox.builtins import plugin as core
+from toolbox.builtins.early_stop import EarlyStop
+from toolbox.builtins.optim import SGD, AdamW
+from toolbox.builtins.schedules import Constant, WarmupCosine
 from toolbox.errors import ToolboxError
 
 
@@ -43,10 +43,15 @@ def test_arguments_reach_torch():
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
-        (AdamW, {"lr": -1}), (AdamW, {"lr": float("nan")}), (AdamW, {"betas": [0.9]}), (AdamW, {"betas": [0.9, 1.0]}),
-        (AdamW, {"weight_decay": -0.1}), (SGD, {"momentum": 1.0}), (SGD, {"momentum": 0.0, "nesterov": True}),
+        (AdamW, {"lr": -1}),
+        (AdamW, {"lr": float("nan")}),
+        (AdamW, {"betas": [0.9]}),
+        (AdamW, {"betas": [0.9, 1.0]}),
+        (AdamW, {"weight_decay": -0.1}),
+        (SGD, {"momentum": 1.0}),
+        (SGD, {"momentum": 0.0, "nesterov": True}),
     ],
-)  # fmt: skip
+)
 def test_optimizers_refuse(kind, wrong):
     with pytest.raises(ValueError, match=next(reversed(wrong))):
         kind(**wrong)
@@ -144,7 +149,7 @@ def test_components_are_named_once_and_their_kinds_exist():
 
 def test_declaring_components_imports_nothing_heavy():
     code = (
-        "import sys; from toolbox.core.plugin import toolbox_components as c, toolbox_device as d; "
+        "import sys; from toolbox.builtins.plugin import toolbox_components as c, toolbox_device as d; "
         "c(); d('npu'); sys.exit(bool({'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,11 +18,12 @@ SMALL = {
     "resnet": ("encoders.Timm", "resnet18", dict(layers=[1, 1, 1, 1], channels=[8, 8, 8, 8], stem_width=8)),
     "vit": ("encoders.Timm", "vit_tiny_patch16_224", dict(depth=2, embed_dim=48)),
     "swin": (
-        "encoders.Timm", "swin_tiny_patch4_window7_224",
+        "encoders.Timm",
+        "swin_tiny_patch4_window7_224",
         dict(depths=[1, 1, 1, 1], embed_dim=16, num_heads=[1, 2, 4, 8]),
     ),
     "convnext": ("dinov3.ConvNeXt", None, dict(hidden_sizes=[8, 16], depths=[1, 1])),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

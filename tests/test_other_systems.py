@@ -16,14 +16,18 @@ from PIL import Image
 import toolbox
 from toolbox.base import locks
 from toolbox.base.files import follow
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import files, workdir
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import files, run_folder
 from toolbox.errors import ToolboxError
-from toolbox.features.writer import Writer, is_being_written
+from toolbox.feature_cache.writer import Writer, is_being_written
 
 HERE = Path(__file__).parent
-QUICK = ["train_cfg.max_steps=4", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2",
-         "evaluate_before=False"]  # fmt: skip
+QUICK = [
+    "train_cfg.max_steps=4",
+    "train_cfg.val_interval=2",
+    "default_hooks.checkpoint.interval=2",
+    "evaluate_before=False",
+]
 
 
 # ---- locks
@@ -36,7 +40,7 @@ def test_a_disk_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, code)
 
     monkeypatch.setattr("fcntl.flock", refuse)
     said = []
-    with workdir.lock(tmp_path / "run", said.append):
+    with run_folder.lock(tmp_path / "run", said.append):
         pass
     with Writer(tmp_path / "store", {}, None).alone(lambda: 1 / 0, said.append):
         assert not is_being_written(tmp_path / "store")
@@ -51,7 +55,7 @@ def test_a_lock_that_another_process_holds_is_respected(tmp_path, monkeypatch, c
 
     monkeypatch.setattr("fcntl.flock", held)
     with pytest.raises(ToolboxError, match="A run is going on in"):
-        workdir.lock(tmp_path / "run", lambda text: 1 / 0)
+        run_folder.lock(tmp_path / "run", lambda text: 1 / 0)
     waited = []
     with Writer(tmp_path / "store", {}, None).alone(lambda: waited.append(1), lambda text: 1 / 0):
         assert waited == [1]
@@ -59,8 +63,8 @@ def test_a_lock_that_another_process_holds_is_respected(tmp_path, monkeypatch, c
 
 
 def test_two_runs_in_one_folder_are_kept_apart(tmp_path):
-    with workdir.lock(tmp_path, lambda text: 1 / 0), pytest.raises(ToolboxError, match=f"process {os.getpid()}"):
-        workdir.lock(tmp_path)
+    with run_folder.lock(tmp_path, lambda text: 1 / 0), pytest.raises(ToolboxError, match=f"process {os.getpid()}"):
+        run_folder.lock(tmp_path)
 
 
 def test_a_system_without_locks_gives_none(tmp_path, monkeypatch):
@@ -187,9 +191,14 @@ sys.exit(toolbox.cli.embed.main(["run", ".", "e.npz", "--device", "cpu", "--num-
 
 def test_nothing_needs_what_only_unix_has(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", UNIX_ONLY + WORK, str(HERE)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", UNIX_ONLY + WORK, str(HERE)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "(1, 8)" in done.stdout
     assert "cannot be locked" in done.stdout + done.stderr

@@ -11,9 +11,9 @@ import torch
 import toolbox
 from toolbox.api import check_config
 from toolbox.base import Model
+from toolbox.engine import train_step as step
 from toolbox.engine.device import choose_device
 from toolbox.engine.out_of_memory import proposals, ran_out
-from toolbox.engine.updating import step
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
 
@@ -24,7 +24,7 @@ VIT = [f"model.backbone=dict(type='dinov3.ViT',name=None,size=32,arch={ARCH!r})"
 
 
 def fails(monkeypatch, error, at=3):
-    original, calls = step.Step.__call__, []
+    original, calls = step.TrainStep.__call__, []
 
     def call(self, *given):
         calls.append(True)
@@ -32,7 +32,7 @@ def fails(monkeypatch, error, at=3):
             raise error
         return original(self, *given)
 
-    monkeypatch.setattr(step.Step, "__call__", call)
+    monkeypatch.setattr(step.TrainStep, "__call__", call)
 
 
 def lines(hint: str) -> list[list[str]]:
@@ -58,9 +58,12 @@ def test_a_step_without_memory_ends_the_run_with_what_would_help(toy, monkeypatc
     assert "Out of memory at step 3, with 8 images in a batch" in problem.message
     assert "activations and gradients" in problem.message
     assert keys(problem.hint) == {
-        "train_dataloader.sampler.classes", "optim_wrapper.accumulative_counts", "optim_wrapper.grad_cache.chunk_size",
-        "model.backbone.gradient_checkpointing", "optim_wrapper.precision",
-    }  # fmt: skip
+        "train_dataloader.sampler.classes",
+        "optim_wrapper.accumulative_counts",
+        "optim_wrapper.grad_cache.chunk_size",
+        "model.backbone.gradient_checkpointing",
+        "optim_wrapper.precision",
+    }
     saved = [float(number) for number in re.findall(r"\((\d+)%\)", problem.hint)]
     assert len(saved) == len(lines(problem.hint))
     assert saved == sorted(saved, reverse=True)
@@ -90,8 +93,10 @@ def test_what_is_on_already_is_not_proposed_again(toy, monkeypatch):
     on = ["model.backbone.gradient_checkpointing=True", "optim_wrapper.precision=bf16"]
     found = keys(message(toy, [*VIT, *on, "optim_wrapper.grad_cache.chunk_size=1"], monkeypatch).hint)
     assert not found & {
-        "model.backbone.gradient_checkpointing", "optim_wrapper.precision", "optim_wrapper.grad_cache.chunk_size"
-    }  # fmt: skip
+        "model.backbone.gradient_checkpointing",
+        "optim_wrapper.precision",
+        "optim_wrapper.grad_cache.chunk_size",
+    }
 
 
 def test_a_frozen_backbone_need_not_recompute(toy, monkeypatch):
@@ -105,7 +110,7 @@ def test_a_model_of_one_piece_gets_no_chunks(toy, monkeypatch):
     assert any(
         "grad_cache" in key for way, _ in proposals(recipe, 16, {"image": 8}, choose_device("cpu")) for key in way
     )
-    monkeypatch.setattr(embedder, "represent", Model.represent)
+    monkeypatch.setattr(embedder, "encode", Model.encode)
     found = proposals(recipe, 16, {"image": 8}, choose_device("cpu"))
     assert not any("grad_cache" in key for changes, _ in found for key in changes)
 

@@ -13,7 +13,7 @@ import torch
 
 import toolbox
 from toolbox.base.scalars import as_number, as_plain
-from toolbox.engine.saving.state import join, split
+from toolbox.engine.checkpoint.state import join, split
 from toolbox.errors import ToolboxError
 from toolbox.registry import add_local, catalog
 
@@ -56,11 +56,18 @@ class Logs(Hook):
         return {"last": self.logged.get("x")}
 """
 KINDS = {
-    "float32": np.float32(0.5), "float64": np.float64(0.5), "float16": np.float16(0.5), "0-d": np.array(0.5),
-    "one": np.array([0.5]), "torch": torch.tensor(0.5), "torch one": torch.tensor([[0.5]]),
-    "bf16": torch.tensor(0.5, dtype=torch.bfloat16), "fraction": fractions.Fraction(1, 2),
-    "decimal": decimal.Decimal("0.5"), "gradient": torch.tensor(0.5, requires_grad=True),
-}  # fmt: skip
+    "float32": np.float32(0.5),
+    "float64": np.float64(0.5),
+    "float16": np.float16(0.5),
+    "0-d": np.array(0.5),
+    "one": np.array([0.5]),
+    "torch": torch.tensor(0.5),
+    "torch one": torch.tensor([[0.5]]),
+    "bf16": torch.tensor(0.5, dtype=torch.bfloat16),
+    "fraction": fractions.Fraction(1, 2),
+    "decimal": decimal.Decimal("0.5"),
+    "gradient": torch.tensor(0.5, requires_grad=True),
+}
 SHORT = ["train_cfg.max_steps=3", "evaluate_before=False", "val_dataloader=None", "val_evaluator=None"]
 NONE = ["0.5", None, [0.5, 0.6], np.zeros(2), torch.zeros(2), 1j, {}, np.complex64(1j), np.str_("a")]
 
@@ -78,10 +85,16 @@ def gives(toy, monkeypatch, tmp_path):
         hook = catalog().resolve("gives.Logs", "hook")
         monkeypatch.setattr(hook, "logged", logged or {})
         monkeypatch.setattr(hook, "concluded", concluded or {})
-        return toy([
-            "val_evaluator=[dict(type='toy.Nearest'),dict(type='gives.Numbers')]", "train_cfg.max_steps=2",
-            "train_cfg.val_interval=1", "custom_hooks=[dict(type='gives.Logs')]", "evaluate_before=False", *more,
-        ])  # fmt: skip
+        return toy(
+            [
+                "val_evaluator=[dict(type='toy.Nearest'),dict(type='gives.Numbers')]",
+                "train_cfg.max_steps=2",
+                "train_cfg.val_interval=1",
+                "custom_hooks=[dict(type='gives.Logs')]",
+                "evaluate_before=False",
+                *more,
+            ]
+        )
 
     return recipe
 
@@ -104,8 +117,8 @@ def test_whole_numbers_and_truth_values_are_counts():
 
 def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
     embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
-    original = embedder.objective
-    monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | KINDS)
+    original = embedder.compute_loss
+    monkeypatch.setattr(embedder, "compute_loss", lambda self, *given: original(self, *given) | KINDS)
     toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), out="w")
     lines = [json.loads(line) for line in Path("w/metrics.jsonl").read_text().splitlines()]
     assert [[line[name] for name in KINDS] for line in lines if "torch" in line] == [[0.5] * len(KINDS)] * 3
@@ -114,8 +127,8 @@ def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
 @pytest.mark.parametrize("value", ["0.5", torch.zeros(2)], ids=repr)
 def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, value):
     embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
-    original = embedder.objective
-    monkeypatch.setattr(embedder, "objective", lambda self, *given: original(self, *given) | {"more": value})
+    original = embedder.compute_loss
+    monkeypatch.setattr(embedder, "compute_loss", lambda self, *given: original(self, *given) | {"more": value})
     with pytest.raises(ToolboxError, match="The model's loss comes with 'more'"):
         toolbox.train(toy(SHORT), out="w")
 
@@ -142,10 +155,11 @@ def test_what_is_no_number_is_refused(value):
 
 def test_a_run_takes_numbers_of_every_kind(gives):
     recipe = gives(
-        {f"m_{name}": value for name, value in KINDS.items()}, {f"h_{name}": value for name, value in KINDS.items()},
+        {f"m_{name}": value for name, value in KINDS.items()},
+        {f"h_{name}": value for name, value in KINDS.items()},
         {"entry": {"array": np.arange(2), "number": np.float32(0.5), "nan": torch.tensor(float("nan"))}},
         ["default_hooks.checkpoint.save_best=m_float32"],
-    )  # fmt: skip
+    )
     results = toolbox.train(recipe, out="w")
     assert {name: results["best"]["metrics"][f"m_{name}"] for name in KINDS} == dict.fromkeys(KINDS, 0.5)
     assert results["entry"] == {"array": [0, 1], "number": 0.5, "nan": None}
@@ -179,7 +193,7 @@ def test_a_hook_that_logs_no_number_is_told_which(gives):
 
 @pytest.mark.parametrize("odd", [{"odd": object()}, {"deep": {"odd": [{1, 2}]}}, [1]], ids=["object", "deep", "list"])
 def test_results_are_written_before_a_hook_is_refused_what_it_concludes(gives, odd):
-    with pytest.raises(ToolboxError, match=r"Logs\.conclude gives what JSON cannot hold") as caught:
+    with pytest.raises(ToolboxError, match=r"Logs\.on_run_end gives what JSON cannot hold") as caught:
         toolbox.train(gives({"m": 1.0}, concluded=odd), out="w")
     assert caught.value.problems[0].where.endswith("custom_hooks.0")
     assert json.loads(Path("w/train_results.json").read_text())["after"]["m"] == 1.0

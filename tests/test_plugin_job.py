@@ -184,8 +184,10 @@ def test_a_job_is_a_plugin(gauge, capsys):
     meter = toolbox.load("run", device="cpu")
     assert type(meter).__module__ == "fake_gauge.user"
     greys = toolbox.build(dict(type="gauge.Greys", count=8))
-    errors = [abs(value - label / 255) for value, label in zip(
-        meter.measure([greys[index]["image"] for index in range(8)]), greys.labels, strict=True)]  # fmt: skip
+    errors = [
+        abs(value - label / 255)
+        for value, label in zip(meter.measure([greys[index]["image"] for index in range(8)]), greys.labels, strict=True)
+    ]
     assert sum(errors) / 8 == pytest.approx(results["best"]["metrics"]["error"], rel=1e-4)
     assert repr(meter).startswith("<Meter run, step ")
     with pytest.raises(toolbox.ToolboxError, match="The model reads 'image', and an item has label"):

@@ -13,14 +13,19 @@ import toy_plugin
 import toolbox
 from toolbox.base import l2_normalize
 from toolbox.cli import embed
+from toolbox.engine.feature_extraction.feature_cache import FeatureCache
 from toolbox.engine.precision import eval_precision
-from toolbox.engine.storing.shelf import Shelf
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import build
 
-SHORT = ["train_cfg.max_steps=2", "env_cfg.device=cpu", "env_cfg.threads=1", "val_dataloader.batch_size=16",
-         "evaluate_features=False"]  # fmt: skip
+SHORT = [
+    "train_cfg.max_steps=2",
+    "env_cfg.device=cpu",
+    "env_cfg.threads=1",
+    "val_dataloader.batch_size=16",
+    "evaluate_features=False",
+]
 
 
 @pytest.fixture
@@ -107,14 +112,20 @@ def test_a_device_that_cannot_is_told_before_the_run(toy):
 def test_stored_features_of_judging_have_its_precision(toy, monkeypatch):
     """Two precisions in a run are two stores of the validation data's kind, and never one for the other."""
     jobs = []
-    store = Shelf._store
+    store = FeatureCache._store
     monkeypatch.setattr(
-        Shelf, "_store", lambda self, job: jobs.append((job.where, job.precision.name)) or store(self, job)
+        FeatureCache, "_store", lambda self, job: jobs.append((job.where, job.precision.name)) or store(self, job)
     )
     recipe = toy(
-        [*SHORT, "optim_wrapper.precision=bf16", "env_cfg.eval_precision=fp32", "train_dataloader.augment=None",
-         "model.backbone.tune=dict(mode='frozen')", "features=dict(folder='stores', dtype='fp32')"]
-    )  # fmt: skip
+        [
+            *SHORT,
+            "optim_wrapper.precision=bf16",
+            "env_cfg.eval_precision=fp32",
+            "train_dataloader.augment=None",
+            "model.backbone.tune=dict(mode='frozen')",
+            "features=dict(folder='stores', dtype='fp32')",
+        ]
+    )
     toolbox.train(recipe, out="w")
     assert jobs == [("train_dataloader", "bf16"), ("val_dataloader", "fp32")]
     kept = {

@@ -227,10 +227,13 @@ def test_targets_are_checked_before_anything_is_computed(predict, tmp_path, monk
     Path("folder.csv").mkdir()
     Path("file").write_text("x")
     for arguments, words in (
-        (["--out", "there.csv"], "is there already"), (["--out", "folder.csv"], "is a folder"),
-        (["--out", "a.txt"], "must end in .csv, .json, .jsonl"), (["--page", "p.csv"], "must end in .html"),
-        (["--out", "file/a.csv"], "Nothing can be written"), (["--overwrite"], "no effect without --out"),
-    ):  # fmt: skip
+        (["--out", "there.csv"], "is there already"),
+        (["--out", "folder.csv"], "is a folder"),
+        (["--out", "a.txt"], "must end in .csv, .json, .jsonl"),
+        (["--page", "p.csv"], "must end in .html"),
+        (["--out", "file/a.csv"], "Nothing can be written"),
+        (["--overwrite"], "no effect without --out"),
+    ):
         code, _, said = predict(*arguments)
         assert (code, words in said) == (2, True), said
     assert Path("there.csv").read_text() == "x"

@@ -66,13 +66,22 @@ def toys(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "fullname"),
     [
-        ("sop", "datasets.SOP"), ("SOP", "datasets.SOP"), ("datasets.sop", "datasets.SOP"),
-        ("glyphs", "glyphs.Glyphs"), ("Glyphs.GLYPHS", "glyphs.Glyphs"), ("imagefolder", "datasets.ImageFolder"),
-        ("inshop", "datasets.InShop"), ("cub", "datasets.CUB"), ("cars", "datasets.Cars"),
-        ("records", "datasets.Records"), ("food101", "datasets.Food101"), ("cifar10", "datasets.CIFAR10"),
-        ("imagenet", "datasets.ImageNet"), ("hf", "datasets.HF"),
+        ("sop", "datasets.SOP"),
+        ("SOP", "datasets.SOP"),
+        ("datasets.sop", "datasets.SOP"),
+        ("glyphs", "glyphs.Glyphs"),
+        ("Glyphs.GLYPHS", "glyphs.Glyphs"),
+        ("imagefolder", "datasets.ImageFolder"),
+        ("inshop", "datasets.InShop"),
+        ("cub", "datasets.CUB"),
+        ("cars", "datasets.Cars"),
+        ("records", "datasets.Records"),
+        ("food101", "datasets.Food101"),
+        ("cifar10", "datasets.CIFAR10"),
+        ("imagenet", "datasets.ImageNet"),
+        ("hf", "datasets.HF"),
     ],
-)  # fmt: skip
+)
 def test_names(name, fullname):
     assert find(name) == fullname
 
@@ -122,12 +131,18 @@ def test_help_is_the_docstring(capsys):
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["toy"], 2), (["toy", "--out", "x", "--mode", "c"], 2), (["toy", "--out", "x", "--mod", "b"], 2),
-        (["toy", "--help"], 0), (["--out", "x"], 2), ([], 0), (["-h"], 0),
-        (["toy", "--out", "x", "--fail", "os"], 2), (["toy", "--out", "x", "--fail", "value"], 2),
+        (["toy"], 2),
+        (["toy", "--out", "x", "--mode", "c"], 2),
+        (["toy", "--out", "x", "--mod", "b"], 2),
+        (["toy", "--help"], 0),
+        (["--out", "x"], 2),
+        ([], 0),
+        (["-h"], 0),
+        (["toy", "--out", "x", "--fail", "os"], 2),
+        (["toy", "--out", "x", "--fail", "value"], 2),
         (["toy", "--out", "x", "--fail", "interrupt"], 130),
     ],
-)  # fmt: skip
+)
 def test_exit_codes(arguments, code, toys, monkeypatch, capsys):
     if not arguments or arguments == ["-h"]:
         monkeypatch.undo()

@@ -22,11 +22,11 @@ from torch import nn
 
 from toolbox import api
 from toolbox.base import Backbone, Batch, Features, l2_normalize
-from toolbox.core.optim import SGD, AdamW
-from toolbox.core.samplers import Shuffled
-from toolbox.engine.updating.groups import parameter_groups, torch_groups
+from toolbox.builtins.optim import SGD, AdamW
+from toolbox.builtins.samplers import Shuffled
+from toolbox.engine.param_groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError
-from toolbox.report import load_findings
+from toolbox.report import load_report_items
 from toolbox.utils.pool import Pool
 
 RATES = [0.01, 0.1, 1.0]
@@ -188,8 +188,9 @@ def test_several_views_of_an_item_have_its_label():
 def test_a_probe_refuses_batches_that_it_would_misread():
     model = probe(inputs=["cls"], rates=[0.1], repeats=2)
     for change, message in (
-        (dict(labels=None), "needs labels"), (dict(blocks=1), "repeats=2"),
-    ):  # fmt: skip
+        (dict(labels=None), "needs labels"),
+        (dict(blocks=1), "repeats=2"),
+    ):
         with pytest.raises(ValueError, match=message):
             model(replace(batch(blocks=2), **change))
 
@@ -197,13 +198,18 @@ def test_a_probe_refuses_batches_that_it_would_misread():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inputs": ["cls", "cls:1"]}, "different ways"), ({"inputs": []}, "different ways"),
-        ({"inputs": ["gem"]}, "has 'gem'"), ({"inputs": ["cls:x"]}, "has 'cls:x'"),
-        ({"inputs": ["mean:2"]}, "blocks=2"), ({"inputs": ["cls:0"]}, "blocks=0"),
-        ({"rates": []}, "positive"), ({"rates": [0.0]}, "positive"), ({"rates": [0.1, 0.1]}, "the same"),
+        ({"inputs": ["cls", "cls:1"]}, "different ways"),
+        ({"inputs": []}, "different ways"),
+        ({"inputs": ["gem"]}, "has 'gem'"),
+        ({"inputs": ["cls:x"]}, "has 'cls:x'"),
+        ({"inputs": ["mean:2"]}, "blocks=2"),
+        ({"inputs": ["cls:0"]}, "blocks=0"),
+        ({"rates": []}, "positive"),
+        ({"rates": [0.0]}, "positive"),
+        ({"rates": [0.1, 0.1]}, "the same"),
         ({"repeats": 0}, "repeats=0"),
     ],
-)  # fmt: skip
+)
 def test_a_probe_refuses_arguments_without_meaning(arguments, message):
     with pytest.raises(ValueError, match=message):
         Probe(Tokens(), **arguments)
@@ -216,15 +222,15 @@ def test_nothing_stands_for_the_result_before_a_head_is_chosen():
     assert "linear" not in before
     assert set(model(data, "baseline")) == {"embeddings"}
     numbers = dict.fromkeys(model.names(), 0.5)
-    model.validated(numbers)
+    model.on_validation_end(numbers)
     assert model.chosen.tolist() == [0, 0]  # of equals the lowest rate
-    model.validated({**numbers, "linear/mean/0.1": 0.7})
+    model.on_validation_end({**numbers, "linear/mean/0.1": 0.7})
     assert model.chosen.tolist() == [1, 1]
     after = model(data, "predict")
     assert torch.equal(after["linear"], after["linear/mean/0.1"])
     assert torch.equal(after["logits"].argmax(1), after["linear"][:, 0])
     with pytest.raises(ToolboxError, match="linear/mean/1"):
-        model.validated({name: 1.0 for name in numbers if name != "linear/mean/1"})
+        model.on_validation_end({name: 1.0 for name in numbers if name != "linear/mean/1"})
     copy = probe(inputs=["cls", "mean"], rates=RATES, repeats=2)
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy(data, "predict")["logits"], after["logits"])
@@ -274,7 +280,7 @@ def clouds(count, classes=5, dim=8, noise=1.0, seed=0):
 
 
 def shown(metric, train, test):
-    for action, (x, y) in ((metric.learn, train), (metric.update, test)):
+    for action, (x, y) in ((metric.fit, train), (metric.update, test)):
         for start in range(0, len(x), 50):
             rows = slice(start, start + 50)
             action({"embeddings": x[rows]}, Batch(labels=y[rows], ids=list(range(len(x)))[rows]))
@@ -303,16 +309,14 @@ def test_k_is_chosen_by_leaving_one_out_of_the_training_set():
     train, test = clouds(150, noise=0.8), clouds(60, noise=0.8, seed=2)
     numbers = shown(KNN([1, 5, 20, 400], choose_by=1000), train, test)
     x, y = train
-    best = [
-        float((vote(x, torch.arange(150), x, y, [k], 0.07)[0] == y).double().mean()) for k in (1, 5, 20)
-    ]  # fmt: skip
+    best = [float((vote(x, torch.arange(150), x, y, [k], 0.07)[0] == y).double().mean()) for k in (1, 5, 20)]
     assert numbers["knn_k"] == (1, 5, 20)[int(np.argmax(best))] != 1
     assert numbers["knn"] == numbers[f"knn@{numbers['knn_k']:g}"]
     assert numbers["knn_low"] < numbers["knn"] < numbers["knn_high"]
     assert "knn@400" not in numbers
     metric = KNN([1, 400])
     shown(metric, train, test)
-    (curve,) = metric.findings([])
+    (curve,) = metric.report_items([])
     assert "leaves out k = 400" in curve.note
     assert "leaves out k = 400" in metric.notes(150)[0]
     with pytest.raises(ValueError, match="more training items"):
@@ -397,7 +401,7 @@ def test_a_fit_that_has_not_converged_is_said():
     metric = LogisticRegression([1e4, 1e5], max_iter=2)
     numbers = shown(metric, clouds(100), clouds(30, seed=1))
     assert numbers["logistic_not_converged"] == 3
-    (curve,) = metric.findings([])
+    (curve,) = metric.report_items([])
     assert "Not converged in 2 iterations: C = 10000, C = 100000, the chosen C" in curve.note
 
 
@@ -419,24 +423,29 @@ def test_classes_without_training_items_are_never_told():
 
 PROBE = {
     "model": {
-        "type": "classification.Probe", "backbone": {"type": "toy.Patches"}, "inputs": ["mean"], "rates": RATES,
+        "type": "classification.Probe",
+        "backbone": {"type": "toy.Patches"},
+        "inputs": ["mean"],
+        "rates": RATES,
         "repeats": 2,
     },
     "train_dataloader.sampler": {"type": "core.Shuffled", "batch_size": 16, "repeats": 2},
     "train_dataloader.augment": None,
     "optim_wrapper": {"optimizer": {"type": "core.SGD", "lr": 1.0}},
     "val_evaluator": [
-        {"type": "classification.ProbeAccuracy", "choose": True}, {"type": "classification.KNN", "ks": [1, 3, 99]},
+        {"type": "classification.ProbeAccuracy", "choose": True},
+        {"type": "classification.KNN", "ks": [1, 3, 99]},
         {"type": "classification.LogisticRegression", "cs": [1.0, 100.0]},
     ],
     "test_dataloader": {"dataset": {"type": "toy.Noise", "seed": 0, "per_class": 4}, "num_workers": 0},
     "test_evaluator": [
-        {"type": "classification.ProbeAccuracy"}, {"type": "classification.KNN", "ks": [1, 3]},
+        {"type": "classification.ProbeAccuracy"},
+        {"type": "classification.KNN", "ks": [1, 3]},
         {"type": "classification.LogisticRegression", "cs": [1.0, 100.0]},
     ],
     "custom_hooks": [{"type": "classification.CompareProbes"}],
     "evaluate_pixels": True,
-}  # fmt: skip
+}
 
 
 def test_a_best_rate_at_the_edge_of_the_grid_is_known():
@@ -466,7 +475,7 @@ def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
     assert probes["methods"][probes["best"]]["val"] == max(row["val"] for row in probes["methods"].values())
     assert probes["methods"]["linear"]["test"] == after["linear"]
     assert results is not None
-    titles = [finding.title for finding in load_findings("run")]
+    titles = [finding.title for finding in load_report_items("run")]
     assert titles[:3] == ["Probes", "Linear probes by learning rate", "Linear probes"]
     log = Path("run/train.log").read_text()
     assert "before: ProbeAccuracy cannot judge it" in log
@@ -479,16 +488,20 @@ def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
 def test_what_is_called_a_test_is_of_the_test_set(toy, tested):
     judge = {"type": "classification.KNN", "ks": [1]}
     recipe = {
-        **PROBE, "model": toy()["model"], "train_dataloader.sampler": toy()["train_dataloader"]["sampler"],
-        "train_cfg": {"max_steps": 2}, "val_evaluator": [judge], "test_evaluator": [judge],
-    }  # fmt: skip
+        **PROBE,
+        "model": toy()["model"],
+        "train_dataloader.sampler": toy()["train_dataloader"]["sampler"],
+        "train_cfg": {"max_steps": 2},
+        "val_evaluator": [judge],
+        "test_evaluator": [judge],
+    }
     recipe["test_dataloader"] = toy(recipe)["val_dataloader"]  # whose numbers are those of the validation
     if not tested:
         recipe |= {"test_dataloader": None, "test_evaluator": None}
     saved = api.train(toy(recipe), out="run")
     assert saved["after"] == saved["best"]["metrics"]
     assert saved["probes"]["methods"]["knn"]["test"] == (saved["after"]["knn"] if tested else None)
-    (table,) = [finding for finding in load_findings("run") if finding.title == "Probes"]
+    (table,) = [finding for finding in load_report_items("run") if finding.title == "Probes"]
     assert table.rows[0][3] == saved["probes"]["methods"]["knn"]["test"]
 
 
@@ -496,10 +509,13 @@ def test_a_probe_on_stored_features_is_the_probe_of_the_backbone_at_work(toy):
     vit = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
     backbone = {"type": "dinov3.ViT", "name": None, "size": 16, "arch": vit}
     several = {
-        **PROBE, "model.backbone": backbone, "model.inputs": ["cls", "cls+mean:2"],
-        "train_cfg": {"max_steps": 6, "val_interval": 6}, "evaluate_pixels": False,
+        **PROBE,
+        "model.backbone": backbone,
+        "model.inputs": ["cls", "cls+mean:2"],
+        "train_cfg": {"max_steps": 6, "val_interval": 6},
+        "evaluate_pixels": False,
         "test_evaluator": [*PROBE["test_evaluator"], {"type": "classification.Accuracy"}],
-    }  # fmt: skip
+    }
     live = api.train(toy(several), out="live")
     stored = api.train(toy({**several, "features": {"dtype": "fp32"}}), out="stored")
     assert stored["features"]["computed"] > 0

@@ -20,7 +20,7 @@ import toolbox
 from toolbox import api
 from toolbox.base import Batch, l2_normalize
 from toolbox.cli.main import main
-from toolbox.engine.saving.files import sha256
+from toolbox.engine.checkpoint.files import sha256
 from toolbox.errors import ToolboxError
 
 KNN3 = {"type": "classification.KNN", "ks": [3, 7]}  # the items are training items too: k = 1 would tell all
@@ -31,16 +31,26 @@ COUNT = 40
 def recipe_of(toy, *others, **more):
     """Linear heads that learn nothing, beside what can tell the classes apart."""
     data = {"type": "toy.Noise", "count": COUNT, "per_class": 8}
-    return toy({
-        **PROBE, "model.rates": [1e-9], "model.repeats": 1,
-        "train_dataloader.sampler": {"type": "core.Shuffled", "batch_size": 16}, "train_dataloader.dataset": data,
-        "val_dataloader.dataset": {**data, "seed": 0, "count": 39}, "train_cfg": {"max_steps": 4, "val_interval": 2},
-        "val_evaluator": [{"type": "classification.ProbeAccuracy", "choose": True}, *others],
-        "test_evaluator": [
-            {"type": "classification.ProbeAccuracy"}, {"type": "classification.Accuracy", "ks": [1]}, *others,
-        ],
-        "test_dataloader.dataset": {**data, "count": 38}, "evaluate_pixels": False, **more,
-    })  # fmt: skip
+    return toy(
+        {
+            **PROBE,
+            "model.rates": [1e-9],
+            "model.repeats": 1,
+            "train_dataloader.sampler": {"type": "core.Shuffled", "batch_size": 16},
+            "train_dataloader.dataset": data,
+            "val_dataloader.dataset": {**data, "seed": 0, "count": 39},
+            "train_cfg": {"max_steps": 4, "val_interval": 2},
+            "val_evaluator": [{"type": "classification.ProbeAccuracy", "choose": True}, *others],
+            "test_evaluator": [
+                {"type": "classification.ProbeAccuracy"},
+                {"type": "classification.Accuracy", "ks": [1]},
+                *others,
+            ],
+            "test_dataloader.dataset": {**data, "count": 38},
+            "evaluate_pixels": False,
+            **more,
+        }
+    )
 
 
 def accuracy(encoder, count=38):
@@ -175,9 +185,11 @@ def test_before_and_after_and_an_evaluation_use_one_k(toy):
     results = api.train(recipe, out="run")
     chosen = {name: results["best"]["metrics"][name] for name in ("knn_k", "logistic_c")}
     for numbers in (
-        results["before"], results["after"], api.evaluate(recipe, "run", split="test"),
+        results["before"],
+        results["after"],
+        api.evaluate(recipe, "run", split="test"),
         api.evaluate(recipe, None, split="test"),
-    ):  # fmt: skip
+    ):
         assert {name: numbers[name] for name in chosen} == chosen
 
 
@@ -236,7 +248,7 @@ def test_metrics_of_a_run_keep_one_copy_and_drop_what_changes():
     batch = Batch(labels=y, ids=list(range(60)))
     outputs = {"embeddings": x}
     for metric in metrics:
-        metric.learn(outputs, batch)
+        metric.fit(outputs, batch)
     for metric in metrics:
         metric.update({"embeddings": x}, batch)
     rows = [metric.rows()[0] for metric in metrics]

@@ -12,7 +12,7 @@ from test_exactness import assert_same, trained
 from test_resume import Said
 
 import toolbox
-from toolbox.engine import profiling
+from toolbox.engine.hooks import profiler
 
 
 def table(folder: str) -> str:
@@ -25,14 +25,14 @@ def test_a_profiled_run_writes_a_trace_and_a_table_and_is_otherwise_the_same(toy
     assert_same(Path("plain"), Path("profiled"))
     assert trained(Path("plain"))[2]["hooks"] == trained(Path("profiled"))[2]["hooks"] == []
     events = json.loads(Path("profiled/profile/trace.json").read_text())["traceEvents"]
-    for name in profiling.PHASES:
+    for name in profiler.PHASES:
         assert sum(event.get("name") == f"phase: {name}" and event["ph"] == "X" for event in events) == 4, name
     said = table("profiled")
     assert said.startswith("4 steps, milliseconds a step")
     assert "The processor waited for the device 0 times a step, and 0 times in all" in said
     assert "aten::addmm" in said
     rows = {line[:24].strip(): line.split()[-2:] for line in said.splitlines()[3:7]}
-    assert rows.keys() == set(profiling.PHASES)
+    assert rows.keys() == set(profiler.PHASES)
     assert all(float(processor) > 0 and float(device) == 0 for processor, device in rows.values())
 
 
@@ -71,7 +71,7 @@ def test_a_profile_that_fails_ends_no_run(toy, monkeypatch, method):
 
 def test_only_the_main_process_profiles(toy):
     run = SimpleNamespace(is_main=False, _step_hooks=[])
-    with profiling.profiled(run, 3):
+    with profiler.profiled(run, 3):
         assert run._step_hooks == []
 
 
@@ -91,15 +91,21 @@ def test_waiting_for_the_device_is_counted_with_its_place():
     forward = event("phase: forward", 0, 100, device_time_total=900.0)
     item = event("aten::item", 10, 30, forward)
     read = event("aten::_local_scalar_dense", 11, 29, item)
-    found = profiling.summarize(
+    found = profiler.summarize(
         [
-            forward, item, read, event("cudaMemcpyAsync", 12, 14, read), event("cudaStreamSynchronize", 15, 28, read),
-            event("cudaLaunchKernel", 40, 41, forward), event("cudaDeviceSynchronize", 200, 201),
-            event("hipEventSynchronize", 210, 211), event("aten::_local_scalar_dense", 300, 301),
+            forward,
+            item,
+            read,
+            event("cudaMemcpyAsync", 12, 14, read),
+            event("cudaStreamSynchronize", 15, 28, read),
+            event("cudaLaunchKernel", 40, 41, forward),
+            event("cudaDeviceSynchronize", 200, 201),
+            event("hipEventSynchronize", 210, 211),
+            event("aten::_local_scalar_dense", 300, 301),
             event("cudaStreamSynchronize", 16, 18, device=torch.autograd.DeviceType.CUDA),
         ],
         steps=2,
-    )  # fmt: skip
+    )
     assert found.waits == {
         ("forward", "cudaStreamSynchronize", "aten::item > aten::_local_scalar_dense"): 1,
         ("what lies between", "cudaDeviceSynchronize", "outside operators"): 1,

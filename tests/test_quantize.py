@@ -16,20 +16,23 @@ from toolbox_encoders.timm_backbone import Timm
 from torch import nn
 
 from toolbox.base import Backbone
-from toolbox.core.quantizing import libraries
-from toolbox.core.quantizing.packed import Format
-from toolbox.core.quantizing.quantize import Quantize
-from toolbox.core.quantizing.quantized_linear import QuantizedLinear
-from toolbox.core.tune import Tune
+from toolbox.builtins.quantizing import libraries
+from toolbox.builtins.quantizing.packed import Format
+from toolbox.builtins.quantizing.quantize import Quantize
+from toolbox.builtins.quantizing.quantized_linear import QuantizedLinear
+from toolbox.builtins.tune import Tune
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 WAYS = {
-    "nf4": Quantize(), "nf4 nested": Quantize(nested=True), "fp4": Quantize(kind="fp4"),
-    "fp4 nested": Quantize(kind="fp4", nested=True), "int8": Quantize(8, library="bitsandbytes"),
+    "nf4": Quantize(),
+    "nf4 nested": Quantize(nested=True),
+    "fp4": Quantize(kind="fp4"),
+    "fp4 nested": Quantize(kind="fp4", nested=True),
+    "int8": Quantize(8, library="bitsandbytes"),
     "int8 torchao": Quantize(8, library="torchao"),
-}  # fmt: skip
+}
 if not libraries.installed("torchao"):  # optional: where it is installed, importing transformers logs its complaints
     del WAYS["int8 torchao"]
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -45,9 +48,14 @@ def tiny_timm() -> Backbone:
 def siglip() -> Backbone:
     torch.manual_seed(0)
     arch = dict(
-        model_type="siglip_vision_model", hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, patch_size=8, image_size=32,
-    )  # fmt: skip
+        model_type="siglip_vision_model",
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        patch_size=8,
+        image_size=32,
+    )
     return HFVision(name=None, arch=arch, size=32)
 
 
@@ -153,10 +161,15 @@ def test_training_and_evaluation_compute_the_same_in_any_order():
     assert all(torch.equal(state[name], tensor) for name, tensor in backbone.state_dict().items())
 
 
-@pytest.mark.parametrize(("compute", "autocast", "inside", "result"), [
-    (None, None, torch.float32, torch.float32), (None, torch.bfloat16, torch.bfloat16, torch.bfloat16),
-    ("bf16", None, torch.bfloat16, torch.float32), ("fp32", torch.bfloat16, torch.float32, torch.bfloat16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("compute", "autocast", "inside", "result"),
+    [
+        (None, None, torch.float32, torch.float32),
+        (None, torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        ("bf16", None, torch.bfloat16, torch.float32),
+        ("fp32", torch.bfloat16, torch.float32, torch.bfloat16),
+    ],
+)
 def test_products_are_computed_in_what_was_asked_for(compute, autocast, inside, result):
     way = Quantize(compute=compute)
     linear, inputs = nn.Linear(64, 8), torch.randn(4, 64)
@@ -253,12 +266,16 @@ def test_nothing_float_of_a_weight_stays_behind():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(bits=3), "bits is 4 or 8, not 3"), (dict(bits=True), "bits is 4 or 8"), (dict(kind="int4"), "'nf4' or"),
-        (dict(bits=8, kind="nf4"), "8 bits have no kind"), (dict(bits=8, nested=True), "8 bits have no kind"),
-        (dict(compute="half"), "compute is one of"), (dict(library="quanto"), "'auto', 'bitsandbytes' or 'torchao'"),
+        (dict(bits=3), "bits is 4 or 8, not 3"),
+        (dict(bits=True), "bits is 4 or 8"),
+        (dict(kind="int4"), "'nf4' or"),
+        (dict(bits=8, kind="nf4"), "8 bits have no kind"),
+        (dict(bits=8, nested=True), "8 bits have no kind"),
+        (dict(compute="half"), "compute is one of"),
+        (dict(library="quanto"), "'auto', 'bitsandbytes' or 'torchao'"),
         (dict(library="torchao"), "8 bits only"),
     ],
-)  # fmt: skip
+)
 def test_arguments_that_mean_nothing_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Quantize(**arguments)
@@ -343,7 +360,7 @@ class Watch(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] == "kernels":
             print("looked for kernels")
 sys.meta_path.insert(0, Watch())
-from toolbox.core.quantizing import libraries
+from toolbox.builtins.quantizing import libraries
 libraries.before_peft()
 libraries.bitsandbytes()
 if libraries.installed("torchao"):

@@ -15,8 +15,8 @@ from test_resume import Said
 
 import toolbox
 from toolbox import api
-from toolbox.core.quantizing.quantize import Quantize
-from toolbox.core.tune import Tune
+from toolbox.builtins.quantizing.quantize import Quantize
+from toolbox.builtins.tune import Tune
 from toolbox.engine.signals import Interrupted
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -109,9 +109,15 @@ def test_a_checkpoint_holds_no_pretrained_weight_and_its_loaded_model_gives_the_
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("way", "message"), [
-    ({"kind": "fp4"}, "kind='fp4'"), ({"nested": True}, "nested=True"), ({"bits": 8}, "bits=8"), (None, "not quantised")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ({"kind": "fp4"}, "kind='fp4'"),
+        ({"nested": True}, "nested=True"),
+        ({"bits": 8}, "bits=8"),
+        (None, "not quantised"),
+    ],
+)
 def test_a_checkpoint_is_not_loaded_with_another_quantisation(toy, weights, way, message):
     toolbox.train(toy(quantised(weights)), out="w")
     overrides = {"model.backbone.quantize": None if way is None else {"bits": 4, **way}}

@@ -41,9 +41,10 @@ def test_the_table_is_found():
 def test_the_chunk_of_the_page_fits_the_card(name, card, chunk, checkpointing):
     options = {
         "model.backbone.type": "dinov3.ConvNeXt" if name.startswith("convnext") else "dinov3.ViT",
-        "model.backbone.name": name, "optim_wrapper.grad_cache.chunk_size": chunk,
+        "model.backbone.name": name,
+        "optim_wrapper.grad_cache.chunk_size": chunk,
         "model.backbone.gradient_checkpointing": checkpointing,
-    }  # fmt: skip
+    }
     found = plan(load_config(ROOT / "configs" / "dinov3_sop.py", options), data=False, device="cpu")
     assert found.problems == []
     assert sum(found.memory.values()) < 0.85 * card * 1e9

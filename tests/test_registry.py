@@ -141,7 +141,7 @@ def test_nobody_else_owns_core(site):
     site("thief-dist", "core", fake.module("'loss', 'L', 'm:L', 's'"))
     states = {plugin.distribution: plugin.state for plugin in found("core")}
     assert states == {"thief-dist": "conflict", "vision-encoder-toolbox": "ready"}
-    assert catalog().get("core.PooledFeatures", "model").target.startswith("toolbox.core")
+    assert catalog().get("core.PooledFeatures", "model").target.startswith("toolbox.builtins")
 
 
 def test_another_interface_is_listed_and_never_imported(site):
@@ -493,9 +493,15 @@ def test_parameters():
     assert [describe(p.annotation) for p in (weight, low, high, mode)] == ["float", "int", "int | None", "'a' | 'b'"]
     kinds = {p.name: (p.kind_of_component, p.container) for p in parameters(Whole)}
     assert kinds == {
-        "tower": ("backbone", ""), "pool": ("pool", ""), "maybe": ("loss", ""), "losses": ("loss", "list"),
-        "towers": ("backbone", "dict"), "extra": (None, ""), "unknown": (None, ""), "bare": (None, ""),
-    }  # fmt: skip
+        "tower": ("backbone", ""),
+        "pool": ("pool", ""),
+        "maybe": ("loss", ""),
+        "losses": ("loss", "list"),
+        "towers": ("backbone", "dict"),
+        "extra": (None, ""),
+        "unknown": (None, ""),
+        "bare": (None, ""),
+    }
     by_name = {p.name: p for p in parameters(Whole)}
     assert by_name["pool"].accepts_string
     assert not by_name["tower"].accepts_string
@@ -551,7 +557,7 @@ def test_build_nests(house):
 
 def test_a_tune_without_a_type_is_cores(house):
     tower = build(dict(type="house.Tower", tune=dict(mode="frozen")), "backbone")
-    assert type(tower.tune).__module__ == "toolbox.core.tune"
+    assert type(tower.tune).__module__ == "toolbox.builtins.tune"
 
 
 def test_build_says_what_is_wrong_and_where(house):

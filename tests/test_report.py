@@ -17,7 +17,7 @@ from rich.console import Console as Terminal
 from toolbox import progress
 from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.errors import ToolboxError
-from toolbox.report import load_findings, save_findings, write_report
+from toolbox.report import load_report_items, save_report_items, write_report
 from toolbox.report.axes import LARGE_BOX, SMALL_BOX, choose_ticks
 from toolbox.report.charts import draw_curve, draw_histogram
 from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
@@ -108,10 +108,15 @@ class Squares(Dataset):
 def examples(count, pattern=None, size=60):
     chance = random.Random(0)
     return [
-        Example(q % size, [(chance.randrange(size), pattern(q, r) if pattern else chance.random() < 0.5, 0.95 - r / 20)
-                           for r in range(10)])
+        Example(
+            q % size,
+            [
+                (chance.randrange(size), pattern(q, r) if pattern else chance.random() < 0.5, 0.95 - r / 20)
+                for r in range(10)
+            ],
+        )
         for q in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def gallery(shown, title="Queries and what was found", note=""):
@@ -128,9 +133,15 @@ def full_results():
         "before": {"recall@1": 0.1204, "recall@10": 0.35, "queries": 4200},
         "after": {"recall@1": 0.6103, "recall@10": 0.3, "queries": 4200},
         "best": {"step": 200, "metric": "recall@1", "value": 0.6, "metrics": {}},
-        "steps": 300, "seconds": 192.3, "items_per_second": 4123.44, "data_wait_seconds": 19.23,
-        "peak_memory_bytes": 3 * 2**30, "device": "cuda:0", "threads": 8, "unreadable_items": 0,
-    }  # fmt: skip
+        "steps": 300,
+        "seconds": 192.3,
+        "items_per_second": 4123.44,
+        "data_wait_seconds": 19.23,
+        "peak_memory_bytes": 3 * 2**30,
+        "device": "cuda:0",
+        "threads": 8,
+        "unreadable_items": 0,
+    }
 
 
 def fill(folder, lines=None):
@@ -222,8 +233,11 @@ def test_rows_keep_the_metrics_order_and_say_what_they_are(tmp_path):
 
 def test_galleries_share_their_pictures(tmp_path):
     shown = [Example(0, [(1, True, 0.9), (2, False, 0.8)], note="first match at rank 812"), Example(1, [])]
-    galleries = [*gallery(shown, "Hubs", "Items that <b>many</b> queries find."), *gallery(shown[::-1], "Worst"),
-                 *gallery([], "None", "Nothing was this bad.")]  # fmt: skip
+    galleries = [
+        *gallery(shown, "Hubs", "Items that <b>many</b> queries find."),
+        *gallery(shown[::-1], "Worst"),
+        *gallery([], "None", "Nothing was this bad."),
+    ]
     page = Page(write_report(tmp_path, full_results(), (Squares(), galleries)))
     assert page.source.count("data:image/") == 3
     assert len(pictures(page)) == 8
@@ -238,9 +252,14 @@ def test_galleries_share_their_pictures(tmp_path):
 
 def test_many_galleries_stay_below_the_cap_and_each_shows_some(tmp_path):
     dataset = Squares(count=3000, size=(200, 200))  # noise: the worst that JPEG can get
-    galleries = [found for start in range(8) for found in gallery([
-        Example(q, [(11 * q + r, r == 3, 0.5) for r in range(10)]) for q in range(30 * start, 30 * start + 30)
-    ], f"gallery {start}")]  # fmt: skip
+    galleries = [
+        found
+        for start in range(8)
+        for found in gallery(
+            [Example(q, [(11 * q + r, r == 3, 0.5) for r in range(10)]) for q in range(30 * start, 30 * start + 30)],
+            f"gallery {start}",
+        )
+    ]
     path = write_report(tmp_path, full_results(), (dataset, galleries))
     page = Page(path)
     assert path.stat().st_size < 6e6
@@ -321,8 +340,13 @@ def test_datasets_without_pictures_or_classes(tmp_path):
 @pytest.mark.parametrize("results", [None, {}, {"before": None, "after": None, "best": None}])
 def test_no_results(tmp_path, results):
     page = Page(write_report(tmp_path, results, None))
-    for sentence in ("This run holds no evaluation.", "Nothing was evaluated.", "No step was logged.",
-                     "No metric of this run gave examples to show.", "neither config.py nor"):  # fmt: skip
+    for sentence in (
+        "This run holds no evaluation.",
+        "Nothing was evaluated.",
+        "No step was logged.",
+        "No metric of this run gave examples to show.",
+        "neither config.py nor",
+    ):
         assert sentence in page.text
     assert not page.all("table")
     assert not page.all("dl")
@@ -416,10 +440,20 @@ def test_long_runs_are_thinned_and_keep_extremes():
     assert top == pytest.approx(SMALL_BOX.top + 0.074 * (SMALL_BOX.bottom - SMALL_BOX.top), rel=0.1)  # 9.0 is drawn
 
 
-@pytest.mark.parametrize("values", [
-    [0.0, 0.0], [5e-324, 0.0], [1e29, -1e29], [1e300, 1.0], [1.0, 1.0 + 1e-15], [3, 3], [-2.0, -2.0], [1e-7, 2e-7],
-    [float("inf"), 1.0],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 0.0],
+        [5e-324, 0.0],
+        [1e29, -1e29],
+        [1e300, 1.0],
+        [1.0, 1.0 + 1e-15],
+        [3, 3],
+        [-2.0, -2.0],
+        [1e-7, 2e-7],
+        [float("inf"), 1.0],
+    ],
+)
 def test_any_range_of_values_can_be_drawn(values):
     drawn = draw_learning_curve("loss", list(enumerate(values, 1)), 2)
     assert all(SMALL_BOX.top - 1 <= y <= SMALL_BOX.bottom + 1 for y, _ in drawn.y_ticks)
@@ -511,26 +545,34 @@ def test_folder_that_is_absent(tmp_path):
         write_report(tmp_path / "absent", None, None)
 
 
-@pytest.mark.parametrize(("recipe", "split"), [
-    ("test_dataloader = dict(a=1)\ntest_evaluator = []", "on 9 test items"),
-    ("test_dataloader = None\ntest_evaluator = None\nval_dataloader = dict()\nval_evaluator = dict()",
-     "on 9 validation items"),
-    ("this is no python", "on 9 items"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("recipe", "split"),
+    [
+        ("test_dataloader = dict(a=1)\ntest_evaluator = []", "on 9 test items"),
+        (
+            "test_dataloader = None\ntest_evaluator = None\nval_dataloader = dict()\nval_evaluator = dict()",
+            "on 9 validation items",
+        ),
+        ("this is no python", "on 9 items"),
+    ],
+)
 def test_the_set_is_named(tmp_path, recipe, split):
     (tmp_path / "config.py").write_text(recipe)
     assert split in Page(write_report(tmp_path, {"after": {"recall@1": 0.5, "queries": 9}}, None)).text
 
 
-@pytest.mark.parametrize(("before", "after", "sentence"), [
-    ({"a": 0.12}, {"a": 0.61}, "A 0.12 → 0.61, +0.49"),
-    ({"a": 0.6103}, {"a": 0.6184}, "A 0.6103 → 0.6184, +0.0081"),
-    ({"a": 65.32}, {"a": 83.13}, "A 65.32 → 83.13, +17.81"),
-    ({"a": 0.5}, {"a": 0.5}, "A 0.50 → 0.50, ±0.00"),
-    ({"a": 0.125}, {"a": 0.6149}, "A 0.12 → 0.61, +0.49"),
-    ({"a": 0.5}, {"a": float("nan")}, "A 0.50 → NaN"),
-    ({"n": 3}, {"n": 4}, "This run holds no evaluation"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ({"a": 0.12}, {"a": 0.61}, "A 0.12 → 0.61, +0.49"),
+        ({"a": 0.6103}, {"a": 0.6184}, "A 0.6103 → 0.6184, +0.0081"),
+        ({"a": 65.32}, {"a": 83.13}, "A 65.32 → 83.13, +17.81"),
+        ({"a": 0.5}, {"a": 0.5}, "A 0.50 → 0.50, ±0.00"),
+        ({"a": 0.125}, {"a": 0.6149}, "A 0.12 → 0.61, +0.49"),
+        ({"a": 0.5}, {"a": float("nan")}, "A 0.50 → NaN"),
+        ({"n": 3}, {"n": 4}, "This run holds no evaluation"),
+    ],
+)
 def test_headline(before, after, sentence):
     assert str(headline({"before": before, "after": after}, items=None, split="")) == sentence
 
@@ -542,8 +584,9 @@ def test_headline_takes_the_metric_that_chose_the_checkpoint():
 
 def test_digits_fit_the_numbers():
     assert [(r.before, r.after, r.difference) for r in rows({"x": 1e-5, "n": 3}, {"x": 3.5e-5, "n": 5})] == [
-        ("0.0000100", "0.0000350", "+0.0000250"), ("3", "5", "+2"),
-    ]  # fmt: skip
+        ("0.0000100", "0.0000350", "+0.0000250"),
+        ("3", "5", "+2"),
+    ]
     assert rows({"x": 12.5}, {"x": None})[0].after == "–"
     assert fixed(1234567.891, 1) == "1,234,567.9"
     assert fixed(-0.00001, 2) == "0.00"
@@ -566,15 +609,25 @@ def test_digits_fit_the_numbers():
 
 def every_kind():
     return [
-        Curve("Recall", {"recall": [(1, 0.5), (10, 0.8), (100, 0.9)], "chance": [(1, 0.01), (100, 0.3)]}, "K", "recall",
-              log_x=True, note="Share of queries."),
+        Curve(
+            "Recall",
+            {"recall": [(1, 0.5), (10, 0.8), (100, 0.9)], "chance": [(1, 0.01), (100, 0.3)]},
+            "K",
+            "recall",
+            log_x=True,
+            note="Share of queries.",
+        ),
         Histogram("Similarity", [-1.0, 0.0, 0.5, 1.0], {"same": [0.0, 0.25, 0.75], "other": [0.5, 0.5, 0.0]}, "cosine"),
-        Table("Super-classes", ["name", "queries", "recall@1", "rank"],
-              [["chair", 1200, 0.5, 3.25], [EVIL, 7, 1, None], ["sofa", None, 0.25, float("nan")]], note="By size."),
+        Table(
+            "Super-classes",
+            ["name", "queries", "recall@1", "rank"],
+            [["chair", 1200, 0.5, 3.25], [EVIL, 7, 1, None], ["sofa", None, 0.25, float("nan")]],
+            note="By size.",
+        ),
         Gallery("Worst", [Example(3, [(1, True, 0.5)], "why")], "Worst first."),
         Outcomes("Rank of the first match", ["a", "b"], [1.0, float("inf")], ["x", "y"]),
         Matrix("Confusion", ["chair", EVIL], ["chair", EVIL], [[0.75, 0.25], [0, 1]], "said", "class", "Shares."),
-    ]  # fmt: skip
+    ]
 
 
 def test_findings_are_drawn(tmp_path):
@@ -583,8 +636,15 @@ def test_findings_are_drawn(tmp_path):
     assert len(page.all("figure", "chart")) == 2
     assert [a["class"] for a in page.all("path", "area")] == ["area"] * 2
     assert "<script" not in page.source
-    for words in ("Share of queries.", "By size.", "chance", "other", "1,200", "0.2500",
-                  "findings.json also holds 'Rank of the first match' of 2 items"):  # fmt: skip
+    for words in (
+        "Share of queries.",
+        "By size.",
+        "chance",
+        "other",
+        "1,200",
+        "0.2500",
+        "report_items.json also holds 'Rank of the first match' of 2 items",
+    ):
         assert words in page.text
     bars = [a["style"] for a in page.all("span", "bar")]
     assert bars == ["--share:50.0%", "--share:100%", "--share:25.0%"]
@@ -593,13 +653,13 @@ def test_findings_are_drawn(tmp_path):
 
 
 def test_findings_survive_the_file(tmp_path):
-    path = save_findings(tmp_path, every_kind())
-    assert path == tmp_path / "findings.json"
+    path = save_report_items(tmp_path, every_kind())
+    assert path == tmp_path / "report_items.json"
     text = path.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
     assert ": " not in text.replace(EVIL, "")
-    back = load_findings(path)
+    back = load_report_items(path)
     assert [type(found) for found in back] == [type(found) for found in every_kind()]
     assert back[:2] == every_kind()[:2]
     assert back[3] == every_kind()[3]
@@ -607,53 +667,66 @@ def test_findings_survive_the_file(tmp_path):
     assert back[4].values[0] == 1
     assert math.isnan(back[4].values[1])
     assert back[5] == every_kind()[5]
-    assert load_findings(save_findings(tmp_path / "again.json", back[:4])) == back[:4]
-    assert load_findings(save_findings(tmp_path / "none.json", [])) == []
+    assert load_report_items(save_report_items(tmp_path / "again.json", back[:4])) == back[:4]
+    assert load_report_items(save_report_items(tmp_path / "none.json", [])) == []
 
 
 def test_numbers_of_arrays_and_tensors_are_written_plainly(tmp_path):
-    found = [Curve("c", {"s": [(np.int64(1), np.float32(0.1)), (2, torch.tensor(0.25))]}, "x", "y"),
-             Outcomes("o", ["\udcff", "é"], list(np.array([1.0, np.nan])))]  # fmt: skip
-    curve, outcomes = load_findings(save_findings(tmp_path, found))
+    found = [
+        Curve("c", {"s": [(np.int64(1), np.float32(0.1)), (2, torch.tensor(0.25))]}, "x", "y"),
+        Outcomes("o", ["\udcff", "é"], list(np.array([1.0, np.nan]))),
+    ]
+    curve, outcomes = load_report_items(save_report_items(tmp_path, found))
     assert curve.series == {"s": [(1, 0.1), (2, 0.25)]}
     assert outcomes.ids == ["\udcff", "é"]
     page = Page(write_report(tmp_path, None, (Squares(), found)))
     assert len(page.all("figure", "chart")) == 1
 
 
-@pytest.mark.parametrize(("finding", "words"), [
-    (Table("t", ["a"], [[object()]]), "cannot be written as JSON: there is a object in it"),
-    (Table("t", ["a", "b"], [[1]]), "malformed: a row and the columns differ in length"),
-    (Outcomes("t", ["a"], [1.0, 2.0]), "malformed: ids, values and groups differ in length"),
-    (Curve("t", {"s": [(1, 2, 3)]}, "x", "y"), "malformed"),
-    (Gallery("t", [Example(0, [(1, True)])]), "malformed"),
-    ("text", "a str as a finding. Findings are Gallery, Table"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("finding", "words"),
+    [
+        (Table("t", ["a"], [[object()]]), "cannot be written as JSON: there is a object in it"),
+        (Table("t", ["a", "b"], [[1]]), "malformed: a row and the columns differ in length"),
+        (Outcomes("t", ["a"], [1.0, 2.0]), "malformed: ids, values and groups differ in length"),
+        (Curve("t", {"s": [(1, 2, 3)]}, "x", "y"), "malformed"),
+        (Gallery("t", [Example(0, [(1, True)])]), "malformed"),
+        ("text", "a str as a finding. Findings are Gallery, Table"),
+    ],
+)
 def test_malformed_findings_cost_no_page_and_no_file(tmp_path, finding, words):
     with pytest.raises(ToolboxError, match=re.escape(words)):
-        save_findings(tmp_path, [finding])
+        save_report_items(tmp_path, [finding])
     assert not list(tmp_path.iterdir())
     page = Page(write_report(tmp_path, full_results(), (Squares(), [finding, *every_kind()])))
     assert words in page.text
     assert len(page.all("figure", "chart")) == 2
 
 
-@pytest.mark.parametrize("text", [
-    "", "{", "[]", '{"format":2,"findings":[]}', '{"format":1,"findings":[{"kind":"pie","title":"t"}]}',
-    '{"format":1,"findings":[{"kind":"curve","title":"t"}]}', '{"format":1,"findings":[3]}',
-    '{"format":1,"findings":[{"kind":"outcomes","title":"t","ids":["a"],"values":[]}]}',
-    '{"format":1,"findings":[{"kind":"table","title":"t","columns":["a"],"rows":[[1,2]]}]}',
-    '{"format":1,"findings":[{"kind":"table","title":"t","columns":["a"],"rows":[[1',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format":2,"report_items":[]}',
+        '{"format":1,"report_items":[{"kind":"pie","title":"t"}]}',
+        '{"format":1,"report_items":[{"kind":"curve","title":"t"}]}',
+        '{"format":1,"report_items":[3]}',
+        '{"format":1,"report_items":[{"kind":"outcomes","title":"t","ids":["a"],"values":[]}]}',
+        '{"format":1,"report_items":[{"kind":"table","title":"t","columns":["a"],"rows":[[1,2]]}]}',
+        '{"format":1,"report_items":[{"kind":"table","title":"t","columns":["a"],"rows":[[1',
+    ],
+)
 def test_damaged_findings_are_refused(tmp_path, text):
-    (tmp_path / "findings.json").write_text(text)
-    with pytest.raises(ToolboxError, match=r"findings\.json: The file is damaged"):
-        load_findings(tmp_path)
+    (tmp_path / "report_items.json").write_text(text)
+    with pytest.raises(ToolboxError, match=r"report_items\.json: The file is damaged"):
+        load_report_items(tmp_path)
 
 
 def test_absent_findings(tmp_path):
     with pytest.raises(ToolboxError, match="cannot be read: No such file"):
-        load_findings(tmp_path)
+        load_report_items(tmp_path)
 
 
 def spots(path):
@@ -673,16 +746,19 @@ def test_logarithmic_axis():
     assert spots(path)[1][1] == pytest.approx(by_label[0.0] + (by_label[1.0] - by_label[0.0]) / 2, abs=0.2)
 
 
-@pytest.mark.parametrize(("points", "log", "gaps"), [
-    ([(0, 1.0), (-1, 1.0), (1, 1.0), (2, 2.0)], True, 2),
-    ([(0, 1.0), (float("nan"), 1.0), (1, float("nan")), (2, 2.0)], False, 2),
-    ([(0, 1.0)], True, 1),
-    ([], False, 0),
-    ([(5, 1.0)], True, 0),
-    ([(5, 1.0), (5, 2.0)], False, 0),
-    ([(1e-9, 1.0), (1e9, 2.0)], True, 0),
-    ([(1e-9, 1e-30), (2e-9, 1e25)], False, 0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("points", "log", "gaps"),
+    [
+        ([(0, 1.0), (-1, 1.0), (1, 1.0), (2, 2.0)], True, 2),
+        ([(0, 1.0), (float("nan"), 1.0), (1, float("nan")), (2, 2.0)], False, 2),
+        ([(0, 1.0)], True, 1),
+        ([], False, 0),
+        ([(5, 1.0)], True, 0),
+        ([(5, 1.0), (5, 2.0)], False, 0),
+        ([(1e-9, 1.0), (1e9, 2.0)], True, 0),
+        ([(1e-9, 1e-30), (2e-9, 1e25)], False, 0),
+    ],
+)
 def test_any_curve_can_be_drawn(points, log, gaps):
     drawn = draw_curve(Curve("c", {"s": points}, "x", "y", log_x=log))
     assert any(f"{gaps} of the points cannot be drawn" in remark for remark in drawn.remarks) == bool(gaps)
@@ -712,9 +788,16 @@ def test_histogram_bars_are_where_the_numbers_are():
     assert (zero[0.0] - heights[2]) / (zero[0.0] - heights[1]) == pytest.approx(3, abs=0.01)
 
 
-@pytest.mark.parametrize(("edges", "shares"), [
-    ([], []), ([1.0], []), ([0.0, 1.0], [0.5, 0.5]), ([1.0, 0.0], [1.0]), ([0.0, float("nan")], [1.0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("edges", "shares"),
+    [
+        ([], []),
+        ([1.0], []),
+        ([0.0, 1.0], [0.5, 0.5]),
+        ([1.0, 0.0], [1.0]),
+        ([0.0, float("nan")], [1.0]),
+    ],
+)
 def test_misshapen_histograms_say_so(tmp_path, edges, shares):
     page = Page(write_report(tmp_path, None, (Squares(), [Histogram("h", edges, {"s": shares}, "x")])))
     assert "It cannot be drawn" in page.text
@@ -722,11 +805,14 @@ def test_misshapen_histograms_say_so(tmp_path, edges, shares):
 
 
 def test_more_series_and_rows_than_fit_are_counted(tmp_path):
-    many = [Curve("c", {f"s{i}": [(0, i), (1, i)] for i in range(15)}, "x", "y"),
-            Table("t", ["n"], [[i] for i in range(500)]), Table("e", ["n"], [])]  # fmt: skip
+    many = [
+        Curve("c", {f"s{i}": [(0, i), (1, i)] for i in range(15)}, "x", "y"),
+        Table("t", ["n"], [[i] for i in range(500)]),
+        Table("e", ["n"], []),
+    ]
     page = Page(write_report(tmp_path, None, (Squares(), many)))
-    assert "3 more series are in findings.json." in page.text
-    assert "300 more rows are in findings.json." in page.text
+    assert "3 more series are in report_items.json." in page.text
+    assert "300 more rows are in report_items.json." in page.text
     assert "It has no rows." in page.text
     assert len({(line.color, line.dash) for line in draw_curve(many[0]).lines}) == 12
 
@@ -737,22 +823,24 @@ def test_columns_of_numbers():
     assert [cell.bar for cell in column_cells([0, 1])] == [None, None]  # counts
     assert [cell.bar for cell in column_cells([0.5, 1.5])] == [None, None]
     assert [(cell.text, cell.number) for cell in column_cells(["a", 3, True])] == [
-        ("a", False), ("3", True), ("True", False),
-    ]  # fmt: skip
+        ("a", False),
+        ("3", True),
+        ("True", False),
+    ]
 
 
 def test_train_leaves_findings(toy):
     from toolbox import api
 
-    sys.modules["toy_plugin"].Nearest.findings = lambda self, dataset: every_kind()
+    sys.modules["toy_plugin"].Nearest.report_items = lambda self, dataset: every_kind()
     try:
         api.train(toy(), out="run")
     finally:
-        del sys.modules["toy_plugin"].Nearest.findings
-    assert [type(found).__name__ for found in load_findings("run")] == [type(f).__name__ for f in every_kind()]
+        del sys.modules["toy_plugin"].Nearest.report_items
+    assert [type(found).__name__ for found in load_report_items("run")] == [type(f).__name__ for f in every_kind()]
     assert "Worst first." in Page(Path("run/report.html")).text
     api.train(toy(), out="run", overwrite=True)
-    assert load_findings("run") == []
+    assert load_report_items("run") == []
 
 
 # ---- what a reader sees first, and what a number became
@@ -816,8 +904,12 @@ def test_step_0_is_in_the_curves(tmp_path):
 @pytest.mark.parametrize("console", ["lines", "bar"])
 def test_progress_fits_80_columns(console, monkeypatch, capsys):
     values = {
-        "loss": 12.34567, "lr": 1.25e-4, "grad_norm": 123.456, "items_per_second": 12345.6, "data_wait_share": 0.57,
-    }  # fmt: skip
+        "loss": 12.34567,
+        "lr": 1.25e-4,
+        "grad_norm": 123.456,
+        "items_per_second": 12345.6,
+        "data_wait_share": 0.57,
+    }
     if console == "lines":
         shown = progress.LineConsole()
         shown.start(0, 100_000)

@@ -87,9 +87,10 @@ def numbers_of(score, query_labels, gallery_labels, own, ks=(1, 5)):
             precisions.append(sum(right[:r]) / r)
     means = {f"recall@{k}": sum(one <= k for one in rank) / len(score) for k in ks}
     return means | {
-        "map@r": sum(maps) / len(maps), "r_precision": sum(precisions) / len(maps),
+        "map@r": sum(maps) / len(maps),
+        "r_precision": sum(precisions) / len(maps),
         "mrr": sum(1 / one for one in rank) / len(maps),
-    }  # fmt: skip
+    }
 
 
 def distances(x, k1, k2, weight, **arguments):
@@ -207,9 +208,12 @@ def test_queries_apart_from_the_gallery_are_ranked_within_the_union():
     assert found == pytest.approx(numbers_of(score, labels[asked], labels[~asked], [-1] * 30), abs=1e-6)
     # an id in both roles is one item
     both = feed(
-        Recall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), torch.cat([x, x]),
-        torch.cat([labels, labels]), ids=[*range(120)] * 2, roles=["query"] * 120 + ["gallery"] * 120,
-    )  # fmt: skip
+        Recall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]),
+        torch.cat([x, x]),
+        torch.cat([labels, labels]),
+        ids=[*range(120)] * 2,
+        roles=["query"] * 120 + ["gallery"] * 120,
+    )
     alone = feed(Recall(ks=[1, 5], rerank=[10, 4, 0.3], alpha_qe=[4, 2.0]), x, labels)
     assert both == pytest.approx(alone)
 
@@ -315,7 +319,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
         metric = Recall(ks=[1, 5], whiten=4, whiten_from=source)
         assert metric.wants_training() == (source == "train")
         for part in train.split(70):
-            metric.learn({"embeddings": part}, Batch())
+            metric.fit({"embeddings": part}, Batch())
         found = under(feed(metric, x, labels), "whiten")
         whitening = Whitening(4)
         whitening.see(seen)
@@ -329,7 +333,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
     with pytest.raises(ValueError, match="none were given"):
         feed(Recall(ks=[1], whiten=4), x, labels)
     learned = Recall(ks=[1], whiten=4)
-    learned.learn({"embeddings": train}, Batch())
+    learned.fit({"embeddings": train}, Batch())
     learned.reset()
     with pytest.raises(ValueError, match="none were given"):
         feed(learned, x, labels)
@@ -348,11 +352,11 @@ def test_whitening_refuses_what_it_cannot_learn():
     with pytest.raises(ValueError, match="too wide"):
         Whitening(5).see(torch.zeros(1, 10000))
     metric = Recall(ks=[1], whiten=4)
-    metric.learn({"embeddings": torch.full((3, 8), torch.nan)}, Batch())
+    metric.fit({"embeddings": torch.full((3, 8), torch.nan)}, Batch())
     with pytest.raises(ValueError, match="NaN"):
         feed(metric, x, labels)
     metric = Recall(ks=[1], whiten=4)
-    metric.learn({"embeddings": torch.randn(30, 6)}, Batch())
+    metric.fit({"embeddings": torch.randn(30, 6)}, Batch())
     with pytest.raises(ValueError, match="learned from embeddings of 6 dimensions, and these have 8"):
         feed(metric, x, labels)
 
@@ -369,7 +373,7 @@ def test_names_come_in_order_and_plain_numbers_first_and_unchanged():
     x, labels = items()
     plain = feed(Recall(ks=[1, 5]), x, labels)
     metric = Recall(**EVERYTHING)
-    metric.learn({"embeddings": x}, Batch())
+    metric.fit({"embeddings": x}, Batch())
     found = feed(metric, x, labels)
     assert list(found) == metric.names()
     assert list(found.items())[: len(plain)] == list(plain.items())
@@ -413,17 +417,17 @@ def test_two_processes_give_the_numbers_and_findings_of_one(tmp_path):
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], errors
     metric = Recall(**EVERYTHING)
-    metric.learn({"embeddings": train}, Batch())
+    metric.fit({"embeddings": train}, Batch())
     for part in torch.arange(120).split(37):
         ids = [f"item {i:03}" for i in part]
         metric.update({"embeddings": x[part]}, Batch(labels=labels[part], ids=ids, indices=part.tolist()))
     expected = metric.compute()
     dataset = type("Set", (), {"groups": [f"group {i % 3}" for i in range(120)], "classes": None})
     for rank in range(2):
-        for numbers, findings in torch.load(tmp_path / f"{rank}.pt", weights_only=False):
+        for numbers, report_items in torch.load(tmp_path / f"{rank}.pt", weights_only=False):
             assert numbers == pytest.approx(expected, abs=1e-9)
             assert list(numbers) == list(expected)
-            for ours, theirs in zip(metric.findings(dataset), findings, strict=True):
+            for ours, theirs in zip(metric.report_items(dataset), report_items, strict=True):
                 assert ours.title == theirs.title
                 if hasattr(ours, "examples"):
                     shown = [(e.query, e.note, [r[:2] for r in e.results]) for e in ours.examples]

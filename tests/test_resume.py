@@ -14,11 +14,11 @@ from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.base import Hook
-from toolbox.engine import loop
+from toolbox.engine import trainer
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import files
 from toolbox.engine.console import Console
-from toolbox.engine.judging.eval_set import EvalSet
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import files
+from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
@@ -60,7 +60,7 @@ def test_best_link_and_log_are_those_of_the_uninterrupted_run(toy, monkeypatch, 
 
 def test_a_signal_during_validation(toy, monkeypatch):
     toolbox.train(toy(), out="whole")
-    original, calls = EvalSet.evaluate, []
+    original, calls = Evaluator.evaluate, []
 
     def evaluate(self, *arguments, **options):
         calls.append(True)
@@ -68,7 +68,7 @@ def test_a_signal_during_validation(toy, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return original(self, *arguments, **options)
 
-    monkeypatch.setattr(EvalSet, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     interrupted(toy(), out="stopped")
     assert checkpoints.read("stopped/last").step == 6
     interrupted(toy(), out="stopped", resume=True)
@@ -149,14 +149,14 @@ class StopAt(Hook):
 
 
 def with_hook(monkeypatch, hook):
-    original = loop.Run._build_training
+    original = trainer.Trainer._build_training
 
     def build(self):
         original(self)
         self.hooks.append(hook)
         self._step_hooks.append(hook)
 
-    monkeypatch.setattr(loop.Run, "_build_training", build)
+    monkeypatch.setattr(trainer.Run, "_build_training", build)
 
 
 def test_a_stopped_run_stays_stopped_unless_its_length_changes(toy, monkeypatch):
@@ -365,14 +365,14 @@ def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(to
         def after_run(self, run):
             run.save()
 
-    original = loop.Run._build_training
+    original = trainer.Trainer._build_training
 
     def build(self):
         original(self)
         self.hooks += [Late()]
 
     toolbox.train(toy(["train_cfg.max_steps=2"]), out="plain")
-    monkeypatch.setattr(loop.Run, "_build_training", build)
+    monkeypatch.setattr(trainer.Run, "_build_training", build)
     with pytest.raises(ToolboxError, match="saved after training had ended"):
         toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     ours, theirs = (checkpoints.read(Path(folder, "checkpoint-2")).model_tensors() for folder in ("w", "plain"))
@@ -380,13 +380,13 @@ def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(to
 
 
 def test_a_run_that_its_launcher_starts_again_goes_on_from_its_own_newest_checkpoint(toy):
-    from toolbox.engine.distributed.launch import Place
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
+    from toolbox.engine.distributed.rank_info import RankInfo
 
     toolbox.train(toy(), out="w")
     first = min(checkpoints.all_in(Path("w")), key=lambda path: int(path.name.partition("-")[2]))
     said = Said()
-    again = Team(Place(restarts=1))
-    toolbox.train(toy(), out="w", resume=str(first), console=said, team=again)
+    again = DistributedContext(RankInfo(restarts=1))
+    toolbox.train(toy(), out="w", resume=str(first), console=said, distributed=again)
     newest = checkpoints.read("w/last").step
     assert any(f"Resuming at step {newest} " in line for line in said.lines)

@@ -153,13 +153,18 @@ def test_equals_pytorch_metric_learning(classes):
 
     x, labels = items(n=240, classes=classes, noise=2.0, seed=1)
     names = {
-        "recall@1": "precision_at_1", "map@r": "mean_average_precision_at_r", "r_precision": "r_precision",
+        "recall@1": "precision_at_1",
+        "map@r": "mean_average_precision_at_r",
+        "r_precision": "r_precision",
         "mrr": "mean_reciprocal_rank",
-    }  # fmt: skip
+    }
     calculator = AccuracyCalculator(
-        include=tuple(names.values()), k=None, device=torch.device("cpu"),
-        knn_func=CustomKNN(CosineSimilarity(), batch_size=64), kmeans_func=lambda *_: None,
-    )  # fmt: skip
+        include=tuple(names.values()),
+        k=None,
+        device=torch.device("cpu"),
+        knn_func=CustomKNN(CosineSimilarity(), batch_size=64),
+        kmeans_func=lambda *_: None,
+    )
     expected = calculator.get_accuracy(x, labels, ref_includes_query=True)
     found = leave_one_out(x, labels, lone="skip")
     for ours, theirs in names.items():
@@ -219,9 +224,13 @@ def test_an_item_is_left_out_by_its_id_not_by_its_column():
     assert rank_metrics(x, x[order], gallery_ids=-ids, **arguments)["recall@1"] == 1
     # its own copy under another label, as when a query's label was corrected, is left out too
     relabelled = rank_queries(
-        x[:1], x[:2], query_labels=torch.tensor([5]), gallery_labels=torch.tensor([6, 5]),
-        query_ids=torch.tensor([0]), gallery_ids=torch.tensor([0, 1]),
-    )  # fmt: skip
+        x[:1],
+        x[:2],
+        query_labels=torch.tensor([5]),
+        gallery_labels=torch.tensor([6, 5]),
+        query_ids=torch.tensor([0]),
+        gallery_ids=torch.tensor([0, 1]),
+    )
     assert relabelled["rank"].tolist() == [1]
 
 
@@ -346,9 +355,12 @@ def test_queries_and_gallery_by_role():
     assert found["recall@10"] != pytest.approx(leave_one_out(x, labels)["recall@10"])
     # one id in both roles: as a query it does not find itself
     both = feed(
-        Recall(ks=[1]), torch.cat([x, x]), torch.cat([labels, labels]), ids=[*range(300)] * 2,
+        Recall(ks=[1]),
+        torch.cat([x, x]),
+        torch.cat([labels, labels]),
+        ids=[*range(300)] * 2,
         roles=["query"] * 300 + ["gallery"] * 300,
-    )  # fmt: skip
+    )
     assert both == pytest.approx(leave_one_out(x, labels, ks=[1]))
 
 
@@ -504,15 +516,15 @@ def judged(n=200, classes=50, noise=2.0, indices=True, **arguments):
     return metric, numbers, x, labels, dataset
 
 
-def titled(findings):
-    return {finding.title: finding for finding in findings}
+def titled(report_items):
+    return {finding.title: finding for finding in report_items}
 
 
 def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
     metric, _, x, labels, dataset = judged()
     similar = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
     ranks = metric._found[""]["rank"]
-    found = titled(metric.findings(dataset))
+    found = titled(metric.report_items(dataset))
     spread = found["Queries and what was found"].examples
     assert len({example.query for example in spread}) == len(spread) > 20
     assert {example.results[0][1] for example in spread} == {True, False}
@@ -532,7 +544,7 @@ def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
 
 def test_findings_say_what_the_numbers_say():
     metric, numbers, x, labels, dataset = judged(dims=[4], alpha_qe=[3, 1.0])
-    everything = metric.findings(dataset)
+    everything = metric.report_items(dataset)
     found = titled(everything)
     for prefix, name in (("", "plain"), ("dim4/", "dim4"), ("alpha_qe/", "alpha_qe")):
         curve = dict(found["Recall@K"].series[name])
@@ -565,12 +577,12 @@ def test_findings_say_what_the_numbers_say():
         nearest = similar.masked_fill(~mask, -2).amax(1)[asked]
         expected = torch.histogram(nearest, torch.tensor(histogram.edges).double()).hist / len(asked)
         assert histogram.series[name] == pytest.approx(expected.tolist(), abs=1e-9)
-    assert "By super-class" not in titled(judged(by_group=False)[0].findings(dataset))
+    assert "By super-class" not in titled(judged(by_group=False)[0].report_items(dataset))
 
 
 def test_confused_classes_are_counted_in_both_directions():
     metric, _, x, labels, dataset = judged(classes=12, noise=3.0)
-    table = next(f for f in metric.findings(dataset) if f.title == "Confused classes" and hasattr(f, "rows"))
+    table = next(f for f in metric.report_items(dataset) if f.title == "Confused classes" and hasattr(f, "rows"))
     unit = torch.nn.functional.normalize(x)
     first = labels[(unit @ unit.T).fill_diagonal_(-2).argmax(1)].tolist()
     asked = [i for i in range(200) if (labels == labels[i]).sum() > 1]
@@ -584,18 +596,18 @@ def test_confused_classes_are_counted_in_both_directions():
 
 def test_findings_without_indices_groups_or_mistakes():
     metric, *_, dataset = judged(indices=False)
-    kinds = {type(finding).__name__ for finding in metric.findings(dataset)}
+    kinds = {type(finding).__name__ for finding in metric.report_items(dataset)}
     assert kinds == {"Curve", "Histogram", "Table", "Outcomes"}
-    assert metric.findings(dataset)[-1].groups == []
-    assert Recall().findings(dataset) == []
+    assert metric.report_items(dataset)[-1].groups == []
+    assert Recall().report_items(dataset) == []
     perfect, *_ = judged(noise=0.01)
-    titles = titled(perfect.findings(Shapes([0] * 300)))
+    titles = titled(perfect.report_items(Shapes([0] * 300)))
     assert "Hardest misses" not in titles
     assert "Confused classes" not in titles
     tiny = Recall(ks=[1])
     tiny.update({"embeddings": torch.eye(2)}, Batch(labels=torch.zeros(2).long(), ids=["a", "b"], indices=[0, 1]))
     assert tiny.compute()["recall@1"] == 1
-    assert tiny.findings(Shapes([0, 0]))
+    assert tiny.report_items(Shapes([0, 0]))
 
 
 # shorter embeddings and intervals

@@ -61,7 +61,7 @@ def test_queries_without_a_positive_are_left_out_and_counted(kind, prefix):
         "8 of 12 queries have no other item of their class to find: they count as misses in Recall@K."
     ]
     # item by item as in the numbers
-    of = {lone: metric.findings(Data())[-1] for lone, metric in (("skip", skip), ("miss", miss))}
+    of = {lone: metric.report_items(Data())[-1] for lone, metric in (("skip", skip), ("miss", miss))}
     assert of["skip"].values == [1, 1, 1, 1]
     assert len(of["miss"].values) == 12
     assert sum(math.isnan(rank) for rank in of["miss"].values) == pair(of["miss"], of["miss"]).unfound == 8
@@ -76,7 +76,7 @@ def test_intervals_tables_and_curves_leave_them_out_too():
     assert [found[f"{name}/recall@2"] for name in ("dim5", "alpha_qe", "k_reciprocal")] == [1.0] * 3
     # of both pairs one item is "mixed", with negatives; "plain" has negatives only
     groups = ["pairs", "mixed", "pairs", "mixed", *["mixed"] * 4, *["plain"] * 4]
-    shown = {one.title: one for one in metric.findings(Data(groups)) if hasattr(one, "title")}
+    shown = {one.title: one for one in metric.report_items(Data(groups)) if hasattr(one, "title")}
     assert shown["By super-class"].rows == [["mixed", 2, 1.0, 1.0, 1.0], ["pairs", 2, 1.0, 1.0, 1.0]]
     assert {share for line in shown["Recall@K"].series.values() for _, share in line} == {1.0}
     assert {example.query for example in shown["Queries and what was found"].examples} <= {0, 1, 2, 3}
@@ -90,7 +90,7 @@ def test_intervals_tables_and_curves_leave_them_out_too():
 
 def _table(metric, groups):
     judged(metric)
-    return next(one for one in metric.findings(Data(groups)) if one.title == "By super-class")
+    return next(one for one in metric.report_items(Data(groups)) if one.title == "By super-class")
 
 
 def test_no_query_with_a_positive_is_no_number():
@@ -140,7 +140,7 @@ def test_a_k_above_the_gallery_gives_no_number(kind, prefix):
     found = judged(metric, **roles)
     assert [name for name in found if "recall" in name] == [f"{prefix}recall@1", f"{prefix}recall@3"]
     assert metric.remarks() == ["Recall@10 is left out: a query is compared with 3 items."]
-    curve = next(one for one in metric.findings(Data()) if one.title.startswith("Recall@K"))
+    curve = next(one for one in metric.report_items(Data()) if one.title.startswith("Recall@K"))
     assert max(k for k, _ in curve.series["plain"]) == 3
     with pytest.raises(ValueError, match="Recall@4 asks for more than the 3 items"):
         judged(kind(ks=[4]), **roles)

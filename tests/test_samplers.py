@@ -20,8 +20,8 @@ from toolbox_retrieval.pk import PK, add_groups, fewest, fullest, seat_batches
 from torch import nn
 
 from toolbox.base import Backbone, Features, Preprocess, l2_normalize
-from toolbox.core.samplers import Sequential, Shuffled
-from toolbox.engine.reading.fetch import Fetch, inputs_of
+from toolbox.builtins.samplers import Sequential, Shuffled
+from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 
 
 class Labels:
@@ -371,7 +371,7 @@ def coloured(tmp_path):
         sampler = Pairs(batch_size=4, negatives=count)
         sampler.setup(dataset, seed=0)
         model = Embedder(backbone=Colour(), loss=InfoNCE(temperature=0.1), cross_view=True)
-        fetch = Fetch(dataset, inputs_of(model), blocks=sampler.blocks)
+        fetch = BatchBuilder(dataset, input_specs(model), blocks=sampler.blocks)
         batch = fetch[sampler.draws(0)]
         loss = model(batch, "loss")["loss"]
         loss.backward()

@@ -22,7 +22,7 @@ from toolbox_encoders.hf_vision import HFVision
 from toolbox_encoders.timm_backbone import Timm
 
 import toolbox
-from toolbox.base.findings import Gallery, Outcomes, Table
+from toolbox.base.report_items import Gallery, Outcomes, Table
 from toolbox.cli.main import main as console
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog, discover, swap_catalog
@@ -175,10 +175,16 @@ def test_a_type_names_a_component_and_nothing_else(run, text):
 
 @pytest.mark.parametrize(
     "line",
-    ["__import__('pathlib').Path({ran!r}).touch()", "x = __import__('pathlib').Path({ran!r}).touch()",
-     "_base_ = ['evil.py']", "custom_imports = dict(imports=['evil'])", "load_from = 'evil.py'",
-     "model = [__import__('pathlib').Path({ran!r}).touch() for _ in 'a']", "plugins = ['evil.py']"],
-)  # fmt: skip
+    [
+        "__import__('pathlib').Path({ran!r}).touch()",
+        "x = __import__('pathlib').Path({ran!r}).touch()",
+        "_base_ = ['evil.py']",
+        "custom_imports = dict(imports=['evil'])",
+        "load_from = 'evil.py'",
+        "model = [__import__('pathlib').Path({ran!r}).touch() for _ in 'a']",
+        "plugins = ['evil.py']",
+    ],
+)
 def test_the_recipe_of_a_run_is_data(run, ran, line):
     """`tools/test.py RUN/config.py RUN` is how a run is judged again: that runs nothing of the run either."""
     for folder in (run, run.parent):
@@ -282,7 +288,7 @@ def hf_folder(folder, **changes):
 
     config = Dinov2Config(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, mlp_ratio=1
-    ).to_dict()  # fmt: skip
+    ).to_dict()
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config | changes))
     (folder / "preprocessor_config.json").write_text(
@@ -308,9 +314,10 @@ def test_a_folder_of_transformers_brings_no_code(tmp_path, ran, monkeypatch):
     for cls in (AutoConfig, PreTrainedModel):
         real = cls.from_pretrained.__func__
         monkeypatch.setattr(
-            cls, "from_pretrained",
+            cls,
+            "from_pretrained",
             classmethod(lambda c, *a, _real=real, **k: said.append(k.get("trust_remote_code")) or _real(c, *a, **k)),
-        )  # fmt: skip
+        )
     auto = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoImageProcessor": "evil.Processor"}
     folder = hf_folder(tmp_path / "net", auto_map=auto)
     (folder / "evil.py").write_text(EVIL.format(ran=str(ran)))
@@ -371,8 +378,16 @@ def test_every_call_of_transformers_says_no():
                 found += 1
                 assert "trust_remote_code=False" in node.value, f"{file}:{node.lineno}"
         text = file.read_text()
-        for word in ("torch.load(", "torch.hub", "yaml.load(", "allow_pickle=True", "trust_remote_code=True",
-                     "weights_only=False", "joblib", "shell=True"):  # fmt: skip
+        for word in (
+            "torch.load(",
+            "torch.hub",
+            "yaml.load(",
+            "allow_pickle=True",
+            "trust_remote_code=True",
+            "weights_only=False",
+            "joblib",
+            "shell=True",
+        ):
             assert word not in text, f"{file}: {word}"
     assert found >= 5
 
@@ -443,14 +458,14 @@ def test_names_in_pages_are_text(tmp_path):
     """Names of classes, files and items, and numbers' names, come from others' data."""
     from toolbox_classification.commands.prediction_page import write_page
 
-    from toolbox.engine.judging.pictures import find_pictures
-    from toolbox.report import save_findings, write_report
+    from toolbox.engine.evaluation.image_sources import find_image_sources
+    from toolbox.report import save_report_items, write_report
     from toolbox.report.compare import compare
     from toolbox.report.compare_page import write_comparison
 
     name = SCRIPT.replace("/", "") + ".png"
     Image.new("RGB", (8, 8)).save(tmp_path / name)
-    found = find_pictures(str(tmp_path))
+    found = find_image_sources(str(tmp_path))
     pages = [write_page(tmp_path / "p.html", found, [0], [SCRIPT], [[(SCRIPT, 0.5)]], model=SCRIPT)]
     for run in ("a", "b"):
         folder = tmp_path / run
@@ -458,13 +473,13 @@ def test_names_in_pages_are_text(tmp_path):
         results = {"before": {SCRIPT: 0.5}, "after": {SCRIPT: 0.6}, "device": SCRIPT, "steps": 1}
         (folder / "train_results.json").write_text(json.dumps(results))
         (folder / "config.py").write_text(f"x = {SCRIPT!r}\ny = {run!r}\n")
-        findings = [
+        report_items = [
             Table(SCRIPT, [SCRIPT], [[SCRIPT]]),
             Outcomes(SCRIPT, [SCRIPT, "b"], [run == "a", True]),
             Gallery(SCRIPT, []),
         ]
-        save_findings(folder, findings)
-        pages.append(write_report(folder, results, (found, findings)))
+        save_report_items(folder, report_items)
+        pages.append(write_report(folder, results, (found, report_items)))
     comparison = compare([str(tmp_path / "a"), str(tmp_path / "b")])
     pages.append(write_comparison(tmp_path / "compare", comparison, None, SCRIPT))
     for page in pages:

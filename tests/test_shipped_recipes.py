@@ -83,9 +83,13 @@ def test_an_unknown_name_gets_near_ones(elsewhere, capsys):
 
 def test_the_list_says_what_each_needs(elsewhere, capsys):
     assert [recipe.name for recipe in list_recipes()] == sorted(
-        (path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")
-         if path.parent.name != "_base_"), key=lambda name: ("/" in name, name),
-    )  # fmt: skip
+        (
+            path.relative_to(CONFIGS).with_suffix("").as_posix()
+            for path in CONFIGS.rglob("[!_]*.py")
+            if path.parent.name != "_base_"
+        ),
+        key=lambda name: ("/" in name, name),
+    )
     assert main(["recipes", "--json"]) == 0
     records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
     assert all(record["summary"].endswith((".", ":")) and not record["problems"] for record in records.values())

@@ -52,19 +52,29 @@ BACKBONES = {
         type="dinov3.ConvNeXt", name=None, size=32, arch=dict(hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 2, 1])
     ),
     "timm": dict(
-        type="encoders.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
+        type="encoders.Timm",
+        name="vit_tiny_patch16_224",
+        size=32,
+        weights=False,
         arch=dict(depth=3, embed_dim=24, num_heads=2),
     ),
     "timm resnet": dict(type="encoders.Timm", name="resnet10t", size=32, weights=False),
-}  # fmt: skip
+}
 
 
 def built(backbone: dict, tune: str = "full", checkpointing: bool = False):
     torch.manual_seed(0)
-    model = build_structure({"model": dict(
-        type="retrieval.Embedder", loss=dict(type="losses.SupCon"), head=dict(type="core.Projection", dim=8),
-        backbone=backbone | dict(tune=dict(mode=tune), gradient_checkpointing=checkpointing),
-    )}, classes=2)  # fmt: skip
+    model = build_structure(
+        {
+            "model": dict(
+                type="retrieval.Embedder",
+                loss=dict(type="losses.SupCon"),
+                head=dict(type="core.Projection", dim=8),
+                backbone=backbone | dict(tune=dict(mode=tune), gradient_checkpointing=checkpointing),
+            )
+        },
+        classes=2,
+    )
     apply_tuning(model)
     return model.train()
 
@@ -264,7 +274,7 @@ def test_without_the_layout_of_its_state_a_resumed_optimizer_would_be_wrong(toy,
     toolbox.train(toy(options), out="whole")
     interrupt_at(monkeypatch, 5)
     interrupted(toy(options), out="stopped")
-    monkeypatch.setattr("toolbox.engine.updating.step._laid_out_as", lambda parameter, state: state)
+    monkeypatch.setattr("toolbox.engine.train_step._laid_out_as", lambda parameter, state: state)
     toolbox.train(toy(options), out="stopped", resume=True)
     with pytest.raises(AssertionError):
         assert_same(Path("whole"), Path("stopped"))

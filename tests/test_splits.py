@@ -96,8 +96,10 @@ def test_what_is_divided_is_the_same_on_every_machine():
     """Numbers that another version of NumPy, another platform or another hash seed of Python must give too."""
     keys = [str(n) for n in range(40)]
     assert hash_keys(["a", "ü", "c\udcff"], 42).tolist() == [
-        11974267251005207846, 14663577071930552184, 13134752826045474711,
-    ]  # fmt: skip
+        11974267251005207846,
+        14663577071930552184,
+        13134752826045474711,
+    ]
     assert split_by_hash(keys, val_share=0.1, test_share=0.2)["val"].tolist() == [12, 27]
     assert take_by_hash(keys, shots=3, labels=np.arange(40) % 2).tolist() == [0, 11, 13, 14, 24, 31]
 

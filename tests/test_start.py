@@ -10,7 +10,7 @@ from test_exactness import interrupt_at
 from test_resume import interrupted
 
 import toolbox
-from toolbox.engine.judging.start import worse_than_start
+from toolbox.engine.evaluation.start_comparison import worse_than_start
 from toolbox.errors import ToolboxError
 from toolbox.report.series import read_series
 
@@ -117,9 +117,15 @@ def test_metrics_that_learn_from_the_training_set_judge_no_start(toy):
 
 @pytest.mark.parametrize(
     ("start", "value", "better", "said"),
-    [(0.5, 0.4, "greater", True), (0.5, 0.4, "less", False), (0.5, 0.6, "less", True), (0.5, 0.5, "greater", False),
-     (None, 0.5, "greater", False), (float("nan"), 0.5, "greater", False)],
-)  # fmt: skip
+    [
+        (0.5, 0.4, "greater", True),
+        (0.5, 0.4, "less", False),
+        (0.5, 0.6, "less", True),
+        (0.5, 0.5, "greater", False),
+        (None, 0.5, "greater", False),
+        (float("nan"), 0.5, "greater", False),
+    ],
+)
 def test_when_it_is_said(start, value, better, said):
     best = {"step": 3, "metric": "m", "value": value, "metrics": {}}
     recipe = {"optim_wrapper": {"optimizer": {"type": "core.AdamW"}}}

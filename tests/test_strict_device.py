@@ -19,9 +19,13 @@ def run(kind: str) -> dict[str, str]:
     if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch takes no device that is written in Python")
     done = subprocess.run(
-        [sys.executable, str(WORKER), kind], capture_output=True, text=True, timeout=1500, check=False,
+        [sys.executable, str(WORKER), kind],
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     found = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("CASE ")]
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: error for name, _, error in found}

@@ -15,11 +15,11 @@ import torch
 import toolbox
 from toolbox.base import Batch
 from toolbox.base.scalars import as_id, as_label
-from toolbox.engine.reading.batches import _Pinnable, batches, ready, to_device
-from toolbox.engine.reading.draws import Draws
-from toolbox.engine.reading.fetch import Fetch, Inputs, inputs_of
-from toolbox.engine.reading.samples import read_sample
-from toolbox.engine.reading.structures import map_tensors
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec, input_specs
+from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.loader import _Pinnable, batches, ready, to_device
+from toolbox.engine.data.samples import read_sample
+from toolbox.engine.data.structures import map_tensors
 from toolbox.errors import ToolboxError
 from toolbox.registry import build, catalog
 from toolbox.utils.accumulators import EmbeddingAccumulator
@@ -100,7 +100,9 @@ def test_a_batch_is_not_finished_twice():
 
     batch = Batch.example({"image": torch.ones(2)})
     for _ in range(2):
-        assert ready(batch, {"image": Inputs("image", Half)}, torch.device("cpu")).inputs["image"].tolist() == [0.5] * 2
+        assert (
+            ready(batch, {"image": InputSpec("image", Half)}, torch.device("cpu")).inputs["image"].tolist() == [0.5] * 2
+        )
 
 
 def loaded(toy, monkeypatch, change, *, workers=0, pin=False):
@@ -112,8 +114,8 @@ def loaded(toy, monkeypatch, change, *, workers=0, pin=False):
     dataset = build({"type": "toy.Noise", "count": 8})
     sampler = build({"type": "core.Sequential", "batch_size": 4}, "sampler")
     sampler.setup(dataset, seed=0)
-    fetch = Fetch(dataset, inputs_of(toolbox.build(config)))
-    return list(batches(fetch, Draws(sampler, 0, 2), workers=workers, pin_memory=pin))
+    fetch = BatchBuilder(dataset, input_specs(toolbox.build(config)))
+    return list(batches(fetch, TrainBatches(sampler, 0, 2), workers=workers, pin_memory=pin))
 
 
 IDS = {
@@ -141,12 +143,25 @@ def test_ids_are_plain_whatever_made_them(toy, monkeypatch, name, workers):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("id", 1.0), ("id", np.float32(2)), ("id", True), ("id", np.bool_(True)), ("id", None), ("id", [1]),
-        ("id", b"\xff"), ("id", torch.zeros(2)), ("id", uuid.UUID(int=1)), ("label", 1.0), ("label", True),
-        ("label", "cat"), ("label", np.float64(1)), ("label", torch.tensor(0.5)), ("label", [1, 2]), ("label", 1 << 70),
+        ("id", 1.0),
+        ("id", np.float32(2)),
+        ("id", True),
+        ("id", np.bool_(True)),
+        ("id", None),
+        ("id", [1]),
+        ("id", b"\xff"),
+        ("id", torch.zeros(2)),
+        ("id", uuid.UUID(int=1)),
+        ("label", 1.0),
+        ("label", True),
+        ("label", "cat"),
+        ("label", np.float64(1)),
+        ("label", torch.tensor(0.5)),
+        ("label", [1, 2]),
+        ("label", 1 << 70),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_what_is_no_id_or_label_is_refused_with_one_message(toy, monkeypatch, key, value):
     workers = 2 if value is None else 0
     with pytest.raises(ToolboxError) as caught:
@@ -173,10 +188,10 @@ def test_labels_are_plain_whatever_made_them(toy, monkeypatch, make):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_comes_as_it_was_made(toy, monkeypatch, workers):
     """torch's own conversion makes tensors of arrays, and lists of tuples."""
-    original = Fetch.__getitem__
+    original = BatchBuilder.__getitem__
     inputs = {"array": np.ones(2), "named": Pair(1, np.int64(2))}
     made = dict(mixed=(torch.ones(2), torch.ones(2)), inputs=inputs)
-    monkeypatch.setattr(Fetch, "__getitem__", lambda self, draws: replace(original(self, draws), **made))
+    monkeypatch.setattr(BatchBuilder, "__getitem__", lambda self, draws: replace(original(self, draws), **made))
     for batch in loaded(toy, monkeypatch, lambda sample, index: sample, workers=workers):
         assert type(batch.mixed) is tuple
         for name, value in inputs.items():
@@ -215,9 +230,12 @@ def test_ids_from_numpy_are_the_ids_of_a_run(toy, monkeypatch):
 def test_metrics_take_ids_and_labels_of_any_library():
     outputs = {"embeddings": torch.eye(4)}
     kinds = (
-        [0, 1, 2, 3], np.arange(4), torch.arange(4), [np.int64(index) for index in range(4)],
+        [0, 1, 2, 3],
+        np.arange(4),
+        torch.arange(4),
+        [np.int64(index) for index in range(4)],
         [torch.tensor(index) for index in range(4)],
-    )  # fmt: skip
+    )
     for ids in kinds:
         seen = EmbeddingAccumulator("test", "embeddings")
         for _ in range(2):  # as another process that repeats a batch

@@ -307,23 +307,33 @@ LOSSES = {
     "constant": (_loss(lambda self, e, labels: self.weight.sum() + 0 * e.sum()), "not all zero"),
     "lowers float64": (_loss(lambda self, e, labels: _proxy(self, e.float(), labels)), "must stay float64"),
     "order": (
-        _loss(lambda self, e, labels: (_proxy(self, e, labels) * e[0].norm())),
+        _loss(lambda self, e, labels: _proxy(self, e, labels) * e[0].norm()),
         "must not depend on the order of the rows",
     ),
     "lone label": (_loss(_only_pairs), "finite with no two equal labels"),
     "hidden": (
-        variant(Proxy, connect=lambda self, dim, classes=None: (
-            Proxy.connect(self, dim, classes), setattr(self, "scale", torch.ones((), requires_grad=True)))),
+        variant(
+            Proxy,
+            connect=lambda self, dim, classes=None: (
+                Proxy.connect(self, dim, classes),
+                setattr(self, "scale", torch.ones((), requires_grad=True)),
+            ),
+        ),
         "'scale' must be an nn.Parameter",
     ),
     "late": (_loss(_late), "not forward"),
     "unused": (
-        variant(Proxy, connect=lambda self, dim, classes=None: (
-            Proxy.connect(self, dim, classes), setattr(self, "spare", nn.Parameter(torch.ones(1))))),
+        variant(
+            Proxy,
+            connect=lambda self, dim, classes=None: (
+                Proxy.connect(self, dim, classes),
+                setattr(self, "spare", nn.Parameter(torch.ones(1))),
+            ),
+        ),
         "none reaches spare",
     ),
     "refuses all": (_loss(lambda self, e, labels: (_ for _ in ()).throw(ValueError("no"))), "refuses both"),
-}  # fmt: skip
+}
 
 
 class Tokens(Loss):

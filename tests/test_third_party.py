@@ -61,7 +61,7 @@ def test_the_installed_wheel_is_listed(stranger):
     names = {c["fullname"]: c["distribution"] for c in record["components"] if c["namespace"] == "acme"}
     assert names == dict.fromkeys(
         ["acme.PatchMixer", "acme.Angular", "acme.TokenMLP", "acme.TokenMean"], "toolbox-acme"
-    )  # fmt: skip
+    )
     assert [(kind["name"], kind["namespace"]) for kind in record["kinds"]] == [("token_mixer", "acme")]
     assert "mixer: TokenMixer | None = None" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
     assert "find_similar     print the images of a folder" in stranger("-m", "toolbox", "--help")
@@ -88,10 +88,16 @@ def test_the_installed_wheel_ships_its_recipe(stranger):
 def test_the_installed_recipe_trains_and_its_checkpoint_is_judged(stranger):
     recipe = "acme:patchmixer_glyphs"
     small = [
-        "train_cfg.max_steps=4", "train_cfg.val_interval=4", "train_dataloader.num_workers=0",
-        "train_dataloader.sampler=dict(type='retrieval.PK',classes=4,per_class=2)", "val_dataloader.num_workers=0",
-        "val_evaluator.0.ks=[1]", "test_dataloader=None", "test_evaluator=None", "model.backbone.dim=16",
-    ]  # fmt: skip
+        "train_cfg.max_steps=4",
+        "train_cfg.val_interval=4",
+        "train_dataloader.num_workers=0",
+        "train_dataloader.sampler=dict(type='retrieval.PK',classes=4,per_class=2)",
+        "val_dataloader.num_workers=0",
+        "val_evaluator.0.ks=[1]",
+        "test_dataloader=None",
+        "test_evaluator=None",
+        "model.backbone.dim=16",
+    ]
     work = stranger.folder / "trained by name"
     stranger(ROOT / "tools" / "train.py", recipe, "--work-dir", work, "--device", "cpu", "--cfg-options", *small)
     results = json.loads((work / "train_results.json").read_text())

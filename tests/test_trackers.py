@@ -20,8 +20,8 @@ import toolbox
 from toolbox import api
 from toolbox.base import Hook
 from toolbox.cli import train
-from toolbox.engine import loop
-from toolbox.engine.reading import bad_items
+from toolbox.engine import trainer
+from toolbox.engine.data import bad_items
 from toolbox.engine.signals import Interrupted
 from toolbox.registry import catalog
 from toolbox.registry.catalog import _is_installed
@@ -188,10 +188,24 @@ def wandb() -> Server:
             server.ended.append(exit_code)
 
     def init(
-        entity=None, project=None, dir=None, id=None, name=None, notes=None, tags=None, config=None,
-        allow_val_change=None, group=None, job_type=None, mode=None, reinit=None, resume=None, resume_from=None,
-        fork_from=None, settings=None,
-    ):  # fmt: skip
+        entity=None,
+        project=None,
+        dir=None,
+        id=None,
+        name=None,
+        notes=None,
+        tags=None,
+        config=None,
+        allow_val_change=None,
+        group=None,
+        job_type=None,
+        mode=None,
+        reinit=None,
+        resume=None,
+        resume_from=None,
+        fork_from=None,
+        settings=None,
+    ):
         assert project == "chairs"
         assert Path(dir).is_dir()
         assert mode in ("online", "offline", "disabled", None)
@@ -237,10 +251,24 @@ def swanlab() -> Server:
             server.ended.append(error)
 
     def init(
-        project=None, workspace=None, experiment_name=None, description=None, job_type=None, group=None, tags=None,
-        config=None, logdir=None, mode=None, load=None, public=None, callbacks=None, settings=None, id=None,
-        resume=None, reinit=None,
-    ):  # fmt: skip
+        project=None,
+        workspace=None,
+        experiment_name=None,
+        description=None,
+        job_type=None,
+        group=None,
+        tags=None,
+        config=None,
+        logdir=None,
+        mode=None,
+        load=None,
+        public=None,
+        callbacks=None,
+        settings=None,
+        id=None,
+        resume=None,
+        reinit=None,
+    ):
         assert project == "chairs"
         assert mode in ("cloud", "local", "offline", "disabled", None)
         assert len(id) == 21
@@ -458,7 +486,7 @@ def test_a_package_that_is_not_there_is_named_with_its_command(toy, monkeypatch)
 
 
 def test_what_mlflow_is_told_of_a_recipe():
-    from toolbox.core.trackers import flat
+    from toolbox.builtins.trackers import flat
 
     given = {"a": {"b": [1, {"c": None}], "d": {}}, "parts": {"model.head[0]": 2}}
     assert flat(given) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "parts.model.head_0_": 2}
@@ -489,20 +517,20 @@ def test_a_hook_that_fails_at_the_end_keeps_no_other_from_closing(toy, monkeypat
         def after_run(self, run):
             closed.append(run.step)
 
-    original = loop.Run._build_training
+    original = trainer.Trainer._build_training
 
     def build(self):
         original(self)
         self.hooks += [Failing(), Closing()]
 
-    monkeypatch.setattr(loop.Run, "_build_training", build)
+    monkeypatch.setattr(trainer.Run, "_build_training", build)
     with pytest.raises(Crash):
         toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     assert closed == [2]
 
 
 def test_a_tracker_that_failed_is_closed_at_the_end_all_the_same():
-    from toolbox.core.trackers import Tracker
+    from toolbox.builtins.trackers import Tracker
 
     calls, told = [], []
 
@@ -528,7 +556,7 @@ def test_a_tracker_that_failed_is_closed_at_the_end_all_the_same():
 
 
 def test_tensorboard_that_cannot_flush_ends_no_run():
-    from toolbox.core.trackers import TensorBoard
+    from toolbox.builtins.trackers import TensorBoard
 
     def full():
         raise OSError("no space left")

@@ -12,8 +12,8 @@ from toolbox.cli.common import as_flags, load_recipe
 from toolbox.cli.main import main
 from toolbox.cli.train import parser
 from toolbox.config import to_dict
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import workdir
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import run_folder
 
 HERE = Path(__file__).parent
 TIMES = ("items_per_second", "data_wait_share")
@@ -125,7 +125,7 @@ def test_mistakes_are_exceptions_and_read_as_those_of_the_command(recipe, capsys
 
 
 def test_a_folder_in_use_is_refused(recipe):
-    with workdir.lock(Path("taken")):
+    with run_folder.lock(Path("taken")):
         assert refusal(recipe, out="taken", overrides=SHORT).startswith("A run is going on in taken (process ")
     toolbox.train(recipe, out="taken", overrides=SHORT)
     assert "taken already holds a run." in refusal(recipe, out="taken", overrides=SHORT)

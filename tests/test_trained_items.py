@@ -16,7 +16,7 @@ from toolbox_datasets.imagefolder import ImageFolder
 import toolbox
 from toolbox.base import Dataset, image_files
 from toolbox.engine import trained_items
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.trained_items import TrainedItems, items_of, sentence
 
 
@@ -82,9 +82,11 @@ def test_a_file_of_digests_that_is_none_is_a_value_error(tmp_path):
     contents = path.read_bytes()
     broken = [b"", b"no archive", contents[:-30], contents.replace(b"NUMPY", b"NUMBY")]
     arrays = [
-        {"items": whole}, dict(items=whole, sampled=whole, contents=whole[:2]),
-        dict(items=whole, sampled=whole[:, None], contents=whole), dict(items=whole > 1, sampled=whole, contents=whole),
-    ]  # fmt: skip
+        {"items": whole},
+        dict(items=whole, sampled=whole, contents=whole[:2]),
+        dict(items=whole, sampled=whole[:, None], contents=whole),
+        dict(items=whole > 1, sampled=whole, contents=whole),
+    ]
     for content in broken:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"x\.npz holds no digests of items"):
@@ -157,10 +159,13 @@ def options(root: Path, **arguments: object) -> list[str]:
         "loss=dict(type='losses.CrossEntropy'))",
         *(f"{split}_dataloader.dataset={data}{split!r})" for split in ("train", "val")),
         f"test_dataloader=dict(batch_size=16,num_workers=0,dataset={data}'test'))",
-        "train_dataloader.sampler=None", "train_dataloader.batch_size=4", "train_cfg=dict(max_steps=2,val_interval=1)",
-        "val_evaluator=dict(type='classification.Accuracy')", "test_evaluator=dict(type='classification.Accuracy')",
+        "train_dataloader.sampler=None",
+        "train_dataloader.batch_size=4",
+        "train_cfg=dict(max_steps=2,val_interval=1)",
+        "val_evaluator=dict(type='classification.Accuracy')",
+        "test_evaluator=dict(type='classification.Accuracy')",
         "evaluate_before=False",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from toolbox_dinov3.vit import ViT
 from torch import nn
 
 from toolbox.base import Backbone, Features
-from toolbox.core.tune import Tune
+from toolbox.builtins.tune import Tune
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -342,8 +342,11 @@ def test_on_the_meta_device(mode):
     Tune(mode=mode).apply(backbone)
     assert all(parameter.is_meta for parameter in backbone.parameters())
     counts = {
-        "frozen": 0, "lora": 12 * 16 * (4 * 2 * 384 + 2 * (384 + 1536)), "last": 1774848 + 768, "full": 21596544,
-    }  # fmt: skip
+        "frozen": 0,
+        "lora": 12 * 16 * (4 * 2 * 384 + 2 * (384 + 1536)),
+        "last": 1774848 + 768,
+        "full": 21596544,
+    }
     assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == counts[mode]
 
 

@@ -16,11 +16,11 @@ from toolbox_retrieval.embedder import Embedder
 
 import toolbox
 from toolbox import api
-from toolbox.core.optim import AdamW
+from toolbox.builtins.optim import AdamW
+from toolbox.engine.checkpoint.transfer import match
+from toolbox.engine.param_groups import decay_notes, parameter_groups
 from toolbox.engine.parts import frozen_identity, left_out
 from toolbox.engine.resume import differences
-from toolbox.engine.saving.transfer import match
-from toolbox.engine.updating.groups import decay_notes, parameter_groups
 
 VIT = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, num_register_tokens=4)
 HF = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, patch_size=16)
@@ -33,24 +33,28 @@ NETS = {
         {"cls_token", "reg_token"},
     ),
     "timm vit": (
-        lambda: Timm("vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)), {"cls_token", "pos_embed"},
+        lambda: Timm("vit_tiny_patch16_224", size=32, weights=False, arch=dict(depth=1)),
+        {"cls_token", "pos_embed"},
     ),
     "timm swin": (
-        lambda: Timm("swin_tiny_patch4_window7_224", weights=False, arch=SWIN), {"relative_position_bias_table"},
+        lambda: Timm("swin_tiny_patch4_window7_224", weights=False, arch=SWIN),
+        {"relative_position_bias_table"},
     ),
     "timm levit": (lambda: Timm("levit_128s", weights=False), {"attention_biases"}),
     "timm swin v2": (
-        lambda: Timm("swinv2_tiny_window8_256", weights=False, arch=SWIN), {"logit_scale", "cpb_mlp"},
+        lambda: Timm("swinv2_tiny_window8_256", weights=False, arch=SWIN),
+        {"logit_scale", "cpb_mlp"},
     ),
     "dinov2": (
         lambda: HFVision(None, 32, arch=dict(model_type="dinov2", hidden_size=32, num_hidden_layers=1, patch_size=16)),
         {"cls_token", "mask_token", "position_embeddings"},
     ),
     "clip": (
-        lambda: HFVision(None, 32, arch=dict(model_type="clip_vision_model", **HF)), {"position_embedding"},
+        lambda: HFVision(None, 32, arch=dict(model_type="clip_vision_model", **HF)),
+        {"position_embedding"},
     ),
     "swin": (lambda: HFVision(None, 32, arch=dict(model_type="swin", **HF_SWIN)), {"relative_position_bias_table"}),
-}  # fmt: skip
+}
 
 
 def decayed(model, **options):

@@ -14,8 +14,15 @@ from toolbox.config import list_recipes, load_config, namespaces_of, to_dict
 
 ROOT = Path(__file__).parents[1]
 CORE = "vision-encoder-toolbox"
-QUICK = ["--device", "cpu", "--cfg-options", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0",
-         "test_dataloader.num_workers=0", "evaluate_pixels=False"]  # fmt: skip
+QUICK = [
+    "--device",
+    "cpu",
+    "--cfg-options",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "test_dataloader.num_workers=0",
+    "evaluate_pixels=False",
+]
 
 
 def extras() -> dict[str, set[str]]:

@@ -16,8 +16,8 @@ import toolbox
 from toolbox import api
 from toolbox.config import complete, to_dict
 from toolbox.engine.assemble import pretrained
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.updating.interpolate import Interpolation, best_alpha
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.hooks.wise_ft import Interpolation, best_alpha
 from toolbox.registry import catalog
 
 WISE = "train_cfg.wise_ft=dict()"
@@ -31,9 +31,11 @@ def weights(tmp_path):
 
 def options(weights, tune: str = TUNES[0]) -> list[str]:
     return [
-        vit(weights, tune), "model.pool=cls", "optim_wrapper.optimizer.lr=0.01",
+        vit(weights, tune),
+        "model.pool=cls",
+        "optim_wrapper.optimizer.lr=0.01",
         "val_evaluator=dict(type='retrieval.Recall',ks=[1,3])",
-    ]  # fmt: skip
+    ]
 
 
 def tokens(model) -> torch.Tensor:
@@ -232,11 +234,11 @@ def test_no_training_continues_from_a_mix_but_a_new_run_may_start(toy, weights):
 
 def test_the_curve_is_a_finding(toy, weights):
     from toolbox.base import Curve
-    from toolbox.engine.loop import Run
+    from toolbox.engine.trainer import Trainer
 
-    run = Run(complete(to_dict(toy([*options(weights), WISE]))), Path("w"), console=Said())
+    run = Trainer(complete(to_dict(toy([*options(weights), WISE]))), Path("w"), console=Said())
     run.execute()
-    curve = next(found for found in run.findings({})[1] if isinstance(found, Curve) and found.title == "WiSE-FT")
+    curve = next(found for found in run.report_items({})[1] if isinstance(found, Curve) and found.title == "WiSE-FT")
     assert [alpha for alpha, _ in curve.series["recall@1"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

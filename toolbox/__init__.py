@@ -19,7 +19,7 @@ _PUBLIC = {
 
 _FOR_COMMANDS = {
     "Console": "toolbox.engine.console:Console",
-    "FeatureStore": "toolbox.features.store:Store",
+    "FeatureStore": "toolbox.feature_cache.store:Store",
     "HtmlPage": "toolbox.report.page:HtmlPage",
     "add_model_arguments": "toolbox.cli.sources:add_model_arguments",
     "add_recipe_arguments": "toolbox.cli.common:add_recipe_arguments",
@@ -33,7 +33,7 @@ _FOR_COMMANDS = {
     "new_command_parser": "toolbox.cli.common:new_parser",
     "print_table": "toolbox.cli.tables:print_table",
     "run_in_processes": "toolbox.cli.processes:run_in_processes",
-    "run_over_images": "toolbox.engine.judging.image_outputs:run_over_images",
+    "run_over_images": "toolbox.engine.evaluation.image_outputs:run_over_images",
     "shorten_list": "toolbox.cli.sources:shorten_list",
     "show_progress": "toolbox.cli.sources:show_progress",
     "whole_number": "toolbox.cli.sources:whole_number",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import config as recipes
-from toolbox import making
+from toolbox import prerequisites
 from toolbox.config import (  # noqa: F401
     changed,
     complete,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from toolbox.base import LoadedModel
     from toolbox.config import Config
     from toolbox.engine.console import Console
-    from toolbox.engine.distributed.team import Team
-    from toolbox.engine.judging.evaluation import Evaluation
+    from toolbox.engine.distributed.context import DistributedContext
+    from toolbox.engine.evaluation.checkpoint_evaluation import Evaluation
 
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
 
@@ -100,11 +100,20 @@ def check_config(config: Mapping[str, Any], *, data: bool = True) -> list[Proble
 
 
 def train(
-    recipe: str | Path | Mapping[str, Any], *, data: str | Path | None = None, model: str | Path | None = None,
-    out: str | Path | None = None, overrides: Mapping[str, Any] | Iterable[str] = (), plugins: Iterable[str] = (),
-    resume: bool | str | None = None, overwrite: bool = False, device: str | None = None,
-    console: Console | None = None, profile: int | None = None, team: Team | None = None,
-) -> TrainResults:  # fmt: skip
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    data: str | Path | None = None,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    plugins: Iterable[str] = (),
+    resume: bool | str | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    console: Console | None = None,
+    profile: int | None = None,
+    distributed: DistributedContext | None = None,
+) -> TrainResults:
     """Train a recipe and evaluate it before and after.
 
     - `recipe`, `data`, `model`, `overrides`, `plugins`: as of `load_config`; or a loaded recipe, which has them.
@@ -114,50 +123,57 @@ def train(
     - `device`: "auto", "cpu", "cuda:1" ...; default: the recipe's.
     - `console`: where messages go; default: a bar on a terminal, else lines on standard output.
     - `profile`: after a few steps to warm up, profile so many and write `profile/` into the run's folder.
-    - `team`: the processes that train together, of which this is one; default: this one alone.
+    - `distributed`: the processes that train together, of which this is one; default: this one alone.
 
     Returns what `train_results.json` holds, as a dict with paths, tables and the trained model (`load()`). Raises
     ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine.distributed.team import ALONE
-    from toolbox.engine.loop import Run
-    from toolbox.engine.profiling import profiled
+    from toolbox.engine.distributed.context import SINGLE_PROCESS
+    from toolbox.engine.hooks.profiler import profiled
     from toolbox.engine.speed import explained
     from toolbox.engine.start_line import describe_task
+    from toolbox.engine.trainer import Trainer
     from toolbox.progress import console as standard_console
-    from toolbox.report import save_findings, write_report
+    from toolbox.report import save_report_items, write_report
 
     if profile is not None and profile < 1:
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
-    team, console = team or ALONE, console or standard_console()
+    distributed, console = distributed or SINGLE_PROCESS, console or standard_console()
     config = _loaded(recipe, overrides, plugins, data=data, model=model)
     try:
-        _make(config, device, console, team)
+        _make(config, device, console, distributed)
     except ToolboxError as error:
         raise placed(error, config) from error
     settings, found = planned(config, device)
-    for note in adapt(config) if team.is_main else ():
+    for note in adapt(config) if distributed.is_main else ():
         console.info(note)
     if resume is None:
         resume = settings["resume"] and not overwrite
-    folder = Path(out).expanduser() if out else making.folder_of(settings, name_of(config))
+    folder = Path(out).expanduser() if out else prerequisites.folder_of(settings, name_of(config))
     settings["work_dir"] = str(folder)
     try:
-        if team.is_main:
-            task = describe_task(settings, ["train"], team.place)
+        if distributed.is_main:
+            task = describe_task(settings, ["train"], distributed.rank_info)
             console.info(f"Training {name_of(config)}: {task}, into {folder}")
-        run = Run(
-            settings, folder, source=dump(settings), resume=resume, overwrite=overwrite, console=console, team=team,
-            idle=found.idle != [], overridden=sorted(getattr(config, "overridden", ())),
-        )  # fmt: skip
+        run = Trainer(
+            settings,
+            folder,
+            source=dump(settings),
+            resume=resume,
+            overwrite=overwrite,
+            console=console,
+            distributed=distributed,
+            idle=found.idle != [],
+            overridden=sorted(getattr(config, "overridden", ())),
+        )
         with profiled(run, profile), explained():
             results = run.execute()
         if run.is_main:
-            shown = run.findings(results)
+            shown = run.report_items(results)
             results["report"] = str(write_report(folder, results, shown))
-            save_findings(folder, shown[1] if shown else [])
+            save_report_items(folder, shown[1] if shown else [])
     except ToolboxError as error:
         raise placed(error, config) from error
     return TrainResults(results, folder)
@@ -176,24 +192,33 @@ def _loaded(recipe: str | Path | Mapping[str, Any], overrides, plugins, **argume
     return recipe
 
 
-def _make(config: Mapping[str, Any], device: str | None, console: Console, team: Team) -> None:
+def _make(config: Mapping[str, Any], device: str | None, console: Console, distributed: DistributedContext) -> None:
     """Make what a sound recipe needs first: its data, and the run that it starts from."""
     from toolbox.engine.device import choose_device
 
     recipe = as_plain(config)
     if not validate(recipe):
         if recipe.get("prepare"):
-            team.start(choose_device(on_device(complete(recipe), device)["env_cfg"]["device"], team.place))
-            making.prepare_data(recipe, console, team)
-        making.train_start(recipe, train, device=device, console=console, team=team)
+            distributed.start(
+                choose_device(on_device(complete(recipe), device)["env_cfg"]["device"], distributed.rank_info)
+            )
+            prerequisites.prepare_data(recipe, console, distributed)
+        prerequisites.train_start(recipe, train, device=device, console=console, distributed=distributed)
 
 
 def evaluate(
-    config: Mapping[str, Any], checkpoint: str | Path | None = None, *, split: str | None = None,
-    device: str | None = None, precision: str | None = None, metrics: Mapping[str, Any] | Sequence[str] | None = None,
-    out: str | Path | None = None, tell: Callable[[str], None] = lambda text: None, team: Team | None = None,
+    config: Mapping[str, Any],
+    checkpoint: str | Path | None = None,
+    *,
+    split: str | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    metrics: Mapping[str, Any] | Sequence[str] | None = None,
+    out: str | Path | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    distributed: DistributedContext | None = None,
     on_start: Callable[[str], None] = lambda text: None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Metrics of a checkpoint, or without one of the recipe's backbone as it comes (zero-shot, no new head).
 
     - `split`: "test" or "val"; default: "test" where the recipe has one, else "val".
@@ -201,104 +226,123 @@ def evaluate(
       of the checkpoint was evaluated, so that a checkpoint has one number.
     - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"intervals": 1000}`, or strings
       "intervals=1000" as the command line takes them.
-    - `out`: a folder for test_results.json, findings.json and report.html; it must be new, empty, or of an earlier
+    - `out`: a folder for test_results.json, report_items.json and report.html; it must be new, empty, or of an earlier
       evaluation.
     - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
     - `on_start`: called once, when nothing is wrong, with a sentence that says which data, model and device are used.
-    - `team`: the processes that evaluate together, of which this is one; default: this one alone. The numbers are those
-      of one process; the main one writes and tells.
+    - `distributed`: the processes that evaluate together, of which this is one; default: this one alone. The
+      numbers are those of one process; the main one writes and tells.
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine.distributed.team import ALONE
-    from toolbox.engine.judging import evaluation, testdir
+    from toolbox.engine.distributed.context import SINGLE_PROCESS
+    from toolbox.engine.evaluation import checkpoint_evaluation, results_folder
     from toolbox.engine.start_line import describe_task
 
-    team = team or ALONE
-    tell, on_start = (tell, on_start) if team.is_main else (lambda text: None,) * 2
-    folder, recipe, is_new = Path(out).expanduser() if out and team.is_main else None, as_plain(config), False
+    distributed = distributed or SINGLE_PROCESS
+    tell, on_start = (tell, on_start) if distributed.is_main else (lambda text: None,) * 2
+    folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, as_plain(config), False
     if metrics:
         problems = validate(recipe)
         if problems:
             raise ToolboxError.of(located(problems, places_of(config)))
     try:
         if metrics:
-            for name, paths in set_metric_arguments(recipe, evaluation.split_of(recipe, split), metrics).items():
+            for name, paths in set_metric_arguments(
+                recipe, checkpoint_evaluation.split_of(recipe, split), metrics
+            ).items():
                 if len(paths) > 1:
                     tell(f"{name} is set in {', '.join(paths)}.")
         recipe = runnable(recipe, device, training=False)
         for note in adapt(config):
             tell(note)
         if folder is not None:
-            is_new = testdir.claim(folder)
-        task = describe_task(recipe, [evaluation.split_of(recipe, split)], team.place)
+            is_new = results_folder.claim(folder)
+        task = describe_task(recipe, [checkpoint_evaluation.split_of(recipe, split)], distributed.rank_info)
         on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
-        found = evaluation.evaluate(recipe, checkpoint, split, tell, precision=precision, team=team)
+        found = checkpoint_evaluation.evaluate(
+            recipe, checkpoint, split, tell, precision=precision, distributed=distributed
+        )
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
         raise placed(error, config) from error
     finally:
         if is_new:
-            testdir.release(folder)
+            results_folder.release(folder)
     return found.metrics
 
 
 def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -> None:
-    from toolbox.engine.saving.files import write_json, write_text
-    from toolbox.engine.saving.workdir import environment
+    from toolbox.engine.checkpoint.files import write_json, write_text
+    from toolbox.engine.checkpoint.run_folder import environment
     from toolbox.engine.settings import Settings
-    from toolbox.report import save_findings, write_report
+    from toolbox.report import save_report_items, write_report
 
     write_text(folder / "config.py", dump(recipe))
     write_json(folder / "environment.json", environment(found.device, provenance(Settings(recipe).namespaces())))
-    save_findings(folder, found.findings)
+    save_report_items(folder, found.report_items)
     write_json(folder / "test_results.json", found.as_json())
     judged = {"before" if found.checkpoint is None else "after": found.metrics}
-    facts = {"device": found.device, "split": found.split, "eval_precision": found.precision, "better": found.better,
-             "settings": found.settings, "checkpoint": found.checkpoint}  # fmt: skip
-    write_report(folder, judged | facts, (found.dataset, found.findings))
+    facts = {
+        "device": found.device,
+        "split": found.split,
+        "eval_precision": found.precision,
+        "better": found.better,
+        "settings": found.settings,
+        "checkpoint": found.checkpoint,
+    }
+    write_report(folder, judged | facts, (found.dataset, found.report_items))
 
 
 def extract(
-    config: Mapping[str, Any], *, splits: Sequence[str] | None = None, device: str | None = None, mend: bool = False,
-    console: Console | None = None, team: Team | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    config: Mapping[str, Any],
+    *,
+    splits: Sequence[str] | None = None,
+    device: str | None = None,
+    mend: bool = False,
+    console: Console | None = None,
+    distributed: DistributedContext | None = None,
+) -> dict[str, Any]:
     """Store what a recipe's frozen backbones make of its data; returns how many items were computed and found.
 
     - `splits`: of "train", "val" and "test"; default: all that the recipe has.
     - `mend`: read everything against its checksums, and compute again what is damaged or could not be read.
-    - `console`, `team`: as of `train`.
+    - `console`, `distributed`: as of `train`.
 
     A recipe without `features` gets their defaults, and its training items are stored as they are. Raises ToolboxError
     with what is wrong with the recipe, the model or the data.
     """
     from toolbox.engine.console import Console
-    from toolbox.engine.distributed.team import ALONE
+    from toolbox.engine.distributed.context import SINGLE_PROCESS
+    from toolbox.engine.feature_extraction import extract as storing
     from toolbox.engine.start_line import describe_task
-    from toolbox.engine.storing import extract as storing
 
-    plain, team, console = as_plain(config), team or ALONE, console or Console()
+    plain, distributed, console = as_plain(config), distributed or SINGLE_PROCESS, console or Console()
     if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):
         plain["features"] = {}
         plain["train_dataloader"] = plain["train_dataloader"] | {"augment": None}
     try:
-        _make(plain, device, console, team)
+        _make(plain, device, console, distributed)
         recipe = runnable(plain, device, training=False)
-        for note in adapt(config) if team.is_main else ():
+        for note in adapt(config) if distributed.is_main else ():
             console.info(note)
-        if team.is_main:
-            task = describe_task(recipe, splits or storing.SPLITS, team.place)
+        if distributed.is_main:
+            task = describe_task(recipe, splits or storing.SPLITS, distributed.rank_info)
             console.info(f"Storing features: {task}")
-        return storing.extract(recipe, splits, mend=mend, console=console, team=team)
+        return storing.extract(recipe, splits, mend=mend, console=console, distributed=distributed)
     except ToolboxError as error:
         raise placed(error, config) from error
 
 
 def load(
-    name: str | Path, *, device: str = "auto", precision: str | None = None,
-    overrides: Mapping[str, Any] | Sequence[str] | None = None, plugins: Sequence[str] = (),
-) -> LoadedModel:  # fmt: skip
+    name: str | Path,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
+) -> LoadedModel:
     """A trained model, or a pretrained backbone as it comes, ready for use.
 
     What it returns is named by the model (`Model.user_class`): an `Encoder` with `encode_image`, of a classifier also
@@ -323,10 +367,16 @@ def load(
 
 
 def export(
-    checkpoint: str | Path, folder: str | Path, *, merge: bool = False, onnx: bool = False,
-    overrides: Mapping[str, Any] | None = None, plugins: Sequence[str] = (), overwrite: bool = False,
+    checkpoint: str | Path,
+    folder: str | Path,
+    *,
+    merge: bool = False,
+    onnx: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    plugins: Sequence[str] = (),
+    overwrite: bool = False,
     tell: Callable[[str], None] = lambda text: None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Write a trained model as a folder that transformers, timm or peft loads without this toolbox, and compare.
 
     - `checkpoint`, `overrides`, `plugins`: as of `load`.
@@ -339,9 +389,9 @@ def export(
     Returns the largest differences from the toolbox's numbers. Raises ToolboxError, leaving no folder, above a
     ten-thousandth, and where a backbone belongs to no other library.
     """
-    from toolbox.engine.exporting import export as exports
-    from toolbox.engine.exporting.onnx_file import check_packages
-    from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
+    from toolbox.engine.export import export as exports
+    from toolbox.engine.export.onnx_file import check_packages
     from toolbox.loading import open_checkpoint
 
     target = Path(folder).expanduser().resolve()
@@ -351,8 +401,10 @@ def export(
     found = checkpoints.read(checkpoint)
     tell(f"Exporting {found.path}, step {found.step}")
     model = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
-    origin = {"checkpoint": f"{found.path.parent.name}/{found.path.name}", "step": found.step,
-              "model": model.recipe["model"], "plugins": found.manifest["plugins"]}  # fmt: skip
-    return exports.export(
-        model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, tell=tell
-    )  # fmt: skip
+    origin = {
+        "checkpoint": f"{found.path.parent.name}/{found.path.name}",
+        "step": found.step,
+        "model": model.recipe["model"],
+        "plugins": found.manifest["plugins"],
+    }
+    return exports.export(model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, tell=tell)

@@ -14,31 +14,42 @@ from toolbox.registry import build, catalog, parameters
 
 if TYPE_CHECKING:
     from toolbox.base import Backbone, LoadedModel
-    from toolbox.engine.saving.checkpoint import Checkpoint
+    from toolbox.engine.checkpoint.checkpoint import Checkpoint
 
 Overrides = Mapping[str, Any] | Iterable[str]
 
 
 def load_model(
-    name: str, *, device: str | None = None, precision: str | None = None, overrides: Overrides = (),
-    plugins: Iterable[str] = (), backbone: str | None = None, baseline: bool = False,
-) -> LoadedModel:  # fmt: skip
+    name: str,
+    *,
+    device: str | None = None,
+    precision: str | None = None,
+    overrides: Overrides = (),
+    plugins: Iterable[str] = (),
+    backbone: str | None = None,
+    baseline: bool = False,
+) -> LoadedModel:
     """The model that a name means; arguments as of `toolbox.load`.
 
     - `device`: default: of a recipe what it says, else "auto".
     - `backbone`: the component that an id means, "namespace.Name"; default: the first that takes it.
     - `baseline`: leave the head of a trained model out: the pooled features of its backbone.
     """
-    from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     name, plugins = str(Path(name).expanduser()) if name.startswith("~") else name, list(plugins)
     load_plugins(plugins)
     kind = find_model_kind(name)
     if kind == "checkpoint":
         return open_checkpoint(
-            checkpoints.read(name), name=name, device=device or "auto", precision=precision, overrides=overrides,
-            plugins=plugins, baseline=baseline,
-        )  # fmt: skip
+            checkpoints.read(name),
+            name=name,
+            device=device or "auto",
+            precision=precision,
+            overrides=overrides,
+            plugins=plugins,
+            baseline=baseline,
+        )
     if kind == "recipe":
         recipe = runnable(load_config(name, overrides, plugins), device, training=False)
         description = f"{name}, zero-shot: pooled features of its backbone"
@@ -52,9 +63,15 @@ def load_model(
 
 
 def open_checkpoint(
-    found: Checkpoint, *, name: str | None = None, device: str = "auto", precision: str | None = None,
-    overrides: Overrides = (), plugins: Iterable[str] = (), baseline: bool = False,
-) -> LoadedModel:  # fmt: skip
+    found: Checkpoint,
+    *,
+    name: str | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    overrides: Overrides = (),
+    plugins: Iterable[str] = (),
+    baseline: bool = False,
+) -> LoadedModel:
     """The model of a checkpoint; arguments as of `load_model`, `name` being what the user calls it."""
     recipe = changed(found.manifest["recipe"], overrides, plugins, str(found.path))
     problems = validate(recipe)
@@ -62,15 +79,21 @@ def open_checkpoint(
         raise ToolboxError.of(problems)
     description = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
     return _loaded(
-        recipe, device, precision, found, description=description, mode="baseline" if baseline else "predict",
-        classes=found.class_names(), step=found.step,
+        recipe,
+        device,
+        precision,
+        found,
+        description=description,
+        mode="baseline" if baseline else "predict",
+        classes=found.class_names(),
+        step=found.step,
         identity={"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]},
-    )  # fmt: skip
+    )
 
 
 def _zero_shot(recipe: dict[str, Any], description: str, device: str, precision: str | None) -> LoadedModel:
     """The model of a recipe with its backbone as it comes, or as `load_from` has it."""
-    from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     start = checkpoints.start_of(recipe)
     return _loaded(recipe, device, precision, start, description=description, mode="baseline")
@@ -84,7 +107,7 @@ def _loaded(
 
     from toolbox.engine.assemble import build_model
     from toolbox.engine.device import choose_device, limit_images
-    from toolbox.engine.judging.loaded import compute, user_class
+    from toolbox.engine.evaluation.loaded import compute, user_class
     from toolbox.engine.precision import eval_precision
 
     chosen = choose_device(device)

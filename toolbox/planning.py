@@ -7,31 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox import making
+from toolbox import prerequisites
 from toolbox.config import complete, load_plugins, places_of, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
-    from toolbox.engine.checking.plan import Plan
+    from toolbox.engine.preflight.plan import Plan
 
 
-def plan(
-    config: Mapping[str, Any], *, data: bool = True, device: str | None = None, weights: bool = False
-) -> Plan:  # fmt: skip
+def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None, weights: bool = False) -> Plan:
     """What a recipe would do: its problems, table of parts, length and memory.
 
     - `device` replaces the recipe's; `weights`: whether pretrained weights are looked for, without a download.
     """
     from toolbox.engine.assemble import weight_problems
-    from toolbox.engine.checking.inspect import inspect
-    from toolbox.engine.checking.plan import Plan
+    from toolbox.engine.preflight.inspect import inspect
+    from toolbox.engine.preflight.plan import Plan
 
     recipe, places, notes = as_plain(config), places_of(config), adapt(config)
     found = Plan(problems=validate(recipe), notes=notes)
     if not found.problems:
         try:
-            start = making.start_from(recipe)
+            start = prerequisites.start_from(recipe)
             found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
             found.notes = [*notes, *found.notes]
             if weights and found.parts and not recipe.get("load_from"):
@@ -64,7 +62,7 @@ def planned(config: Mapping[str, Any], device: str | None, *, training: bool = T
     if found.problems:
         raise ToolboxError.of(found.problems)
     recipe = complete(to_dict(config))
-    return on_device(recipe | {"load_from": making.start_from(recipe) or recipe["load_from"]}, device), found
+    return on_device(recipe | {"load_from": prerequisites.start_from(recipe) or recipe["load_from"]}, device), found
 
 
 def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:

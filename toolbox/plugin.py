@@ -19,16 +19,38 @@ import pluggy
 from toolbox.errors import Problem, ToolboxError, command_line
 
 __all__ = [
-    "GROUP", "KINDS", "Command", "Component", "Device", "Kind", "Problem", "ToolboxError", "command_line", "hookimpl",
+    "GROUP",
+    "KINDS",
+    "Command",
+    "Component",
+    "Device",
+    "Kind",
+    "Problem",
+    "ToolboxError",
+    "command_line",
+    "hookimpl",
     "hookspec",
-]  # fmt: skip
+]
 
 GROUP = "toolbox.v1"  # the entry-point group; its number is the version of this interface
 
 KINDS = (
-    "model", "backbone", "quantize", "tune", "pool", "head", "loss", "dataset", "sampler", "augment", "mix",
-    "metric", "optimizer", "schedule", "hook",
-)  # fmt: skip
+    "model",
+    "backbone",
+    "quantize",
+    "tune",
+    "pool",
+    "head",
+    "loss",
+    "dataset",
+    "sampler",
+    "augment",
+    "mix",
+    "metric",
+    "optimizer",
+    "schedule",
+    "hook",
+)
 
 hookspec = pluggy.HookspecMarker("toolbox")
 hookimpl = pluggy.HookimplMarker("toolbox")

@@ -45,9 +45,10 @@ def _key_of(config: Mapping[str, Any], name: str) -> str:
     key = keys.get(name) if isinstance(keys, Mapping) else None
     if not isinstance(key, str):
         raise ToolboxError(
-            f"This recipe does not say which key `{name}` sets.", where=str(getattr(config, "filename", "") or ""),
+            f"This recipe does not say which key `{name}` sets.",
+            where=str(getattr(config, "filename", "") or ""),
             hint="Set the key itself; a recipe of your own says it by `arguments` (docs/configs.md).",
-        )  # fmt: skip
+        )
     return key
 
 

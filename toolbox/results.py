@@ -34,7 +34,7 @@ class TrainResults(dict):
     @property
     def checkpoint(self) -> Path:
         """The checkpoint that `load` opens: what was tested."""
-        from toolbox.engine.saving import checkpoint as checkpoints
+        from toolbox.engine.checkpoint import checkpoint as checkpoints
 
         return checkpoints.read(self.folder, verify=False).path
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 
-from toolbox.engine.saving import files
+from toolbox.engine.checkpoint import files
 
 _CALLS = ("fsync", "rename", "replace", "mkdir", "symlink", "unlink", "rmdir", "chmod")
 

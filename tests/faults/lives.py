@@ -12,7 +12,7 @@ from typing import Any
 
 from same import assert_equal
 
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 HERE = Path(__file__).parent
 TRAIN = HERE.parent.parent / "tools" / "train.py"
@@ -32,9 +32,13 @@ class Life:
         self.errors = (folder / "errors.txt").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, str(TRAIN), str(RECIPE), "--work-dir", "run", *["--resume"] * resume, *more],
-            cwd=folder, stdout=subprocess.PIPE, stderr=self.errors, text=True, start_new_session=True,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        )
 
     def wait_for(self, line: str) -> bool:
         """Whether the process has said this; False when it ended before."""
@@ -73,7 +77,7 @@ def assert_same_run(a: Path, b: Path) -> None:
         assert_equal(ours.model_tensors(), theirs.model_tensors(), name)
         assert_equal(ours.state(), theirs.state(), name)
     assert_equal(_lines(a / "metrics.jsonl"), _lines(b / "metrics.jsonl"), "metrics.jsonl")
-    for name in ("train_results.json", "findings.json"):
+    for name in ("train_results.json", "report_items.json"):
         assert_equal(*(json.loads((folder / name).read_text()) for folder in (a, b)), name)
     assert [path.name for path in b.glob(".*")] == [".lock"]
     assert len(checkpoints.all_in(b)) <= 3  # the last two and the best

@@ -14,7 +14,7 @@ import torch
 
 import toolbox
 from toolbox.cli import test, train
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 HERE = Path(__file__).parent
 RECIPE = str(HERE.parent / "toy_recipe.py")
@@ -147,10 +147,14 @@ def test_pickles_beside_the_files_of_a_checkpoint_are_not_looked_at(run, how):
 @pytest.mark.parametrize(
     "text",
     [
-        "null", "{", '{"update": {"$tensor": "nowhere"}}', '{"update": {"$tensor": ["a"]}}', '{"$tuple": 3}',
+        "null",
+        "{",
+        '{"update": {"$tensor": "nowhere"}}',
+        '{"update": {"$tensor": ["a"]}}',
+        '{"$tuple": 3}',
         "[" * 100_000,
     ],
-)  # fmt: skip
+)
 def test_an_odd_training_state_is_one_message(run, text):
     assert run()[0] == 0
     folder = Path("run/last").resolve()

@@ -14,14 +14,19 @@ from lives import RECIPE, assert_same_run
 from safetensors import SafetensorError
 
 from toolbox.cli import train
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 OPTIONS = [
-    "--cfg-options", "train_cfg.max_steps=9", "train_cfg.val_interval=3", "train_dataloader.num_workers=0",
-    "val_dataloader.num_workers=0", "default_hooks.checkpoint.interval=2", "default_hooks.checkpoint.max_keep_ckpts=1",
+    "--cfg-options",
+    "train_cfg.max_steps=9",
+    "train_cfg.val_interval=3",
+    "train_dataloader.num_workers=0",
+    "val_dataloader.num_workers=0",
+    "default_hooks.checkpoint.interval=2",
+    "default_hooks.checkpoint.max_keep_ckpts=1",
     "optim_wrapper.average.start=2",
-]  # fmt: skip
+]
 
 
 def run(*more: str) -> int:

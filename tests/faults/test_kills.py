@@ -13,7 +13,7 @@ import pytest
 from faults_plugin import PACE
 from lives import Life, assert_same_run, to_the_end
 
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 WORKERS = (0, 1, 3)
 

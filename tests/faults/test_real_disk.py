@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lives import RECIPE, TRAIN, assert_same_run
 
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 STEPS = ["train_cfg.max_steps=12", "train_dataloader.num_workers=0", "val_dataloader.num_workers=0"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -76,9 +76,15 @@ def quoted(*more: str) -> str:
     return " ".join(f"'{word}'" for word in command(*more))
 
 
-@pytest.mark.parametrize("kilobytes", [160, pytest.param(60, marks=pytest.mark.faults),
-                                       pytest.param(100, marks=pytest.mark.faults),
-                                       pytest.param(130, marks=pytest.mark.faults)])  # fmt: skip
+@pytest.mark.parametrize(
+    "kilobytes",
+    [
+        160,
+        pytest.param(60, marks=pytest.mark.faults),
+        pytest.param(100, marks=pytest.mark.faults),
+        pytest.param(130, marks=pytest.mark.faults),
+    ],
+)
 def test_a_disk_that_is_full(whole, tmp_path, kilobytes):
     """What was whole on it is whole afterwards, and ends the same where there is room."""
     found = on_a_small_disk(tmp_path, kilobytes, f"{quoted()}; code=$?; df . >&1; cp -a run ../ ; exit $code")

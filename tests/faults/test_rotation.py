@@ -10,7 +10,7 @@ import pytest
 from disk import Disk
 
 import toolbox
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 
 def steps(folder: str) -> list[int]:
@@ -43,8 +43,12 @@ def test_the_best_and_the_last_few_are_kept(toy, best_is, keep, left):
 
 def test_wherever_rotation_is_cut_off_best_and_last_are_whole(toy, tmp_path, monkeypatch):
     """At every call of a rotation the process is gone; what it left is cleaned by the run that goes on."""
-    options = ["train_cfg.max_steps=6", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=1",
-               "default_hooks.checkpoint.max_keep_ckpts=9"]  # fmt: skip
+    options = [
+        "train_cfg.max_steps=6",
+        "train_cfg.val_interval=2",
+        "default_hooks.checkpoint.interval=1",
+        "default_hooks.checkpoint.max_keep_ckpts=9",
+    ]
     toolbox.train(toy(options), out="full")
     shutil.copytree("full", "counted", symlinks=True)
     with pytest.MonkeyPatch.context() as patch:

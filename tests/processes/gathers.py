@@ -13,7 +13,7 @@ from toolbox_losses.supcon import SupCon
 from torch import Tensor, nn
 
 from toolbox.base import Loss, gather, world
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed.context import DistributedContext
 
 ROWS, WIDTH = 13, 6
 
@@ -140,7 +140,7 @@ def row_by_row(name: str) -> dict[str, Tensor]:
     return found
 
 
-def everything(team: Team) -> dict[str, dict[str, Tensor]]:
+def everything(distributed: DistributedContext) -> dict[str, dict[str, Tensor]]:
     """{case: the loss and the averaged gradients of two towers}, in double precision."""
     found = {name: row_by_row(name) for name in ROW_BY_ROW}
     for name, (share, loss) in CASES.items():
@@ -152,7 +152,7 @@ def everything(team: Team) -> dict[str, dict[str, Tensor]]:
         found[name] = {"loss": value.detach()}
         for key, tower in towers.items():
             grad = torch.zeros_like(tower) if tower.grad is None else tower.grad
-            if team.size > 1:
+            if distributed.world_size > 1:
                 torch.distributed.all_reduce(grad)
-            found[name][key] = grad / team.size
+            found[name][key] = grad / distributed.world_size
     return found

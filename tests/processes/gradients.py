@@ -23,20 +23,20 @@ from toy_plugin import Noise, Patches, ToTensor
 import toolbox.base.loss
 from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
-from toolbox.core.augment import Augment
-from toolbox.core.bn_neck import BNNeck
-from toolbox.core.mix import Mix
-from toolbox.core.optim import SGD
+from toolbox.builtins.augment import Augment
+from toolbox.builtins.bn_neck import BNNeck
+from toolbox.builtins.mix import Mix
+from toolbox.builtins.optim import SGD
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
+from toolbox.engine.data.batch_plan import share
+from toolbox.engine.data.mixing import PAIR
+from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.distributed.parallel import Parallel, spread
-from toolbox.engine.distributed.team import Team
 from toolbox.engine.distributed.tensors import whole
+from toolbox.engine.grad_cache import GradCache
+from toolbox.engine.param_groups import parameter_groups
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.draws import share
-from toolbox.engine.reading.fetch import Fetch, Inputs
-from toolbox.engine.reading.mixing import PAIR
-from toolbox.engine.updating.grad_cache import GradCache
-from toolbox.engine.updating.groups import parameter_groups
-from toolbox.engine.updating.step import Step
+from toolbox.engine.train_step import TrainStep
 from toolbox.plugin import Device
 from toolbox.registry import build
 
@@ -100,9 +100,9 @@ class Explicit(Embedder):
     The processes have unequal numbers of them: the first two rows of a batch, and no other, have one.
     """
 
-    def objective(self, representations, batch):
+    def compute_loss(self, representations, batch):
         if batch.blocks < 3:
-            return super().objective(representations, batch)
+            return super().compute_loss(representations, batch)
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
         count = len(embeddings) // 3
         kept = [*range(count, 2 * count), *(2 * count + row for row, first in enumerate(batch.first) if first)]
@@ -133,10 +133,14 @@ def model_for(loss: dict[str, Any], making: str) -> Embedder | Classifier:
         return model.double()
     kind = Explicit if making == "negatives" else Embedder
     model = kind(
-        Double(), "tokens" if criterion.reads_tokens else "mean", head, criterion,
-        cross_view=making in ("cross", "paired"), teacher=Double() if criterion.needs_teacher else None,
+        Double(),
+        "tokens" if criterion.reads_tokens else "mean",
+        head,
+        criterion,
+        cross_view=making in ("cross", "paired"),
+        teacher=Double() if criterion.needs_teacher else None,
         teacher_pool="mean",
-    )  # fmt: skip
+    )
     model.connect(5)
     return model.double()
 
@@ -151,9 +155,9 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
         chosen = [0, 9, 1 + number, 10, 3]
     draws = [(number * 100 + place, index) for place, index in enumerate(chosen)]
     views = 2 if making in ("two views", "cross") else 1
-    inputs = {name: Inputs("image", ToTensor(8)) for name in ("image", "teacher")[: 1 + taught]}
+    inputs = {name: InputSpec("image", ToTensor(8)) for name in ("image", "teacher")[: 1 + taught]}
     mix, together = (Mix(), PAIR) if making == "mixed" else (None, 1)
-    fetch = Fetch(dataset, inputs, augment=Augment(views=views), blocks=blocks, mix=mix)
+    fetch = BatchBuilder(dataset, inputs, augment=Augment(views=views), blocks=blocks, mix=mix)
     own = share(draws, rank, size, blocks, together)
     batch = fetch[own]
     batch.first = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]
@@ -163,19 +167,26 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
 
 
 def gradients(
-    team: Team, loss: dict[str, Any], making: str, way: str, *, mode: str = "ddp",
+    distributed: DistributedContext,
+    loss: dict[str, Any],
+    making: str,
+    way: str,
+    *,
+    mode: str = "ddp",
     wrap: Callable[..., Parallel] = spread,
-) -> list[dict[str, Tensor]]:  # fmt: skip
+) -> list[dict[str, Tensor]]:
     """Each step's gradients by parameter, as the optimizer finds them, and the loss."""
     model, (accumulated, chunk) = model_for(loss, making), WAYS[way]
     precision = Precision("fp32", DEVICE)
     settings = {"mode": mode, "find_unused_parameters": None}
-    parallel = wrap(model, team, settings, DEVICE, precision, idle=False)
+    parallel = wrap(model, distributed, settings, DEVICE, precision, idle=False)
     cache = GradCache(parallel.module, chunk, precision, DEVICE) if chunk else None
     model.train()
     optimizer = SGD(lr=0.05)
     groups = parameter_groups(model, optimizer, {})
-    step = Step(parallel, groups, lambda found: optimizer.build(found, fused=False), [], precision, grad_cache=cache)
+    step = TrainStep(
+        parallel, groups, lambda found: optimizer.build(found, fused=False), [], precision, grad_cache=cache
+    )
     found: list[dict[str, Tensor]] = []
 
     def keep(*_: Any) -> None:
@@ -191,7 +202,9 @@ def gradients(
     steps = STEPS.get(loss["type"].partition(".")[2], 1)
     for number in range(steps):
         batches = [
-            batch_for("teacher" in model.inputs, making, number * accumulated + part, team.rank, team.size)
+            batch_for(
+                "teacher" in model.inputs, making, number * accumulated + part, distributed.rank, distributed.world_size
+            )
             for part in range(accumulated)
         ]
         step(batches, number, steps)
@@ -226,21 +239,21 @@ def detached_gather() -> Iterator[None]:
         toolbox.base.loss_rows.gather = gather
 
 
-def everything(team: Team) -> dict[str, list[dict[str, Tensor]]]:
+def everything(distributed: DistributedContext) -> dict[str, list[dict[str, Tensor]]]:
     """All cases; of several processes the mistakes too, and sharded models."""
     found = {
-        key: gradients(team, loss, making, way)
+        key: gradients(distributed, loss, making, way)
         for key, loss, making, way in cases()
-        if team.size < 4 or way in ("plain", "accumulated chunks")
+        if distributed.world_size < 4 or way in ("plain", "accumulated chunks")
     }
-    if team.size == 1:
+    if distributed.world_size == 1:
         return found
     for name, variants in LOSSES.items():
         loss, making = dict(type=f"losses.{name}", **variants[0][0]), variants[0][1][0]
         key = f"{name}.0/{making}"
-        found[f"not averaged:{key}/plain"] = gradients(team, loss, making, "plain", wrap=without_average)
+        found[f"not averaged:{key}/plain"] = gradients(distributed, loss, making, "plain", wrap=without_average)
         with detached_gather():
-            found[f"detached:{key}/plain"] = gradients(team, loss, making, "plain")
+            found[f"detached:{key}/plain"] = gradients(distributed, loss, making, "plain")
         for way in ("plain", "accumulated chunks"):
-            found[f"fsdp:{key}/{way}"] = gradients(team, loss, making, way, mode="fsdp")
+            found[f"fsdp:{key}/{way}"] = gradients(distributed, loss, making, way, mode="fsdp")
     return found

@@ -31,18 +31,28 @@ class Group:
     """
 
     def __init__(
-        self, size: int, *command: str | Path, cwd: Path | None = None, environment: dict | None = None,
-        port: int | None = None, each: dict[int, dict[str, str]] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        size: int,
+        *command: str | Path,
+        cwd: Path | None = None,
+        environment: dict | None = None,
+        port: int | None = None,
+        each: dict[int, dict[str, str]] | None = None,
+    ) -> None:
         port = port or free_port()
         self.outputs = [(tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")) for _ in range(size)]  # noqa: SIM115
         self.processes = [
             subprocess.Popen(
-                [sys.executable, *map(str, command)], cwd=cwd, stdout=out, stderr=err, text=True,
-                start_new_session=True, env=_environment(rank, size, port, environment, (each or {}).get(rank)),
+                [sys.executable, *map(str, command)],
+                cwd=cwd,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+                env=_environment(rank, size, port, environment, (each or {}).get(rank)),
             )
             for rank, (out, err) in enumerate(self.outputs)
-        ]  # fmt: skip
+        ]
 
     def end(self, timeout: float = 300) -> list[tuple[int, str, str]]:
         """Exit code, standard output and standard error of each. Those that do not end in time are killed: -9."""
@@ -75,8 +85,17 @@ def run(size: int, *command: str | Path, **options) -> None:
 
 def _environment(rank: int, size: int, port: int, more: dict | None, own: dict | None) -> dict[str, str]:
     known = {
-        **os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo", **(more or {}), **(own or {}),
-    }  # fmt: skip
+        **os.environ,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        **(more or {}),
+        **(own or {}),
+    }
     return {name: value for name, value in known.items() if value is not None}

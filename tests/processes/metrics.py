@@ -9,17 +9,22 @@ from gradients import DEVICE
 from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Patches
 
+from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.distributed.parallel import spread
-from toolbox.engine.distributed.team import Team
-from toolbox.engine.judging.eval_set import EvalSet
+from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.fetch import inputs_of
 
 BATCH = 8
 RECALL = dict(
-    type="retrieval.Recall", ks=[1, 2, 4], dims=[3, 8], intervals=40, alpha_qe=[3, 2.0], rerank=[4, 2, 0.3],
+    type="retrieval.Recall",
+    ks=[1, 2, 4],
+    dims=[3, 8],
+    intervals=40,
+    alpha_qe=[3, 2.0],
+    rerank=[4, 2, 0.3],
     expand_gallery=True,
-)  # fmt: skip
+)
 LATE = dict(type="retrieval.LateInteractionRecall", ks=[1, 2, 4])
 ACCURACY = dict(type="classification.Accuracy", ks=[1, 3], intervals=40)
 CALIBRATION = dict(type="classification.CalibrationError")
@@ -34,8 +39,9 @@ SETS["queries and gallery"] = dict(type="processes.Asked", count=53), [RECALL, L
 SETS["some unreadable"] = dict(type="toy.Noise", count=61, bad=[0, 9, 60]), [RECALL, LATE, ACCURACY]
 # with two processes the second one, with four the second and the fourth read nothing at first
 SETS["whole batches unreadable"] = (
-    dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]), [RECALL, LATE, ACCURACY, CALIBRATION],
-)  # fmt: skip
+    dict(type="toy.Noise", count=61, bad=[*range(8, 16), *range(24, 32), 40]),
+    [RECALL, LATE, ACCURACY, CALIBRATION],
+)
 SETS["a first batch unreadable"] = dict(type="toy.Noise", count=61, bad=list(range(8))), [RECALL, LATE, ACCURACY]
 CLASSIFIERS = [
     dict(type="classification.KNN", ks=[1, 4, 9]),
@@ -57,24 +63,26 @@ class Answering(Embedder):
         return found | {"logits": 5 * found["embeddings"] @ weight}
 
 
-def judged(team: Team, dataset: dict[str, Any], metrics: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+def judged(
+    distributed: DistributedContext, dataset: dict[str, Any], metrics: list[dict[str, Any]], mode: str
+) -> dict[str, Any]:
     """What an evaluation finds: numbers, and what a report would show."""
     torch.manual_seed(5)
     model = Answering(Patches(width=8, size=8), "tokens")
     precision = Precision("fp32", DEVICE)
     settings = {"mode": mode, "find_unused_parameters": None}
-    inputs = inputs_of(model)
-    parallel = spread(model, team, settings, DEVICE, precision, idle=False)
+    inputs = input_specs(model)
+    parallel = spread(model, distributed, settings, DEVICE, precision, idle=False)
     loader = dict(dataset=dataset, batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
-    target = EvalSet(loader, metrics, name="test", training=TRAINING)
+    target = Evaluator(loader, metrics, name="test", training=TRAINING)
     numbers = target.evaluate(parallel.module, inputs, DEVICE, precision)
-    shown = [repr(finding) for metric in target.metrics for finding in metric.findings(target.dataset)]
+    shown = [repr(finding) for metric in target.metrics for finding in metric.report_items(target.dataset)]
     return {"numbers": numbers, "findings": shown}
 
 
-def everything(team: Team) -> dict[str, dict[str, Any]]:
+def everything(distributed: DistributedContext) -> dict[str, dict[str, Any]]:
     """All sets; with several processes also through a sharded model."""
-    found = {name: judged(team, *SETS[name], "ddp") for name in SETS}
-    if team.size > 1:
-        found |= {f"fsdp:{name}": judged(team, *SETS[name], "fsdp") for name in list(SETS)[-7:]}
+    found = {name: judged(distributed, *SETS[name], "ddp") for name in SETS}
+    if distributed.world_size > 1:
+        found |= {f"fsdp:{name}": judged(distributed, *SETS[name], "fsdp") for name in list(SETS)[-7:]}
     return found

@@ -10,11 +10,11 @@ from metrics import BATCH, SETS, Answering
 from toy_plugin import Patches
 
 from toolbox.base import Metric
-from toolbox.engine.distributed.team import Team
-from toolbox.engine.judging.eval_set import EvalSet
-from toolbox.engine.judging.image_outputs import join_outputs, run_over_images
+from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.evaluation.evaluator import Evaluator
+from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.fetch import inputs_of
 from toolbox.registry import build
 from toolbox.utils.model_io import unit_embeddings
 
@@ -42,7 +42,7 @@ def classes_of(outputs, batch):
     return outputs["logits"].argmax(1).tolist()
 
 
-def everything(team: Team) -> dict[str, dict[str, Any]]:
+def everything(distributed: DistributedContext) -> dict[str, dict[str, Any]]:
     torch.manual_seed(5)
     model = Answering(Patches(width=8, size=8), "tokens")
     precision, found = Precision("fp32", DEVICE), {}
@@ -54,12 +54,15 @@ def everything(team: Team) -> dict[str, dict[str, Any]]:
             for convert in (embeddings_of, classes_of)
         )
         loader = dict(dataset=SETS[name][0], batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
-        target = EvalSet(loader, [], name="test")
+        target = Evaluator(loader, [], name="test")
         target.metrics = [Keep()]
-        target.evaluate(model, inputs_of(model), DEVICE, precision)
+        target.evaluate(model, input_specs(model), DEVICE, precision)
         found[name] = {
-            "embeddings": torch.as_tensor(embedded.rows), "ids": embedded.ids, "indices": embedded.indices,
-            "bad": embedded.bad, "classes": (classified.rows, classified.ids, classified.bad),
+            "embeddings": torch.as_tensor(embedded.rows),
+            "ids": embedded.ids,
+            "indices": embedded.indices,
+            "bad": embedded.bad,
+            "classes": (classified.rows, classified.ids, classified.bad),
             "evaluated": target.metrics[0].rows,
-        }  # fmt: skip
+        }
     return found

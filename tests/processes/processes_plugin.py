@@ -98,8 +98,8 @@ class Explodes(Loss):
 class OwnNumbers(Embedder):
     """Beside its loss the mean label of this process's rows."""
 
-    def objective(self, representations, batch):
-        return super().objective(representations, batch) | {"label": batch.labels.float().mean()}
+    def compute_loss(self, representations, batch):
+        return super().compute_loss(representations, batch) | {"label": batch.labels.float().mean()}
 
 
 class Keep(Hook):

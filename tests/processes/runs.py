@@ -10,8 +10,8 @@ from typing import Any
 from wrapped import only_through_wrapper
 
 import toolbox
-from toolbox.engine.console import Silent
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.console import QuietConsole
+from toolbox.engine.distributed.context import DistributedContext
 from toolbox.errors import ToolboxError
 from toolbox.registry import add_local
 
@@ -25,8 +25,10 @@ SHORT = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "everything": {
-        "optim_wrapper.accumulative_counts": 2, "optim_wrapper.grad_cache.chunk_size": 3,
-        "optim_wrapper.layer_decay": 0.5, "optim_wrapper.clip_grad.max_norm": 0.1,
+        "optim_wrapper.accumulative_counts": 2,
+        "optim_wrapper.grad_cache.chunk_size": 3,
+        "optim_wrapper.layer_decay": 0.5,
+        "optim_wrapper.clip_grad.max_norm": 0.1,
         "optim_wrapper.average": dict(decay=0.6, start=0.3),
         "train_dataloader.sampler": dict(type="retrieval.PK", classes=3, per_class=3),
     },
@@ -37,18 +39,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "frozen": {"model.backbone.tune": dict(type="core.Tune", mode="frozen")},
     "skipped": {
-        "model.loss": dict(type="processes.Explodes"), "optim_wrapper.on_nonfinite": "skip",
+        "model.loss": dict(type="processes.Explodes"),
+        "optim_wrapper.on_nonfinite": "skip",
         "optim_wrapper.clip_grad": None,
     },
     "bf16": {"optim_wrapper.precision": "bf16"},
     "classifier": {
         "model": dict(
-            type="classification.Classifier", backbone=dict(type="toy.Patches", tune=dict(mode="full")), pool="mean",
-            head=dict(type="classification.MLP"), loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
+            type="classification.Classifier",
+            backbone=dict(type="toy.Patches", tune=dict(mode="full")),
+            pool="mean",
+            head=dict(type="classification.MLP"),
+            loss=dict(type="losses.CrossEntropy", label_smoothing=0.1),
         ),
         "train_dataloader.mix": dict(type="core.Mix"),
     },
-}  # fmt: skip
+}
 # dropout of another number of processes is drawn otherwise
 ALL_KEPT = {"default_hooks.checkpoint.max_keep_ckpts": 9}
 STEADY = {"model.backbone.dropout": 0.0, **ALL_KEPT}
@@ -75,7 +81,7 @@ class Nothing(Hook):
 '''
 
 
-class Noted(Silent):
+class Noted(QuietConsole):
     """Keeps what is told."""
 
     def __init__(self) -> None:
@@ -86,43 +92,51 @@ class Noted(Silent):
         self.said.append(text)
 
 
-def train(team: Team, folder: Path, mode: str, options: dict[str, Any], **how: Any) -> dict[str, Any]:
+def train(
+    distributed: DistributedContext, folder: Path, mode: str, options: dict[str, Any], **how: Any
+) -> dict[str, Any]:
     """A run of the toy recipe in `folder`: its results, and "said", what it told."""
     recipe = toolbox.load_config(RECIPE, {**options, "env_cfg.parallel.mode": mode})
     console = Noted()
-    return toolbox.train(recipe, out=folder, console=console, team=team, device="cpu", **how) | {"said": console.said}
+    return toolbox.train(recipe, out=folder, console=console, distributed=distributed, device="cpu", **how) | {
+        "said": console.said
+    }
 
 
-def everything(team: Team, folder: Path) -> dict[str, Any]:
+def everything(distributed: DistributedContext, folder: Path) -> dict[str, Any]:
     """Two processes run all; another number of them goes on from what these have left."""
-    if team.size != 2:
+    if distributed.world_size != 2:
         source = folder / "steady-fsdp" / "checkpoint-4"
-        return {"resumed": train(team, folder / f"steady-by-{team.size}", "fsdp", STEADY, resume=str(source))}
+        return {
+            "resumed": train(
+                distributed, folder / f"steady-by-{distributed.world_size}", "fsdp", STEADY, resume=str(source)
+            )
+        }
     found: dict[str, Any] = {}
     for mode in ("ddp", "fsdp"):
         for name, options in SETTINGS.items():
             hooks = {"custom_hooks": [KEEP]}
-            found[f"{name}-{mode}"] = train(team, folder / f"{name}-{mode}", mode, {**SHORT, **options, **hooks})
-        found |= resumed(team, folder, mode)
-        found |= guarded(team, folder, mode)
-    train(team, folder / "steady-fsdp", "fsdp", STEADY)
-    return found | {"refused": refused(team, folder)}
+            found[f"{name}-{mode}"] = train(distributed, folder / f"{name}-{mode}", mode, {**SHORT, **options, **hooks})
+        found |= resumed(distributed, folder, mode)
+        found |= guarded(distributed, folder, mode)
+    train(distributed, folder / "steady-fsdp", "fsdp", STEADY)
+    return found | {"refused": refused(distributed, folder)}
 
 
-def resumed(team: Team, folder: Path, mode: str) -> dict[str, Any]:
+def resumed(distributed: DistributedContext, folder: Path, mode: str) -> dict[str, Any]:
     """A run with dropout, and the same one continued from two of its checkpoints."""
     options = {
         **ALL_KEPT,
         "custom_hooks": [dict(type="processes.Draw")],
         "optim_wrapper.average": dict(decay=0.8, start=0.2),
     }
-    found = {f"whole-{mode}": train(team, folder / f"whole-{mode}", mode, options)}
+    found = {f"whole-{mode}": train(distributed, folder / f"whole-{mode}", mode, options)}
     for step in (4, 8):
         source, target = folder / f"whole-{mode}", folder / f"from-{step}-{mode}"
-        if team.is_main:
+        if distributed.is_main:
             _copy(source, target, step)
-        team.wait()
-        found[target.name] = train(team, target, mode, options, resume=True)
+        distributed.barrier()
+        found[target.name] = train(distributed, target, mode, options, resume=True)
     return found
 
 
@@ -134,34 +148,34 @@ def _copy(source: Path, target: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def guarded(team: Team, folder: Path, mode: str) -> dict[str, Any]:
+def guarded(distributed: DistributedContext, folder: Path, mode: str) -> dict[str, Any]:
     """A run in which nobody may call the model past its wrapper, and runs in which somebody does."""
     found: dict[str, Any] = {}
     test = {"test_dataloader": dict(dataset=dict(type="toy.Noise", seed=2), batch_size=16, num_workers=0)}
     test |= {"test_evaluator": dict(type="toy.Nearest"), "evaluate_pixels": True}
     for name, options in {"plain": test, "chunks": {"optim_wrapper.grad_cache.chunk_size": 2}}.items():
         with only_through_wrapper(mode) as called:
-            train(team, folder / f"guarded-{name}-{mode}", mode, {**SHORT, **options})
+            train(distributed, folder / f"guarded-{name}-{mode}", mode, {**SHORT, **options})
         found[f"guarded-{name}-{mode}"] = called
-    for function in (None,) if mode == "ddp" else ("forward", "predict", "represent"):
+    for function in (None,) if mode == "ddp" else ("forward", "predict", "encode"):
         hooks = {"custom_hooks": [dict(type="processes.Past", function=function)]}
         name = f"past-{function}-{mode}"
         with only_through_wrapper(mode), contextlib.suppress(AssertionError):
-            train(team, folder / name, mode, {**SHORT, **hooks})
+            train(distributed, folder / name, mode, {**SHORT, **hooks})
             found[name] = "nobody noticed"
     return found
 
 
-def refused(team: Team, folder: Path) -> dict[str, str]:
+def refused(distributed: DistributedContext, folder: Path) -> dict[str, str]:
     """What recipes that several processes cannot run are told."""
-    plugin = folder / f"process-{team.rank}" / "mixed_plugin.py"
+    plugin = folder / f"process-{distributed.rank}" / "mixed_plugin.py"
     plugin.parent.mkdir()
-    plugin.write_text(MIXED.replace("PROCESS", str(team.rank)))
+    plugin.write_text(MIXED.replace("PROCESS", str(distributed.rank)))
     add_local([str(plugin)])
     found = {}
     for name, options in REFUSED.items():
         try:
-            train(team, folder / f"refused-{name}", "ddp", options)
+            train(distributed, folder / f"refused-{name}", "ddp", options)
         except ToolboxError as error:
             found[name] = str(error)
     return found

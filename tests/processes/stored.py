@@ -10,16 +10,19 @@ import gradients
 import runs
 import torch
 
-from toolbox.engine.distributed.launch import find_place
-from toolbox.engine.distributed.team import Team
-from toolbox.features.writer import Writer
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.rank_info import detect_rank
+from toolbox.feature_cache.writer import Writer
 from toolbox.registry import add_local
 
 HERE = Path(__file__).parent
 FEATURES = {
-    "model.backbone.tune": dict(mode="frozen"), "train_dataloader.augment": None, "features": dict(dtype="fp32"),
-    "train_dataloader.dataset": dict(type="toy.Noise", count=130, bad=[5]), "train_dataloader.on_bad_item": "skip",
-}  # fmt: skip
+    "model.backbone.tune": dict(mode="frozen"),
+    "train_dataloader.augment": None,
+    "features": dict(dtype="fp32"),
+    "train_dataloader.dataset": dict(type="toy.Noise", count=130, bad=[5]),
+    "train_dataloader.on_bad_item": "skip",
+}
 
 
 def main(folder: Path) -> None:
@@ -33,14 +36,14 @@ def main(folder: Path) -> None:
         original(self, shard, *arguments)
 
     Writer.write = write
-    with Team(find_place("pytorch")) as team:
-        team.start(gradients.DEVICE)
+    with DistributedContext(detect_rank("pytorch")) as distributed:
+        distributed.start(gradients.DEVICE)
         live = {key: value for key, value in FEATURES.items() if key != "features"}
-        found = {"live": runs.train(team, folder / "live", "ddp", {**runs.SHORT, **live})}
+        found = {"live": runs.train(distributed, folder / "live", "ddp", {**runs.SHORT, **live})}
         for mode in ("ddp", "fsdp"):
-            found[mode] = runs.train(team, folder / mode, mode, {**runs.SHORT, **FEATURES})
+            found[mode] = runs.train(distributed, folder / mode, mode, {**runs.SHORT, **FEATURES})
         found["written"] = own
-        torch.save(found, folder / f"{team.rank}.pt")
+        torch.save(found, folder / f"{distributed.rank}.pt")
 
 
 if __name__ == "__main__":

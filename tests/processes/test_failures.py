@@ -18,9 +18,9 @@ import runs
 import torch
 from same import assert_equal
 
-from toolbox.engine.distributed.launch import Place
-from toolbox.engine.distributed.team import Team
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.rank_info import RankInfo
 from toolbox.errors import ToolboxError
 
 HERE = Path(__file__).parent
@@ -30,9 +30,17 @@ PLUGINS = ["--plugin", str(HERE.parent / "toy_plugin.py"), "--plugin", str(HERE 
 
 def arguments(*options, resume=False, launcher=True):
     return [
-        TRAIN, runs.RECIPE, *PLUGINS, "--work-dir", "run", *["--resume"] * resume,
-        *["--launcher", "pytorch"] * launcher, "--device", "cpu", *(["--cfg-options", *options] if options else []),
-    ]  # fmt: skip
+        TRAIN,
+        runs.RECIPE,
+        *PLUGINS,
+        "--work-dir",
+        "run",
+        *["--resume"] * resume,
+        *["--launcher", "pytorch"] * launcher,
+        "--device",
+        "cpu",
+        *(["--cfg-options", *options] if options else []),
+    ]
 
 
 def broken(**how):
@@ -45,9 +53,13 @@ def torchrun(folder, *options, processes=2, before=()):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
     return subprocess.Popen(
         [*command, f"--master_port={group.free_port()}", *before, *map(str, arguments(*options, launcher=False))],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": _path()},
-    )  # fmt: skip
+    )
 
 
 def _path():
@@ -66,7 +78,7 @@ def ended(process, timeout=120):
 def train(folder, *options, timeout=120, **how):
     """Two processes by hand; (code, standard output, standard error) of each."""
     path = {"PYTHONPATH": _path()}
-    return group.Group(2, *arguments(*options, **how), cwd=folder, environment=path).end(timeout)
+    return group.ParamGroup(2, *arguments(*options, **how), cwd=folder, environment=path).end(timeout)
 
 
 def whole(folder, *options):
@@ -89,7 +101,7 @@ def same(a, b):
 
 
 def test_a_failing_process_ends_all_with_its_own_message_alone(tmp_path):
-    two = group.Group(
+    two = group.ParamGroup(
         2, *arguments("train_cfg.max_steps=100000", broken(step=3)), cwd=tmp_path, environment={"PYTHONPATH": _path()}
     )
     mark, began, until = tmp_path / "broken-1", None, time.monotonic() + 90
@@ -156,7 +168,7 @@ def test_a_restart_does_not_continue_a_run_that_was_there_before(tmp_path):
 def test_only_a_run_that_was_begun_is_continued_by_a_restart(monkeypatch, agent, known):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", agent)
     store = torch.distributed.HashStore()
-    first, again = Team(Place(restarts=0)), Team(Place(restarts=1))
+    first, again = DistributedContext(RankInfo(restarts=0)), DistributedContext(RankInfo(restarts=1))
     first._launch = again._launch = store
     assert (first.has_begun(), again.has_begun()) == (False, known)
     first.begin()
@@ -180,8 +192,8 @@ def test_a_run_told_to_stop_saves_and_goes_on_exactly(tmp_path):
 
 
 def test_a_disk_that_refuses_a_shard_is_one_message_whichever_process_it_reaches_first(tmp_path, monkeypatch):
-    class Other(Team):
-        def from_main(self, make):
+    class Other(DistributedContext):
+        def run_on_main(self, make):
             return tmp_path / "part"
 
     def full(tensors, folder):
@@ -193,7 +205,9 @@ def test_a_disk_that_refuses_a_shard_is_one_message_whichever_process_it_reaches
     monkeypatch.setattr(checkpoints, "model_state", lambda model: model.state_dict())
     monkeypatch.setattr(checkpoints, "adapted", lambda model: {})
     with pytest.raises(ToolboxError, match="checkpoint-3 cannot be written: No space left"):
-        checkpoints.write(tmp_path / "checkpoint-3", 3, model, None, recipe={}, extra={}, team=Other(Place(1, 2, 1, 2)))
+        checkpoints.write(
+            tmp_path / "checkpoint-3", 3, model, None, recipe={}, extra={}, distributed=Other(RankInfo(1, 2, 1, 2))
+        )
 
 
 def test_what_the_main_process_refuses_is_said_under_torchrun(tmp_path):

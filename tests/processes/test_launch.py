@@ -10,19 +10,30 @@ import pytest
 
 from toolbox.cli.train import main
 from toolbox.engine import device
-from toolbox.engine.distributed.launch import Place, find_place, first_host
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.rank_info import RankInfo, detect_rank, first_host
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 
 TORCHRUN = {
-    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1",
-    "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": "2",
-}  # fmt: skip
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "a",
+    "MASTER_PORT": "1",
+    "TORCHELASTIC_RUN_ID": "none",
+    "TORCHELASTIC_RESTART_COUNT": "2",
+}
 SLURM = {
-    "SLURM_PROCID": "5", "SLURM_NTASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "1", "SLURM_JOB_ID": "77",
-    "SLURM_JOB_NODELIST": "gpu[003-004]", "SLURM_STEP_TASKS_PER_NODE": "4,3",
-}  # fmt: skip
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "7",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NODELIST": "gpu[003-004]",
+    "SLURM_STEP_TASKS_PER_NODE": "4,3",
+}
 
 
 def without(known, *names):
@@ -31,27 +42,27 @@ def without(known, *names):
 
 def test_torchrun_tells_the_place_and_is_recognised():
     for launcher in (None, "pytorch"):
-        assert find_place(launcher, dict(TORCHRUN)) == Place(3, 4, 1, 2, restarts=2)
+        assert detect_rank(launcher, dict(TORCHRUN)) == RankInfo(3, 4, 1, 2, restarts=2)
     by_hand = without(TORCHRUN, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
-    assert find_place(None, dict(by_hand)) == Place()
-    assert find_place("pytorch", dict(by_hand)) == Place(3, 4, 1, 2)
+    assert detect_rank(None, dict(by_hand)) == RankInfo()
+    assert detect_rank("pytorch", dict(by_hand)) == RankInfo(3, 4, 1, 2)
 
 
 def test_slurm_tells_the_place_and_where_to_meet():
     known = dict(SLURM)
-    assert find_place("slurm", known) == Place(5, 7, 1, 3)
+    assert detect_rank("slurm", known) == RankInfo(5, 7, 1, 3)
     assert known["MASTER_ADDR"] == "gpu003"
     assert known["RANK"] == "5"
     assert known["WORLD_SIZE"] == "7"
     assert 20000 <= int(known["MASTER_PORT"]) < 40000
-    assert find_place(None, dict(SLURM)) == Place()  # one process of a job may well train alone
+    assert detect_rank(None, dict(SLURM)) == RankInfo()  # one process of a job may well train alone
 
 
 def test_slurm_jobs_and_steps_meet_at_ports_of_their_own():
     ports = set()
     for job, step in (("77", "0"), ("77", "1"), ("78", "0"), ("78", "4294967291"), ("1234567", "0")):
         known = {**SLURM, "SLURM_JOB_ID": job, "SLURM_STEP_ID": step}
-        find_place("slurm", known)
+        detect_rank("slurm", known)
         ports.add(known["MASTER_PORT"])
         assert 20000 <= int(known["MASTER_PORT"]) < 40000
     assert len(ports) == 5
@@ -59,7 +70,7 @@ def test_slurm_jobs_and_steps_meet_at_ports_of_their_own():
 
 def test_what_is_set_by_hand_stays_under_slurm():
     known = {**SLURM, "MASTER_ADDR": "elsewhere", "MASTER_PORT": "29501"}
-    find_place("slurm", known)
+    detect_rank("slurm", known)
     assert (known["MASTER_ADDR"], known["MASTER_PORT"]) == ("elsewhere", "29501")
 
 
@@ -69,7 +80,7 @@ def test_what_is_set_by_hand_stays_under_slurm():
 )
 def test_slurm_tells_how_many_processes_share_a_machine(counts, node, own):
     known = {**SLURM, "SLURM_NTASKS": "11", "SLURM_STEP_TASKS_PER_NODE": counts, "SLURM_NODEID": str(node)}
-    assert find_place("slurm", known | {"SLURM_LOCALID": "0"}).local_size == own
+    assert detect_rank("slurm", known | {"SLURM_LOCALID": "0"}).local_world_size == own
 
 
 @pytest.mark.parametrize(
@@ -115,12 +126,12 @@ def test_a_list_without_a_machine_is_refused(nodes):
 )
 def test_an_environment_that_does_not_fit_its_launcher_is_told(launcher, known, message):
     with pytest.raises(ToolboxError, match=message):
-        find_place(launcher, dict(known))
+        detect_rank(launcher, dict(known))
 
 
 def test_one_process_of_torchrun_may_train_alone():
     alone = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    assert find_place("none", alone) == Place()
+    assert detect_rank("none", alone) == RankInfo()
 
 
 def test_the_command_ends_with_2_and_one_message(toy, monkeypatch, capfd):
@@ -149,7 +160,7 @@ def test_a_port_in_use_is_told(monkeypatch):
         monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
         with (
             pytest.raises(ToolboxError, match=f"127.0.0.1:{port}: the port is in use") as told,
-            Team(Place(0, 2, 0, 2)),
+            DistributedContext(RankInfo(0, 2, 0, 2)),
         ):
             pass
     assert "master_port" in str(told.value)
@@ -179,18 +190,18 @@ def accelerators(monkeypatch):
 def test_every_process_gets_a_device_of_its_own(accelerators):
     chosen = accelerators(2)
     for rank in range(4):
-        assert str(device.choose_device("fake", Place(rank, 4, rank % 2, 2))) == f"fake:{rank % 2}"
+        assert str(device.choose_device("fake", RankInfo(rank, 4, rank % 2, 2))) == f"fake:{rank % 2}"
     assert chosen == [0, 1, 0, 1]
     with pytest.raises(ToolboxError, match="fake:1"):
-        device.choose_device("fake", Place(2, 3, 2, 3))
+        device.choose_device("fake", RankInfo(2, 3, 2, 3))
     with pytest.raises(ToolboxError, match="cannot share fake:1"):
-        device.choose_device("fake:1", Place(0, 2, 0, 2))
-    assert str(device.choose_device("fake:1", Place(1, 2, 0, 1))) == "fake:1"  # alone on its machine
+        device.choose_device("fake:1", RankInfo(0, 2, 0, 2))
+    assert str(device.choose_device("fake:1", RankInfo(1, 2, 0, 1))) == "fake:1"  # alone on its machine
 
 
 def test_a_process_to_which_slurm_shows_one_device_takes_it(accelerators, monkeypatch):
     accelerators(1)
     with pytest.raises(ToolboxError):
-        device.choose_device("fake", Place(1, 2, 1, 2))
+        device.choose_device("fake", RankInfo(1, 2, 1, 2))
     monkeypatch.setenv("SLURM_LOCALID", "1")
-    assert str(device.choose_device("fake", Place(1, 2, 1, 2))) == "fake:0"
+    assert str(device.choose_device("fake", RankInfo(1, 2, 1, 2))) == "fake:0"

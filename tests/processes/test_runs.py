@@ -10,7 +10,7 @@ import torch
 from same import assert_equal
 
 import toolbox
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="session")
@@ -107,8 +107,8 @@ def test_models_are_called_through_their_wrapper_alone(found, mode):
         assert plain["loss"] == 6
         assert plain["baseline"] >= 2
         assert plain["predict"] >= 6
-        assert chunks["objective"] == 6
-        assert chunks["represent"] == 24
+        assert chunks["compute_loss"] == 6
+        assert chunks["encode"] == 24
 
 
 def test_whoever_calls_a_model_past_its_wrapper_is_found(found):

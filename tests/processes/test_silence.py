@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from toolbox.engine.distributed import team as teams
-from toolbox.engine.distributed.launch import Place
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed import context as contexts
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.rank_info import RankInfo
 
 
-def member(store: dist.Store, rank: int) -> Team:
-    team = Team(Place(rank, 2, rank, 2))
-    team._store = store
-    return team
+def member(store: dist.Store, rank: int) -> DistributedContext:
+    distributed = DistributedContext(RankInfo(rank, 2, rank, 2))
+    distributed._store = store
+    return distributed
 
 
 def test_the_main_process_claims_the_failure_of_one_that_is_silent(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(teams.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(contexts.time, "monotonic", lambda: now[0])
     store, heard = dist.HashStore(), {}
     main, other = member(store, 0), member(store, 1)
     for beat in range(3):
         assert other._listen({}, beat) is None
         assert main._listen(heard, beat) is None
-        now[0] += teams._SILENCE - 1  # it is slow, and lives
+        now[0] += contexts._SILENCE - 1  # it is slow, and lives
     now[0] += 2
     found = main._listen(heard, 3)
     assert (found.rank, found.code) == (1, 2)

@@ -8,7 +8,7 @@ import group
 import torch
 from safetensors.torch import load_file
 
-from toolbox.engine.saving import checkpoint as checkpoints
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 
 def test_two_processes_share_the_work_and_train_alike(tmp_path):

@@ -14,8 +14,8 @@ import probes
 import runs
 import torch
 
-from toolbox.engine.distributed.launch import find_place
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.rank_info import detect_rank
 from toolbox.registry import add_local
 
 HERE = Path(__file__).parent
@@ -24,15 +24,15 @@ HERE = Path(__file__).parent
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     add_local([str(HERE.parent / "toy_plugin.py"), str(HERE / "processes_plugin.py")])
-    with Team(find_place("pytorch")) as team:
-        team.start(gradients.DEVICE)
-        found = {"gradients": gradients.everything(team), "metrics": metrics.everything(team)}
-        found["gathers"] = gathers.everything(team)
-        found["outputs"] = outputs.everything(team)
-        found["probes"] = probes.everything(team)
-        found["logged"] = logged.everything(team, folder)
-        found["runs"] = runs.everything(team, folder)
-        torch.save(found, folder / f"{team.size}-{team.rank}.pt")
+    with DistributedContext(detect_rank("pytorch")) as distributed:
+        distributed.start(gradients.DEVICE)
+        found = {"gradients": gradients.everything(distributed), "metrics": metrics.everything(distributed)}
+        found["gathers"] = gathers.everything(distributed)
+        found["outputs"] = outputs.everything(distributed)
+        found["probes"] = probes.everything(distributed)
+        found["logged"] = logged.everything(distributed, folder)
+        found["runs"] = runs.everything(distributed, folder)
+        torch.save(found, folder / f"{distributed.world_size}-{distributed.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model
 
-FUNCTIONS = ("represent", "objective", "predict", "baseline")
+FUNCTIONS = ("encode", "compute_loss", "predict", "baseline")
 
 
 @contextmanager

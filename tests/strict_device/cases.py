@@ -26,7 +26,7 @@ from recipes import (
 import toolbox
 from toolbox.base import Batch
 from toolbox.config import load_config
-from toolbox.engine.console import Silent
+from toolbox.engine.console import QuietConsole
 from toolbox.registry import catalog
 
 RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
@@ -34,7 +34,7 @@ RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
 
 def train(device: str, options: dict[str, Any], *, work_dir: str | None = None, **how: Any) -> dict[str, Any]:
     recipe = load_config(RECIPE, {**QUICK, **options})
-    return toolbox.train(recipe, out=work_dir or device, device=device, console=Silent(), **how)
+    return toolbox.train(recipe, out=work_dir or device, device=device, console=QuietConsole(), **how)
 
 
 def agree(found: Any, expected: Any, limit: float = 2e-3, path: str = "") -> None:
@@ -97,9 +97,12 @@ def metrics() -> None:
     drawn = torch.Generator().manual_seed(0)
     rows = 2 * torch.eye(8)[torch.arange(32) // 4] + torch.randn(32, 8, generator=drawn)
     outputs = {
-        "embeddings": rows, "logits": rows, "tokens": rows.view(32, 2, 4), "linear/cls/0.1": rows.argmax(1)[:, None],
+        "embeddings": rows,
+        "logits": rows,
+        "tokens": rows.view(32, 2, 4),
+        "linear/cls/0.1": rows.argmax(1)[:, None],
         "linear/cls/1": rows.argmin(1)[:, None],
-    }  # fmt: skip
+    }
     for name, setting in METRICS.items():
         found = {}
         for device, place in (("cpu", "cpu"), ("strict", "cpu"), ("strict", "strict")):
@@ -111,10 +114,10 @@ def metrics() -> None:
                     items = list(range(32))[half]
                     batch = Batch(labels=(torch.arange(32) // 4)[half].to(place), ids=items, indices=items)
                     if metric.wants_training():
-                        metric.learn(there, batch)
+                        metric.fit(there, batch)
                     metric.update(there, batch)
                 found[device, place] = metric.compute()
-                metric.findings(dataset)
+                metric.report_items(dataset)
             except BaseException as error:
                 error.add_note(f"with {name} on {device}, labels on {place}")
                 raise
@@ -168,13 +171,15 @@ def resumed() -> None:
     """A run with dropout that is continued ends as the one that was not interrupted, bit for bit."""
     from same import assert_equal
 
-    from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     options = {
-        "model.backbone": dict(type="toy.Patches", dropout=0.3), "train_cfg": dict(max_steps=4, val_interval=2),
-        "default_hooks.checkpoint": dict(interval=2, max_keep_ckpts=9), "optim_wrapper.average": dict(decay=0.5),
+        "model.backbone": dict(type="toy.Patches", dropout=0.3),
+        "train_cfg": dict(max_steps=4, val_interval=2),
+        "default_hooks.checkpoint": dict(interval=2, max_keep_ckpts=9),
+        "optim_wrapper.average": dict(decay=0.5),
         "train_cfg.val_interval": 2,
-    }  # fmt: skip
+    }
     train("strict", options, work_dir="whole")
     train("strict", options | {"train_cfg.max_steps": 2}, work_dir="half")
     shutil_copy("whole", "stopped")
@@ -260,9 +265,11 @@ def predicted() -> None:
 def stored() -> None:
     """Features that are stored once and trained on."""
     options = {
-        "model.backbone": VIT | {"tune": dict(mode="frozen")}, "model.loss": SUPCON,
-        "features": dict(folder="features"), "train_dataloader.augment": None,
-    }  # fmt: skip
+        "model.backbone": VIT | {"tune": dict(mode="frozen")},
+        "model.loss": SUPCON,
+        "features": dict(folder="features"),
+        "train_dataloader.augment": None,
+    }
     first = train("strict", options, work_dir="first")
     again = train("strict", options, work_dir="again")
     agree(again["after"], first["after"])
@@ -298,13 +305,20 @@ def refuses() -> None:
 
     here, there, zero = torch.ones(3, 4), torch.ones(3, 4, device="strict"), torch.tensor([0])
     for action in (
-        lambda: there + here, lambda: here + there, lambda: torch.cat([there, here]), lambda: there[zero],
-        lambda: here[zero.to("strict")], lambda: torch.where(there > 0, here, there),
-        lambda: torch.nn.functional.linear(there, here), lambda: torch.stack([here[0], there[0]]),
+        lambda: there + here,
+        lambda: here + there,
+        lambda: torch.cat([there, here]),
+        lambda: there[zero],
+        lambda: here[zero.to("strict")],
+        lambda: torch.where(there > 0, here, there),
+        lambda: torch.nn.functional.linear(there, here),
+        lambda: torch.stack([here[0], there[0]]),
         lambda: torch.randn(2, device="strict", generator=torch.Generator()),
-        lambda: there.index_add_(0, zero, there[:1]), lambda: there.new_zeros(2) + torch.ones(1),
-        lambda: there @ here.T, lambda: there.masked_fill(here > 0, 1.0),
-    ):  # fmt: skip
+        lambda: there.index_add_(0, zero, there[:1]),
+        lambda: there.new_zeros(2) + torch.ones(1),
+        lambda: there @ here.T,
+        lambda: there.masked_fill(here > 0, 1.0),
+    ):
         with pytest.raises(RuntimeError, match="Expected"):
             action()
     with pytest.raises(TypeError, match="numpy"):
@@ -323,11 +337,20 @@ def refuses() -> None:
 def of(kind: str) -> dict[str, Callable[[], None]]:
     """The cases by name; `kind`: "fast" or "slow"."""
     found: dict[str, Callable[[], Any]] = {
-        "refuses": refuses, "losses": losses, "metrics": metrics, "mined": mined, "chosen": chosen,
+        "refuses": refuses,
+        "losses": losses,
+        "metrics": metrics,
+        "mined": mined,
+        "chosen": chosen,
         "all losses": all_losses,
         "bf16": partial(mixed_precision, "bf16"),
-        "fp16": partial(mixed_precision, "fp16"), "resumed": resumed, "used": used, "predicted": predicted,
-        "stored": stored, "used more": used_more, "metric of a plugin": metric_of_a_plugin,
+        "fp16": partial(mixed_precision, "fp16"),
+        "resumed": resumed,
+        "used": used,
+        "predicted": predicted,
+        "stored": stored,
+        "used more": used_more,
+        "metric of a plugin": metric_of_a_plugin,
         **{name: partial(run, options) for name, options in RECIPES.items()},
-    }  # fmt: skip
+    }
     return {name: case for name, case in found.items() if (name in SLOW) == (kind == "slow")}

@@ -43,10 +43,12 @@ NO_EVALUATION = {"val_dataloader": None, "val_evaluator": None}
 
 def classifier(**more: Any) -> dict[str, Any]:
     model = dict(
-        type="classification.Classifier", backbone=TOY | {"tune": dict(mode="full")}, pool="mean",
+        type="classification.Classifier",
+        backbone=TOY | {"tune": dict(mode="full")},
+        pool="mean",
         head=more.pop("head", dict(type="classification.Linear")),
         loss=more.pop("loss", dict(type="losses.CrossEntropy", label_smoothing=0.1)),
-    )  # fmt: skip
+    )
     evaluator = [dict(type="classification.Accuracy", intervals=20), dict(type="classification.CalibrationError")]
     return {"model": model, "val_evaluator": evaluator, **more}
 
@@ -56,13 +58,14 @@ def probes(**more: Any) -> dict[str, Any]:
     return {
         "model": dict(type="classification.Probe", backbone=frozen, rates=[0.1, 1.0], repeats=more.pop("repeats", 1)),
         "val_evaluator": [
-            dict(type="classification.ProbeAccuracy", choose=True), dict(type="classification.KNN", ks=[1, 3]),
+            dict(type="classification.ProbeAccuracy", choose=True),
+            dict(type="classification.KNN", ks=[1, 3]),
             dict(type="classification.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
         ],
         "optim_wrapper": dict(optimizer=dict(type="core.SGD", lr=1.0)),
         "custom_hooks": [dict(type="classification.CompareProbes")],
         **more,
-    }  # fmt: skip
+    }
 
 
 def mixed(**options: Any) -> dict[str, Any]:
@@ -75,26 +78,40 @@ RECIPES: dict[str, dict[str, Any]] = {
     | {"train_dataloader.mix": dict(type="core.Mix", cutmix=0.0)},
     "cutmix": mixed(mixup=0.0),
     "classifier with everything before": classifier(
-        evaluate_before=True, test_dataloader=TEST["test_dataloader"],
+        evaluate_before=True,
+        test_dataloader=TEST["test_dataloader"],
         test_evaluator=[
-            dict(type="classification.Accuracy"), dict(type="classification.KNN", ks=[1, 3]),
+            dict(type="classification.Accuracy"),
+            dict(type="classification.KNN", ks=[1, 3]),
             dict(type="classification.LogisticRegression", cs=[1.0, 10.0], max_iter=50),
         ],
     ),
     "probes": probes(),
     "probes repeated": probes(
-        repeats=2, **{"train_dataloader.sampler": dict(type="core.Shuffled", batch_size=8, repeats=2)},
-        test_dataloader=OTHER, test_evaluator=[dict(type="classification.ProbeAccuracy")]
+        repeats=2,
+        **{"train_dataloader.sampler": dict(type="core.Shuffled", batch_size=8, repeats=2)},
+        test_dataloader=OTHER,
+        test_evaluator=[dict(type="classification.ProbeAccuracy")],
     ),
     "retrieval with everything before": {
-        **TEST, "evaluate_before": True, "evaluate_pixels": True,
+        **TEST,
+        "evaluate_before": True,
+        "evaluate_pixels": True,
         "test_evaluator": [
-            dict(type="retrieval.Recall", ks=[1, 2], dims=[4], intervals=20, whiten=4, alpha_qe=[2, 3.0],
-                 rerank=[4, 2, 0.3]),
+            dict(
+                type="retrieval.Recall",
+                ks=[1, 2],
+                dims=[4],
+                intervals=20,
+                whiten=4,
+                alpha_qe=[2, 3.0],
+                rerank=[4, 2, 0.3],
+            ),
         ],
     },
     "late interaction": {
-        "model.pool": "tokens", "model.head": dict(type="core.Projection", dim=8),
+        "model.pool": "tokens",
+        "model.head": dict(type="core.Projection", dim=8),
         "model.loss": dict(type="losses.MaxSim"),
         "val_evaluator": [dict(type="retrieval.LateInteractionRecall", ks=[1])],
     },
@@ -107,7 +124,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "layer decay": {"model.backbone": VIT, "optim_wrapper.layer_decay": 0.5},
     "no clipping": {"optim_wrapper.clip_grad": None},
     "skipped updates": {
-        "model.loss": dict(type="toy.Pull", explode_at=2), "optim_wrapper.on_nonfinite": "skip",
+        "model.loss": dict(type="toy.Pull", explode_at=2),
+        "optim_wrapper.on_nonfinite": "skip",
         "train_cfg": dict(max_steps=4, val_interval=2),
     },
     "bn neck": {"model.head": dict(type="core.BNNeck", dim=8), "model.loss": SUPCON},
@@ -115,10 +133,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gem": {"model.pool": "gem"},
     "cls+mean": {"model.backbone": VIT, "model.pool": "cls+mean"},
     "distillation": {
-        "model.teacher": VIT, "model.loss": dict(type="losses.Distillation"),
+        "model.teacher": VIT,
+        "model.loss": dict(type="losses.Distillation"),
     },
     "cross view": {
-        "train_dataloader.sampler": dict(type="retrieval.Pairs", batch_size=8), "model.cross_view": True,
+        "train_dataloader.sampler": dict(type="retrieval.Pairs", batch_size=8),
+        "model.cross_view": True,
         "model.loss": dict(type="losses.InfoNCE"),
     },
     "views": {"train_dataloader.augment": dict(type="core.Augment", views=2), "model.loss": SUPCON},
@@ -130,13 +150,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tensorboard": {"custom_hooks": [dict(type="core.TensorBoard")]},
     "data workers": {"train_dataloader.num_workers": 2, "val_dataloader.num_workers": 1},
     "convnext": {
-        "model.backbone": dict(type="dinov3.ConvNeXt", name=None, size=32,
-                               arch=dict(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])),
+        "model.backbone": dict(
+            type="dinov3.ConvNeXt", name=None, size=32, arch=dict(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])
+        ),
     },
-    "timm": {"model.backbone": dict(type="encoders.Timm", name="vit_tiny_patch16_224", size=32, weights=False,
-                                    arch=dict(depth=2, embed_dim=24, num_heads=2)),
+    "timm": {
+        "model.backbone": dict(
+            type="encoders.Timm",
+            name="vit_tiny_patch16_224",
+            size=32,
+            weights=False,
+            arch=dict(depth=2, embed_dim=24, num_heads=2),
+        ),
     },
-}  # fmt: skip
+}
 
 METRICS: dict[str, dict[str, Any]] = {
     "recall": dict(

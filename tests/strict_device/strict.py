@@ -129,10 +129,27 @@ class Swapped:
 # ---- what makes tensors from nothing
 
 _FACTORIES = (
-    "empty.memory_format", "empty_strided", "zeros", "ones", "full", "arange", "arange.start", "arange.start_step",
-    "eye", "eye.m", "linspace", "rand", "randn", "randint", "randint.low", "randperm", "tril_indices", "triu_indices",
-    "scalar_tensor", "_efficientzerotensor",
-)  # fmt: skip
+    "empty.memory_format",
+    "empty_strided",
+    "zeros",
+    "ones",
+    "full",
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "eye",
+    "eye.m",
+    "linspace",
+    "rand",
+    "randn",
+    "randint",
+    "randint.low",
+    "randperm",
+    "tril_indices",
+    "triu_indices",
+    "scalar_tensor",
+    "_efficientzerotensor",
+)
 
 
 def _factory(name: str) -> Any:
@@ -157,16 +174,58 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = 
 # ---- autocast: as CUDA's lists, so far as vision encoders use them
 
 _LOWER = (
-    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "einsum", "convolution", "conv2d", "conv1d",
-    "_convolution", "scaled_dot_product_attention", "multi_head_attention_forward", "prelu",
-)  # fmt: skip
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "addbmm",
+    "mv",
+    "einsum",
+    "convolution",
+    "conv2d",
+    "conv1d",
+    "_convolution",
+    "scaled_dot_product_attention",
+    "multi_head_attention_forward",
+    "prelu",
+)
 _FLOAT32 = (
-    "exp", "log", "log1p", "expm1", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm",
-    "group_norm", "norm.Scalar", "norm.ScalarOpt_dim", "cosine_similarity", "cosine_embedding_loss", "nll_loss",
-    "mse_loss", "kl_div", "l1_loss", "smooth_l1_loss", "cross_entropy_loss", "binary_cross_entropy_with_logits",
-    "softmax.int", "log_softmax.int", "sum", "sum.dim_IntList", "cumsum", "prod", "logsumexp", "cdist", "rsqrt",
-    "linalg_vector_norm", "linalg_matrix_norm", "norm.names_ScalarOpt_dim",
-)  # fmt: skip
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "pow.Tensor_Scalar",
+    "pow.Tensor_Tensor",
+    "pow.Scalar",
+    "softplus",
+    "layer_norm",
+    "group_norm",
+    "norm.Scalar",
+    "norm.ScalarOpt_dim",
+    "cosine_similarity",
+    "cosine_embedding_loss",
+    "nll_loss",
+    "mse_loss",
+    "kl_div",
+    "l1_loss",
+    "smooth_l1_loss",
+    "cross_entropy_loss",
+    "binary_cross_entropy_with_logits",
+    "softmax.int",
+    "log_softmax.int",
+    "sum",
+    "sum.dim_IntList",
+    "cumsum",
+    "prod",
+    "logsumexp",
+    "cdist",
+    "rsqrt",
+    "linalg_vector_norm",
+    "linalg_matrix_norm",
+    "norm.names_ScalarOpt_dim",
+)
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
 

@@ -9,7 +9,6 @@ from toolbox.base.export import Exported
 from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
 from toolbox.base.files import check_file, new_file
-from toolbox.base.findings import Curve, Example, Finding, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.base.functional import (
     cls_token,
     gather,
@@ -45,6 +44,7 @@ from toolbox.base.optimizer import Optimizer, Schedule
 from toolbox.base.pool import Pool
 from toolbox.base.preprocess import Preprocess
 from toolbox.base.quantize import Quantize
+from toolbox.base.report_items import Curve, Example, Gallery, Histogram, Matrix, Outcomes, ReportItem, Table
 from toolbox.base.run import Run
 from toolbox.base.sampler import Sampler
 from toolbox.base.splits import SPLITS, split_by_hash, take_by_hash
@@ -52,12 +52,68 @@ from toolbox.base.stored_towers import Tower
 from toolbox.base.tune import Tune
 
 __all__ = [
-    "MISSING_LABELS", "SPLITS", "Augment", "Backbone", "Batch", "Curve", "Dataset", "Example", "Exported",
-    "ExportedModel", "Features", "Finding", "Gallery", "Head", "Histogram", "Hook", "ImageFiles", "ImagePreprocess",
-    "LoadedModel", "Loss", "Matrix", "Metric", "Mix", "Model", "Optimizer", "Outcomes", "Pool", "Preprocess",
-    "Quantize", "Run", "Sample", "Sampler", "Schedule", "Table", "Tower", "Tune", "check_crop", "check_file",
-    "check_images", "check_rate", "cls_token", "composed", "decode_image", "find_images", "find_similar_labels",
-    "folders_in", "gather", "gather_rows", "image_suffixes", "is_passed_over", "l2_normalize", "last_token",
-    "listed_endings", "mean_tokens", "natural", "new_file", "read_image", "read_label", "set_max_image_pixels",
-    "sized_files", "split_by_hash", "take_by_hash", "without_autocast", "world",
-]  # fmt: skip
+    "MISSING_LABELS",
+    "SPLITS",
+    "Augment",
+    "Backbone",
+    "Batch",
+    "Curve",
+    "Dataset",
+    "Example",
+    "Exported",
+    "ExportedModel",
+    "Features",
+    "Gallery",
+    "Head",
+    "Histogram",
+    "Hook",
+    "ImageFiles",
+    "ImagePreprocess",
+    "LoadedModel",
+    "Loss",
+    "Matrix",
+    "Metric",
+    "Mix",
+    "Model",
+    "Optimizer",
+    "Outcomes",
+    "Pool",
+    "Preprocess",
+    "Quantize",
+    "ReportItem",
+    "Run",
+    "Sample",
+    "Sampler",
+    "Schedule",
+    "Table",
+    "Tower",
+    "Tune",
+    "check_crop",
+    "check_file",
+    "check_images",
+    "check_rate",
+    "cls_token",
+    "composed",
+    "decode_image",
+    "find_images",
+    "find_similar_labels",
+    "folders_in",
+    "gather",
+    "gather_rows",
+    "image_suffixes",
+    "is_passed_over",
+    "l2_normalize",
+    "last_token",
+    "listed_endings",
+    "mean_tokens",
+    "natural",
+    "new_file",
+    "read_image",
+    "read_label",
+    "set_max_image_pixels",
+    "sized_files",
+    "split_by_hash",
+    "take_by_hash",
+    "without_autocast",
+    "world",
+]

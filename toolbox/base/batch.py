@@ -74,5 +74,6 @@ class Batch:
         while isinstance(value, Mapping):
             value = next(iter(value.values()))
         numbers = list(range(len(value) // views[name]))
-        return cls(**{"inputs": dict(inputs), "views": views, "ids": numbers, "indices": numbers, "draws": numbers,
-                      **fields})  # fmt: skip
+        return cls(
+            **{"inputs": dict(inputs), "views": views, "ids": numbers, "indices": numbers, "draws": numbers, **fields}
+        )

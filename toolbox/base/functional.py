@@ -98,9 +98,7 @@ def gather_rows(x: Tensor) -> tuple[Tensor, slice]:
         return _Gather.apply(x.contiguous(), counts, rank), own
 
 
-def gather_numbers(
-    *values: int, device: torch.device, group: dist.ProcessGroup | None = None
-) -> list[tuple[int, ...]]:  # fmt: skip
+def gather_numbers(*values: int, device: torch.device, group: dist.ProcessGroup | None = None) -> list[tuple[int, ...]]:
     """A few whole numbers of every process, by rank.
 
     - `device`: where to tell them if it cannot be on the CPU.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolbox.base.findings import Finding
+from toolbox.base.report_items import ReportItem
 from toolbox.base.run import Run
 from toolbox.errors import Problem
 
@@ -47,11 +47,11 @@ class Hook:
     def after_run(self, run: Run) -> None:
         """Once, at the end, also when the run failed or was interrupted."""
 
-    def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
+    def on_run_end(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
         """After the last evaluation: entries of its own for train_results.json; `results` is what it holds already."""
         return {}
 
-    def findings(self, results: dict[str, Any]) -> list[Finding]:
+    def report_items(self, results: dict[str, Any]) -> list[ReportItem]:
         """What the report shows of it; `results` is what train_results.json holds."""
         return []
 

@@ -19,10 +19,23 @@ NO_PICTURES = frozenset({"EPS", "MPEG"})
 
 SYSTEM_NAMES = frozenset(
     {
-        "@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini",
-        "lost+found", "$recycle.bin", "recycler", "system volume information", "__pycache__", "icon\r",
+        "@eadir",
+        "@recycle",
+        "@tmp",
+        "#recycle",
+        "#snapshot",
+        "__macosx",
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "lost+found",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+        "__pycache__",
+        "icon\r",
     }
-)  # fmt: skip
+)
 """What operating systems, network storage and unpackers leave in folders of pictures, in lower case."""
 
 _SETTLED = 2_000_000_000  # ns: a folder that changed just now may change again within the same tick of its clock

@@ -32,10 +32,10 @@ class LearningMetric:
         """Called before anything else, with a dictionary that all metrics of a run have in common."""
 
     def wants_training(self) -> bool:
-        """Whether `learn` must see the training set, without augmentation, before `compute`."""
+        """Whether `fit` must see the training set, without augmentation, before `compute`."""
         return False
 
-    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+    def fit(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in the model's `predict` of a batch of the training set; `reset` forgets it, or `forget`."""
 
     def forget(self) -> None:

@@ -58,10 +58,12 @@ class LoadedModel:
     def facts(self) -> dict[str, Any]:
         """What `repr` tells of it, in order; None is left out."""
         return {
-            "model": type(self.model).__name__, "step": self.step,
-            "classes": None if self.classes is None else len(self.classes), "device": str(self.device),
+            "model": type(self.model).__name__,
+            "step": self.step,
+            "classes": None if self.classes is None else len(self.classes),
+            "device": str(self.device),
             "precision": self.precision.name,
-        }  # fmt: skip
+        }
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value}" for name, value in self.facts().items() if value is not None)

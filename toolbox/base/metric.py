@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolbox.base.batch import Batch
 from toolbox.base.dataset import Dataset
-from toolbox.base.findings import Finding
 from toolbox.base.learning_metric import LearningMetric
+from toolbox.base.report_items import ReportItem
 from toolbox.errors import Problem
 
 Direction = Literal["greater", "less"]
@@ -79,7 +79,7 @@ class Metric(LearningMetric, ABC):
             raise ValueError(f"{type(self).__name__}.better must be 'greater' or 'less', not {said!r}")
         return said
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         """After `compute`: what a report shows beside the numbers, of the items of `dataset`."""
         return []
 

@@ -16,7 +16,7 @@ from toolbox.base.training_steps import TrainingSteps
 from toolbox.base.validation_choice import ValidationChoice
 from toolbox.errors import Problem
 
-Mode = Literal["loss", "predict", "baseline", "represent", "objective"]
+Mode = Literal["loss", "predict", "baseline", "encode", "compute_loss"]
 
 
 class Model(TrainingSteps, StoredTowers, ValidationChoice, ModelExport, ABC):
@@ -71,19 +71,19 @@ class Model(TrainingSteps, StoredTowers, ValidationChoice, ModelExport, ABC):
         Of several processes each sees its share of the batch, and their gradients are averaged: the scalar must be
         that of the whole batch, as a `Loss` computes it; what is averaged here must be gathered first (`gather`).
 
-        Write this, or `represent` and `objective`, which large batches in chunks need (`optim_wrapper.grad_cache`).
+        Write this, or `encode` and `compute_loss`, which large batches in chunks need (`optim_wrapper.grad_cache`).
         """
-        return self.objective(self.represent(batch), batch)
+        return self.compute_loss(self.encode(batch), batch)
 
-    def represent(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
         """What the objective compares, (rows, ...) each: row i depends on row i of every input and on nothing else.
 
         Called on chunks of a batch; reads `batch.inputs` only.
         """
         raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 
-    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """`loss` of a whole batch from what `represent` gave for its rows."""
+    def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """`loss` of a whole batch from what `encode` gave for its rows."""
         raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 
     @abstractmethod
@@ -108,4 +108,4 @@ class Model(TrainingSteps, StoredTowers, ValidationChoice, ModelExport, ABC):
         """Dispatch to the method named `mode`, so that wrappers (DDP, FSDP, compile) see every call."""
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}, not {mode!r}")
-        return self.objective(representations, batch) if mode == "objective" else getattr(self, mode)(batch)
+        return self.compute_loss(representations, batch) if mode == "compute_loss" else getattr(self, mode)(batch)

@@ -54,8 +54,10 @@ def split_by_hash(
     place = places(labels, hashes)
     is_test, is_held = place < first[labels], place < (first + second)[labels]
     return {
-        "train": np.flatnonzero(~is_held), "val": np.flatnonzero(is_held & ~is_test), "test": np.flatnonzero(is_test),
-    }  # fmt: skip
+        "train": np.flatnonzero(~is_held),
+        "val": np.flatnonzero(is_held & ~is_test),
+        "test": np.flatnonzero(is_test),
+    }
 
 
 def take_by_hash(

@@ -11,7 +11,7 @@ from torch import nn
 class ValidationChoice:
     """A model that chooses by the numbers of its validation, a head of several say."""
 
-    def validated(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
+    def on_validation_end(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
         """Called after every evaluation on the validation set, before that step is saved: the place to choose by it.
 
         - `classifiers`: what metrics have fitted to the training set (`Metric.classifier`), where `fixed_embeddings`.

@@ -45,8 +45,14 @@ def main(argv: list[str] | None = None) -> int:
         "--workers", type=whole_number(1), metavar="N", help="threads that decode (the number of cores)"
     )
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other")  # fmt: skip
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(stoppable(lambda: _audit(arguments)))
@@ -89,12 +95,12 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     from toolbox.config import changed, load_plugins, validate
     from toolbox.engine.audit import fingerprints
     from toolbox.engine.device import limit_images
-    from toolbox.engine.judging.pictures import find_pictures
+    from toolbox.engine.evaluation.image_sources import find_image_sources
 
     load_plugins(arguments.plugin)
     if _names_pictures(arguments.config):
         limit_images(changed({}, arguments.cfg_options))
-        splits: dict[str, Dataset] = {"images": find_pictures(arguments.config)}
+        splits: dict[str, Dataset] = {"images": find_image_sources(arguments.config)}
     else:
         if find_model_kind(arguments.config) == "backbone":
             raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
@@ -119,7 +125,7 @@ def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
 
 def _names_pictures(name: str) -> bool:
     """Whether a command's argument is a folder of images, an image, or a list, and no recipe and no run."""
-    from toolbox.engine.saving.workdir import holds_run
+    from toolbox.engine.checkpoint.run_folder import holds_run
 
     path = Path(name).expanduser()
     if path.is_dir():

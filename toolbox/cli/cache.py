@@ -11,7 +11,7 @@ from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_pr
 from toolbox.errors import command_line
 
 if TYPE_CHECKING:
-    from toolbox.features.inventory import StoreInfo
+    from toolbox.feature_cache.inventory import StoreInfo
 
 DESCRIPTION = """\
 List the stored features of frozen encoders, or remove some. Stores are made by `train` and `extract` for recipes
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox.errors import ToolboxError
-    from toolbox.features.inventory import list_stores, remove_store, superseded
+    from toolbox.feature_cache.inventory import list_stores, remove_store, superseded
 
     folder = Path(arguments.folder).expanduser()
     if not folder.is_dir():
@@ -70,9 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _choose(
-    arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path
-) -> list[StoreInfo]:  # fmt: skip
+def _choose(arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path) -> list[StoreInfo]:
     """The stores that the arguments name; all where they name none."""
     from toolbox.errors import ToolboxError
 

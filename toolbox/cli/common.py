@@ -85,17 +85,22 @@ def expand_arguments(argv: list[str] | None = None) -> list[str]:
 def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """What every command that takes a recipe takes; `optional`: whether the recipe may be left out."""
     parser.add_argument(
-        "config", nargs="?" if optional else None,
+        "config",
+        nargs="?" if optional else None,
         help="a recipe: a file, or the name of one that is installed (`recipes` lists them)",
-    )  # fmt: skip
+    )
     parser.add_argument("--data", metavar="DATA", help="a folder, or a name that the recipe's dataset takes")
     parser.add_argument("--model", metavar="NAME", help="another encoder: a name, an id or a folder")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument(
-        "--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
         help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
-    )  # fmt: skip
+    )
 
 
 def load_recipe(arguments: argparse.Namespace, kept: Sequence[str] = ()) -> Config:

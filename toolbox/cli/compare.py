@@ -85,9 +85,11 @@ def _show(comparison: Comparison, page: Path) -> None:
     _print_rows(out, columns, rows, "settings that differ" if rows else "no setting is known to differ")
     for duel in comparison.duels:
         first = comparison.labels[0]
-        said = sentences(first, duel.label, duel.paired) if duel.paired else [
-            f"{first} and {duel.label} are not compared item by item: {duel.why}"
-        ]  # fmt: skip
+        said = (
+            sentences(first, duel.label, duel.paired)
+            if duel.paired
+            else [f"{first} and {duel.label} are not compared item by item: {duel.why}"]
+        )
         for sentence in said:
             out.print(sentence, highlight=False, soft_wrap=True, markup=False)
     for label, note in comparison.notes:

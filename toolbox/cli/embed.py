@@ -12,7 +12,7 @@ from toolbox.errors import ToolboxError, command_line
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
 
 TELLS = """\
 MODEL is a checkpoint or a run's folder (its trained model), a recipe (the pooled features of its backbone, zero-shot),
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_model_arguments(parser)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(lambda: run_in_processes(lambda team: _embed(arguments, team)))
+    return guarded(lambda: run_in_processes(lambda distributed: _embed(arguments, distributed)))
 
 
-def _embed(arguments: argparse.Namespace, team: Team) -> int:
+def _embed(arguments: argparse.Namespace, distributed: DistributedContext) -> int:
     if not arguments.images and arguments.split is None:
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
     if arguments.split and len(arguments.images) > 1:
@@ -65,12 +65,12 @@ def _embed(arguments: argparse.Namespace, team: Team) -> int:
     dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
     for note in dataset.notes():
         print(note)
-    source = load_from_arguments(arguments, ours, team)
+    source = load_from_arguments(arguments, ours, distributed)
     images = shorten_list(arguments.images or [arguments.model])
     images = f"{arguments.split} of {images}" if arguments.split else images
     print(f"Embedding {len(dataset):,} images of {images} with {describe_model(source)}", flush=True)
     embedded = embed_dataset(source, dataset, arguments)
-    if not team.is_main:
+    if not distributed.is_main:
         return 0
     try:
         about = {"model": source.description, "precision": source.precision.name}

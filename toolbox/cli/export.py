@@ -34,8 +34,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--merge", action="store_true", help="put adapters into the weights: one plain folder")
     parser.add_argument("--onnx", action="store_true", help="also the whole model as model.onnx, from pixels on")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument("--cfg-options", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="change keys of the recipe, e.g. where frozen weights are now")  # fmt: skip
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change keys of the recipe, e.g. where frozen weights are now",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return guarded(lambda: _export(arguments))
@@ -57,7 +63,12 @@ def _run(arguments: argparse.Namespace) -> None:
     from toolbox import api
 
     api.export(
-        arguments.checkpoint, arguments.folder, merge=arguments.merge, onnx=arguments.onnx,
-        overrides=arguments.cfg_options, plugins=arguments.plugin, overwrite=arguments.overwrite,
+        arguments.checkpoint,
+        arguments.folder,
+        merge=arguments.merge,
+        onnx=arguments.onnx,
+        overrides=arguments.cfg_options,
+        plugins=arguments.plugin,
+        overwrite=arguments.overwrite,
         tell=lambda text: print(text, flush=True),
-    )  # fmt: skip
+    )

@@ -10,7 +10,7 @@ from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, 
 from toolbox.cli.processes import run_in_processes
 
 if TYPE_CHECKING:
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
 
 TELLS = """\
 Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _extract(arguments: argparse.Namespace) -> int:
-    def extract(team: Team) -> int:
+    def extract(distributed: DistributedContext) -> int:
         from toolbox import api
         from toolbox.progress import console
 
@@ -48,7 +48,7 @@ def _extract(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             mend=arguments.verify,
             console=console(),
-            team=team,
+            distributed=distributed,
         )
         read = " All checksums are right." if arguments.verify else ""
         print(f"{counts['computed']:,} items computed, {counts['found']:,} found.{read}")

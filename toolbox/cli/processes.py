@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING
 from toolbox.cli.common import prepare_process, report_interruption
 
 if TYPE_CHECKING:
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
 
 
 def run_in_processes(
-    command: Callable[[Team], int], launcher: str | None = None, *, leaves_together: bool = False
+    command: Callable[[DistributedContext], int], launcher: str | None = None, *, leaves_together: bool = False
 ) -> int:
     """Run a command as one of the processes of a launcher, or alone; returns its exit code, 128 + n after signal n.
 
-    - `command`: is given the processes; it calls `Team.start` before they compute together. Of several, only the main
-      process's standard output is seen.
+    - `command`: is given the processes; it calls `DistributedContext.start` before they compute together. Of
+      several, only the main process's standard output is seen.
     - `launcher`: "none", "pytorch", "slurm"; None is torchrun where it started this process.
     - `leaves_together`: after a signal all processes leave the command at the same place. Else the first one that
       leaves ends the others.
     """
     prepare_process()
-    from toolbox.engine.distributed.launch import find_place
-    from toolbox.engine.distributed.team import OtherProcessFailed, Team
+    from toolbox.engine.distributed.context import DistributedContext, OtherProcessFailed
+    from toolbox.engine.distributed.rank_info import detect_rank
     from toolbox.engine.signals import Interrupted
 
-    place = find_place(launcher)
+    place = detect_rank(launcher)
     try:
         with ExitStack() as ends:
             if place.rank:
                 ends.enter_context(redirect_stdout(ends.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            with Team(place) as team:
+            with DistributedContext(place) as distributed:
                 try:
-                    return command(team)
+                    return command(distributed)
                 except Interrupted as interrupted:
-                    if leaves_together or team.size == 1:
+                    if leaves_together or distributed.world_size == 1:
                         raise
                     raise _LeftAlone from interrupted  # which ends the others
     except (Interrupted, _LeftAlone) as ended:

@@ -86,10 +86,10 @@ def _look_up(recipe: Any, key: str) -> tuple[bool, Any]:
 
 
 def _folder_of(arguments: argparse.Namespace) -> Path:
-    from toolbox import api, making
+    from toolbox import api, prerequisites
     from toolbox.config import to_dict
 
     if arguments.work_dir:
         return Path(arguments.work_dir)
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
-    return making.folder_of(to_dict(config), api.name_of(config))
+    return prerequisites.folder_of(to_dict(config), api.name_of(config))

@@ -16,10 +16,10 @@ from toolbox.registry import build
 
 if TYPE_CHECKING:
     from toolbox.base import Batch, Dataset, LoadedModel
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
+    from toolbox.engine.evaluation.image_outputs import ImageOutputs
+    from toolbox.engine.evaluation.image_sources import ImageSource
     from toolbox.engine.inference import Outputs
-    from toolbox.engine.judging.image_outputs import ImageOutputs
-    from toolbox.engine.judging.pictures import Pictures
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True) -> None:
@@ -68,10 +68,12 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], team: Team) -> LoadedModel:
+def load_from_arguments(
+    arguments: argparse.Namespace, overrides: list[str], distributed: DistributedContext
+) -> LoadedModel:
     """The model that `arguments.model` means: a checkpoint or a run, a recipe, or a backbone's id.
 
-    - `team`: the processes that compute together, each on a device of its own.
+    - `distributed`: the processes that compute together, each on a device of its own.
     """
     from toolbox.engine.device import set_threads
     from toolbox.loading import load_model
@@ -81,11 +83,11 @@ def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], tea
         raise ToolboxError(
             f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
         )
-    processes = team.place.local_size
+    processes = distributed.rank_info.local_world_size
     set_threads(None, processes)
     model = load_model(
         arguments.model,
-        device=device_of(arguments, team),
+        device=device_of(arguments, distributed),
         precision=arguments.precision,
         overrides=overrides,
         plugins=arguments.plugin,
@@ -93,15 +95,19 @@ def load_from_arguments(arguments: argparse.Namespace, overrides: list[str], tea
         baseline=arguments.baseline,
     )
     set_threads((model.recipe.get("env_cfg") or {}).get("threads"), processes)
-    team.start(model.device)
+    distributed.start(model.device)
     return model
 
 
-def device_of(arguments: argparse.Namespace, team: Team) -> str | None:
+def device_of(arguments: argparse.Namespace, distributed: DistributedContext) -> str | None:
     """The device that a process of a command computes on: the one asked for, of several processes each its own."""
     from toolbox.engine.device import choose_device
 
-    return str(choose_device(arguments.device or "auto", team.place)) if team.size > 1 else arguments.device
+    return (
+        str(choose_device(arguments.device or "auto", distributed.rank_info))
+        if distributed.world_size > 1
+        else arguments.device
+    )
 
 
 def split_of(recipe: dict[str, Any], split: str) -> Dataset:
@@ -120,7 +126,7 @@ def split_of(recipe: dict[str, Any], split: str) -> Dataset:
 def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
     """The recipe that a command's argument means: a recipe's file, or the one in a checkpoint."""
     from toolbox.config import changed, load_config, to_dict
-    from toolbox.engine.saving import checkpoint as checkpoints
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     if find_model_kind(name) == "checkpoint":
         return changed(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
@@ -154,7 +160,7 @@ def collect_outputs(
     Returns `rows`, their `ids` and `indices` in the dataset's order, and the `bad`, (index, message) of unreadable
     images. Of several processes only the main one gets them.
     """
-    from toolbox.engine.judging.image_outputs import join_outputs, run_over_images
+    from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
 
     with show_progress(len(dataset), what) as advance:
         pieces = run_over_images(
@@ -192,21 +198,21 @@ def workers_of(arguments: argparse.Namespace) -> int:
 
 def list_unreadable(bad: list[tuple[int, str]]) -> None:
     """Name the items that were left out, on standard error."""
-    from toolbox.engine.reading.bad_items import list_messages
+    from toolbox.engine.data.bad_items import list_messages
 
     for _, message in bad:
         print(f"Left out: {list_messages([message])}", file=sys.stderr)
 
 
-def load_images(arguments: argparse.Namespace) -> Pictures:
+def load_images(arguments: argparse.Namespace) -> ImageSource:
     """The dataset of the folders, images and lists that `arguments.images` names.
 
     Raises ToolboxError naming what is not there; images that a list names may be absent with `--on-bad-item skip`: they
     are found unreadable later, and left out.
     """
-    from toolbox.engine.judging.pictures import find_pictures
+    from toolbox.engine.evaluation.image_sources import find_image_sources
 
-    dataset = find_pictures(*arguments.images)
+    dataset = find_image_sources(*arguments.images)
     missing = dataset.missing()
     if missing and arguments.on_bad_item != "skip":
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")

@@ -17,7 +17,7 @@ from toolbox.engine.console import digits
 from toolbox.report.table import is_unchanged, is_worse, without_settings
 
 if TYPE_CHECKING:
-    from toolbox.engine.checking.plan import Plan
+    from toolbox.engine.preflight.plan import Plan
 
 
 def terminal() -> Console:
@@ -101,9 +101,12 @@ def show_plan(plan: Plan) -> None:
         frozen, spread = part.lr is None, part.lowest_lr is not None
         rate = "frozen" if frozen else f"{part.lowest_lr:.3g} to {part.lr:g}" if spread else f"{part.lr:g}"
         table.add_row(
-            part.name, f"{part.parameters:,}", f"{part.trainable:,}", rate,
+            part.name,
+            f"{part.parameters:,}",
+            f"{part.trainable:,}",
+            rate,
             "" if frozen else f"{part.weight_decay:g}",
-        )  # fmt: skip
+        )
     out = terminal()
     out.print(table)
     for note in plan.notes:

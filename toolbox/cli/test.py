@@ -12,7 +12,7 @@ from toolbox.cli.processes import run_in_processes
 from toolbox.cli.sources import add_precision
 
 if TYPE_CHECKING:
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="write test_results.json, findings.json and report.html to this folder: new, empty, or of an earlier test",
+        help="folder for test_results.json, report_items.json and report.html: new, empty, or of an earlier test",
     )
     add_precision(parser)
     parser.add_argument(
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    def test(team: Team) -> int:
+    def test(distributed: DistributedContext) -> int:
         from toolbox import api
         from toolbox.base.files import to_json
         from toolbox.cli.tables import show_metrics
@@ -61,7 +61,7 @@ def _test(arguments: argparse.Namespace) -> int:
             metrics=arguments.metric,
             precision=arguments.precision,
             out=arguments.out,
-            team=team,
+            distributed=distributed,
             tell=lambda text: print(text, file=sys.stderr),
             on_start=lambda text: None if arguments.json else print(text, flush=True),
         )

@@ -9,11 +9,11 @@ from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, 
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
-LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.launch knows
+LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.rank_info knows
 
 if TYPE_CHECKING:
-    from toolbox.engine.checking.plan import Plan
-    from toolbox.engine.distributed.team import Team
+    from toolbox.engine.distributed.context import DistributedContext
+    from toolbox.engine.preflight.plan import Plan
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,14 +42,21 @@ def parser() -> argparse.ArgumentParser:
         "--launcher", choices=LAUNCHERS, help="who started this process (default: torchrun, if it did; else none)"
     )
     parser.add_argument(
-        "--track", nargs="?", const="", metavar="PROJECT",
+        "--track",
+        nargs="?",
+        const="",
+        metavar="PROJECT",
         help="log with Trackio, locally, in a project (default: the recipe's name); `trackio show` displays it",
-    )  # fmt: skip
+    )
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
     parser.add_argument(
-        "--profile", nargs="?", const=5, type=int, metavar="STEPS",
+        "--profile",
+        nargs="?",
+        const=5,
+        type=int,
+        metavar="STEPS",
         help="profile so many steps (default: 5) after the first few; see the folder's profile/table.txt",
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -75,21 +82,27 @@ def _train(arguments: argparse.Namespace) -> int:
         prepare_process()
         return _check(_recipe(arguments, complete_resume(arguments)), arguments.device)
 
-    def run(team: Team) -> int:
+    def run(distributed: DistributedContext) -> int:
         from toolbox import api
         from toolbox.cli.tables import show_results
         from toolbox.progress import console
 
         kept = complete_resume(arguments)
         resume, overwrite = arguments.resume, arguments.overwrite
-        if resume is None and team.has_begun():  # the launcher has started the run again
+        if resume is None and distributed.has_begun():  # the launcher has started the run again
             resume, overwrite = True, False
         if kept:
             print(f"Kept from the run: {', '.join(kept)}", flush=True)
         results = api.train(
-            _recipe(arguments, kept), out=arguments.work_dir, resume=resume, overwrite=overwrite,
-            device=arguments.device, console=console(), team=team, profile=arguments.profile,
-        )  # fmt: skip
+            _recipe(arguments, kept),
+            out=arguments.work_dir,
+            resume=resume,
+            overwrite=overwrite,
+            device=arguments.device,
+            console=console(),
+            distributed=distributed,
+            profile=arguments.profile,
+        )
         show_results(results)
         return 0
 

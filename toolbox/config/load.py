@@ -61,9 +61,11 @@ def load_config(
 
 
 def changed(
-    recipe: Mapping[str, Any], overrides: Mapping[str, Any] | Iterable[str], plugins: Iterable[str] = (),
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[str],
+    plugins: Iterable[str] = (),
     where: str = "",
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """A copy of a plain recipe that others may have written, that of a checkpoint say, with overrides applied.
 
     - `plugins`: local plugins to load. Those that the recipe names are not.
@@ -89,8 +91,9 @@ def without_code(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> 
         raise ToolboxError(
             f"It needs the plugin {' and '.join(map(repr, absent))}, and names the local {', '.join(map(str, named))}, "
             "which was not loaded: code that comes with a checkpoint or a run never is.",
-            where=where, hint=f"If you trust that code, name it yourself: plugins={named!r}",
-        )  # fmt: skip
+            where=where,
+            hint=f"If you trust that code, name it yourself: plugins={named!r}",
+        )
     return recipe | {"plugins": given}
 
 
@@ -166,9 +169,10 @@ def _as_data(file: Path) -> dict[str, Any]:
             raise ValueError("load_from names a recipe, which is not run from here")
     except (OSError, ValueError) as error:
         raise ToolboxError(
-            f"The recipe of a run is read as data, and this one cannot be: {error}.", where=str(file),
+            f"The recipe of a run is read as data, and this one cannot be: {error}.",
+            where=str(file),
             hint="If it is yours, copy it out of the run's folder: elsewhere a recipe may be any Python.",
-        ) from error  # fmt: skip
+        ) from error
     return recipe
 
 

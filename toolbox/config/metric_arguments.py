@@ -33,9 +33,10 @@ def set_metric_arguments(
         if not found[name]:
             types = ", ".join(metric["type"] for metric in metrics.values()) or "none"
             raise ToolboxError(
-                f"No metric here has {name}: there is {types}.", where=f"{split}_evaluator",
+                f"No metric here has {name}: there is {types}.",
+                where=f"{split}_evaluator",
                 hint=_suggest(name, {other for names in known.values() for other in names}),
-            )  # fmt: skip
+            )
         apply_overrides(recipe, dict.fromkeys(found[name], value), None)
     return found
 

@@ -76,8 +76,9 @@ def find_recipe(name: str) -> Path:
         return _find_shipped(name)
     for folder in (path, path.parent):  # a run's folder, or a checkpoint in it
         if path.is_dir() and (folder / "config.py").is_file():
-            raise ToolboxError("This is a folder of a run, and no recipe.", where=name,
-                               hint=f"Its recipe is {folder / 'config.py'}.")  # fmt: skip
+            raise ToolboxError(
+                "This is a folder of a run, and no recipe.", where=name, hint=f"Its recipe is {folder / 'config.py'}."
+            )
     if is_shipped(name):
         return _find_shipped(f"{CORE}:{name}")
     raise ToolboxError("There is no such recipe.", where=name, hint=suggest_recipes(path))

@@ -26,8 +26,9 @@ def target(value: Any, where: str = "") -> str | None:
         return match[1]
     near = difflib.get_close_matches(first, TOP_LEVEL, n=1, cutoff=0.7)
     if dot and near:
-        raise ToolboxError(f"'{value}' refers to no key: there is no '{first}'.", where=where,
-                           hint=f"Did you mean '{near[0]}'?")  # fmt: skip
+        raise ToolboxError(
+            f"'{value}' refers to no key: there is no '{first}'.", where=where, hint=f"Did you mean '{near[0]}'?"
+        )
     return None
 
 
@@ -69,9 +70,10 @@ def look_up(recipe: dict[str, Any], path: str, where: str, seen: tuple[str, ...]
         if found is None:
             there = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
             raise ToolboxError(
-                f"'{{{path}}}' refers to a key that the recipe does not set.", where=where,
+                f"'{{{path}}}' refers to a key that the recipe does not set.",
+                where=where,
                 hint=f"Set below '{'.'.join(names[:done])}': {', '.join(map(str, there)) or 'none'}." if done else "",
-            )  # fmt: skip
+            )
         key, taken = found
         node, done = node[key], done + taken
     return node

@@ -52,12 +52,13 @@ def _loader(*, train: bool) -> dict[str, Key]:
             "to 5 items, or a quarter of them.",
             float | None,
         ),
-    }  # fmt: skip
+    }
     if train:
         keys["augment"] = Key(
             "Random views of every image; a dict without `type` gives one for each input of the model by name.",
-            kind="augment", named=True,
-        )  # fmt: skip
+            kind="augment",
+            named=True,
+        )
         keys["mix"] = Key(
             "Mixes the images of a batch in pairs, and their labels; for models that read mixed labels.", kind="mix"
         )

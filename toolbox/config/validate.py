@@ -51,9 +51,12 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
     loader = recipe.get("train_dataloader", {})
     if loader.get("sampler") and loader.get("batch_size") is not None:
         problems.append(
-            Problem("The sampler decides the batch, so batch_size has no effect.", "train_dataloader.batch_size",
-                    "Remove it.")
-        )  # fmt: skip
+            Problem(
+                "The sampler decides the batch, so batch_size has no effect.",
+                "train_dataloader.batch_size",
+                "Remove it.",
+            )
+        )
     if not loader.get("sampler") and loader.get("batch_size") is None:
         problems.append(Problem("Give a sampler or a batch_size.", "train_dataloader"))
     if recipe.get("load_parts") is not None and not (recipe.get("load_from") and recipe["load_parts"]):
@@ -102,15 +105,28 @@ def _of_prepare(listed: list[dict[str, Any]]) -> list[Problem]:
 
 
 _LEAST = {
-    "train_cfg.max_epochs": 1, "train_cfg.max_steps": 1, "train_cfg.val_interval": 1,
-    "train_dataloader.num_workers": 0, "train_dataloader.prefetch_factor": 1, "train_dataloader.batch_size": 1,
-    "val_dataloader.num_workers": 0, "val_dataloader.batch_size": 1, "val_dataloader.prefetch_factor": 1,
-    "test_dataloader.num_workers": 0, "test_dataloader.batch_size": 1, "test_dataloader.prefetch_factor": 1,
-    "optim_wrapper.accumulative_counts": 1, "optim_wrapper.grad_cache.chunk_size": 1,
-    "optim_wrapper.max_skipped": 0, "optim_wrapper.max_skipped_in_a_row": 1,
-    "default_hooks.logger.interval": 1, "default_hooks.checkpoint.interval": 1,
-    "default_hooks.checkpoint.max_keep_ckpts": 1, "env_cfg.threads": 1, "randomness.seed": 0,
-}  # fmt: skip
+    "train_cfg.max_epochs": 1,
+    "train_cfg.max_steps": 1,
+    "train_cfg.val_interval": 1,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.prefetch_factor": 1,
+    "train_dataloader.batch_size": 1,
+    "val_dataloader.num_workers": 0,
+    "val_dataloader.batch_size": 1,
+    "val_dataloader.prefetch_factor": 1,
+    "test_dataloader.num_workers": 0,
+    "test_dataloader.batch_size": 1,
+    "test_dataloader.prefetch_factor": 1,
+    "optim_wrapper.accumulative_counts": 1,
+    "optim_wrapper.grad_cache.chunk_size": 1,
+    "optim_wrapper.max_skipped": 0,
+    "optim_wrapper.max_skipped_in_a_row": 1,
+    "default_hooks.logger.interval": 1,
+    "default_hooks.checkpoint.interval": 1,
+    "default_hooks.checkpoint.max_keep_ckpts": 1,
+    "env_cfg.threads": 1,
+    "randomness.seed": 0,
+}
 
 
 def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from toolbox.base import Augment, Backbone, Mix, Model
 from toolbox.engine import quantizing
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import loading
+from toolbox.engine.checkpoint.transfer import chosen
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import loading
-from toolbox.engine.saving.transfer import chosen
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import build, catalog
 from toolbox.utils import hub
@@ -31,9 +31,14 @@ def build_structure(recipe: dict[str, Any], classes: int | None) -> Model:
 
 
 def build_model(
-    recipe: dict[str, Any], *, seed: int, classes: int | None, checkpoint: checkpoints.Checkpoint | None = None,
-    training: bool = True, images: quantizing.Images | None = None,
-) -> Model:  # fmt: skip
+    recipe: dict[str, Any],
+    *,
+    seed: int,
+    classes: int | None,
+    checkpoint: checkpoints.Checkpoint | None = None,
+    training: bool = True,
+    images: quantizing.Images | None = None,
+) -> Model:
     """The model of a recipe, ready to train or to encode.
 
     - `seed`: of new weights.
@@ -192,6 +197,7 @@ def apply_tuning(model: Model, images: quantizing.Images | None = None, unknown:
             if "checkpointing" not in backbone.abilities:
                 raise ToolboxError(
                     f"{type(backbone).__name__} cannot recompute activations.",
-                    where=f"model.{path}.gradient_checkpointing", hint="Remove the key.",
-                )  # fmt: skip
+                    where=f"model.{path}.gradient_checkpointing",
+                    hint="Remove the key.",
+                )
             backbone.enable_checkpointing()

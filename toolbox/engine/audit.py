@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Dataset
-from toolbox.engine.reading.samples import read_sample
+from toolbox.engine.data.samples import read_sample
 
 NEAR = 3
 """Bits in which the hashes of near duplicates differ at most."""
@@ -203,9 +203,12 @@ class Counts:
         self.rows: dict[str, Counter[str]] = {
             "images": Counter(one.split for one in found),
             "unreadable": Counter(one.split for one in found if one.error),
-            "same file": Counter(), "same pixels": Counter(), "label conflicts": Counter(), "near": Counter(),
+            "same file": Counter(),
+            "same pixels": Counter(),
+            "label conflicts": Counter(),
+            "near": Counter(),
             "classes in both": Counter(),
-        }  # fmt: skip
+        }
         names: dict[str, set[str]] = {}
         for one in found:
             names.setdefault(one.split, set()).update(() if one.label is None else [one.label])

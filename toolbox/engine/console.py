@@ -89,14 +89,14 @@ class Console:
                 file.write(text + "\n")
 
 
-class Silent(Console):
+class QuietConsole(Console):
     """Prints nothing; train.log is written as ever."""
 
     def show(self, text: str) -> None:
         pass
 
 
-class Told(Console):
+class CallbackConsole(Console):
     """Passes every line on, where standard output belongs to something else.
 
     - `tell`: gets them.
@@ -110,7 +110,7 @@ class Told(Console):
         self.tell(text)
 
 
-class Mute(Console):
+class NullConsole(Console):
     """Says nothing and writes nothing: of several processes, one speaks for all."""
 
     def info(self, text: str) -> None:

@@ -11,24 +11,25 @@ import numpy as np
 import torch
 
 from toolbox.base import set_max_image_pixels
-from toolbox.engine.distributed.launch import Place
+from toolbox.engine.distributed.rank_info import RankInfo
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.registry import catalog
 
 
-def choose_device(requested: str, place: Place | None = None) -> Device:
+def choose_device(requested: str, place: RankInfo | None = None) -> Device:
     """The device that a plugin offers for `requested`: "auto", "cpu", "cuda:1", "npu" ...
 
     - `place`: this process's among several, each of which gets a device of its own.
     """
     device = _offered(requested)
-    if place is not None and place.size > 1 and device.type != "cpu":
-        if device.index is not None and place.local_size > 1:
+    if place is not None and place.world_size > 1 and device.type != "cpu":
+        if device.index is not None and place.local_world_size > 1:
             raise ToolboxError(
-                f"{place.local_size} processes on this machine cannot share {device}.", where="device",
+                f"{place.local_world_size} processes on this machine cannot share {device}.",
+                where="device",
                 hint=f"Use device='{device.type}': each process then gets one of its own.",
-            )  # fmt: skip
+            )
         # SLURM may show each process its own device alone, as the first
         alone = "SLURM_LOCALID" in os.environ and torch.get_device_module(device.type).device_count() == 1
         index = 0 if alone else place.local_rank

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from toolbox.base import Batch, Dataset, world
 from toolbox.base.functional import gather_numbers
 from toolbox.engine import out_of_memory
+from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
+from toolbox.engine.data.batch_plan import EvalBatches
+from toolbox.engine.data.loader import batches, ready
 from toolbox.engine.precision import Precision
-from toolbox.engine.reading.batches import batches, ready
-from toolbox.engine.reading.draws import Turns
-from toolbox.engine.reading.fetch import Fetch, Inputs
 from toolbox.errors import ToolboxError
-from toolbox.features.store import Store
+from toolbox.feature_cache.store import Store
 from toolbox.plugin import Device
 from toolbox.registry import build
 
@@ -26,9 +26,15 @@ Outputs = dict[str, Tensor]
 
 
 def compute_outputs(
-    compute: Callable[[Batch], T], stream: Iterable[Batch], *, inputs: dict[str, Inputs], device: Device,
-    precision: Precision, where: str = "", in_step: bool = False,
-) -> Iterator[tuple[Batch, T | None]]:  # fmt: skip
+    compute: Callable[[Batch], T],
+    stream: Iterable[Batch],
+    *,
+    inputs: dict[str, InputSpec],
+    device: Device,
+    precision: Precision,
+    where: str = "",
+    in_step: bool = False,
+) -> Iterator[tuple[Batch, T | None]]:
     """What a model makes of each batch of a stream: without gradients, in the given precision.
 
     - `compute`: calls the model with a batch that is on the device, its inputs finished.
@@ -58,15 +64,25 @@ def compute_outputs(
 
 
 def run_over(
-    model: nn.Module, dataset: Dataset, inputs: dict[str, Inputs], device: Device, precision: Precision, *,
-    mode: str = "predict", batch_size: int = 64, workers: int = 2, prefetch: int = 2, skip_bad: bool = False,
-    stored: Mapping[str, Store] | None = None, where: str = "",
-) -> Iterator[tuple[Batch, Outputs | None, bool]]:  # fmt: skip
+    model: nn.Module,
+    dataset: Dataset,
+    inputs: dict[str, InputSpec],
+    device: Device,
+    precision: Precision,
+    *,
+    mode: str = "predict",
+    batch_size: int = 64,
+    workers: int = 2,
+    prefetch: int = 2,
+    skip_bad: bool = False,
+    stored: Mapping[str, Store] | None = None,
+    where: str = "",
+) -> Iterator[tuple[Batch, Outputs | None, bool]]:
     """A model's outputs for every item of a dataset, in its order, without augmentation.
 
     Several processes take whole batches in turn, so that each batch is computed as by one process.
 
-    - `model`: what to call, in evaluation mode; `inputs`: of `toolbox.engine.reading.fetch.inputs_of`.
+    - `model`: what to call, in evaluation mode; `inputs`: of `toolbox.engine.data.batch_builder.input_specs`.
     - `mode`: "predict", or "baseline" for the backbone alone, without a head.
     - `batch_size`: items at a time; `workers`: processes that read them, 0 for none; `prefetch`: batches each of them
       reads ahead.
@@ -79,14 +95,19 @@ def run_over(
     """
     sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
     sampler.setup(dataset, seed=0)
-    fetch, turns = Fetch(dataset, inputs, skip_bad=skip_bad, stored=stored), Turns(sampler)
+    fetch, turns = BatchBuilder(dataset, inputs, skip_bad=skip_bad, stored=stored), EvalBatches(sampler)
     # a single batch is read sooner than a process starts
     workers = min(workers, len(turns) - 1) if fetch.live else 0
     stream = batches(fetch, turns, workers=workers, prefetch=prefetch, pin_memory=device.type != "cpu", where=where)
     computed = compute_outputs(
-        lambda batch: model(batch, mode), stream, inputs=inputs, device=device, precision=precision, where=where,
+        lambda batch: model(batch, mode),
+        stream,
+        inputs=inputs,
+        device=device,
+        precision=precision,
+        where=where,
         in_step=True,
-    )  # fmt: skip
+    )
     for (batch, outputs), own in zip(computed, turns.own(), strict=True):
         yield batch, outputs, own
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from toolbox.engine.settings import Settings
 
 
-class Length:
+class RunLength:
     """The steps of a run, each an update of `accumulative_counts` batches.
 
     With `max_epochs` the run reads exactly as many epochs: what accumulation leaves over at the end belongs to the

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from toolbox.base import Batch, Loss, Model, Tower
+from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
-from toolbox.engine.updating.grad_cache import chunks
 
 _IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
 _IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")
@@ -153,6 +153,6 @@ def step_memory(
 
 
 def _forward(model: Model, inputs: dict[str, Tensor], stored: list[str]) -> dict[str, Tensor]:
-    if type(model).represent is not Model.represent:
-        return model(Batch(inputs=inputs, stored=stored), "represent")
+    if type(model).encode is not Model.encode:
+        return model(Batch(inputs=inputs, stored=stored), "encode")
     return model(Batch.example(inputs, stored=stored), "predict")

@@ -95,9 +95,7 @@ def _fit_slots(node: dict[str, Any], path: str, own: set[str], backbone: Backbon
     return notes
 
 
-def _drop_blocks(
-    recipe: dict[str, Any], path: str, overridden: Collection[str], backbone: Backbone
-) -> list[str]:  # fmt: skip
+def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str], backbone: Backbone) -> list[str]:
     """Drop what a probe reads of more last blocks than the encoder gives."""
     owner = path.rpartition(".")[0]
     model, where = _at(recipe, owner), f"{owner}.inputs"

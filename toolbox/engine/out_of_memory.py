@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from toolbox.base import Batch, Model
+from toolbox.engine import grad_cache as grad_cache
 from toolbox.engine.assemble import apply_tuning, build_structure
+from toolbox.engine.feature_extraction.cacheable import stored_towers
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
-from toolbox.engine.storing.choice import stored_towers
-from toolbox.engine.updating import grad_cache
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.utils.messages import one_line
@@ -39,7 +39,7 @@ def ran_out(error: BaseException) -> bool:
 @contextmanager
 def training(
     recipe: dict[str, Any], classes: int | None, batches: list[Batch], step: int, device: Device
-) -> Iterator[None]:  # fmt: skip
+) -> Iterator[None]:
     """Within, an update is made; running out of memory raises ToolboxError with what would help.
 
     - `classes`: of the training set; `batches`: what the update is made from; `step`: its number, 1 for the first.

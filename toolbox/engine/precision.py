@@ -26,9 +26,10 @@ class Precision:
         if name not in device.precisions:
             hint = f"It can do {', '.join(device.precisions)}: "
             raise ToolboxError(
-                f"The device {device} cannot compute in {name}.", where=where,
+                f"The device {device} cannot compute in {name}.",
+                where=where,
                 hint=hint + ("precision='fp32'" if where == "precision" else f"the override {where}=fp32"),
-            )  # fmt: skip
+            )
         self.name, self.type = name, device.type
         self.scaler = torch.amp.GradScaler(device.type) if name == "fp16" else None
 

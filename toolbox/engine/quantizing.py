@@ -61,9 +61,10 @@ def check_untrained(path: str, backbone: Backbone) -> None:
     """Raise ToolboxError for a quantised backbone of which more than an adapter trains."""
     if backbone.quantized is not None and backbone.adapter is None and not backbone.frozen:
         raise ToolboxError(
-            "A quantised backbone cannot be trained, but for adapters.", where=f"model.{path}.tune",
+            "A quantised backbone cannot be trained, but for adapters.",
+            where=f"model.{path}.tune",
             hint="Set tune=dict(mode='lora') or tune=dict(mode='frozen'), or remove quantize.",
-        )  # fmt: skip
+        )
 
 
 def problems(model: Model, precision: str, env: dict[str, Any], device: Any) -> list[Problem]:
@@ -141,6 +142,8 @@ def _difference(before: Tensor, after: Tensor) -> dict[str, Any]:
     cosine = torch.nn.functional.cosine_similarity(before, after)
     error = (after - before).norm() / before.norm().clamp(min=torch.finfo(before.dtype).tiny)
     return {
-        "images": len(before), "feature_cosine_mean": float(cosine.mean()), "feature_cosine_min": float(cosine.min()),
+        "images": len(before),
+        "feature_cosine_mean": float(cosine.mean()),
+        "feature_cosine_min": float(cosine.min()),
         "feature_relative_error": float(error),
-    }  # fmt: skip
+    }

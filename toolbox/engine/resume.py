@@ -10,21 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from toolbox.base import Hook
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint import run_folder
+from toolbox.engine.checkpoint.files import point, recover
 from toolbox.engine.classes import first_difference
 from toolbox.engine.console import Console
-from toolbox.engine.distributed.team import Team
-from toolbox.engine.saving import checkpoint as checkpoints
-from toolbox.engine.saving import workdir
-from toolbox.engine.saving.files import point, recover
-from toolbox.engine.updating.average import Average, restore_weights
+from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.hooks.average import WeightAverage, restore_weights
 from toolbox.errors import ToolboxError
 
 _ELSEWHERE = ("work_dir", "resume", "load_from", "load_parts", "env_cfg.device")
 
 
-def open_folder(
-    folder: Path, resume: bool | str, overwrite: bool, console: Console
-) -> checkpoints.Checkpoint | None:  # fmt: skip
+def open_folder(folder: Path, resume: bool | str, overwrite: bool, console: Console) -> checkpoints.Checkpoint | None:
     """Make sure that a run may use its folder; the checkpoint it continues from, None for a new run.
 
     - `resume`: True for the newest whole checkpoint in `folder`, or a checkpoint's path.
@@ -32,7 +30,7 @@ def open_folder(
     """
     if not resume:
         if not overwrite:
-            workdir.check_free(folder)
+            run_folder.check_free(folder)
         return None
     recover(folder)
     if isinstance(resume, str):
@@ -42,7 +40,7 @@ def open_folder(
                 f"{found.path} holds weights alone: no training can continue from it.",
                 hint="Resume a checkpoint-<step>, or start a new run with load_from.",
             )
-        if found.path.parent != folder.resolve() and workdir.holds_run(folder):
+        if found.path.parent != folder.resolve() and run_folder.holds_run(folder):
             raise ToolboxError(
                 f"{folder} already holds another run than {found.path}.",
                 hint="Continue that checkpoint in its own folder, or in an empty out folder.",
@@ -55,27 +53,27 @@ def open_folder(
         raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with overwrite=True.")
     if found is None:
         console.warn(f"{folder} holds no checkpoint to resume: the run starts from the beginning.")
-        workdir.cut_metrics(folder / "metrics.jsonl", -1)  # of the run that ended before its first checkpoint
+        run_folder.cut_metrics(folder / "metrics.jsonl", -1)  # of the run that ended before its first checkpoint
     elif complaints:
         console.warn(f"Falling back to {found.path.name}.")
     return found
 
 
 def open_together(
-    folder: Path, resume: bool | str, overwrite: bool, console: Console, team: Team
-) -> checkpoints.Checkpoint | None:  # fmt: skip
+    folder: Path, resume: bool | str, overwrite: bool, console: Console, distributed: DistributedContext
+) -> checkpoints.Checkpoint | None:
     """`open_folder` for all processes: the main one looks, and the others take what it has found."""
 
     def look() -> Path | None:
         nonlocal found
         # started again by the launcher: what the run itself has saved since is newer than where it was told to begin
-        again = team.place.restarts > 0 and isinstance(resume, str) and bool(checkpoints.all_in(folder))
+        again = distributed.rank_info.restarts > 0 and isinstance(resume, str) and bool(checkpoints.all_in(folder))
         found = open_folder(folder, again or resume, overwrite, console)
         return found and found.path
 
     found: checkpoints.Checkpoint | None = None
-    path = team.from_main(look)
-    return found if team.is_main or path is None else checkpoints.read(path, verify=False)
+    path = distributed.run_on_main(look)
+    return found if distributed.is_main or path is None else checkpoints.read(path, verify=False)
 
 
 def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoints.Checkpoint | None:
@@ -108,9 +106,13 @@ def check_classes(checkpoint: checkpoints.Checkpoint, names: list[str] | None) -
 
 
 def differences(
-    checkpoint: checkpoints.Checkpoint, recipe: dict[str, Any], plugins: dict[str, Any], classes: int | None,
-    processes: int = 1, kept_norms: Sequence[str] = (),
-) -> list[str]:  # fmt: skip
+    checkpoint: checkpoints.Checkpoint,
+    recipe: dict[str, Any],
+    plugins: dict[str, Any],
+    classes: int | None,
+    processes: int = 1,
+    kept_norms: Sequence[str] = (),
+) -> list[str]:
     """What to tell the user: settings, plugins and training classes that are not those of the checkpoint.
 
     - `classes`: how many the training data have now; `processes`: how many train now.
@@ -181,9 +183,7 @@ def restore_hooks(hooks: list[Hook], saved: list[dict[str, Any]], console: Conso
         hook.load_state_dict(item["state"])
 
 
-def restore_average(
-    average: Average | None, saved: dict[str, Any] | None, tensors: dict[str, Tensor]
-) -> None:  # fmt: skip
+def restore_average(average: WeightAverage | None, saved: dict[str, Any] | None, tensors: dict[str, Tensor]) -> None:
     """Put the weights that training goes on from into a model that holds what the checkpoint's model held."""
     if average is not None and saved is not None:
         average.load_state_dict(saved)

@@ -63,9 +63,10 @@ class Settings:
         name = self._best(found)
         if name not in found or not math.isfinite(found[name]):
             raise ToolboxError(
-                f"There is no finite validation metric '{name}'.", where="default_hooks.checkpoint.save_best",
+                f"There is no finite validation metric '{name}'.",
+                where="default_hooks.checkpoint.save_best",
                 hint=f"There are: {', '.join(found) or 'none'}.",
-            )  # fmt: skip
+            )
         rule = self("default_hooks.checkpoint.rule")
         return name, (rule or better.get(name, "greater")) == "greater"
 

@@ -137,9 +137,10 @@ def _refusal(error: Exception) -> ToolboxError:
     said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
     hint = f"{_HINT}, or install what is missing (a compiler: g++; Triton comes with torch for Linux and CUDA)"
     return ToolboxError(
-        what or f"torch.compile failed: {type(error).__name__}: {said[:300]}", where="env_cfg.compile",
+        what or f"torch.compile failed: {type(error).__name__}: {said[:300]}",
+        where="env_cfg.compile",
         hint=f"{hint}." if what else f"{_HINT}, or look where it fails: env_cfg.compile=dict(backend='aot_eager').",
-    )  # fmt: skip
+    )
 
 
 def use_channels_last(model: Model) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolbox.engine.device import choose_device
-from toolbox.engine.distributed.launch import Place
+from toolbox.engine.distributed.rank_info import RankInfo
 from toolbox.registry import catalog
 
 
-def describe_task(recipe: Mapping[str, Any], splits: Sequence[str], place: Place) -> str:
+def describe_task(recipe: Mapping[str, Any], splits: Sequence[str], place: RankInfo) -> str:
     """Data, model and device of a recipe, such as:
 
         datasets.ImageFolder my_pictures, with retrieval.Embedder (dinov3.ViT vits16 lora), on cpu

@@ -10,7 +10,20 @@ from toolbox.registry.provenance import provenance
 from toolbox.registry.signature import Parameter, parameters
 
 __all__ = [
-    "SLOT_KEYS", "Catalog", "CommandEntry", "Entry", "Parameter", "Plugin",
-    "add_local", "build", "catalog", "discover", "expand_home", "load_local", "parameters", "provenance",
-    "swap_catalog", "uninstalled",
-]  # fmt: skip
+    "SLOT_KEYS",
+    "Catalog",
+    "CommandEntry",
+    "Entry",
+    "Parameter",
+    "Plugin",
+    "add_local",
+    "build",
+    "catalog",
+    "discover",
+    "expand_home",
+    "load_local",
+    "parameters",
+    "provenance",
+    "swap_catalog",
+    "uninstalled",
+]

@@ -13,7 +13,7 @@ from toolbox.registry.discovery import Plugin
 def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
     """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
 
-    The files are those of the plugin's package; of `core`, those below toolbox/core and toolbox/utils. Raises
+    The files are those of the plugin's package; of `core`, those below toolbox/builtins and toolbox/utils. Raises
     ToolboxError for a namespace without a usable plugin.
     """
     answer = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from toolbox.base.findings import Curve, Histogram
+from toolbox.base.report_items import Curve, Histogram
 from toolbox.report.axes import LARGE_BOX, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
 from toolbox.report.numbers import is_number, short
 from toolbox.report.series import is_drawable, split_at_gaps, thin_series
@@ -189,7 +189,7 @@ def _choose_series(series: dict[str, list]) -> tuple[list[str], list[str]]:
     """(what to say about series that are left out, the names of those that are drawn)."""
     names = list(series)
     extra = len(names) - MOST_SERIES
-    return ([f"{extra} more series are in findings.json."] if extra > 0 else []), names[:MOST_SERIES]
+    return ([f"{extra} more series are in report_items.json."] if extra > 0 else []), names[:MOST_SERIES]
 
 
 def _get_x(point: tuple[float, float]) -> float:

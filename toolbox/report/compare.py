@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from toolbox.base.findings import Outcomes
+from toolbox.base.report_items import Outcomes
 from toolbox.report.numbers import is_finite, is_number
 from toolbox.report.paired import Paired, hits, number_of, pair, unfit
 from toolbox.report.recipe import differing, flat, judged_split
@@ -61,9 +61,13 @@ class Comparison:
         return {
             "runs": [
                 {
-                    "label": run.label, "path": str(run.path), "metrics": _finite(run.metrics),
-                    "seconds": _or_none(run.info.get("seconds")), "parameters": run.parameters,
-                    "best_step": run.best_step, "notes": run.notes,
+                    "label": run.label,
+                    "path": str(run.path),
+                    "metrics": _finite(run.metrics),
+                    "seconds": _or_none(run.info.get("seconds")),
+                    "parameters": run.parameters,
+                    "best_step": run.best_step,
+                    "notes": run.notes,
                 }
                 for run in self.runs
             ],
@@ -72,7 +76,7 @@ class Comparison:
             "environment": {name: dict(zip(self.labels, texts, strict=True)) for name, texts in self.environment},
             "paired": [_duel_record(self.labels[0], duel) for duel in self.duels],
             "alarms": self.alarms,
-        }  # fmt: skip
+        }
 
 
 def compare(paths: list[str | Path]) -> Comparison:
@@ -81,9 +85,11 @@ def compare(paths: list[str | Path]) -> Comparison:
     names = dict.fromkeys(name for run in runs for name in run.metrics)
     machines = [_machine(run.environment) for run in runs]
     comparison = Comparison(
-        runs, {name: [run.metrics.get(name) for run in runs] for name in names},
-        differing([run.recipe for run in runs]), differing(machines, text=str),
-    )  # fmt: skip
+        runs,
+        {name: [run.metrics.get(name) for run in runs] for name in names},
+        differing([run.recipe for run in runs]),
+        differing(machines, text=str),
+    )
     comparison.alarms = [*_other_items(runs), *_other_data(runs)]
     comparison.duels = list(_duels(runs))
     for run in runs:
@@ -136,8 +142,10 @@ def _other_data(runs: list[RunRecord]) -> Iterator[str]:
     first, data = known[0]
     for run, other in known[1:]:
         if data is not None and other is not None and data != other:
-            rows = "; ".join(f"{name} is {' and '.join(text or 'not set' for text in texts)}" for name, texts in
-                             differing([data, other]))  # fmt: skip
+            rows = "; ".join(
+                f"{name} is {' and '.join(text or 'not set' for text in texts)}"
+                for name, texts in differing([data, other])
+            )
             yield (
                 f"The recipes of {first.label} and {run.label} name different test data ({rows}): compare them only "
                 "if these are the same items."
@@ -192,12 +200,19 @@ def _duel_record(first: str, duel: Duel) -> dict[str, Any]:
     if found is None:
         return {"first": first, "second": duel.label, "why_not": duel.why}
     return {
-        "first": first, "second": duel.label, "outcomes": found.title, "number": found.number,
+        "first": first,
+        "second": duel.label,
+        "outcomes": found.title,
+        "number": found.number,
         "items": found.items,
-        "first_hits": found.first_hits, "second_hits": found.second_hits, "only_first": len(found.lost),
-        "only_second": len(found.gained), "p_value": found.p_value, "difference": found.difference,
+        "first_hits": found.first_hits,
+        "second_hits": found.second_hits,
+        "only_first": len(found.lost),
+        "only_second": len(found.gained),
+        "p_value": found.p_value,
+        "difference": found.difference,
         "interval": list(found.interval),
-    }  # fmt: skip
+    }
 
 
 def _finite(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -63,24 +63,36 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
     pictures = Pictures(dataset) if dataset is not None else None
     shown = {
         flip.id: flip.position
-        for duel in comparison.duels if duel.paired
-        for side in (duel.paired.lost, duel.paired.gained) for flip in side[:MOST_FLIPS]
-    }  # fmt: skip
+        for duel in comparison.duels
+        if duel.paired
+        for side in (duel.paired.lost, duel.paired.gained)
+        for flip in side[:MOST_FLIPS]
+    }
     places = find_items(dataset, shown) if dataset is not None else {}
     if dataset is not None and shown and not places:
         pictures, why = None, "the dataset of the recipe holds none of these items"
     page = render_page(
-        template("compare.html.j2"), datetime.now(), pictures,
+        template("compare.html.j2"),
+        datetime.now(),
+        pictures,
         labels=[(label, *choose_style(number)) for number, label in enumerate(comparison.labels)],
-        paths=[str(run.path) for run in runs], headline=headline(comparison), alarms=comparison.alarms,
-        notes=comparison.notes, metrics=metrics_grid(comparison), costs=costs_grid(comparison),
+        paths=[str(run.path) for run in runs],
+        headline=headline(comparison),
+        alarms=comparison.alarms,
+        notes=comparison.notes,
+        metrics=metrics_grid(comparison),
+        costs=costs_grid(comparison),
         settings=_texts(comparison.settings, comparison.labels, "setting"),
         environment=_texts(comparison.environment, comparison.labels, "environment"),
-        learning=main, other_learning=other, curves=curve_charts(runs), histograms=histogram_charts(runs),
-        tables=table_grids(runs), several=len(runs) > 2,
+        learning=main,
+        other_learning=other,
+        curves=curve_charts(runs),
+        histograms=histogram_charts(runs),
+        tables=table_grids(runs),
+        several=len(runs) > 2,
         duels=[_view(comparison.labels[0], duel, places, pictures) for duel in comparison.duels],
         no_pictures=why if shown and pictures is None else "",
-    )  # fmt: skip
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,22 +233,30 @@ def _groups(first: str, second: str, found: Paired) -> Grid | None:
     cells = column_cells([*a, *b])
     changes = [Cell(_signed(y - x), True) for x, y in zip(a, b, strict=True)]
     rows = [
-        [Cell(group.name), Cell(fixed(group.items, 0), True), cells[i], cells[len(shown) + i], changes[i],
-         Cell(fixed(group.lost, 0), True), Cell(fixed(group.gained, 0), True)]
+        [
+            Cell(group.name),
+            Cell(fixed(group.items, 0), True),
+            cells[i],
+            cells[len(shown) + i],
+            changes[i],
+            Cell(fixed(group.lost, 0), True),
+            Cell(fixed(group.gained, 0), True),
+        ]
         for i, group in enumerate(shown)
-    ]  # fmt: skip
+    ]
     number = found.number
     names = ("super-class", "items", f"{number}, {first}", f"{number}, {second}", "difference", "lost", "gained")
     remarks = [f"{len(found.groups) - len(shown):,} more super-classes are not shown."] if found.groups != shown else []
     return Grid(
-        f"{number} by super-class", "The one that changed most first.",
-        [(name, bool(number)) for number, name in enumerate(names)], rows, remarks,
-    )  # fmt: skip
+        f"{number} by super-class",
+        "The one that changed most first.",
+        [(name, bool(number)) for number, name in enumerate(names)],
+        rows,
+        remarks,
+    )
 
 
-def _tiles(
-    flips: list[Flip], places: dict[str, int], pictures: Pictures | None, *, ranked: bool
-) -> list[FlipTile]:  # fmt: skip
+def _tiles(flips: list[Flip], places: dict[str, int], pictures: Pictures | None, *, ranked: bool) -> list[FlipTile]:
     tiles = []
     for flip in flips[:MOST_FLIPS]:
         index = places.get(flip.id) if pictures is not None and pictures.size < MOST_BYTES else None

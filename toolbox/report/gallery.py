@@ -14,7 +14,7 @@ from toolbox.report.numbers import fixed
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
-    from toolbox.base.findings import Example, Gallery
+    from toolbox.base.report_items import Example, Gallery
 
 MOST_ROWS = 24
 MOST_RESULTS = 10
@@ -124,9 +124,10 @@ def show_galleries(pictures: Pictures, galleries: list[Gallery], *, split: str =
     shown = [Shown(gallery.title) for gallery in galleries]
     turns = (
         (place, gallery.examples[turn])
-        for turn in range(MOST_ROWS) for place, gallery in zip(shown, galleries, strict=True)
+        for turn in range(MOST_ROWS)
+        for place, gallery in zip(shown, galleries, strict=True)
         if turn < len(gallery.examples)
-    )  # fmt: skip
+    )
     for number, (place, example) in enumerate(turns):
         if number >= MOST_ROWS_TOGETHER:
             break

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from toolbox.base.findings import Table
+from toolbox.base.report_items import Table
 from toolbox.report.numbers import MISSING, fixed, is_finite, is_number
 from toolbox.report.table import decimals
 
@@ -42,12 +42,14 @@ def grid(table: Table) -> Grid:
         return Grid(table.title, table.note, remarks=["It has no rows."])
     shown = table.rows[:MOST_ROWS]
     columns = [column_cells(list(values)) for values in zip(*shown, strict=True)]
-    remarks = [f"{len(table.rows) - MOST_ROWS:,} more rows are in findings.json."] if shown != table.rows else []
+    remarks = [f"{len(table.rows) - MOST_ROWS:,} more rows are in report_items.json."] if shown != table.rows else []
     return Grid(
-        table.title, table.note,
+        table.title,
+        table.note,
         [(str(name), any(cell.number for cell in cells)) for name, cells in zip(table.columns, columns, strict=True)],
-        [list(row) for row in zip(*columns, strict=True)], remarks,
-    )  # fmt: skip
+        [list(row) for row in zip(*columns, strict=True)],
+        remarks,
+    )
 
 
 def column_cells(values: list[Any]) -> list[Cell]:
@@ -57,9 +59,10 @@ def column_cells(values: list[Any]) -> list[Cell]:
     shares = has_shares(values)
     return [
         Cell(fixed(value, places), True, round(100 * value, 1) if shares and is_finite(value) else None)
-        if is_number(value) else Cell(MISSING if value is None else str(value), value is None and bool(numbers))
+        if is_number(value)
+        else Cell(MISSING if value is None else str(value), value is None and bool(numbers))
         for value in values
-    ]  # fmt: skip
+    ]
 
 
 def has_shares(values: list[Any]) -> bool:

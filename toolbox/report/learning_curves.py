@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from toolbox.base.findings import Curve
+from toolbox.base.report_items import Curve
 from toolbox.report.axes import SMALL_BOX
 from toolbox.report.charts import Chart, draw_curve
 from toolbox.report.numbers import short

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from toolbox.base.findings import Matrix
+from toolbox.base.report_items import Matrix
 from toolbox.report.numbers import fixed, is_finite
 from toolbox.report.table import decimals
 
@@ -87,15 +87,24 @@ def matrix_drawing(matrix: Matrix) -> Drawing:
     remarks = []
     hidden = len(matrix.rows) - len(rows), len(matrix.columns) - len(columns)
     if any(hidden):
-        remarks.append(f"{hidden[0]:,} more rows and {hidden[1]:,} more columns are in findings.json.")
+        remarks.append(f"{hidden[0]:,} more rows and {hidden[1]:,} more columns are in report_items.json.")
     if odd := sum(map(len, values)) - len(finite):
         remarks.append(f"{odd:,} of the values are not finite: their cells are empty.")
     return Drawing(
-        matrix.title, matrix.note, matrix.x, matrix.y, side, left, top,
-        left + side * len(columns) + 4, top + side * len(rows) + 4,
+        matrix.title,
+        matrix.note,
+        matrix.x,
+        matrix.y,
+        side,
+        left,
+        top,
+        left + side * len(columns) + 4,
+        top + side * len(rows) + 4,
         [(top + (place + 0.5) * side, _short(name), name) for place, name in enumerate(rows)],
-        [(left + (place + 0.5) * side, _short(name), name) for place, name in enumerate(columns)], squares, remarks,
-    )  # fmt: skip
+        [(left + (place + 0.5) * side, _short(name), name) for place, name in enumerate(columns)],
+        squares,
+        remarks,
+    )
 
 
 def _short(name: str) -> str:

@@ -1,11 +1,11 @@
-"""Findings of several runs in one drawing or table: by title, run by run."""
+"""Report items of several runs in one drawing or table: by title, run by run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from toolbox.base.findings import Curve, Histogram, Table
+from toolbox.base.report_items import Curve, Histogram, Table
 from toolbox.report.charts import Chart, Style, choose_style, draw_curve, draw_histogram, find_highest_share
 from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
 from toolbox.report.numbers import MISSING, is_number
@@ -70,22 +70,23 @@ def table_grids(runs: list[RunRecord]) -> list[Grid]:
     """Tables of one title side by side: a row for each name in their first columns, a column for each run."""
     return [
         _side_by_side(title, found, _note(found, runs, lambda table: table.note))
-        for title, found in _by_title(runs, Table).items() if len(found) > 1
-    ]  # fmt: skip
+        for title, found in _by_title(runs, Table).items()
+        if len(found) > 1
+    ]
 
 
 def _by_title(runs: list[RunRecord], kind: type[Any]) -> dict[str, dict[str, Any]]:
-    """{title: {label: finding}}; a title that a run gives twice counts once."""
+    """{title: {label: report_item}}; a title that a run gives twice counts once."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        for finding in run.of(kind):
-            found.setdefault(finding.title, {}).setdefault(run.label, finding)
+        for report_item in run.of(kind):
+            found.setdefault(report_item.title, {}).setdefault(run.label, report_item)
     return found
 
 
 def _note(found: dict[str, Any], runs: list[RunRecord], note_of: Callable[[Any], str]) -> str:
     """The note that the runs share, and which of them are missing."""
-    notes = {note_of(finding) for finding in found.values()}
+    notes = {note_of(report_item) for report_item in found.values()}
     said = [next(iter(notes))] if len(notes) == 1 else []
     missing = [run.label for run in runs if run.label not in found]
     return " ".join(filter(None, [*said, f"Not in {', '.join(missing)}." if missing else ""]))
@@ -106,7 +107,7 @@ def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
         return Grid(title, note, remarks=[f"It is not shown side by side: {problem}."])
     keys = list(dict.fromkeys(key for rows in keyed.values() for key in rows))
     shown = keys[:MOST_ROWS]
-    remarks = [f"{len(keys) - len(shown):,} more rows are in findings.json."] if len(keys) > len(shown) else []
+    remarks = [f"{len(keys) - len(shown):,} more rows are in report_items.json."] if len(keys) > len(shown) else []
     columns = [(name, False) for name in first.columns[:width]]
     cells = [[Cell(key[place]) for key in shown] for place in range(width)]
     for name in dict.fromkeys(name for table in tables.values() for name in table.columns[width:]):

@@ -22,7 +22,7 @@ def template(name: str, folder: Path = HERE) -> Template:
     """A template of `folder`, which finds those of this one too.
 
     What it shows is escaped, and a name that it misses is an error. The filter `grid` makes of a
-    `toolbox.base.findings.Table` what the macro `table` prints.
+    `toolbox.base.report_items.Table` what the macro `table` prints.
     """
     environment = Environment(
         loader=FileSystemLoader([folder, HERE]),

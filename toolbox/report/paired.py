@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from toolbox.base.findings import Outcomes
+from toolbox.base.report_items import Outcomes
 from toolbox.utils.resampling import bootstrap_counts
 
 RESAMPLES = 20_000
@@ -122,11 +122,20 @@ def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
     count, a, b = len(first.ids), hits(first.values), hits(values)
     unfound = sum(not math.isfinite(x) and not math.isfinite(y) for x, y in zip(first.values, values, strict=True))
     return Paired(
-        first.title, number_of(first), not first.mean, count, sum(a), sum(b), lost, gained,
+        first.title,
+        number_of(first),
+        not first.mean,
+        count,
+        sum(a),
+        sum(b),
+        lost,
+        gained,
         sign_test(len(lost), len(gained)),
-        (len(gained) - len(lost)) / count, bootstrap(len(lost), len(gained), count, seed=seed), unfound,
+        (len(gained) - len(lost)) / count,
+        bootstrap(len(lost), len(gained), count, seed=seed),
+        unfound,
         _by_group(first.groups, a, b),
-    )  # fmt: skip
+    )
 
 
 def sign_test(lost: int, gained: int) -> float:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.base.files import follow
-from toolbox.base.findings import Finding
+from toolbox.base.report_items import ReportItem
 from toolbox.errors import Problem, ToolboxError, command_line
 from toolbox.recipe_text import read_recipe
 from toolbox.report.files import read_text
-from toolbox.report.findings import NAME, load_findings
 from toolbox.report.numbers import is_number
+from toolbox.report.report_items import NAME, load_report_items
 from toolbox.report.series import Series, read_series
 
 TRAINED, TESTED = "train_results.json", "test_results.json"
@@ -40,7 +40,7 @@ class RunRecord:
     info: dict[str, Any] = field(default_factory=dict)
     parameters: int | None = None
     series: dict[str, Series] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    report_items: list[ReportItem] = field(default_factory=list)
     recipe: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
@@ -51,9 +51,9 @@ class RunRecord:
         best = self.info.get("best")
         return best.get("step") if isinstance(best, dict) else None
 
-    def of(self, kind: type[Finding]) -> list[Any]:
-        """The findings of one kind."""
-        return [found for found in self.findings if isinstance(found, kind)]
+    def of(self, kind: type[ReportItem]) -> list[Any]:
+        """The report items of one kind."""
+        return [found for found in self.report_items if isinstance(found, kind)]
 
 
 def read_runs(paths: list[str | Path]) -> list[RunRecord]:
@@ -112,7 +112,7 @@ def _read_run(folder: Path, label: str) -> RunRecord:
     run.series, run.parameters = series, _parameters(folder)
     if (folder / NAME).exists():
         try:
-            run.findings = load_findings(folder)
+            run.report_items = load_report_items(folder)
         except ToolboxError as error:
             run.notes.append(f"{error}")
     else:
@@ -155,9 +155,8 @@ def _numbers(found: Any) -> dict[str, Any]:
     """The numbers of a dict; null is a NaN that JSON could not hold."""
     found = found if isinstance(found, dict) else {}
     return {
-        name: math.nan if value is None else value
-        for name, value in found.items() if value is None or is_number(value)
-    }  # fmt: skip
+        name: math.nan if value is None else value for name, value in found.items() if value is None or is_number(value)
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -183,17 +182,19 @@ def _without_results(folder: Path, series: dict[str, Series]) -> ToolboxError:
         )
     if not (folder / "config.py").exists() and not series:
         inside = sorted(
-            path.name for path in folder.iterdir()
+            path.name
+            for path in folder.iterdir()
             if path.is_dir() and ((path / TRAINED).exists() or (path / TESTED).exists())
-        )  # fmt: skip
+        )
         hint = f"It holds {', '.join(inside[:4])}: give those." if inside else ""
         return ToolboxError("This folder holds no run.", where=str(folder), hint=hint)
     last = max((points[-1][0] for points in series.values() if points), default=None)
     reached = "before its first logged step" if last is None else f"at step {last:,.0f} or later"
     return ToolboxError(
         f"This run has no results: it still goes on, or it ended {reached} without finishing.",
-        where=str(folder), hint="Continue it with resume=True, or leave it out.",
-    )  # fmt: skip
+        where=str(folder),
+        hint="Continue it with resume=True, or leave it out.",
+    )
 
 
 def _nearest(folder: Path) -> str:

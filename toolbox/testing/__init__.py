@@ -10,7 +10,19 @@ from toolbox.testing.plugin import check_component, check_plugin
 from toolbox.testing.training import check_metric, check_optimizer, check_schedule
 
 __all__ = [
-    "LabelledImages", "check_augment", "check_backbone", "check_component", "check_dataset", "check_head",
-    "check_loss", "check_metric", "check_mix", "check_optimizer", "check_plugin", "check_pool", "check_sampler",
-    "check_schedule", "isolated_catalog",
-]  # fmt: skip
+    "LabelledImages",
+    "check_augment",
+    "check_backbone",
+    "check_component",
+    "check_dataset",
+    "check_head",
+    "check_loss",
+    "check_metric",
+    "check_mix",
+    "check_optimizer",
+    "check_plugin",
+    "check_pool",
+    "check_sampler",
+    "check_schedule",
+    "isolated_catalog",
+]

@@ -27,7 +27,7 @@ def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> It
       its attribute `namespace`, else its name; of `toolbox_acme.plugin` that is `acme`.
     - `core`: whether the built-in components are there too.
     """
-    names = [("core", "toolbox.core.plugin", CORE)] if core else []
+    names = [("core", "toolbox.builtins.plugin", CORE)] if core else []
     found = Catalog([_plugin(import_name, namespace, owner) for namespace, import_name, owner in names])
     for item in plugin_modules:
         found.add(load_local(item) if isinstance(item, str) and item.endswith(".py") else _plugin(item))

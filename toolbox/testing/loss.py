@@ -166,9 +166,10 @@ def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     found = sum(value * weight for value, weight in parts) / total if total else 0.0
     fine = close(torch.tensor(found), _value(loss, arguments).float())
     require(
-        fine, f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
-        "it divides by: two parts of a batch, weighted, gave another value than the whole."
-    )  # fmt: skip
+        fine,
+        f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
+        "it divides by: two parts of a batch, weighted, gave another value than the whole.",
+    )
 
 
 def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:

@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Example, Finding, Gallery, Metric, Optimizer, Schedule
+from toolbox.base import Batch, Example, Gallery, Metric, Optimizer, ReportItem, Schedule
 from toolbox.testing.material import LabelledImages, require
 
 ITEMS = 24
@@ -110,7 +110,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
 
     def measure(metric: Metric, order: Tensor, sizes: tuple[int, ...]) -> dict[str, float]:
         metric.reset()
-        for take in [metric.learn, metric.update] if metric.wants_training() else [metric.update]:
+        for take in [metric.fit, metric.update] if metric.wants_training() else [metric.update]:
             for rows in order.split(list(sizes)):
                 numbers = rows.tolist()
                 batch = Batch(labels=labels[rows], ids=numbers, indices=numbers)
@@ -132,12 +132,12 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
             raise AssertionError(str(error)) from error
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
-    findings = metric.findings(LabelledImages([4] * 6))
-    fine = isinstance(findings, list) and all(isinstance(found, get_args(Finding)) for found in findings)
-    require(fine, f"{name}.findings must return a list of toolbox.base.Finding.")
-    galleries = [found.examples for found in findings if isinstance(found, Gallery)]
+    report_items = metric.report_items(LabelledImages([4] * 6))
+    fine = isinstance(report_items, list) and all(isinstance(found, get_args(ReportItem)) for found in report_items)
+    require(fine, f"{name}.report items must return a list of toolbox.base.ReportItem.")
+    galleries = [found.examples for found in report_items if isinstance(found, Gallery)]
     fine = all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples)
-    require(fine, f"{name}.findings must name items by their dataset indices.")
+    require(fine, f"{name}.report items must name items by their dataset indices.")
     cases = {
         "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
         "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),

@@ -46,9 +46,11 @@ class Items:
     def labelling(self) -> dict[str, Tensor]:
         """The labels and ids that ranking takes."""
         return {
-            "query_labels": self.labels[self.queries], "gallery_labels": self.labels[self.gallery],
-            "query_ids": self.ids[self.queries], "gallery_ids": self.ids[self.gallery],
-        }  # fmt: skip
+            "query_labels": self.labels[self.queries],
+            "gallery_labels": self.labels[self.gallery],
+            "query_ids": self.ids[self.queries],
+            "gallery_ids": self.ids[self.gallery],
+        }
 
 
 class EmbeddingAccumulator:

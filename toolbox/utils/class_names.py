@@ -1,4 +1,4 @@
-"""What the findings of metrics call things: classes and super-classes, by what the dataset says."""
+"""What the report items of metrics call things: classes and super-classes, by what the dataset says."""
 
 from __future__ import annotations
 

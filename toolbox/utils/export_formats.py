@@ -52,9 +52,13 @@ def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str]
 
 
 def save_timm(
-    net: nn.Module, folder: Path, architecture: str, arguments: Mapping[str, Any], cfg: Mapping[str, Any],
+    net: nn.Module,
+    folder: Path,
+    architecture: str,
+    arguments: Mapping[str, Any],
+    cfg: Mapping[str, Any],
     preprocess: ImagePreprocess,
-) -> None:  # fmt: skip
+) -> None:
     """Write config.json and model.safetensors, as timm's `local-dir:` reads them.
 
     - `architecture`, `arguments`: what timm's `create_model` makes the same structure of.
@@ -85,9 +89,12 @@ def save_timm(
 
 
 def timm_code(
-    preprocess: ImagePreprocess, tokens: list[str], prefix: int, hub: str | None = None,
+    preprocess: ImagePreprocess,
+    tokens: list[str],
+    prefix: int,
+    hub: str | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> Exported:  # fmt: skip
+) -> Exported:
     """The lines for a folder of `save_timm`; with `hub` for timm's own weights of that name and `arguments`."""
     height, width = preprocess.size
     if hub is None:

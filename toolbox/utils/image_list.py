@@ -54,8 +54,10 @@ def _to_image(image: Any, place: int) -> Image.Image:
     if isinstance(image, str | Path):
         path = Path(image).expanduser()
         if path.is_dir():
-            raise ToolboxError(f"{path} is a folder, and an encoder takes images.", hint="List those in it: "
-                               f"sorted(pathlib.Path({str(path)!r}).rglob('*.jpg'))")  # fmt: skip
+            raise ToolboxError(
+                f"{path} is a folder, and an encoder takes images.",
+                hint=f"List those in it: sorted(pathlib.Path({str(path)!r}).rglob('*.jpg'))",
+            )
         return read_image(path)
     if isinstance(image, Image.Image):
         return to_rgb(upright(image))

@@ -12,9 +12,14 @@ Norm = Literal["none", "batch", "layer"]
 
 
 def stack_layers(
-    widths: Sequence[int], *, activation: type[nn.Module] = nn.GELU, bias: bool = True, norm: Norm = "none",
-    dropout: float = 0.0, first_dropout: bool = True,
-) -> nn.Sequential:  # fmt: skip
+    widths: Sequence[int],
+    *,
+    activation: type[nn.Module] = nn.GELU,
+    bias: bool = True,
+    norm: Norm = "none",
+    dropout: float = 0.0,
+    first_dropout: bool = True,
+) -> nn.Sequential:
     """Linear layers from each of `widths` to the next one: activation (but for the first), norm, dropout, linear.
 
     - `first_dropout`: whether dropout also stands before the first layer.

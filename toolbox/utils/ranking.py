@@ -34,9 +34,14 @@ def rank_metrics(
 ) -> dict[str, float]:
     """Retrieval numbers of queries against a gallery; the arguments are those of `rank_queries` and `summarize`."""
     found = rank_queries(
-        queries, gallery, query_labels=query_labels, gallery_labels=gallery_labels,
-        query_ids=query_ids, gallery_ids=gallery_ids, memory_mb=memory_mb,
-    )  # fmt: skip
+        queries,
+        gallery,
+        query_labels=query_labels,
+        gallery_labels=gallery_labels,
+        query_ids=query_ids,
+        gallery_ids=gallery_ids,
+        memory_mb=memory_mb,
+    )
     return summarize(found, ks, lone=lone)
 
 
@@ -261,9 +266,12 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> di
     precision = precision.cpu().sum(dim=1, dtype=torch.float64).float().to(scores.device)
     first = similar.ge_(threshold[:, :1]).sum(dim=1).long() + 1  # sums of ones: exact in float32 up to 2**24
     return {
-        "rank": first, "map@r": precision, "r_precision": hit.sum(dim=1) / positives,
-        "negative": best[:, 0], "nearest_negative": columns[:, 0],
-    }  # fmt: skip
+        "rank": first,
+        "map@r": precision,
+        "r_precision": hit.sum(dim=1) / positives,
+        "negative": best[:, 0],
+        "nearest_negative": columns[:, 0],
+    }
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

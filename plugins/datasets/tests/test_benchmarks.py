@@ -58,8 +58,10 @@ def make_cars(root: Path) -> Path:
 
 
 MAKE = {
-    InShop: (make_inshop, 20, 6), CUB: (make_cub, 10, 10), Cars: (make_cars, 19, 21),
-}  # fmt: skip
+    InShop: (make_inshop, 20, 6),
+    CUB: (make_cub, 10, 10),
+    Cars: (make_cars, 19, 21),
+}
 
 
 @pytest.mark.parametrize("kind", MAKE)

@@ -16,7 +16,7 @@ from toolbox_datasets import hf_source
 from toolbox_datasets.hf import HF
 
 from toolbox.engine.trained_items import items_of
-from toolbox.features.key import dataset_identity
+from toolbox.feature_cache.key import dataset_identity
 
 datasets = pytest.importorskip("datasets")
 
@@ -128,17 +128,24 @@ def test_a_label_column_that_is_missing_or_no_number_is_refused_with_what_is_the
     assert "alphabetical order: a is 0, b is 1" in words.notes()[0]
     lists = saved(tmp_path / "lists", train=table([0, 1, 2], None, tags=[[0], [1, 2], []]))
     assert "holds no labels" in problem(HF(lists, label="tags"))
-    two = saved(tmp_path / "two", train=table([0, 1, 2], other=[{"bytes": b"x", "path": None}] * 3).cast_column(
-        "other", datasets.Image()))  # fmt: skip
+    two = saved(
+        tmp_path / "two",
+        train=table([0, 1, 2], other=[{"bytes": b"x", "path": None}] * 3).cast_column("other", datasets.Image()),
+    )
     assert "several columns of type Image" in problem(HF(two))
 
 
 @pytest.mark.parametrize(
     ("labels", "expected"),
-    [([0, 1, 3], "2 never occurs"), ([1, 2, 3], "0 never occurs"),
-     ([0, 1, 10**15], "2 never occurs"), ([0, -1, 1], "1 of 2|below 0"),
-     ([0, None, 1], "row 1 has no 'kind'"), ([0, 0, 0], "there is nothing to tell apart")],
-)  # fmt: skip
+    [
+        ([0, 1, 3], "2 never occurs"),
+        ([1, 2, 3], "0 never occurs"),
+        ([0, 1, 10**15], "2 never occurs"),
+        ([0, -1, 1], "1 of 2|below 0"),
+        ([0, None, 1], "row 1 has no 'kind'"),
+        ([0, 0, 0], "there is nothing to tell apart"),
+    ],
+)
 def test_labels_that_do_not_count_from_0_are_refused(tmp_path, labels, expected):
     name = saved(tmp_path / "x", train=table(labels, None))
     assert any(text in problem(HF(name, label="kind", val_share=0, test_share=0)) for text in expected.split("|"))
@@ -183,9 +190,13 @@ MODES = {
     "CMYK": (encoded(Image.new("CMYK", (5, 4), (0, 0, 0, 0)), "TIFF"), (255, 255, 255)),
     "I;16": (encoded(gray16()), (128, 128, 128)),
     "I;16 TIFF": (encoded(gray16(), "TIFF"), (128, 128, 128)),
-    "animated": (encoded(Image.new("RGB", (5, 4), "red"), "GIF", save_all=True,
-                         append_images=[Image.new("RGB", (5, 4), "blue")]), (255, 0, 0)),
-}  # fmt: skip
+    "animated": (
+        encoded(
+            Image.new("RGB", (5, 4), "red"), "GIF", save_all=True, append_images=[Image.new("RGB", (5, 4), "blue")]
+        ),
+        (255, 0, 0),
+    ),
+}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -225,15 +236,17 @@ def test_a_file_that_is_added_moves_no_row_of_local_data(tmp_path, kind):
         contents = [encoded(Image.new("RGB", (5, 4), (red, 0, 0)))["bytes"] for red in reds]
         labels = [red % 3 for red in reds]
         if kind == "Image":
-            part = datasets.Dataset.from_dict({"image": [{"bytes": one, "path": None} for one in contents],
-                                               "label": labels}).cast_column("image", datasets.Image())  # fmt: skip
+            part = datasets.Dataset.from_dict(
+                {"image": [{"bytes": one, "path": None} for one in contents], "label": labels}
+            ).cast_column("image", datasets.Image())
             part.to_parquet(str(folder / file))
             return
         names = [f"files/{red}.png" for red in reds]
         for name, content in zip(names, contents, strict=True):
             (folder / name).write_bytes(content)
-        parquet.write_table(pa.table({"image": contents if kind == "binary" else names, "label": labels}),
-                            folder / file)  # fmt: skip
+        parquet.write_table(
+            pa.table({"image": contents if kind == "binary" else names, "label": labels}), folder / file
+        )
 
     def split_of() -> dict[int, str]:
         found = {split: HF(str(folder), split) for split in ("train", "val", "test")}
@@ -427,9 +440,19 @@ def test_prepare_saves_for_a_machine_without_network(tmp_path, cache):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"split": "dev"}, {"ratio": 0}, {"ratio": 1.1}, {"shots": 0}, {"seed": -1}, {"val_share": 1}, {"test_share": -0.1},
-     {"name": ""}, {"ratio": 0.5, "shots": 1}, {"val_share": 0.5, "test_share": 0.5}],
-)  # fmt: skip
+    [
+        {"split": "dev"},
+        {"ratio": 0},
+        {"ratio": 1.1},
+        {"shots": 0},
+        {"seed": -1},
+        {"val_share": 1},
+        {"test_share": -0.1},
+        {"name": ""},
+        {"ratio": 0.5, "shots": 1},
+        {"val_share": 0.5, "test_share": 0.5},
+    ],
+)
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         HF(**{"name": "cifar10", **arguments})
@@ -445,10 +468,14 @@ def plain_parquet(folder: Path, kind: str) -> str:
         (folder / kind / name).write_bytes(content)
     structs = [{"bytes": content, "path": f"{row}.png"} for row, content in enumerate(contents)]
     pictures = {
-        "structs": structs, "shards": structs, "file": structs, "bytes": contents, "paths": names,
+        "structs": structs,
+        "shards": structs,
+        "file": structs,
+        "bytes": contents,
+        "paths": names,
         "paths in structs": [{"bytes": None, "path": name} for name in names],
         "swapped": [{"path": None, "bytes": content} for content in contents],
-    }[kind]  # fmt: skip
+    }[kind]
     table, labels = [], [0, 1, 2, 0, 1, 2]
     size = 4 if kind == "shards" else 6
     for first in range(0, 6, size):

@@ -147,9 +147,14 @@ def test_a_text_file_with_an_image_name_is_named(plain):
 
 @pytest.mark.parametrize(
     "names",
-    [("Training", "Testing", "Validation"), ("Train", "Test", "Val"), ("TRAIN", "TEST", "valid"),
-     ("train", "test", "dev"), ("training", "Test", "VALID")],
-)  # fmt: skip
+    [
+        ("Training", "Testing", "Validation"),
+        ("Train", "Test", "Val"),
+        ("TRAIN", "TEST", "valid"),
+        ("train", "test", "dev"),
+        ("training", "Test", "VALID"),
+    ],
+)
 @pytest.mark.parametrize("wrap", ["", "Dataset/", "archive/My Data/"])
 def test_splits_by_their_usual_names(tmp_path, names, wrap):
     root = fill(tmp_path, *(f"{wrap}{name}/{c}/{i}.jpg" for name in names for c in "ab" for i in range(2)))

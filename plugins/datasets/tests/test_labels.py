@@ -18,8 +18,25 @@ from toolbox_datasets.records import Records
 from toolbox.base import MISSING_LABELS, find_similar_labels, read_label
 from toolbox.base.labels import _MISSING
 
-MISSING = ["", "  ", "NA", "N/A", "n/a", "nan", "NaN", "-nan", "None", "null", "NULL", "<NA>", "NaT", "#N/A", "1.#IND",
-           "#DIV/0!", "#REF!"]  # fmt: skip
+MISSING = [
+    "",
+    "  ",
+    "NA",
+    "N/A",
+    "n/a",
+    "nan",
+    "NaN",
+    "-nan",
+    "None",
+    "null",
+    "NULL",
+    "<NA>",
+    "NaT",
+    "#N/A",
+    "1.#IND",
+    "#DIV/0!",
+    "#REF!",
+]
 SEVEN = [7, 7.0, "7", " 7", "7 ", "7.0", "7.000"]
 REFUSED = [0.5, "0.5", -1.5, 2.0**60, "1.23E+18", "1e+16", math.inf, True, [7]]
 READERS = ("csv", "tsv", "jsonl", "parquet")
@@ -56,10 +73,23 @@ def test_seven_is_one_label(value):
     assert read_label(value) == "7"
 
 
-@pytest.mark.parametrize(("value", "label"), [("007", "007"), (2**63, str(2**63)), (-0.0, "0"), ("-0.0", "0"),
-                                              ("1E3", "1E3"), ("9007199254740993.0", "9007199254740993"),
-                                              ("1.2.3", "1.2.3"), ("\ufeffcat\u00a0", "cat"), ("e\u0301", "\u00e9"),
-                                              ("none", "none"), (0, "0"), ("-1", "-1")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("007", "007"),
+        (2**63, str(2**63)),
+        (-0.0, "0"),
+        ("-0.0", "0"),
+        ("1E3", "1E3"),
+        ("9007199254740993.0", "9007199254740993"),
+        ("1.2.3", "1.2.3"),
+        ("\ufeffcat\u00a0", "cat"),
+        ("e\u0301", "\u00e9"),
+        ("none", "none"),
+        (0, "0"),
+        ("-1", "-1"),
+    ],
+)
 def test_other_labels_stay_what_they_are(value, label):
     assert read_label(value) == label
 
@@ -159,13 +189,16 @@ def test_numbers_in_the_list_of_cars(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"query_image;positive;label\n0.png;1.png;7\n", r"r\.csv:1: its columns stand apart by ';'"),
-     (b"query_image\tpositive\n0.png\t1.png\n", r"stand apart by '\\t'"),
-     (b",query_image,positive\n0,0.png,1.png\n", r"to_csv\(\.\.\., index=False\)"),
-     ("query_image,positive\n0.png,1.png\n".encode("utf-16"), "is not UTF-8"),
-     (b"query_image,positive,label\n", "holds no record"), (b"", "holds no record"),
-     (b'query_image,positive\n"0.png,1.png\n', "malformed|cells")],
-)  # fmt: skip
+    [
+        (b"query_image;positive;label\n0.png;1.png;7\n", r"r\.csv:1: its columns stand apart by ';'"),
+        (b"query_image\tpositive\n0.png\t1.png\n", r"stand apart by '\\t'"),
+        (b",query_image,positive\n0,0.png,1.png\n", r"to_csv\(\.\.\., index=False\)"),
+        ("query_image,positive\n0.png,1.png\n".encode("utf-16"), "is not UTF-8"),
+        (b"query_image,positive,label\n", "holds no record"),
+        (b"", "holds no record"),
+        (b'query_image,positive\n"0.png,1.png\n', "malformed|cells"),
+    ],
+)
 def test_tables_of_other_programs_are_refused_with_the_way_out(tmp_path, content, message):
     (tmp_path / "r.csv").write_bytes(content)
     with pytest.raises(ValueError, match=message):

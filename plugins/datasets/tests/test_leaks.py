@@ -33,15 +33,20 @@ def test_another_seed_or_share_is_refused():
 @pytest.mark.parametrize(
     "config",
     [
-        {}, recipe(None), recipe(food("train")), recipe(food("train", seed=42), food("val")),
+        {},
+        recipe(None),
+        recipe(food("train")),
+        recipe(food("train", seed=42), food("val")),
         recipe(food("train", seed=1, shots=5), food("val", seed=1, ratio=0.5), food("test")),
         recipe(food("train", seed=1), dict(type="datasets.Food101", root="other", split="val")),
         recipe(dict(type="datasets.ImageFolder", root="a", seed=1), dict(type="datasets.ImageFolder", root="a")),
-        recipe(dict(type="datasets.ImageNet", root="a", classes=["x", "y"]),
-               dict(type="datasets.ImageNet", root="a", classes=["z", "w"])),
+        recipe(
+            dict(type="datasets.ImageNet", root="a", classes=["x", "y"]),
+            dict(type="datasets.ImageNet", root="a", classes=["z", "w"]),
+        ),
         recipe("text", ["list"]),
     ],
-)  # fmt: skip
+)
 def test_what_shares_nothing_passes(config):
     assert find_leaks(config) == []
 
@@ -56,13 +61,16 @@ def test_a_test_that_may_be_carved_counts_too():
 @pytest.mark.parametrize(
     ("train", "val"),
     [
-        (food("train"), food("train")), (food("train", shots=5, seed=1), food("train")),
+        (food("train"), food("train")),
+        (food("train", shots=5, seed=1), food("train")),
         (dict(type="datasets.HF", name="food101"), dict(type="datasets.HF", name="ethz/food101")),
-        (dict(type="datasets.ImageFolder", root="a", divide="images"),
-         dict(type="datasets.ImageFolder", root="a", divide="images", split="val")),
+        (
+            dict(type="datasets.ImageFolder", root="a", divide="images"),
+            dict(type="datasets.ImageFolder", root="a", divide="images", split="val"),
+        ),
     ],
     ids=["same", "fewer of them", "forgotten", "all of them"],
-)  # fmt: skip
+)
 def test_images_that_were_trained_on_judge_nothing(train, val):
     (problem,) = find_leaks(recipe(train, val))
     assert problem.where == "val_dataloader.dataset.split"

@@ -451,10 +451,12 @@ def test_any_share_leaves_two_classes_each(tmp_path, share):
 
 def test_oddities_are_counted(tmp_path):
     records = [
-        one(label=1), one(label=1), {"query_image": "c.jpg", "positive": "c.jpg", "label": 2},
+        one(label=1),
+        one(label=1),
+        {"query_image": "c.jpg", "positive": "c.jpg", "label": 2},
         {"query_image": "d.jpg", "positive": "c.jpg", "negatives": ["e.jpg", "a.jpg"], "label": 2},
         {"query_image": "a.jpg", "positive": "f.jpg", "negatives": ["b.jpg", "e.jpg"], "label": 1},
-    ]  # fmt: skip
+    ]
     assert Records(str(write(tmp_path / "a.jsonl", records))).notes() == [
         "1 of 5 records repeat an earlier one",
         "1 of 5 records have their query as a positive",

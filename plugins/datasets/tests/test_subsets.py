@@ -33,8 +33,20 @@ def test_classes_that_are_too_small_to_divide_are_named():
     )
 
 
-@pytest.mark.parametrize("arguments", [(0, None, 0), (-1, None, 0), (1.5, None, 0), (float("nan"), None, 0),
-    (1, 0, 0), (1, 1.5, 0), (1, True, 0), (0.5, 3, 0), (1, None, -1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0, None, 0),
+        (-1, None, 0),
+        (1.5, None, 0),
+        (float("nan"), None, 0),
+        (1, 0, 0),
+        (1, 1.5, 0),
+        (1, True, 0),
+        (0.5, 3, 0),
+        (1, None, -1),
+    ],
+)
 def test_nonsense_is_refused(arguments):
     with pytest.raises(ValueError, match=r"ratio|shots|seed"):
         subsets.require_subset(*arguments)

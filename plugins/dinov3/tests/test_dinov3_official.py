@@ -12,8 +12,14 @@ from timm.models import convnext, eva
 from toolbox_dinov3.convnext import ConvNeXt
 from toolbox_dinov3.vit import ViT
 
-VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "intermediate_size": 64,
-       "num_register_tokens": 2}  # fmt: skip
+VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "intermediate_size": 64,
+    "num_register_tokens": 2,
+}
 GATED = {**VIT, "use_gated_mlp": True, "hidden_act": "silu"}
 CONVNEXT = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 NETS = {"plain": (ViT, VIT), "gated": (ViT, GATED), "convnext": (ConvNeXt, CONVNEXT)}
@@ -41,14 +47,23 @@ def as_published(net):
     if isinstance(net, ConvNeXt):
         return _convnext_as_published(state)
     names = (
-        ("embeddings.register_tokens", "storage_tokens"), ("embeddings.patch_embeddings.", "patch_embed.proj."),
-        ("embeddings.", ""), ("layer.", "blocks."), (".attention.o_proj.", ".attn.proj."), (".lambda1", ".gamma"),
+        ("embeddings.register_tokens", "storage_tokens"),
+        ("embeddings.patch_embeddings.", "patch_embed.proj."),
+        ("embeddings.", ""),
+        ("layer.", "blocks."),
+        (".attention.o_proj.", ".attn.proj."),
+        (".lambda1", ".gamma"),
         (".layer_scale", ".ls"),
-    )  # fmt: skip
+    )
     gated = any("gate_proj" in key for key in state)
-    names += (("gate_proj", "w1"), ("up_proj", "w2"), ("down_proj", "w3")) if gated else (
-        ("up_proj", "fc1"), ("down_proj", "fc2"),
-    )  # fmt: skip
+    names += (
+        (("gate_proj", "w1"), ("up_proj", "w2"), ("down_proj", "w3"))
+        if gated
+        else (
+            ("up_proj", "fc1"),
+            ("down_proj", "fc2"),
+        )
+    )
     found = {"mask_token": state.pop("embeddings.mask_token")[0]}
     for key, tensor in state.items():
         block = re.match(r"layer\.(\d+)\.attention\.q_proj\.weight", key)

@@ -13,8 +13,12 @@ from toolbox_dinov3.vit import ViT
 
 GOLDEN = Path(__file__).parents[3] / "tests" / "golden"
 TINY = {
-    "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 8, "num_register_tokens": 2,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "num_register_tokens": 2,
+}
 
 
 def tiny(size: int = 32, seed: int = 0, **arguments) -> ViT:
@@ -52,11 +56,18 @@ class Golden:
 
     def _state(self, key_bias: bool) -> dict[str, torch.Tensor]:
         names = {
-            "attn.proj": "attention.o_proj", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1",
-            "mlp.fc1": "mlp.up_proj", "mlp.fc2": "mlp.down_proj", "mlp.w1": "mlp.gate_proj", "mlp.w2": "mlp.up_proj",
-            "mlp.w3": "mlp.down_proj", "blocks.": "model.layer.", "patch_embed.proj": "embeddings.patch_embeddings",
+            "attn.proj": "attention.o_proj",
+            "ls1.gamma": "layer_scale1.lambda1",
+            "ls2.gamma": "layer_scale2.lambda1",
+            "mlp.fc1": "mlp.up_proj",
+            "mlp.fc2": "mlp.down_proj",
+            "mlp.w1": "mlp.gate_proj",
+            "mlp.w2": "mlp.up_proj",
+            "mlp.w3": "mlp.down_proj",
+            "blocks.": "model.layer.",
+            "patch_embed.proj": "embeddings.patch_embeddings",
             "storage_tokens": "embeddings.register_tokens",
-        }  # fmt: skip
+        }
         state = {}
         for key in self.data:
             if not key.startswith("sd_") or "periods" in key or "bias_mask" in key:
@@ -131,9 +142,15 @@ def test_gradients_equal_the_reference(kind):
 
 VITS = [known for known in KNOWN if known.family == "vit"]
 PUBLISHED = {
-    "vits16": 21e6, "vits16plus": 29e6, "vitb16": 86e6, "vitl16": 300e6, "vith16plus": 840e6, "vit7b16": 6716e6,
-    "vitl16-sat": 300e6, "vit7b16-sat": 6716e6,
-}  # fmt: skip
+    "vits16": 21e6,
+    "vits16plus": 29e6,
+    "vitb16": 86e6,
+    "vitl16": 300e6,
+    "vith16plus": 840e6,
+    "vit7b16": 6716e6,
+    "vitl16-sat": 300e6,
+    "vit7b16-sat": 6716e6,
+}
 
 
 @pytest.mark.parametrize("known", VITS, ids=lambda known: known.short)

@@ -16,9 +16,14 @@ from toolbox.utils import hub
 from toolbox.utils.export_formats import save_processor
 
 VIT = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "num_register_tokens": 2,
-    "use_gated_mlp": True, "hidden_act": "silu",
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "num_register_tokens": 2,
+    "use_gated_mlp": True,
+    "hidden_act": "silu",
+}
 CONVNEXT = {"hidden_sizes": [8, 16], "depths": [1, 2]}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -13,7 +13,7 @@ from toolbox_encoders.hf_vision import HFVision
 from transformers import AutoConfig, AutoModel
 
 from toolbox.base import Features
-from toolbox.core.tune import Tune
+from toolbox.builtins.tune import Tune
 from toolbox.testing import check_backbone
 from toolbox.utils.pool import Pool
 
@@ -36,9 +36,15 @@ MODELS = {
     "convnext": CONV,
     "resnet": {**CONV, "embedding_size": 8},
 }
-IMAGES = {"image_processor_type": "BitImageProcessor",
-          "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4], "resample": 2, "size": {"shortest_edge": 40},
-          "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}  # fmt: skip
+IMAGES = {
+    "image_processor_type": "BitImageProcessor",
+    "image_mean": [0.5, 0.4, 0.3],
+    "image_std": [0.2, 0.3, 0.4],
+    "resample": 2,
+    "size": {"shortest_edge": 40},
+    "do_center_crop": True,
+    "crop_size": {"height": 32, "width": 32},
+}
 
 
 def scattered(net, seed=0):
@@ -112,8 +118,16 @@ def test_pool_mean_is_the_mean_of_patches(tmp_path):
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 @pytest.mark.parametrize("size", [32, 48])
 def test_the_vision_tower_of_a_pair(kind, size, tmp_path):
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-            "vocab_size": 20, "eos_token_id": 1, "bos_token_id": 0, "pad_token_id": 1}  # fmt: skip
+    text = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 20,
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+    }
     vision = {**VIT, "image_size": 32}
     config = AutoConfig.for_model(kind, vision_config=vision, text_config=text)
     pair = scattered(AutoModel.from_config(config))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from toolbox_encoders.find_blocks import find_blocks
 from toolbox_encoders.timm_backbone import Timm
 
-from toolbox.core.tune import Tune
+from toolbox.builtins.tune import Tune
 from toolbox.testing import check_backbone
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
@@ -65,10 +65,14 @@ def folder_of(net, name, folder, **config):
     folder.mkdir(parents=True, exist_ok=True)
     save_file(net.state_dict(), folder / "model.safetensors")
     cfg = {
-        "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4], "input_size": [3, 32, 32], "interpolation": "bilinear",
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.4],
+        "input_size": [3, 32, 32],
+        "interpolation": "bilinear",
         "fixed_input_size": timm.get_pretrained_cfg(name).fixed_input_size,
-        "num_classes": net.num_classes, "classifier": "head",
-    }  # fmt: skip
+        "num_classes": net.num_classes,
+        "classifier": "head",
+    }
     content = {"architecture": name, "num_classes": net.num_classes, "pretrained_cfg": cfg, **config}
     (folder / "config.json").write_text(json.dumps(content))
     return str(folder)
@@ -173,8 +177,16 @@ def test_gradients_reach_every_parameter(name):
     assert [key for key, parameter in net.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224",
-                                  "vit_base_patch16_siglip_224", "vit_medium_patch16_reg4_gap_256"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "beit_base_patch16_224",
+        "eva02_tiny_patch14_224",
+        "vit_base_patch16_siglip_224",
+        "vit_medium_patch16_reg4_gap_256",
+    ],
+)
 def test_blocks(name):
     net, pixels = small(name).eval(), torch.randn(2, 3, 32, 32)
     scattered(net.model)
@@ -210,10 +222,18 @@ def test_adapters_reach_every_linear_layer(name):
 
 def test_blocks_of_many_nets():
     found = {
-        "resnet18": 8, "convnext_tiny": 18, "swin_tiny_patch4_window7_224": 12, "vit_base_patch16_224": 12,
-        "efficientnet_b0": 16, "regnetx_002": 0, "densenet121": 0, "maxvit_tiny_rw_224": 11, "caformer_s18": 18,
-        "vgg11": 0, "res2net50_14w_8s": 16,
-    }  # fmt: skip
+        "resnet18": 8,
+        "convnext_tiny": 18,
+        "swin_tiny_patch4_window7_224": 12,
+        "vit_base_patch16_224": 12,
+        "efficientnet_b0": 16,
+        "regnetx_002": 0,
+        "densenet121": 0,
+        "maxvit_tiny_rw_224": 11,
+        "caformer_s18": 18,
+        "vgg11": 0,
+        "res2net50_14w_8s": 16,
+    }
     for name, count in found.items():
         with torch.device("meta"):
             net = timm.create_model(name, num_classes=0)

@@ -89,8 +89,10 @@ def test_a_sum_connects_its_parts_and_holds_their_parameters():
     both = Sum([SigLIP(), ProxyAnchor()])
     both.connect(8, 5)
     assert {name: tuple(p.shape) for name, p in both.named_parameters()} == {
-        "losses.0.log_scale": (), "losses.0.bias": (), "losses.1.proxies": (5, 8),
-    }  # fmt: skip
+        "losses.0.log_scale": (),
+        "losses.0.bias": (),
+        "losses.1.proxies": (5, 8),
+    }
 
 
 # Matryoshka
@@ -196,8 +198,14 @@ def test_memory_equals_pytorch_metric_learning(name, size):
         assert found[0] > 0.01, step
 
 
-PAIR_LOSSES = {**MEMORIES, "cosent": CoSENT(within_anchor=True), "siglip": SigLIP(), "recall": RecallAtK([1, 2], 0.1),
-               "sum": Sum([SupCon(), Triplet()]), "nested": Matryoshka(SupCon(), [3, 8])}  # fmt: skip
+PAIR_LOSSES = {
+    **MEMORIES,
+    "cosent": CoSENT(within_anchor=True),
+    "siglip": SigLIP(),
+    "recall": RecallAtK([1, 2], 0.1),
+    "sum": Sum([SupCon(), Triplet()]),
+    "nested": Matryoshka(SupCon(), [3, 8]),
+}
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)

@@ -574,8 +574,9 @@ def test_a_label_that_is_no_class_is_refused(kind, bad, where):
     labels = {"labels": torch.arange(4), "ref_labels": torch.arange(4)}
     labels[where] = torch.tensor([0, 1, bad, 2])
     with pytest.raises(ValueError, match=rf"{kind.__name__} has 12 classes, so labels are 0 to 11.*label {bad}:"):
-        connected(kind)(torch.randn(4, DIM), labels["labels"], ref_embeddings=torch.randn(4, DIM),
-                        ref_labels=labels["ref_labels"])  # fmt: skip
+        connected(kind)(
+            torch.randn(4, DIM), labels["labels"], ref_embeddings=torch.randn(4, DIM), ref_labels=labels["ref_labels"]
+        )
 
 
 @classification

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model, Optimizer
 from toolbox.base.functional import gather_numbers
-from toolbox.engine.distributed.team import Team
+from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.parts import backbones
 from toolbox.engine.precision import DTYPES, Precision
 from toolbox.errors import Problem, ToolboxError
@@ -61,10 +61,13 @@ class Replicated(Parallel):
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         super().__init__(
             DistributedDataParallel(
-                model, device_ids=None if device.type == "cpu" else [device], find_unused_parameters=find_unused,
-                gradient_as_bucket_view=True, **{_SYNC_BUFFERS: False},
+                model,
+                device_ids=None if device.type == "cpu" else [device],
+                find_unused_parameters=find_unused,
+                gradient_as_bucket_view=True,
+                **{_SYNC_BUFFERS: False},
             )
-        )  # fmt: skip
+        )
 
     def held_back(self) -> AbstractContextManager:
         return self.module.no_sync()
@@ -113,8 +116,14 @@ class Sharded(Parallel):
 
 
 def spread(
-    model: Model, team: Team, settings: dict[str, Any], device: Device, precision: Precision, *, idle: bool
-) -> Parallel:  # fmt: skip
+    model: Model,
+    distributed: DistributedContext,
+    settings: dict[str, Any],
+    device: Device,
+    precision: Precision,
+    *,
+    idle: bool,
+) -> Parallel:
     """Put a model on its device, and its calls and gradients on all processes.
 
     - `settings`: the recipe's `env_cfg.parallel`.
@@ -123,17 +132,18 @@ def spread(
     Raises ToolboxError for what several processes would compute otherwise than one.
     """
     on = torch.device(str(device))
-    if team.size == 1:
+    if distributed.world_size == 1:
         model.to(on)
         return Parallel(model)
     _synchronise_norms(model, on)
     if settings["mode"] == "fsdp":
         if precision.scaler is not None:
             raise ToolboxError(
-                "fp16's gradient scaling is not made for sharded weights.", where="optim_wrapper.precision",
+                "fp16's gradient scaling is not made for sharded weights.",
+                where="optim_wrapper.precision",
                 hint="Use bf16, or env_cfg.parallel.mode=ddp.",
-            )  # fmt: skip
-        return Sharded(model, on, precision, team.size)
+            )
+        return Sharded(model, on, precision, distributed.world_size)
     model.to(on)
     find = settings["find_unused_parameters"]
     return Replicated(model, on, idle if find is None else find)
@@ -160,10 +170,11 @@ def _synchronise_norms(model: Model, device: torch.device) -> None:
         if device.type == "cpu" or type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             raise ToolboxError(
                 f"{type(module).__name__} takes its statistics from one process's share of the batch, which changes "
-                "training.", where=f"model.{path}",
+                "training.",
+                where=f"model.{path}",
                 hint="Use another norm, freeze this part, or set norm_stats='frozen' in its backbone's tune; on a GPU, "
                 "torch's own batch norms are synchronised.",
-            )  # fmt: skip
+            )
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Finding, Metric
+from toolbox.base import Batch, Dataset, Metric, ReportItem
 from toolbox.plugin import Problem
 from toolbox.utils.resampling import bootstrap_counts
-from toolbox_classification.findings import describe
 from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
+from toolbox_classification.report_items import describe
 
 _KS = [1, 5]
 
@@ -95,7 +95,7 @@ class Accuracy(Metric):
 
         return counts, numbers
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._answers is None:
             return []
         left_out = [k for k in _KS if k >= self._answers.classes] if self.ks is None else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Curve, Dataset, Finding, Histogram, Metric
+from toolbox.base import Batch, Curve, Dataset, Histogram, Metric, ReportItem
 from toolbox.plugin import Problem
 from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
 
@@ -60,7 +60,7 @@ class CalibrationError(Metric):
         weights = (None, answers.right.double(), answers.confidence)
         return tuple(torch.bincount(place, weights, minlength=self.bins).double() for weights in weights)
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._answers is None:
             return []
         items, right, confidence = self._binned(self._answers)
@@ -73,9 +73,13 @@ class CalibrationError(Metric):
         }
         return [
             Curve(
-                "Reliability", {"accuracy": list(points), "calibrated": [(0.0, 0.0), (1.0, 1.0)]}, x="confidence",
-                y="accuracy", note="Of the items of a bin. Below the diagonal the model is surer than it is right.",
+                "Reliability",
+                {"accuracy": list(points), "calibrated": [(0.0, 0.0), (1.0, 1.0)]},
+                x="confidence",
+                y="accuracy",
+                note="Of the items of a bin. Below the diagonal the model is surer than it is right.",
             ),
-            Histogram("How sure it is", self._edges().tolist(), shares, x="confidence",
-                      note="Of right and of wrong answers."),
-        ]  # fmt: skip
+            Histogram(
+                "How sure it is", self._edges().tolist(), shares, x="confidence", note="Of right and of wrong answers."
+            ),
+        ]

@@ -48,8 +48,13 @@ class Classifier(TowerModel):
         found = self.check_loss("losses.CrossEntropy")
         if not found and not self.criterion.reads_logits:
             name = type(self.criterion).__name__
-            found.append(Problem(f"{name} compares embeddings, and this model gives logits.", "loss",
-                                 "Use losses.CrossEntropy, or retrieval.Embedder."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares embeddings, and this model gives logits.",
+                    "loss",
+                    "Use losses.CrossEntropy, or retrieval.Embedder.",
+                )
+            )
         return found
 
     def connect(self, classes: int | None = None) -> None:
@@ -65,10 +70,10 @@ class Classifier(TowerModel):
                 "classification.MLP"
             )
 
-    def represent(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
         return {"logits": self._logits(self.pooled(batch))}
 
-    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion, logits, labels = self.require_loss(), representations["logits"], batch.labels
         if labels is not None and batch.mixed is not None:
             labels = _mixed(labels, *batch.mixed, classes=logits.shape[1])

@@ -50,9 +50,16 @@ class NearestNeighbours(nn.Module):
         alone = torch.full((len(embeddings),), -1, device=embeddings.device)
         with without_autocast(embeddings.device):
             chunks = count_votes(
-                unit_rows(embeddings.float()), alone, self.memory, self.labels, classes, [int(k)], temperature,
-                memory_mb=self.memory_mb, device=embeddings.device,
-            )  # fmt: skip
+                unit_rows(embeddings.float()),
+                alone,
+                self.memory,
+                self.labels,
+                classes,
+                [int(k)],
+                temperature,
+                memory_mb=self.memory_mb,
+                device=embeddings.device,
+            )
             # shares of the largest, so that which class is first cannot be lost in rounding
             logits = [(votes / votes.amax(dim=1, keepdim=True)).log().clamp(min=LEAST) for _, _, votes in chunks]
         return torch.cat(logits) if logits else embeddings.new_zeros(0, classes, dtype=torch.float32)
@@ -107,9 +114,17 @@ class LinearLogits(nn.Module):
 
 
 def count_votes(
-    queries: Tensor, own: Tensor, gallery: Tensor, index: Tensor, classes: int, ks: list[int], temperature: float, *,
-    memory_mb: int, device: torch.device,
-) -> Iterator[tuple[slice, int, Tensor]]:  # fmt: skip
+    queries: Tensor,
+    own: Tensor,
+    gallery: Tensor,
+    index: Tensor,
+    classes: int,
+    ks: list[int],
+    temperature: float,
+    *,
+    memory_mb: int,
+    device: torch.device,
+) -> Iterator[tuple[slice, int, Tensor]]:
     """(rows of queries, which of `ks`, (rows, classes) votes of their k nearest), overwritten afterwards.
 
     The weight of a neighbour is exp((its cosine - that of the nearest) / temperature).

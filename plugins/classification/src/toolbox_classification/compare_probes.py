@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolbox.base import Finding, Hook, Run, Table
-from toolbox_classification.probe_accuracy import grid_findings
+from toolbox.base import Hook, ReportItem, Run, Table
+from toolbox_classification.probe_accuracy import grid_report_items
 from toolbox_classification.probe_names import METHODS, PREFIX, best_method, grid_of
 
 
@@ -22,7 +22,7 @@ class CompareProbes(Hook):
     rate where the metric of the last evaluation does not show it.
     """
 
-    def conclude(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
+    def on_run_end(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
         found = compared(results, tested=bool(run.config["test_dataloader"] and run.config["test_evaluator"]))
         if not found:
             run.warn(
@@ -37,21 +37,26 @@ class CompareProbes(Hook):
             run.info(f"The best learning rate is the {where} of the grid: try {where.replace('est', 'er')} ones.")
         return {"probes": found}
 
-    def findings(self, results: dict[str, Any]) -> list[Finding]:
+    def report_items(self, results: dict[str, Any]) -> list[ReportItem]:
         found = results.get("probes")
         if not found:
             return []
         rows = [
-            [METHODS[method] + (" *" if method == found["best"] else ""), row["chosen"], row["val"], row["test"],
-             None if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"]
+            [
+                METHODS[method] + (" *" if method == found["best"] else ""),
+                row["chosen"],
+                row["val"],
+                row["test"],
+                None if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}",
+            ]
             for method, row in found["methods"].items()
-        ]  # fmt: skip
+        ]
         note = (
             "* the best on the validation set, by which methods compare, and what `predict` uses. Test: judged "
             "once, 95 % over its items."
         )
         table = Table("Probes", ["method", "chosen", "validation", "test", "test interval"], rows, note)
-        grid = [] if grid_of(results.get("after") or {}) else grid_findings(results["best"]["metrics"])
+        grid = [] if grid_of(results.get("after") or {}) else grid_report_items(results["best"]["metrics"])
         return [table, *grid]
 
 
@@ -64,12 +69,15 @@ def compared(results: dict[str, Any], *, tested: bool) -> dict[str, Any]:
     test = (results.get("after") or {}) if tested else {}  # without a test set that is the validation
     methods = {
         method: {
-            "chosen": _choice(method, val, test), "val": val[method], "test": test.get(method),
-            "low": test.get(f"{method}_low"), "high": test.get(f"{method}_high"),
+            "chosen": _choice(method, val, test),
+            "val": val[method],
+            "test": test.get(method),
+            "low": test.get(f"{method}_low"),
+            "high": test.get(f"{method}_high"),
         }
         for method in METHODS
         if method in val
-    }  # fmt: skip
+    }
     return {"best": best_method(val), "methods": methods} if methods else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Curve, Dataset, Finding, gather, world
+from toolbox.base import Curve, Dataset, ReportItem, gather, world
 from toolbox_classification.classifiers import NearestNeighbours, count_votes
 from toolbox_classification.intervals import over_items
 from toolbox_classification.learned import Learned
@@ -109,7 +109,7 @@ class KNN(Learned):
     def remarks(self) -> list[str]:
         return self._remarks
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if not self._lines:
             return []
         return [Curve("k-NN by the number of neighbours", self._lines, "k", "accuracy", log_x=True, note=self._note)]
@@ -121,17 +121,30 @@ class KNN(Learned):
         rank, size = world()
         share = slice(rank, None, size)
         told = vote(
-            queries[share], own[share], gallery, classes, ks, self.temperature, memory_mb=self.memory_mb,
+            queries[share],
+            own[share],
+            gallery,
+            classes,
+            ks,
+            self.temperature,
+            memory_mb=self.memory_mb,
             device=self._device,
-        )  # fmt: skip
+        )
         right = (told == labels[share]).sum(dim=1)
         return gather(right[None]).sum(dim=0).tolist()
 
 
 def vote(
-    queries: Tensor, own: Tensor, gallery: Tensor, classes: Tensor, ks: list[int], temperature: float, *,
-    memory_mb: int = 512, device: torch.device | None = None,
-) -> Tensor:  # fmt: skip
+    queries: Tensor,
+    own: Tensor,
+    gallery: Tensor,
+    classes: Tensor,
+    ks: list[int],
+    temperature: float,
+    *,
+    memory_mb: int = 512,
+    device: torch.device | None = None,
+) -> Tensor:
     """(len(ks), Q): the class that each query gets from its k nearest; of equal votes the first class.
 
     - `queries`: (Q, D), `gallery`: (G, D), rows of length 1; `classes`: (G,) of the gallery.

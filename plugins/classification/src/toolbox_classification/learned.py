@@ -90,7 +90,7 @@ class Learned(Metric):
             return []
         return [Problem(f"{self.name} reads the model's 'embeddings', and it gives {', '.join(sorted(outputs))}.")]
 
-    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+    def fit(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         self._training.add(outputs, batch, self.name)
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:

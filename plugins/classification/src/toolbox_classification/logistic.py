@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from toolbox.base import Curve, Dataset, Finding
+from toolbox.base import Curve, Dataset, ReportItem
 from toolbox_classification.classifiers import LEAST, LinearLogits
 from toolbox_classification.intervals import over_items
 from toolbox_classification.learned import Learned, of_main
@@ -76,7 +76,7 @@ class LogisticRegression(Learned):
 
     `compute` gives "logistic", the accuracy; "logistic_low" and "logistic_high", within which it would be for other
     items (95 %, bootstrap over items); "logistic_c", the chosen C; and, only if there are any,
-    "logistic_not_converged", how many fits `max_iter` ended before their optimum; the findings say of which C.
+    "logistic_not_converged", how many fits `max_iter` ended before their optimum; the report items say of which C.
     Every process gets the same numbers, for any number of processes. Raises ValueError for arguments that make no
     sense, and without labels.
     """
@@ -123,8 +123,11 @@ class LogisticRegression(Learned):
         right = int((torch.cat(told) == wanted).sum())
         low, high = over_items([len(judged) - right, right])
         numbers = {
-            "logistic": right / len(judged), "logistic_low": low, "logistic_high": high, "logistic_c": choice.c,
-        }  # fmt: skip
+            "logistic": right / len(judged),
+            "logistic_low": low,
+            "logistic_high": high,
+            "logistic_c": choice.c,
+        }
         if slow:
             numbers["logistic_not_converged"] = float(len(slow))
         self._line = [(c, accuracy) for c, (accuracy, _) in choice.quality.items()]
@@ -171,11 +174,17 @@ class LogisticRegression(Learned):
         if key not in training.fits:
             precise = _has_float64(self._device)
             training.fits[key] = fit(
-                training.x if kept is None else training.x[kept], training.y if kept is None else training.y[kept],
-                len(training.names), c, start=start, max_iter=self.max_iter,
-                tolerance=self.tolerance if precise else max(self.tolerance, 1e-5), device=self._device,
-                dtype=torch.float64 if precise else torch.float32, memory_mb=self.memory_mb,
-            )  # fmt: skip
+                training.x if kept is None else training.x[kept],
+                training.y if kept is None else training.y[kept],
+                len(training.names),
+                c,
+                start=start,
+                max_iter=self.max_iter,
+                tolerance=self.tolerance if precise else max(self.tolerance, 1e-5),
+                device=self._device,
+                dtype=torch.float64 if precise else torch.float32,
+                memory_mb=self.memory_mb,
+            )
         return training.fits[key]
 
     def _training_set(self, x: Tensor, labels: Tensor) -> TrainingSet:
@@ -195,7 +204,7 @@ class LogisticRegression(Learned):
             x = rows.T.contiguous()
         return TrainingSet(x, y, names, basis, fits)
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if not self._note:
             return []
         title, lines = "Logistic regression by C", {self._line_name: self._line}

@@ -25,10 +25,18 @@ class Fitted:
 
 
 def fit(
-    x: Tensor, y: Tensor, classes: int, c: float, *, start: Fitted | None = None, max_iter: int = 1000,
-    tolerance: float = 1e-6, device: torch.device | None = None, dtype: torch.dtype | None = None,
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    c: float,
+    *,
+    start: Fitted | None = None,
+    max_iter: int = 1000,
+    tolerance: float = 1e-6,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
     memory_mb: int = 4096,
-) -> Fitted:  # fmt: skip
+) -> Fitted:
     """Minimise c * (sum of cross-entropies) + 0.5 * (squared weights), biases free: the objective of scikit-learn.
 
     Of two classes it is 0.5 * (squared difference of their weights), as there.
@@ -72,9 +80,15 @@ def fit(
         return loss / count + 0.5 * penalty * weights.square().sum()
 
     optimizer = torch.optim.LBFGS(
-        [solution], lr=1.0, max_iter=max_iter, max_eval=2 * max_iter, tolerance_grad=tolerance * scale,
-        tolerance_change=0.0, history_size=10, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+        [solution],
+        lr=1.0,
+        max_iter=max_iter,
+        max_eval=2 * max_iter,
+        tolerance_grad=tolerance * scale,
+        tolerance_change=0.0,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+    )
     with torch.no_grad():
         optimizer.step(closure)
         closure()

@@ -83,9 +83,14 @@ class PredictionAccumulator:
                 f"the model gives {int(classes.min())} logits for some items and {int(classes.max())} for others"
             )
         return Predictions(
-            items.labels.cpu(), rank.long(), said.long(), confidence.double(), int(classes[0]), items.names,
+            items.labels.cpu(),
+            rank.long(),
+            said.long(),
+            confidence.double(),
+            int(classes[0]),
+            items.names,
             items.indices,
-        )  # fmt: skip
+        )
 
 
 def _answers(logits: Tensor, labels: Tensor) -> Tensor:

@@ -48,9 +48,10 @@ class Probe(Model):
       hold it only where it is the best or asked for here.
 
     `predict` returns {"embeddings": (B, P) rows of length 1} and, for every head, its class in each repeat as
-    "linear/INPUT/RATE" (B, repeats). After a choice (`validated`, by the numbers of the validation; it is saved with
-    the model) also "linear", (B, repeats), the classes of the chosen head, and "logits", (B, C), those of the
-    `classifier` (of a linear head, of its first repeat); `predictor` names it. `baseline` gives the embeddings alone.
+    "linear/INPUT/RATE" (B, repeats). After a choice (`on_validation_end`, by the numbers of the validation; it
+    is saved with the model) also "linear", (B, repeats), the classes of the chosen head, and "logits", (B, C), those of
+    the `classifier` (of a linear head, of its first repeat); `predictor` names it. `baseline` gives the embeddings
+    alone.
     """
 
     closed_set = True
@@ -135,10 +136,10 @@ class Probe(Model):
             parts.append(torch.randn(self.classes, width, generator=generator, device="cpu") * 0.01)
         return torch.stack(parts)
 
-    def represent(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
         return {"features": self.pooled(batch)}
 
-    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         labels, views = batch.labels, batch.views["image"]
         if labels is None:
             raise ValueError("a probe needs labels, and this batch has none: use a labelled dataset")
@@ -219,13 +220,14 @@ class Probe(Model):
     def _embeddings(self, features: Tensor) -> dict[str, Tensor]:
         return {"embeddings": l2_normalize(features[..., self.parts[0].slice(self.backbone.dim)].float())}
 
-    def validated(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
+    def on_validation_end(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
         names = self.names()
         if missing := [name for name in names if name not in numbers]:
             raise ToolboxError(
                 f"A probe chooses by the accuracy of every head, and the validation gives no '{missing[0]}'.",
-                where="val_evaluator", hint="Add dict(type='classification.ProbeAccuracy', choose=True).",
-            )  # fmt: skip
+                where="val_evaluator",
+                hint="Add dict(type='classification.ProbeAccuracy', choose=True).",
+            )
         best = max(names, key=lambda name: numbers[name])  # the first of equals, so the lowest rate
         self.chosen.copy_(torch.tensor(names[best]))
         if classifiers is None:
@@ -236,7 +238,7 @@ class Probe(Model):
                 f"The probe shall predict by {METHODS[self.classifier]}, and no metric of the validation fits it.",
                 where="model.classifier",
                 hint="Add classification.KNN or classification.LogisticRegression to val_evaluator.",
-            )  # fmt: skip
+            )
         winner = best_method({PREFIX: numbers[best], **{name: numbers[name] for name in known}})
         kept = {name for name in known if name in (winner, self.classifier) or name == "logistic"}
         self.fitted = nn.ModuleDict({name: known[name] for name in sorted(kept)})
@@ -255,9 +257,10 @@ class Probe(Model):
             if self.classifier not in ("best", PREFIX, *held):
                 has = " and ".join(METHODS[name] for name in (PREFIX, *sorted(held)))
                 raise ToolboxError(
-                    f"The checkpoint holds no {METHODS[self.classifier]}, but {has}.", where="model.classifier",
+                    f"The checkpoint holds no {METHODS[self.classifier]}, but {has}.",
+                    where="model.classifier",
                     hint="A probe keeps k-NN where it is the best, or where the training recipe says classifier='knn'.",
-                )  # fmt: skip
+                )
 
     def in_plain_torch(self) -> list[str]:
         lines = [*_pool_lines(self.parts[0]), "embedding = F.normalize(x, dim=-1)"]

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Curve, Dataset, Finding, Metric, Table, world
+from toolbox.base import Batch, Curve, Dataset, Metric, ReportItem, Table, world
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import check_labelled
 from toolbox_classification.intervals import over_items, over_repeats
@@ -85,8 +85,8 @@ class ProbeAccuracy(Metric):
         self._numbers = numbers
         return numbers
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
-        return grid_findings(self._numbers)
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
+        return grid_report_items(self._numbers)
 
     def _merged(self) -> tuple[int, dict[str, list[int]], dict[str, list[int]]]:
         """What all processes saw: items, and the counts of each head. Whole numbers, so in any order."""
@@ -103,7 +103,7 @@ class ProbeAccuracy(Metric):
         return sum(part[0] for part in parts), *merged
 
 
-def grid_findings(numbers: Mapping[str, float]) -> list[Finding]:
+def grid_report_items(numbers: Mapping[str, float]) -> list[ReportItem]:
     """The accuracy of every head, as lines over the learning rate and as a table; nothing where there is no grid."""
     grid = grid_of(numbers)
     if not grid:

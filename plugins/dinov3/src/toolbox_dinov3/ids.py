@@ -61,9 +61,13 @@ def _convnext(width: int, third: int) -> dict[str, Any]:
 
 
 _TIMM = {
-    "vits16": "small", "vits16plus": "small_plus", "vitb16": "base", "vitl16": "large", "vith16plus": "huge_plus",
+    "vits16": "small",
+    "vits16plus": "small_plus",
+    "vitb16": "base",
+    "vitl16": "large",
+    "vith16plus": "huge_plus",
     "vit7b16": "7b",
-}  # fmt: skip
+}
 
 
 def _web(short: str, family: Family, arch: dict[str, Any]) -> Known:

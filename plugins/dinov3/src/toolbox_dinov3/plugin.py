@@ -9,11 +9,17 @@ from toolbox.plugin import Component, hookimpl
 def toolbox_components() -> list[Component]:
     return [
         Component(
-            "backbone", "ViT", "toolbox_dinov3.vit:ViT",
-            "DINOv3 vision transformer: S, S+, B, L, H+, 7B, or your own sizes", requires=("transformers",),
+            "backbone",
+            "ViT",
+            "toolbox_dinov3.vit:ViT",
+            "DINOv3 vision transformer: S, S+, B, L, H+, 7B, or your own sizes",
+            requires=("transformers",),
         ),
         Component(
-            "backbone", "ConvNeXt", "toolbox_dinov3.convnext:ConvNeXt",
-            "DINOv3 ConvNeXt: tiny, small, base, large, or your own sizes", requires=("transformers",),
+            "backbone",
+            "ConvNeXt",
+            "toolbox_dinov3.convnext:ConvNeXt",
+            "DINOv3 ConvNeXt: tiny, small, base, large, or your own sizes",
+            requires=("transformers",),
         ),
-    ]  # fmt: skip
+    ]

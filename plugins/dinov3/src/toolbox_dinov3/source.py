@@ -16,14 +16,34 @@ from toolbox_dinov3.timm_config import read_timm_fields
 
 FIELDS: dict[Family, tuple[str, ...]] = {
     "vit": (
-        "patch_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-        "attention_dropout", "initializer_range", "layer_norm_eps", "rope_theta", "query_bias", "key_bias",
-        "value_bias", "proj_bias", "mlp_bias", "layerscale_value", "use_gated_mlp", "num_register_tokens",
+        "patch_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_act",
+        "attention_dropout",
+        "initializer_range",
+        "layer_norm_eps",
+        "rope_theta",
+        "query_bias",
+        "key_bias",
+        "value_bias",
+        "proj_bias",
+        "mlp_bias",
+        "layerscale_value",
+        "use_gated_mlp",
+        "num_register_tokens",
     ),
     "convnext": (
-        "hidden_sizes", "depths", "hidden_act", "initializer_range", "layer_norm_eps", "layer_scale_init_value",
+        "hidden_sizes",
+        "depths",
+        "hidden_act",
+        "initializer_range",
+        "layer_norm_eps",
+        "layer_scale_init_value",
     ),
-}  # fmt: skip
+}
 """The fields of the transformers configurations that describe the structure."""
 
 _ARGUMENTS = {

@@ -9,15 +9,21 @@ from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, Family
 
 _FIELDS: dict[Family, dict[str, str]] = {
     "vit": {
-        "patch_size": "patch_size", "embed_dim": "hidden_size", "depth": "num_hidden_layers",
-        "num_heads": "num_attention_heads", "num_reg_tokens": "num_register_tokens", "init_values": "layerscale_value",
+        "patch_size": "patch_size",
+        "embed_dim": "hidden_size",
+        "depth": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "num_reg_tokens": "num_register_tokens",
+        "init_values": "layerscale_value",
         "rope_temperature": "rope_theta",
     },
     "convnext": {
-        "dims": "hidden_sizes", "depths": "depths", "norm_eps": "layer_norm_eps",
+        "dims": "hidden_sizes",
+        "depths": "depths",
+        "norm_eps": "layer_norm_eps",
         "ls_init_value": "layer_scale_init_value",
     },
-}  # fmt: skip
+}
 _WITHOUT_EFFECT = ("num_classes", "global_pool", "img_size", "dynamic_img_size", "drop_path_rate", "drop_rate")
 """On the tokens of a net that is not training, which takes images of any size."""
 

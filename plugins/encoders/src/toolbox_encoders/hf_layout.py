@@ -144,9 +144,13 @@ def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tu
 
 
 def _probe(
-    model: nn.Module, layout: Layout, pixels: Tensor, norms: list[tuple[str, Tensor, Tensor]], last: list[Tensor],
+    model: nn.Module,
+    layout: Layout,
+    pixels: Tensor,
+    norms: list[tuple[str, Tensor, Tensor]],
+    last: list[Tensor],
     own_size: tuple[int, int],
-) -> Layout:  # fmt: skip
+) -> Layout:
     name, (height, width) = layout.name, pixels.shape[-2:]
     try:
         hidden = layout.run(model, pixels, 1, None).last_hidden_state

@@ -114,8 +114,14 @@ def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -
 
 
 _REFUSALS = (
-    AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
+    AssertionError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What timm's nets raise, each its own, for arguments and files that do not fit."""
 
 

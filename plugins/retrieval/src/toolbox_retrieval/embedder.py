@@ -80,21 +80,44 @@ class Embedder(TowerModel):
             return found
         name = type(self.criterion).__name__
         if self.criterion.reads_logits:
-            found.append(Problem(f"{name} compares logits with labels, and this model gives embeddings.", "loss",
-                                 "Use classification.Classifier, or a loss such as losses.SupCon."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares logits with labels, and this model gives embeddings.",
+                    "loss",
+                    "Use classification.Classifier, or a loss such as losses.SupCon.",
+                )
+            )
         if self.criterion.reads_tokens and not self.pool.keeps_tokens:
-            found.append(Problem(f"{name} compares tokens, and this pool gives one vector an item.", "pool",
-                                 "Set pool='tokens'."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares tokens, and this pool gives one vector an item.", "pool", "Set pool='tokens'."
+                )
+            )
         if self.pool.keeps_tokens and not self.criterion.reads_tokens:
-            found.append(Problem(f"{name} compares one vector an item, and this pool keeps tokens.", "loss",
-                                 "Use losses.MaxSim, or pool='cls'."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares one vector an item, and this pool keeps tokens.",
+                    "loss",
+                    "Use losses.MaxSim, or pool='cls'.",
+                )
+            )
         taught = self.teacher is not None or self.teacher_file is not None
         if self.criterion.needs_teacher and not taught:
-            found.append(Problem(f"{name} compares with a teacher, and there is none.", "loss",
-                                 "Set model.teacher to a backbone, or model.teacher_file."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares with a teacher, and there is none.",
+                    "loss",
+                    "Set model.teacher to a backbone, or model.teacher_file.",
+                )
+            )
         if taught and not self.criterion.needs_teacher:
-            found.append(Problem(f"{name} never looks at the teacher.", "teacher" if self.teacher else "teacher_file",
-                                 "Add losses.Distillation to a losses.Sum, or remove the teacher."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} never looks at the teacher.",
+                    "teacher" if self.teacher else "teacher_file",
+                    "Add losses.Distillation to a losses.Sum, or remove the teacher.",
+                )
+            )
         if self.teacher is not None and self.teacher.tune is not None:
             found.append(Problem("A teacher stays frozen.", "teacher.tune", "Remove the key."))
         if self.teacher_file is not None:
@@ -103,8 +126,13 @@ class Embedder(TowerModel):
             except (OSError, ValueError) as error:
                 found.append(Problem(str(error), "teacher_file"))
         if self.teacher is not None and self.teacher_pool.keeps_tokens and self.criterion.needs_teacher:
-            found.append(Problem(f"{name} compares with one vector an item, and the teacher's pool keeps tokens.",
-                                 "teacher_pool", "Set teacher_pool='cls'."))  # fmt: skip
+            found.append(
+                Problem(
+                    f"{name} compares with one vector an item, and the teacher's pool keeps tokens.",
+                    "teacher_pool",
+                    "Set teacher_pool='cls'.",
+                )
+            )
         return found or self._check_teacher()
 
     def _check_teacher(self) -> list[Problem]:
@@ -121,14 +149,14 @@ class Embedder(TowerModel):
             return [Problem(f"{error}.", "loss")]
         return []
 
-    def represent(self, batch: Batch) -> dict[str, Tensor]:
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
         found = {"embeddings": self._embed(batch)}
         if self.teacher is not None:
             with torch.no_grad():
                 found["teacher"] = self.pooled(batch, "teacher")
         return found
 
-    def objective(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion = self.require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
         own, labels = batch.views["image"], batch.labels

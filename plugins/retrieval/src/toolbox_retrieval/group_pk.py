@@ -89,13 +89,18 @@ class GroupPK(EpochSampler):
         sequence = rng.permutation(len(blocks))
         tables = [
             pk_table(
-                ordered, self._classes.starts[members], self._classes.sizes[members], self._parts[members],
-                (blocks[group], share, self.per_class), drop, rng,
+                ordered,
+                self._classes.starts[members],
+                self._classes.sizes[members],
+                self._parts[members],
+                (blocks[group], share, self.per_class),
+                drop,
+                rng,
             )
             for group in sequence
             if blocks[group]  # all of it may have been dropped
             for members in [self._members[group]]
-        ]  # fmt: skip
+        ]
         table = np.empty((batches, self.groups, share, self.per_class), dtype=np.int64)
         places = seat_batches(blocks[sequence], batches, self.groups, rng), np.repeat(range(self.groups), batches)
         table[places] = np.concatenate(tables)

@@ -12,9 +12,13 @@ from toolbox.utils.resampling import DRAWS, SEED, percentiles
 
 
 def intervals(
-    found: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *,
+    found: dict[str, Tensor],
+    labels: Tensor,
+    ks: Sequence[int],
+    resamples: int,
+    *,
     lone: Lone = "skip",
-) -> dict[str, tuple[float, float]]:  # fmt: skip
+) -> dict[str, tuple[float, float]]:
     """{name: (low, high)} of the numbers of `summarize`, at 95 %.
 
     - `found`: what `rank_queries` returned; `labels`: (Q,) the queries' classes.

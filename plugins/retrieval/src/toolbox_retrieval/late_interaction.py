@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
+from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, world
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
-from toolbox_retrieval.findings import outcomes, positions, recall_curve
 from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, largest_k, remarks
+from toolbox_retrieval.report_items import outcomes, positions, recall_curve
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -85,24 +85,31 @@ class LateInteractionRecall(Metric):
     def remarks(self) -> list[str]:
         return [] if self._items is None else remarks(self.ks, self._items, self._found["rank"], self.lone)
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._items is None:
             return []
         rank, ks = self._found["rank"].cpu(), fitting_ks(self.ks, self._items)
         found = [
-            recall_curve({"": {"rank": rank}}, largest_k(self._items), ks, self.lone), positions(rank),
+            recall_curve({"": {"rank": rank}}, largest_k(self._items), ks, self.lone),
+            positions(rank),
             outcomes(self._items, rank, [], self.lone),
-        ]  # fmt: skip
-        for finding in found:
-            if finding is not None:
-                finding.title += ", late interaction"
-        return [finding for finding in found if finding is not None]
+        ]
+        for report_item in found:
+            if report_item is not None:
+                report_item.title += ", late interaction"
+        return [report_item for report_item in found if report_item is not None]
 
 
 def rank_token_sets(
-    queries: Tensor, gallery: Tensor, *, query_labels: Tensor, gallery_labels: Tensor, query_ids: Tensor,
-    gallery_ids: Tensor, memory_mb: int = 512,
-) -> dict[str, Tensor]:  # fmt: skip
+    queries: Tensor,
+    gallery: Tensor,
+    *,
+    query_labels: Tensor,
+    gallery_labels: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    memory_mb: int = 512,
+) -> dict[str, Tensor]:
     """Rank token sets, (Q, N, E) against (G, M, E), by late interaction; the rest is as in `rank_queries`."""
     layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
     rows = layout.rows(max(1, memory_mb // 2))

@@ -31,10 +31,19 @@ class Mined:
 
 
 def mine(
-    embeddings: Tensor, labels: Tensor, *, negatives: int = 5, top: int = 50, skip: int = 0,
-    margin: float | None = None, max_similarity: float | None = None, positives: int = 1, keep_short: bool = False,
-    memory_mb: int = 256, progress: Callable[[int], None] = lambda done: None,
-) -> Mined:  # fmt: skip
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    negatives: int = 5,
+    top: int = 50,
+    skip: int = 0,
+    margin: float | None = None,
+    max_similarity: float | None = None,
+    positives: int = 1,
+    keep_short: bool = False,
+    memory_mb: int = 256,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Mined:
     """Hard negatives of every item among all others.
 
     - `embeddings`: (N, D) rows of length 1, whose products are similarities; `labels`: (N,) integers.

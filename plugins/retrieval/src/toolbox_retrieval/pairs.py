@@ -91,9 +91,10 @@ class Pairs(EpochSampler):
     def _by_record(self, rng: np.random.Generator) -> list[np.ndarray]:
         chosen = rng.permutation(len(self._queries))[: len(self) * self.pairs]
         return [
-            self._queries[chosen], *self._records.different(chosen, 1, rng),
+            self._queries[chosen],
+            *self._records.different(chosen, 1, rng),
             *self._wrong.different(chosen, self.negatives, rng),
-        ]  # fmt: skip
+        ]
 
     def notes(self) -> list[str]:
         if self._records is not None:

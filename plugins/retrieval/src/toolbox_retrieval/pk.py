@@ -83,9 +83,14 @@ class PK(EpochSampler):
 
 
 def pk_table(
-    ordered: np.ndarray, starts: np.ndarray, sizes: np.ndarray, groups: np.ndarray, shape: tuple[int, int, int],
-    drop: bool, rng: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+    ordered: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    groups: np.ndarray,
+    shape: tuple[int, int, int],
+    drop: bool,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """(batches, classes, per_class) item indices, no class twice in a batch.
 
     - `ordered`: items class by class, those of class c at `starts[c]` and `sizes[c]` long, in random order.

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Finding, Metric, gather, world
+from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, world
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import expand, unit_rows
 from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
 from toolbox_retrieval import k_reciprocal
-from toolbox_retrieval.findings import describe
 from toolbox_retrieval.intervals import intervals as resampled
 from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, remarks
+from toolbox_retrieval.report_items import describe
 from toolbox_retrieval.whitening import Projected, Whitening
 
 _MEANS = ("map@r", "r_precision", "mrr")
@@ -43,7 +43,7 @@ class Recall(Metric):
     - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
       drawn, as queries of a class depend on each other (toolbox_retrieval/intervals.py).
-    - `by_group`: whether the findings hold a table by super-class, where the dataset has `groups`.
+    - `by_group`: whether the report items hold a table by super-class, where the dataset has `groups`.
     - `whiten`: width of a whitening by principal components (whitening.py beside this file); None for none.
     - `whiten_from`: what it is learned from: "train" (None), the training set without augmentation, which is embedded
       for it; or "gallery", the very items that are judged, though not their labels.
@@ -120,9 +120,12 @@ class Recall(Metric):
         ]
         bounds = [f"{name}_{end}" for name in means for end in ("low", "high")] if self.intervals else []
         return [
-            *means, "queries", "queries_without_positive", *bounds,
+            *means,
+            "queries",
+            "queries_without_positive",
+            *bounds,
             *(f"{variant}/{name}" for variant in variants for name in means),
-        ]  # fmt: skip
+        ]
 
     def check(self, dataset: Dataset) -> list[Problem]:
         return check_labels(dataset, self.ks) + self._check_classes(dataset)
@@ -156,7 +159,7 @@ class Recall(Metric):
         count = "" if training is None else f", {training:,} items,"
         return [f"Whitening to {self.whiten} dimensions is learned from the training set{count} without augmentation."]
 
-    def learn(self, outputs: dict[str, Tensor], batch: Batch) -> None:
+    def fit(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         if self._whitening is not None and self.whiten_from == "train":
             self._whitening.see(outputs["embeddings"].detach())
 
@@ -182,7 +185,7 @@ class Recall(Metric):
                     numbers |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
         return numbers
 
-    def findings(self, dataset: Dataset) -> list[Finding]:
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._items is None:
             return []
         ks = fitting_ks(self.ks, self._items)

@@ -46,11 +46,11 @@ def main(argv: list[str]) -> int:
     )
     toolbox.add_model_arguments(parser, backbone=False, baseline=False)
     arguments = parser.parse_intermixed_args(argv)
-    return toolbox.run_in_processes(lambda team: _predict(arguments, team))
+    return toolbox.run_in_processes(lambda distributed: _predict(arguments, distributed))
 
 
-def _predict(arguments: argparse.Namespace, team: Any) -> int:
-    """- `team`: the processes that predict together."""
+def _predict(arguments: argparse.Namespace, distributed: Any) -> int:
+    """- `distributed`: the processes that predict together."""
     from toolbox.utils.top_classes import top_classes
     from toolbox_classification.commands.prediction_files import ENDINGS, write_predictions
 
@@ -58,7 +58,7 @@ def _predict(arguments: argparse.Namespace, team: Any) -> int:
     dataset = toolbox.load_images(arguments)
     for note in dataset.notes():
         print(note)
-    model = _load(arguments, team)
+    model = _load(arguments, distributed)
     names = model.classes
     if names is None:
         print("This checkpoint holds no names of classes: labels are their numbers.")
@@ -76,7 +76,7 @@ def _predict(arguments: argparse.Namespace, team: Any) -> int:
         lambda outputs, batch: top_classes(outputs, top, batch.ids, names),
         what="classifying",
     )
-    if not team.is_main:
+    if not distributed.is_main:
         return 0
     rows, unreadable = predictions.rows, len(predictions.bad)
     paths = [str(name) for name in predictions.ids]
@@ -107,7 +107,7 @@ def _check_targets(arguments: argparse.Namespace, endings: tuple[str, ...]) -> N
         raise toolbox.ToolboxError("--overwrite has no effect without --out or --page.")
 
 
-def _load(arguments: argparse.Namespace, team: Any) -> LoadedModel:
+def _load(arguments: argparse.Namespace, distributed: Any) -> LoadedModel:
     kind = toolbox.find_model_kind(arguments.model)
     if kind != "checkpoint":
         raise toolbox.ToolboxError(
@@ -115,7 +115,7 @@ def _load(arguments: argparse.Namespace, team: Any) -> LoadedModel:
             hint="Give a run's folder or a checkpoint of a classifier.",
         )
     choice = [f"model.classifier={arguments.head}"] if arguments.head else []
-    return toolbox.load_from_arguments(arguments, [*arguments.cfg_options, *choice], team)
+    return toolbox.load_from_arguments(arguments, [*arguments.cfg_options, *choice], distributed)
 
 
 def _show(paths: list[str], rows: list[list[tuple[str, float]]]) -> None:

@@ -50,11 +50,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--keep-short", action="store_true", help="keep items that have fewer negatives than asked for")
     toolbox.add_model_arguments(parser, backbone=False)
     arguments = parser.parse_intermixed_args(argv)
-    return toolbox.run_in_processes(lambda team: _mine(arguments, team))
+    return toolbox.run_in_processes(lambda distributed: _mine(arguments, distributed))
 
 
-def _mine(arguments: argparse.Namespace, team: Any) -> int:
-    """- `team`: the processes that embed together."""
+def _mine(arguments: argparse.Namespace, distributed: Any) -> int:
+    """- `distributed`: the processes that embed together."""
     import torch
 
     from toolbox.base import check_file, new_file
@@ -77,11 +77,11 @@ def _mine(arguments: argparse.Namespace, team: Any) -> int:
         )
     for note in dataset.notes():
         print(note)
-    source = toolbox.load_from_arguments(arguments, arguments.cfg_options, team)
+    source = toolbox.load_from_arguments(arguments, arguments.cfg_options, distributed)
     what = f"{len(dataset):,} images of {arguments.split}"
     print(f"Embedding {what} with {toolbox.describe_model(source)}", flush=True)
     found = toolbox.embed_dataset(source, dataset, arguments)
-    if not team.is_main:
+    if not distributed.is_main:
         return 0
     device = torch.device(str(source.device))
     labels = torch.tensor([int(dataset.labels[index]) for index in found.indices], device=device)

@@ -1,0 +1,250 @@
+"""From draws to a batch: items are read, augmented by their own seed, preprocessed and collated, in the workers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
+from toolbox.engine.data.bad_items import Unreadable
+from toolbox.engine.data.mixing import STREAM, mix_pairs
+from toolbox.engine.data.samples import read_sample
+from toolbox.engine.data.structures import map_tensors
+from toolbox.engine.data.workers import WorkerStatus
+from toolbox.errors import Problem, ToolboxError
+from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.views import draw_of, view_of
+from toolbox.utils.messages import one_line
+
+
+@dataclass
+class InputSpec:
+    """How one entry of `batch.inputs` is made: the sample's field, and the backbone's own conversion."""
+
+    field: str
+    preprocess: Preprocess
+
+
+def input_specs(model: Model, *, training: bool = False) -> dict[str, InputSpec]:
+    """The conversions of a model's inputs, picklable and without the modules; `training`: also of a teacher's."""
+    return {
+        name: InputSpec(model.inputs[name].modality, preprocess)
+        for name, preprocess in model.preprocess().items()
+        if training or name not in model.training_only
+    }
+
+
+class BatchBuilder(torch.utils.data.Dataset):
+    """Turns the draws of a batch into the batch; lives in the worker processes.
+
+    - `dataset`, `augment`: where items come from and their random views: one for all inputs, or {input name: augment};
+      None leaves them as they are.
+    - `inputs`: what `input_specs` returned.
+    - `seed`: the run's seed; an item's randomness depends on (seed, draw) alone.
+    - `blocks`: how many equally long blocks the sampler's batches consist of.
+    - `skip_bad`: leave unreadable items out and name them in `batch.bad`; else a batch with any is `Unreadable`.
+    - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
+    - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
+    - `mix`: mixes the images of a batch in pairs; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        inputs: dict[str, InputSpec],
+        *,
+        augment: Augment | dict[str, Augment] | None = None,
+        seed: int = 0,
+        blocks: int = 1,
+        skip_bad: bool = False,
+        stored: Mapping[str, Store] | None = None,
+        streams: dict[str, int] | None = None,
+        mix: Mix | None = None,
+    ) -> None:
+        self.dataset, self.inputs = dataset, inputs
+        self.stored = {name: store for name, store in (stored or {}).items() if name in inputs}
+        self.live = {name: source for name, source in inputs.items() if name not in self.stored}
+        self.unstored = {index: text for store in self.stored.values() for index, text in store.unreadable.items()}
+        self.calls = max((store.calls for store in self.stored.values()), default=1)
+        self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
+        # one augment gives all inputs the same view; one for each gives them views of their own
+        self.streams = streams or {name: i if isinstance(augment, dict) else 0 for i, name in enumerate(sorted(inputs))}
+        self.seed, self.blocks, self.skip_bad, self.mix = seed, blocks, skip_bad, mix
+        self.board: WorkerStatus | None = None
+
+    def __getitem__(self, draws: list[tuple[int, int]]) -> Batch | Problem | Unreadable:
+        draws = [(int(draw), int(index)) for draw, index in draws]  # a sampler may count with NumPy
+        if self.stored and not self.live and not (self.unstored and any(index in self.unstored for _, index in draws)):
+            return self._stored_batch([], draws, [])
+        items: list[dict[str, Any]] = []
+        bad: list[tuple[int, str]] = []
+        with _random_state_kept():
+            for draw, index in draws:
+                if self.board is not None:
+                    self.board.reading(draw, index)
+                try:
+                    if index in self.unstored:
+                        raise OSError(self.unstored[index])
+                    items.append(self._item(draw, index) if self.live else {"draw": draw, "index": index})
+                except (OSError, ValueError) as error:
+                    bad.append((index, str(error) or type(error).__name__))
+                except ToolboxError as error:  # a sample that is none, whatever may be skipped
+                    return error.problems[0]
+                except Exception as error:  # a defect of the dataset, say: it keeps its traceback
+                    error.add_note(f"This happened at item {index} of {type(self.dataset).__name__}.")
+                    raise
+        if bad and not self.skip_bad:
+            return Unreadable(bad)
+        if self.board is not None and draws:
+            self.board.collating(draws[0][0])
+        if self.blocks > 1 and bad:
+            items = _whole_rows(items, {index for index, _ in bad}, draws, self.blocks)
+        try:
+            if self.stored:
+                batch = self._stored_batch(items, [(item["draw"], item["index"]) for item in items], bad)
+            else:
+                batch = _collate(items, self.inputs, self.blocks, bad)
+        except Exception as error:
+            listed = ", ".join(str(item["index"]) for item in items)
+            error.add_note(f"This happened as items {listed} of {type(self.dataset).__name__} became a batch.")
+            raise
+        if self.mix is not None and items:
+            place_of = {draw: place for place, (draw, _) in enumerate(draws)}
+            with _random_state_kept():
+                wrong = mix_pairs(
+                    batch,
+                    [place_of[item["draw"]] for item in items],
+                    draws,
+                    self.mix,
+                    lambda draw: _seed_item(self.seed, draw, STREAM),
+                )
+            if wrong:
+                return wrong
+        found = _shared(batch) if get_worker_info() else batch
+        if self.board is not None:
+            self.board.idle()
+        return found
+
+    def _stored_batch(
+        self, items: list[dict[str, Any]], draws: list[tuple[int, int]], bad: list[tuple[int, str]]
+    ) -> Batch:
+        """A batch with stored features, beside live inputs collated from `items`."""
+        if not draws:
+            return Batch(blocks=self.blocks, bad=bad)
+        indices = [index for _, index in draws]
+        if self.live:
+            batch = _collate(items, self.live, self.blocks, bad)
+        else:
+            first = next(iter(self.stored.values()))
+            roles = None if first.roles[indices[0]] is None else [first.roles[index] for index in indices]
+            batch = Batch(
+                labels=first.labels_of(indices),
+                ids=[first.ids[index] for index in indices],
+                indices=indices,
+                draws=[draw for draw, _ in draws],
+                roles=roles,
+                blocks=self.blocks,
+                bad=bad,
+            )
+        for name, store in self.stored.items():
+            images = store.layout.views // store.calls
+            view = view_of(self.seed, [draw for draw, _ in draws], store.calls) * images
+            batch.inputs[name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
+            batch.views[name] = images
+        batch.stored = sorted(self.stored)
+        return batch
+
+    def _item(self, draw: int, index: int) -> dict[str, Any]:
+        sample = read_sample(self.dataset, index)
+        item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
+        item["role"] = sample.get("role")
+        if self.calls > 1:  # what is live sees what is stored beside it
+            draw = draw_of(index, int(view_of(self.seed, [draw], self.calls)[0]), len(self.dataset))
+        for name, source in self.live.items():
+            if source.field not in sample:
+                raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
+            value = sample[source.field]
+            augment = self.augment.get(name)
+            preprocess = source.preprocess
+            if augment is not None and preprocess.size is not None:
+                _seed_item(self.seed, draw, self.streams[name])
+                value, preprocess = augment(value, preprocess.size), preprocess.uncut()
+            views = value if isinstance(value, list) and preprocess.size is not None else [value]
+            item[name] = [preprocess(view) for view in views]
+        return item
+
+
+def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], blocks: int) -> list[dict]:
+    """Leave out every row of which one item could not be read, so that blocks stay aligned."""
+    rows = len(draws) // blocks
+    broken = {position % rows for position, (_, index) in enumerate(draws) if index in bad}
+    keep = {draw for position, (draw, _) in enumerate(draws) if position % rows not in broken}
+    return [item for item in items if item["draw"] in keep]
+
+
+def _collate(items: list[dict], inputs: dict[str, InputSpec], blocks: int, bad: list[tuple[int, str]]) -> Batch:
+    if not items:
+        return Batch(blocks=blocks, bad=bad)
+    views = {name: len(items[0][name]) for name in inputs}
+    # view-major: every item's first view, then every item's second
+    collated = {
+        name: source.preprocess.collate([item[name][view] for view in range(views[name]) for item in items])
+        for name, source in inputs.items()
+    }
+    labels = [item["label"] for item in items]
+    roles = None if items[0]["role"] is None else [item["role"] for item in items]
+    return Batch(
+        inputs=collated,
+        views=views,
+        labels=None if None in labels else torch.tensor(labels),
+        roles=roles,
+        ids=[item["id"] for item in items],
+        indices=[item["index"] for item in items],
+        draws=[item["draw"] for item in items],
+        blocks=blocks,
+        bad=bad,
+    )
+
+
+def _shared(batch: Batch) -> Batch | Problem:
+    """The batch, its tensors in shared memory. Torch would put them there later, where a failure is only printed."""
+    try:
+        map_tensors(batch, lambda tensor: tensor.share_memory_() if _can_share(tensor) else tensor)
+    except (RuntimeError, OSError) as error:
+        return Problem(
+            f"A batch finds no room in the memory that data workers share (/dev/shm): {one_line(error)}.",
+            hint="Fewer workers or a smaller prefetch_factor need less, and num_workers=0 needs none; a container gets "
+            "more with --shm-size or --ipc=host.",
+        )
+    return batch
+
+
+def _can_share(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() > 0
+
+
+def _seed_item(seed: int, draw: int, stream: int) -> None:
+    """Python's, NumPy's and torch's CPU generators, from these numbers alone."""
+    words = np.random.SeedSequence((seed, draw, stream)).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave the process's generators as they were: without workers they are the model's."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,170 @@
+"""Judge a checkpoint, or a backbone as it comes, on a recipe's data: what `tools/test.py` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolbox.base import Dataset, ReportItem
+from toolbox.engine.assemble import build_model
+from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.classes import other_classes
+from toolbox.engine.console import CallbackConsole
+from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.data_line import describe_data
+from toolbox.engine.device import choose_device, set_threads
+from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
+from toolbox.engine.evaluation.evaluator import Evaluator
+from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.feature_cache import FeatureCache
+from toolbox.engine.precision import eval_precision
+from toolbox.engine.settings import Settings
+from toolbox.engine.trained_items import sentence, unknown
+from toolbox.errors import ToolboxError
+
+
+@dataclass
+class Evaluation:
+    """What an evaluation came to.
+
+    - `metrics`: the numbers; `better`: "greater" or "less" for each.
+    - `settings`: names of those among `metrics` that are settings chosen, and no measurements.
+    - `split`: "test" or "val"; `dataset`: what was judged; `report_items`: what the metrics show of it.
+    - `checkpoint`, `step`: what was judged, None for the backbone as it comes.
+    - `precision`: that the model computed in.
+    - `predictor`: what "logits" come from, where the model chooses among several ways; else empty.
+    - `learned_from`: how many items of the training set metrics were shown first, None if they asked for none.
+    """
+
+    metrics: dict[str, float]
+    better: dict[str, str]
+    settings: list[str]
+    split: str
+    dataset: Dataset
+    report_items: list[ReportItem]
+    checkpoint: str | None
+    step: int | None
+    device: str
+    precision: str
+    predictor: str
+    learned_from: int | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What test_results.json holds."""
+        left_out = ("dataset", "report_items")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in left_out}
+
+
+def split_of(recipe: dict[str, Any], split: str | None) -> str:
+    """The set that is judged: the one asked for, else the test set, else the validation set.
+
+    Raises ToolboxError where the recipe has none.
+    """
+    name = split or ("test" if recipe.get("test_dataloader") else "val")
+    if not recipe.get(f"{name}_dataloader") or not recipe.get(f"{name}_evaluator"):
+        raise ToolboxError(f"The recipe has no {name} set.", hint=f"Set {name}_dataloader and {name}_evaluator.")
+    return name
+
+
+def evaluate(
+    recipe: dict[str, Any],
+    checkpoint: str | Path | None,
+    split: str | None,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    precision: str | None = None,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> Evaluation:
+    """Judge a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
+
+    - `tell`: called with sentences that whoever reads the numbers should know.
+    - `precision`: "fp32", "bf16" or "fp16"; default: as in the run, `toolbox.engine.precision.eval_precision`.
+    - `distributed`: the processes that evaluate together.
+    """
+    settings, started = Settings(recipe), time.perf_counter()
+    name = split_of(recipe, split)
+    target = Evaluator.of(recipe, name)
+    problems = target.problems()
+    choosing = None  # of a checkpoint, the validation that made it the best has chosen
+    chooses = not checkpoint and name == "test" and any(metric.has_choice for metric in target.metrics)
+    if chooses and recipe["val_dataloader"] and recipe["val_evaluator"]:
+        choosing = Evaluator.of(recipe, "val")
+        choosing.share(target.shared)
+        problems += choosing.problems()
+    training = target.training_set() if target.learning else None
+    if training is not None:
+        problems += [problem.under("train_dataloader.dataset") for problem in training.check()]
+    for metric in target.metrics:
+        for note in metric.notes(None if training is None or problems else len(training)):
+            tell(note)
+    if problems:
+        raise ToolboxError.of(problems)
+    device = choose_device(settings("env_cfg.device"), distributed.rank_info)
+    set_threads(settings("env_cfg.threads"), distributed.rank_info.local_world_size)
+    distributed.start(device)
+    # without a checkpoint, the weights from which the recipe would start, as train's "before"
+    found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
+    # a new head is left out of the zero-shot numbers
+    classes = (found.manifest["classes"] if found else None) or 2
+    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
+    if checkpoint and model.closed_set:
+        problems = other_classes(
+            found.class_names(), target.dataset, f"{name}_dataloader.dataset", count=found.manifest["classes"]
+        )
+        if problems:
+            raise ToolboxError.of(problems)
+    model.to(torch.device(str(device)))
+    own = recipe["env_cfg"]["eval_precision"]
+    # a checkpoint has one number: that of its run, whatever this recipe says of training
+    how = eval_precision(found.manifest["recipe"] if checkpoint else recipe, device, precision or own)
+    mode = "predict" if checkpoint else "baseline"
+    feature_cache = None
+    if recipe.get("features") and stored_towers(model):
+        feature_cache = FeatureCache(recipe, model, device, how, console=CallbackConsole(tell), distributed=distributed)
+        feature_cache.add(name, target.dataset, target.loader)
+        if choosing is not None:
+            feature_cache.add("val", choosing.dataset, choosing.loader)
+        if training is not None:
+            feature_cache.add("train", training, recipe["train_dataloader"])
+    if checkpoint:
+        trained = found.trained_items()
+        if trained is not None:
+            target.trained_items = trained.count_in(target.dataset)
+        elif target.dataset.identities() is not None:
+            tell(unknown(found.path))
+        if target.trained_items:
+            tell(sentence(target.trained_items, len(target.dataset), name))
+    inputs = input_specs(model)
+    if choosing is not None:
+        chosen = choosing.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache)
+    else:
+        chosen = ((found.manifest.get("best") if checkpoint else None) or {}).get("metrics")
+    numbers = target.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache, chosen=chosen)
+    if not numbers:
+        raise ToolboxError.of(target.left_out)
+    tell(describe_data({name: target.dataset}))
+    for remark in target.remarks:
+        tell(remark)
+    for problem in target.left_out:
+        tell(f"Left out: {problem}")
+    return Evaluation(
+        metrics=numbers,
+        better=target.better,
+        settings=target.settings,
+        split=name,
+        dataset=target.dataset,
+        report_items=[one for metric in target.judges for one in metric.report_items(target.dataset)],
+        checkpoint=str(found.path) if checkpoint else None,
+        step=found.step if checkpoint else None,
+        device=str(device),
+        precision=how.name,
+        predictor=model.predictor if checkpoint else "",
+        learned_from=None if training is None else len(training),
+        seconds=round(time.perf_counter() - started, 3),
+    )

@@ -1,0 +1,334 @@
+"""Run a model over a dataset and let metrics judge."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from toolbox.base import Batch, Dataset, Metric, l2_normalize, world
+from toolbox.base.functional import gather_numbers
+from toolbox.base.scalars import as_numbers
+from toolbox.engine.classes import label_problems
+from toolbox.engine.data.bad_items import AUDIT, check_share
+from toolbox.engine.data.batch_builder import InputSpec
+from toolbox.engine.inference import run_over
+from toolbox.engine.precision import Precision
+from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+if TYPE_CHECKING:
+    from toolbox.engine.feature_extraction.feature_cache import FeatureCache
+
+
+class RawPixels(nn.Module):
+    """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat.
+
+    Of an input that is a dict, its floats of a row for each image, those under a name with "pixel" first.
+    """
+
+    fixed_embeddings = True
+
+    def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
+        for name, value in batch.inputs.items():
+            rows = len(batch.ids) * batch.views[name]
+            parts = value if isinstance(value, Mapping) else {"pixels": value}
+            for _, part in sorted(parts.items(), key=lambda item: "pixel" not in str(item[0])):
+                if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 2 and len(part) == rows:
+                    return {"embeddings": l2_normalize(part.flatten(1).float())}
+        listed = ", ".join(batch.inputs)
+        raise ToolboxError(
+            f"The model's inputs ({listed}) hold no pixels with a row for each image.",
+            where="evaluate_pixels",
+            hint="Set evaluate_pixels=False.",
+        )
+
+
+class Evaluator:
+    """A dataset with its metrics, ready to be evaluated.
+
+    - `loader`: the recipe's `val_dataloader` or `test_dataloader`; `evaluator`: its metrics.
+    - `training`: the recipe's `train_dataloader`, for metrics that learn from the training set.
+    - `name`: "val" or "test", for messages.
+    - `training_data`: the dataset of `training` where it is made already; else it is made on first use, and kept.
+    - `trained_items`: how many of its items the model was trained on, as far as known; counted in the numbers.
+    - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline"; `remarks`: what must
+      be said with the numbers.
+    """
+
+    def __init__(
+        self, loader: dict[str, Any], evaluator: list[dict] | dict, *, name: str, training: dict[str, Any] | None = None
+    ) -> None:
+        self.name, self.loader, self.training = name, loader, training
+        self.training_data: Dataset | None = None
+        self.trained_items = 0
+        self.dataset: Dataset = build(loader["dataset"], "dataset", where=f"{name}_dataloader.dataset")
+        self.evaluator = evaluator if isinstance(evaluator, list) else [evaluator]
+        self._build_metrics()
+
+    def _build_metrics(self) -> None:
+        self.better: dict[str, str] = {}
+        self.metrics: list[Metric] = [
+            build(metric, "metric", where=f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.evaluator)
+        ]
+        self.judges, self.left_out = self.metrics, []
+        self.remarks: list[str] = []
+        self.classifiers: list[nn.Module] = []
+        self.share(getattr(self, "shared", {}))
+
+    def with_new_metrics(self) -> Evaluator:
+        """The same data with metrics that have seen nothing: what the present ones have seen stays for the report."""
+        other = copy.copy(self)
+        other._build_metrics()
+        return other
+
+    def without_learning(self) -> Evaluator:
+        """The same without the metrics that must see the training set."""
+        other = copy.copy(self)
+        other.metrics = other.judges = [metric for metric in self.metrics if not metric.wants_training()]
+        return other
+
+    @classmethod
+    def of(cls, recipe: dict[str, Any], name: str) -> Evaluator:
+        """The "val" or "test" set of a complete recipe, which has such a dataloader; maybe without metrics."""
+        loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
+        return cls(loader, evaluator or [], name=name, training=recipe["train_dataloader"])
+
+    def share(self, shared: dict[str, Any]) -> None:
+        """Give the metrics the dictionary that those of other sets have: what they learn is then kept once."""
+        self.shared = shared
+        for metric in self.metrics:
+            metric.share(shared)
+
+    @property
+    def settings(self) -> list[str]:
+        """Names of the numbers that are settings chosen by a metric, and no measurements."""
+        return [name for metric in self.metrics for name in metric.settings]
+
+    @property
+    def learning(self) -> list[Metric]:
+        """The metrics that must see the training set."""
+        return [metric for metric in self.judges if metric.wants_training()]
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        inputs: dict[str, InputSpec],
+        device: Device,
+        precision: Precision,
+        *,
+        mode: str = "predict",
+        stop: Callable[[], bool] = lambda: False,
+        feature_cache: FeatureCache | None = None,
+        chosen: Mapping[str, float] | None = None,
+    ) -> dict[str, float] | None:
+        """The metrics' numbers; None if `stop` said so between two batches.
+
+        - `mode`: "predict", or "baseline" for the backbone alone: metrics that miss something in its outputs are then
+          left out, and where all of them do, there are no numbers.
+        - `feature_cache`: where features are stored; None reads all inputs.
+        - `chosen`: on a test set, the numbers of the validation that chose settings such as the k of k-NN.
+        Unreadable items under 'skip' are counted as "unreadable_items" in the result, and those that the model was
+        trained on as "trained_items". Metrics that learn from the
+        training set see it first, without augmentation; once, where the model's embeddings do not change.
+        """
+        for metric in self.metrics:
+            metric.reset()
+            metric.chooses, metric.chosen = self.name == "val", chosen
+        self.classifiers = []
+        self.judges, self.left_out, self.remarks = self.metrics, [], []
+        was_training, bad = model.training, 0
+        passes = [] if self._has_learned(model) else [(self.training_set(), self.training, "train")]
+        passes.append((self.dataset, self.loader, self.name))
+        model.eval()
+        try:
+            with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
+                for dataset, loader, name in passes:
+                    bad, checked = 0, False
+                    for batch, outputs, is_own in run_over(
+                        model,
+                        dataset,
+                        inputs,
+                        device,
+                        precision,
+                        mode=mode,
+                        batch_size=self.loader.get("batch_size") or 64,
+                        workers=loader.get("num_workers", 2),
+                        prefetch=loader.get("prefetch_factor", 2),
+                        where=f"{name}_dataloader",
+                        skip_bad=loader.get("on_bad_item", "raise") == "skip",
+                        stored=feature_cache.of(loader) if feature_cache else {},
+                    ):
+                        if stop():
+                            return None
+                        bad += len(batch.bad) if is_own else 0
+                        check_bad(bad, dataset, loader, name)
+                        if outputs is None:
+                            continue
+                        if not checked:  # at once, not when everything is embedded
+                            self._choose_judges(outputs, mode)
+                            checked = True
+                        if not self.judges:
+                            return {}
+                        if is_own and len(batch):
+                            for metric in self.learning if name == "train" else self.judges:
+                                self._say(metric.fit if name == "train" else metric.update, outputs, batch)
+                    if name == "train":
+                        self.shared["learned of"] = model
+        finally:
+            model.train(was_training)
+        if world()[1] > 1:
+            bad = sum(count for (count,) in gather_numbers(bad, device=torch.device(str(device))))
+            check_bad(bad, self.dataset, self.loader, self.name)
+        numbers: dict[str, float] = {}
+        directions: dict[str, str] = {}
+        for metric in self.judges:
+            found = _agreed(metric, _numbers(metric, self._say(metric.compute), self.name), self.name)
+            if twice := sorted(found.keys() & numbers.keys()):
+                raise ToolboxError(
+                    f"Two metrics give the same numbers: {', '.join(twice)}.",
+                    where=f"{self.name}_evaluator",
+                    hint="Remove one of them.",
+                )
+            numbers |= found
+            directions |= {name: self._say(metric.direction, name) for name in found}
+            self.remarks += metric.remarks()
+        # in the order of the numbers, of which "auto" is the first; a new dictionary: copies of this set keep theirs
+        self.better = directions | self.better
+        self._end_learning(model)
+        seen = self.trained_items if mode == "predict" else 0
+        return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": seen} if seen else {})
+
+    def _has_learned(self, model: nn.Module) -> bool:
+        """Whether the metrics need not see the training set (again); else what they know of one is dropped."""
+        if not self.learning:
+            return True
+        if self.shared.get("learned of") is model and all(metric.keeps_learned for metric in self.learning):
+            return True
+        self._forget()
+        return False
+
+    def _end_learning(self, model: nn.Module) -> None:
+        """Keep what was learned for the next evaluation where it will be the same, and what was fitted to it."""
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        if getattr(inner, "fixed_embeddings", False):
+            fitted = [metric.classifier() for metric in self.judges]
+            self.classifiers = [classifier for classifier in fitted if classifier is not None]
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        self.shared.pop("learned of", None)
+        for metric in self.metrics:
+            metric.forget()
+
+    def training_set(self) -> Dataset:
+        """The training set, as it is, made once. Raises ToolboxError where there is none."""
+        if self.training_data is not None:
+            return self.training_data
+        if self.training is None:
+            raise ToolboxError(
+                "A metric learns from the training set, and there is none.",
+                where=f"{self.name}_evaluator",
+                hint="Give a train_dataloader.",
+            )
+        self.training_data = build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
+        return self.training_data
+
+    def _choose_judges(self, outputs: dict[str, Tensor], mode: str) -> None:
+        """Leave out what cannot judge a "baseline". Raises ToolboxError with all that metrics miss in other outputs."""
+        self.left_out = self.missing(outputs)
+        if self.left_out and mode != "baseline":
+            raise ToolboxError.of(self.left_out)
+        self.judges = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
+
+    def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        """What the metrics miss in a model's outputs."""
+        return [
+            problem.under(f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.metrics)
+            for problem in metric.check_outputs(outputs)
+        ]
+
+    def _say(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a metric; what it refuses is said with its place."""
+        try:
+            return action(*arguments)
+        except ValueError as error:
+            raise ToolboxError(str(error), where=f"{self.name}_evaluator") from error
+
+    def problems(self) -> list[Problem]:
+        """What the dataset and the metrics find wrong before anything runs."""
+        found = self.dataset.check() or label_problems(self.dataset)
+        if found:
+            return [problem.under(f"{self.name}_dataloader.dataset") for problem in found]
+        return [
+            problem.under(f"{self.name}_evaluator.{index}")
+            for index, metric in enumerate(self.metrics)
+            for problem in [*_check_direction(metric), *metric.check(self.dataset)]
+        ]
+
+
+def _check_direction(metric: Metric) -> list[Problem]:
+    try:
+        for name in metric.names() or [""]:
+            metric.direction(name)
+    except ValueError as error:
+        return [Problem(f"{error}.")]
+    return []
+
+
+def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> None:
+    """Raise ToolboxError when more items were unreadable than the recipe allows."""
+    hint = f"Mend the files, or raise max_bad_share. {AUDIT}."
+    check_share(bad, loader, len(dataset), where=f"{name}_dataloader", hint=hint)
+
+
+def _numbers(metric: Metric, found: Any, name: str) -> dict[str, float]:
+    """What a metric computed, as plain numbers. Raises ToolboxError, naming the metric, where it is anything else."""
+    who, where = type(metric).__name__, f"{name}_evaluator"
+    if not isinstance(found, Mapping):
+        message = f"{who}.compute gives a {type(found).__name__}, and {{name: number}} is needed."
+        raise ToolboxError(message, where=where, hint="Return a dict of numbers.")
+    try:
+        return as_numbers(found)
+    except ValueError as error:
+        raise ToolboxError(f"{who}.compute gives {error}.", where=where, hint="Return a dict of numbers.") from error
+
+
+def _agreed(metric: Metric, numbers: dict[str, float], name: str) -> dict[str, float]:
+    """A metric's numbers as the main process has them, so that all decide alike.
+
+    Raises ToolboxError where another process has found others: the metric has not gathered what it saw.
+    """
+    processes = world()[1]
+    if processes == 1:
+        return numbers
+    everyone: list[Any] = [None] * processes
+    dist.all_gather_object(everyone, numbers)
+    main = everyone[0]
+    for other, found in enumerate(everyone):
+        if found.keys() != main.keys():
+            different = sorted(found.keys() ^ main.keys())
+        else:
+            different = [
+                key
+                for key in main
+                if not math.isclose(main[key], found[key], rel_tol=1e-4, abs_tol=1e-6)
+                and not (math.isnan(main[key]) and math.isnan(found[key]))
+            ]
+        if different:
+            raise ToolboxError(
+                f"{type(metric).__name__} gives another '{different[0]}' in process {other} than in process 0.",
+                where=f"{name}_evaluator",
+                hint="A metric gathers what it has seen before it computes: toolbox.base.gather.",
+            )
+    return main

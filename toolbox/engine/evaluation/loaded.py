@@ -1,0 +1,83 @@
+"""A loaded model as its users have it: in which class, and how it computes what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from toolbox.base import Batch, Dataset, LoadedModel, Model, Sample
+from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.inference import compute_outputs
+from toolbox.errors import ToolboxError
+from toolbox.utils.messages import one_line
+
+
+def user_class(model: Model, name: str) -> type[LoadedModel]:
+    """The class that a model names by `user_class`; `name`: the model's component, for messages.
+
+    Raises ToolboxError where it cannot be imported or is no LoadedModel, the original exception chained.
+    """
+    module, _, path = model.user_class.partition(":")
+    try:
+        cls = getattr(import_module(module), path)
+    except Exception as error:
+        raise ToolboxError(
+            f"{name} cannot be used: its user_class {model.user_class!r} cannot be imported "
+            f"({type(error).__name__}: {one_line(error)}).",
+            hint="It is 'module:Class'.",
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, LoadedModel)):
+        raise ToolboxError(
+            f"{name} cannot be used: its user_class {model.user_class!r} is no subclass of toolbox.base.LoadedModel."
+        )
+    return cls
+
+
+def compute(
+    loaded: LoadedModel, dataset: Dataset, *, batch_size: int = 64, progress: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """What a loaded model gives of each batch of a dataset; arguments as of `LoadedModel.run`."""
+    if batch_size < 1:
+        raise ToolboxError(f"batch_size is 1 or more, not {batch_size}.")
+    inputs = input_specs(loaded.model)
+    with ExitStack() as ends:
+        pool = ends.enter_context(ThreadPoolExecutor())
+        bar = ends.enter_context(_bar(len(dataset))) if progress else None
+
+        def read() -> Iterator[Batch]:
+            for start in range(0, len(dataset), batch_size):
+                samples = list(pool.map(dataset.__getitem__, range(start, min(start + batch_size, len(dataset)))))
+                yield Batch.example(
+                    {
+                        name: source.preprocess.collate([source.preprocess(_value(s, source.field)) for s in samples])
+                        for name, source in inputs.items()
+                    }
+                )
+
+        for batch, outputs in compute_outputs(
+            lambda batch: loaded.model(batch, loaded.mode),
+            read(),
+            inputs=inputs,
+            device=loaded.device,
+            precision=loaded.precision,
+        ):
+            yield outputs
+            if bar is not None:
+                bar.update(len(batch))
+
+
+def _value(sample: Sample, field: str) -> Any:
+    if field not in sample:
+        raise ToolboxError(f"The model reads '{field}', and an item has {', '.join(sample) or 'nothing'}.")
+    return sample[field]
+
+
+def _bar(total: int) -> Any:
+    from tqdm.auto import tqdm  # which knows notebooks
+
+    return tqdm(total=total, unit="image")

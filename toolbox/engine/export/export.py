@@ -1,0 +1,256 @@
+"""A trained model as a folder for other libraries, checked by loading it with them before it appears."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from toolbox.base import Backbone, Model
+from toolbox.base.export import run
+from toolbox.engine.checkpoint.files import as_json, new_folder
+from toolbox.engine.export import onnx_file
+from toolbox.engine.export.compare import compare
+from toolbox.engine.export.export_readme import Part, write_readme
+from toolbox.engine.export.whole import export_whole, write_whole_readme, writes_itself
+from toolbox.engine.parts import backbones, model_state
+from toolbox.errors import ToolboxError
+from toolbox.utils.messages import one_line
+
+RECORD = "export.json"
+_HINT = "Choose another folder."
+_USE = "Use the checkpoint by toolbox.load."
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raise ToolboxError where an export could not be written, to be asked before long work.
+
+    - `overwrite`: whether an earlier export may be replaced; nothing else ever is.
+    """
+    try:
+        if target.exists() and not target.is_dir():
+            raise ToolboxError(f"{target} is a file.", hint=_HINT)
+        if target.is_dir() and any(target.iterdir()):
+            if not (target / RECORD).is_file():
+                raise ToolboxError(f"{target} is not empty, and holds no earlier export.", hint=_HINT)
+            if not overwrite:
+                raise ToolboxError(f"{target} holds an export already.", hint=f"{_HINT[:-1]}, or give overwrite=True.")
+        above = target.absolute().parent
+        while not above.exists():
+            above = above.parent
+        with tempfile.TemporaryDirectory(prefix=".probe.", dir=above):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ToolboxError(f"{target} cannot be written: {reason}.", hint="Choose a folder of yours.") from error
+
+
+def export(
+    model: Model,
+    target: Path,
+    *,
+    origin: dict[str, Any],
+    classes: list[str] | None = None,
+    merge: bool,
+    onnx: bool,
+    tell: Callable[[str], None],
+) -> dict[str, float]:
+    """Write the folder `target`; returns the largest differences that were found, by what was compared.
+
+    - `model`: ready to encode, on the CPU. `merge`, and `onnx` too, leave it without adapters; so does a model that
+      writes itself (`Model.export`).
+    - `origin`: what the record of the export says of where the model is from.
+    - `classes`: the names of the classes of the training data, None where nobody knows them.
+    - `merge`: put adapters into the weights, instead of beside their base.
+    - `onnx`: also write the whole model's `predict` as model.onnx.
+    - `tell`: called with a sentence for each comparison.
+
+    Raises ToolboxError, and leaves nothing, where a backbone has no export, or what was written gives other numbers.
+    """
+    model.eval()
+    parts = backbones(model)
+    whole = writes_itself(model)
+    _check_parts(parts, merge, whole)
+    pixels = {path: _pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
+    if whole:
+        if onnx:
+            _prepare_onnx(model)
+        with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
+            exported, inputs, found = export_whole(model, folder, parts=parts, pixels=pixels, tell=tell)
+            _write_classes(folder, classes)
+            if onnx:
+                found |= onnx_file.write(model, folder / "model.onnx", inputs, compare, tell, classes=classes)
+            write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
+            _write_record(folder, {**origin, "library": exported.library, "merged": True, "differences": found})
+        return found
+    with torch.no_grad():
+        tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
+    if onnx:
+        _prepare_onnx(model)
+    lines, why_not = _embedding_lines(model, parts)
+    predicted = _predicted(model, parts, pixels) if lines else {}
+    found: dict[str, float] = {}
+    with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
+        left = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
+        if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
+            left = {name: tensor for name, tensor in left.items() if any(f'head["{name}"]' in line for line in lines)}
+        _write_classes(folder, classes)
+        if left:
+            save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
+        written: list[Part] = []
+        for path, backbone in parts.items():
+            part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
+            written.append(part)
+            result = _run(part, folder, pixels[path], lines, named=classes is not None)
+            found[path] = compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
+            for name, key in (("embedding", "embeddings"), ("logits", "logits")):
+                if key in predicted:
+                    found[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
+            if "answers" in result and result["answers"] != _answers(predicted["logits"], classes):
+                raise ToolboxError("The export is wrong: its lines name other classes than the model.")
+        if onnx:
+            for backbone in parts.values():
+                if backbone.adapter is not None:
+                    backbone.adapter.merge()
+            file = folder / "model.onnx"
+            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), compare, tell, classes=classes)
+        write_readme(
+            folder,
+            written,
+            origin,
+            embedding=lines,
+            why_not=why_not,
+            head=sorted(left),
+            onnx=onnx,
+            classes=classes,
+            predictor=model.predictor,
+        )
+        libraries = {part.path: part.exported.library for part in written}
+        _write_record(folder, {**origin, "library": libraries, "merged": merge, "differences": found})
+    return found
+
+
+def _prepare_onnx(model: Model) -> None:
+    try:
+        model.prepare_export()
+    except ValueError as error:
+        raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
+
+
+def _write_classes(folder: Path, classes: list[str] | None) -> None:
+    if classes is not None:
+        (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    (folder / RECORD).write_text(as_json(record), encoding="utf-8")
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    """What safetensors makes of a full disk becomes the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
+    """Raise ToolboxError for backbones that cannot be exported; `whole`: the model writes itself."""
+    if not parts and not whole:
+        raise ToolboxError("This model has no backbone to export.")
+    for path, backbone in parts.items():
+        if not re.fullmatch(r"[\w.-]+", path):  # it becomes the name of a folder, and stands in lines that are run
+            raise ToolboxError(
+                f"A part with the name {path!r} cannot be exported.",
+                where="model",
+                hint="Names are made of letters, digits and _.",
+            )
+        if backbone.quantized is not None:
+            raise ToolboxError(
+                "This backbone is quantised, and an export holds weights in full precision.",
+                where=f"model.{path}",
+                hint=f"{_USE} An adapter needs no export: peft loads the checkpoint's adapters/{path} on the "
+                "backbone's own weights.",
+            )
+        if whole:
+            continue
+        if backbone.modality != "image":
+            raise ToolboxError("Only encoders of images are exported.", where=f"model.{path}", hint=_USE)
+        if type(backbone).export is Backbone.export:
+            try:
+                backbone.export(Path())
+            except ValueError as error:
+                raise ToolboxError(f"{error}.", where=f"model.{path}", hint=_USE) from error
+    if merge and all(backbone.adapter is None for backbone in parts.values()):
+        raise ToolboxError("There is no adapter to merge: all weights were trained.", hint="Leave merge out.")
+
+
+def _pixels(backbone: Backbone) -> Tensor:
+    height, width = backbone.preprocess().size
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _inputs(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each input of the model gets."""
+    path_of = {id(backbone): path for path, backbone in parts.items()}
+    return {name: pixels[path_of[id(backbone)]] for name, backbone in model.inputs.items()}
+
+
+def _predicted(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return onnx_file.Predict(model, list(model.inputs))(*_inputs(model, parts, pixels).values())
+
+
+def _embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str], str]:
+    """The lines from tokens to an embedding; none where there are none, and why."""
+    if len(parts) > 1 or len(model.inputs) > 1:
+        return [], f"{type(model).__name__} has several backbones"
+    try:
+        return model.in_plain_torch(), ""
+    except ValueError as error:
+        return [], str(error)
+
+
+def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -> Part:
+    """Write one backbone into `root`/`where`; with an adapter, into base and adapter there."""
+    folder = root / where
+    try:
+        if merge and backbone.adapter is not None:
+            backbone.adapter.merge()
+        adapter = backbone.adapter
+        with nullcontext() if adapter is None else adapter.off():
+            exported = backbone.export(folder if adapter is None else folder / "base", as_base=adapter is not None)
+    except ValueError as error:
+        raise ToolboxError(f"{error}.", where=f"model.{path}") from error
+    if adapter is not None:
+        (folder / "adapter").mkdir()
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in adapter.state_dict().items()}
+        save_file(tensors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
+        adapter.save_config(folder / "adapter", base=exported.hub or "base")
+    return Part(path, where, exported, adapted=adapter is not None)
+
+
+def _answers(logits: Tensor, classes: list[str]) -> list[str]:
+    return [classes[label] for label in logits.argmax(dim=1).tolist()]
+
+
+def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
+    """What the README's lines give for `pixels`: they are run as they will stand there."""
+    try:
+        return run(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)
+    except Exception as error:  # every library has its own way to fail
+        library = part.exported.library
+        raise ToolboxError(
+            f"{library} cannot load what was exported of {part.path} ({type(error).__name__}: {one_line(error)}).",
+            hint="Nothing was left behind." + (" With merge=True no base has to be found." if part.adapted else ""),
+        ) from error

@@ -1,0 +1,121 @@
+"""The README of an exported folder: where it is from, and the lines that use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolbox.base import Exported
+
+
+@dataclass
+class Part:
+    """One exported backbone.
+
+    - `path`: its name in the model; `folder`: where it is below the README, "." for beside it.
+    - `adapted`: whether it is a base and an adapter.
+    """
+
+    path: str
+    folder: str
+    exported: Exported
+    adapted: bool
+
+    def code(self, embedding: list[str], *, pictures: bool = True, named: bool = False) -> list[str]:
+        """Lines from a picture to `tokens` and, with `embedding`, to that.
+
+        - `named`: whether there is a classes.json, for lines from `logits` to `answers`.
+        - `pictures`: False leaves the picture out, for `root`, the README's folder, and `pixels` that are given.
+        """
+        found, own = self.exported, "" if self.folder == "." else f"/{self.folder}"
+        imports = [*found.imports, *["from PIL import Image"] * pictures]
+        if self.adapted:
+            imports.append("from peft import PeftModel")
+        if embedding:
+            imports.append("import torch.nn.functional as F")
+            imports += ["from safetensors.torch import load_file"] * any("head[" in line for line in embedding)
+        lines = [*sorted(set(imports), key=lambda line: (line.startswith("from "), line.lower())), ""]
+        lines += ['root = "."  # this folder', 'images = [Image.open("picture.jpg").convert("RGB")]'] * pictures
+        lines.append(f'folder = f"{{root}}{own}/base"' if self.adapted else f'folder = f"{{root}}{own}"')
+        lines += found.load
+        if self.adapted:
+            lines.append(f'model = PeftModel.from_pretrained(model, f"{{root}}{own}/adapter").get_base_model().eval()')
+        lines += found.pixels if pictures else []
+        before, lines = lines, list(found.tokens)
+        if embedding:
+            lines += [f"prefix = {found.prefix}"] * any("prefix" in line for line in embedding)
+            lines += ['head = load_file(f"{root}/head.safetensors")'] * any("head[" in line for line in embedding)
+            lines += embedding
+        classifies = any(line.startswith("logits = ") for line in lines)
+        lines += ["probabilities = logits.softmax(dim=1)"] * classifies
+        after = [
+            'with open(f"{root}/classes.json", encoding="utf-8") as file:',
+            "    classes = json.load(file)",
+            "answers = [classes[place] for place in probabilities.argmax(dim=1).tolist()]",
+        ]
+        inside = [*before, "with torch.no_grad():", *(f"    {line}" for line in lines)]
+        return ["import json", *inside, *after] if classifies and named else inside
+
+
+def write_readme(
+    folder: Path,
+    parts: list[Part],
+    origin: dict[str, Any],
+    *,
+    embedding: list[str],
+    why_not: str,
+    head: list[str],
+    onnx: bool,
+    classes: list[str] | None = None,
+    predictor: str = "",
+) -> None:
+    """Write README.md.
+
+    - `origin`: of the record; `embedding`: lines to the embedding, none for the reason `why_not`.
+    - `head`: names in head.safetensors; `onnx`: whether there is a model.onnx.
+    - `classes`: the names in classes.json; `predictor`: what of the model the logits are of, where it has a choice.
+    """
+    text = [
+        "# An image encoder, exported",
+        f"Trained with vision-encoder-toolbox; exported from {origin['checkpoint']}, step {origin['step']}.",
+    ]
+    for part in parts:
+        text += _section(part, embedding, classes is not None)
+    if predictor:
+        text.append(f"The classes are told by {predictor}.")
+    if why_not and not onnx:
+        text.append(f"The embedding is not computed above: {why_not}. `--onnx` exports the whole model.")
+    if head:
+        text.append(f"head.safetensors holds what is outside the encoder: {', '.join(f'`{name}`' for name in head)}.")
+    if classes is not None:
+        text.append(f"classes.json holds the names of the {len(classes)} classes, in the order of the logits.")
+    if onnx:
+        told = " The names of the classes are in its metadata, as JSON under `classes`." if classes is not None else ""
+        text.append(
+            "model.onnx is the whole model, from normalized pixels, (B, 3, H, W), to what it predicts, for any B:\n\n"
+            "```python\nimport onnxruntime\n\n"
+            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
+            "names = [output.name for output in session.get_outputs()]\n"
+            "found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: pixels.numpy()})))\n```" + told
+        )
+    (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def _section(part: Part, embedding: list[str], named: bool) -> list[str]:
+    found, text = part.exported, []
+    if part.folder != ".":
+        text.append(f"## {part.folder}")
+    if part.adapted:
+        base = f"`{found.hub}` on the Hub" if found.hub else "the folder `base`"
+        text.append(f"An adapter (LoRA) of peft in the folder `adapter`, for the weights in {base}.")
+    gives = "`embedding` is the toolbox's, of length 1." if embedding else "`tokens` are the toolbox's."
+    if any(line.startswith("logits = ") for line in embedding):
+        gives += " `logits`, (B, C), are the classifier's, one a class of the training data in their order."
+    first = "is" if found.prefix == 1 else "are"
+    text.append(
+        f"Loaded by {found.library} alone; {gives} Of `tokens`, (B, N, D), the first {found.prefix} {first} for the "
+        f"whole image (CLS or pooled output, then registers), the others for its patches, row by row."
+    )
+    text.append("```python\n" + "\n".join(part.code(embedding, named=named)) + "\n```")
+    return text + found.notes

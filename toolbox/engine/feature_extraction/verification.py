@@ -1,0 +1,50 @@
+"""A second look at features that were stored before: some items are computed again and compared.
+
+What the key does not see (a library, the code of a dataset, pictures without files) shows here.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from toolbox.base import Batch
+from toolbox.engine.feature_extraction.extraction import Job
+from toolbox.errors import ToolboxError
+from toolbox.feature_cache.store import Store
+
+ITEMS = 4
+TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 3e-2}
+"""Length of the difference over that of the features, by the coarser of the stored dtype and the precision."""
+
+
+def check_some(store: Store, job: Job) -> None:
+    """Compute `ITEMS` items again, the same for every run. Raises ToolboxError where one differs."""
+    readable = [index for index in range(len(store)) if index not in store.unreadable]
+    chosen = sorted(random.Random(0).sample(readable, min(ITEMS, len(readable))))
+    batch = job.fetch(skip_bad=True)[job.draws(chosen)] if chosen else Batch()
+    if batch.bad:
+        index, message = batch.bad[0]
+        raise ToolboxError(
+            f"Item {index} of {type(job.dataset).__name__} was read when its features were stored, and cannot be read "
+            f"now: {message}",
+            where=job.where,
+            hint=f"Mend the file, or remove {store.folder} to store anew.",
+        )
+    if not len(batch):
+        return
+    ((_, rows),) = job.features([batch])
+    now = rows.flatten(0, 1).view(len(chosen), store.layout.views, -1)
+    allowed = max(TOLERANCE[store.layout.dtype], TOLERANCE[job.precision.name])
+    for index, rows in zip(chosen, now, strict=True):
+        then = torch.stack([store.rows([index], view)[0] for view in range(store.layout.views)])
+        error = ((rows - then).norm() / then.norm().clamp(min=1e-12)).item()
+        if not error <= allowed:
+            raise ToolboxError(
+                f"The stored features of item {store.ids[index]} differ by {error:.2%} from what '{job.name}' gives "
+                f"now: {store.folder}.",
+                where="features",
+                hint="Something has changed that the store's key does not see: the code of the dataset or of the "
+                "backbone, a library, or the data. Remove that folder, and it is made anew.",
+            )

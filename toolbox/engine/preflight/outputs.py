@@ -1,0 +1,62 @@
+"""Whether metrics find in a model's outputs what they read, asked on torch's meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolbox.base import Batch, Model
+from toolbox.engine.evaluation.evaluator import Evaluator, RawPixels
+from toolbox.engine.settings import Settings
+from toolbox.errors import Problem
+
+
+def look(recipe: dict[str, Any], settings: Settings, model: Model) -> tuple[list[Problem], list[str]]:
+    """What metrics would miss in a model as it is trained, and notes on which of them cannot judge what is measured
+    before, where they are left out.
+
+    - `model`: on the meta device. Where a forward pass means nothing there, nothing is known, and nothing is said.
+    """
+    targets = {
+        name: Evaluator.of(recipe, name)
+        for name in ("val", "test")
+        if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"]
+    }
+    outputs = _outputs(model, "predict") if targets else None
+    found = [] if outputs is None else [problem for target in targets.values() for problem in target.missing(outputs)]
+    first, notes = targets.get("test") or targets.get("val"), []
+    if found or first is None or not settings("evaluate_before"):
+        return found, notes
+    for key, judged, what in (
+        ("evaluate_pixels", RawPixels(), "Raw pixels"),
+        ("evaluate_before", model, "The backbone as it comes, before training"),
+    ):
+        outputs = _outputs(judged, "baseline", like=model) if settings(key) else None
+        notes += [f"{what}: left out: {problem}" for problem in (first.missing(outputs) if outputs is not None else ())]
+    return found, notes
+
+
+def _outputs(model: torch.nn.Module, mode: str, like: Model | None = None) -> dict[str, Tensor] | None:
+    """What a model gives of one item, without values; None where that cannot be told.
+
+    - `like`: the model whose inputs it takes; default: itself.
+    """
+    inputs = {}
+    preprocess = (like or model).preprocess()
+    unused = (like or model).training_only
+    for name, source in preprocess.items():
+        if source.size is None:
+            return None
+        if name not in unused:
+            inputs[name] = torch.empty(1, 3, *source.size, device="meta")
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(Batch.example(inputs), mode)
+    except (NotImplementedError, RuntimeError, ValueError, TypeError):
+        return None  # what does not fit together is reported by the step that inspection runs
+    finally:
+        model.train(was_training)

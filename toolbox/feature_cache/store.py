@@ -1,0 +1,88 @@
+"""Read a store: rows of any items at once, from memory-mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolbox.errors import ToolboxError, command_line
+from toolbox.feature_cache.shards import DTYPES, Layout, read_record
+from toolbox.feature_cache.writer import MANIFEST, read_manifest
+
+
+class Store:
+    """The features of a dataset, in the order of its items. Raises ToolboxError for a folder that holds no whole one.
+
+    - `folder`: the store's own.
+    - `ids`, `labels`, `roles`: of each item, as its sample said; None for an item that could not be read.
+    - `unreadable`: {index: message} of the items that have no features.
+    - `layout`: its shape; `of`: what it is of; `calls`: how often an item was augmented, 1 without augmentation.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        if manifest is None:
+            raise self._damaged(f"{MANIFEST} cannot be read")
+        self.of: dict[str, Any] = manifest["of"]
+        self.calls: int = manifest["calls"]
+        self.layout = Layout(*(manifest[key] for key in ("items", "views", "width", "dtype")))
+        shards = self.layout.shards()
+        self.ids: list[int | str] = []
+        self.labels: list[Any] = []
+        self.roles: list[str | None] = []
+        self.unreadable: dict[int, str] = {}
+        self._parts: list[Tensor] = []
+        for shard in shards:
+            record = read_record(self.folder, shard, self.layout)
+            if record is None:
+                raise self._damaged(f"{shard.name} is not what was written")
+            for name in ("ids", "labels", "roles"):
+                getattr(self, name).extend(record[name])
+            self.unreadable |= {int(index): message for index, message in record["unreadable"].items()}
+            size = self.layout.bytes(shard.stop - shard.first) // DTYPES[self.layout.dtype].itemsize
+            numbers = torch.from_file(str(self.folder / shard.name), size=size, dtype=DTYPES[self.layout.dtype])
+            self._parts.append(numbers.view(-1, self.layout.width))
+        self._per_shard = shards[0].stop if shards else 1
+        whole = [label for index, label in enumerate(self.labels) if index not in self.unreadable]
+        self._labels = None
+        if None not in whole and whole:
+            self._labels = torch.tensor([whole[0] if label is None else label for label in self.labels])
+
+    def __len__(self) -> int:
+        return self.layout.items
+
+    def rows(self, indices: Sequence[int], views: Sequence[int] | int = 0) -> Tensor:
+        """(len(indices), width) float32: of each item one view, in one gather.
+
+        - `views`: which, for each item or for all.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        part, place = np.divmod(wanted, self._per_shard)
+        lines = torch.from_numpy(place * self.layout.views + np.asarray(views, dtype=np.int64))
+        if len(self._parts) == 1:
+            return self._parts[0][lines].float()
+        found = torch.empty(len(wanted), self.layout.width)
+        for number in np.unique(part):
+            here = torch.from_numpy(np.flatnonzero(part == number))
+            found[here] = self._parts[number][lines[here]].float()
+        return found
+
+    def labels_of(self, indices: Sequence[int]) -> Tensor | None:
+        """The labels of readable items; None where one has none."""
+        if self._labels is not None:
+            return self._labels[torch.as_tensor(indices)]
+        found = [self.labels[index] for index in indices]
+        return None if None in found else torch.tensor(found)
+
+    def _damaged(self, reason: str) -> ToolboxError:
+        return ToolboxError(
+            f"{self.folder} holds no whole features: {reason}.",
+            where="features.folder",
+            hint=f"{command_line('extract')} makes and mends them.",
+        )

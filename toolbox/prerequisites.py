@@ -1,0 +1,128 @@
+"""What a recipe needs and can make itself, once: data that `prepare` writes, and the run that `load_from` starts from.
+
+Both are looked for first, and what is made is said aloud.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolbox.config import load_config, to_dict
+from toolbox.errors import ToolboxError, command_line
+from toolbox.registry import catalog
+
+if TYPE_CHECKING:
+    from toolbox.engine.console import Console
+    from toolbox.engine.distributed.context import DistributedContext
+
+Train = Callable[..., dict[str, Any]]
+
+
+def prepare_data(recipe: Mapping[str, Any], console: Console, distributed: DistributedContext) -> None:
+    """Write the data that the recipe's `prepare` names, where they are not complete yet.
+
+    Raises ToolboxError when they cannot be written.
+    """
+
+    def write() -> None:
+        for index, given in enumerate(recipe.get("prepare") or []):
+            options = dict(given)
+            where, name, out = f"prepare.{index}", options.pop("dataset"), options.pop("out")
+            if not Path(out).exists():
+                console.info(f"Preparing {out}, once ...")
+            try:
+                done = catalog().resolve(name, "dataset", where=where).prepare(out, **options)
+            except (OSError, ValueError) as error:
+                raise ToolboxError(str(error), where=where) from error
+            console.info(done)
+
+    distributed.run_on_main(write)
+
+
+def start_from(recipe: Mapping[str, Any]) -> str | None:
+    """What `load_from` means: a checkpoint, or the folder of the run that it names by its recipe.
+
+    None where that run has not come to its end yet. Raises ToolboxError where its folder holds another run.
+    """
+    named = recipe.get("load_from")
+    if not is_recipe(named):
+        return named
+    wanted = to_dict(load_config(named))
+    folder = folder_of(wanted, Path(named).stem)
+    if not finished(folder):
+        return None
+    differing = _differences(folder, wanted)
+    if differing:
+        raise ToolboxError(
+            f"{folder} holds a run of another recipe than {named}: {', '.join(differing)}.",
+            where="load_from",
+            hint=f"Train it again: {command_line('train')} {named} --overwrite",
+        )
+    return str(folder)
+
+
+def train_start(
+    recipe: Mapping[str, Any], train: Train, *, device: str | None, console: Console, distributed: DistributedContext
+) -> None:
+    """Train the recipe that `load_from` names, unless that was done before; a run that was interrupted goes on.
+
+    Raises ToolboxError as training does, and where several processes would have to do it.
+    """
+    from toolbox.engine.checkpoint.run_folder import holds_run
+    from toolbox.engine.signals import Interrupted
+
+    named = recipe.get("load_from")
+    if not is_recipe(named) or start_from(recipe) is not None:
+        return
+    if distributed.world_size > 1:
+        raise ToolboxError(
+            f"{named} has not been trained yet, and one process does that.",
+            where="load_from",
+            hint=f"Run it first: {command_line('train')} {named}",
+        )
+    config = load_config(named)
+    folder = folder_of(to_dict(config), Path(named).stem)
+    console.info(f"This recipe starts from what {named} trains: doing that first, once, in {folder}.")
+    try:
+        train(config, out=folder, device=device, console=console, resume=holds_run(folder))
+    except Interrupted as interrupted:
+        text = f"Interrupted while {named} was trained. The same command goes on from there."
+        raise Interrupted(interrupted.signum, text) from interrupted
+    console.info(f"{folder} is ready.")
+
+
+def is_recipe(load_from: Any) -> bool:
+    """Whether a `load_from` names a recipe."""
+    return isinstance(load_from, str) and load_from.endswith(".py")
+
+
+def folder_of(recipe: Mapping[str, Any], name: str) -> Path:
+    """Where the run of a recipe of this name lies: its `work_dir`, or work_dirs/<name>."""
+    return Path(recipe.get("work_dir") or Path("work_dirs") / name)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in a folder has come to its end."""
+    from toolbox.base.files import follow
+
+    try:
+        results = json.loads((folder / "train_results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (
+        isinstance(results, dict)
+        and "steps" in results
+        and any(follow(folder / name).is_dir() for name in ("best", "last"))
+    )
+
+
+def _differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
+    """The keys in which the run in `folder` differs from the recipe as it is now."""
+    from toolbox.config import complete
+    from toolbox.engine.checkpoint import checkpoint as checkpoints
+    from toolbox.engine.resume import changed_settings
+
+    return changed_settings(checkpoints.read(folder, verify=False).manifest["recipe"], complete(wanted))

@@ -1,0 +1,153 @@
+"""`report_items.json`: what the metrics of a run showed beyond their numbers, for pages and comparisons made later."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from toolbox.base.report_items import Curve, Example, Gallery, Histogram, Matrix, Outcomes, ReportItem, Table
+from toolbox.errors import ToolboxError
+from toolbox.report.files import write_text
+
+NAME = "report_items.json"
+FORMAT = 1
+DIGITS = 7
+
+_KINDS = {kind.__name__.lower(): kind for kind in (Gallery, Table, Curve, Histogram, Matrix, Outcomes)}
+
+
+def save_report_items(path: str | Path, report_items: Iterable[ReportItem]) -> Path:
+    """Write report items as strict JSON, in one step: the whole file or none. Returns its path.
+
+    - `path`: the file, or an existing folder, in which it is called report_items.json.
+
+    Numbers that are not finite become null, and floats keep 7 digits, which is what float32 holds. NumPy's numbers,
+    and tensors of one number, are written as plain ones. Raises ToolboxError when the disk refuses, or when a report
+    item is none of the six kinds or holds what JSON cannot.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    written = [_as_dict(as_saved(report_item)) for report_item in report_items]
+    text = json.dumps({"format": FORMAT, "report items": written}, allow_nan=False, separators=(",", ":"))
+    write_text(path, text + "\n", hint="Free some space or make the folder writable.")
+    return path
+
+
+def load_report_items(path: str | Path) -> list[ReportItem]:
+    """The report items of a file that `save_report_items` wrote; a null among numbers comes back as NaN.
+
+    - `path`: the file, or the folder that holds report_items.json.
+
+    Raises ToolboxError when there is none, or when it is damaged.
+    """
+    path = Path(path)
+    path = path / NAME if path.is_dir() else path
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ToolboxError(f"The report items cannot be read: {error.strerror or error}.", where=str(path)) from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(held, dict) or held.get("format") != FORMAT or not isinstance(held.get("report items"), list):
+        raise _damaged(path, f"it is not of format {FORMAT}")
+    try:
+        return [_report_item(item) for item in held["report items"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def as_saved(report_item: ReportItem) -> ReportItem:
+    """A report item as it would come back from the file. Raises ToolboxError where `save_report_items` would."""
+    found = _as_dict(report_item)
+    try:
+        return _report_item(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ToolboxError(f"The {found['kind']} {report_item.title!r} of a metric is malformed: {error}.") from error
+
+
+def _as_dict(report_item: ReportItem) -> dict[str, Any]:
+    kind = type(report_item).__name__.lower()
+    if _KINDS.get(kind) is not type(report_item):
+        known = ", ".join(kind.__name__ for kind in _KINDS.values())
+        raise ToolboxError(
+            f"A metric gave a {type(report_item).__name__} as a report item.", hint=f"Report items are {known}."
+        )
+    try:
+        return {"kind": kind, **_plain(asdict(report_item))}
+    except TypeError as error:
+        raise ToolboxError(
+            f"The {kind} {report_item.title!r} cannot be written as JSON: {error}.",
+            hint="The report items of a metric hold texts, numbers, lists and dicts.",
+        ) from error
+
+
+def _damaged(path: Path, why: str) -> ToolboxError:
+    return ToolboxError(
+        f"The file is damaged: {why}.", where=str(path), hint="Evaluate again to write it anew, or remove it."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Strict JSON's own types."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _compact(float(value))
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return _plain(value.tolist())
+    raise TypeError(f"there is a {type(value).__name__} in it")
+
+
+def _compact(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
+
+
+def _report_item(item: dict[str, Any]) -> ReportItem:
+    kind = _KINDS[item["kind"]]
+    known = {field.name for field in fields(kind)}
+    values = {name: value for name, value in item.items() if name in known}  # a later version may say more
+    if kind is Gallery:
+        values["examples"] = [
+            Example(
+                int(example["query"]),
+                [(int(i), bool(right), _float(s)) for i, right, s in example["results"]],
+                str(example.get("note", "")),
+            )
+            for example in values["examples"]
+        ]
+    elif kind is Curve:
+        values["series"] = {name: [(_float(x), _float(y)) for x, y in s] for name, s in values["series"].items()}
+    elif kind is Histogram:
+        values["edges"] = [_float(edge) for edge in values["edges"]]
+        values["series"] = {name: [_float(share) for share in shares] for name, shares in values["series"].items()}
+    elif kind is Matrix:
+        values["values"] = [[_float(value) for value in row] for row in values["values"]]
+        names = values["rows"], values["columns"]
+        if [len(row) for row in values["values"]] != [len(names[1])] * len(names[0]):
+            raise ValueError("values, rows and columns differ in length")
+        values["rows"], values["columns"] = ([str(name) for name in side] for side in names)
+    elif kind is Outcomes:
+        values["values"] = [_float(value) for value in values["values"]]
+        for name in ("ids", "groups"):
+            values[name] = [str(text) for text in values.get(name, [])]
+        if len(values["ids"]) != len(values["values"]) or len(values["groups"]) not in (0, len(values["ids"])):
+            raise ValueError("ids, values and groups differ in length")
+    elif not all(isinstance(row, list) and len(row) == len(values["columns"]) for row in values["rows"]):
+        raise ValueError("a row and the columns differ in length")
+    return kind(**values)
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
