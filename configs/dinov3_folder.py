@@ -1,14 +1,14 @@
-"""Fine-tune DINOv3 ViT-S/16 with LoRA on your own pictures: one folder a class, a few hundred images will do.
+"""Fine-tune DINOv3 ViT-S/16 with LoRA on your own images: one folder a class, a few hundred images will do.
 
     python tools/train.py configs/dinov3_folder.py --data DIR
 
-Data: DIR/<class>/*.jpg, at any depth below a class, from 6 classes up. A fifth of the classes is held out to judge
-the result on and a tenth to choose the best checkpoint, at least 2 each: retrieval is about classes never seen. For
-fewer classes, or a division of your own, make DIR/train, DIR/val and DIR/test with class folders in each.
-Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds pictures with what was trained.
-A small net of your own from random weights (`model.backbone.name=None` with an `arch`) takes other settings: those of
+Data: DIR/<class>/*.jpg, at any depth below a class, with 6 classes or more. A fifth of the classes is held out for the
+test and a tenth to choose the best checkpoint, at least 2 each, since retrieval is evaluated on classes never seen. For
+fewer classes, or a split of your own, make DIR/train, DIR/val and DIR/test with class folders in each.
+Then: `python tools/embed.py work_dirs/dinov3_folder DIR embeddings.npz` embeds images with the trained model.
+A small net that starts from random weights (`model.backbone.name=None` with an `arch`) needs other settings: those of
 configs/demo/dinov3_sop.py, in which the loss reads the features without a head, and 1,500 steps instead of 400.
-Larger: `--model vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
+A larger encoder: `--model vitb16`. Thousands of images: `train_dataloader.sampler.batch_size=64` and
 `train_cfg.max_steps=2000`.
 """
 _base_ = ['_base_/runtime.py']

@@ -1,11 +1,11 @@
-"""What a frozen DINOv3 is worth on your own pictures, in minutes: one folder a class, no training of the encoder.
+"""Probe a frozen DINOv3 on your own images, in minutes: one folder a class, no training of the encoder.
 
     python tools/train.py configs/dinov3_folder_probe.py --data DIR
 
-Data: DIR/<class>/*.jpg, of which a fifth of the images of each class is held out to test and a tenth to choose; or
-DIR/train, DIR/val and DIR/test with the class folders in each. From 2 classes and about ten images of each up.
+Data: DIR/<class>/*.jpg, of which a fifth of the images of each class is the test set and a tenth the validation set; or
+DIR/train, DIR/val and DIR/test with the class folders in each. At least 2 classes, with about ten images each.
 What is trained and compared: see `configs/dinov3_food101_probe.py`. The encoder is ViT-S/16, the smallest:
-`--model vitb16` (vitl16, vith16plus) sees more and takes longer.
+`--model vitb16` (vitl16, vith16plus) has better features and takes longer.
 Then: `python tools/predict.py work_dirs/dinov3_folder_probe PICTURES --out predictions.csv`
 """
 _base_ = ['dinov3_food101_probe.py']

@@ -4,8 +4,8 @@
 
 Data: `ethz/food101`, downloaded from the Hugging Face Hub (5 GB) or taken from its cache. Its official validation set
 is the test set here; a tenth of the training images of each class is held out to choose the checkpoint. A tenth of the
-training data for a first look: `train_dataloader.dataset.ratio=0.1`. The archive of the authors, unpacked:
-`train_dataloader.dataset` (and val, test) = `dict(type='datasets.Food101', root='data/food-101', split=...)`.
+training data for a first look: `train_dataloader.dataset.ratio=0.1`. For the archive of the authors, unpacked, set
+`train_dataloader.dataset` (and val, test) to `dict(type='datasets.Food101', root='data/food-101', split=...)`.
 Other ways to train: `model.backbone.tune.mode=lora` (or last, full) with `features=None`, and a learning rate of 1e-4.
 """
 _base_ = ['_base_/runtime.py']

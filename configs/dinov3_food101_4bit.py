@@ -1,11 +1,11 @@
-"""Fine-tune DINOv3 ViT-H+/16 on Food-101 with its weights in 4 bits and LoRA on top: for a card with little memory.
+"""Fine-tune DINOv3 ViT-H+/16 on Food-101 with its weights in 4 bits and LoRA on top, for a GPU with little memory.
 
     python tools/train.py configs/dinov3_food101_4bit.py            (needs bitsandbytes: pip install bitsandbytes)
 
 Linear layers inside the blocks hold 4-bit weights (nf4, nested scales); norms, patch embedding, adapters and the head
-stay in higher precision. How far the features are from those of full precision is measured first and printed. 4 bits
-save memory, not time: where the frozen features are enough, `configs/dinov3_food101.py` stores them and is far faster.
-Data as there.
+stay in higher precision. The run first measures and prints how far the features are from those in full precision. 4
+bits save memory, not time: if frozen features are enough, `configs/dinov3_food101.py` caches them and is far faster.
+The data are those of that recipe.
 """
 _base_ = ['dinov3_food101.py']
 model = dict(

@@ -3,9 +3,9 @@
     python tools/train.py configs/dinov3_imagenet_subset.py
 
 Data: `ILSVRC/imagenet-1k` from the Hugging Face Hub (gated: accept its terms there, and log in) or its cache. The
-official validation set is the test set here, as its labels are the only ones; a tenth of the training images of each
-class is held out to choose the checkpoint. 1 % is 11 or so of each class, the same ones in every run. A folder with
-train/<wnid>/, val/ and labels.txt: `train_dataloader.dataset` (and val, test) =
+official validation set is the test set here, since that of the test set has no labels; a tenth of the training images
+of each class is held out to choose the checkpoint. 1 % is about 11 of each class, the same ones in every run. For a
+folder with train/<wnid>/, val/ and labels.txt, set `train_dataloader.dataset` (and val, test) to
 `dict(type='datasets.ImageNet', root='data/imagenet', split=..., ratio=0.01)`.
 """
 _base_ = ['dinov3_food101.py']

@@ -6,23 +6,23 @@ Data: `python tools/prepare_data.py sop --out data/stanford_online_products` che
 Weights: facebook/dinov3-vitb16-pretrain-lvd1689m is gated; without access the command prints the steps. A folder on
 disk works too: `--cfg-options model.backbone.name=weights/vitb16`. Other sizes: `model.backbone.name=vits16` ...
 vith16plus, or `model.backbone.type=dinov3.ConvNeXt model.backbone.name=convnext-base`; docs/jobs/retrieval.md has the
-chunk sizes that fit 24, 40 and 80 GB. Larger pictures: `model.backbone.size=336`.
+chunk sizes that fit 24, 40 and 80 GB. Larger images: `model.backbone.size=336`.
 
-What each choice rests on, in published Recall@1 on SOP (this recipe's own number awaits a run on the real data):
+The settings follow these results on SOP, in published Recall@1 (this recipe was not run on the real data yet):
 - Everything published above 85 trains all weights, at 1e-5 to 1e-4: RS@k 88.0 (ViT-B/16, AdamW 5e-5), triplets of
   open-metric-learning 86.6 (ViT-S/16), hyperbolic ViT 85.9 (ViT-S/16). LoRA with InfoNCE gave 83.13 with this encoder
-  (configs/dinov3_sop_baseline.py). Lower rates for earlier blocks are the custom in fine-tuning masked and contrastive
+  (configs/dinov3_sop_baseline.py). Lower rates for earlier blocks are common in fine-tuning masked and contrastive
   encoders; `optim_wrapper.layer_decay=None` switches them off.
-- 4 images a class in large batches: RS@k 4 x 1,000; the others 2 to 6 a class in 192 to 900. 1,024 here, in chunks.
+- 4 images a class in large batches: RS@k has 4 x 1,000, the others 2 to 6 a class in 192 to 900; here 1,024, in chunks.
 - Classes of a batch from few super-classes, as in the 86.6 of open-metric-learning: negatives are harder.
 - Random crops of 20 to 100 % and flips: all of the above.
-- The smooth Recall@k of RS@k, beside a supervised contrastive loss that still teaches where ranks are far off. On
+- The smooth Recall@k of RS@k, and a supervised contrastive loss, which still has a gradient if ranks are far off. On
   letters and drawings it gained 0 to 2 points beside InfoNCE, with nets from random weights (docs/benchmarks.md).
-- A head of 512, as RS@k has one (hyperbolic ViT: 128). With nets from random weights a head lost 5 to 11 points there, so the
-  run evaluates the features before it too, and says where they are better: `model.retrieve='features'`.
-- The interpolation with the pretrained weights that validates best can only be chosen where it does not lose on
-  held-out training classes. The test set is seen before and after only.
-- Averaged weights are the custom beside it; on letters they changed nothing (docs/benchmarks.md).
+- A head of 512, as RS@k has one (hyperbolic ViT: 128). With nets from random weights a head lost 5 to 11 points there,
+  so the run also evaluates the features before it, and says if they are better: `model.retrieve='features'`.
+- WiSE-FT keeps the interpolation with the pretrained weights that is best on held-out training classes, so nothing is
+  lost there. The test set is evaluated before and after training only.
+- Averaged weights are common as well; on letters they changed nothing (docs/benchmarks.md).
 """
 _base_ = ['_base_/runtime.py']
 _test = dict(batch_size=256, num_workers=4)

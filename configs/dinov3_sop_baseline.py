@@ -3,7 +3,7 @@
     python tools/train.py configs/dinov3_sop_baseline.py
 
 Settings as published with Recall@1 65.32 -> 83.13 on Stanford Online Products: 128 pairs a batch in plain shuffled
-order, the positive a random other picture of the product, same-label pairs as positives too (cross-view SupCon at
+order, the positive a random other image of the product, same-label pairs as positives too (cross-view SupCon at
 temperature 0.05), rank 16, alpha 32, dropout 0.05, AdamW at 1e-4 with cosine decay after 10 % warm-up, 20 epochs,
 all training classes, CLS features without a head. `configs/dinov3_sop.py` is the recipe that we recommend.
 """

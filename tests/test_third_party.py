@@ -11,6 +11,7 @@ from fresh_environment import FreshEnvironment
 from PIL import Image
 from safetensors.torch import load_file
 
+import toolbox
 from toolbox.testing import check_component, check_plugin, isolated_catalog
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,11 @@ def test_the_page_shows_the_files():
     assert set(blocks) == set(files)
     for name, content in files.items():
         assert blocks[name] == content, f"docs/write_a_plugin.md shows another {name}"
+
+
+def test_the_page_lists_what_commands_may_use():
+    page = (ROOT / "docs" / "write_a_plugin.md").read_text(encoding="utf-8")
+    assert [name for name in toolbox._FOR_COMMANDS if f"`{name}" not in page] == []
 
 
 def test_the_example_keeps_the_contracts(monkeypatch):

@@ -1,4 +1,4 @@
-"""The frozen encoder of the demos: what `configs/demo/dinov3_trunk.py` trains on letters that no other demo uses."""
+"""The frozen encoder of the demos, which `configs/demo/dinov3_trunk.py` trains on letters that no other demo uses."""
 model = dict(
     backbone=dict(
         type='dinov3.ConvNeXt', name=None, size=32,

@@ -2,7 +2,7 @@
 
     python tools/train.py configs/demo/dinov3_cifar10.py
 
-The test pictures are in faces that no training picture has. The encoder, trained on other letters, is made on first use.
+The test images use fonts that no training image uses. The encoder is trained on other letters, on first use.
 """
 _base_ = ['dinov3_food101.py']
 _root = 'data/glyphs_cifar10'

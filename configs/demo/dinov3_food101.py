@@ -1,9 +1,9 @@
-"""The recipe for Food-101 on embedded data: letters from five pictures each, on a frozen encoder.
+"""The recipe for Food-101 on embedded data: letters from five images each, on a frozen encoder.
 
     python tools/train.py configs/demo/dinov3_food101.py
 
 Greek, Armenian and Georgian letters, drawn once into the layout of Food-101 and read by the loader that reads it; the
-test pictures are in faces that no training picture has. The encoder, trained on other letters, is made on first use.
+test images use fonts that no training image uses. The encoder is trained on other letters, on first use.
 """
 _base_ = ['../_base_/runtime.py', '../_base_/glyph_trunk.py']
 _root = 'data/glyphs_food101'

@@ -1,4 +1,4 @@
-"""The probe of Food-101 on embedded data: linear heads, k-NN and logistic regression on letters, five pictures each.
+"""The probe of Food-101 on embedded data: linear heads, k-NN and logistic regression on letters, five images each.
 
     python tools/train.py configs/demo/dinov3_food101_probe.py
 

@@ -1,9 +1,9 @@
-"""The recipe for a subset of ImageNet on embedded data: all letters, from a part of their pictures, frozen encoder.
+"""The recipe for a subset of ImageNet on embedded data: all letters, from a part of their images, frozen encoder.
 
     python tools/train.py configs/demo/dinov3_imagenet_subset.py
 
-Drawn once into the layout of ImageNet-1k (train/<wnid>/, val/, labels.txt), the test pictures in faces that no training
-picture has. The encoder, trained on other letters, is made on first use.
+The letters are drawn once into the layout of ImageNet-1k (train/<wnid>/, val/, labels.txt). The test images use fonts
+that no training image uses. The encoder is trained on other letters, on first use.
 """
 _base_ = ['dinov3_food101.py']
 _root = 'data/glyphs_imagenet'

@@ -2,12 +2,12 @@
 
     make demo          (or: python tools/train.py configs/demo/dinov3_sop.py)
 
-Trained on Latin and Cyrillic letters, judged on Greek, Armenian and Georgian ones that it has never seen. The data is
-drawn from fonts into the layout of Stanford Online Products, once, and read by the loader that reads the real data.
+It trains on Latin and Cyrillic letters and is evaluated on Greek, Armenian and Georgian ones that it has never seen.
+The images are drawn once from fonts, into the layout of Stanford Online Products, and read by the loader of that.
 
-Its settings are those of a small net trained from scratch, chosen on letters held out of the training, on letters of
-other scripts and on drawings by strokes, never on the letters that it is judged on; docs/benchmarks.md has the numbers:
-InfoNCE beside a smooth recall, no head, a rate of 2e-3 without averaging, turning and cropping without color jitter.
+The settings suit a small net that is trained from scratch: InfoNCE and a smooth recall, no head, a learning rate of
+2e-3 without averaging, rotation and crops without color jitter. They were chosen on letters held out of the training,
+on letters of other scripts and on drawings by strokes, never on the test letters; docs/benchmarks.md has the numbers.
 """
 _base_ = ['../_base_/runtime.py']
 _root = 'data/glyphs_sop'

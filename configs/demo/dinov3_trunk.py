@@ -1,4 +1,4 @@
-"""The small encoder that the demos of frozen backbones start from: the retrieval demo, cut short.
+"""The small encoder that the demos with a frozen backbone start from: a shorter run of the retrieval demo.
 
     python tools/train.py configs/demo/dinov3_trunk.py      (the demos that need it do this themselves, once)
 

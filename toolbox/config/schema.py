@@ -36,14 +36,15 @@ def _loader(*, train: bool) -> dict[str, Key]:
     keys = {
         "dataset": Key("Where the items come from.", kind="dataset", default=REQUIRED),
         "batch_size": Key(
-            "Items a batch (of all processes together); without a `sampler` it means core.Shuffled or core.Sequential.",
+            "Items in a batch of all processes together; without a `sampler` it means core.Shuffled or "
+            "core.Sequential.",
             int | None,
         ),
         "num_workers": Key("Processes that read and augment; 0 reads in the main process.", int, default=2),
         "prefetch_factor": Key("Batches that each worker keeps ready.", int, default=2),
         "on_bad_item": Key(
-            "'raise' stops at an unreadable item and names all that there are; 'skip' leaves it out, counts it and "
-            "names it in bad_items.jsonl.",
+            "'raise' stops at an unreadable item and names all of them; 'skip' leaves it out, counts it and names it "
+            "in bad_items.jsonl.",
             Literal["raise", "skip"],
             default="raise",
         ),
@@ -80,19 +81,19 @@ TOP_LEVEL: dict[str, Key] = {
     ),
     "val_evaluator": Key("Metrics on the validation data.", kind="metric", many=True),
     "test_dataloader": Key(
-        "The test data, looked at before and after training only.", keys=_loader(train=False), optional=True
+        "The test data, evaluated before and after training only.", keys=_loader(train=False), optional=True
     ),
     "test_evaluator": Key("Metrics on the test data.", kind="metric", many=True),
     "features": Key(
-        "Stores what frozen towers make of the data, and trains and judges on that: images are read and encoded once, "
-        "for all epochs and later runs. Absent: computed at every step.",
+        "Feature cache: frozen backbones compute their features once, for all epochs and later runs, and training and "
+        "evaluation read them. Absent: computed at every step.",
         keys={
-            "dtype": Key("Of the stored numbers.", Literal["fp16", "bf16", "fp32"], default="fp16"),
+            "dtype": Key("Type of the cached numbers.", Literal["fp16", "bf16", "fp32"], default="fp16"),
             "views": Key(
-                "Random views of each training item to store, which draws choose from; needed with an `augment`.",
+                "Random views of each training item to cache, from which draws choose; needed with an `augment`.",
                 int | None,
             ),
-            "folder": Key("Where stores are; each finds its own by what it is of.", str, default="work_dirs/features"),
+            "folder": Key("Where the caches are, in a subfolder for each key.", str, default="work_dirs/features"),
         },
         optional=True,
     ),
@@ -106,8 +107,8 @@ TOP_LEVEL: dict[str, Key] = {
             ),
             "layer_decay": Key(
                 "Factor on the learning rate from each block of a backbone to the one below it, 0 to 1: block i of L "
-                "gets its part's rate times `layer_decay ** (L - i)`, i from 0, what stands before the blocks one "
-                "factor more, what stands after them all of it. Heads and losses keep theirs.",
+                "(i from 0) gets the rate of its part times `layer_decay ** (L - i)`, modules before the blocks get "
+                "one factor more, and modules after them the whole rate. Heads and losses keep theirs.",
                 float | None,
             ),
             "decay_one_dim": Key("Whether biases, norms and other vectors are decayed too.", bool, default=False),
@@ -126,7 +127,7 @@ TOP_LEVEL: dict[str, Key] = {
             ),
             "average": Key(
                 "Keeps an average of the trained weights over the steps. It is what is validated, tested and found in "
-                "checkpoints; training goes on with the weights themselves. Batch norms that train get "
+                "checkpoints; training continues with the weights themselves. Batch norms that train get "
                 "the statistics of the averages, estimated from the run's first 32 batches.",
                 keys={
                     "decay": Key(
@@ -145,17 +146,17 @@ TOP_LEVEL: dict[str, Key] = {
                 optional=True,
             ),
             "on_nonfinite": Key(
-                "'raise' stops at a step whose loss or gradient is not finite; 'skip' leaves its update out and counts "
-                "it: weights and the optimizer's state stay as they were, schedules go on.",
+                "'raise' stops at a step whose loss or gradient is not finite; 'skip' skips its update and counts it: "
+                "weights and the optimizer's state stay as they were, schedules continue.",
                 Literal["raise", "skip"],
                 default="raise",
             ),
             "max_skipped": Key(
-                "With 'skip': how many updates may be left out in all before the run stops.", int, default=10
+                "With 'skip': how many updates may be skipped in all before the run stops.", int, default=10
             ),
             "max_skipped_in_a_row": Key(
-                "How many updates in a row may be left out, by 'skip' or by fp16's scaler, which leaves a few out to "
-                "find its scale; more end the run. A run of which no update was made ends with an error too.",
+                "How many updates in a row may be skipped, by 'skip' or by fp16's scaler, which skips a few to find "
+                "its scale; more end the run. A run without a single update ends with an error too.",
                 int,
                 default=30,
             ),
@@ -169,12 +170,13 @@ TOP_LEVEL: dict[str, Key] = {
             "max_epochs": Key("Length in epochs; give this or `max_steps`.", int | None),
             "max_steps": Key("Length in steps; give this or `max_epochs`.", int | None),
             "val_interval": Key(
-                "Epochs between validations (steps, with `max_steps`); default: one epoch. The end is always judged.",
+                "Epochs between validations (steps, with `max_steps`); default: one epoch. The last step is always "
+                "evaluated.",
                 int | None,
             ),
             "wise_ft": Key(
-                "After training, mixes the backbones' pretrained and trained weights (WiSE-FT) and keeps the mix that "
-                "validates best, in the run's folder `wise_ft`; it is what is tested.",
+                "After training, interpolates the backbones' pretrained and trained weights (WiSE-FT) and keeps the "
+                "interpolation that validates best, in the run's folder `wise_ft`; this one is tested.",
                 keys={
                     "alphas": Key(
                         "Shares of the trained weights to try, 0 to 1; 1.0 is one of them.",
@@ -201,7 +203,8 @@ TOP_LEVEL: dict[str, Key] = {
                         "The validation metric that chooses the best; 'auto' is the first one.", str, default="auto"
                     ),
                     "rule": Key(
-                        "Which values are better; default: as the metric declares.", Literal["greater", "less"] | None
+                        "Whether greater or less is better; default: as the metric declares.",
+                        Literal["greater", "less"] | None,
                     ),
                 },
             ),
@@ -224,24 +227,24 @@ TOP_LEVEL: dict[str, Key] = {
                         default="ddp",
                     ),
                     "find_unused_parameters": Key(
-                        "Of 'ddp': look at every step for parameters without a gradient; default: where the model's "
-                        "structure has some.",
+                        "With 'ddp': look at every step for parameters without a gradient; default: if the structure "
+                        "of the model has some.",
                         bool | None,
                     ),
                 },
             ),
             "threads": Key(
-                "Threads of torch on a CPU; default: half the cores, whatever the workers, as sums depend on it.",
+                "Threads of torch on a CPU, on which sums depend; default: half the cores, for any number of workers.",
                 int | None,
             ),
             "max_image_pixels": Key(
-                "The largest picture that is read, in pixels, as a guard against files that are small on disk and huge "
+                "The largest image that is read, in pixels, as a guard against files that are small on disk and huge "
                 "in memory; default: 250 million.",
                 int | None,
             ),
             "eval_precision": Key(
-                "Autocast type of all that evaluates or encodes, in the run and with its checkpoints; default: that of "
-                "training, `optim_wrapper.precision`.",
+                "Autocast type of every evaluation and encoding, in the run and with its checkpoints; default: that "
+                "of training, `optim_wrapper.precision`.",
                 Literal["fp32", "bf16", "fp16"] | None,
             ),
             "compile": Key(
@@ -260,31 +263,33 @@ TOP_LEVEL: dict[str, Key] = {
         default=True,
     ),
     "evaluate_pixels": Key(
-        "Also evaluate raw pixels on the test data: the floor that a model must beat.", bool, default=False
+        "Also evaluate raw pixels on the test data, as a floor that a model must beat.", bool, default=False
     ),
     "evaluate_features": Key(
-        "After training, also evaluate the features before the model's head: where they are better, it is said.",
+        "After training, also evaluate the features before the model's head, and say if they are better.",
         bool,
         default=True,
     ),
     "arguments": Key(
-        "What `data` and `model` mean here, of `toolbox.train` and of commands: which keys they set.",
+        "Which keys `data` and `model` of `toolbox.train` and of commands set.",
         keys={
-            "data": Key("The key that says where the training data are, which others refer to.", str | None),
+            "data": Key("The key with the place of the training data, to which others refer.", str | None),
             "model": Key(
-                "The `name` of the encoder; another component takes its place where that one has it.", str | None
+                "The key with the `name` of the encoder; if another component knows the name, it takes the place of "
+                "the encoder.",
+                str | None,
             ),
         },
         optional=True,
     ),
     "prepare": Key(
-        "Data that `train` writes first where they are missing: a list of `dict(dataset='glyphs.Glyphs', "
-        "out=FOLDER, ...)`, the options being those of `prepare_data`.",
+        "Data that `train` writes first if they are missing: a list of `dict(dataset='glyphs.Glyphs', out=FOLDER, "
+        "...)` with the options of `prepare_data`.",
         list[dict[str, Any]] | None,
     ),
     "load_from": Key(
-        "A checkpoint whose weights to start from, or a recipe (.py, also beside this one), whose run is trained first "
-        "where there is none yet.",
+        "A checkpoint whose weights to start from, or a recipe (.py, also beside this one), whose run is trained "
+        "first if there is none yet.",
         str | None,
     ),
     "load_parts": Key(

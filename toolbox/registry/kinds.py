@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable
-from pkgutil import resolve_name
+from importlib import import_module
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -87,7 +87,10 @@ class Kinds:
 
 
 def _import(kind: Kind) -> type:
-    value: Any = resolve_name(kind.target)
+    module, _, path = kind.target.partition(":")
+    value: Any = import_module(module)
+    for part in path.split("."):
+        value = getattr(value, part)
     if not isinstance(value, type):
         raise TypeError(f"{kind.target} is no class")
     return value

@@ -1,4 +1,4 @@
-"""Angular prototypes: every embedding shall point to the others of its class."""
+"""Angular prototypes: a loss that turns each embedding towards the others of its class."""
 
 from __future__ import annotations
 

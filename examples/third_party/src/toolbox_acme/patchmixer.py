@@ -27,7 +27,7 @@ class ToTensor(Preprocess):
 
 
 class Mixer(nn.Module):
-    """One block: something between the patches of each channel, then an MLP over the channels of each patch."""
+    """One block: a token mixer across patches, then an MLP over the channels of each patch."""
 
     def __init__(self, across: TokenMixer, patches: int, dim: int):
         super().__init__()
@@ -48,7 +48,7 @@ class PatchMixer(Backbone):
     - `depth`: number of blocks.
     - `patch`: height and width of a patch in pixels.
     - `size`: height and width of the images in pixels, a multiple of `patch`; the number of patches is built in.
-    - `mixer`: what passes between patches, in each block one of its own; None means `acme.TokenMLP`.
+    - `mixer`: mixes across patches, each block with a copy of its own; None means `acme.TokenMLP`.
 
     It has no CLS token: pool with "mean". Raises ValueError for sizes that do not fit each other.
     """

@@ -17,7 +17,7 @@ def toolbox_components():
 
 @hookimpl
 def toolbox_kinds():
-    return [Kind("token_mixer", "toolbox_acme.token_mixers:TokenMixer", "what passes between patches")]
+    return [Kind("token_mixer", "toolbox_acme.token_mixers:TokenMixer", "mixes across the patches of an image")]
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""What passes between the patches of an image: a kind of component that this plugin adds, and two of its kind."""
+"""Token mixers, a kind of component that this plugin adds: the abstract class, and two components."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class TokenMixer(nn.Module, ABC):
-    """What a block of `acme.PatchMixer` does across patches, one channel at a time.
+    """Mixing across the patches of an image, one channel at a time, in a block of `acme.PatchMixer`.
 
-    `connect` is called once, before anything else, with what the image decides.
+    `connect` is called once, before `forward`.
     """
 
     @abstractmethod
@@ -45,7 +45,7 @@ class TokenMLP(TokenMixer):
 
 
 class TokenMean(TokenMixer):
-    """The mean of all patches: no parameters, and no word on where a patch was."""
+    """The mean of all patches. It has no parameters, and ignores where a patch was."""
 
     def connect(self, patches: int) -> None:
         pass

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     try:
         paths = [Path(arguments.folder, name) for name in find_images(arguments.folder).paths]
         similarities = encoder.encode_image(paths) @ encoder.encode_image(arguments.image)[0]
-    except OSError as error:  # no such folder, no image: the user's to mend, so no traceback
+    except OSError as error:  # no such folder, or no image: a mistake of the user gets no traceback
         raise toolbox.ToolboxError(str(error)) from error
     best = similarities.topk(min(arguments.top, len(paths)))
     for similarity, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):

@@ -1,3 +1,3 @@
-"""The same with nothing but a mean between patches.      python tools/train.py acme:token_mean_glyphs"""
+"""PatchMixer with a mean in place of the MLP across patches.      python tools/train.py acme:token_mean_glyphs"""
 _base_ = ['patchmixer_glyphs.py']
 model = dict(backbone=dict(mixer=dict(type='acme.TokenMean')))
