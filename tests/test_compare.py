@@ -21,8 +21,9 @@ from toolbox.report.compare import compare
 from toolbox.report.compare_page import find_items, write_comparison
 from toolbox.report.overlay import curve_charts, histogram_charts, table_grids
 from toolbox.report.paired import bootstrap, pair, sign_test
-from toolbox.report.recipe import differing, flat
+from toolbox.report.recipe import list_differences
 from toolbox.report.runs import labels
+from toolbox.utils.key_paths import flatten
 
 RANKS = "Rank of the first match"
 NAN = float("nan")
@@ -212,8 +213,8 @@ def test_recipes_are_read_as_data_and_never_run(tmp_path):
     found = read_recipe(text)
     assert found["optim_wrapper"] == {"optimizer": {"type": "core.AdamW", "lr": 0.001}}
     assert found["both"] == {1: math.inf, "a-b": [1, -2]}
-    assert flat(found)["test_evaluator.0.type"] == "retrieval.Recall"
-    assert flat(found)["nothing"] == {}
+    assert flatten(found)["test_evaluator.0.type"] == "retrieval.Recall"
+    assert flatten(found)["nothing"] == {}
     for bad in ("import os", "a = open('x')", "a = b = 1", "a = dict(**{})", "a.b = 1", "a = (", "a = -'x'"):
         with pytest.raises(ValueError):
             read_recipe(bad)
@@ -229,11 +230,11 @@ def test_a_recipe_that_was_dumped_reads_the_same(toy):
 def test_differing_settings():
     first, second = read_recipe(recipe(0.001) + "work_dir = 'a'\n"), read_recipe(recipe(0.01) + "work_dir = 'b'\n")
     del second["model"]["head"]
-    assert differing([first, second, None]) == [
+    assert list_differences([first, second, None]) == [
         ("model.head", ["None", "", "?"]),
         ("optim_wrapper.optimizer.lr", ["0.001", "0.01", "?"]),
     ]
-    assert differing([first, first]) == differing([first, None]) == differing([None, None]) == []
+    assert list_differences([first, first]) == list_differences([first, None]) == list_differences([None, None]) == []
 
 
 # ---- what is refused

@@ -17,12 +17,13 @@ from toy_plugin import Noise, Patches, ToTensor
 from toolbox.base import Tower
 from toolbox.builtins.augment import Augment
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.key import data_identity, differences, digest, plain, tower_identity, weights_digest
+from toolbox.feature_cache.key import data_identity, digest, plain, tower_identity, weights_digest
 from toolbox.feature_cache.shards import Layout
 from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.views import draw_of, view_of
 from toolbox.feature_cache.writer import MANIFEST, Writer
 from toolbox.registry import build
+from toolbox.utils.key_paths import find_differences
 from toolbox.utils.pool import Pool
 
 ITEMS, VIEWS, WIDTH = 70, 2, 5
@@ -74,7 +75,7 @@ def with_a_table() -> Tower:
     ],
 )
 def test_each_ingredient_of_the_tower_changes_the_key(other, named):
-    assert named in differences(of_tower(), other())
+    assert named in find_differences(of_tower(), other())
     assert digest(of_tower()) != digest(other())
 
 
@@ -91,7 +92,7 @@ def test_each_ingredient_of_the_data_changes_the_key(changes, named):
     def found(dataset=None, arguments=None, augment=None, **rest):
         return data_identity(dataset or Noise(), arguments or {"type": "toy.Noise"}, augment, **rest)
 
-    assert any(name.startswith(named) for name in differences(found(), found(**changes)))
+    assert any(name.startswith(named) for name in find_differences(found(), found(**changes)))
     assert digest(found()) == digest(found(arguments={"type": "toy.Noise", "seed": 0}))  # a default that is spelled out
 
 

@@ -123,6 +123,8 @@ def _differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
     """The keys in which the run in `folder` differs from the recipe as it is now."""
     from toolbox.config import complete
     from toolbox.engine.checkpoint import checkpoint as checkpoints
-    from toolbox.engine.resume import changed_settings
+    from toolbox.engine.resume import PLACE_KEYS
+    from toolbox.utils.key_paths import find_differences
 
-    return changed_settings(checkpoints.read(folder, verify=False).manifest["recipe"], complete(wanted))
+    recipe = checkpoints.read(folder, verify=False).manifest["recipe"]
+    return find_differences(recipe, complete(wanted), ignored=PLACE_KEYS)

@@ -10,6 +10,7 @@ from toolbox.config import to_dict
 from toolbox.errors import ToolboxError
 from toolbox.loading import component_of, find_model_kind, takes_name
 from toolbox.registry import catalog
+from toolbox.utils.key_paths import get_value
 
 
 def argument_overrides(
@@ -55,9 +56,7 @@ def _key_of(config: Mapping[str, Any], name: str) -> str:
 def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[str, str]:
     """The component to put in the place of the one that `key` belongs to, where that has no encoder called `model`."""
     owner, _, last = key.rpartition(".")
-    node: Any = recipe
-    for name in owner.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
+    node = get_value(recipe, owner)
     current = node.get("type") if isinstance(node, dict) else None
     is_backbone = any(entry.fullname == current for entry in catalog().find("backbone"))
     if last != "name" or not is_backbone or takes_name(current, model):

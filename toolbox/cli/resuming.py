@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from toolbox.errors import ToolboxError
 
@@ -54,35 +53,16 @@ def run_of(path: Path) -> Path | None:
 def kept_options(folder: Path, given: list[str]) -> list[str]:
     """The options that the run in a folder was started with, as `KEY=VALUE`, but for those that are `given` anew."""
     from toolbox.recipe_text import read_recipe
+    from toolbox.utils.key_paths import get_value, has_key, is_within
 
     try:
         keys = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("overridden") or []
         recipe = read_recipe((folder / "config.py").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    keys = [key for key in keys if not any(key == other or key.startswith(f"{other}.") for other in given)]
-    found = [(key, _look_up(recipe, key)) for key in keys if key not in ("work_dir", "resume")]
-    return [f"{key}={value!r}" for key, (is_there, value) in found if is_there]
-
-
-def _look_up(recipe: Any, key: str) -> tuple[bool, Any]:
-    """Whether a recipe has a key, and its value; names in open dicts may hold dots themselves."""
-    if not key:
-        return True, recipe
-    if isinstance(recipe, list):
-        name, _, rest = key.partition(".")
-        fits = name.isdecimal() and int(name) < len(recipe)
-        return _look_up(recipe[int(name)], rest) if fits else (False, None)
-    if not isinstance(recipe, dict):
-        return False, None
-    names = key.split(".")
-    for end in range(1, len(names) + 1):
-        name = ".".join(names[:end])
-        if name in recipe:
-            is_there, value = _look_up(recipe[name], ".".join(names[end:]))
-            if is_there:
-                return True, value
-    return False, None
+    keys = [key for key in keys if not any(is_within(key, other) for other in given)]
+    keys = [key for key in keys if key not in ("work_dir", "resume") and has_key(recipe, key)]
+    return [f"{key}={get_value(recipe, key)!r}" for key in keys]
 
 
 def _folder_of(arguments: argparse.Namespace) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 from toolbox.config.schema import TOP_LEVEL
 from toolbox.errors import ToolboxError
+from toolbox.utils.key_paths import find_key
 
 _FORM = re.compile(r"\{(\w+(?:\.[\w-]+)*)\}")
 
@@ -61,30 +62,18 @@ def look_up(recipe: dict[str, Any], path: str, where: str, seen: tuple[str, ...]
     """
     if path in seen:
         raise ToolboxError(f"'{{{path}}}' leads back to itself.", where=where, hint="Write the value in one place.")
-    names, node, done = path.split("."), recipe, 0
-    while done < len(names):
+    names, node = path.split("."), recipe
+    depth = 0
+    while depth < len(names):
         if inner := target(node, where):
             node = look_up(recipe, inner, where, (*seen, path))
             continue
-        found = _step(node, names[done:])
-        if found is None:
-            there = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
-            raise ToolboxError(
-                f"'{{{path}}}' refers to a key that the recipe does not set.",
-                where=where,
-                hint=f"Set below '{'.'.join(names[:done])}': {', '.join(map(str, there)) or 'none'}." if done else "",
-            )
-        key, taken = found
-        node, done = node[key], done + taken
+        step = find_key(node, names[depth:])
+        if step is None:
+            keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+            hint = f"Set below '{'.'.join(names[:depth])}': {', '.join(map(str, keys)) or 'none'}." if depth else ""
+            message = f"'{{{path}}}' refers to a key that the recipe does not set."
+            raise ToolboxError(message, where=where, hint=hint)
+        key, count = step
+        node, depth = node[key], depth + count
     return node
-
-
-def _step(node: Any, names: list[str]) -> tuple[str | int, int] | None:
-    """The first key of a path below a node, and how many names it takes; None where there is no such key."""
-    if isinstance(node, list):
-        return (int(names[0]), 1) if names[0].isdecimal() and int(names[0]) < len(node) else None
-    if isinstance(node, dict):
-        for taken in range(len(names), 0, -1):  # a key of an open dict may hold dots: optim_wrapper.parts.model.head
-            if (key := ".".join(names[:taken])) in node:
-                return key, taken
-    return None

@@ -14,6 +14,7 @@ from toolbox.registry import catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.foreign_keys import load_foreign_keys
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, parameters
+from toolbox.utils.key_paths import get_value
 
 
 def validate(recipe: dict[str, Any]) -> list[Problem]:
@@ -72,9 +73,7 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
                 where = f"optim_wrapper.parts.{part}.{name}"
                 problems.append(Problem(f"It must be at least 0, not {value}.", where))
     for path, least in _LEAST.items():
-        value: Any = recipe
-        for name in path.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
+        value = get_value(recipe, path)
         if value is not None and value < least:
             problems.append(Problem(f"It must be at least {least}, not {value}.", path))
     return problems

@@ -11,6 +11,7 @@ from torch import nn
 from toolbox.base import Backbone
 from toolbox.errors import ToolboxError
 from toolbox.registry import SLOT_KEYS, build, catalog, parameters
+from toolbox.utils.key_paths import get_value, is_within
 
 
 def adapt_recipe(
@@ -24,11 +25,11 @@ def adapt_recipe(
     """
     notes: list[str] = []
     for path in dict.fromkeys(name.removesuffix(".type") for name in overridden):
-        node = _at(recipe, path)
+        node = get_value(recipe, path)
         if not _is_backbone(node):
             continue
         own = {name for name in overridden if name.startswith(f"{path}.")}
-        if f"{path}.type" in overridden and node["type"] != _at(original, f"{path}.type"):
+        if f"{path}.type" in overridden and node["type"] != get_value(original, f"{path}.type"):
             notes += _drop_arguments(node, path, own)
         notes += _drop_start(recipe, path, overridden)
         try:
@@ -45,7 +46,7 @@ def _drop_arguments(node: dict[str, Any], path: str, own: set[str]) -> list[str]
     """Drop what the new component has no argument for; `arch` is in the words of the old one."""
     known = {parameter.name for parameter in parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
     known |= {"type", *SLOT_KEYS.get("backbone", {})}
-    gone = [key for key in node if key not in known and not any(_below(name, f"{path}.{key}") for name in own)]
+    gone = [key for key in node if key not in known and not any(is_within(name, f"{path}.{key}") for name in own)]
     for key in gone:
         del node[key]
     return [f"{path}.{key} is left out: it is an argument of the recipe's own encoder." for key in gone]
@@ -56,7 +57,7 @@ def _drop_start(recipe: dict[str, Any], path: str, overridden: Collection[str]) 
     parts = recipe.get("load_parts")
     if not isinstance(parts, list) or {"load_from", "load_parts"} & set(overridden):
         return []
-    kept = [part for part in parts if not _below(part, path)]
+    kept = [part for part in parts if not is_within(part, path)]
     if len(kept) == len(parts):
         return []
     recipe["load_parts"] = kept or None
@@ -85,7 +86,7 @@ def _fit_slots(node: dict[str, Any], path: str, own: set[str], backbone: Backbon
         if isinstance(tune.get("last"), int) and tune["last"] > len(layers) and f"{path}.tune.last" not in own:
             tune["last"] = len(layers)
             notes.append(f"{path}.tune.last is {len(layers)}: this {name} has no more blocks.")
-    if node.get("quantize") is not None and not inside and not any(_below(key, f"{path}.quantize") for key in own):
+    if node.get("quantize") is not None and not inside and not any(is_within(key, f"{path}.quantize") for key in own):
         del node["quantize"]
         notes.append(f"{path}.quantize is left out: this {name} has no linear layers.")
     key = f"{path}.gradient_checkpointing"
@@ -98,9 +99,9 @@ def _fit_slots(node: dict[str, Any], path: str, own: set[str], backbone: Backbon
 def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str], backbone: Backbone) -> list[str]:
     """Drop what a probe reads of more last blocks than the encoder gives."""
     owner = path.rpartition(".")[0]
-    model, where = _at(recipe, owner), f"{owner}.inputs"
+    model, where = get_value(recipe, owner), f"{owner}.inputs"
     inputs = model.get("inputs") if isinstance(model, dict) else None
-    if not isinstance(inputs, list) or any(_below(name, where) for name in overridden):
+    if not isinstance(inputs, list) or any(is_within(name, where) for name in overridden):
         return []
     most = len(backbone.layers()) if "layers" in backbone.abilities else 1
     gone = [text for text in inputs if str(text).partition(":")[2].isdigit() and int(text.partition(":")[2]) > most]
@@ -111,20 +112,10 @@ def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str],
     return [f"{where} leaves out {', '.join(gone)}: this {type(backbone).__name__} gives {gives}."]
 
 
-def _at(recipe: Any, path: str) -> Any:
-    for name in path.split("."):
-        recipe = recipe.get(name) if isinstance(recipe, dict) else None
-    return recipe
-
-
 def _is_backbone(node: Any) -> bool:
     """Whether `node` describes a backbone."""
     named = node.get("type") if isinstance(node, dict) else None
     return any(entry.fullname == named for entry in catalog().find("backbone"))
-
-
-def _below(name: str, path: str) -> bool:
-    return name == path or name.startswith(f"{path}.")
 
 
 def _plain(value: Any) -> Any:

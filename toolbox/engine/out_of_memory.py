@@ -20,6 +20,7 @@ from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
+from toolbox.utils.key_paths import get_value, set_value
 from toolbox.utils.messages import one_line
 
 _SAID = ("can't allocate memory", "not enough memory", "out of memory")  # torch's allocators, by device
@@ -142,7 +143,8 @@ def _cheaper(
         f"model.{path}.gradient_checkpointing": True
         for path, backbone in backbones(model).items()
         if "checkpointing" in backbone.abilities and not backbone.gradient_checkpointing
-        if isinstance(_at(recipe, f"model.{path}"), dict) and any(part.requires_grad for part in backbone.parameters())
+        if isinstance(get_value(recipe, f"model.{path}"), dict)
+        and any(part.requires_grad for part in backbone.parameters())
     }
     if able:
         yield able, rows
@@ -174,21 +176,8 @@ def _structure(recipe: dict[str, Any], classes: int | None) -> Model:
 def _changed(recipe: dict[str, Any], changes: Changes) -> dict[str, Any]:
     changed = copy.deepcopy(recipe)
     for path, value in changes.items():
-        *folders, name = path.split(".")
-        place = changed
-        for folder in folders:
-            if place.get(folder) is None:
-                place[folder] = {}
-            place = place[folder]
-        place[name] = value
+        set_value(changed, path, value)
     return changed
-
-
-def _at(recipe: dict[str, Any], path: str) -> Any:
-    value: Any = recipe
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def _size(count: float) -> str:

@@ -18,8 +18,10 @@ from toolbox.engine.console import Console
 from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.hooks.average import WeightAverage, restore_weights
 from toolbox.errors import ToolboxError
+from toolbox.utils.key_paths import find_differences
 
-_ELSEWHERE = ("work_dir", "resume", "load_from", "load_parts", "env_cfg.device")
+PLACE_KEYS = ("work_dir", "resume", "load_from", "load_parts", "env_cfg.device")
+"""Keys of a recipe that say where a run lies or begins: another one changes no setting."""
 
 
 def open_folder(folder: Path, resume: bool | str, overwrite: bool, console: Console) -> checkpoints.Checkpoint | None:
@@ -119,7 +121,7 @@ def differences(
     - `kept_norms`: paths of backbones that train, whose batch norms keep their running statistics.
     """
     found = []
-    changed = changed_settings(checkpoint.manifest["recipe"], recipe)
+    changed = find_differences(checkpoint.manifest["recipe"], recipe, ignored=PLACE_KEYS)
     is_older = "decay_tokens" not in checkpoint.manifest["recipe"]["optim_wrapper"]
     if is_older and kept_norms:
         ways = " and ".join(f"model.{path}.tune.norm_stats='train'" for path in kept_norms)
@@ -153,20 +155,6 @@ def differences(
             "not those that the run would have had."
         )
     return found
-
-
-def changed_settings(before: Any, now: Any, path: str = "") -> list[str]:
-    """The key paths in which two recipes differ, leaving aside where they run."""
-    if path in _ELSEWHERE:
-        return []
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = sorted(before.keys() | now.keys())
-        return [
-            found
-            for key in keys
-            for found in changed_settings(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if before == now else [path]
 
 
 def hook_states(hooks: list[Hook]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from toolbox.errors import ToolboxError
+from toolbox.utils.key_paths import get_value, has_key
 
 
 class Settings:
@@ -16,10 +17,9 @@ class Settings:
         self.recipe = recipe
 
     def __call__(self, path: str) -> Any:
-        value: Any = self.recipe
-        for name in path.split("."):
-            value = value[name]
-        return value
+        if not has_key(self.recipe, path):
+            raise KeyError(path)
+        return get_value(self.recipe, path)
 
     def sampler(self) -> dict[str, Any]:
         """The training sampler's config: given, or core.Shuffled of `batch_size`."""

@@ -84,17 +84,6 @@ def digest(of: Any) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
-def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """The key paths in which two identities differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            found
-            for key in sorted(before.keys() | now.keys())
-            for found in differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if before == now else [path]
-
-
 def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's class, arguments (defaults filled in), length, labels, classes, and its files' sizes and dates."""
     cls = type(dataset)

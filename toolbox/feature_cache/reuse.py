@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.key import differences
 from toolbox.feature_cache.shards import DTYPES, Layout, Shard, read_record
+from toolbox.utils.key_paths import find_differences
 
 OF_THE_ITEMS = {"dataset.items", "dataset.labels", "dataset.classes", "dataset.files"}
 """What may differ between two stores that share items; rows of one item are the same numbers in both."""
@@ -44,7 +44,7 @@ class KnownItems:
         for index, file in enumerate(files):
             wanted.setdefault(file, []).append(index)
         for store in list_stores(root):
-            different = None if store.manifest is None else differences(store.manifest["of"], identity)
+            different = None if store.manifest is None else find_differences(store.manifest["of"], identity)
             if different and set(different) <= OF_THE_ITEMS and wanted:
                 self._search(store.folder, store.layout, wanted)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -293,18 +294,17 @@ def _import_class(entry: Entry, base: type, where: str) -> type:
     module_name, _, path = entry.target.partition(":")
     source = f"{entry.fullname!r} of {entry.plugin.owner}"
     try:
-        value: Any = import_module(module_name)
+        module = import_module(module_name)
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         what = f"its module {module_name!r} does not exist" if absent else describe_error(error)
         raise ToolboxError(f"{source} cannot be imported: {what}.", where=where) from error
-    for part in path.split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError as error:
-            hint = _nearest(part, [name for name in dir(value) if name[0] != "_"])
-            message = f"{source} cannot be imported: {module_name!r} has no {part!r}."
-            raise ToolboxError(message, where=where, hint=hint) from error
+    try:
+        value: Any = attrgetter(path)(module)
+    except AttributeError as error:
+        hint = _nearest(error.name, [name for name in dir(error.obj) if name[0] != "_"])
+        message = f"{source} cannot be imported: {module_name!r} has no {error.name!r}."
+        raise ToolboxError(message, where=where, hint=hint) from error
     if not (isinstance(value, type) and issubclass(value, base)):
         raise ToolboxError(
             f"{source} is declared as {_a(entry.kind)}, but {entry.target} is no subclass of "

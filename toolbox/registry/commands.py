@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -54,11 +54,8 @@ class CommandEntry:
         Raises ToolboxError where it cannot be imported, with the original exception chained.
         """
         self.check()
-        module, _, path = self.target.partition(":")
         try:
-            function: Any = import_module(module)
-            for part in path.split("."):
-                function = getattr(function, part)
+            function: Any = resolve_name(self.target)
             if not callable(function):
                 raise TypeError(f"{self.target} is no function")
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -87,10 +87,7 @@ class Kinds:
 
 
 def _import(kind: Kind) -> type:
-    module, _, path = kind.target.partition(":")
-    value: Any = import_module(module)
-    for part in path.split("."):
-        value = getattr(value, part)
+    value: Any = resolve_name(kind.target)
     if not isinstance(value, type):
         raise TypeError(f"{kind.target} is no class")
     return value

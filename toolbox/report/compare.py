@@ -12,8 +12,9 @@ from typing import Any
 from toolbox.base.report_items import Outcomes
 from toolbox.report.numbers import is_finite, is_number
 from toolbox.report.paired import Paired, hits, number_of, pair, unfit
-from toolbox.report.recipe import differing, flat, judged_split
+from toolbox.report.recipe import find_evaluated_split, list_differences
 from toolbox.report.runs import RunRecord, read_runs
+from toolbox.utils.key_paths import flatten
 
 _SAME = 1e-4
 _MACHINE = ("command", "platform")
@@ -87,8 +88,8 @@ def compare(paths: list[str | Path]) -> Comparison:
     comparison = Comparison(
         runs,
         {name: [run.metrics.get(name) for run in runs] for name in names},
-        differing([run.recipe for run in runs]),
-        differing(machines, text=str),
+        list_differences([run.recipe for run in runs]),
+        list_differences(machines, text=str),
     )
     comparison.alarms = [*_other_items(runs), *_other_data(runs)]
     comparison.duels = list(_duels(runs))
@@ -105,7 +106,7 @@ def _machine(environment: dict[str, Any] | None) -> dict[str, Any] | None:
     found = {key: value for key, value in environment.items() if key not in _MACHINE}
     return {
         name: value[:12] if name.endswith(".sources") and isinstance(value, str) else value
-        for name, value in flat(found).items()
+        for name, value in flatten(found).items()
     }
 
 
@@ -144,7 +145,7 @@ def _other_data(runs: list[RunRecord]) -> Iterator[str]:
         if data is not None and other is not None and data != other:
             rows = "; ".join(
                 f"{name} is {' and '.join(text or 'not set' for text in texts)}"
-                for name, texts in differing([data, other])
+                for name, texts in list_differences([data, other])
             )
             yield (
                 f"The recipes of {first.label} and {run.label} name different test data ({rows}): compare them only "
@@ -155,7 +156,7 @@ def _other_data(runs: list[RunRecord]) -> Iterator[str]:
 def judged_on(run: RunRecord) -> dict[str, Any] | None:
     """The dataset that a run was evaluated on, as its recipe describes it; None if that is not known."""
     recipe = run.recipe or {}
-    loader = recipe.get(f"{run.info.get('split') or judged_split(recipe)}_dataloader")
+    loader = recipe.get(f"{run.info.get('split') or find_evaluated_split(recipe)}_dataloader")
     dataset = loader.get("dataset") if isinstance(loader, dict) else None
     return dataset if isinstance(dataset, dict) else None
 

@@ -20,7 +20,7 @@ from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import Drawing, matrix_drawing
 from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
 from toolbox.report.page import render_page, template
-from toolbox.report.recipe import judged_split
+from toolbox.report.recipe import find_evaluated_split
 from toolbox.report.report_items import as_saved
 from toolbox.report.series import read_series
 from toolbox.report.table import headline, is_unchanged, rows, without_settings
@@ -48,7 +48,7 @@ def write_report(
     usable, remarks = _sorted_out(given)
     config = read_text(work_dir / "config.py")
     recipe = _read_recipe(config)
-    split = results.get("split") or judged_split(recipe)
+    split = results.get("split") or find_evaluated_split(recipe)
     split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
     series = read_series(work_dir / "metrics.jsonl")

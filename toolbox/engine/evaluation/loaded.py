@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor
@@ -22,9 +22,8 @@ def user_class(model: Model, name: str) -> type[LoadedModel]:
 
     Raises ToolboxError where it cannot be imported or is no LoadedModel, the original exception chained.
     """
-    module, _, path = model.user_class.partition(":")
     try:
-        cls = getattr(import_module(module), path)
+        cls = resolve_name(model.user_class)
     except Exception as error:
         raise ToolboxError(
             f"{name} cannot be used: its user_class {model.user_class!r} cannot be imported "

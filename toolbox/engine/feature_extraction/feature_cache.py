@@ -24,12 +24,13 @@ from toolbox.engine.feature_extraction.verification import check_some
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.key import data_identity, differences, digest, item_digests, plain, tower_identity
+from toolbox.feature_cache.key import data_identity, digest, item_digests, plain, tower_identity
 from toolbox.feature_cache.reuse import KnownItems
 from toolbox.feature_cache.shards import Layout, Shard
 from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.writer import Writer, read_manifest
 from toolbox.plugin import Device
+from toolbox.utils.key_paths import find_differences
 
 READ_AGAIN = 4 * 2**30
 """Bytes up to which a store that is found is compared with its checksums before it is used; larger ones by --verify."""
@@ -275,7 +276,7 @@ class FeatureCache:
         for store in list_stores(self.root):
             if store.manifest is None or store.folder.name.rpartition("-")[0] != prefix:
                 continue
-            different = differences(store.manifest["of"], writer.of)
+            different = find_differences(store.manifest["of"], writer.of)
             if different and not any(name.startswith("dataset.arguments") for name in different):
                 found.append((different, store.folder))
         if found:
