@@ -18,6 +18,18 @@ def test_the_architecture_fits_on_a_few_screens():
     assert len(ARCHITECTURE.splitlines()) <= 150
 
 
+def test_files_of_the_architecture_exist():
+    """Those of the drawing and of the table of questions, each of whose rows names one at least."""
+    drawing = re.search(r"^```\n(.*?)^```$", ARCHITECTURE, re.MULTILINE | re.DOTALL)[1]
+    questions = ARCHITECTURE.partition("## Which file")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in questions.splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`([\w/.]+\.\w+)`", row) for row in rows]
+    assert all(named)
+    assert len(named) > 40
+    files = {*re.findall(r"[\w/]+\.py\b", drawing), *(name for names in named for name in names)}
+    assert sorted(name for name in files if not any((ROOT / top / name).is_file() for top in ("", "toolbox"))) == []
+
+
 def test_every_decision_page_is_in_the_index():
     linked = set(re.findall(r"\]\((\w+\.md)\)", INDEX.read_text(encoding="utf-8")))
     assert linked == {page.name for page in DECISIONS.glob("*.md")} - {INDEX.name}
