@@ -156,7 +156,7 @@ def with_hook(monkeypatch, hook):
         self.hooks.append(hook)
         self._step_hooks.append(hook)
 
-    monkeypatch.setattr(trainer.Run, "_build_training", build)
+    monkeypatch.setattr(trainer.Trainer, "_build_training", build)
 
 
 def test_a_stopped_run_stays_stopped_unless_its_length_changes(toy, monkeypatch):
@@ -372,7 +372,7 @@ def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(to
         self.hooks += [Late()]
 
     toolbox.train(toy(["train_cfg.max_steps=2"]), out="plain")
-    monkeypatch.setattr(trainer.Run, "_build_training", build)
+    monkeypatch.setattr(trainer.Trainer, "_build_training", build)
     with pytest.raises(ToolboxError, match="saved after training had ended"):
         toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     ours, theirs = (checkpoints.read(Path(folder, "checkpoint-2")).model_tensors() for folder in ("w", "plain"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,9 +82,20 @@ def check_file(path: Path, *, overwrite: bool = False) -> None:
         raise ToolboxError(f"{path} is a folder.", hint="Give the name of a file in it.")
     if path.exists() and not overwrite:
         raise ToolboxError(f"{path} is there already.", hint="Choose another name, or replace it with overwrite=True.")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path, *, hint: str = "") -> None:
+    """Create a folder, if need be, and raise ToolboxError where nothing can be written to it.
+
+    - `hint`: what to try then.
+    """
+    probe = folder / f".probe.{os.getpid()}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_text("x")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        raise ToolboxError(f"Nothing can be written to {path.parent}: {error.strerror or error}.") from error
+        raise ToolboxError(f"Nothing can be written to {folder}: {error.strerror or error}.", hint=hint) from error

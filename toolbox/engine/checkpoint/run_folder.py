@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from toolbox.base.files import to_json
+from toolbox.base.files import check_folder, to_json
 from toolbox.base.locks import no_lock_warning, try_lock
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint.files import recover, write_text
@@ -49,28 +49,12 @@ def check_free(folder: Path) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Create the folder. Raise ToolboxError if nothing can be written there."""
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_text("x")
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise ToolboxError(
-            f"Nothing can be written to {folder}: {error.strerror or error}.",
-            hint="Choose an out folder of yours.",
-        ) from error
-
-
 def lock(folder: Path, warn: Callable[[str], None] = lambda text: None) -> IO[str]:
     """Make the folder this process's own until the file is closed. Raises ToolboxError while another one holds it.
 
     - `warn`: told where nothing can be locked; the run then goes on.
     """
-    check_writable(folder)
+    check_folder(folder, hint="Choose an out folder of yours.")
     file = (folder / ".lock").open("a+", encoding="utf-8")
     _locks.add(file)
     locked = try_lock(file)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
+from toolbox.base.files import check_folder
 from toolbox.errors import ToolboxError
 
 FILES = ("config.py", "environment.json", "report_items.json", "test_results.json", "report.html")
@@ -24,10 +24,7 @@ def claim(folder: Path) -> bool:
         if others or (inside and "test_results.json" not in inside):
             listed = ", ".join((others or inside)[:3]) + (" ..." if len(others or inside) > 3 else "")
             raise ToolboxError(f"{folder} holds something else than an evaluation: {listed}.", hint=hint)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.write_text("x")
-        probe.unlink()
+        check_folder(folder, hint=hint)
     except OSError as error:
         raise ToolboxError(f"Nothing can be written to {folder}: {error.strerror or error}.", hint=hint) from error
     return is_new

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Model
 from toolbox.base.export import run
+from toolbox.base.files import check_folder
 from toolbox.engine.checkpoint.files import as_json, new_folder
 from toolbox.engine.export import onnx_file
 from toolbox.engine.export.compare import compare
@@ -47,8 +47,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         above = target.absolute().parent
         while not above.exists():
             above = above.parent
-        with tempfile.TemporaryDirectory(prefix=".probe.", dir=above):
-            pass
+        check_folder(above, hint="Choose a folder of yours.")
     except OSError as error:
         reason = error.strerror or error
         raise ToolboxError(f"{target} cannot be written: {reason}.", hint="Choose a folder of yours.") from error
