@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -236,41 +235,25 @@ def describe_model(model: LoadedModel) -> str:
 
 @contextmanager
 def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int], None]]:
-    """A function to call with what is done: it moves a bar on a terminal, elsewhere prints a line every ten seconds.
+    """A function to call with the number of items that are done; it moves a bar, or prints a line every few seconds.
 
     After Ctrl-C or SIGTERM its next call raises Interrupted, when the loader's workers are at rest.
     """
     from toolbox.engine.signals import Interrupted, StopSignal
+    from toolbox.progress import console
 
-    with StopSignal() as stop, _shown(total, what) as show:
+    display = console()
+    with StopSignal() as stop:
 
         def advance(done: int) -> None:
             if stop.received is not None:
                 raise Interrupted(stop.received, "Interrupted: nothing was written.")
-            show(done)
+            display.reach(what, done, total)
 
-        yield advance
-
-
-@contextmanager
-def _shown(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    if sys.stdout.isatty():
-        from rich.progress import Progress
-
-        with Progress(transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=done)
-        return
-    begun = last = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 10:
-            last = now
-            print(f"{what} {done:,}/{total:,}, {done / (now - begun):.0f} a second", flush=True)
-
-    yield tell
+        try:
+            yield advance
+        finally:
+            display.stop()
 
 
 def stoppable(command: Callable[[], int]) -> Callable[[], int]:
