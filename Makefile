@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml $(PLUGINS) constraints.txt
 demo: venv
 	$(BIN)/python tools/train.py configs/demo/dinov3_sop.py --overwrite
 
-# The fast loop: lint, and the tests of single parts of the core (tests/conftest.py chooses them)
+# The fast loop: lint, and the tests of single parts of the core (tests/unit_tests.py chooses them)
 check: lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --unit -n 2 --dist worksteal
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -12,29 +11,27 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # tests share helpers by plain imports
 
 
-WHOLE = re.compile(
-    r"^(import (subprocess|toolbox)$|from toolbox import|from toolbox\.(api|cli|config)\b|from fresh_)", re.M
-)
-"""Imports of tests that train whole runs, use commands and recipes, or start processes."""
-
-
 def pytest_addoption(parser):
     parser.addoption("--unit", action="store_true", help="only tests of parts of the core: no whole run, no process")
 
 
 def pytest_ignore_collect(collection_path, config):
     """With `--unit`, leave out files with such imports, and the folders of tests of several processes and faults."""
-    if not config.getoption("--unit") or collection_path == HERE:
+    from unit_tests import WHOLE_IMPORTS
+
+    if not config.getoption("--unit", default=False) or collection_path == HERE:
         return None
     if collection_path.suffix != ".py" or collection_path.parent != HERE:
         return True
-    return True if WHOLE.search(collection_path.read_text(encoding="utf-8")) else None
+    return True if WHOLE_IMPORTS.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 def pytest_collection_modifyitems(config, items):
     """With `--unit`, leave out tests whose fixtures give them a whole run or a command."""
-    if config.getoption("--unit"):
-        whole = [item for item in items if not {"toy", "command"}.isdisjoint(item.fixturenames)]
+    from unit_tests import WHOLE_FIXTURES
+
+    if config.getoption("--unit", default=False):
+        whole = [item for item in items if not WHOLE_FIXTURES.isdisjoint(item.fixturenames)]
         config.hook.pytest_deselected(items=whole)
         items[:] = [item for item in items if item not in whole]
 

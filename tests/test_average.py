@@ -1,4 +1,4 @@
-"""Averages of weights: their numbers, what is judged and saved, and resuming."""
+"""Averages of weights: their numbers, which weights are evaluated and saved, and resuming."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import TUNES, save_weights, tensors, vit
+from pretrained import TUNES, save_weights, tensors, vit
 from safetensors.torch import load_file
 from test_exactness import interrupt_at, same
 from test_resume import Said, interrupted, metrics

@@ -1,4 +1,4 @@
-"""The benchmarks of the engine and of fine-tuning measure what they say. How fast it is, no test judges."""
+"""The benchmarks of the engine and of fine-tuning measure what they claim. No test checks how fast it is."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from craft import save_weights, vit
+from pretrained import save_weights, vit
 from safetensors.torch import load_file, save_file
 
 from toolbox import api

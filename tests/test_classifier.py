@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import IMAGES
+from pretrained import IMAGES
 from safetensors.torch import load_file
 from same import assert_equal
 from test_embedder import Toy

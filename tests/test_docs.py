@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from conftest import WHOLE
+from unit_tests import WHOLE_FIXTURES, WHOLE_IMPORTS
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -50,11 +50,11 @@ def test_the_fast_loop_trains_nothing_and_starts_no_process():
     """What `make check` runs follows from imports and fixtures; what trains or starts a process must be left out."""
     whole, kept = re.compile(r"\bsubprocess\.|\btoolbox\.train\(|\bapi\.train\(|\bmain\(\["), 0
     for path in sorted((ROOT / "tests").glob("test_*.py")):
-        if path == Path(__file__) or WHOLE.search(text := path.read_text(encoding="utf-8")):
+        if path == Path(__file__) or WHOLE_IMPORTS.search(text := path.read_text(encoding="utf-8")):
             continue
         kept += 1
         for node in ast.parse(text).body:
             fixtures = {argument.arg for argument in node.args.args} if isinstance(node, ast.FunctionDef) else set()
-            if fixtures.isdisjoint({"toy", "command"}):
+            if fixtures.isdisjoint(WHOLE_FIXTURES):
                 assert not whole.search(ast.get_source_segment(text, node)), f"{path.name}:{node.lineno}"
     assert 15 < kept < 60

@@ -15,8 +15,8 @@ import peft
 import pytest
 import timm
 import torch
-from craft import save_weights, vit
 from PIL import Image
+from pretrained import save_weights, vit
 from safetensors.torch import load_file
 from toolbox_classification.class_heads import MLP, Linear
 from toolbox_classification.classifier import Classifier

@@ -1,4 +1,4 @@
-"""fp16's scaler leaves updates out: they are counted, said and resumed, and too many of them end the run."""
+"""Updates that the scaler of fp16 skips: they are counted, logged and resumed, and too many of them end the run."""
 
 from __future__ import annotations
 

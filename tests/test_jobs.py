@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import IMAGES
+from pretrained import IMAGES
 
 import toolbox
 from toolbox.cli import test, train

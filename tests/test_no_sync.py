@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from craft import ARCH
+from pretrained import ARCH
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -1,4 +1,4 @@
-"""Batch norms of averaged and mixed weights have the statistics of these weights, wherever they are judged or saved."""
+"""Averaged and interpolated weights are evaluated and saved with batch-norm statistics of their own."""
 
 from __future__ import annotations
 

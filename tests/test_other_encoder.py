@@ -1,4 +1,4 @@
-"""Every recipe takes another encoder by overrides of its type and name; what that one lacks is left out, and said."""
+"""Every recipe takes another encoder by overrides; what that one lacks is left out, with a note."""
 
 from __future__ import annotations
 

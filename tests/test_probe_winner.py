@@ -1,4 +1,4 @@
-"""A probe predicts by what told its validation set best, everywhere; and training sets are read and kept once."""
+"""A probe predicts by the method that validated best; training sets are read and kept once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs with a backbone in fewer bits: what is told, saved, resumed, loaded and refused."""
+"""Runs with a quantised backbone: what is printed, saved, resumed, loaded and refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import save_weights, tensors, vit
+from pretrained import save_weights, tensors, vit
 from safetensors.torch import load_file
 from test_exactness import assert_same, interrupt_at
 from test_resume import Said

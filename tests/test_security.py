@@ -1,4 +1,4 @@
-"""What the folder of a stranger may do: hold numbers. Each test tries a door with code that leaves a file."""
+"""Files of strangers run no code. Each test tries one way in, with code that would leave a file."""
 
 from __future__ import annotations
 

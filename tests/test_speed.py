@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import ARCH
+from pretrained import ARCH
 from test_exactness import assert_same, interrupt_at, trained
 from test_resume import interrupted
 

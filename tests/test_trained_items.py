@@ -1,4 +1,4 @@
-"""What a run was trained on is known wherever its pictures lie, and is counted aloud when it is evaluated."""
+"""A checkpoint knows what it was trained on, wherever the images lie; an evaluation counts such items."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import TUNES, save_weights, tensors, vit
+from pretrained import TUNES, save_weights, tensors, vit
 from safetensors.torch import load_file
 from test_exactness import interrupt_at, same
 from test_resume import Said, interrupted

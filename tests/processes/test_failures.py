@@ -1,4 +1,4 @@
-"""Processes that fail, are killed or told to stop: all end soon, one of them says why, and the run goes on exactly."""
+"""Processes that fail, are killed or stopped: all end soon, one says why, and a resumed run continues exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process finds its place among others, and what it is told where it cannot."""
+"""How a process finds its rank among others, and the message if it cannot."""
 
 from __future__ import annotations
 

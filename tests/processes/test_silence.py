@@ -1,4 +1,4 @@
-"""A process that neither fails nor answers is taken for dead."""
+"""A process that neither fails nor answers counts as dead."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def used() -> None:
 
 def used_more() -> None:
     """Mining, a teacher's stored embeddings, an export and WiSE-FT of what the device has trained."""
-    from craft import save_weights
+    from pretrained import save_weights
 
     dataset = toolbox.build(NOISE)
     for index in range(len(dataset)):

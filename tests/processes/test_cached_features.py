@@ -1,4 +1,4 @@
-"""Two processes share the shards of a store, and train on it as with the backbone at work."""
+"""Two processes share the shards of a feature cache, and train on it as with the backbone at work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 
 def test_two_processes_share_the_work_and_train_alike(tmp_path):
-    group.run(2, Path(__file__).parent / "stored.py", tmp_path)
+    group.run(2, Path(__file__).parent / "cached_features.py", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["written"]
     assert second["written"]

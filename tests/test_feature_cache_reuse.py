@@ -1,4 +1,4 @@
-"""Data that grow or change: stored features are kept by item, and old stores are listed and removed."""
+"""Data that grow or change: cached features are kept by item, and old caches are listed and removed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_feature_runs import FROZEN, run
-from test_features import flip
+from test_feature_cache import flip
+from test_feature_cache_runs import FROZEN, run
 
 from toolbox.base import Dataset, read_image
 from toolbox.cli import cache

@@ -1,4 +1,4 @@
-"""One of two processes that store features together and train on them: python stored.py FOLDER MODE."""
+"""One of two processes that compute features together and train on them: python cached_features.py FOLDER MODE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of fine-tuning share: tiny pretrained weights on disk, and the toy recipe on them."""
+"""Tiny pretrained weights on disk, and overrides that put them into the toy recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stored features on disk: what identifies them, and that only whole shards are ever used."""
+"""The feature cache on disk: its key, and that only complete shards are ever used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on stored features are the runs that they would be with the frozen backbone at work."""
+"""Runs on cached features equal the runs with the frozen backbone at work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 import toy_plugin
 from same import assert_equal
 from test_exactness import assert_same, interrupt_at, trained
-from test_features import flip
+from test_feature_cache import flip
 from test_resume import Said, interrupted
 
 import toolbox
@@ -261,7 +261,7 @@ def test_a_damaged_shard_is_computed_again_and_nothing_else(toy, damage):
 def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
     run(toy(STORED | {"features.folder": "other"}), "whole")
     code = (
-        "import os, sys; sys.path.insert(0, sys.argv[1]); import test_feature_runs as t\n"
+        "import os, sys; sys.path.insert(0, sys.argv[1]); import test_feature_cache_runs as t\n"
         "from toolbox.feature_cache import writer\n"
         "original = writer.Writer.write; calls = []\n"
         "def write(self, *a):\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from craft import ARCH, TUNES, save_weights, tensors, vit
+from pretrained import ARCH, TUNES, save_weights, tensors, vit
 from test_resume import Said
 from toolbox_dinov3.vit import ViT
 from torch import nn

@@ -1,4 +1,4 @@
-"""What a recipe makes first: its data, and the run that it starts from."""
+"""What a recipe makes before it runs: its data, and the run that it starts from."""
 
 from __future__ import annotations
 
