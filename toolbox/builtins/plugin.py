@@ -15,7 +15,7 @@ def toolbox_components() -> list[Component]:
             "model",
             "PooledFeatures",
             "toolbox.builtins.pooled_features:PooledFeatures",
-            "a backbone and its pool, as they come",
+            "a backbone and its pool, without a head",
         ),
         Component(
             "quantize",
@@ -59,7 +59,7 @@ def toolbox_components() -> list[Component]:
         Component("hook", "Trackio", "toolbox.builtins.trackers:Trackio", "logs with Trackio, locally", ("trackio",)),
         Component("hook", "SwanLab", "toolbox.builtins.trackers:SwanLab", "logs to SwanLab", ("swanlab",)),
         Component("hook", "MLflow", "toolbox.builtins.trackers:MLflow", "logs with MLflow", ("mlflow",)),
-        Component("hook", "EarlyStop", "toolbox.builtins.early_stop:EarlyStop", "ends a run that improves no more"),
+        Component("hook", "EarlyStop", "toolbox.builtins.early_stop:EarlyStop", "ends a run that no longer improves"),
     ]
 
 
@@ -67,16 +67,16 @@ def toolbox_components() -> list[Component]:
 def toolbox_commands() -> list[Command]:
     summaries = {
         "train": "train a recipe, or check it without training",
-        "test": "evaluate a checkpoint, or a backbone as it comes",
+        "test": "evaluate a checkpoint, or a pretrained backbone",
         "embed": "write the embeddings of images, or of a recipe's data, to a file",
         "export": "write a trained model as a folder that other libraries load",
-        "list_components": "what a recipe can name, or one component with its arguments",
+        "list_components": "list all components, or show one with its arguments",
         "prepare_data": "download, convert or check a dataset",
-        "audit_data": "duplicates, leaks between splits and unreadable files of a recipe's data",
-        "extract": "store the features of a recipe's frozen backbones before training",
-        "cache": "list or remove stored features",
-        "recipes": "the recipes that are installed, and the plugins that each needs",
-        "compare": "runs side by side, and the items that flipped",
+        "audit_data": "find duplicates, leaks between splits and unreadable files in a recipe's data",
+        "extract": "compute and cache the features of a recipe's frozen backbones",
+        "cache": "list or remove cached features",
+        "recipes": "list the installed recipes, and the plugins that each needs",
+        "compare": "compare runs, and show the items whose result differs",
     }
     return [Command(name, f"toolbox.cli.{name}:main", summary) for name, summary in summaries.items()]
 

@@ -10,7 +10,7 @@ def toolbox_components():
     package = "toolbox_classification"
     return [
         Component(
-            "model", "Classifier", f"{package}.classifier:Classifier", "backbone, pool and head that tell classes apart"
+            "model", "Classifier", f"{package}.classifier:Classifier", "backbone, pool and head that classify images"
         ),
         Component("model", "Probe", f"{package}.probe:Probe", "a grid of linear probes of a frozen backbone"),
         Component("head", "Linear", f"{package}.class_heads:Linear", "one linear layer to the classes"),
@@ -29,12 +29,14 @@ def toolbox_components():
             f"{package}.logistic:LogisticRegression",
             "accuracy of a regression on the training set",
         ),
-        Component("metric", "ProbeAccuracy", f"{package}.probe_accuracy:ProbeAccuracy", "of classification.Probe"),
+        Component(
+            "metric", "ProbeAccuracy", f"{package}.probe_accuracy:ProbeAccuracy", "accuracy of classification.Probe"
+        ),
         Component(
             "hook",
             "CompareProbes",
             f"{package}.compare_probes:CompareProbes",
-            "linear, k-NN and logistic side by side",
+            "compares linear probes, k-NN and logistic regression",
         ),
     ]
 

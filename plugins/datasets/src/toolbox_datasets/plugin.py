@@ -26,7 +26,7 @@ def toolbox_components():
             "dataset",
             "CIFAR10",
             "toolbox_datasets.cifar10:CIFAR10",
-            "CIFAR-10: 60,000 pictures of 32 x 32 in 10 classes",
+            "CIFAR-10: 60,000 images of 32 x 32 in 10 classes",
         ),
         Component(
             "dataset", "ImageNet", "toolbox_datasets.imagenet:ImageNet", "ImageNet-1k, whole or a subset of its classes"
