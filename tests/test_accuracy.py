@@ -16,7 +16,7 @@ from toolbox_classification.calibration import CalibrationError
 
 from toolbox.base import Batch, Curve, Gallery, Histogram, Matrix, Outcomes, Table
 from toolbox.report import load_report_items, save_report_items, write_report
-from toolbox.report.matrix import matrix_drawing
+from toolbox.report.matrix import draw_matrix
 
 
 class Named:
@@ -325,20 +325,20 @@ def test_a_matrix_survives_the_file_and_any_of_them_can_be_drawn(tmp_path):
     back = load_report_items(save_report_items(tmp_path, [matrix]))[0]
     assert back.values[1] == [0.5, 0, -2]
     assert math.isnan(back.values[0][1])
-    drawing = matrix_drawing(back)
+    drawing = draw_matrix(back)
     assert [square.share for square in drawing.squares] == pytest.approx([0.7, 0, 1, 0.833, 0.667, 0], abs=1e-3)
     assert drawing.squares[2].tip == "class a, said z: 1.0000"
     assert "1 of the values are not finite: their cells are empty." in drawing.remarks
-    assert "differ in length" in matrix_drawing(Matrix("M", ["a"], ["x"], [[1, 2]], "x", "y")).remarks[0]
-    assert matrix_drawing(Matrix("M", [], [], [], "x", "y")).remarks == ["There is no value to draw."]
+    assert "differ in length" in draw_matrix(Matrix("M", ["a"], ["x"], [[1, 2]], "x", "y")).remarks[0]
+    assert draw_matrix(Matrix("M", [], [], [], "x", "y")).remarks == ["There is no value to draw."]
     wide = Matrix("M", ["a" * 99] * 60, ["b"] * 70, [[random.random()] * 70] * 60, "x", "y")
-    drawing = matrix_drawing(wide)
+    drawing = draw_matrix(wide)
     assert (len(drawing.squares), drawing.remarks[0]) == (
         1600,
         "20 more rows and 30 more columns are in report_items.json.",
     )
     assert len(drawing.rows[0][1]) < 20
-    same = matrix_drawing(Matrix("M", ["a"], ["x"], [[0]], "x", "y"))
+    same = draw_matrix(Matrix("M", ["a"], ["x"], [[0]], "x", "y"))
     assert [square.share for square in same.squares] == [0]
     for damaged in ('"values":[[1]]', '"values":[[1,2,3]]', '"values":3'):
         matrix = f'{{"kind":"matrix","title":"t","rows":["a"],"columns":["x","y"],{damaged}}}'

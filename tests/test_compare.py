@@ -17,12 +17,12 @@ from toolbox.base import Curve, Histogram, Outcomes, Table
 from toolbox.cli import compare as command
 from toolbox.recipe_text import read_recipe
 from toolbox.report import save_report_items
-from toolbox.report.compare import compare
+from toolbox.report.compare import compare_runs
 from toolbox.report.compare_page import find_items, write_comparison
-from toolbox.report.overlay import curve_charts, histogram_charts, table_grids
-from toolbox.report.paired import bootstrap, pair, sign_test
+from toolbox.report.overlay import draw_curves, draw_histograms, make_table_grids
+from toolbox.report.paired import bootstrap_difference, pair_outcomes, sign_test
 from toolbox.report.recipe import list_differences
-from toolbox.report.runs import labels
+from toolbox.report.runs import make_labels
 from toolbox.utils.key_paths import flatten
 
 RANKS = "Rank of the first match"
@@ -117,12 +117,12 @@ def test_bootstrap_is_that_of_items():
     chance = np.random.default_rng(1)
     changes = np.array([-1] * 30 + [1] * 60 + [0] * 210)
     resampled = [changes[chance.integers(0, 300, 300)].mean() for _ in range(20_000)]
-    low, high = bootstrap(30, 60, 300)
+    low, high = bootstrap_difference(30, 60, 300)
     assert low == pytest.approx(np.quantile(resampled, 0.025), abs=0.005)
     assert high == pytest.approx(np.quantile(resampled, 0.975), abs=0.005)
-    assert bootstrap(30, 60, 300) == (low, high)
-    assert bootstrap(0, 0, 10) == (0.0, 0.0)
-    assert bootstrap(0, 10, 10) == (1.0, 1.0)
+    assert bootstrap_difference(30, 60, 300) == (low, high)
+    assert bootstrap_difference(0, 0, 10) == (0.0, 0.0)
+    assert bootstrap_difference(0, 10, 10) == (1.0, 1.0)
 
 
 def test_bootstrap_covers_the_truth():
@@ -130,7 +130,7 @@ def test_bootstrap_covers_the_truth():
     inside = 0
     for seed in range(200):
         lost, gained, _ = chance.multinomial(400, [0.10, 0.15, 0.75])
-        low, high = bootstrap(int(lost), int(gained), 400, seed=seed)
+        low, high = bootstrap_difference(int(lost), int(gained), 400, seed=seed)
         inside += low <= 0.05 <= high
     assert 180 <= inside <= 199
 
@@ -138,7 +138,7 @@ def test_bootstrap_covers_the_truth():
 def test_pairing_goes_by_id_not_by_place():
     first = outcomes([1, 1, 5, 9, 1, NAN], list("abcdef"), list("xxyyxy"))
     second = outcomes([1, NAN, 1, 1, 7, NAN], list("cbadef"), list("yxxyxy"))
-    found = pair(first, second)
+    found = pair_outcomes(first, second)
     assert [(flip.id, flip.first, flip.second, flip.position) for flip in found.gained] == [
         ("d", 9, 1, 3),
         ("c", 5, 1, 2),
@@ -153,7 +153,7 @@ def test_pairing_goes_by_id_not_by_place():
 
 
 def test_yes_and_no_are_outcomes_too():
-    found = pair(outcomes([0, 1, 1, 0]), outcomes([1, 1, 0, 0]))
+    found = pair_outcomes(outcomes([0, 1, 1, 0]), outcomes([1, 1, 0, 0]))
     assert (len(found.lost), len(found.gained)) == (1, 1)
 
 
@@ -164,7 +164,7 @@ def right(values, mean="top1"):
 def test_two_classifiers_are_compared_by_what_is_right(tmp_path, run):
     """Eight items; the second has gained two that the first has wrong, and lost one."""
     first, second = [1, 1, 1, 0, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0, 1, 0]
-    found = pair(right(first), right(second))
+    found = pair_outcomes(right(first), right(second))
     assert ([flip.id for flip in found.lost], [flip.id for flip in found.gained]) == (["2"], ["3", "4"])
     assert (found.difference, found.number, found.ranked) == (1 / 8, "top1", False)
     assert found.p_value == sign_test(1, 2) == 1.0
@@ -202,7 +202,7 @@ def test_two_classifiers_are_compared_by_what_is_right(tmp_path, run):
 )
 def test_what_cannot_be_paired(first, second, words):
     with pytest.raises(ValueError, match=words):
-        pair(first, second)
+        pair_outcomes(first, second)
 
 
 # ---- recipes
@@ -250,7 +250,7 @@ def test_differing_settings():
     ],
 )
 def test_labels_are_distinct(tmp_path, paths, names):
-    found = labels([tmp_path / path for path in paths])
+    found = make_labels([tmp_path / path for path in paths])
     assert len(set(found)) == len(paths)
     assert found == (names or [f"{tmp_path.name}/a", "x/a"])
 
@@ -379,26 +379,26 @@ def test_other_items_are_said_loudly_and_not_paired(run, tmp_path):
 
 def test_other_counts_are_said_even_without_outcomes(tmp_path):
     folders = two(tmp_path, second=(1, 1, 1), report_items=[])
-    (alarm,) = compare(folders).alarms
+    (alarm,) = compare_runs(folders).alarms
     assert "different test sets, of 4 and 3 queries" in alarm
 
 
 def test_equal_ids_of_other_data_are_said(tmp_path):
-    found = compare(two(tmp_path, config=recipe(split="val")))
+    found = compare_runs(two(tmp_path, config=recipe(split="val")))
     (alarm,) = found.alarms
     assert "name different test data (count is 64 and not set; bad is not set and 64)" in alarm
-    assert found.duels[0].paired is not None
+    assert found.pairs[0].outcomes is not None
 
 
 def test_outcomes_of_another_evaluation(tmp_path):
-    found = compare(two(tmp_path, results={"after": {"recall@1": 0.9}}))
+    found = compare_runs(two(tmp_path, results={"after": {"recall@1": 0.9}}))
     assert [(label, note[:36]) for label, note in found.notes] == [("b", "Its outcomes give Recall@1 0.7500 an")]
     # queries that have nothing to find may be left out of the metric
     ranks = (1, 2, NAN, NAN)
-    fine = compare([make(tmp_path / "c", ranks, results={"after": {"recall@1": 0.5}}), tmp_path / "a"])
+    fine = compare_runs([make(tmp_path / "c", ranks, results={"after": {"recall@1": 0.5}}), tmp_path / "a"])
     assert fine.notes == []
     also = {"recall@1": 0.4, "queries": 5}  # one that counts as missed has no outcome
-    assert compare([make(tmp_path / "d", (1, 1, 2, 3), results={"after": also}), tmp_path / "a"]).notes == []
+    assert compare_runs([make(tmp_path / "d", (1, 1, 2, 3), results={"after": also}), tmp_path / "a"]).notes == []
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format":1,"report_items":[{"kind":"curve"}]}', None])
@@ -442,9 +442,9 @@ def test_an_evaluation_is_compared_like_a_run(tmp_path, results):
     (tmp_path / "zero").mkdir()
     (tmp_path / "zero" / "test_results.json").write_text(json.dumps(results))
     save_report_items(tmp_path / "zero", kept((2, 1, 1, 1)))
-    found = compare([tmp_path / "a", tmp_path / "zero"])
+    found = compare_runs([tmp_path / "a", tmp_path / "zero"])
     assert found.metrics == {"recall@1": [0.5, 0.75], "queries": [4, 4]}
-    assert len(found.duels[0].paired.gained) == 2
+    assert len(found.pairs[0].outcomes.gained) == 2
 
 
 def test_parameters_of_the_checkpoint(tmp_path):
@@ -455,9 +455,9 @@ def test_parameters_of_the_checkpoint(tmp_path):
     for place in ("model.safetensors", "adapters/model.backbone/adapter_model.safetensors"):
         (folder / "checkpoint-20" / place).write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 60)
     (folder / "best").symlink_to("checkpoint-20")
-    assert compare([folder, make(tmp_path / "b")]).runs[0].parameters == 30
+    assert compare_runs([folder, make(tmp_path / "b")]).runs[0].parameters == 30
     (folder / "checkpoint-20" / "model.safetensors").write_bytes(b"torn")
-    assert compare([folder, tmp_path / "b"]).runs[0].parameters is None
+    assert compare_runs([folder, tmp_path / "b"]).runs[0].parameters is None
 
 
 def test_three_runs(run, tmp_path):
@@ -475,24 +475,24 @@ def test_three_runs(run, tmp_path):
 
 
 def test_findings_over_each_other(tmp_path):
-    runs = compare(two(tmp_path)).runs
-    (curve,) = curve_charts(runs)
+    runs = compare_runs(two(tmp_path)).runs
+    (curve,) = draw_curves(runs)
     assert [(line.name, line.color, line.dash) for line in curve.lines] == [("a", 1, 0), ("b", 2, 0)]
-    ((title, _, drawn),) = histogram_charts(runs)
+    ((title, _, drawn),) = draw_histograms(runs)
     assert title == "Similarity"
     assert [chart.title for chart in drawn] == ["a", "b"]
     assert drawn[0].x_ticks == drawn[1].x_ticks
-    (table,) = table_grids(runs)
+    (table,) = make_table_grids(runs)
     assert [name for name, _ in table.columns] == ["name", "queries", "recall@1, a", "recall@1, b", "difference"]
     assert [cell.text for cell in table.rows[0]] == ["chair", "40", "0.5000", "0.7500", "+0.2500"]
 
 
 def test_several_series_of_several_runs_differ(tmp_path):
     found = [Curve("PR", {"easy": [(0, 1), (1, 0)], "hard": [(0, 1), (1, 0)]}, "recall", "precision")]
-    runs = compare(
+    runs = compare_runs(
         [make(tmp_path / name, report_items=found) for name in "ab"] + [make(tmp_path / "c", report_items=[])]
     ).runs
-    (chart,) = curve_charts(runs)
+    (chart,) = draw_curves(runs)
     assert [line.name for line in chart.lines] == ["a: easy", "a: hard", "b: easy", "b: hard"]
     assert len({(line.color, line.dash) for line in chart.lines}) == 4
     assert chart.note == "Not in c."
@@ -506,25 +506,27 @@ def test_several_series_of_several_runs_differ(tmp_path):
     ],
 )
 def test_tables_that_have_no_place_side_by_side(tmp_path, tables, remark):
-    runs = compare([make(tmp_path / n, report_items=[t]) for n, t in zip("ab", tables, strict=True)]).runs
-    assert remark in table_grids(runs)[0].remarks[0]
+    runs = compare_runs([make(tmp_path / n, report_items=[t]) for n, t in zip("ab", tables, strict=True)]).runs
+    assert remark in make_table_grids(runs)[0].remarks[0]
 
 
 def test_rows_that_only_one_table_has(tmp_path):
     first, second = Table("t", ["n", "x"], [["a", 0.5], ["b", 0.25]]), Table("t", ["n", "x"], [["c", 0.5], ["a", 0.75]])
-    runs = compare([make(tmp_path / "a", report_items=[first]), make(tmp_path / "b", report_items=[second])]).runs
-    rows = [[cell.text for cell in row] for row in table_grids(runs)[0].rows]
+    runs = compare_runs([make(tmp_path / "a", report_items=[first]), make(tmp_path / "b", report_items=[second])]).runs
+    rows = [[cell.text for cell in row] for row in make_table_grids(runs)[0].rows]
     assert rows == [["a", "0.5000", "0.7500", "+0.2500"], ["b", "0.2500", "–", "–"], ["c", "–", "0.5000", "–"]]
 
 
 def test_rows_that_two_columns_name(tmp_path):
     tables = [Table("t", ["class", "other", "x"], [["a", "b", 1], ["a", "c", number]]) for number in (2, 5)]
-    runs = compare([make(tmp_path / name, report_items=[t]) for name, t in zip("ab", tables, strict=True)]).runs
-    (grid,) = table_grids(runs)
+    runs = compare_runs([make(tmp_path / name, report_items=[t]) for name, t in zip("ab", tables, strict=True)]).runs
+    (grid,) = make_table_grids(runs)
     assert [name for name, _ in grid.columns] == ["class", "other", "x, a", "x, b", "difference"]
     assert [cell.text for cell in grid.rows[1]] == ["a", "c", "2", "5", "+3"]
-    empty = compare([make(tmp_path / name, report_items=[Table("t", ["class", "x"], [])]) for name in ("c", "d")]).runs
-    assert table_grids(empty)[0].rows == []
+    empty = compare_runs(
+        [make(tmp_path / name, report_items=[Table("t", ["class", "x"], [])]) for name in ("c", "d")]
+    ).runs
+    assert make_table_grids(empty)[0].rows == []
 
 
 def test_items_are_found_by_id(monkeypatch):
@@ -537,11 +539,11 @@ def test_items_are_found_by_id(monkeypatch):
 def test_flipped_items_are_shown(tmp_path):
     chance = random.Random(0)
     first, second = ([chance.choice((1, 1, 2, 40)) for _ in range(200)] for _ in range(2))
-    comparison = compare(two(tmp_path, first, second))
+    comparison = compare_runs(two(tmp_path, first, second))
     page = Page(write_comparison(tmp_path / "out", comparison, Squares(count=200)))
     assert len(page.all("span", "picture")) == 24
     assert page.source.count("data:image/") == 24
-    found = comparison.duels[0].paired
+    found = comparison.pairs[0].outcomes
     shown = [int(a["class"].split()[1][1:]) for a in page.all("span", "picture")]
     assert shown[:12] == [int(flip.id) for flip in found.lost[:12]]
     assert f"the 12 deepest of {len(found.lost)}" in page.text
@@ -557,7 +559,7 @@ class Foreign(Squares):
 
 
 def test_a_dataset_of_other_items(tmp_path):
-    page = Page(write_comparison(tmp_path / "out", compare(two(tmp_path)), Foreign(count=4)))
+    page = Page(write_comparison(tmp_path / "out", compare_runs(two(tmp_path)), Foreign(count=4)))
     assert "the dataset of the recipe holds none of these items" in page.text
     assert not page.all("span", "picture")
 

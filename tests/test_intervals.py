@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolbox.base.intervals import split_intervals
 from toolbox.cli.tables import show_results
 from toolbox.engine.console import Console, shown
-from toolbox.report.table import rows
+from toolbox.report.table import make_rows
 
 NUMBERS = {"top1": 0.5, "knn": 0.25, "knn_k": 5, "top1_low": 0.4, "top1_high": 0.6, "spread_low": 0.1, "high": 1.0}
 
@@ -44,7 +44,7 @@ def test_tables_of_a_run_have_a_column_of_intervals_and_columns_for_what_was_mea
     show_results({**results, "before": {"knn": 0.125}})
     out = capsys.readouterr().out
     assert all(word in out for word in ("before", "+0.1250"))
-    row = {row.name: row for row in rows({"knn": 0.125}, NUMBERS, {"knn": 0.0625})}
+    row = {row.name: row for row in make_rows({"knn": 0.125}, NUMBERS, {"knn": 0.0625})}
     assert "top1_low" not in row
     assert (row["top1"].interval, row["top1"].pixels, row["knn"].interval) == ("0.4000 to 0.6000", "–", "")
 

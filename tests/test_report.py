@@ -20,13 +20,13 @@ from toolbox.errors import ToolboxError
 from toolbox.report import load_report_items, save_report_items, write_report
 from toolbox.report.axes import LARGE_BOX, SMALL_BOX, choose_ticks
 from toolbox.report.charts import draw_curve, draw_histogram
-from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode
-from toolbox.report.grid import column_cells
+from toolbox.report.gallery import MOST_BYTES, MOST_ROWS_TOGETHER, THUMBNAIL, encode_thumbnail
+from toolbox.report.grid import make_column_cells
 from toolbox.report.learning_curves import draw_learning_curve, draw_learning_curves
-from toolbox.report.matrix import LONGEST, matrix_drawing
-from toolbox.report.numbers import MINUS, axis_labels, duration, fixed, memory, short
+from toolbox.report.matrix import LONGEST, draw_matrix
+from toolbox.report.numbers import MINUS, format_axis_labels, format_duration, format_fixed, format_memory, format_short
 from toolbox.report.series import MOST_POINTS, read_series
-from toolbox.report.table import headline, rows
+from toolbox.report.table import make_headline, make_rows
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = "<script>alert('x')</script>\" onload=\"boom"
@@ -412,7 +412,7 @@ def test_what_was_validated_once_and_bounds_are_no_panels_and_a_large_grid_is_no
 
 def test_a_long_name_of_a_class_keeps_its_end():
     names = ["Greek capital letter alpha with psili", "Greek capital letter alpha with oxia", "short"]
-    drawing = matrix_drawing(Matrix("Confusion", names, names, [[0.5] * 3] * 3, "said", "class"))
+    drawing = draw_matrix(Matrix("Confusion", names, names, [[0.5] * 3] * 3, "said", "class"))
     assert len({short for _, short, _ in drawing.rows}) == 3
     assert all(len(short) <= LONGEST for _, short, _ in drawing.rows)
 
@@ -478,7 +478,7 @@ def decoded(uri):
 
 def test_small_pictures_stay_exact_and_pixelated():
     noise = Squares()[0]["image"]
-    uri, pixelated = encode(noise)
+    uri, pixelated = encode_thumbnail(noise)
     head, image = decoded(uri)
     assert pixelated
     assert head == "data:image/png;base64"
@@ -488,7 +488,7 @@ def test_small_pictures_stay_exact_and_pixelated():
 @pytest.mark.parametrize("size", [(65, 65), (640, 480), (100, 3000), (3000, 2)])
 def test_large_pictures_become_thumbnails(size):
     original = Image.new("RGB", size, (200, 30, 30))
-    uri, pixelated = encode(original)
+    uri, pixelated = encode_thumbnail(original)
     head, image = decoded(uri)
     assert not pixelated
     assert head == "data:image/jpeg;base64"
@@ -499,11 +499,11 @@ def test_large_pictures_become_thumbnails(size):
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
 def test_every_mode_is_shown(mode):
-    assert encode(Image.new(mode, (200, 100)))[0].startswith("data:image/")
+    assert encode_thumbnail(Image.new(mode, (200, 100)))[0].startswith("data:image/")
 
 
 def test_transparency_is_kept():
-    _, image = decoded(encode(Image.new("RGBA", (200, 200), (1, 2, 3, 0)))[0])
+    _, image = decoded(encode_thumbnail(Image.new("RGBA", (200, 200), (1, 2, 3, 0)))[0])
     assert image.getpixel((5, 5))[3] == 0
 
 
@@ -574,34 +574,39 @@ def test_the_set_is_named(tmp_path, recipe, split):
     ],
 )
 def test_headline(before, after, sentence):
-    assert str(headline({"before": before, "after": after}, items=None, split="")) == sentence
+    assert str(make_headline({"before": before, "after": after}, items=None, split="")) == sentence
 
 
 def test_headline_takes_the_metric_that_chose_the_checkpoint():
     results = {"before": {"a": 0.1, "b": 0.2}, "after": {"a": 0.3, "b": 0.4}, "best": {"metric": "b", "step": 1}}
-    assert str(headline(results, items=50, split="test")) == "B 0.20 → 0.40 on 50 test items, +0.20"
+    assert str(make_headline(results, items=50, split="test")) == "B 0.20 → 0.40 on 50 test items, +0.20"
 
 
 def test_digits_fit_the_numbers():
-    assert [(r.before, r.after, r.difference) for r in rows({"x": 1e-5, "n": 3}, {"x": 3.5e-5, "n": 5})] == [
+    assert [(r.before, r.after, r.difference) for r in make_rows({"x": 1e-5, "n": 3}, {"x": 3.5e-5, "n": 5})] == [
         ("0.0000100", "0.0000350", "+0.0000250"),
         ("3", "5", "+2"),
     ]
-    assert rows({"x": 12.5}, {"x": None})[0].after == "–"
-    assert fixed(1234567.891, 1) == "1,234,567.9"
-    assert fixed(-0.00001, 2) == "0.00"
-    assert [short(v) for v in (0.6149, 8e-5, 12000, 0, -2.5)] == [
+    assert make_rows({"x": 12.5}, {"x": None})[0].after == "–"
+    assert format_fixed(1234567.891, 1) == "1,234,567.9"
+    assert format_fixed(-0.00001, 2) == "0.00"
+    assert [format_short(v) for v in (0.6149, 8e-5, 12000, 0, -2.5)] == [
         "0.615",
         f"8e{MINUS}5",
         "12,000",
         "0",
         f"{MINUS}2.5",
     ]
-    assert axis_labels([0.0, 0.0005, 0.001]) == ["0", "0.0005", "0.0010"]
-    assert axis_labels([0.0, 5e-5, 1e-4]) == ["0", f"5e{MINUS}5", f"1e{MINUS}4"]
-    assert axis_labels([0.0, 5e9, 1e10]) == ["0", "5e9", "1e10"]
-    assert [duration(s) for s in (44.06, 59.99, 192.3, 7500)] == ["44.1 s", "1 min 00 s", "3 min 12 s", "2 h 05 min"]
-    assert [memory(b) for b in (812 * 2**20, 3.44 * 2**30)] == ["812 MiB", "3.4 GiB"]
+    assert format_axis_labels([0.0, 0.0005, 0.001]) == ["0", "0.0005", "0.0010"]
+    assert format_axis_labels([0.0, 5e-5, 1e-4]) == ["0", f"5e{MINUS}5", f"1e{MINUS}4"]
+    assert format_axis_labels([0.0, 5e9, 1e10]) == ["0", "5e9", "1e10"]
+    assert [format_duration(s) for s in (44.06, 59.99, 192.3, 7500)] == [
+        "44.1 s",
+        "1 min 00 s",
+        "3 min 12 s",
+        "2 h 05 min",
+    ]
+    assert [format_memory(b) for b in (812 * 2**20, 3.44 * 2**30)] == ["812 MiB", "3.4 GiB"]
 
 
 # ---- findings
@@ -691,7 +696,7 @@ def test_numbers_of_arrays_and_tensors_are_written_plainly(tmp_path):
         (Outcomes("t", ["a"], [1.0, 2.0]), "malformed: ids, values and groups differ in length"),
         (Curve("t", {"s": [(1, 2, 3)]}, "x", "y"), "malformed"),
         (Gallery("t", [Example(0, [(1, True)])]), "malformed"),
-        ("text", "a str as a finding. Findings are Gallery, Table"),
+        ("text", "a str as a report item. Report items are Gallery, Table"),
     ],
 )
 def test_malformed_findings_cost_no_page_and_no_file(tmp_path, finding, words):
@@ -818,11 +823,11 @@ def test_more_series_and_rows_than_fit_are_counted(tmp_path):
 
 
 def test_columns_of_numbers():
-    assert [cell.text for cell in column_cells([0.5, None, float("nan"), 12])] == ["0.50", "–", "NaN", "12.00"]
-    assert [cell.bar for cell in column_cells([0.5, 1, None])] == [50.0, 100, None]
-    assert [cell.bar for cell in column_cells([0, 1])] == [None, None]  # counts
-    assert [cell.bar for cell in column_cells([0.5, 1.5])] == [None, None]
-    assert [(cell.text, cell.number) for cell in column_cells(["a", 3, True])] == [
+    assert [cell.text for cell in make_column_cells([0.5, None, float("nan"), 12])] == ["0.50", "–", "NaN", "12.00"]
+    assert [cell.bar for cell in make_column_cells([0.5, 1, None])] == [50.0, 100, None]
+    assert [cell.bar for cell in make_column_cells([0, 1])] == [None, None]  # counts
+    assert [cell.bar for cell in make_column_cells([0.5, 1.5])] == [None, None]
+    assert [(cell.text, cell.number) for cell in make_column_cells(["a", 3, True])] == [
         ("a", False),
         ("3", True),
         ("True", False),

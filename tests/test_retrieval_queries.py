@@ -22,7 +22,7 @@ from toolbox_retrieval.recall import Recall
 from toolbox import api
 from toolbox.base import Batch
 from toolbox.cli.test import main
-from toolbox.report.paired import pair
+from toolbox.report.paired import pair_outcomes
 
 # two pairs, and eight items that are negatives only
 LABELS = torch.tensor([0, 0, 1, 1, *range(2, 10)])
@@ -64,7 +64,7 @@ def test_queries_without_a_positive_are_left_out_and_counted(kind, prefix):
     of = {lone: metric.report_items(Data())[-1] for lone, metric in (("skip", skip), ("miss", miss))}
     assert of["skip"].values == [1, 1, 1, 1]
     assert len(of["miss"].values) == 12
-    assert sum(math.isnan(rank) for rank in of["miss"].values) == pair(of["miss"], of["miss"]).unfound == 8
+    assert sum(math.isnan(rank) for rank in of["miss"].values) == pair_outcomes(of["miss"], of["miss"]).unfound == 8
 
 
 def test_intervals_tables_and_curves_leave_them_out_too():

@@ -460,7 +460,7 @@ def test_names_in_pages_are_text(tmp_path):
 
     from toolbox.engine.evaluation.image_sources import find_image_sources
     from toolbox.report import save_report_items, write_report
-    from toolbox.report.compare import compare
+    from toolbox.report.compare import compare_runs
     from toolbox.report.compare_page import write_comparison
 
     name = SCRIPT.replace("/", "") + ".png"
@@ -480,7 +480,7 @@ def test_names_in_pages_are_text(tmp_path):
         ]
         save_report_items(folder, report_items)
         pages.append(write_report(folder, results, (found, report_items)))
-    comparison = compare([str(tmp_path / "a"), str(tmp_path / "b")])
+    comparison = compare_runs([str(tmp_path / "a"), str(tmp_path / "b")])
     pages.append(write_comparison(tmp_path / "compare", comparison, None, SCRIPT))
     for page in pages:
         text = Path(page).read_text()

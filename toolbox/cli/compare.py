@@ -1,4 +1,4 @@
-"""The command `compare`: two or more runs side by side, on the terminal and as compare.html."""
+"""The command `compare_runs`: two or more runs side by side, on the terminal and as compare.html."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     prepare_process()
-    from toolbox.report.compare import compare
+    from toolbox.report.compare import compare_runs
     from toolbox.report.compare_page import write_comparison
 
-    comparison = compare(arguments.runs)
-    dataset, why = judged_dataset(comparison, arguments.plugin)
+    comparison = compare_runs(arguments.runs)
+    dataset, why = open_evaluated_dataset(comparison, arguments.plugin)
     page = write_comparison(arguments.out, comparison, dataset, why)
     if arguments.json:
-        print(json.dumps({**comparison.record(), "page": str(page)}, indent=1, allow_nan=False))
+        print(json.dumps({**comparison.to_record(), "page": str(page)}, indent=1, allow_nan=False))
     else:
-        _show(comparison, page)
+        _print_comparison(comparison, page)
     return 0
 
 
-def judged_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset | None, str]:
+def open_evaluated_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset | None, str]:
     """(the data that the runs were judged on, rebuilt from the first recipe that can be; else why there are none)."""
     from toolbox import api
     from toolbox.config import load_plugins
-    from toolbox.report.compare import judged_on
+    from toolbox.report.compare import find_evaluated_data
 
-    if not any(duel.paired and (duel.paired.lost or duel.paired.gained) for duel in comparison.duels):
+    if not any(pair.outcomes and (pair.outcomes.lost or pair.outcomes.gained) for pair in comparison.pairs):
         return None, "no item flipped"
     why = "no recipe tells what the runs were judged on"
     for run in comparison.runs:
-        settings = judged_on(run)
+        settings = find_evaluated_data(run)
         if settings is None:
             continue
         try:
@@ -71,26 +71,24 @@ def judged_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset 
     return None, why.rstrip(".")
 
 
-def _show(comparison: Comparison, page: Path) -> None:
+def _print_comparison(comparison: Comparison, page: Path) -> None:
     from toolbox.cli.tables import terminal
-    from toolbox.report.compare_page import costs_grid, metrics_grid, sentences
+    from toolbox.report.compare_page import describe_outcomes, make_costs_grid, make_metrics_grid
 
     out = terminal()
     for alarm in comparison.alarms:
         out.print(f"NOT THE SAME TEST. {alarm}", style="bold red", highlight=False, soft_wrap=True, markup=False)
-    _print_grid(out, metrics_grid(comparison), "metrics")
-    _print_grid(out, costs_grid(comparison), "what they took")
+    _print_grid(out, make_metrics_grid(comparison), "metrics")
+    _print_grid(out, make_costs_grid(comparison), "what they took")
     columns = [("setting", False), *((label, False) for label in comparison.labels)]
     rows = [(name, *(text or "–" for text in texts)) for name, texts in comparison.settings]
     _print_rows(out, columns, rows, "settings that differ" if rows else "no setting is known to differ")
-    for duel in comparison.duels:
+    for pair in comparison.pairs:
         first = comparison.labels[0]
-        said = (
-            sentences(first, duel.label, duel.paired)
-            if duel.paired
-            else [f"{first} and {duel.label} are not compared item by item: {duel.why}"]
-        )
-        for sentence in said:
+        sentences = [f"{first} and {pair.label} are not compared item by item: {pair.why}"]
+        if pair.outcomes:
+            sentences = describe_outcomes(first, pair.label, pair.outcomes)
+        for sentence in sentences:
             out.print(sentence, highlight=False, soft_wrap=True, markup=False)
     for label, note in comparison.notes:
         out.print(f"{label}: {note}", style="yellow", highlight=False, soft_wrap=True, markup=False)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from toolbox.base.intervals import split_intervals
 from toolbox.engine.console import digits
-from toolbox.report.table import is_unchanged, is_worse, without_settings
+from toolbox.report.table import is_unchanged, is_worse, separate_settings
 
 if TYPE_CHECKING:
     from toolbox.engine.preflight.plan import Plan
@@ -35,7 +35,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def show_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
-    results = without_settings(results)
+    results = separate_settings(results)
     pixels, before, features, after = (results.get(name) or {} for name in ("pixels", "before", "before_head", "after"))
     names, bounds = split_intervals(after or before)
     unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}

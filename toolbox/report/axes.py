@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolbox.report.numbers import axis_labels, short
+from toolbox.report.numbers import format_axis_labels, format_short
 
 Tick = tuple[float, str]
 """Position and label."""
@@ -56,7 +56,7 @@ def make_x_axis(box: ChartBox, ends: tuple[float, float], *, log: bool = False, 
         return round(box.left + (box.right - box.left) * ((math.log10(x) if log else x) - low) / (high - low), 1)
 
     if log:
-        return Axis(place, [(place(value), short(value)) for value in _choose_log_ticks(low, high)])
+        return Axis(place, [(place(value), format_short(value)) for value in _choose_log_ticks(low, high)])
     return Axis(place, _label_ticks(choose_ticks(low, high, box.x_ticks, whole=whole), place))
 
 
@@ -100,4 +100,4 @@ def _choose_log_ticks(low: float, high: float) -> list[float]:
 
 
 def _label_ticks(values: list[float], place: Callable[[float], float]) -> list[Tick]:
-    return [(place(value), label) for value, label in zip(values, axis_labels(values), strict=True)]
+    return [(place(value), label) for value, label in zip(values, format_axis_labels(values), strict=True)]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from toolbox.base.report_items import Curve, Histogram
 from toolbox.report.axes import LARGE_BOX, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
-from toolbox.report.numbers import is_number, short
+from toolbox.report.numbers import format_short, is_number
 from toolbox.report.series import is_drawable, split_at_gaps, thin_series
 
 COLORS = 6
@@ -112,7 +112,7 @@ def draw_curve(
                 for stretch in stretches
                 if len(stretch) > 1
             ],
-            dots=[(x_axis.place(x), y_axis.place(y), f"{label} {_format_x(x)}: {short(y)}") for x, y in dotted],
+            dots=[(x_axis.place(x), y_axis.place(y), f"{label} {_format_x(x)}: {format_short(y)}") for x, y in dotted],
         )
         lines.append(line)
     return Chart(
@@ -201,7 +201,7 @@ def _has_place(x: float, log: bool) -> bool:
 
 
 def _format_x(x: float) -> str:
-    return f"{x:,.0f}" if float(x).is_integer() and abs(x) < 1e15 else short(x)
+    return f"{x:,.0f}" if float(x).is_integer() and abs(x) < 1e15 else format_short(x)
 
 
 def _make_caption(title: str, y: str) -> str:

@@ -11,15 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.errors import ToolboxError
 from toolbox.report.charts import choose_style
-from toolbox.report.compare import Comparison, Duel
+from toolbox.report.compare import Comparison, RunPair
 from toolbox.report.files import write_text
-from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
-from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
-from toolbox.report.numbers import MISSING, duration, fixed, is_finite, is_number, memory, scientific
-from toolbox.report.overlay import curve_charts, histogram_charts, learning_charts, table_grids
-from toolbox.report.page import render_page, template
-from toolbox.report.paired import Flip, Paired
-from toolbox.report.table import decimals, difference
+from toolbox.report.gallery import MOST_BYTES, Thumbnail, ThumbnailSheet
+from toolbox.report.grid import MOST_ROWS, Cell, Grid, make_column_cells
+from toolbox.report.numbers import (
+    MISSING,
+    format_duration,
+    format_fixed,
+    format_memory,
+    format_scientific,
+    is_finite,
+    is_number,
+)
+from toolbox.report.overlay import draw_curves, draw_histograms, draw_learning_charts, make_table_grids
+from toolbox.report.page import load_template, render_page
+from toolbox.report.paired import Flip, PairedOutcomes
+from toolbox.report.table import choose_decimals, format_difference
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -35,12 +43,12 @@ class FlipTile:
     id: str
     group: str
     ranks: str
-    picture: Picture | None
+    picture: Thumbnail | None
 
 
 @dataclass(frozen=True)
-class DuelView:
-    """A duel as the page shows it; `ranked`: whether items have ranks, beside being right or wrong."""
+class RunPairView:
+    """A pair as the page shows it; `ranked`: whether items have ranks, beside being right or wrong."""
 
     label: str
     why: str
@@ -59,39 +67,39 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
     Raises ToolboxError when the page cannot be written.
     """
     runs, folder = comparison.runs, Path(folder)
-    main, other = learning_charts(runs)
-    pictures = Pictures(dataset) if dataset is not None else None
-    shown = {
+    main, other = draw_learning_charts(runs)
+    pictures = ThumbnailSheet(dataset) if dataset is not None else None
+    positions = {
         flip.id: flip.position
-        for duel in comparison.duels
-        if duel.paired
-        for side in (duel.paired.lost, duel.paired.gained)
+        for pair in comparison.pairs
+        if pair.outcomes
+        for side in (pair.outcomes.lost, pair.outcomes.gained)
         for flip in side[:MOST_FLIPS]
     }
-    places = find_items(dataset, shown) if dataset is not None else {}
-    if dataset is not None and shown and not places:
+    indices = find_items(dataset, positions) if dataset is not None else {}
+    if dataset is not None and positions and not indices:
         pictures, why = None, "the dataset of the recipe holds none of these items"
     page = render_page(
-        template("compare.html.j2"),
+        load_template("compare.html.j2"),
         datetime.now(),
         pictures,
         labels=[(label, *choose_style(number)) for number, label in enumerate(comparison.labels)],
         paths=[str(run.path) for run in runs],
-        headline=headline(comparison),
+        headline=choose_headline(comparison),
         alarms=comparison.alarms,
         notes=comparison.notes,
-        metrics=metrics_grid(comparison),
-        costs=costs_grid(comparison),
-        settings=_texts(comparison.settings, comparison.labels, "setting"),
-        environment=_texts(comparison.environment, comparison.labels, "environment"),
+        metrics=make_metrics_grid(comparison),
+        costs=make_costs_grid(comparison),
+        settings=_make_text_grid(comparison.settings, comparison.labels, "setting"),
+        environment=_make_text_grid(comparison.environment, comparison.labels, "environment"),
         learning=main,
         other_learning=other,
-        curves=curve_charts(runs),
-        histograms=histogram_charts(runs),
-        tables=table_grids(runs),
+        curves=draw_curves(runs),
+        histograms=draw_histograms(runs),
+        tables=make_table_grids(runs),
         several=len(runs) > 2,
-        duels=[_view(comparison.labels[0], duel, places, pictures) for duel in comparison.duels],
-        no_pictures=why if shown and pictures is None else "",
+        pairs=[_make_view(comparison.labels[0], pair, indices, pictures) for pair in comparison.pairs],
+        no_pictures=why if positions and pictures is None else "",
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +112,7 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
     return path
 
 
-def headline(comparison: Comparison) -> tuple[str, list[str]]:
+def choose_headline(comparison: Comparison) -> tuple[str, list[str]]:
     """(the metric that leads, its value in each run)."""
     best = comparison.runs[0].info.get("best")
     chosen = best.get("metric") if isinstance(best, dict) else None
@@ -113,70 +121,74 @@ def headline(comparison: Comparison) -> tuple[str, list[str]]:
     if not name:
         return "", []
     values = comparison.metrics[name]
-    return name[:1].upper() + name[1:], [cell.text for cell in column_cells(values)]
+    return name[:1].upper() + name[1:], [cell.text for cell in make_column_cells(values)]
 
 
-def metrics_grid(comparison: Comparison) -> Grid:
+def make_metrics_grid(comparison: Comparison) -> Grid:
     """A row for each metric: its number in each run, and what each has more than the first."""
     first, *others = comparison.labels
     columns = [("metric", False), *((label, True) for label in comparison.labels)]
     columns += [(f"{label} {chr(0x2212)} {first}" if len(others) > 1 else "difference", True) for label in others]
     rows = []
     for name, values in comparison.metrics.items():
-        places = decimals(*values)
+        places = choose_decimals(*values)
         same = all(isinstance(value, int) and value == values[0] for value in values)
-        changes = [Cell("" if same else difference(values[0], value, places), True) for value in values[1:]]
-        rows.append([Cell(name), *(Cell(fixed(value, places), True) for value in values), *changes])
+        changes = [Cell("" if same else format_difference(values[0], value, places), True) for value in values[1:]]
+        rows.append([Cell(name), *(Cell(format_fixed(value, places), True) for value in values), *changes])
     return Grid("", columns=columns, rows=rows)
 
 
-def costs_grid(comparison: Comparison) -> Grid:
+def make_costs_grid(comparison: Comparison) -> Grid:
     """What the runs took; what no run tells is left out."""
-    asked: list[tuple[str, Any]] = [
-        ("steps", lambda info: _whole(info.get("steps"))),
-        ("best step", lambda info: _whole((info.get("best") or {}).get("step"))),
-        ("training", lambda info: _with(duration, info.get("seconds"))),
-        ("items per second", lambda info: _with(lambda value: fixed(value, 1), info.get("items_per_second"))),
-        ("peak memory", lambda info: _with(memory, info.get("peak_memory_bytes"))),
+    columns: list[tuple[str, Any]] = [
+        ("steps", lambda info: _format_whole(info.get("steps"))),
+        ("best step", lambda info: _format_whole((info.get("best") or {}).get("step"))),
+        ("training", lambda info: _format_finite(format_duration, info.get("seconds"))),
+        ("items per second", lambda info: _format_finite(_format_rate, info.get("items_per_second"))),
+        ("peak memory", lambda info: _format_finite(format_memory, info.get("peak_memory_bytes"))),
         ("device", lambda info: str(info.get("device") or "")),
     ]
-    rows = [(name, [ask(run.info) for run in comparison.runs]) for name, ask in asked]
-    rows.append(("parameters in the checkpoint", [_whole(run.parameters) for run in comparison.runs]))
-    return _texts([row for row in rows if any(row[1])], comparison.labels, "", right=True)
+    rows = [(name, [read(run.info) for run in comparison.runs]) for name, read in columns]
+    rows.append(("parameters in the checkpoint", [_format_whole(run.parameters) for run in comparison.runs]))
+    return _make_text_grid([row for row in rows if any(row[1])], comparison.labels, "", right=True)
 
 
-def _whole(value: Any) -> str:
-    return fixed(value, 0) if is_number(value) else ""
+def _format_whole(value: Any) -> str:
+    return format_fixed(value, 0) if is_number(value) else ""
 
 
-def _with(form: Any, value: Any) -> str:
-    return form(value) if is_finite(value) else ""
+def _format_rate(value: float) -> str:
+    return format_fixed(value, 1)
 
 
-def _texts(rows: list[tuple[str, list[str]]], labels: list[str], what: str, *, right: bool = False) -> Grid:
-    columns = [(what, False), *((label, right) for label in labels)]
+def _format_finite(format_value: Any, value: Any) -> str:
+    return format_value(value) if is_finite(value) else ""
+
+
+def _make_text_grid(rows: list[tuple[str, list[str]]], labels: list[str], title: str, *, right: bool = False) -> Grid:
+    columns = [(title, False), *((label, right) for label in labels)]
     cells = [[Cell(name), *(Cell(text or MISSING, right) for text in texts)] for name, texts in rows[:MOST_ROWS]]
     remarks = [f"{len(rows) - MOST_ROWS:,} more differ."] if len(rows) > MOST_ROWS else []
     return Grid("", columns=columns, rows=cells, remarks=remarks)
 
 
-def find_items(dataset: Dataset, wanted: dict[str, int], *, seconds: float = SEARCH_SECONDS) -> dict[str, int]:
+def find_items(dataset: Dataset, positions: dict[str, int], *, seconds: float = SEARCH_SECONDS) -> dict[str, int]:
     """{id: index} of items, as many as are found in `seconds`.
 
-    - `wanted`: {id: where it may be}: items are often judged in the order of the dataset, so that is tried first.
+    - `positions`: {id: where it may be}: items are often evaluated in the order of the dataset, so that is tried first.
     """
     until = time.monotonic() + seconds
-    found = {name: index for name, index in wanted.items() if _id_of(dataset, index) == name}
+    indices = {name: index for name, index in positions.items() if _read_id(dataset, index) == name}
     index, size = 0, len(dataset)
-    while len(found) < len(wanted) and index < size and time.monotonic() < until:
-        name = _id_of(dataset, index)
-        if name in wanted:
-            found.setdefault(name, index)
+    while len(indices) < len(positions) and index < size and time.monotonic() < until:
+        name = _read_id(dataset, index)
+        if name in positions:
+            indices.setdefault(name, index)
         index += 1
-    return found
+    return indices
 
 
-def _id_of(dataset: Dataset, index: int) -> str | None:
+def _read_id(dataset: Dataset, index: int) -> str | None:
     """An item's id, None where it cannot be read."""
     try:
         return str(dataset[index]["id"]) if 0 <= index < len(dataset) else None
@@ -184,69 +196,74 @@ def _id_of(dataset: Dataset, index: int) -> str | None:
         return None
 
 
-def _view(first: str, duel: Duel, places: dict[str, int], pictures: Pictures | None) -> DuelView:
-    found = duel.paired
-    if found is None:
-        return DuelView(duel.label, duel.why, [], None, [])
-    right = "Right first" if found.ranked else "Right"
+def _make_view(first: str, pair: RunPair, indices: dict[str, int], pictures: ThumbnailSheet | None) -> RunPairView:
+    outcomes = pair.outcomes
+    if outcomes is None:
+        return RunPairView(pair.label, pair.why, [], None, [])
+    right = "Right first" if outcomes.ranked else "Right"
     sides = [
-        (f"{right} in {label} alone", len(flips), _tiles(flips, places, pictures, ranked=found.ranked))
-        for label, flips in ((first, found.lost), (duel.label, found.gained))
+        (f"{right} in {label} alone", len(flips), _make_tiles(flips, indices, pictures, ranked=outcomes.ranked))
+        for label, flips in ((first, outcomes.lost), (pair.label, outcomes.gained))
     ]
-    said = sentences(first, duel.label, found)
-    return DuelView(duel.label, "", said, _groups(first, duel.label, found), sides, found.ranked)
+    texts = describe_outcomes(first, pair.label, outcomes)
+    return RunPairView(pair.label, "", texts, _make_group_grid(first, pair.label, outcomes), sides, outcomes.ranked)
 
 
-def sentences(first: str, second: str, found: Paired) -> list[str]:
+def describe_outcomes(first: str, second: str, outcomes: PairedOutcomes) -> list[str]:
     """What the flips say, in words."""
-    low, high = found.interval
-    right = "right at rank 1" if found.ranked else "right"
-    said = [
-        f"Of {found.items:,} items {first} has {found.first_hits:,} {right} and {second} "
-        f"{found.second_hits:,}: {len(found.lost):,} are right in {first} alone and {len(found.gained):,} in "
+    low, high = outcomes.interval
+    right = "right at rank 1" if outcomes.ranked else "right"
+    number = f"{outcomes.number[:1].upper()}{outcomes.number[1:]}"
+    texts = [
+        f"Of {outcomes.items:,} items {first} has {outcomes.first_hits:,} {right} and {second} "
+        f"{outcomes.second_hits:,}: {len(outcomes.lost):,} are right in {first} alone and {len(outcomes.gained):,} in "
         f"{second} alone.",
-        f"{found.number[:1].upper()}{found.number[1:]} differs by {_signed(found.difference)}, with a 95 % paired "
-        f"bootstrap interval over items from {_signed(low)} to {_signed(high)}; exact McNemar test: p "
-        f"{p_text(found.p_value)}.",
+        f"{number} differs by {_format_signed(outcomes.difference)}, with a 95 % paired bootstrap interval over items "
+        f"from {_format_signed(low)} to {_format_signed(high)}; exact McNemar test: p "
+        f"{format_p_value(outcomes.p_value)}.",
     ]
-    if found.unfound:
-        said.append(f"{found.unfound:,} items found nothing in either run and count as missed in both.")
-    return said
+    if outcomes.unfound:
+        texts.append(f"{outcomes.unfound:,} items found nothing in either run and count as missed in both.")
+    return texts
 
 
-def _signed(value: float) -> str:
-    return fixed(value, 4, sign=True)
+def _format_signed(value: float) -> str:
+    return format_fixed(value, 4, sign=True)
 
 
-def p_text(value: float) -> str:
+def format_p_value(value: float) -> str:
     """A p-value after "p": "= 0.031", "< 1e−300"."""
     if value < 1e-300:
-        return f"< {scientific(1e-300)}"
-    return f"= {fixed(value, 4) if value >= 1e-3 else scientific(value)}"
+        return f"< {format_scientific(1e-300)}"
+    return f"= {format_fixed(value, 4) if value >= 1e-3 else format_scientific(value)}"
 
 
-def _groups(first: str, second: str, found: Paired) -> Grid | None:
-    if not found.groups:
+def _make_group_grid(first: str, second: str, outcomes: PairedOutcomes) -> Grid | None:
+    if not outcomes.groups:
         return None
-    shown = found.groups[:MOST_ROWS]
-    a, b = ([getattr(group, run) / group.items for group in shown] for run in ("first", "second"))
-    cells = column_cells([*a, *b])
-    changes = [Cell(_signed(y - x), True) for x, y in zip(a, b, strict=True)]
+    groups = outcomes.groups[:MOST_ROWS]
+    a, b = ([getattr(group, run) / group.items for group in groups] for run in ("first", "second"))
+    cells = make_column_cells([*a, *b])
+    changes = [Cell(_format_signed(y - x), True) for x, y in zip(a, b, strict=True)]
     rows = [
         [
             Cell(group.name),
-            Cell(fixed(group.items, 0), True),
+            Cell(format_fixed(group.items, 0), True),
             cells[i],
-            cells[len(shown) + i],
+            cells[len(groups) + i],
             changes[i],
-            Cell(fixed(group.lost, 0), True),
-            Cell(fixed(group.gained, 0), True),
+            Cell(format_fixed(group.lost, 0), True),
+            Cell(format_fixed(group.gained, 0), True),
         ]
-        for i, group in enumerate(shown)
+        for i, group in enumerate(groups)
     ]
-    number = found.number
+    number = outcomes.number
     names = ("super-class", "items", f"{number}, {first}", f"{number}, {second}", "difference", "lost", "gained")
-    remarks = [f"{len(found.groups) - len(shown):,} more super-classes are not shown."] if found.groups != shown else []
+    remarks = (
+        [f"{len(outcomes.groups) - len(groups):,} more super-classes are not shown."]
+        if outcomes.groups != groups
+        else []
+    )
     return Grid(
         f"{number} by super-class",
         "The one that changed most first.",
@@ -256,15 +273,17 @@ def _groups(first: str, second: str, found: Paired) -> Grid | None:
     )
 
 
-def _tiles(flips: list[Flip], places: dict[str, int], pictures: Pictures | None, *, ranked: bool) -> list[FlipTile]:
+def _make_tiles(
+    flips: list[Flip], indices: dict[str, int], pictures: ThumbnailSheet | None, *, ranked: bool
+) -> list[FlipTile]:
     tiles = []
     for flip in flips[:MOST_FLIPS]:
-        index = places.get(flip.id) if pictures is not None and pictures.size < MOST_BYTES else None
+        index = indices.get(flip.id) if pictures is not None and pictures.size < MOST_BYTES else None
         picture = pictures.get(index) if pictures is not None and index is not None else None
-        ranks = f"{_rank(flip.first)} → {_rank(flip.second)}" if ranked else ""
+        ranks = f"{_format_rank(flip.first)} → {_format_rank(flip.second)}" if ranked else ""
         tiles.append(FlipTile(flip.id, flip.group, ranks, picture))
     return tiles
 
 
-def _rank(value: float) -> str:
+def _format_rank(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else "none"

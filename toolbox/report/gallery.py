@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from toolbox.report.numbers import fixed
+from toolbox.report.numbers import format_fixed
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -25,7 +25,7 @@ PIXELATED = 64
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """One picture in the page.
 
     - `uri`: its data URI, empty when there is none; `note`: then the reason.
@@ -41,34 +41,34 @@ class Picture:
 
 
 @dataclass
-class Pictures:
+class ThumbnailSheet:
     """The pictures of a page: each is read, encoded and written once, however many places show it.
 
     - `held`: {dataset index: picture}; `size`: bytes of all.
     """
 
     dataset: Dataset
-    held: dict[int, Picture] = field(default_factory=dict)
+    held: dict[int, Thumbnail] = field(default_factory=dict)
     size: int = 0
 
-    def get(self, index: int) -> Picture:
+    def get(self, index: int) -> Thumbnail:
         """The picture of an item."""
         if index not in self.held:
-            self.held[index] = read_picture(self.dataset, index)
+            self.held[index] = read_thumbnail(self.dataset, index)
             self.size += len(self.held[index].uri)
         return self.held[index]
 
-    def forget(self, indices: Iterable[int]) -> None:
+    def drop(self, indices: Iterable[int]) -> None:
         """Take back pictures that nothing shows."""
         for index in indices:
             self.size -= len(self.held.pop(index).uri)
 
 
 @dataclass(frozen=True)
-class Result:
+class GalleryResult:
     """A picture that was found: whether it is right, and its score as text."""
 
-    picture: Picture
+    picture: Thumbnail
     right: bool
     score: str
 
@@ -77,8 +77,8 @@ class Result:
 class QueryRow:
     """A query with its results, best first; `note`: why it is shown, empty when nothing says so."""
 
-    query: Picture
-    results: list[Result]
+    query: Thumbnail
+    results: list[GalleryResult]
     note: str = ""
 
     @property
@@ -96,7 +96,7 @@ class QueryRow:
 
 
 @dataclass
-class Shown:
+class GalleryView:
     """A gallery as the page shows it: rows in the metric's order, and the sentence that tells how they were chosen."""
 
     title: str
@@ -111,44 +111,46 @@ class Shown:
     @property
     def unit(self) -> str:
         """What its rows are called."""
-        one, several = ("query", "queries") if self.with_results else ("item", "items")
-        return one if len(self.rows) == 1 else several
+        singular, plural = ("query", "queries") if self.with_results else ("item", "items")
+        return singular if len(self.rows) == 1 else plural
 
 
-def show_galleries(pictures: Pictures, galleries: list[Gallery], *, split: str = "") -> list[Shown]:
+def lay_out_galleries(pictures: ThumbnailSheet, galleries: list[Gallery], *, split: str = "") -> list[GalleryView]:
     """What fits on a page: rows of all galleries in turn, so that each shows about as many.
 
     A gallery shows MOST_ROWS rows at most, all of them MOST_ROWS_TOGETHER, their pictures MOST_BYTES. The sentences
     count what is not shown.
     """
-    shown = [Shown(gallery.title) for gallery in galleries]
+    views = [GalleryView(gallery.title) for gallery in galleries]
     turns = (
-        (place, gallery.examples[turn])
+        (view, gallery.examples[turn])
         for turn in range(MOST_ROWS)
-        for place, gallery in zip(shown, galleries, strict=True)
+        for view, gallery in zip(views, galleries, strict=True)
         if turn < len(gallery.examples)
     )
-    for number, (place, example) in enumerate(turns):
+    for number, (view, example) in enumerate(turns):
         if number >= MOST_ROWS_TOGETHER:
             break
         before = set(pictures.held)
-        row = _row(pictures, example)
+        row = _make_row(pictures, example)
         if number and pictures.size > MOST_BYTES:
-            pictures.forget(pictures.held.keys() - before)
+            pictures.drop(pictures.held.keys() - before)
             break
-        place.rows.append(row)
-    for place, gallery in zip(shown, galleries, strict=True):
-        place.sentence = _sentence(place.rows, gallery, len(pictures.dataset), split)
-    return shown
+        view.rows.append(row)
+    for view, gallery in zip(views, galleries, strict=True):
+        view.sentence = _describe_selection(view.rows, gallery, len(pictures.dataset), split)
+    return views
 
 
-def _row(pictures: Pictures, example: Example) -> QueryRow:
-    found = example.results[:MOST_RESULTS]
-    results = [Result(pictures.get(index), bool(right), fixed(float(score), 2)) for index, right, score in found]
+def _make_row(pictures: ThumbnailSheet, example: Example) -> QueryRow:
+    results = [
+        GalleryResult(pictures.get(index), bool(right), format_fixed(float(score), 2))
+        for index, right, score in example.results[:MOST_RESULTS]
+    ]
     return QueryRow(pictures.get(example.query), results, example.note)
 
 
-def _sentence(rows: list[QueryRow], gallery: Gallery, size: int, split: str) -> str:
+def _describe_selection(rows: list[QueryRow], gallery: Gallery, size: int, split: str) -> str:
     if not gallery.examples:
         return " ".join(filter(None, (gallery.note, "Nothing to show.")))
     wins = sum(row.success for row in rows)
@@ -156,17 +158,17 @@ def _sentence(rows: list[QueryRow], gallery: Gallery, size: int, split: str) -> 
     if len(rows) < len(gallery.examples):
         count += f" ({len(gallery.examples) - len(rows):,} more were found, left out to keep the page small)"
     if not any(row.results for row in rows):
-        said = f"{count}."
+        sentence = f"{count}."
     elif wins in (0, len(rows)):
-        said = f"{count}; the first result is {'right' if wins else 'wrong'} for every one of them."
+        sentence = f"{count}; the first result is {'right' if wins else 'wrong'} for every one of them."
     else:
-        said = f"{count}: the first result is wrong for {len(rows) - wins} of them and right for {wins}."
+        sentence = f"{count}: the first result is wrong for {len(rows) - wins} of them and right for {wins}."
     if not gallery.note:
-        said += " The metric chose them: read the rates off the table, not off this selection."
-    return " ".join(filter(None, (gallery.note, said)))
+        sentence += " The metric chose them: read the rates off the table, not off this selection."
+    return " ".join(filter(None, (gallery.note, sentence)))
 
 
-def class_name(dataset: Dataset, index: int) -> str:
+def find_class_name(dataset: Dataset, index: int) -> str:
     """The name of an item's class, empty where the dataset names none."""
     labels, classes = dataset.labels, dataset.classes
     if labels is None or classes is None:
@@ -178,22 +180,22 @@ def class_name(dataset: Dataset, index: int) -> str:
         return ""
 
 
-def read_picture(dataset: Dataset, index: int) -> Picture:
+def read_thumbnail(dataset: Dataset, index: int) -> Thumbnail:
     """An item as a small picture; one that cannot be had says why instead."""
-    name = class_name(dataset, index)
+    name = find_class_name(dataset, index)
     try:
         if not 0 <= index < len(dataset):
-            return Picture(index, name, note=f"The dataset has {len(dataset):,} items, and this is number {index:,}")
+            return Thumbnail(index, name, note=f"The dataset has {len(dataset):,} items, and this is number {index:,}")
         image = dataset[index].get("image")
         if image is None:
-            return Picture(index, name, note="This item has no picture")
-        uri, pixelated = encode(image)
+            return Thumbnail(index, name, note="This item has no picture")
+        uri, pixelated = encode_thumbnail(image)
     except Exception as error:  # the run is over: no single picture may cost the user the page
-        return Picture(index, name, note=f"{type(error).__name__}: {error}")
-    return Picture(index, name, uri, pixelated)
+        return Thumbnail(index, name, note=f"{type(error).__name__}: {error}")
+    return Thumbnail(index, name, uri, pixelated)
 
 
-def encode(image: Any) -> tuple[str, bool]:
+def encode_thumbnail(image: Any) -> tuple[str, bool]:
     """(data URI, whether to enlarge it pixel by pixel) of a PIL image, at most THUMBNAIL pixels wide and high."""
     pixelated = max(image.size) <= PIXELATED
     see_through = image.has_transparency_data

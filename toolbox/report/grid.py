@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolbox.base.report_items import Table
-from toolbox.report.numbers import MISSING, fixed, is_finite, is_number
-from toolbox.report.table import decimals
+from toolbox.report.numbers import MISSING, format_fixed, is_finite, is_number
+from toolbox.report.table import choose_decimals
 
 MOST_ROWS = 200
 
@@ -32,7 +32,7 @@ class Grid:
     remarks: list[str] = field(default_factory=list)
 
 
-def grid(table: Table) -> Grid:
+def make_grid(table: Table) -> Grid:
     """A table of MOST_ROWS rows at most; a column of shares (fractions between 0 and 1) gets bars."""
     uneven = [row for row in table.rows if len(row) != len(table.columns)]
     if uneven:
@@ -40,9 +40,9 @@ def grid(table: Table) -> Grid:
         return Grid(table.title, table.note, remarks=[f"It cannot be shown: {what}."])
     if not table.rows:
         return Grid(table.title, table.note, remarks=["It has no rows."])
-    shown = table.rows[:MOST_ROWS]
-    columns = [column_cells(list(values)) for values in zip(*shown, strict=True)]
-    remarks = [f"{len(table.rows) - MOST_ROWS:,} more rows are in report_items.json."] if shown != table.rows else []
+    kept = table.rows[:MOST_ROWS]
+    columns = [make_column_cells(list(values)) for values in zip(*kept, strict=True)]
+    remarks = [f"{len(table.rows) - MOST_ROWS:,} more rows are in report_items.json."] if kept != table.rows else []
     return Grid(
         table.title,
         table.note,
@@ -52,13 +52,13 @@ def grid(table: Table) -> Grid:
     )
 
 
-def column_cells(values: list[Any]) -> list[Cell]:
+def make_column_cells(values: list[Any]) -> list[Cell]:
     """The cells of one column, its numbers with equally many decimals."""
     numbers = [value for value in values if is_number(value)]
-    places = decimals(*numbers)
+    places = choose_decimals(*numbers)
     shares = has_shares(values)
     return [
-        Cell(fixed(value, places), True, round(100 * value, 1) if shares and is_finite(value) else None)
+        Cell(format_fixed(value, places), True, round(100 * value, 1) if shares and is_finite(value) else None)
         if is_number(value)
         else Cell(MISSING if value is None else str(value), value is None and bool(numbers))
         for value in values
@@ -67,9 +67,9 @@ def column_cells(values: list[Any]) -> list[Cell]:
 
 def has_shares(values: list[Any]) -> bool:
     """Whether these are fractions between 0 and 1."""
-    given = [value for value in values if value is not None]
+    present = [value for value in values if value is not None]
     return (
-        all(is_number(value) for value in given)
-        and any(isinstance(value, float) for value in given)
-        and all(0 <= value <= 1 for value in given if is_finite(value))
+        all(is_number(value) for value in present)
+        and any(isinstance(value, float) for value in present)
+        and all(0 <= value <= 1 for value in present if is_finite(value))
     )

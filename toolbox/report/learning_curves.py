@@ -7,7 +7,7 @@ from dataclasses import replace
 from toolbox.base.report_items import Curve
 from toolbox.report.axes import SMALL_BOX
 from toolbox.report.charts import Chart, draw_curve
-from toolbox.report.numbers import short
+from toolbox.report.numbers import format_short
 from toolbox.report.series import Series, is_count, is_drawable, name_series
 
 MOST_OF_A_GRID = 8
@@ -56,4 +56,4 @@ def draw_learning_curve(name: str, points: Series, last_step: int, best_step: in
 def _describe_course(values: list[float]) -> str:
     if not values:
         return "no finite value"
-    return short(values[0]) if len(values) == 1 else f"{short(values[0])} → {short(values[-1])}"
+    return format_short(values[0]) if len(values) == 1 else f"{format_short(values[0])} → {format_short(values[-1])}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from toolbox.base.report_items import Matrix
-from toolbox.report.numbers import fixed, is_finite
-from toolbox.report.table import decimals
+from toolbox.report.numbers import format_fixed, is_finite
+from toolbox.report.table import choose_decimals
 
 MOST_NAMES = 40
 """How many rows and columns are drawn."""
@@ -22,7 +22,7 @@ CELL, NAME = 22, 6.2
 
 
 @dataclass(frozen=True)
-class Square:
+class MatrixCell:
     """One cell.
 
     - `x`, `y`: its upper left corner; `share`: the strength of its color, 0 to 1; `tip`: what it says when pointed at.
@@ -38,7 +38,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class MatrixDrawing:
     """One drawing of `width` x `height`, its cells `side` wide.
 
     - `rows`, `columns`: (position, short name, whole name); `left`, `top`: where the cells begin.
@@ -56,41 +56,40 @@ class Drawing:
     height: float = 0
     rows: list[tuple[float, str, str]] = field(default_factory=list)
     columns: list[tuple[float, str, str]] = field(default_factory=list)
-    squares: list[Square] = field(default_factory=list)
+    squares: list[MatrixCell] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
-def matrix_drawing(matrix: Matrix) -> Drawing:
+def draw_matrix(matrix: Matrix) -> MatrixDrawing:
     """The drawing of a matrix: its first MOST_NAMES rows and columns. Zero, or the least, has no color."""
     rows, columns = matrix.rows[:MOST_NAMES], matrix.columns[:MOST_NAMES]
     if [len(row) for row in matrix.values] != [len(matrix.columns)] * len(matrix.rows):
         remark = "It cannot be drawn: its values, rows and columns differ in length."
-        return Drawing(matrix.title, matrix.note, remarks=[remark])
+        return MatrixDrawing(matrix.title, matrix.note, remarks=[remark])
     if not rows or not columns:
-        return Drawing(matrix.title, matrix.note, remarks=["There is no value to draw."])
+        return MatrixDrawing(matrix.title, matrix.note, remarks=["There is no value to draw."])
     values = [list(row[: len(columns)]) for row in matrix.values[: len(rows)]]
     finite = [value for row in values for value in row if is_finite(value)]
     low, high = min([0.0, *finite]), max([0.0, *finite])
-    places = decimals(*[value for value in finite if value]) if finite else 0
+    places = choose_decimals(*[value for value in finite if value]) if finite else 0
     texts = len(columns) <= MOST_TEXTS
     side = CELL * 2 if texts else CELL
-    left = 24 + NAME * max(len(_short(name)) for name in rows)
-    top = 24 + NAME * max(len(_short(name)) for name in columns)
+    left = 24 + NAME * max(len(_shorten_name(name)) for name in rows)
+    top = 24 + NAME * max(len(_shorten_name(name)) for name in columns)
     squares = []
     for y, (row, name) in enumerate(zip(values, rows, strict=True)):
         for x, (value, other) in enumerate(zip(row, columns, strict=True)):
             share = round((value - low) / ((high - low) or 1), 3) if is_finite(value) else 0.0
-            said = fixed(value, places)
-            tip = f"{matrix.y} {name}, {matrix.x} {other}: {said}"
-            text = fixed(value, min(places, 2)) if texts and value else ""
-            squares.append(Square(left + x * side, top + y * side, share, tip, text, share > STRONG))
+            tip = f"{matrix.y} {name}, {matrix.x} {other}: {format_fixed(value, places)}"
+            text = format_fixed(value, min(places, 2)) if texts and value else ""
+            squares.append(MatrixCell(left + x * side, top + y * side, share, tip, text, share > STRONG))
     remarks = []
     hidden = len(matrix.rows) - len(rows), len(matrix.columns) - len(columns)
     if any(hidden):
         remarks.append(f"{hidden[0]:,} more rows and {hidden[1]:,} more columns are in report_items.json.")
     if odd := sum(map(len, values)) - len(finite):
         remarks.append(f"{odd:,} of the values are not finite: their cells are empty.")
-    return Drawing(
+    return MatrixDrawing(
         matrix.title,
         matrix.note,
         matrix.x,
@@ -100,14 +99,14 @@ def matrix_drawing(matrix: Matrix) -> Drawing:
         top,
         left + side * len(columns) + 4,
         top + side * len(rows) + 4,
-        [(top + (place + 0.5) * side, _short(name), name) for place, name in enumerate(rows)],
-        [(left + (place + 0.5) * side, _short(name), name) for place, name in enumerate(columns)],
+        [(top + (place + 0.5) * side, _shorten_name(name), name) for place, name in enumerate(rows)],
+        [(left + (place + 0.5) * side, _shorten_name(name), name) for place, name in enumerate(columns)],
         squares,
         remarks,
     )
 
 
-def _short(name: str) -> str:
+def _shorten_name(name: str) -> str:
     """What names begin with is often the same: their ends tell them apart."""
     half = LONGEST // 2
     return name if len(name) <= LONGEST else f"{name[: half - 1].rstrip()}…{name[-half:].lstrip()}"

@@ -7,14 +7,14 @@ from typing import Any
 
 from toolbox.base.report_items import Curve, Histogram, Table
 from toolbox.report.charts import Chart, Style, choose_style, draw_curve, draw_histogram, find_highest_share
-from toolbox.report.grid import MOST_ROWS, Cell, Grid, column_cells
+from toolbox.report.grid import MOST_ROWS, Cell, Grid, make_column_cells
 from toolbox.report.numbers import MISSING, is_number
 from toolbox.report.runs import RunRecord
 from toolbox.report.series import is_count, is_drawable, name_series
-from toolbox.report.table import decimals, difference
+from toolbox.report.table import choose_decimals, format_difference
 
 
-def learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
+def draw_learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     """(loss and validation metrics, the other logged numbers), each with a line for each run."""
     names = dict.fromkeys(
         name for run in runs for name, points in run.series.items() if points and not is_count(points)
@@ -30,71 +30,71 @@ def learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart]]:
     return main, other
 
 
-def curve_charts(runs: list[RunRecord]) -> list[Chart]:
+def draw_curves(runs: list[RunRecord]) -> list[Chart]:
     """Curves of one title over each other: a color for each run, a dash for each series of it."""
     charts = []
-    for title, found in _by_title(runs, Curve).items():
+    for title, curves in _group_by_title(runs, Curve).items():
         numbers = {run.label: number for number, run in enumerate(runs)}
-        kinds = list(dict.fromkeys(name for curve in found.values() for name in curve.series))
+        names = list(dict.fromkeys(name for curve in curves.values() for name in curve.series))
         series: dict[str, list[tuple[float, float]]] = {}
         styles: dict[str, Style] = {}
-        for label, curve in found.items():
+        for label, curve in curves.items():
             for name, points in curve.series.items():
-                line = label if len(kinds) == 1 else f"{label}: {name}"
+                line = label if len(names) == 1 else f"{label}: {name}"
                 color, dash = choose_style(numbers[label])
                 series[line] = points
-                styles[line] = (color, dash if len(kinds) == 1 else kinds.index(name) % 3)
-        one = next(iter(found.values()))
-        y = one.y if len(kinds) > 1 or one.y else kinds[0]
-        chart = Curve(title, series, one.x, y, log_x=one.log_x, note=_note(found, runs, lambda curve: curve.note))
-        charts.append(draw_curve(chart, styles))
+                styles[line] = (color, dash if len(names) == 1 else names.index(name) % 3)
+        first = next(iter(curves.values()))
+        y = first.y if len(names) > 1 or first.y else names[0]
+        note = _make_note(curves, runs, lambda curve: curve.note)
+        charts.append(draw_curve(Curve(title, series, first.x, y, log_x=first.log_x, note=note), styles))
     return charts
 
 
-def histogram_charts(runs: list[RunRecord]) -> list[tuple[str, str, list[Chart]]]:
+def draw_histograms(runs: list[RunRecord]) -> list[tuple[str, str, list[Chart]]]:
     """(title, note, a drawing for each run), the drawings of one title on the same axes."""
     groups = []
-    for title, found in _by_title(runs, Histogram).items():
-        ends = [edge for histogram in found.values() for edge in histogram.edges if is_drawable(edge)]
+    for title, histograms in _group_by_title(runs, Histogram).items():
+        ends = [edge for histogram in histograms.values() for edge in histogram.edges if is_drawable(edge)]
         limits = (min(ends), max(ends)) if ends else None
-        top = max(map(find_highest_share, found.values()))
-        drawn = [
-            draw_histogram(Histogram(label, h.edges, h.series, h.x), x_limits=limits, top=top)
-            for label, h in found.items()
+        top = max(map(find_highest_share, histograms.values()))
+        charts = [
+            draw_histogram(Histogram(label, histogram.edges, histogram.series, histogram.x), x_limits=limits, top=top)
+            for label, histogram in histograms.items()
         ]
-        groups.append((title, _note(found, runs, lambda histogram: histogram.note), drawn))
+        groups.append((title, _make_note(histograms, runs, lambda histogram: histogram.note), charts))
     return groups
 
 
-def table_grids(runs: list[RunRecord]) -> list[Grid]:
+def make_table_grids(runs: list[RunRecord]) -> list[Grid]:
     """Tables of one title side by side: a row for each name in their first columns, a column for each run."""
     return [
-        _side_by_side(title, found, _note(found, runs, lambda table: table.note))
-        for title, found in _by_title(runs, Table).items()
-        if len(found) > 1
+        _join_tables(title, tables, _make_note(tables, runs, lambda table: table.note))
+        for title, tables in _group_by_title(runs, Table).items()
+        if len(tables) > 1
     ]
 
 
-def _by_title(runs: list[RunRecord], kind: type[Any]) -> dict[str, dict[str, Any]]:
+def _group_by_title(runs: list[RunRecord], kind: type[Any]) -> dict[str, dict[str, Any]]:
     """{title: {label: report_item}}; a title that a run gives twice counts once."""
-    found: dict[str, dict[str, Any]] = {}
+    items_of: dict[str, dict[str, Any]] = {}
     for run in runs:
-        for report_item in run.of(kind):
-            found.setdefault(report_item.title, {}).setdefault(run.label, report_item)
-    return found
+        for item in run.select_items(kind):
+            items_of.setdefault(item.title, {}).setdefault(run.label, item)
+    return items_of
 
 
-def _note(found: dict[str, Any], runs: list[RunRecord], note_of: Callable[[Any], str]) -> str:
+def _make_note(items: dict[str, Any], runs: list[RunRecord], read_note: Callable[[Any], str]) -> str:
     """The note that the runs share, and which of them are missing."""
-    notes = {note_of(report_item) for report_item in found.values()}
-    said = [next(iter(notes))] if len(notes) == 1 else []
-    missing = [run.label for run in runs if run.label not in found]
-    return " ".join(filter(None, [*said, f"Not in {', '.join(missing)}." if missing else ""]))
+    notes = {read_note(item) for item in items.values()}
+    shared = next(iter(notes)) if len(notes) == 1 else ""
+    missing = [run.label for run in runs if run.label not in items]
+    return " ".join(filter(None, [shared, f"Not in {', '.join(missing)}." if missing else ""]))
 
 
-def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
+def _join_tables(title: str, tables: dict[str, Table], note: str) -> Grid:
     first = next(iter(tables.values()))
-    width = min(_names_of_rows(table) for table in tables.values())
+    width = min(_count_name_columns(table) for table in tables.values())
     keyed = {label: {tuple(map(str, row[:width])): row for row in table.rows} for label, table in tables.items()}
     problem = ""
     if any(len(keyed[label]) < len(table.rows) for label, table in tables.items()):
@@ -106,38 +106,38 @@ def _side_by_side(title: str, tables: dict[str, Table], note: str) -> Grid:
     if problem:
         return Grid(title, note, remarks=[f"It is not shown side by side: {problem}."])
     keys = list(dict.fromkeys(key for rows in keyed.values() for key in rows))
-    shown = keys[:MOST_ROWS]
-    remarks = [f"{len(keys) - len(shown):,} more rows are in report_items.json."] if len(keys) > len(shown) else []
+    kept = keys[:MOST_ROWS]
+    remarks = [f"{len(keys) - len(kept):,} more rows are in report_items.json."] if len(keys) > len(kept) else []
     columns = [(name, False) for name in first.columns[:width]]
-    cells = [[Cell(key[place]) for key in shown] for place in range(width)]
+    cells = [[Cell(key[place]) for key in kept] for place in range(width)]
     for name in dict.fromkeys(name for table in tables.values() for name in table.columns[width:]):
         values = {
-            label: [_at(rows.get(key), table, name) for key in shown]
+            label: [_get_cell(rows.get(key), table, name) for key in kept]
             for (label, rows), table in zip(keyed.items(), tables.values(), strict=True)
         }
         every = list(values.values())
         if all(v == every[0] for v in every) and not any(isinstance(x, float) for x in every[0]):
-            found = column_cells(every[0])  # a count that all runs share: said once
-            columns.append((name, any(cell.number for cell in found)))
-            cells.append(found)
+            column = make_column_cells(every[0])  # a count that all runs share: said once
+            columns.append((name, any(cell.number for cell in column)))
+            cells.append(column)
             continue
-        together = column_cells([value for v in every for value in v])
+        together = make_column_cells([value for v in every for value in v])
         for number, label in enumerate(values):
-            found = together[number * len(shown) : (number + 1) * len(shown)]
-            columns.append((f"{name}, {label}", any(cell.number for cell in found)))
-            cells.append(found)
+            column = together[number * len(kept) : (number + 1) * len(kept)]
+            columns.append((f"{name}, {label}", any(cell.number for cell in column)))
+            cells.append(column)
         if len(every) == 2 and any(map(is_number, every[0])):
-            places = decimals(*[value for v in every for value in v if is_number(value)])
+            places = choose_decimals(*[value for v in every for value in v if is_number(value)])
             columns.append(("difference", True))
-            cells.append([Cell(difference(a, b, places) or MISSING, True) for a, b in zip(*every, strict=True)])
+            cells.append([Cell(format_difference(a, b, places) or MISSING, True) for a, b in zip(*every, strict=True)])
     return Grid(title, note, columns, [list(row) for row in zip(*cells, strict=True)], remarks)
 
 
-def _names_of_rows(table: Table) -> int:
+def _count_name_columns(table: Table) -> int:
     """How many leading columns hold texts alone: they name the rows. At least the first does."""
     texts = [all(isinstance(value, str) for value in column) for column in zip(*table.rows, strict=True)]
     return max(1, texts.index(False) if False in texts else len(texts))
 
 
-def _at(row: list[Any] | None, table: Table, name: str) -> Any:
+def _get_cell(row: list[Any] | None, table: Table, name: str) -> Any:
     return row[table.columns.index(name)] if row is not None and name in table.columns else None

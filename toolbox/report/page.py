@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from toolbox.report.files import write_text
-from toolbox.report.gallery import MOST_BYTES, Picture, Pictures
-from toolbox.report.grid import grid
+from toolbox.report.gallery import MOST_BYTES, Thumbnail, ThumbnailSheet
+from toolbox.report.grid import make_grid
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-def template(name: str, folder: Path = HERE) -> Template:
+def load_template(name: str, folder: Path = HERE) -> Template:
     """A template of `folder`, which finds those of this one too.
 
     What it shows is escaped, and a name that it misses is an error. The filter `grid` makes of a
@@ -31,11 +31,11 @@ def template(name: str, folder: Path = HERE) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["grid"] = grid
+    environment.filters["grid"] = make_grid
     return environment.get_template(name)
 
 
-def render_page(page: Template, when: datetime, pictures: Pictures | None, **values: Any) -> str:
+def render_page(page: Template, when: datetime, pictures: ThumbnailSheet | None, **values: Any) -> str:
     """The text of a page.
 
     - `when`: the time that it shows; `pictures`: those that it holds, None for none.
@@ -59,14 +59,14 @@ class HtmlPage:
     """
 
     def __init__(self, template: Path, dataset: Dataset) -> None:
-        self.template, self._pictures = template, Pictures(dataset)
+        self.template, self._pictures = template, ThumbnailSheet(dataset)
 
     @property
     def is_full(self) -> bool:
         """Whether its pictures take as many bytes as a page should have."""
         return self._pictures.size > MOST_BYTES
 
-    def add_picture(self, index: int) -> Picture:
+    def add_picture(self, index: int) -> Thumbnail:
         """The picture of an item of the dataset, for the macro `tile`; one that cannot be read says why instead."""
         return self._pictures.get(index)
 
@@ -78,5 +78,5 @@ class HtmlPage:
 
         Raises ToolboxError when it cannot be written.
         """
-        page = template(self.template.name, self.template.parent)
+        page = load_template(self.template.name, self.template.parent)
         write_text(path, render_page(page, datetime.now(), self._pictures, **values), hint="Choose another page.")

@@ -1,4 +1,4 @@
-"""Two runs judged item by item: which items flipped, and whether that may be chance."""
+"""Two runs compared item by item: which items flipped, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GroupChange:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedOutcomes:
     """What two runs did with the same items.
 
     - `number`: what the share of right items is called: "Recall@1" where the outcomes are ranks, else e.g. "top1".
@@ -74,17 +74,17 @@ class Paired:
     groups: list[GroupChange]
 
 
-def hits(values: list[float]) -> list[bool]:
+def find_hits(values: list[float]) -> list[bool]:
     """Which items are right: their number is 1, a rank or a yes."""
     return [value == 1 for value in values]
 
 
-def number_of(outcomes: Outcomes) -> str:
+def name_share(outcomes: Outcomes) -> str:
     """What the share of right items is called."""
     return outcomes.mean or "Recall@1"
 
 
-def unfit(outcomes: Outcomes) -> str:
+def describe_misfit(outcomes: Outcomes) -> str:
     """Why these numbers do not tell which items are right, empty when they do."""
     if not outcomes.ids:
         return "it holds no item"
@@ -97,16 +97,16 @@ def unfit(outcomes: Outcomes) -> str:
     return ""
 
 
-def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
+def pair_outcomes(first: Outcomes, second: Outcomes, *, seed: int = 0) -> PairedOutcomes:
     """Compare two runs item by item. Raises ValueError unless both judged the same items, by the same number.
 
     - `seed`: of the bootstrap; the same runs give the same interval.
     """
     for outcomes in (first, second):
-        if reason := unfit(outcomes):
+        if reason := describe_misfit(outcomes):
             raise ValueError(reason)
     if first.mean != second.mean:
-        raise ValueError(f"one run's outcomes are of {number_of(first)} and the other's of {number_of(second)}")
+        raise ValueError(f"one run's outcomes are of {name_share(first)} and the other's of {name_share(second)}")
     if set(first.ids) != set(second.ids):
         raise ValueError("the two runs were judged on different items")
     other = dict(zip(second.ids, second.values, strict=True))
@@ -119,11 +119,11 @@ def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
     ]
     flips.sort(key=lambda flip: -flip.depth)
     lost, gained = [flip for flip in flips if flip.first == 1], [flip for flip in flips if flip.second == 1]
-    count, a, b = len(first.ids), hits(first.values), hits(values)
+    count, a, b = len(first.ids), find_hits(first.values), find_hits(values)
     unfound = sum(not math.isfinite(x) and not math.isfinite(y) for x, y in zip(first.values, values, strict=True))
-    return Paired(
+    return PairedOutcomes(
         first.title,
-        number_of(first),
+        name_share(first),
         not first.mean,
         count,
         sum(a),
@@ -132,9 +132,9 @@ def pair(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired:
         gained,
         sign_test(len(lost), len(gained)),
         (len(gained) - len(lost)) / count,
-        bootstrap(len(lost), len(gained), count, seed=seed),
+        bootstrap_difference(len(lost), len(gained), count, seed=seed),
         unfound,
-        _by_group(first.groups, a, b),
+        _count_changes(first.groups, a, b),
     )
 
 
@@ -152,7 +152,7 @@ def sign_test(lost: int, gained: int) -> float:
     return min(1.0, 2 * total / 2**n)
 
 
-def bootstrap(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_difference(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[float, float]:
     """Paired percentile bootstrap interval (95 %) of the difference of the shares of right items, over items.
 
     An item's difference is -1, 0 or 1: its kinds are lost, gained and neither.
@@ -164,13 +164,13 @@ def bootstrap(lost: int, gained: int, items: int, *, seed: int = 0) -> tuple[flo
     return intervals["difference"]
 
 
-def _by_group(groups: list[str], first: list[bool], second: list[bool]) -> list[GroupChange]:
+def _count_changes(groups: list[str], first: list[bool], second: list[bool]) -> list[GroupChange]:
     """Of each super-class, the one that changed most first; nothing where all items are of one."""
     counts: dict[str, list[int]] = {}
     for group, a, b in zip(groups, first, second, strict=bool(groups)):
-        found = counts.setdefault(group, [0] * 5)
-        for place, true in enumerate((True, a, b, a and not b, b and not a)):
-            found[place] += true
-    changes = [GroupChange(name, *found) for name, found in counts.items()]
+        group_counts = counts.setdefault(group, [0] * 5)
+        for place, counted in enumerate((True, a, b, a and not b, b and not a)):
+            group_counts[place] += counted
+    changes = [GroupChange(name, *group_counts) for name, group_counts in counts.items()]
     changes.sort(key=lambda change: (-abs(change.second - change.first) / change.items, change.name))
     return changes if len(changes) > 1 else []

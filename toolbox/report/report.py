@@ -14,16 +14,16 @@ from toolbox.recipe_text import read_recipe
 from toolbox.report.charts import Chart, draw_curve, draw_histogram
 from toolbox.report.facts import list_facts
 from toolbox.report.files import read_text, write_text
-from toolbox.report.gallery import Pictures, show_galleries
-from toolbox.report.grid import Grid, grid
+from toolbox.report.gallery import ThumbnailSheet, lay_out_galleries
+from toolbox.report.grid import Grid, make_grid
 from toolbox.report.learning_curves import draw_learning_curves
-from toolbox.report.matrix import Drawing, matrix_drawing
-from toolbox.report.numbers import MISSING, duration, fixed, is_finite, memory
-from toolbox.report.page import render_page, template
+from toolbox.report.matrix import MatrixDrawing, draw_matrix
+from toolbox.report.numbers import MISSING, format_duration, format_fixed, format_memory, is_finite
+from toolbox.report.page import load_template, render_page
 from toolbox.report.recipe import find_evaluated_split
-from toolbox.report.report_items import as_saved
+from toolbox.report.report_items import normalize_report_item
 from toolbox.report.series import read_series
-from toolbox.report.table import headline, is_unchanged, rows, without_settings
+from toolbox.report.table import is_unchanged, make_headline, make_rows, separate_settings
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -43,9 +43,9 @@ def write_report(
     What is missing is left out or named on the page. Raises ToolboxError when the page cannot be written.
     """
     work_dir = Path(work_dir)
-    results = without_settings(results or {})
-    dataset, given = report_items or (None, [])
-    usable, remarks = _sorted_out(given)
+    results = separate_settings(results or {})
+    dataset, items = report_items or (None, [])
+    usable, remarks = _select_usable(items)
     config = read_text(work_dir / "config.py")
     recipe = _read_recipe(config)
     split = results.get("split") or find_evaluated_split(recipe)
@@ -54,19 +54,18 @@ def write_report(
     series = read_series(work_dir / "metrics.jsonl")
     measured = {name: points for name, points in series.items() if name.removeprefix("val/") not in results["chosen"]}
     main, other = draw_learning_curves(measured, best.get("step"))
-    table = rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
+    table = make_rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))
-    shown = headline(results, items=len(dataset) if dataset is not None else None, split=split)
-    pictures = Pictures(dataset) if dataset is not None else None
+    pictures = ThumbnailSheet(dataset) if dataset is not None else None
     galleries = [report_item for report_item in usable if isinstance(report_item, Gallery)]
     page = render_page(
-        template("report.html.j2"),
-        _date(work_dir),
+        load_template("report.html.j2"),
+        _find_date(work_dir),
         pictures,
         name=work_dir.resolve().name,
         pixels=bool(results.get("pixels")),
         features=bool(results.get("before_head")),
-        headline=shown,
+        headline=make_headline(results, items=len(dataset) if dataset is not None else None, split=split),
         facts=list_facts(recipe, results),
         rows=table,
         unchanged=unchanged,
@@ -77,12 +76,12 @@ def write_report(
         learning=main,
         other_learning=other,
         best_step=best.get("step"),
-        found=blocks(usable),
+        report_items=draw_report_items(usable),
         remarks=remarks,
-        galleries=show_galleries(pictures, galleries, split=split) if pictures and galleries else [],
+        galleries=lay_out_galleries(pictures, galleries, split=split) if pictures and galleries else [],
         config=config,
-        environment=_pretty(read_text(work_dir / "environment.json")),
-        costs=costs(results),
+        environment=_format_json(read_text(work_dir / "environment.json")),
+        costs=list_costs(results),
     )
     path = work_dir / "report.html"
     write_text(
@@ -93,28 +92,28 @@ def write_report(
     return path
 
 
-def blocks(report_items: list[ReportItem]) -> list[tuple[str, list[Chart | Grid | Drawing]]]:
+def draw_report_items(report_items: list[ReportItem]) -> list[tuple[str, list[Chart | Grid | MatrixDrawing]]]:
     """Drawings and tables in the metrics' order, as (kind, those that follow each other)."""
-    kinds = {Chart: "charts", Grid: "tables", Drawing: "matrices"}
-    drawn: list[Chart | Grid | Drawing] = []
+    kind_of = {Chart: "charts", Grid: "tables", MatrixDrawing: "matrices"}
+    drawings: list[Chart | Grid | MatrixDrawing] = []
     for report_item in report_items:
         if isinstance(report_item, Curve):
-            drawn.append(draw_curve(report_item))
+            drawings.append(draw_curve(report_item))
         elif isinstance(report_item, Histogram):
-            drawn.append(draw_histogram(report_item))
+            drawings.append(draw_histogram(report_item))
         elif isinstance(report_item, Table):
-            drawn.append(grid(report_item))
+            drawings.append(make_grid(report_item))
         elif isinstance(report_item, Matrix):
-            drawn.append(matrix_drawing(report_item))
-    return [(kind, list(members)) for kind, members in groupby(drawn, lambda d: kinds[type(d)])]
+            drawings.append(draw_matrix(report_item))
+    return [(kind, list(members)) for kind, members in groupby(drawings, lambda d: kind_of[type(d)])]
 
 
-def _sorted_out(report_items: list[ReportItem]) -> tuple[list[ReportItem], list[str]]:
+def _select_usable(report_items: list[ReportItem]) -> tuple[list[ReportItem], list[str]]:
     """(report items that can be shown, what to say about the others)."""
     usable, remarks = [], []
     for report_item in report_items:
         try:
-            usable.append(as_saved(report_item))
+            usable.append(normalize_report_item(report_item))
         except ToolboxError as error:  # the run is over: no single report item may cost the user the page
             remarks.append(f"Not shown: {error}")
     for outcomes in (report_item for report_item in usable if isinstance(report_item, Outcomes)):
@@ -123,29 +122,29 @@ def _sorted_out(report_items: list[ReportItem]) -> tuple[list[ReportItem], list[
     return usable, remarks
 
 
-def costs(results: dict[str, Any]) -> list[tuple[str, str]]:
+def list_costs(results: dict[str, Any]) -> list[tuple[str, str]]:
     """What the run took, as (what, how much), leaving out what is not known."""
     seconds, waited = results.get("seconds"), results.get("data_wait_seconds")
-    found = []
+    rows = []
     if is_finite(results.get("steps")):
-        found.append(("steps", f"{results['steps']:,}"))
+        rows.append(("steps", f"{results['steps']:,}"))
     if is_finite(seconds):
-        found.append(("training", duration(seconds)))
+        rows.append(("training", format_duration(seconds)))
     if is_finite(results.get("items_per_second")):
-        found.append(("items per second", fixed(results["items_per_second"], 1)))
+        rows.append(("items per second", format_fixed(results["items_per_second"], 1)))
     if is_finite(seconds) and is_finite(waited) and seconds > 0:
-        found.append(("waiting for data", f"{waited / seconds:.1%}"))
+        rows.append(("waiting for data", f"{waited / seconds:.1%}"))
     if is_finite(results.get("peak_memory_bytes")):
-        found.append(("peak memory", memory(results["peak_memory_bytes"])))
+        rows.append(("peak memory", format_memory(results["peak_memory_bytes"])))
     if results.get("device"):
         threads = results.get("threads")
-        found.append(("device", f"{results['device']}, {threads} threads" if threads else str(results["device"])))
+        rows.append(("device", f"{results['device']}, {threads} threads" if threads else str(results["device"])))
     if results.get("unreadable_items"):
-        found.append(("unreadable items left out", f"{results['unreadable_items']:,}"))
-    return found
+        rows.append(("unreadable items left out", f"{results['unreadable_items']:,}"))
+    return rows
 
 
-def _pretty(text: str) -> str:
+def _format_json(text: str) -> str:
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except ValueError:
@@ -160,7 +159,7 @@ def _read_recipe(config: str) -> dict[str, Any]:
         return {}
 
 
-def _date(work_dir: Path) -> datetime:
+def _find_date(work_dir: Path) -> datetime:
     """When the run last wrote its results; now, if it wrote nothing."""
     for name in _RUN_FILES:
         try:

@@ -31,7 +31,7 @@ def save_report_items(path: str | Path, report_items: Iterable[ReportItem]) -> P
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
-    written = [_as_dict(as_saved(report_item)) for report_item in report_items]
+    written = [_to_dict(normalize_report_item(report_item)) for report_item in report_items]
     text = json.dumps({"format": FORMAT, "report items": written}, allow_nan=False, separators=(",", ":"))
     write_text(path, text + "\n", hint="Free some space or make the folder writable.")
     return path
@@ -51,25 +51,25 @@ def load_report_items(path: str | Path) -> list[ReportItem]:
     except OSError as error:
         raise ToolboxError(f"The report items cannot be read: {error.strerror or error}.", where=str(path)) from error
     except ValueError as error:
-        raise _damaged(path, str(error)) from error
+        raise _make_damage_error(path, str(error)) from error
     if not isinstance(held, dict) or held.get("format") != FORMAT or not isinstance(held.get("report items"), list):
-        raise _damaged(path, f"it is not of format {FORMAT}")
+        raise _make_damage_error(path, f"it is not of format {FORMAT}")
     try:
-        return [_report_item(item) for item in held["report items"]]
+        return [_read_report_item(item) for item in held["report items"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        raise _make_damage_error(path, f"{type(error).__name__}: {error}") from error
 
 
-def as_saved(report_item: ReportItem) -> ReportItem:
+def normalize_report_item(report_item: ReportItem) -> ReportItem:
     """A report item as it would come back from the file. Raises ToolboxError where `save_report_items` would."""
-    found = _as_dict(report_item)
+    values = _to_dict(report_item)
     try:
-        return _report_item(found)
+        return _read_report_item(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ToolboxError(f"The {found['kind']} {report_item.title!r} of a metric is malformed: {error}.") from error
+        raise ToolboxError(f"The {values['kind']} {report_item.title!r} of a metric is malformed: {error}.") from error
 
 
-def _as_dict(report_item: ReportItem) -> dict[str, Any]:
+def _to_dict(report_item: ReportItem) -> dict[str, Any]:
     kind = type(report_item).__name__.lower()
     if _KINDS.get(kind) is not type(report_item):
         known = ", ".join(kind.__name__ for kind in _KINDS.values())
@@ -77,7 +77,7 @@ def _as_dict(report_item: ReportItem) -> dict[str, Any]:
             f"A metric gave a {type(report_item).__name__} as a report item.", hint=f"Report items are {known}."
         )
     try:
-        return {"kind": kind, **_plain(asdict(report_item))}
+        return {"kind": kind, **_to_plain(asdict(report_item))}
     except TypeError as error:
         raise ToolboxError(
             f"The {kind} {report_item.title!r} cannot be written as JSON: {error}.",
@@ -85,36 +85,36 @@ def _as_dict(report_item: ReportItem) -> dict[str, Any]:
         ) from error
 
 
-def _damaged(path: Path, why: str) -> ToolboxError:
+def _make_damage_error(path: Path, why: str) -> ToolboxError:
     return ToolboxError(
         f"The file is damaged: {why}.", where=str(path), hint="Evaluate again to write it anew, or remove it."
     )
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Strict JSON's own types."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        return _compact(float(value))
+        return _round_float(float(value))
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return _plain(value.tolist())
+        return _to_plain(value.tolist())
     raise TypeError(f"there is a {type(value).__name__} in it")
 
 
-def _compact(value: float) -> float | int | None:
+def _round_float(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
     return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
 
 
-def _report_item(item: dict[str, Any]) -> ReportItem:
+def _read_report_item(item: dict[str, Any]) -> ReportItem:
     kind = _KINDS[item["kind"]]
     known = {field.name for field in fields(kind)}
     values = {name: value for name, value in item.items() if name in known}  # a later version may say more
@@ -122,24 +122,26 @@ def _report_item(item: dict[str, Any]) -> ReportItem:
         values["examples"] = [
             Example(
                 int(example["query"]),
-                [(int(i), bool(right), _float(s)) for i, right, s in example["results"]],
+                [(int(i), bool(right), _read_float(s)) for i, right, s in example["results"]],
                 str(example.get("note", "")),
             )
             for example in values["examples"]
         ]
     elif kind is Curve:
-        values["series"] = {name: [(_float(x), _float(y)) for x, y in s] for name, s in values["series"].items()}
+        values["series"] = {
+            name: [(_read_float(x), _read_float(y)) for x, y in s] for name, s in values["series"].items()
+        }
     elif kind is Histogram:
-        values["edges"] = [_float(edge) for edge in values["edges"]]
-        values["series"] = {name: [_float(share) for share in shares] for name, shares in values["series"].items()}
+        values["edges"] = [_read_float(edge) for edge in values["edges"]]
+        values["series"] = {name: [_read_float(share) for share in shares] for name, shares in values["series"].items()}
     elif kind is Matrix:
-        values["values"] = [[_float(value) for value in row] for row in values["values"]]
+        values["values"] = [[_read_float(value) for value in row] for row in values["values"]]
         names = values["rows"], values["columns"]
         if [len(row) for row in values["values"]] != [len(names[1])] * len(names[0]):
             raise ValueError("values, rows and columns differ in length")
         values["rows"], values["columns"] = ([str(name) for name in side] for side in names)
     elif kind is Outcomes:
-        values["values"] = [_float(value) for value in values["values"]]
+        values["values"] = [_read_float(value) for value in values["values"]]
         for name in ("ids", "groups"):
             values[name] = [str(text) for text in values.get(name, [])]
         if len(values["ids"]) != len(values["values"]) or len(values["groups"]) not in (0, len(values["ids"])):
@@ -149,5 +151,5 @@ def _report_item(item: dict[str, Any]) -> ReportItem:
     return kind(**values)
 
 
-def _float(value: Any) -> float:
+def _read_float(value: Any) -> float:
     return math.nan if value is None else float(value)

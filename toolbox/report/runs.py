@@ -51,9 +51,9 @@ class RunRecord:
         best = self.info.get("best")
         return best.get("step") if isinstance(best, dict) else None
 
-    def of(self, kind: type[ReportItem]) -> list[Any]:
+    def select_items(self, kind: type[ReportItem]) -> list[Any]:
         """The report items of one kind."""
-        return [found for found in self.report_items if isinstance(found, kind)]
+        return [item for item in self.report_items if isinstance(item, kind)]
 
 
 def read_runs(paths: list[str | Path]) -> list[RunRecord]:
@@ -72,7 +72,7 @@ def read_runs(paths: list[str | Path]) -> list[RunRecord]:
     problems: list[Problem] = []
     runs: list[RunRecord] = []
     seen: dict[Path, Path] = {}
-    for folder, label in zip(folders, labels(folders), strict=True):
+    for folder, label in zip(folders, make_labels(folders), strict=True):
         real = folder.resolve()
         if real in seen:
             also = "" if str(seen[real]) == str(folder) else f", as {seen[real]}"
@@ -88,28 +88,28 @@ def read_runs(paths: list[str | Path]) -> list[RunRecord]:
     return runs
 
 
-def labels(folders: list[Path]) -> list[str]:
+def make_labels(folders: list[Path]) -> list[str]:
     """The last parts of the paths, as many as it takes to tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
-    found = []
+    names = []
     for mine in parts:
         others = [other for other in parts if other != mine]
         length = next((n for n in range(1, len(mine)) if all(other[-n:] != mine[-n:] for other in others)), len(mine))
-        found.append("/".join(mine[-length:]).replace("//", "/"))
-    return found
+        names.append("/".join(mine[-length:]).replace("//", "/"))
+    return names
 
 
 def _read_run(folder: Path, label: str) -> RunRecord:
     if not folder.is_dir():
-        raise ToolboxError("There is no such folder.", where=str(folder), hint=_nearest(folder))
+        raise ToolboxError("There is no such folder.", where=str(folder), hint=_suggest_nearest(folder))
     series = read_series(folder / "metrics.jsonl")
     if (folder / TRAINED).exists():
-        run = _trained(folder, label, series)
+        run = _read_trained(folder, label, series)
     elif (folder / TESTED).exists():
-        run = _tested(folder, label)
+        run = _read_evaluated(folder, label)
     else:
-        raise _without_results(folder, series)
-    run.series, run.parameters = series, _parameters(folder)
+        raise _make_missing_error(folder, series)
+    run.series, run.parameters = series, _count_parameters(folder)
     if (folder / NAME).exists():
         try:
             run.report_items = load_report_items(folder)
@@ -125,18 +125,18 @@ def _read_run(folder: Path, label: str) -> RunRecord:
     else:
         run.notes.append("There is no config.py: its settings are not known.")
     try:
-        run.environment = _json(folder / "environment.json") if (folder / "environment.json").exists() else None
+        run.environment = _read_json(folder / "environment.json") if (folder / "environment.json").exists() else None
     except ToolboxError as error:
         run.notes.append(str(error))
     return run
 
 
-def _trained(folder: Path, label: str, series: dict[str, Series]) -> RunRecord:
-    results = _json(folder / TRAINED)
+def _read_trained(folder: Path, label: str, series: dict[str, Series]) -> RunRecord:
+    results = _read_json(folder / TRAINED)
     if "after" not in results:  # written before training, as soon as that was known
-        raise _without_results(folder, series)
+        raise _make_missing_error(folder, series)
     info = {key: value for key, value in results.items() if key not in ("after", "before", "before_head", "pixels")}
-    run = RunRecord(label, folder, _numbers(results["after"]), _numbers(results.get("before")), info)
+    run = RunRecord(label, folder, _select_numbers(results["after"]), _select_numbers(results.get("before")), info)
     if not run.metrics:
         run.notes.append("Nothing was evaluated after its training.")
     if (folder / TESTED).exists():
@@ -144,38 +144,40 @@ def _trained(folder: Path, label: str, series: dict[str, Series]) -> RunRecord:
     return run
 
 
-def _tested(folder: Path, label: str) -> RunRecord:
-    results = _json(folder / TESTED)
+def _read_evaluated(folder: Path, label: str) -> RunRecord:
+    results = _read_json(folder / TESTED)
     metrics = results.get("metrics")
     info = {key: value for key, value in results.items() if key != "metrics"} if isinstance(metrics, dict) else results
-    return RunRecord(label, folder, _numbers(metrics if isinstance(metrics, dict) else results), info=info)
+    return RunRecord(label, folder, _select_numbers(metrics if isinstance(metrics, dict) else results), info=info)
 
 
-def _numbers(found: Any) -> dict[str, Any]:
+def _select_numbers(values: Any) -> dict[str, Any]:
     """The numbers of a dict; null is a NaN that JSON could not hold."""
-    found = found if isinstance(found, dict) else {}
+    values = values if isinstance(values, dict) else {}
     return {
-        name: math.nan if value is None else value for name, value in found.items() if value is None or is_number(value)
+        name: math.nan if value is None else value
+        for name, value in values.items()
+        if value is None or is_number(value)
     }
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ToolboxError(f"The file cannot be read: {error.strerror or error}.", where=str(path)) from error
     except ValueError as error:
         raise ToolboxError(
             f"The file is damaged: {error}.", where=str(path), hint="Evaluate the run again, or leave it out."
         ) from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ToolboxError(
             "The file is damaged: it holds no table of results.", where=str(path), hint="Leave this run out."
         )
-    return found
+    return content
 
 
-def _without_results(folder: Path, series: dict[str, Series]) -> ToolboxError:
+def _make_missing_error(folder: Path, series: dict[str, Series]) -> ToolboxError:
     if (folder / "manifest.json").exists():
         return ToolboxError(
             "This is a checkpoint, and a comparison takes runs.", where=str(folder), hint=f"Try {folder.parent}."
@@ -197,7 +199,7 @@ def _without_results(folder: Path, series: dict[str, Series]) -> ToolboxError:
     )
 
 
-def _nearest(folder: Path) -> str:
+def _suggest_nearest(folder: Path) -> str:
     if not folder.parent.is_dir():
         return f"Nor is there {folder.parent}."
     names = [path.name for path in folder.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -205,17 +207,17 @@ def _nearest(folder: Path) -> str:
     return f"Did you mean {' or '.join(str(folder.parent / name) for name in near)}?" if near else ""
 
 
-def _parameters(folder: Path) -> int | None:
+def _count_parameters(folder: Path) -> int | None:
     """How many numbers the best checkpoint holds: everything trained or new, and no frozen pretrained weight."""
     checkpoint = next((path for name in ("best", "last") if (path := follow(folder / name)).is_dir()), None)
     if checkpoint is None:
         return None
     files = [checkpoint / "model.safetensors", *sorted(checkpoint.glob("adapters/*/adapter_model.safetensors"))]
-    counts = [_tensor_sizes(file) for file in files if file.exists()]
+    counts = [_count_numbers(file) for file in files if file.exists()]
     return sum(counts) if counts and None not in counts else None
 
 
-def _tensor_sizes(path: Path) -> int | None:
+def _count_numbers(path: Path) -> int | None:
     """How many numbers a safetensors file holds, by its header."""
     try:
         with path.open("rb") as file:

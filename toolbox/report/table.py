@@ -9,11 +9,11 @@ from typing import Any
 
 from toolbox.base.intervals import split_intervals
 from toolbox.base.metric import is_better
-from toolbox.report.numbers import fixed, is_finite, is_number
+from toolbox.report.numbers import format_fixed, is_finite, is_number
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """One metric, ready to print.
 
     - `before`, `after`, `difference`: texts; the difference is that of the numbers as printed, so the row adds up.
@@ -57,7 +57,7 @@ class Headline:
         return ". ".join(part for part in (sentence, self.note) if part)
 
 
-def without_settings(results: Mapping[str, Any]) -> dict[str, Any]:
+def separate_settings(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results whose numbers are measurements alone; the settings that metrics chose stand in "chosen", by name."""
     names = set(results.get("settings") or [])
     measured = ("before", "after", "pixels", "before_head")
@@ -70,13 +70,13 @@ def without_settings(results: Mapping[str, Any]) -> dict[str, Any]:
     return {**results, **changed, "chosen": {name: numbers[name] for name in numbers if name in names}}
 
 
-def rows(
+def make_rows(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
     pixels: dict[str, Any] | None = None,
     better: Mapping[str, str] | None = None,
     features: dict[str, Any] | None = None,
-) -> list[Row]:
+) -> list[MetricRow]:
     """The table's rows, in the order of `after`; integers are counts, and counts that stay have no difference.
 
     - `better`: "greater" or "less" for each metric; default: greater.
@@ -85,7 +85,9 @@ def rows(
     before, after, better = before or {}, after or {}, better or {}
     (after, bounds), (before, _) = split_intervals(after), split_intervals(before)
     return [
-        _row(name, before.get(name), after.get(name), bounds.get(name), better.get(name, "greater"), pixels, features)
+        _make_row(
+            name, before.get(name), after.get(name), bounds.get(name), better.get(name, "greater"), pixels, features
+        )
         for name in dict.fromkeys([*after, *before])
     ]
 
@@ -108,7 +110,7 @@ def is_unchanged(before: dict[str, Any] | None, after: dict[str, Any] | None) ->
     )
 
 
-def _row(
+def _make_row(
     name: str,
     before: Any,
     after: Any,
@@ -116,20 +118,22 @@ def _row(
     better: str,
     pixels: dict[str, Any] | None,
     features: dict[str, Any] | None,
-) -> Row:
-    places = decimals(before, after)
+) -> MetricRow:
+    places = choose_decimals(before, after)
     counts = all(isinstance(value, int) for value in (before, after) if value is not None)
-    change = "" if counts and before == after else difference(before, after, places)
+    change = "" if counts and before == after else format_difference(before, after, places)
     inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
     start, end = (after if before is None else before), (before if after is None else after)
     span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    floor, bare = (fixed(numbers.get(name), places) if numbers else "" for numbers in (pixels, features))
-    interval = f"{fixed(bounds[0], places)} to {fixed(bounds[1], places)}" if bounds else ""
+    floor, bare = (format_fixed(numbers.get(name), places) if numbers else "" for numbers in (pixels, features))
+    interval = f"{format_fixed(bounds[0], places)} to {format_fixed(bounds[1], places)}" if bounds else ""
     worse = is_worse(before, after, better)
-    return Row(name, fixed(before, places), fixed(after, places), change, span, floor, interval, worse, bare)
+    return MetricRow(
+        name, format_fixed(before, places), format_fixed(after, places), change, span, floor, interval, worse, bare
+    )
 
 
-def decimals(*values: Any) -> int:
+def choose_decimals(*values: Any) -> int:
     """0 for counts; else about four digits, and more for numbers that would come out as zeros."""
     if all(isinstance(value, int) for value in values if value is not None):
         return 0
@@ -139,14 +143,14 @@ def decimals(*values: Any) -> int:
     return 4 if largest >= 0.01 or largest == 0 else min(12, 2 - math.floor(math.log10(largest)))
 
 
-def difference(before: Any, after: Any, places: int) -> str:
+def format_difference(before: Any, after: Any, places: int) -> str:
     """That of the numbers as printed, so that a row adds up; empty where there is none."""
     if not (is_finite(before) and is_finite(after)):
         return ""
-    return fixed(round(after, places) - round(before, places), places, sign=True)
+    return format_fixed(round(after, places) - round(before, places), places, sign=True)
 
 
-def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headline:
+def make_headline(results: dict[str, Any], *, items: int | None, split: str) -> Headline:
     """What the run achieved.
 
     - `results`: with "before", "after" and "best", each possibly missing.
@@ -154,33 +158,35 @@ def headline(results: dict[str, Any], *, items: int | None, split: str) -> Headl
     - `split`: "test", "validation", or empty for unknown.
     """
     before, after = results.get("before") or {}, results.get("after") or {}
-    name = _leading_metric(results, after) or _leading_metric(results, before)
+    name = _choose_leading_metric(results, after) or _choose_leading_metric(results, before)
     if name is None:
         return Headline(note="This run holds no evaluation")
     old, new = before.get(name), after.get(name)
     count = (after or before).get("queries", items)
     where = f"on {count:,} {split} items".replace("  ", " ") if isinstance(count, int) else ""
-    places = _headline_decimals(old, new)
+    places = _choose_headline_decimals(old, new)
     metric = name[:1].upper() + name[1:]
     if not is_number(new):
-        return Headline(metric, fixed(old, places), where, note="That is before training; there is no number after it")
+        return Headline(
+            metric, format_fixed(old, places), where, note="That is before training; there is no number after it"
+        )
     if not is_number(old):
         why = "The backbone alone cannot be judged by it" if before else "It was not evaluated before training"
-        return Headline(metric, fixed(new, places), where, note=why)
-    values = f"{fixed(old, places)} → {fixed(new, places)}"
+        return Headline(metric, format_fixed(new, places), where, note=why)
+    values = f"{format_fixed(old, places)} → {format_fixed(new, places)}"
     worse = is_worse(old, new, (results.get("better") or {}).get(name, "greater"))
-    return Headline(metric, values, where, difference(old, new, places), worse=worse)
+    return Headline(metric, values, where, format_difference(old, new, places), worse=worse)
 
 
-def _leading_metric(results: dict[str, Any], found: dict[str, Any]) -> str | None:
+def _choose_leading_metric(results: dict[str, Any], metrics: dict[str, Any]) -> str | None:
     """The metric that chose the best checkpoint, or the first that is no count."""
     chosen = (results.get("best") or {}).get("metric")
-    if chosen in found:
+    if chosen in metrics:
         return chosen
-    return next((name for name, value in found.items() if isinstance(value, float)), None)
+    return next((name for name, value in metrics.items() if isinstance(value, float)), None)
 
 
-def _headline_decimals(before: Any, after: Any) -> int:
+def _choose_headline_decimals(before: Any, after: Any) -> int:
     """Two, and up to four for a change too small to be seen in two."""
     if not (is_finite(before) and is_finite(after)) or before == after:
         return 2
