@@ -16,7 +16,7 @@ from toolbox.errors import PROGRAM, command_line
 from toolbox.registry import catalog, swap_catalog
 
 ROOT = Path(__file__).parents[1]
-OURS = ("core", "retrieval")
+OURS = ("core", "retrieval", "classification")
 COMMANDS = {entry.name: entry.summary for entry in catalog().commands() if entry.plugin.namespace in OURS}
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
 fake = importlib.util.module_from_spec(_spec)

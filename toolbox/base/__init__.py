@@ -8,7 +8,7 @@ from toolbox.base.dataset import Dataset, Sample
 from toolbox.base.export import Exported
 from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
-from toolbox.base.files import check_file, new_file
+from toolbox.base.files import check_file, new_file, to_json, write_text
 from toolbox.base.functional import (
     cls_token,
     gather,
@@ -114,6 +114,8 @@ __all__ = [
     "sized_files",
     "split_by_hash",
     "take_by_hash",
+    "to_json",
     "without_autocast",
     "world",
+    "write_text",
 ]

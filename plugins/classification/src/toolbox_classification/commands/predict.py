@@ -95,7 +95,7 @@ def _predict(arguments: argparse.Namespace, distributed: Any) -> int:
 
 
 def _check_targets(arguments: argparse.Namespace, endings: tuple[str, ...]) -> None:
-    from toolbox.base.files import check_file
+    from toolbox.base import check_file
 
     for option, path, known in (("--out", arguments.out, endings), ("--page", arguments.page, (".html",))):
         if path is None:

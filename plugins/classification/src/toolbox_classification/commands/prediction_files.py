@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from toolbox.base.files import to_json, write_text
+from toolbox.base import to_json, write_text
 
 ENDINGS = (".csv", ".json", ".jsonl")
 

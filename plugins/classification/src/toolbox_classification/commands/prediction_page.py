@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import toolbox
-from toolbox.base.report_items import Table
+from toolbox.base import Table
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
