@@ -6,7 +6,7 @@ import argparse
 import inspect
 from importlib import import_module
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 
 BENCHMARKS = {
     "ablation": (
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         for option, default in options.items():
             benchmark.add_argument(f"--{option}", type=type(default), default=default)
     arguments = parser.parse_args(expand_arguments(argv))
-    return guarded(lambda: _run_benchmark(arguments))
+    return run_command(lambda: _run_benchmark(arguments))
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:

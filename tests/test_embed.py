@@ -17,7 +17,7 @@ from PIL import Image
 
 import toolbox
 from toolbox.base import files
-from toolbox.cli import sources
+from toolbox.cli import model_commands
 from toolbox.cli.embed import main
 from toolbox.engine.evaluation.image_sources import find_image_sources
 from toolbox.errors import ToolboxError
@@ -257,7 +257,7 @@ def test_unreadable_images_stop_or_are_named(run, photos, capsys):
 
 def test_the_target_is_checked_before_anything_is_computed(toy, photos, tmp_path, capsys, monkeypatch):
     toy()
-    monkeypatch.setattr(sources, "load_from_arguments", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(model_commands, "load_from_arguments", lambda *_: pytest.fail("a model was loaded"))
     recipe = ROOT / "tests/toy_recipe.py"
     (tmp_path / "there.npz").write_text("precious")
     (tmp_path / "list.ids.txt").write_text("precious")
@@ -408,11 +408,11 @@ def test_what_the_first_argument_means(toy, run, tmp_path):
     toy()
     hub = tmp_path / "weights"
     hub.mkdir()
-    assert sources.find_model_kind(str(hub)) == "checkpoint", "so that the message says what it lacks"
+    assert model_commands.find_model_kind(str(hub)) == "checkpoint", "so that the message says what it lacks"
     (hub / "config.json").write_text("{}")
-    assert sources.find_model_kind(str(hub)) == "backbone"
+    assert model_commands.find_model_kind(str(hub)) == "backbone"
     (run / "config.json").write_text("{}")
-    assert sources.find_model_kind(str(run)) == sources.find_model_kind(str(run / "last")) == "checkpoint"
+    assert model_commands.find_model_kind(str(run)) == model_commands.find_model_kind(str(run / "last")) == "checkpoint"
     for name, kind in [
         ("configs/x.py", "recipe"),
         ("toy:x", "recipe"),
@@ -420,7 +420,7 @@ def test_what_the_first_argument_means(toy, run, tmp_path):
         ("hf_hub:timm/x", "backbone"),
         ("facebook/dinov3-vitb16-pretrain-lvd1689m", "backbone"),
     ]:
-        assert sources.find_model_kind(name) == kind
+        assert model_commands.find_model_kind(name) == kind
 
 
 NAMED = """

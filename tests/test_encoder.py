@@ -201,7 +201,7 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
     """No error of the API tells a user of Python to give a flag; the commands say the same with theirs."""
     import ast
 
-    from toolbox.cli.common import as_flags
+    from toolbox.cli.common import name_options
 
     flag = r"--(cfg-options|resume|overwrite|work-dir|device|on-bad-item|plugin|precision|merge|onnx|out|page|split)\b"
     files = [ROOT / "toolbox" / name for name in ("api.py", "loading.py", "planning.py")]
@@ -236,7 +236,7 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
         ("env_cfg.device='cpu'", "env_cfg.device='cpu'"),
         ("work_dirs/run", "work_dirs/run"),
     ):
-        assert option in as_flags(python)
+        assert option in name_options(python)
 
 
 def test_an_id_means_the_backbone_that_knows_it_before_one_that_takes_any_name(tmp_path):

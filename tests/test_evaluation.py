@@ -13,7 +13,7 @@ from test_retrieval import leave_one_out
 from toolbox import api
 from toolbox.base import Batch, Metric
 from toolbox.base.report_items import Outcomes
-from toolbox.cli.tables import show_metrics
+from toolbox.cli.tables import print_metrics
 from toolbox.cli.test import main
 from toolbox.config.validate import complete
 from toolbox.engine import inference
@@ -433,7 +433,7 @@ def test_the_table_has_a_column_for_each_prefix(capsys, monkeypatch):
         "dim4/map@r": 0.125,
         "whiten/recall@1": 0.55,
     }
-    show_metrics(numbers, "title")
+    print_metrics(numbers, "title")
     out = capsys.readouterr().out
     rows = {cells[0]: cells[1:] for cells in map(cells_of, out.splitlines()) if cells}
     assert rows[""] == ["plain", "95 %", "dim4", "whiten"]
@@ -441,11 +441,11 @@ def test_the_table_has_a_column_for_each_prefix(capsys, monkeypatch):
     assert rows["map@r"] == ["0.2500", "0.2000 to 0.3000", "0.1250", ""]
     assert rows["queries"] == ["64", "", "", ""]
     assert list(rows) == ["", "recall@1", "map@r", "queries"]
-    show_metrics({"recall@1": 0.5, "queries": 64}, "title")
+    print_metrics({"recall@1": 0.5, "queries": 64}, "title")
     out = capsys.readouterr().out
     assert "plain" not in out
     assert {cells[0]: cells[1:] for cells in map(cells_of, out.splitlines()) if cells}["recall@1"] == ["0.5000"]
-    show_metrics({"late_interaction/recall@1": 0.5, "low": 3, "x_low": 1}, "title")
+    print_metrics({"late_interaction/recall@1": 0.5, "low": 3, "x_low": 1}, "title")
     out = capsys.readouterr().out
     assert "late_interaction" in out
     assert "x_low" in out

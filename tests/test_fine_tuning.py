@@ -147,7 +147,7 @@ def test_layer_decay_without_effect_is_refused(toy):
 
 
 def test_the_table_of_parts_shows_ranges(toy, capsys):
-    from toolbox.cli.tables import show_plan
+    from toolbox.cli.tables import print_plan
 
     plan = api.plan(toy([vit(None), "model.pool=cls", "optim_wrapper.layer_decay=0.5"]))
     assert plan.problems == []
@@ -155,7 +155,7 @@ def test_the_table_of_parts_shows_ranges(toy, capsys):
     assert rows["model.backbone", 0.05] == (1.25e-4, 5e-4)
     assert rows["model.backbone", 0.0] == (1.25e-4, 1e-3)  # the last norm has the whole rate
     assert rows["model.head", 0.05] == (None, 1e-3)
-    show_plan(plan)
+    print_plan(plan)
     assert "0.000125 to 0.0005" in capsys.readouterr().out
 
 

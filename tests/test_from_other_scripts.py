@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from toolbox.api import check_config
-from toolbox.cli.train import parser
+from toolbox.cli.train import make_parser
 from toolbox.config import load_config
 from toolbox.registry import catalog
 from toolbox.registry.foreign_keys import load_foreign_keys, read_foreign_keys
@@ -292,7 +292,7 @@ def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
 
 @pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.here and to.here.startswith("--")])
 def test_arguments_of_the_command_exist(key):
-    parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].here)])
+    make_parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].here)])
 
 
 @pytest.mark.parametrize("key", FOREIGN)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox.base.intervals import split_intervals
-from toolbox.cli.tables import show_results
+from toolbox.cli.tables import print_results
 from toolbox.engine.console import Console, shown
 from toolbox.report.table import make_rows
 
@@ -37,11 +37,11 @@ def test_tables_of_a_run_have_a_column_of_intervals_and_columns_for_what_was_mea
         "device": "cpu",
         "report": "r",
     }
-    show_results(results)
+    print_results(results)
     out = capsys.readouterr().out
     assert "0.4000 to 0.6000" in out
     assert not any(word in out for word in ("top1_low", "before", "change"))
-    show_results({**results, "before": {"knn": 0.125}})
+    print_results({**results, "before": {"knn": 0.125}})
     out = capsys.readouterr().out
     assert all(word in out for word in ("before", "+0.1250"))
     row = {row.name: row for row in make_rows({"knn": 0.125}, NUMBERS, {"knn": 0.0625})}

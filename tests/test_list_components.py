@@ -142,13 +142,13 @@ def test_one_component_in_full(capsys, name):
 
 def test_snippets_can_be_pasted():
     """Every component's snippet is Python; those that need no data can be built as they are."""
-    from toolbox.cli.show_component import component_record
+    from toolbox.cli.show_component import make_component_record
 
     built = 0
     for entry in catalog().entries:
         if entry.missing:
             continue  # nothing can be shown of a class that cannot be imported
-        snippet = component_record(catalog(), entry)["snippet"]
+        snippet = make_component_record(catalog(), entry)["snippet"]
         config = eval(snippet.partition("=")[2].strip(), {"dict": dict})
         config = config[0] if isinstance(config, list) else config
         assert config["type"] == entry.fullname

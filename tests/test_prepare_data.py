@@ -11,7 +11,7 @@ import pytest
 
 from toolbox.base import Dataset
 from toolbox.cli import prepare_data
-from toolbox.cli.prepare_data import find, main, parser_of
+from toolbox.cli.prepare_data import find_dataset, main, make_dataset_parser
 from toolbox.errors import ToolboxError
 
 TOOL = Path(__file__).parent.parent / "tools" / "prepare_data.py"
@@ -59,7 +59,7 @@ def toys(monkeypatch):
             assert (fullname, kind) == ("toys.Toy", "dataset")
             return Toy
 
-    monkeypatch.setattr(prepare_data, "find", lambda name: "toys.Toy")
+    monkeypatch.setattr(prepare_data, "find_dataset", lambda name: "toys.Toy")
     monkeypatch.setattr(prepare_data, "catalog", Catalog)
 
 
@@ -83,7 +83,7 @@ def toys(monkeypatch):
     ],
 )
 def test_names(name, fullname):
-    assert find(name) == fullname
+    assert find_dataset(name) == fullname
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_names(name, fullname):
 )
 def test_an_unknown_name_brings_the_nearest(name, expected):
     with pytest.raises(ToolboxError, match=expected):
-        find(name)
+        find_dataset(name)
 
 
 def test_flags_come_from_the_signature(toys, capsys):
@@ -120,7 +120,7 @@ def test_flags_come_from_the_signature(toys, capsys):
 
 
 def test_help_is_the_docstring(capsys):
-    text = " ".join(parser_of("toys.Toy", Toy.prepare).format_help().split())
+    text = " ".join(make_dataset_parser("toys.Toy", Toy.prepare).format_help().split())
     assert "Make toys." in text
     assert "where 100% of them go, on two lines." in text
     assert "which kind. (default: a)" in text
@@ -164,7 +164,7 @@ def test_a_parameter_that_cannot_be_a_flag_is_an_error_of_the_plugin():
     def prepare(out: str, *, table: dict[str, int] | None = None) -> str: ...
 
     with pytest.raises(ToolboxError, match=r"toys\.Toy\.prepare takes table"):
-        parser_of("toys.Toy", prepare)
+        make_dataset_parser("toys.Toy", prepare)
 
 
 def test_glyphs_are_written_checked_and_refused(tmp_path, monkeypatch, capsys):

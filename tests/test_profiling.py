@@ -118,8 +118,8 @@ def test_waiting_for_the_device_is_counted_with_its_place():
 
 
 def test_the_command_takes_the_number_of_steps():
-    from toolbox.cli.train import parser
+    from toolbox.cli.train import make_parser
 
-    assert parser().parse_args(["r"]).profile is None
-    assert parser().parse_args(["r", "--profile"]).profile == 5
-    assert parser().parse_args(["r", "--profile", "7"]).profile == 7
+    assert make_parser().parse_args(["r"]).profile is None
+    assert make_parser().parse_args(["r", "--profile"]).profile == 5
+    assert make_parser().parse_args(["r", "--profile", "7"]).profile == 7

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from toolbox.cli.resuming import kept_options
+from toolbox.cli.resume_options import list_kept_options
 from toolbox.cli.train import main
 
 RECIPE = str(Path(__file__).parent / "toy_recipe.py")
@@ -84,5 +84,5 @@ def test_keys_in_lists_and_open_dicts_are_kept(tmp_path):
     (tmp_path / "environment.json").write_text(json.dumps({"overridden": keys}))
     text = "a = [dict(b=[1])]\nparts = {'model.head': dict(lr=0.5)}\ntrain_cfg = dict(max_steps=3)\nwork_dir = 'w'\n"
     (tmp_path / "config.py").write_text(text)
-    assert kept_options(tmp_path, ["train_cfg"]) == ["a.0.b=[1]", "parts.model.head.lr=0.5"]
-    assert kept_options(tmp_path / "none", []) == []
+    assert list_kept_options(tmp_path, ["train_cfg"]) == ["a.0.b=[1]", "parts.model.head.lr=0.5"]
+    assert list_kept_options(tmp_path / "none", []) == []

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import toolbox
-from toolbox.cli.common import as_flags, load_recipe
+from toolbox.cli.common import load_recipe, name_options
 from toolbox.cli.main import main
-from toolbox.cli.train import parser
+from toolbox.cli.train import make_parser
 from toolbox.config import to_dict
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import run_folder
@@ -73,7 +73,7 @@ def test_a_loaded_recipe_is_taken_too(recipe, toy):
 
 def test_what_a_name_means_is_the_same_for_the_command():
     given = ["dinov3_folder", "--data", "my_pictures", "--model", "convnext-tiny"]
-    ours = load_recipe(parser().parse_args([*given, "--cfg-options", "train_cfg.max_steps=7"]))
+    ours = load_recipe(make_parser().parse_args([*given, "--cfg-options", "train_cfg.max_steps=7"]))
     theirs = toolbox.load_config(
         "dinov3_folder", {"train_cfg.max_steps": 7}, data=Path("my_pictures"), model="convnext-tiny"
     )
@@ -118,8 +118,8 @@ def test_mistakes_are_exceptions_and_read_as_those_of_the_command(recipe, capsys
     assert said.startswith("overrides model.bakbone: ")
     assert "Did you mean 'backbone'?" in said
     assert main(["train", recipe, "--cfg-options", "model.bakbone.width=1"]) == 2
-    assert capsys.readouterr().err == f"{as_flags(said)}\n"
-    assert "--cfg-options model.bakbone: " in as_flags(said)
+    assert capsys.readouterr().err == f"{name_options(said)}\n"
+    assert "--cfg-options model.bakbone: " in name_options(said)
     assert "Did you mean mine.py" in refusal("mien.py")
     assert not Path("work_dirs").exists()
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
     from toolbox.engine.audit import Counts, Fingerprint, Pair
 
-TELLS = """\
+EPILOG = """\
 Looks at every image of train_dataloader, val_dataloader and test_dataloader, without augmentation, or at those of a
 folder or a list:
   same file        items whose file has the same bytes as an earlier one's
@@ -33,9 +33,9 @@ wrong.
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, whatever was found, 2 the request was wrong."""
-    from toolbox.cli.sources import stoppable, whole_number
+    from toolbox.cli.model_commands import make_stoppable, whole_number
 
-    parser = new_parser("audit_data", "Find duplicates and leaks in a recipe's data.", epilog=TELLS)
+    parser = new_parser("audit_data", "Find duplicates and leaks in a recipe's data.", epilog=EPILOG)
     parser.add_argument(
         "config", metavar="CONFIG", help="a recipe, a checkpoint or a run's folder; or a folder, list of images"
     )
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(stoppable(lambda: _audit(arguments)))
+    return run_command(make_stoppable(lambda: _audit(arguments)))
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -68,20 +68,20 @@ def _audit(arguments: argparse.Namespace) -> int:
 
     if arguments.out is not None:
         check_file(arguments.out, overwrite=arguments.overwrite)
-    found = _read(arguments, arguments.workers or cores())
-    counts = Counts(found)
-    with _lines(arguments.out) as out:
-        for one in found:
-            if one.error:
-                _write(out, {"kind": "unreadable", **_told(one), "error": one.error})
-        for pair in duplicates(found):
-            _take(pair, found, counts, out)
+    fingerprints = _read_fingerprints(arguments, arguments.workers or cores())
+    counts = Counts(fingerprints)
+    with _open_lines(arguments.out) as out:
+        for item in fingerprints:
+            if item.error:
+                _write_line(out, {"kind": "unreadable", **_describe_item(item), "error": item.error})
+        for pair in duplicates(fingerprints):
+            _count_pair(pair, fingerprints, counts, out)
         crowded = 0
         if arguments.near:
-            pairs, crowded = near_duplicates(found)
+            pairs, crowded = near_duplicates(fingerprints)
             for pair in pairs:
-                _take(pair, found, counts, out)
-    _show(counts, near=arguments.near)
+                _count_pair(pair, fingerprints, counts, out)
+    _print_counts(counts, near=arguments.near)
     if crowded:
         print(f"{crowded:,} images share their hash with hundreds of others: it says nothing, and they are left out.")
     if arguments.out is not None:
@@ -89,41 +89,41 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
+def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     """The fingerprints of all splits."""
-    from toolbox.cli.sources import find_model_kind, recipe_of, show_progress
+    from toolbox.cli.model_commands import find_model_kind, load_named_recipe, show_progress
     from toolbox.config import changed, load_plugins, validate
-    from toolbox.engine.audit import fingerprints
+    from toolbox.engine.audit import fingerprints as read_fingerprints
     from toolbox.engine.device import limit_images
     from toolbox.engine.evaluation.image_sources import find_image_sources
 
     load_plugins(arguments.plugin)
-    if _names_pictures(arguments.config):
+    if _means_images(arguments.config):
         limit_images(changed({}, arguments.cfg_options))
         splits: dict[str, Dataset] = {"images": find_image_sources(arguments.config)}
     else:
         if find_model_kind(arguments.config) == "backbone":
             raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
-        recipe = recipe_of(arguments.config, arguments.cfg_options, arguments.plugin)
+        recipe = load_named_recipe(arguments.config, arguments.cfg_options, arguments.plugin)
         problems = validate(recipe)
         if problems:
             raise ToolboxError.of(problems)
         limit_images(recipe)
-        splits = _datasets(recipe)
+        splits = _build_datasets(recipe)
     for split, dataset in splits.items():
         for note in dataset.notes():
             print(f"{split}: {note}")
     print(f"Reading {sum(map(len, splits.values())):,} images of {arguments.config}: {', '.join(splits)}", flush=True)
-    found: list[Fingerprint] = []
+    fingerprints: list[Fingerprint] = []
     with show_progress(sum(map(len, splits.values())), "reading") as advance:
         for split, dataset in splits.items():
-            for one in fingerprints(dataset, split, near=arguments.near, workers=workers):
-                found.append(one)
-                advance(len(found))
-    return found
+            for fingerprint in read_fingerprints(dataset, split, near=arguments.near, workers=workers):
+                fingerprints.append(fingerprint)
+                advance(len(fingerprints))
+    return fingerprints
 
 
-def _names_pictures(name: str) -> bool:
+def _means_images(name: str) -> bool:
     """Whether a command's argument is a folder of images, an image, or a list, and no recipe and no run."""
     from toolbox.engine.checkpoint.run_folder import holds_run
 
@@ -133,7 +133,7 @@ def _names_pictures(name: str) -> bool:
     return path.is_file() and path.suffix != ".py"
 
 
-def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
+def _build_datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
     """The different datasets of a recipe. Raises ToolboxError if one cannot be listed; missing files are only told."""
     from toolbox.registry import build
 
@@ -141,15 +141,15 @@ def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
     seen: list[tuple[str, Any]] = []
     for split in ("train", "val", "test"):
         key = f"{split}_dataloader.dataset"
-        given = (recipe.get(f"{split}_dataloader") or {}).get("dataset")
-        if given is None:
+        settings = (recipe.get(f"{split}_dataloader") or {}).get("dataset")
+        if settings is None:
             continue
-        twin = next((name for name, other in seen if other == given), None)
+        twin = next((name for name, other in seen if other == settings), None)
         if twin is not None:
             print(f"{key} is the same as {twin}_dataloader.dataset: all of it is in both.", file=sys.stderr)
             continue
-        seen.append((split, given))
-        dataset = build(given, "dataset", where=key)
+        seen.append((split, settings))
+        dataset = build(settings, "dataset", where=key)
         problems = [problem.under(key) for problem in dataset.check()]
         try:
             _ = len(dataset), dataset.labels, dataset.classes  # read here, where no other thread does
@@ -166,7 +166,7 @@ def _datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
 
 
 @contextmanager
-def _lines(path: Path | None) -> Iterator[TextIO | None]:
+def _open_lines(path: Path | None) -> Iterator[TextIO | None]:
     """The file to write to, whole or absent; None without a path."""
     from toolbox.base.files import new_file
 
@@ -177,27 +177,31 @@ def _lines(path: Path | None) -> Iterator[TextIO | None]:
         yield file
 
 
-def _take(pair: Pair, found: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:
+def _count_pair(pair: Pair, fingerprints: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:
     """Count a pair and write it down."""
     from toolbox.engine.audit import conflicts, where
 
     counts.add(pair)
-    first, second = found[pair.first], found[pair.second]
-    line = {"kind": pair.kind, "where": where(found, pair), "distance": pair.distance}
-    line |= {"label_conflict": conflicts(found, pair), "first": _told(first), "second": _told(second)}
-    _write(out, line)
+    first, second = fingerprints[pair.first], fingerprints[pair.second]
+    line = {"kind": pair.kind, "where": where(fingerprints, pair), "distance": pair.distance}
+    line |= {
+        "label_conflict": conflicts(fingerprints, pair),
+        "first": _describe_item(first),
+        "second": _describe_item(second),
+    }
+    _write_line(out, line)
 
 
-def _told(one: Fingerprint) -> dict[str, Any]:
-    return {"split": one.split, "index": one.index, "id": one.id, "path": one.path, "label": one.label}
+def _describe_item(item: Fingerprint) -> dict[str, Any]:
+    return {"split": item.split, "index": item.index, "id": item.id, "path": item.path, "label": item.label}
 
 
-def _write(out: TextIO | None, line: dict[str, Any]) -> None:
+def _write_line(out: TextIO | None, line: dict[str, Any]) -> None:
     if out is not None:
         out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _show(counts: Counts, *, near: bool) -> None:
+def _print_counts(counts: Counts, *, near: bool) -> None:
     """The table of counts; what nothing can be counted for stays empty."""
     from rich.console import Console
     from rich.table import Table
@@ -217,5 +221,5 @@ def _show(counts: Counts, *, near: bool) -> None:
     Console().print(table)
     leaks = sum(row[pair] for name, row in counts.rows.items() if name.startswith("same") for pair in both)
     wrong, unreadable = sum(counts.rows["label conflicts"].values()), sum(counts.rows["unreadable"].values())
-    said = [f"{leaks:,} leaks between splits", f"{wrong:,} label conflicts", f"{unreadable:,} unreadable items"]
-    print(", ".join(said) + ".")
+    totals = [f"{leaks:,} leaks between splits", f"{wrong:,} label conflicts", f"{unreadable:,} unreadable items"]
+    print(", ".join(totals) + ".")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 from toolbox.errors import command_line
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="with --remove: only say what would be deleted")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
     arguments = parser.parse_args(expand_arguments(argv))
-    return guarded(lambda: _run(arguments))
+    return run_command(lambda: _manage_stores(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _manage_stores(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox.errors import ToolboxError
     from toolbox.feature_cache.inventory import list_stores, remove_store, superseded
@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ToolboxError(f"There is no folder {folder}.", hint="--folder takes the `features.folder` of a recipe.")
     stores = list_stores(folder)
     old = {store.folder for store in superseded(stores)}
-    chosen = _choose(arguments, stores, old, folder)
+    chosen = _choose_stores(arguments, stores, old, folder)
     if arguments.remove and not arguments.dry_run:
         for store in chosen:
             remove_store(store)
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
         rows = [{**store.describe(), "superseded": store.folder in old} for store in chosen]
         print(json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False))
         return 0
-    _show(chosen, old, folder)
+    _print_stores(chosen, old, folder)
     size = f"{sum(store.bytes for store in chosen) / 2**20:,.1f} MiB"
     count = f"{len(chosen)} store{'' if len(chosen) == 1 else 's'}"
     if not arguments.remove:
@@ -70,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _choose(arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path) -> list[StoreInfo]:
+def _choose_stores(
+    arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path
+) -> list[StoreInfo]:
     """The stores that the arguments name; all where they name none."""
     from toolbox.errors import ToolboxError
 
@@ -96,10 +98,10 @@ def _choose(arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Pat
     ]
 
 
-def _show(stores: list[StoreInfo], old: set[Path], folder: Path) -> None:
+def _print_stores(stores: list[StoreInfo], old: set[Path], folder: Path) -> None:
     from rich.table import Table
 
-    from toolbox.cli.tables import terminal
+    from toolbox.cli.tables import make_terminal
 
     if not stores:
         return
@@ -111,4 +113,4 @@ def _show(stores: list[StoreInfo], old: set[Path], folder: Path) -> None:
         shape = f"{row['views']} x {row['width']} {row['dtype']}" if row["width"] else ""
         items = "" if row["items"] is None else f"{row['items']:,}"
         table.add_row(row["name"], data, items, shape, f"{row['bytes'] / 2**20:,.1f}", row["changed"], state)
-    terminal().print(table, markup=False)
+    make_terminal().print(table, markup=False)

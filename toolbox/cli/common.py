@@ -24,7 +24,7 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # of a disk, w
 KNOWN_PAIR = "torch==2.15.0 torchvision==0.29.2"
 
 
-def guarded(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int]) -> int:
     """Run a command: 0 done, 2 something the user can mend (one message, no traceback), 128+n after signal n.
 
     Any other exception is a defect and keeps its traceback (exit code 1).
@@ -36,7 +36,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except ToolboxError as error:
-        complain(error.problems)
+        print_problems(error.problems)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -48,7 +48,7 @@ def guarded(command: Callable[[], int]) -> int:
         if error.errno not in _REFUSALS:
             raise
         name = f"{error.filename} cannot be written: " if error.filename else ""
-        complain([Problem(f"{name}{error.strerror}.", hint="Free some space, or write to another disk.")])
+        print_problems([Problem(f"{name}{error.strerror}.", hint="Free some space, or write to another disk.")])
         return 2
 
 
@@ -65,7 +65,7 @@ def new_parser(name: str, description: str, epilog: str = "") -> argparse.Argume
 
 def report_interruption(interrupted: Interrupted) -> int:
     """Say what an interrupted command has to say; returns its exit code, 128 + n after signal n."""
-    print(as_flags(str(interrupted)), file=sys.stderr)
+    print(name_options(str(interrupted)), file=sys.stderr)
     return 128 + interrupted.signum
 
 
@@ -74,12 +74,12 @@ def expand_arguments(argv: list[str] | None = None) -> list[str]:
 
     - `argv`: None for those of this process.
     """
-    found = []
+    expanded = []
     for text in sys.argv[1:] if argv is None else argv:
         option, equals, value = text.partition("=")
         is_option = text.startswith("--") and bool(equals)
-        found.append(option + equals + os.path.expanduser(value) if is_option else os.path.expanduser(text))
-    return found
+        expanded.append(option + equals + os.path.expanduser(value) if is_option else os.path.expanduser(text))
+    return expanded
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
@@ -118,18 +118,18 @@ def load_recipe(arguments: argparse.Namespace, kept: Sequence[str] = ()) -> Conf
     return api.load_config(arguments.config, options, arguments.plugin, **named)
 
 
-def complain(problems: Iterable[Problem]) -> None:
+def print_problems(problems: Iterable[Problem]) -> None:
     """Print problems on standard error; the same one in several places is said once."""
     places: dict[tuple[str, str], list[str]] = {}
     for problem in problems:
         places.setdefault((problem.message, problem.hint), []).append(problem.where)
     for (message, hint), where in places.items():
-        print(as_flags(str(Problem(message, ", ".join(filter(None, where)), hint))), file=sys.stderr)
+        print(name_options(str(Problem(message, ", ".join(filter(None, where)), hint))), file=sys.stderr)
     if len(places) > 1:
         print(f"{len(places)} problems; nothing was run.", file=sys.stderr)
 
 
-def as_flags(text: str) -> str:
+def name_options(text: str) -> str:
     """A message of the API, which names its arguments, as one of a command, which has options."""
     for python, option in _OPTIONS:
         text = re.sub(python, option, text)
@@ -137,7 +137,7 @@ def as_flags(text: str) -> str:
 
 
 _OPTIONS = [
-    (r"plugins=\[([^]]*)\]", lambda found: " ".join(f"--plugin {name}" for name in ast.literal_eval(f"[{found[1]}]"))),
+    (r"plugins=\[([^]]*)\]", lambda match: " ".join(f"--plugin {name}" for name in ast.literal_eval(f"[{match[1]}]"))),
     (r"\bthe override (?=[\w.{<]+=)", "--cfg-options "),
     (r"(?:^|(?<=, ))overrides\b", "--cfg-options"),  # as a place
     (r"^splits\b", "--split"),
@@ -161,13 +161,14 @@ def prepare_process() -> None:
         importlib.import_module("torch")
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        versions = f"torch {_find_version('torch')} and torchvision {_find_version('torchvision')}"
         raise ToolboxError(
-            f"torch {_version('torch')} and torchvision {_version('torchvision')} do not work together: {error}",
+            f"{versions} do not work together: {error}",
             hint=f"Install builds that match, e.g. the known good pair: python -m pip install {KNOWN_PAIR}",
         ) from error
 
 
-def _version(name: str) -> str:
+def _find_version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

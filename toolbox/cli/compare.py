@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     arguments = parser.parse_args(expand_arguments(argv))
-    return guarded(lambda: _compare(arguments))
+    return run_command(lambda: _compare(arguments))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -72,10 +72,10 @@ def open_evaluated_dataset(comparison: Comparison, plugins: list[str]) -> tuple[
 
 
 def _print_comparison(comparison: Comparison, page: Path) -> None:
-    from toolbox.cli.tables import terminal
+    from toolbox.cli.tables import make_terminal
     from toolbox.report.compare_page import describe_outcomes, make_costs_grid, make_metrics_grid
 
-    out = terminal()
+    out = make_terminal()
     for alarm in comparison.alarms:
         out.print(f"NOT THE SAME TEST. {alarm}", style="bold red", highlight=False, soft_wrap=True, markup=False)
     _print_grid(out, make_metrics_grid(comparison), "metrics")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser
+from toolbox.cli.common import expand_arguments, new_parser, run_command
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError, command_line
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from toolbox.base import Dataset
     from toolbox.engine.distributed.context import DistributedContext
 
-TELLS = """\
+EPILOG = """\
 MODEL is a checkpoint or a run's folder (its trained model), a recipe (the pooled features of its backbone, zero-shot),
 or a backbone: an id such as vits16, or a folder with weights in Hugging Face format.
 
@@ -37,16 +37,16 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    from toolbox.cli.sources import add_model_arguments
+    from toolbox.cli.model_commands import add_model_arguments
 
-    parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=TELLS)
+    parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
     parser.add_argument("images", metavar="IMAGES", nargs="*", help="folders, images, or lists of images")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_model_arguments(parser)
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(lambda: run_in_processes(lambda distributed: _embed(arguments, distributed)))
+    return run_command(lambda: run_in_processes(lambda distributed: _embed(arguments, distributed)))
 
 
 def _embed(arguments: argparse.Namespace, distributed: DistributedContext) -> int:
@@ -54,15 +54,15 @@ def _embed(arguments: argparse.Namespace, distributed: DistributedContext) -> in
         raise ToolboxError("There is nothing to embed.", hint="Give IMAGES before OUT, or --split train.")
     if arguments.split and len(arguments.images) > 1:
         raise ToolboxError("--split takes one recipe or checkpoint before OUT.", hint="Embed the others by themselves.")
-    from toolbox.cli.sources import describe_model, embed_dataset, load_from_arguments, shorten_list
+    from toolbox.cli.model_commands import describe_model, embed_dataset, load_from_arguments, shorten_list
     from toolbox.utils.stored_embeddings import check_free, write_embeddings
 
     try:
         check_free(arguments.out, overwrite=arguments.overwrite)
     except ValueError as error:
         raise ToolboxError(str(error)) from error
-    ours, data = overrides_of(arguments)
-    dataset = _pictures(arguments) if arguments.split is None else _split(arguments, data)
+    ours, data = separate_overrides(arguments)
+    dataset = _load_images(arguments) if arguments.split is None else _load_split(arguments, data)
     for note in dataset.notes():
         print(note)
     source = load_from_arguments(arguments, ours, distributed)
@@ -83,7 +83,7 @@ def _embed(arguments: argparse.Namespace, distributed: DistributedContext) -> in
     return 0
 
 
-def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+def separate_overrides(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     """The overrides of the model's recipe and of the data's. Of two recipes `model` keys are the first one's only."""
     both = arguments.cfg_options
     if not arguments.images or not arguments.split:
@@ -92,8 +92,8 @@ def overrides_of(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     return ours, [text for text in both if text not in ours]
 
 
-def _pictures(arguments: argparse.Namespace) -> Dataset:
-    from toolbox.cli.sources import load_images
+def _load_images(arguments: argparse.Namespace) -> Dataset:
+    from toolbox.cli.model_commands import load_images
     from toolbox.utils.stored_embeddings import check_ids
 
     dataset = load_images(arguments)
@@ -104,13 +104,13 @@ def _pictures(arguments: argparse.Namespace) -> Dataset:
     return dataset
 
 
-def _split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
-    from toolbox.cli.sources import find_model_kind, recipe_of, split_of
+def _load_split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
+    from toolbox.cli.model_commands import build_split, find_model_kind, load_named_recipe
 
     if not arguments.images and find_model_kind(arguments.model) == "backbone":
         raise ToolboxError(
             f"--split names data of a recipe, and {arguments.model} is a backbone.",
             hint=f"Say whose: {command_line('embed')} {arguments.model} RECIPE {arguments.out} --split train",
         )
-    recipe = recipe_of((arguments.images or [arguments.model])[0], overrides, arguments.plugin)
-    return split_of(recipe, arguments.split)
+    recipe = load_named_recipe((arguments.images or [arguments.model])[0], overrides, arguments.plugin)
+    return build_split(recipe, arguments.split)

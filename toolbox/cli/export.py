@@ -7,9 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser, prepare_process
+from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 
-TELLS = """\
+EPILOG = """\
 CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wise_ft, else best, else last).
 
 DIR is new or empty. It will hold config.json and model.safetensors in the format of the library that the backbone
@@ -28,7 +28,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = new_parser("export", "Write a trained model as a folder that other libraries load.", epilog=TELLS)
+    parser = new_parser("export", "Write a trained model as a folder that other libraries load.", epilog=EPILOG)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint or a run's folder")
     parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that is new or empty")
     parser.add_argument("--merge", action="store_true", help="put adapters into the weights: one plain folder")
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(lambda: _export(arguments))
+    return run_command(lambda: _export(arguments))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -52,14 +52,14 @@ def _export(arguments: argparse.Namespace) -> int:
     # as Ctrl-C does, so that no partial folder stays
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _run(arguments)
+        _write_export(arguments)
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{arguments.folder}: README.md there shows how to load it")
     return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _write_export(arguments: argparse.Namespace) -> None:
     from toolbox import api
 
     api.export(

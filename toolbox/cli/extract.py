@@ -6,13 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, load_recipe, new_parser, run_command
 from toolbox.cli.processes import run_in_processes
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.context import DistributedContext
 
-TELLS = """\
+EPILOG = """\
 Each frozen backbone of the recipe encodes its data once; `features` in the recipe (dtype, views, folder) says how they
 are stored, and makes training read them. Without that key they are stored in fp16, each item as it is. What is there
 already is found, not computed again; Ctrl-C keeps what is complete, and the same command goes on.
@@ -27,14 +27,14 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = new_parser("extract", "Store the features of a recipe's data.", epilog=TELLS)
+    parser = new_parser("extract", "Store the features of a recipe's data.", epilog=EPILOG)
     add_recipe_arguments(parser)
     parser.add_argument("--split", nargs="+", choices=["train", "val", "test"], help="which data (default: all)")
     parser.add_argument(
         "--verify", action="store_true", help="read everything against its checksums, and mend what is damaged"
     )
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return guarded(lambda: _extract(arguments))
+    return run_command(lambda: _extract(arguments))
 
 
 def _extract(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolbox.cli.common import new_parser
-from toolbox.cli.show_component import component_record, show
+from toolbox.cli.show_component import format_component, make_component_record
 from toolbox.errors import ToolboxError
 from toolbox.registry.catalog import Catalog, Entry, add_local, catalog
 from toolbox.registry.checkout import uninstalled
@@ -24,11 +24,11 @@ ORDER = ("broken", "conflict", "interface", "disabled")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 1 `--strict` found something, 2 the request was wrong."""
     try:
-        options = _parser().parse_args(argv)
+        options = _make_parser().parse_args(argv)
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
-        return _run(options)
+        return _list_components(options)
     except ToolboxError as error:
         print(error, file=sys.stderr)
         return 2
@@ -37,51 +37,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def match(found: Catalog, name: str, kind: str | None = None) -> list[Entry]:
+def find_entries(installed: Catalog, name: str, kind: str | None = None) -> list[Entry]:
     """The entries that `name` means: one component (full or bare, upper and lower case alike), or all of a namespace.
 
     Raises ToolboxError when it means nothing here, or several components.
     """
-    entries = found.find(kind)
-    wanted = name.lower()
+    entries = installed.find(kind)
+    lowered = name.lower()
     hits = [e for e in entries if name in (e.fullname, e.name)]
-    hits = hits or [e for e in entries if wanted in (e.fullname.lower(), e.name.lower())]
+    hits = hits or [e for e in entries if lowered in (e.fullname.lower(), e.name.lower())]
     if len(hits) > 1:
         raise ToolboxError(f"{name!r} may be {' or '.join(e.fullname for e in hits)}.", hint="Give the full name.")
-    if not hits and "." not in name and any(plugin.namespace == name for plugin in found.plugins):
-        return [e for e in entries if e.plugin is found.plugin(name)]
+    if not hits and "." not in name and any(plugin.namespace == name for plugin in installed.plugins):
+        return [e for e in entries if e.plugin is installed.plugin(name)]
     if not hits and "." not in name:
-        near = difflib.get_close_matches(wanted, {e.name.lower(): e for e in entries}, n=1)
+        near = difflib.get_close_matches(lowered, {e.name.lower(): e for e in entries}, n=1)
         hint = f"Did you mean {next(e.fullname for e in entries if e.name.lower() == near[0])!r}?" if near else ""
         what = f"{kind} is" if kind else "component and no plugin is"
         raise ToolboxError(f"no {what} called {name!r} here.", hint=hint or "Without a NAME, all are listed.")
-    return hits or [found.get(name, kind)]
+    return hits or [installed.get(name, kind)]
 
 
-def _run(options: argparse.Namespace) -> int:
+def _list_components(options: argparse.Namespace) -> int:
     local = add_local(options.plugin)
-    found = catalog()
+    installed = catalog()
     code = 2 if any(plugin.error for plugin in local) else 0
-    commands = [command.tried() for command in found.commands()] if options.strict else found.commands()
-    bad = any(item.state in ("broken", "conflict") for item in [*found.plugins, *commands]) or found.problems
-    code = code or (1 if options.strict and (bad or found.kinds.conflicts()) else 0)
+    commands = [command.tried() for command in installed.commands()] if options.strict else installed.commands()
+    bad = any(item.state in ("broken", "conflict") for item in [*installed.plugins, *commands]) or installed.problems
+    code = code or (1 if options.strict and (bad or installed.kinds.conflicts()) else 0)
 
-    entries = found.find(options.kind) if options.name is None else match(found, options.name, options.kind)
+    entries = (
+        installed.find(options.kind) if options.name is None else find_entries(installed, options.name, options.kind)
+    )
     if options.name is not None and len(entries) == 1 and options.name != entries[0].namespace:
-        record = component_record(found, entries[0])
-        print(json.dumps(record, indent=2) if options.json else show(record, sys.stdout.isatty()))
+        record = make_component_record(installed, entries[0])
+        print(json.dumps(record, indent=2) if options.json else format_component(record, sys.stdout.isatty()))
     elif options.json:
-        print(json.dumps(_record(found, entries, commands), indent=2))
+        print(json.dumps(_make_record(installed, entries, commands), indent=2))
     else:
-        unusable = _unusable(found, commands) if options.name is None else []
+        unusable = _list_unusable(installed, commands) if options.name is None else []
         if sys.stdout.isatty():
             _print_rich(entries, unusable)
         else:
-            print("\n".join(_plain(entries, unusable)))
+            print("\n".join(_format_lines(entries, unusable)))
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = new_parser(
         "list_components",
         "List the components that recipes can name, or show how one of them is used.",
@@ -95,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _record(found: Catalog, entries: list[Entry], commands: list[CommandEntry]) -> dict[str, Any]:
+def _make_record(installed: Catalog, entries: list[Entry], commands: list[CommandEntry]) -> dict[str, Any]:
     """The schema of `--json`; keys are only ever added."""
     return {
         "interface": INTERFACE,
@@ -124,11 +126,11 @@ def _record(found: Catalog, entries: list[Entry], commands: list[CommandEntry]) 
                 "state": plugin.state,
                 "error": plugin.reason,
             }
-            for plugin in found.plugins
+            for plugin in installed.plugins
         ],
         "kinds": [
             {"name": kind.name, "target": kind.target, "summary": kind.summary, "namespace": owner.namespace}
-            for kind, owner in found.kinds.declared()
+            for kind, owner in installed.kinds.declared()
         ],
         "commands": [
             {
@@ -151,38 +153,40 @@ def _record(found: Catalog, entries: list[Entry], commands: list[CommandEntry]) 
             }
             for folder in uninstalled()
         ],
-        "problems": [{"message": p.message, "where": p.where, "hint": p.hint} for p in found.problems],
+        "problems": [{"message": p.message, "where": p.where, "hint": p.hint} for p in installed.problems],
     }
 
 
-def _unusable(found: Catalog, commands: list[CommandEntry]) -> list[tuple[str, str, str]]:
+def _list_unusable(installed: Catalog, commands: list[CommandEntry]) -> list[tuple[str, str, str]]:
     """(state, who, why) of every plugin, kind and command that cannot be used, and of mistakes in TOOLBOX_PLUGINS."""
-    plugins = [plugin for plugin in found.plugins if plugin.state != "ready"]
+    plugins = [plugin for plugin in installed.plugins if plugin.state != "ready"]
     plugins.sort(key=lambda plugin: (ORDER.index(plugin.state), plugin.namespace))
-    rows = [(plugin.state, plugin.namespace, f"{_why(plugin)}  [{plugin.owner}]") for plugin in plugins]
-    rows += [("conflict", f"kind {name}", why) for name, why in found.kinds.conflicts().items()]
+    rows = [(plugin.state, plugin.namespace, f"{_format_reason(plugin)}  [{plugin.owner}]") for plugin in plugins]
+    rows += [("conflict", f"kind {name}", why) for name, why in installed.kinds.conflicts().items()]
     rows += [(c.state, f"command {c.name}", f"{c.error}  [{c.plugin.owner}]") for c in commands if c.error]
     rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in uninstalled()]
     return rows + [
-        ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in found.problems
+        ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in installed.problems
     ]
 
 
-def _why(plugin: Plugin) -> str:
+def _format_reason(plugin: Plugin) -> str:
     return " ".join(plugin.reason.split())
 
 
-def _source(entry: Entry) -> str:
+def _format_source(entry: Entry) -> str:
     return f"{entry.plugin.distribution} {entry.plugin.version}" if entry.plugin.distribution else entry.plugin.path
 
 
-def _missing(entry: Entry) -> str:
+def _format_missing(entry: Entry) -> str:
     return f"needs {', '.join(entry.missing)}: {entry.install}" if entry.missing else ""
 
 
-def _plain(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> list[str]:
+def _format_lines(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> list[str]:
     """One component a line: kind, name, summary, distribution and version, what is missing."""
-    rows = [(entry.kind, entry.fullname, entry.summary, _source(entry), _missing(entry)) for entry in entries]
+    rows = [
+        (entry.kind, entry.fullname, entry.summary, _format_source(entry), _format_missing(entry)) for entry in entries
+    ]
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
     widths = [max((len(row[i]) for row in unusable), default=0) for i in range(2)]
@@ -203,9 +207,9 @@ def _print_rich(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> N
         last = i + 1 == len(entries) or entries[i + 1].kind != entry.kind
         summary = Text(entry.summary)
         if entry.missing:
-            summary.append(f"\n{_missing(entry)}", style="yellow")
+            summary.append(f"\n{_format_missing(entry)}", style="yellow")
         kind = Text(entry.kind if first else "", style="bold")
-        table.add_row(kind, Text(entry.fullname, style="cyan"), summary, Text(_source(entry)), end_section=last)
+        table.add_row(kind, Text(entry.fullname, style="cyan"), summary, Text(_format_source(entry)), end_section=last)
     console.print(table)
     for state, who, why in unusable:
         style = "red" if state in ("broken", "conflict", "problem") else "yellow"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from toolbox.cli.common import expand_arguments, guarded
+from toolbox.cli.common import expand_arguments, run_command
 from toolbox.errors import PROGRAM
 from toolbox.registry import catalog
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if name in ("", "-h", "--help", "help"):
-        print(_help())
+        print(_make_help())
         return 0 if name else 2
     if name == "--version":
         import toolbox
@@ -26,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {toolbox.__version__}")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, by whichever command
-    return guarded(lambda: catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
+    return run_command(lambda: catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
 
 
-def _help() -> str:
+def _make_help() -> str:
     commands = catalog().commands()
     width = max(len(command.name) for command in commands)
-    lines = [f"  {command.name:{width}}  {_summary(command)}" for command in commands]
+    lines = [f"  {command.name:{width}}  {_describe_command(command)}" for command in commands]
     return "\n".join([f"usage: {PROGRAM} COMMAND ...    (COMMAND --help: its arguments)", "", *lines])
 
 
-def _summary(command) -> str:
+def _describe_command(command) -> str:
     return f"({command.state}: {command.error})" if command.error else command.summary

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from toolbox.cli.common import expand_arguments, guarded
-from toolbox.cli.list_components import match
+from toolbox.cli.common import expand_arguments, run_command
+from toolbox.cli.list_components import find_entries
 from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
@@ -21,10 +21,10 @@ USAGE = f"usage: {command_line('prepare_data')} NAME --out FOLDER [options]    (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0 done, 2 the request was wrong or the data cannot be had."""
     arguments = expand_arguments(None if argv is None else list(argv))
-    return guarded(lambda: run(arguments))
+    return run_command(lambda: prepare_dataset(arguments))
 
 
-def run(arguments: list[str]) -> int:
+def prepare_dataset(arguments: list[str]) -> int:
     """Prepare the dataset named by the first argument; without one, list the datasets."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -34,10 +34,10 @@ def run(arguments: list[str]) -> int:
     name, *flags = arguments
     if name.startswith("-"):
         raise ToolboxError(f"the name of the dataset comes first, not {name!r}.", hint=USAGE)
-    fullname = find(name)
+    fullname = find_dataset(name)
     prepare = catalog().resolve(fullname, kind="dataset").prepare
     try:
-        options = vars(parser_of(fullname, prepare).parse_args(flags))
+        options = vars(make_dataset_parser(fullname, prepare).parse_args(flags))
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
@@ -48,12 +48,12 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def find(name: str) -> str:
+def find_dataset(name: str) -> str:
     """The full name of the dataset that `name` means: "sop", "datasets.SOP", or a namespace of one dataset.
 
     Raises ToolboxError with the nearest names if it means none, or several.
     """
-    entries = match(catalog(), name, "dataset")
+    entries = find_entries(catalog(), name, "dataset")
     if len(entries) != 1:
         names = ", ".join(entry.fullname for entry in entries)
         message = f"{name!r} may be {names}." if entries else f"the plugin {name!r} has no dataset."
@@ -61,7 +61,7 @@ def find(name: str) -> str:
     return entries[0].fullname
 
 
-def parser_of(fullname: str, prepare: Callable[..., str]) -> argparse.ArgumentParser:
+def make_dataset_parser(fullname: str, prepare: Callable[..., str]) -> argparse.ArgumentParser:
     """A parser with one flag for each parameter of `prepare`; their help is its docstring."""
     document = inspect.getdoc(prepare) or ""
     bullets = dict(re.findall(r"^- `(\w+)`: (.+?)(?=^- `|^$|\Z)", document, re.DOTALL | re.MULTILINE))
@@ -80,22 +80,22 @@ def parser_of(fullname: str, prepare: Callable[..., str]) -> argparse.ArgumentPa
             required=required,
             default=None if required else parameter.default,
             help=text.strip(),
-            **conversion(fullname, parameter.name, hints.get(parameter.name, str)),
+            **choose_conversion(fullname, parameter.name, hints.get(parameter.name, str)),
         )
     return parser
 
 
-def conversion(fullname: str, name: str, annotation: Any) -> dict[str, Any]:
+def choose_conversion(fullname: str, name: str, annotation: Any) -> dict[str, Any]:
     """What argparse needs to turn text into a value of `annotation`. Raises ToolboxError for a type it cannot."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         others = [argument for argument in arguments if argument is not type(None)]
         if len(others) == 1:
-            return conversion(fullname, name, others[0])
+            return choose_conversion(fullname, name, others[0])
     elif origin is Literal:
         return {"type": type(arguments[0]), "choices": arguments}
     elif origin is list and arguments:
-        return {"nargs": "+", **conversion(fullname, name, arguments[0])}
+        return {"nargs": "+", **choose_conversion(fullname, name, arguments[0])}
     elif annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     elif annotation in (int, float, str):

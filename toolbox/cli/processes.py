@@ -40,13 +40,13 @@ def run_in_processes(
                 except Interrupted as interrupted:
                     if leaves_together or distributed.world_size == 1:
                         raise
-                    raise _LeftAlone from interrupted  # which ends the others
-    except (Interrupted, _LeftAlone) as ended:
+                    raise _UnsharedInterruption from interrupted  # which ends the others
+    except (Interrupted, _UnsharedInterruption) as ended:
         interrupted = ended if isinstance(ended, Interrupted) else ended.__cause__
         return 128 + interrupted.signum if place.rank else report_interruption(interrupted)
     except OtherProcessFailed as failure:  # that one says why
         return failure.code
 
 
-class _LeftAlone(Exception):
+class _UnsharedInterruption(Exception):
     """A signal has ended this process's work, and the others may not have heard of it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from toolbox.cli.common import expand_arguments, guarded, new_parser
+from toolbox.cli.common import expand_arguments, new_parser, run_command
 from toolbox.errors import ToolboxError, command_line
 
 
@@ -14,13 +14,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = new_parser("recipes", "List the recipes that are installed, and the plugins that each needs.")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
     arguments = parser.parse_args(expand_arguments(argv))
-    return guarded(lambda: _list(as_json=arguments.json))
+    return run_command(lambda: _print_recipes(as_json=arguments.json))
 
 
-def _list(*, as_json: bool) -> int:
+def _print_recipes(*, as_json: bool) -> int:
     from toolbox.config import list_recipes
 
-    records = [_record(recipe) for recipe in list_recipes()]
+    records = [_make_record(recipe) for recipe in list_recipes()]
     if as_json:
         print(json.dumps(records, indent=2))
         return 0
@@ -35,7 +35,7 @@ def _list(*, as_json: bool) -> int:
     return 0
 
 
-def _record(recipe) -> dict[str, Any]:
+def _make_record(recipe) -> dict[str, Any]:
     """One recipe as `--json` shows it; keys are only ever added."""
     from toolbox.config import load_config, namespaces_of, to_dict
     from toolbox.registry import catalog

@@ -20,9 +20,9 @@ SLOTS = {
 }
 
 
-def component_record(found: Catalog, entry: Entry) -> dict[str, Any]:
+def make_component_record(installed: Catalog, entry: Entry) -> dict[str, Any]:
     """All there is to say of a component, as JSON values. Raises ToolboxError when its class cannot be imported."""
-    cls = found.resolve(entry.fullname)
+    cls = installed.resolve(entry.fullname)
     arguments = parameters(cls)
     return {
         "kind": entry.kind,
@@ -45,17 +45,17 @@ def component_record(found: Catalog, entry: Entry) -> dict[str, Any]:
             }
             for argument in arguments
         ],
-        "snippet": snippet(found, entry, arguments),
+        "snippet": write_snippet(installed, entry, arguments),
     }
 
 
-def snippet(found: Catalog, entry: Entry, arguments: list[Parameter]) -> str:
+def write_snippet(installed: Catalog, entry: Entry, arguments: list[Parameter]) -> str:
     """A line for a recipe that sets every required argument to a value of its type."""
-    inner = _call(found, entry, arguments, depth=0)
+    inner = _write_call(installed, entry, arguments, depth=0)
     return SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(inner)
 
 
-def show(record: dict[str, Any], terminal: bool) -> str:
+def format_component(record: dict[str, Any], terminal: bool) -> str:
     """The record as text; bold headings on a terminal."""
 
     def heading(text: str) -> str:
@@ -65,7 +65,7 @@ def show(record: dict[str, Any], terminal: bool) -> str:
     lines = [heading(record["fullname"]) + f"  ({record['kind']})  {record['summary']}"]
     lines += [f"{record['target']}  from {source}"]
     if record["doc"]:
-        lines += ["", *_without_bullets(record["doc"], [argument["name"] for argument in record["arguments"]])]
+        lines += ["", *_drop_bullets(record["doc"], [argument["name"] for argument in record["arguments"]])]
     lines += ["", heading("in a recipe"), f"  {record['snippet']}"]
     lines += ["", heading("arguments" if record["arguments"] else "no arguments")]
     for argument in record["arguments"]:
@@ -75,7 +75,7 @@ def show(record: dict[str, Any], terminal: bool) -> str:
     return "\n".join(lines)
 
 
-def _without_bullets(document: str, names: list[str]) -> list[str]:
+def _drop_bullets(document: str, names: list[str]) -> list[str]:
     """The lines of a docstring less the bullets of the arguments, which are shown one by one."""
     kept: list[str] = []
     inside = False
@@ -89,23 +89,25 @@ def _without_bullets(document: str, names: list[str]) -> list[str]:
     return kept
 
 
-def _call(found: Catalog, entry: Entry, arguments: list[Parameter], depth: int) -> str:
+def _write_call(installed: Catalog, entry: Entry, arguments: list[Parameter], depth: int) -> str:
     parts = [f"type='{entry.fullname}'"]
     for argument in arguments:
         if argument.required:
-            parts.append(f"{argument.name}={_example(found, argument, depth)}")
+            parts.append(f"{argument.name}={_write_example(installed, argument, depth)}")
     return f"dict({', '.join(parts)})"
 
 
-def _example(found: Catalog, argument: Parameter, depth: int) -> str:
+def _write_example(installed: Catalog, argument: Parameter, depth: int) -> str:
     """A value that fits an argument; a component is the first one of its kind, those it needs included."""
     kind = argument.kind_of_component
     if kind is not None:
-        usable = [entry for entry in found.find(kind) if not entry.missing]
+        usable = [entry for entry in installed.find(kind) if not entry.missing]
         if not usable or depth == 3:
             return "dict(type='...')"
-        own = [entry for entry in usable if entry.namespace != "core"] or usable
-        inner = _call(found, own[0], parameters(found.resolve(own[0].fullname)), depth + 1)
+        from_plugins = [entry for entry in usable if entry.namespace != "core"] or usable
+        inner = _write_call(
+            installed, from_plugins[0], parameters(installed.resolve(from_plugins[0].fullname)), depth + 1
+        )
         return {"list": f"[{inner}]", "dict": f"dict(name={inner})"}.get(argument.container, inner)
     annotation = argument.annotation
     if annotation is EMPTY or isinstance(annotation, str):
@@ -115,8 +117,8 @@ def _example(found: Catalog, argument: Parameter, depth: int) -> str:
             return repr(typing.get_args(option)[0])
     if typing.get_origin(annotation) is typing.Literal:
         return repr(typing.get_args(annotation)[0])
-    for wanted, text in ((bool, "True"), (int, "1"), (float, "0.1"), (str, f"'{argument.name}'")):
-        if accepts(annotation, wanted):
+    for type_, text in ((bool, "True"), (int, "1"), (float, "0.1"), (str, f"'{argument.name}'")):
+        if accepts(annotation, type_):
             return text
     origin = typing.get_origin(annotation) or annotation
     return {list: "[1]", tuple: "(1,)", dict: "dict()"}.get(origin, "...")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from toolbox.engine.preflight.plan import Plan
 
 
-def terminal() -> Console:
+def make_terminal() -> Console:
     """Where tables go: as wide as the terminal, and in a file or a pipe wide enough to cut no name short."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 
@@ -30,10 +30,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns)
     for row in rows:  # names of files need not be Unicode
         table.add_row(*(Text(cell.encode("utf-8", "replace").decode(), overflow="fold") for cell in row))
-    terminal().print(table)
+    make_terminal().print(table)
 
 
-def show_results(results: dict[str, Any]) -> None:
+def print_results(results: dict[str, Any]) -> None:
     """The before/after table of a run, what it cost and where the report is."""
     results = separate_settings(results)
     pixels, before, features, after = (results.get(name) or {} for name in ("pixels", "before", "before_head", "after"))
@@ -47,12 +47,12 @@ def show_results(results: dict[str, Any]) -> None:
         column.justify = "right"
     for name in names:
         a, b = before.get(name), after.get(name)
-        cells = [*([number(pixels.get(name))] if pixels else []), *([number(a)] if before else [])]
-        cells += [*([number(features.get(name))] if features else []), number(b)]
-        cells += [_interval(bounds.get(name))] if bounds else []
-        cells += [_change(a, b, better.get(name, "greater"))] if before else []
+        cells = [*([format_number(pixels.get(name))] if pixels else []), *([format_number(a)] if before else [])]
+        cells += [*([format_number(features.get(name))] if features else []), format_number(b)]
+        cells += [_format_interval(bounds.get(name))] if bounds else []
+        cells += [_format_change(a, b, better.get(name, "greater"))] if before else []
         table.add_row(name, *cells)
-    out = terminal()
+    out = make_terminal()
     if before or after:
         out.print(table)
     if results["chosen"]:
@@ -71,7 +71,7 @@ def show_results(results: dict[str, Any]) -> None:
     out.print(f"Report: {Path(results['report']).resolve()}", highlight=False, soft_wrap=True)
 
 
-def show_metrics(numbers: dict[str, float], title: str) -> None:
+def print_metrics(numbers: dict[str, float], title: str) -> None:
     """Metrics by name; those of one prefix ("dim64/recall@1") in a column, bounds ("recall@1_low") in one more."""
     plain, bounds = split_intervals(numbers)
     prefixes = list(dict.fromkeys(name.rpartition("/")[0] for name in plain))
@@ -85,14 +85,14 @@ def show_metrics(numbers: dict[str, float], title: str) -> None:
         cells = []
         for column in columns:
             if column == "95 %":
-                cells.append(_interval(bounds.get(name)))
+                cells.append(_format_interval(bounds.get(name)))
             else:
-                cells.append(number(numbers.get(f"{column}/{name}" if column else name)))
+                cells.append(format_number(numbers.get(f"{column}/{name}" if column else name)))
         table.add_row(name, *cells)
-    terminal().print(table)
+    make_terminal().print(table)
 
 
-def show_plan(plan: Plan) -> None:
+def print_plan(plan: Plan) -> None:
     """The table of parts, the length of the run and the memory estimate."""
     table = Table("part", "parameters", "trainable", "learning rate", "weight decay")
     for column in table.columns[1:]:
@@ -107,7 +107,7 @@ def show_plan(plan: Plan) -> None:
             rate,
             "" if frozen else f"{part.weight_decay:g}",
         )
-    out = terminal()
+    out = make_terminal()
     out.print(table)
     for note in plan.notes:
         out.print(note, highlight=False, soft_wrap=True)
@@ -122,17 +122,17 @@ def show_plan(plan: Plan) -> None:
         out.print(f"Estimated memory of a step: {total:.2f} GiB ({parts}).", highlight=False, soft_wrap=True)
 
 
-def _change(before: Any, after: Any, better: str) -> str:
+def _format_change(before: Any, after: Any, better: str) -> str:
     if not (isinstance(before, float) and isinstance(after, float)):
         return ""
     return f"{after - before:+.4f}" + (" (worse)" if is_worse(before, after, better) else "")
 
 
-def _interval(bounds: tuple[float, float] | None) -> str:
+def _format_interval(bounds: tuple[float, float] | None) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f}" if bounds else ""
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """A metric in a table's cell."""
     if value is None:
         return ""

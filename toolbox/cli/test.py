@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser
+from toolbox.cli.common import add_recipe_arguments, expand_arguments, load_recipe, new_parser, run_command
+from toolbox.cli.model_commands import add_precision
 from toolbox.cli.processes import run_in_processes
-from toolbox.cli.sources import add_precision
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.context import DistributedContext
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = _parser()
+    parser = _make_parser()
     arguments, unknown = parser.parse_known_args(expand_arguments(argv))
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; a metric's are set by --metric KEY=VALUE")
-    return guarded(lambda: _test(arguments))
+    return run_command(lambda: _test(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = new_parser("test", "Evaluate a checkpoint, or zero-shot.")
     add_recipe_arguments(parser)
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint or a run's folder; without: the backbone as it is")
@@ -51,7 +51,7 @@ def _test(arguments: argparse.Namespace) -> int:
     def test(distributed: DistributedContext) -> int:
         from toolbox import api
         from toolbox.base.files import to_json
-        from toolbox.cli.tables import show_metrics
+        from toolbox.cli.tables import print_metrics
 
         numbers = api.evaluate(
             load_recipe(arguments),
@@ -68,7 +68,7 @@ def _test(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(to_json(numbers, indent=1))
             return 0
-        show_metrics(numbers, arguments.checkpoint or "zero-shot: the backbone as it comes, without a new head")
+        print_metrics(numbers, arguments.checkpoint or "zero-shot: the backbone as it comes, without a new head")
         if arguments.out:
             print(f"Report: {(Path(arguments.out) / 'report.html').resolve()}")
         return 0

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, NoReturn
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, guarded, load_recipe, new_parser, prepare_process
+from toolbox.cli.common import (
+    add_recipe_arguments,
+    expand_arguments,
+    load_recipe,
+    new_parser,
+    prepare_process,
+    run_command,
+)
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
@@ -18,14 +25,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    expected = parser()
+    expected = make_parser()
     arguments, unknown = expected.parse_known_intermixed_args(expand_arguments(argv))
     if unknown:
-        return guarded(lambda: _refuse(expected, unknown))
-    return guarded(lambda: _train(arguments))
+        return run_command(lambda: _refuse_unknown(expected, unknown))
+    return run_command(lambda: _train(arguments))
 
 
-def parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = new_parser("train", "Train a recipe.")
     add_recipe_arguments(parser, optional=True)
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
+def _refuse_unknown(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
     """Answer arguments that are not ours: some are those of another tool, and have a key here."""
     from toolbox.registry.foreign_keys import load_foreign_keys
 
@@ -76,15 +83,15 @@ def _refuse(expected: argparse.ArgumentParser, unknown: list[str]) -> NoReturn:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from toolbox.cli.resuming import complete_resume
+    from toolbox.cli.resume_options import complete_resume
 
     if arguments.check:
         prepare_process()
-        return _check(_recipe(arguments, complete_resume(arguments)), arguments.device)
+        return _check_recipe(_load_recipe(arguments, complete_resume(arguments)), arguments.device)
 
     def run(distributed: DistributedContext) -> int:
         from toolbox import api
-        from toolbox.cli.tables import show_results
+        from toolbox.cli.tables import print_results
         from toolbox.progress import console
 
         kept = complete_resume(arguments)
@@ -94,7 +101,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if kept:
             print(f"Kept from the run: {', '.join(kept)}", flush=True)
         results = api.train(
-            _recipe(arguments, kept),
+            _load_recipe(arguments, kept),
             out=arguments.work_dir,
             resume=resume,
             overwrite=overwrite,
@@ -103,13 +110,13 @@ def _train(arguments: argparse.Namespace) -> int:
             distributed=distributed,
             profile=arguments.profile,
         )
-        show_results(results)
+        print_results(results)
         return 0
 
     return run_in_processes(run, arguments.launcher, leaves_together=True)
 
 
-def _recipe(arguments: argparse.Namespace, kept: list[str]):
+def _load_recipe(arguments: argparse.Namespace, kept: list[str]):
     from toolbox import api
     from toolbox.config.tracking import add_tracker
 
@@ -119,15 +126,15 @@ def _recipe(arguments: argparse.Namespace, kept: list[str]):
     return config
 
 
-def _check(config, device: str | None) -> int:
+def _check_recipe(config, device: str | None) -> int:
     from toolbox import api
-    from toolbox.cli.tables import show_plan
+    from toolbox.cli.tables import print_plan
     from toolbox.config import complete, dump, to_dict
 
-    found: Plan = api.plan(config, device=device, weights=True)
-    if found.parts:  # with data that are not there yet, the model can still be judged
+    plan: Plan = api.plan(config, device=device, weights=True)
+    if plan.parts:  # with data that are not there yet, the model can still be checked
         print(dump(complete(to_dict(config))))
-        show_plan(found)
-    if found.problems:
-        raise ToolboxError.of(found.problems)
+        print_plan(plan)
+    if plan.problems:
+        raise ToolboxError.of(plan.problems)
     return 0

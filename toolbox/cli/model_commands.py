@@ -1,4 +1,4 @@
-"""What commands that run a model over images share: its arguments, the model and the data that they mean, progress."""
+"""What commands that run a model over images share: arguments, the model and data that they name, progress."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def load_from_arguments(
     set_threads(None, processes)
     model = load_model(
         arguments.model,
-        device=device_of(arguments, distributed),
+        device=choose_command_device(arguments, distributed),
         precision=arguments.precision,
         overrides=overrides,
         plugins=arguments.plugin,
@@ -98,7 +98,7 @@ def load_from_arguments(
     return model
 
 
-def device_of(arguments: argparse.Namespace, distributed: DistributedContext) -> str | None:
+def choose_command_device(arguments: argparse.Namespace, distributed: DistributedContext) -> str | None:
     """The device that a process of a command computes on: the one asked for, of several processes each its own."""
     from toolbox.engine.device import choose_device
 
@@ -109,7 +109,7 @@ def device_of(arguments: argparse.Namespace, distributed: DistributedContext) ->
     )
 
 
-def split_of(recipe: dict[str, Any], split: str) -> Dataset:
+def build_split(recipe: dict[str, Any], split: str) -> Dataset:
     """The dataset of a recipe's split, checked. Raises ToolboxError with its problems."""
     loader, where = recipe.get(f"{split}_dataloader"), f"{split}_dataloader.dataset"
     if not loader:
@@ -122,7 +122,7 @@ def split_of(recipe: dict[str, Any], split: str) -> Dataset:
     return dataset
 
 
-def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
+def load_named_recipe(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
     """The recipe that a command's argument means: a recipe's file, or the one in a checkpoint."""
     from toolbox.config import changed, load_config, to_dict
     from toolbox.engine.checkpoint import checkpoint as checkpoints
@@ -139,7 +139,7 @@ def recipe_of(name: str, overrides: list[str], plugins: list[str]) -> dict[str, 
 
 def load_split(arguments: argparse.Namespace) -> Dataset:
     """The data that `arguments.split` names in the recipe that `arguments.model` means, checked."""
-    return split_of(recipe_of(arguments.model, arguments.cfg_options, arguments.plugin), arguments.split)
+    return build_split(load_named_recipe(arguments.model, arguments.cfg_options, arguments.plugin), arguments.split)
 
 
 def collect_outputs(
@@ -170,7 +170,7 @@ def collect_outputs(
             precision=model.precision,
             mode=model.mode,
             batch_size=arguments.batch_size,
-            workers=workers_of(arguments),
+            workers=count_workers(arguments),
             skip_bad=arguments.on_bad_item == "skip",
             progress=advance,
         )
@@ -188,7 +188,7 @@ def embed_dataset(model: LoadedModel, dataset: Dataset, arguments: argparse.Name
     )
 
 
-def workers_of(arguments: argparse.Namespace) -> int:
+def count_workers(arguments: argparse.Namespace) -> int:
     """How many processes read."""
     from toolbox.engine.device import cores
 
@@ -256,7 +256,7 @@ def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int
             display.stop()
 
 
-def stoppable(command: Callable[[], int]) -> Callable[[], int]:
+def make_stoppable(command: Callable[[], int]) -> Callable[[], int]:
     """The command, ending with 128 + n when signal n stopped it."""
 
     def run() -> int:

@@ -21,7 +21,7 @@ def complete_resume(arguments: argparse.Namespace) -> list[str]:
 
     named = arguments.resume
     if isinstance(named, str):
-        run = run_of(Path(named))
+        run = find_run(Path(named))
         if arguments.config is None and run is None and (named.endswith(".py") or is_shipped(named)):
             arguments.config, arguments.resume = named, True
         elif run is not None:
@@ -31,7 +31,7 @@ def complete_resume(arguments: argparse.Namespace) -> list[str]:
             if is_folder and Path(arguments.work_dir).resolve() == run.resolve():
                 arguments.resume = True  # its newest checkpoint, not its best
             arguments.config = arguments.config or str(run / "config.py")
-    elif arguments.resume and arguments.config is None and arguments.work_dir and run_of(Path(arguments.work_dir)):
+    elif arguments.resume and arguments.config is None and arguments.work_dir and find_run(Path(arguments.work_dir)):
         arguments.config = str(Path(arguments.work_dir) / "config.py")
     if arguments.config is None:
         reason = f", and {named} is no folder of a run and no checkpoint in one" if isinstance(named, str) else ""
@@ -39,19 +39,19 @@ def complete_resume(arguments: argparse.Namespace) -> list[str]:
         raise ToolboxError(f"No recipe is named{reason}.", hint=hint)
     if not arguments.resume or arguments.overwrite:
         return []
-    folder = _folder_of(arguments)
-    kept = kept_options(folder, [text.partition("=")[0] for text in arguments.cfg_options])
+    folder = _find_run_folder(arguments)
+    kept = list_kept_options(folder, [text.partition("=")[0] for text in arguments.cfg_options])
     arguments.cfg_options = [*kept, *arguments.cfg_options]
     return kept
 
 
-def run_of(path: Path) -> Path | None:
+def find_run(path: Path) -> Path | None:
     """The folder of the run that a path means: itself, or that of a checkpoint in it."""
     return next((folder for folder in (path, path.parent) if (folder / "config.py").is_file()), None)
 
 
-def kept_options(folder: Path, given: list[str]) -> list[str]:
-    """The options that the run in a folder was started with, as `KEY=VALUE`, but for those that are `given` anew."""
+def list_kept_options(folder: Path, replaced: list[str]) -> list[str]:
+    """The options that the run in a folder was started with, as `KEY=VALUE`, but for those that are `replaced`."""
     from toolbox.recipe_text import read_recipe
     from toolbox.utils.key_paths import get_value, has_key, is_within
 
@@ -60,12 +60,12 @@ def kept_options(folder: Path, given: list[str]) -> list[str]:
         recipe = read_recipe((folder / "config.py").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    keys = [key for key in keys if not any(is_within(key, other) for other in given)]
+    keys = [key for key in keys if not any(is_within(key, other) for other in replaced)]
     keys = [key for key in keys if key not in ("work_dir", "resume") and has_key(recipe, key)]
     return [f"{key}={get_value(recipe, key)!r}" for key in keys]
 
 
-def _folder_of(arguments: argparse.Namespace) -> Path:
+def _find_run_folder(arguments: argparse.Namespace) -> Path:
     from toolbox import api, prerequisites
     from toolbox.config import to_dict
 
