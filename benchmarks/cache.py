@@ -19,6 +19,7 @@ from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches, ready
 from toolbox.engine.feature_extraction.feature_cache import FeatureCache
+from toolbox.engine.setup import set_up
 from toolbox.engine.trainer import Trainer
 from toolbox.registry import build
 
@@ -37,8 +38,8 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw_photos(folder / "photos", items)
-        live = _Stretch(_recipe(folder, batch, size, stored=False), folder / "live", console=QuietConsole())
-        stored = _Stretch(_recipe(folder, batch, size, stored=True), folder / "stored", console=QuietConsole())
+        live = _Stretch(set_up(_recipe(folder, batch, size, stored=False), folder / "live", console=QuietConsole()))
+        stored = _Stretch(set_up(_recipe(folder, batch, size, stored=True), folder / "stored", console=QuietConsole()))
         steps, plain = int(live.steps_per_epoch), _plain_pass(live, batch)
         plain()
         stored.stretch(steps)
@@ -72,7 +73,7 @@ class _Stretch(Trainer):
 
     def stretch(self, steps: int) -> None:
         self.steps = self.step + steps
-        self._train()
+        self.train()
 
     def save(self) -> Path:
         return self.work_dir
@@ -98,16 +99,16 @@ def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, A
 def _plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
     """What one would write by hand."""
     model, sampler = engine.model, build({"type": "core.Sequential", "batch_size": batch}, "sampler")
-    sampler.setup(engine.dataset, 0)
+    sampler.setup(engine.setup.dataset, 0)
     inputs = input_specs(model)
 
     def plain() -> None:
         kept = []
         with torch.no_grad():
             for loaded in batches(
-                BatchBuilder(engine.dataset, inputs), TrainBatches(sampler, 0, len(sampler)), workers=1
+                BatchBuilder(engine.setup.dataset, inputs), TrainBatches(sampler, 0, len(sampler)), workers=1
             ):
-                pixels = ready(loaded, inputs, engine.torch_device).inputs["image"]
+                pixels = ready(loaded, inputs, engine.setup.torch_device).inputs["image"]
                 kept.append(model.pool(model.backbone(pixels)).cpu())
 
     return plain
@@ -117,5 +118,7 @@ def _extract(engine: Trainer, folder: Path) -> None:
     """All of it: the key, the shards, their checksums, the manifest, and opening the store."""
     shutil.rmtree(folder, ignore_errors=True)
     recipe = engine.config | {"features": {"dtype": "fp16", "views": None, "folder": str(folder)}}
-    feature_cache = FeatureCache(recipe, engine.model, engine.device, engine.precision, console=QuietConsole())
-    feature_cache.add("train", engine.dataset, recipe["train_dataloader"], training=True)
+    feature_cache = FeatureCache(
+        recipe, engine.model, engine.setup.device, engine.setup.precision, console=QuietConsole()
+    )
+    feature_cache.add("train", engine.setup.dataset, recipe["train_dataloader"], training=True)

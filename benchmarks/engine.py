@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.timing import measure_seconds
 from toolbox.base import Batch
 from toolbox.config import complete
-from toolbox.engine import trainer
 from toolbox.engine.console import QuietConsole
+from toolbox.engine.setup import set_up
 from toolbox.engine.trainer import Trainer
 
 PROMISES = {"vits16": 1.03, "demo": 1.10}
@@ -37,7 +37,7 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engine = _Stretch(_recipe(model), Path(folder) / "run", console=QuietConsole())
+        engine = _Stretch(set_up(_recipe(model), Path(folder) / "run", console=QuietConsole()))
         engine.batch = _batch(*_MODELS[model][1:])
         bare = _bare_loop(engine)
         engine.stretch(2)
@@ -67,8 +67,8 @@ class _Stretch(Trainer):
 
     def stretch(self, steps: int) -> None:
         self.steps = self.step + steps
-        with mock.patch.object(trainer, "training_batches", return_value=itertools.repeat(self.batch)):
-            self._train()
+        with mock.patch.object(self.setup, "batches", return_value=itertools.repeat(self.batch)):
+            self.train()
 
     def save(self) -> Path:
         return self.work_dir
@@ -104,13 +104,13 @@ def _bare_loop(engine: _Stretch) -> Any:
     """What one would write by hand: the same model, loss, clipping and kind of optimizer."""
     model = engine.model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.device.fused_optimizer)
-    images, labels = engine.batch.inputs["image"], engine.batch.labels.to(engine.torch_device)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.setup.device.fused_optimizer)
+    images, labels = engine.batch.inputs["image"], engine.batch.labels.to(engine.setup.torch_device)
     preprocess = model.backbone.preprocess()
 
     def bare(steps: int) -> None:
         for _ in range(steps):
-            pixels = preprocess.finish(images.to(engine.torch_device))
+            pixels = preprocess.finish(images.to(engine.setup.torch_device))
             embeddings = model.head(model.pool(model.backbone(pixels)))
             loss = model.criterion(embeddings, labels)
             loss.backward()

@@ -43,3 +43,17 @@ def tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     for file in sorted(folder.glob("adapters/*/adapter_model.safetensors")):
         found |= {f"{file.parent.name}/{key}": value for key, value in load_file(file).items()}
     return found
+
+
+def with_hooks(monkeypatch, *hooks):
+    """Runs have these hooks too, after those of their recipes."""
+    from toolbox.engine import setup
+
+    original = setup.set_up
+
+    def set_up(*arguments, **options):
+        made = original(*arguments, **options)
+        made.hooks += hooks
+        return made
+
+    monkeypatch.setattr(setup, "set_up", set_up)

@@ -16,9 +16,10 @@ from torch import nn
 
 import toolbox
 from toolbox import api
-from toolbox.engine import trainer
 from toolbox.engine.checkpoint import checkpoint as checkpoints
-from toolbox.engine.hooks.average import WeightAverage, applied, start_step
+from toolbox.engine.hooks.average import WeightAverage, WeightAveraging, applied, start_step
+from toolbox.engine.setup import set_up
+from toolbox.engine.trainer import Trainer
 
 EMA = "optim_wrapper.average=dict(decay=0.8)"
 SWA = "optim_wrapper.average=dict(decay=None,start=0.5)"
@@ -74,8 +75,6 @@ def test_an_error_inside_leaves_the_weights_in_place():
     with pytest.raises(RuntimeError), applied(average):
         raise RuntimeError
     assert torch.equal(parameter, values[-1])
-    with applied(None):
-        pass
 
 
 def test_frozen_weights_are_neither_copied_nor_averaged(toy, tmp_path):
@@ -83,11 +82,12 @@ def test_frozen_weights_are_neither_copied_nor_averaged(toy, tmp_path):
     recipe = toolbox.config.complete(
         toolbox.config.to_dict(toy([vit(tmp_path / "a", TUNES[1]), "model.pool=cls", EMA]))
     )
-    run = trainer.Trainer(recipe, tmp_path / "w")
-    kept = sum(tensor.numel() for tensor in run.average._averages.parameters())
+    run = Trainer(set_up(recipe, tmp_path / "w"))
+    (average,) = (hook.average for hook in run.hooks if isinstance(hook, WeightAveraging))
+    kept = sum(tensor.numel() for tensor in average._averages.parameters())
     trained = sum(parameter.numel() for parameter in run.model.parameters() if parameter.requires_grad)
     assert kept == trained < sum(parameter.numel() for parameter in run.model.parameters()) / 3
-    run._lock.close()
+    run.setup.unlock()
 
 
 @pytest.fixture

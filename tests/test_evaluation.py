@@ -18,7 +18,8 @@ from toolbox.cli.test import main
 from toolbox.config.validate import complete
 from toolbox.engine import inference
 from toolbox.engine.data.batch_builder import input_specs
-from toolbox.engine.evaluation.evaluator import Evaluator, RawPixels
+from toolbox.engine.evaluation.evaluator import Evaluator
+from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.precision import Precision
 from toolbox.engine.preflight.inspect import inspect
 from toolbox.errors import ToolboxError

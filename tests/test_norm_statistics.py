@@ -36,24 +36,21 @@ def averaged(toy):
 def test_a_checkpoint_has_the_statistics_of_its_weights(toy, averaged):
     """They are what one pass over the run's first batches with these weights gives."""
     from toolbox.config import complete, to_dict
-    from toolbox.engine.trainer import Trainer
+    from toolbox.engine.setup import set_up
 
     found = statistics("averaged")
-    run = Trainer(complete(to_dict(toy(RUN))), Path("other"))
+    run = set_up(complete(to_dict(toy(RUN))), Path("other"))
     saved = load_file("averaged/last/model.safetensors")
     run.model.load_state_dict({name: tensor.clone() for name, tensor in saved.items()})
     run.model.eval()
     norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm1d)]
     rows = []
     norms[0].register_forward_pre_hook(lambda module, arguments: rows.append(arguments[0].detach()))
-    from toolbox.engine.data.loader import ready, training_batches
+    from toolbox.engine.data.loader import ready
 
-    stream = training_batches(
-        run.settings, run.dataset, run.sampler, run.training_inputs, first=0, last=run.steps, pin_memory=False
-    )
-    for batch in stream:
+    for batch in run.batches(0, run.length.steps):
         run.model(ready(batch, run.training_inputs, run.torch_device), "predict")
-    run._unlock()
+    run.unlock()
     mean = torch.stack([part.mean(0) for part in rows]).mean(0)
     variance = torch.stack([part.var(0) for part in rows]).mean(0)
     path = next(name for name in found if name.endswith("running_mean")).removesuffix("running_mean")

@@ -13,7 +13,7 @@ from toolbox.api import check_config
 from toolbox.base import Model
 from toolbox.engine import train_step as step
 from toolbox.engine.device import choose_device
-from toolbox.engine.out_of_memory import proposals, ran_out
+from toolbox.engine.hooks.out_of_memory import proposals, ran_out
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
 

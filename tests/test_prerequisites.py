@@ -83,7 +83,9 @@ def test_a_changed_recipe_is_not_taken_for_the_one_that_was_trained(folder, caps
 def test_an_interrupted_start_is_continued(folder, capsys, monkeypatch):
     original = toolbox.api.train
     with monkeypatch.context() as patch:
-        patch.setattr("toolbox.engine.trainer.Trainer._after", lambda run: (_ for _ in ()).throw(Interrupted(2, "x")))
+        patch.setattr(
+            "toolbox.engine.trainer.Trainer.evaluate_after", lambda run: (_ for _ in ()).throw(Interrupted(2, "x"))
+        )
         assert train.main(["recipes/recipe.py"]) == 130
     assert "The same command goes on from there" in capsys.readouterr().err
     assert toolbox.api.train is original

@@ -13,6 +13,7 @@ from test_resume import Said
 
 import toolbox
 from toolbox.engine.hooks import profiler
+from toolbox.engine.hooks.engine_hooks import build_engine_hooks
 
 
 def table(folder: str) -> str:
@@ -70,9 +71,10 @@ def test_a_profile_that_fails_ends_no_run(toy, monkeypatch, method):
 
 
 def test_only_the_main_process_profiles(toy):
-    run = SimpleNamespace(is_main=False, _step_hooks=[])
-    with profiler.profiled(run, 3):
-        assert run._step_hooks == []
+    for is_main in (False, True):
+        setup = SimpleNamespace(settings=lambda path: None, distributed=SimpleNamespace(is_main=is_main))
+        hooks = build_engine_hooks(setup, profile=3)
+        assert any(isinstance(hook, profiler.Profiler) for hook in hooks) == is_main
 
 
 def test_a_number_of_steps_below_one_is_refused(toy):

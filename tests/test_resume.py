@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from craft import with_hooks
 from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
 from toolbox.base import Hook
-from toolbox.engine import trainer
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import files
 from toolbox.engine.console import Console
@@ -148,19 +148,8 @@ class StopAt(Hook):
             run.stop("that is enough")
 
 
-def with_hook(monkeypatch, hook):
-    original = trainer.Trainer._build_training
-
-    def build(self):
-        original(self)
-        self.hooks.append(hook)
-        self._step_hooks.append(hook)
-
-    monkeypatch.setattr(trainer.Trainer, "_build_training", build)
-
-
 def test_a_stopped_run_stays_stopped_unless_its_length_changes(toy, monkeypatch):
-    with_hook(monkeypatch, StopAt(5))
+    with_hooks(monkeypatch, StopAt(5))
     assert toolbox.train(toy(), out="w")["steps"] == 5
     assert checkpoints.read("w/last").step == 5
     assert toolbox.train(toy(), out="w", resume=True)["steps"] == 5
@@ -190,10 +179,10 @@ def test_hooks_resume_and_may_draw(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
     first, second = Counter(), Counter()
     with monkeypatch.context() as patch:
-        with_hook(patch, first)
+        with_hooks(patch, first)
         interrupted(toy(), out="stopped")
     with monkeypatch.context() as patch:
-        with_hook(patch, second)
+        with_hooks(patch, second)
         toolbox.train(toy(), out="stopped", resume=True)
     assert second.count == 12
     assert same(trained(Path("whole"))[0], trained(Path("stopped"))[0])
@@ -202,7 +191,7 @@ def test_hooks_resume_and_may_draw(toy, monkeypatch):
 def test_other_hooks_start_afresh_and_are_told(toy, monkeypatch):
     interrupt_at(monkeypatch, 5)
     with monkeypatch.context() as patch:
-        with_hook(patch, Counter())
+        with_hooks(patch, Counter())
         interrupted(toy(), out="w")
     said = Said()
     toolbox.train(toy(), out="w", resume=True, console=said)
@@ -227,9 +216,9 @@ def test_a_resumed_run_has_the_optimizer_settings_of_its_recipe(toy, monkeypatch
 
     class Look(Hook):
         def after_step(self, run):
-            groups.extend(run.update.optimizer.param_groups)
+            groups.extend(run.setup.train_step.optimizer.param_groups)
 
-    with_hook(monkeypatch, Look())
+    with_hooks(monkeypatch, Look())
     toolbox.train(toy([f"optim_wrapper.optimizer={SGD.format(0.5)}"]), out="w", resume=True)
     assert {group["momentum"] for group in groups} == {0.5}
 
@@ -365,14 +354,8 @@ def test_a_hook_that_saves_after_the_end_is_refused_and_changes_no_checkpoint(to
         def after_run(self, run):
             run.save()
 
-    original = trainer.Trainer._build_training
-
-    def build(self):
-        original(self)
-        self.hooks += [Late()]
-
     toolbox.train(toy(["train_cfg.max_steps=2"]), out="plain")
-    monkeypatch.setattr(trainer.Trainer, "_build_training", build)
+    with_hooks(monkeypatch, Late())
     with pytest.raises(ToolboxError, match="saved after training had ended"):
         toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     ours, theirs = (checkpoints.read(Path(folder, "checkpoint-2")).model_tensors() for folder in ("w", "plain"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from craft import with_hooks
 from test_exactness import assert_same, interrupt_at
 from test_resume import Said, interrupted, metrics
 
@@ -20,7 +21,6 @@ import toolbox
 from toolbox import api
 from toolbox.base import Hook
 from toolbox.cli import train
-from toolbox.engine import trainer
 from toolbox.engine.data import bad_items
 from toolbox.engine.signals import Interrupted
 from toolbox.registry import catalog
@@ -517,13 +517,7 @@ def test_a_hook_that_fails_at_the_end_keeps_no_other_from_closing(toy, monkeypat
         def after_run(self, run):
             closed.append(run.step)
 
-    original = trainer.Trainer._build_training
-
-    def build(self):
-        original(self)
-        self.hooks += [Failing(), Closing()]
-
-    monkeypatch.setattr(trainer.Run, "_build_training", build)
+    with_hooks(monkeypatch, Failing(), Closing())
     with pytest.raises(Crash):
         toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     assert closed == [2]

@@ -234,11 +234,14 @@ def test_no_training_continues_from_a_mix_but_a_new_run_may_start(toy, weights):
 
 def test_the_curve_is_a_finding(toy, weights):
     from toolbox.base import Curve
+    from toolbox.engine.run_results import collect_report_items
+    from toolbox.engine.setup import set_up
     from toolbox.engine.trainer import Trainer
 
-    run = Trainer(complete(to_dict(toy([*options(weights), WISE]))), Path("w"), console=Said())
-    run.execute()
-    curve = next(found for found in run.report_items({})[1] if isinstance(found, Curve) and found.title == "WiSE-FT")
+    run = Trainer(set_up(complete(to_dict(toy([*options(weights), WISE]))), Path("w"), console=Said()))
+    run.run()
+    _, items = collect_report_items(run, {})
+    curve = next(item for item in items if isinstance(item, Curve) and item.title == "WiSE-FT")
     assert [alpha for alpha, _ in curve.series["recall@1"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 

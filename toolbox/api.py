@@ -129,7 +129,8 @@ def train(
     ToolboxError with every problem of the recipe before anything is loaded or written.
     """
     from toolbox.engine.distributed.context import SINGLE_PROCESS
-    from toolbox.engine.hooks.profiler import profiled
+    from toolbox.engine.run_results import collect_report_items
+    from toolbox.engine.setup import set_up
     from toolbox.engine.speed import explained
     from toolbox.engine.start_line import describe_task
     from toolbox.engine.trainer import Trainer
@@ -157,7 +158,7 @@ def train(
         if distributed.is_main:
             task = describe_task(settings, ["train"], distributed.rank_info)
             console.info(f"Training {name_of(config)}: {task}, into {folder}")
-        run = Trainer(
+        setup = set_up(
             settings,
             folder,
             source=dump(settings),
@@ -168,10 +169,11 @@ def train(
             idle=found.idle != [],
             overridden=sorted(getattr(config, "overridden", ())),
         )
-        with profiled(run, profile), explained():
-            results = run.execute()
+        run = Trainer(setup, profile=profile)
+        with explained():
+            results = run.run()
         if run.is_main:
-            shown = run.report_items(results)
+            shown = collect_report_items(run, results)
             results["report"] = str(write_report(folder, results, shown))
             save_report_items(folder, shown[1] if shown else [])
     except ToolboxError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from toolbox.base.report_items import ReportItem
@@ -43,6 +44,22 @@ class Hook:
 
     def after_save(self, run: Run, path: Any) -> None:
         """After a checkpoint is complete; `path` is its folder."""
+
+    def evaluation_weights(self, run: Run) -> AbstractContextManager[None]:
+        """A context within which the model holds the weights that are evaluated and saved; default: as they are."""
+        return nullcontext()
+
+    def after_train(self, run: Run) -> None:
+        """Once, after the last step, before the best checkpoint is loaded and evaluated."""
+
+    def choose_weights(self, run: Run) -> tuple[str, dict[str, float]] | None:
+        """Once, with the weights of the best checkpoint in the model: give it others that are evaluated in their place.
+
+        Returns what they are called in messages and their validation metrics, None to leave the weights as they are.
+        """
+
+    def on_exception(self, run: Run, error: Exception) -> None:
+        """The run fails by this error; raise another one from it where more can be said."""
 
     def after_run(self, run: Run) -> None:
         """Once, at the end, also when the run failed or was interrupted."""

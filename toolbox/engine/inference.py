@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from toolbox.base import Batch, Dataset, world
 from toolbox.base.functional import gather_numbers
-from toolbox.engine import out_of_memory
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import EvalBatches
 from toolbox.engine.data.loader import batches, ready
+from toolbox.engine.hooks import out_of_memory
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.store import Store
@@ -54,7 +54,7 @@ def compute_outputs(
         if taken is None:
             yield batch, None
             continue
-        with torch.no_grad(), out_of_memory.judging(where, taken), precision.autocast():
+        with torch.no_grad(), out_of_memory.evaluating(where, taken), precision.autocast():
             taken = ready(taken, inputs, place)
             try:
                 outputs = compute(taken)

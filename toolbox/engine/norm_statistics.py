@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from toolbox.base import Batch, Loss
+from toolbox.engine.data.loader import ready
+from toolbox.engine.device import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from toolbox.engine.setup import RunSetup
 
 BATCHES = 32
 """How many training batches statistics are estimated from, at most."""
@@ -78,3 +84,20 @@ class NormStatistics:
         finally:
             for module, mode in modes.items():
                 module.training = mode
+
+
+def estimate_norm_statistics(setup: RunSetup) -> None:
+    """Give a run's batch norms the statistics of the weights that its model holds, from the run's first batches."""
+    if not setup.norm_statistics.norms:
+        return
+
+    def predict(batch: Batch) -> None:
+        if all(items for (items,) in setup.distributed.all_gather_ints(len(batch))):
+            with setup.precision.autocast():
+                setup.parallel.module(ready(batch, setup.training_inputs, setup.torch_device), "predict")
+
+    last = min(BATCHES, setup.length.batches(setup.length.steps))
+    random = random_state(setup.device)
+    with closing(setup.batches(0, last)) as stream:
+        setup.norm_statistics.estimate(predict, stream)
+    set_random_state(setup.device, random)

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from toolbox.base import Hook
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import run_folder
 from toolbox.engine.checkpoint.files import point, recover
 from toolbox.engine.classes import first_difference
 from toolbox.engine.console import Console
 from toolbox.engine.distributed.context import DistributedContext
-from toolbox.engine.hooks.average import WeightAverage, restore_weights
 from toolbox.errors import ToolboxError
 from toolbox.utils.key_paths import find_differences
 
@@ -155,28 +151,6 @@ def differences(
             "not those that the run would have had."
         )
     return found
-
-
-def hook_states(hooks: list[Hook]) -> list[dict[str, Any]]:
-    """The hooks' states with their classes' names."""
-    return [{"hook": type(hook).__name__, "state": hook.state_dict()} for hook in hooks]
-
-
-def restore_hooks(hooks: list[Hook], saved: list[dict[str, Any]], console: Console) -> None:
-    """Give each hook its state back. Hooks that are new, gone or in another order are told, and start afresh."""
-    if [type(hook).__name__ for hook in hooks] != [item["hook"] for item in saved]:
-        console.warn("The hooks are not those of the checkpoint: they start afresh.")
-        return
-    for hook, item in zip(hooks, saved, strict=True):
-        hook.load_state_dict(item["state"])
-
-
-def restore_average(average: WeightAverage | None, saved: dict[str, Any] | None, tensors: dict[str, Tensor]) -> None:
-    """Put the weights that training goes on from into a model that holds what the checkpoint's model held."""
-    if average is not None and saved is not None:
-        average.load_state_dict(saved)
-    elif saved is not None:  # averaging was switched off
-        restore_weights(tensors, saved)
 
 
 def turn_back(folder: Path, step: int, best: dict[str, Any] | None, console: Console) -> dict[str, Any] | None:

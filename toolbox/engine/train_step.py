@@ -8,17 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Schedule
+from toolbox.base import Batch, Model, Schedule
 from toolbox.base.scalars import as_number
-from toolbox.engine.distributed.parallel import Parallel
+from toolbox.engine.distributed.parallel import Parallel, problems
 from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.hooks.profiler import phase
 from toolbox.engine.nonfinite import LeftOut, NonFiniteGuard, overflow
-from toolbox.engine.param_groups import ParamGroup, torch_groups
+from toolbox.engine.param_groups import ParamGroup, parameter_groups, torch_groups
 from toolbox.engine.precision import Precision
+from toolbox.engine.settings import Settings
 from toolbox.engine.step_metrics import StepMetrics
 from toolbox.errors import ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
 
 
 class TrainStep:
@@ -56,6 +59,11 @@ class TrainStep:
         self.skipping = None if max_skipped is None else NonFiniteGuard(parallel.module, self.optimizer, max_skipped)
         counts = self.skipping is not None or precision.scaler is not None
         self.left_out = LeftOut(self.parameters[0].device, max_in_a_row) if counts else None
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by its names in the model."""
+        names = [name for group in self.names for name in group]
+        return dict(zip(names, self.parameters, strict=True))
 
     def __call__(self, batches: list[Batch], step: int, steps: int) -> None:
         """Update from the mean gradient of `batches`; `step` counts from 0."""
@@ -282,3 +290,33 @@ def _own(group: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, Tensor)
         or (isinstance(value, bool | int | float | str | None) and (key not in settings or value != settings[key]))
     }
+
+
+def build_train_step(
+    settings: Settings, model: Model, parallel: Parallel, precision: Precision, device: Device
+) -> TrainStep:
+    """What updates the model, as the recipe's `optim_wrapper` and `param_scheduler` say."""
+    optimizer = build(settings("optim_wrapper.optimizer"), "optimizer", where="optim_wrapper.optimizer")
+    if wrong := problems(settings("env_cfg.parallel"), optimizer):
+        raise ToolboxError.of(wrong)
+    groups = parameter_groups(
+        model,
+        optimizer,
+        settings("optim_wrapper.parts") or {},
+        settings("optim_wrapper.decay_one_dim"),
+        settings("optim_wrapper.layer_decay"),
+        settings("optim_wrapper.decay_tokens"),
+    )
+    clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
+    skips = settings("optim_wrapper.on_nonfinite") == "skip"
+    return TrainStep(
+        parallel,
+        groups,
+        lambda torch_groups: optimizer.build(torch_groups, fused=device.fused_optimizer),
+        [build(item, "schedule", where="param_scheduler") for item in settings.schedules()],
+        precision,
+        max_norm=clip["max_norm"] if clip else None,
+        grad_cache=GradCache(parallel.module, cache["chunk_size"], precision, device) if cache else None,
+        max_skipped=settings("optim_wrapper.max_skipped") if skips else None,
+        max_in_a_row=settings("optim_wrapper.max_skipped_in_a_row"),
+    )

@@ -1,4 +1,4 @@
-"""A training run from top to bottom: set up, evaluate before, train, evaluate after.
+"""A training run from top to bottom: evaluate before, train, evaluate after.
 
 State is saved only between steps, a step being one optimizer update, and everything that a step depends on is either
 a pure function of its number or part of the state: so a resumed run repeats the uninterrupted one bit for bit.
@@ -7,28 +7,174 @@ a pure function of its number or part of the state: so a resumed run repeats the
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from toolbox.base import Batch
-from toolbox.base.scalars import as_numbers, as_plain
-from toolbox.engine import out_of_memory
-from toolbox.engine import resume as resuming
+from toolbox.base import Batch, Hook
+from toolbox.base.scalars import as_numbers
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import loading, run_folder
-from toolbox.engine.checkpoint.files import write_json, write_text
 from toolbox.engine.console import shown
-from toolbox.engine.data.loader import ready, training_batches
-from toolbox.engine.data_line import count_data, describe_data
-from toolbox.engine.device import cores, peak_memory, random_state, set_random_state
+from toolbox.engine.data.loader import ready
+from toolbox.engine.device import set_random_state
+from toolbox.engine.evaluation.run_evaluator import RunEvaluator
+from toolbox.engine.hooks.engine_hooks import build_engine_hooks
 from toolbox.engine.hooks.profiler import phase
-from toolbox.engine.run_evaluation import Judging
-from toolbox.errors import Problem, ToolboxError
+from toolbox.engine.run_progress import RunProgress
+from toolbox.engine.run_results import write_first_results, write_results
+from toolbox.engine.run_state import restore_run, save_run
+from toolbox.engine.setup import RunSetup
+from toolbox.engine.signals import Interrupted, StopSignal
+from toolbox.errors import ToolboxError
 
 
-class Trainer(Judging):
-    """One training run, with the arguments of `Prepared`; hooks see it as `toolbox.base.Run`."""
+class Trainer:
+    """One training run; hooks see it as `toolbox.base.Run`.
+
+    - `setup`: what the run consists of.
+    - `profile`: how many steps to profile, None for none.
+
+    `hooks` are the engine's own, then those of the recipe; `batches` are those of the step that is being made.
+    """
+
+    def __init__(self, setup: RunSetup, *, profile: int | None = None) -> None:
+        self.setup, self.model, self.config, self.work_dir = setup, setup.model, setup.recipe, setup.work_dir
+        self.console, self.distributed, self.is_main = setup.console, setup.distributed, setup.distributed.is_main
+        self.step, self.steps, self.steps_per_epoch = 0, setup.length.steps, setup.length.steps_per_epoch
+        self.info, self.warn = setup.console.info, setup.console.warn
+        self.metrics: dict[str, float] = {}
+        self.progress = RunProgress(quantization=setup.quantization)
+        self.batches: list[Batch] = []
+        self.evaluator = RunEvaluator(
+            setup, weights=self.evaluation_weights, is_interrupted=self._is_interrupted, leave=self._leave
+        )
+        self._stream: Generator[Batch, None, None] | None = None
+        self._signal = StopSignal()
+        self._signum: int | None = None  # the signal that the processes have agreed to follow
+        self._random, self._warned, self._ended = setup.random, False, False
+        try:
+            self.engine_hooks = build_engine_hooks(setup, profile)
+            self.hooks = [*self.engine_hooks, *setup.hooks]
+            if setup.resume_from is not None:
+                self._random = restore_run(self, setup.resume_from) or setup.random
+        except BaseException:
+            setup.unlock()
+            raise
+
+    # ---- the run
+
+    def run(self) -> dict[str, Any]:
+        """Run to the end. Returns what train_results.json holds.
+
+        Raises Interrupted after SIGINT or SIGTERM, with a checkpoint of the last step written if there was one.
+        """
+        with self._signal, ExitStack() as at_end:
+            for hook in reversed(self.hooks):
+                at_end.callback(hook.after_run, self)  # of each hook, also where another one's fails
+            at_end.callback(self._close)
+            try:
+                self.distributed.run_on_main(self.setup.write_identity)
+                for hook in self.engine_hooks:
+                    hook.before_run(self)
+                self.evaluate_before()
+                for hook in self.setup.hooks:
+                    hook.before_run(self)
+                self.evaluate_start()
+                self.train()
+                return self.evaluate_after()
+            except Exception as error:
+                for hook in self.hooks:
+                    hook.on_exception(self, error)
+                raise
+
+    def evaluate_before(self) -> None:
+        """Evaluate the backbone as it is, without what is new, once in the life of a run."""
+        setup, target = self.setup, self.setup.final
+        if self.progress.before is not None or target is None or not setup.settings("evaluate_before"):
+            return
+        if setup.resume_from is not None:
+            self.console.warn("The run was resumed before its 'before' was known: it is left out.")
+            return
+        precision = "" if setup.eval_precision.name == "fp32" else f", in {setup.eval_precision.name}"
+        self.console.info(f"Evaluating the backbone as it is on the {target.name} set{precision} ...")
+        self.progress.before = self.evaluator.evaluate_baseline(target, "before")
+        write_first_results(self)
+
+    def evaluate_start(self) -> None:
+        """Evaluate the model before its first step, on the validation set: where its curves begin."""
+        setup = self.setup
+        if self.step or setup.resume_from is not None or setup.val is None or not setup.settings("evaluate_before"):
+            return
+        target = setup.val.without_learning()  # of the features as they are, the "before" says what these would
+        if not target.metrics:
+            return
+        metrics = self.evaluator.evaluate_or_leave(target)
+        if metrics:
+            self.progress.start = metrics
+            self._log_validation(metrics)
+
+    def train(self) -> None:
+        """Make all steps that are left; log, evaluate and save where these are due."""
+        setup, progress, length = self.setup, self.progress, self.setup.length
+        step_hooks = [hook for hook in self.hooks if type(hook).after_step is not Hook.after_step]
+        interval = setup.settings("default_hooks.logger.interval")
+        self._begin_training()
+        last_logged = replace(progress)
+        while self.step < self.steps and progress.stopped is None:
+            started = time.perf_counter()
+            batches = self._next_batches(started)
+            self.model.before_step(self.step, self.steps)
+            self.batches = [batch for batch in batches if len(batch)]
+            setup.train_step(self.batches, self.step, self.steps)
+            self.batches = []
+            self.model.after_step(self.step, self.steps)
+            self.step += 1
+            for hook in step_hooks:
+                hook.after_step(self)
+            self._agree(batches)
+            is_logged = self.step % interval == 0 or self.step == self.steps
+            metrics = setup.train_step.read() if is_logged else {}
+            progress.seconds += time.perf_counter() - started
+            if is_logged:
+                self._log_step(metrics, last_logged)
+                last_logged = replace(progress)
+                self._agree_to_stop()
+            self.console.advance(self.step, metrics)
+            is_best = self._validate_if_due()
+            is_last = self.step == self.steps or progress.stopped is not None
+            if is_last or is_best or length.saves(self.step) or self._signum:
+                self.save()
+            if self._signum:
+                self._leave()
+        if setup.train_step.left_out:
+            setup.train_step.left_out.check_end(self.step)
+        if progress.stopped:
+            self.console.info(f"Stopped at step {self.step}: {progress.stopped}.")
+
+    def evaluate_after(self) -> dict[str, Any]:
+        """Evaluate the best checkpoint, or what hooks choose in its place; returns and writes the results."""
+        self._ended = True
+        for hook in self.hooks:
+            hook.after_train(self)
+        setup, best = self.setup, self.progress.best
+        if best and best["step"] != self.step:
+            path = self.work_dir / f"checkpoint-{best['step']}"
+            loading.load_into(self.model, checkpoints.read(path, verify=self.is_main))
+        name, metrics = "best checkpoint" if best else "last checkpoint", best["metrics"] if best else None
+        is_evaluated = True
+        for hook in self.hooks:
+            choice = hook.choose_weights(self)
+            if choice is not None:
+                (name, metrics), is_evaluated = choice, False
+        target = setup.test or (None if is_evaluated else setup.val)
+        if target is not None:
+            self.console.info(f"Evaluating the {name} on the {target.name} set ...")
+            metrics = self.evaluator.evaluate_or_leave(target, chosen=metrics)
+            self.console.info("after: " + shown(metrics))
+        return write_results(self, metrics)
 
     # ---- what hooks may call
 
@@ -37,303 +183,166 @@ class Trainer(Judging):
         try:
             values = as_numbers(values)
         except ValueError as error:
-            raise ToolboxError(
-                f"What was logged holds {error}.", where="custom_hooks", hint="Log {name: number}."
-            ) from error
+            message, hint = f"What was logged holds {error}.", "Log {name: number}."
+            raise ToolboxError(message, where="custom_hooks", hint=hint) from error
         self.metrics |= values
         if not self.is_main:
             return
         line = {"step": self.step, "epoch": round(self.epoch, 4), **values}
         run_folder.add_metrics(self.work_dir / "metrics.jsonl", line)
-        self.progress["lines"] += 1
+        self.progress.lines += 1
         for hook in self.hooks:
             hook.after_log(self, values)
 
     @property
     def better(self) -> dict[str, str]:
         """Which values of the validation metrics are better."""
-        return self.settings.directions(self.val.better) if self.val is not None else {}
+        val = self.setup.val
+        return self.setup.settings.directions(val.better) if val is not None else {}
 
     @property
     def epoch(self) -> float:
         """How many epochs of the training data were read."""
-        return self.length.epoch(self.step)
-
-    def info(self, text: str) -> None:
-        """Say something on the console and in train.log."""
-        self.console.info(text)
-
-    def warn(self, text: str) -> None:
-        """Tell the user, on the console and in train.log."""
-        self.console.warn(text)
+        return self.setup.length.epoch(self.step)
 
     def stop(self, reason: str) -> None:
         """End the run after this step, as if it had reached its length."""
-        self.progress["stopped"] = reason
+        self.progress.stopped = reason
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate on the validation set now, and log the result."""
-        if self.val is None:
+        if self.setup.val is None:
             raise ToolboxError("There is no validation set.", hint="Set val_dataloader and val_evaluator.")
-        found = self._judge(self.val, "predict", interruptible=False)
-        self.log({f"val/{name}": value for name, value in found.items()})
-        return found
+        metrics = self.evaluator.evaluate(self.setup.val, interruptible=False)
+        self.log({f"val/{name}": value for name, value in metrics.items()})
+        return metrics
 
     def save(self) -> Path:
         """Write a checkpoint of this step now; returns its folder. Raises ToolboxError when training has ended."""
         if self._ended:  # the model may hold the best weights by now, or a mix, or an update may be half done
-            raise ToolboxError(
-                f"A hook saved after training had ended, when the model is no longer that of step {self.step}.",
-                where="custom_hooks",
-                hint="Save in after_step or after_evaluate.",
-            )
-        self.update.check_finite(weights=True)
-        best, extra = self.progress["best"], self._identity()
-        with self._judged_weights():
-            state = {
-                "update": self.update.state_dict(),
-                "random": self.distributed.all_gather(random_state(self.device)),
-                "progress": self.progress,
-                "metrics": self.metrics,
-                "hooks": resuming.hook_states(self.hooks),
-                "bad_items": self.bad_items.found,
-                "average": self.average.state_dict() if self.average else None,
-            }
-            path = checkpoints.save(
-                self.work_dir,
-                self.step,
-                self.model,
-                state,
-                recipe=self.config,
-                extra=extra,
-                classes=self.class_names,
-                trained=self.trained_items,
-                distributed=self.distributed,
-            )
-        if self.is_main:
-            if best and best["step"] == self.step:
-                checkpoints.point(self.work_dir / "best", path)
-            checkpoints.rotate(self.work_dir, self.settings("default_hooks.checkpoint.max_keep_ckpts"))
+            message = f"A hook saved after training had ended, when the model is no longer that of step {self.step}."
+            raise ToolboxError(message, where="custom_hooks", hint="Save in after_step or after_evaluate.")
+        path = save_run(self)
         for hook in self.hooks:
             hook.after_save(self, path)
         self._agree_to_stop()
         return path
 
-    # ---- the run
-
-    def execute(self) -> dict[str, Any]:
-        """Run to the end. Returns what train_results.json holds.
-
-        Raises Interrupted after SIGINT or SIGTERM, with a checkpoint of the last step written if there was one.
-        """
-        with self._signal, ExitStack() as ends:
-            for hook in reversed(self.hooks):
-                ends.callback(hook.after_run, self)  # of each hook, also where another one's fails
-            ends.callback(self._end)
-            self.distributed.run_on_main(self._write_identity)
-            self._before()
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Within, the model holds the weights that are evaluated and saved, as hooks say."""
+        with ExitStack() as weights:
             for hook in self.hooks:
-                hook.before_run(self)
-            self._validate_start()
-            self._train()
-            return self._after()
+                weights.enter_context(hook.evaluation_weights(self))
+            yield
 
-    def _end(self) -> None:
-        self._ended = True
-        if self._stream is not None:
-            self._stream.close()  # its workers end now, also where an error keeps hold of it
-        self._unlock()
-        self.console.stop()
+    # ---- parts of a step
 
-    def _write_identity(self) -> None:
-        if self._overwrite:
-            run_folder.clear(self.work_dir)
-        self.distributed.begin()
-        write_text(self.work_dir / "config.py", self.source)
-        about = run_folder.environment(str(self.device), self.plugins, self.overridden)
-        write_json(self.work_dir / "environment.json", about)
-        self.console.log_file = self.work_dir / "train.log"
-        for note in (describe_data(self.datasets), *self.dataset.notes(), *self.sampler.notes()):
-            self.console.info(note)
-        workers = self.settings("train_dataloader.num_workers")
-        if workers > cores():
-            self.console.info(f"{workers} data workers share {cores()} cores: fewer may be as fast.")
-
-    def _train(self) -> None:
+    def _begin_training(self) -> None:
+        setup = self.setup
         self.console.start(self.step, self.steps)
         self.model.train()
-        stream = self._stream = training_batches(
-            self.settings,
-            self.dataset,
-            self.sampler,
-            self.training_inputs,
-            first=self.length.batches(self.step),
-            last=self.length.batches(self.steps),
-            pin_memory=self.device.type != "cpu",
-            tell=self.console.warn,
-            stored=self.feature_cache and self.feature_cache.of(self.settings("train_dataloader"), training=True),
-        )
-        set_random_state(self.device, self._random)  # only now: what came before training may have drawn
+        self._stream = setup.batches(setup.length.batches(self.step), setup.length.batches(self.steps))
+        set_random_state(setup.device, self._random)  # only now: what came before training may have drawn
         self._agree_to_stop()
-        if self._from is not None and self._validate_if_due():
-            self.save()  # the interrupted run was saved before it could be judged
-        if self._asked:
-            self._leave()  # this run was interrupted there too: the next one judges this step
-        interval = self.settings("default_hooks.logger.interval")
-        mark = dict(self.progress)
-        while self.step < self.steps and self.progress["stopped"] is None:
-            started = time.perf_counter()
-            with phase("waiting for data"):
-                count = self.length.batches(self.step + 1) - self.length.batches(self.step)
-                got = [ready(next(stream), self.training_inputs, self.torch_device) for _ in range(count)]
-                for number, batch in enumerate(got):
-                    batch.share = (
-                        number * self.distributed.world_size + self.distributed.rank,
-                        count * self.distributed.world_size,
-                    )
-            self.progress["data_wait_seconds"] += time.perf_counter() - started
-            self.bad_items.check(got, self.distributed.world_size)
-            self.model.before_step(self.step, self.steps)
-            own = [batch for batch in got if len(batch)]
-            with out_of_memory.training(self.config, self.classes, own, self.step + 1, self.device):
-                self.update(own, self.step, self.steps)
-            self.model.after_step(self.step, self.steps)
-            self.step += 1
-            if self.average:
-                self.average.update(self.step)
-            for hook in self._step_hooks:
-                hook.after_step(self)
-            self._agree(got)
-            due = self.step % interval == 0 or self.step == self.steps
-            numbers = self.update.read() if due else {}
-            self.progress["seconds"] += time.perf_counter() - started
-            if due:
-                self._log_step(numbers, mark)
-                mark = dict(self.progress)
-                self._agree_to_stop()
-            self.console.advance(self.step, numbers)
-            better = self._validate_if_due()
-            last = self.step == self.steps or self.progress["stopped"] is not None
-            if last or better or self.length.saves(self.step) or self._asked:
-                self.save()
-            if self._asked:
-                self._leave()
-        if self.update.left_out:
-            self.update.left_out.check_end(self.step)
-        if self.progress["stopped"]:
-            self.console.info(f"Stopped at step {self.step}: {self.progress['stopped']}.")
+        if setup.resume_from is not None and self._validate_if_due():
+            self.save()  # the interrupted run was saved before it could be evaluated
+        if self._signum:
+            self._leave()  # this run was interrupted there too: the next one evaluates this step
 
-    def _agree(self, got: list[Batch]) -> None:
+    def _next_batches(self, started: float) -> list[Batch]:
+        """This process's shares of the batches of a step, on the device."""
+        setup, length, ranks = self.setup, self.setup.length, self.distributed.world_size
+        with phase("waiting for data"):
+            count = length.batches(self.step + 1) - length.batches(self.step)
+            batches = [ready(next(self._stream), setup.training_inputs, setup.torch_device) for _ in range(count)]
+            for number, batch in enumerate(batches):
+                batch.share = (number * ranks + self.distributed.rank, count * ranks)
+        self.progress.data_wait_seconds += time.perf_counter() - started
+        setup.bad_items.check(batches, ranks)
+        return batches
+
+    def _agree(self, batches: list[Batch]) -> None:
         """Tell the other processes what has happened to this one in a step, and learn the same of them."""
-        fresh = self.bad_items.fresh(got)
-        items = sum(len(batch) for batch in got)
-        stopped = self.progress["stopped"]
-        told = self.distributed.all_gather_ints(self._signal.received or 0, int(stopped is not None), len(fresh), items)
-        self._asked = max(signum for signum, _, _, _ in told) or None
-        self.progress["items"] += sum(count for _, _, _, count in told)
-        self._stop_all(any(stop for _, stop, _, _ in told))
-        if any(count for _, _, count, _ in told):
-            self.bad_items.note([one for found in self.distributed.all_gather(fresh) for one in found])
+        bad_items = self.setup.bad_items
+        fresh = bad_items.fresh(batches)
+        items, is_stopped = sum(len(batch) for batch in batches), int(self.progress.stopped is not None)
+        everyone = self.distributed.all_gather_ints(self._signal.received or 0, is_stopped, len(fresh), items)
+        self._signum = max(signum for signum, _, _, _ in everyone) or None
+        self.progress.items += sum(count for _, _, _, count in everyone)
+        self._stop_all(any(stopped for _, stopped, _, _ in everyone))
+        if any(count for _, _, count, _ in everyone):
+            bad_items.note([item for items in self.distributed.all_gather(fresh) for item in items])
 
     def _agree_to_stop(self) -> None:
         """Called where hooks have been: one that stops the run on a single process stops it on all."""
-        if self.hooks:
-            told = self.distributed.all_gather_ints(int(self.progress["stopped"] is not None))
-            self._stop_all(any(stop for (stop,) in told))
+        if self.setup.hooks:
+            everyone = self.distributed.all_gather_ints(int(self.progress.stopped is not None))
+            self._stop_all(any(stopped for (stopped,) in everyone))
 
-    def _stop_all(self, wanted: bool) -> None:
-        if wanted:
-            reasons = self.distributed.all_gather(self.progress["stopped"])
-            self.progress["stopped"] = next(reason for reason in reasons if reason is not None)
+    def _stop_all(self, is_stopped: bool) -> None:
+        if is_stopped:
+            reasons = self.distributed.all_gather(self.progress.stopped)
+            self.progress.stopped = next(reason for reason in reasons if reason is not None)
 
-    def _validate_if_due(self) -> bool:
-        """Evaluate this step on the validation set, once; whether it is the best so far."""
-        last = self.step == self.steps or self.progress["stopped"] is not None
-        due = self.step and (last or self.length.validates(self.step))
-        if self.val is None or not due or self.progress["validated"] == self.step:
-            return False
-        try:
-            found = self._judge(self.val, "predict")
-            if found is None:
-                return False  # interrupted: the resumed run does it
-            name, greater = self.settings.best_metric(found, self.val.better)
-        except ToolboxError:
-            if self.distributed.world_size == 1:  # of several processes one may fail alone, and saving takes them all
-                self.save()  # the step is good, only its judge failed
-            raise
-        self.model.on_validation_end(found, self.val.classifiers)
-        self.progress["validated"] = self.step
-        self.log({f"val/{name}": value for name, value in found.items()})
-        self.console.info(f"step {self.step} val: {shown(found)}")
-        best = self.progress["best"]
-        better = best is None or (found[name] > best["value"] if greater else found[name] < best["value"])
-        if better:
-            self.progress["best"] = {"step": self.step, "metric": name, "value": found[name], "metrics": found}
-        for hook in self.hooks:
-            hook.after_evaluate(self, found)
-        self._agree_to_stop()
-        return better
+    def _log_validation(self, metrics: dict[str, float]) -> None:
+        self.log({f"val/{name}": value for name, value in metrics.items()})
+        self.console.info(f"step {self.step} val: {shown(metrics)}")
 
-    def _after(self) -> dict[str, Any]:
-        self._ended = True
-        best = self.progress["best"]
-        if self.average:
-            self.average.swap()  # for good: from here on the model is what checkpoints hold
-            self.average = None
-        if best and best["step"] != self.step:
-            path = self.work_dir / f"checkpoint-{best['step']}"
-            loading.load_into(self.model, checkpoints.read(path, verify=self.is_main))
-        mixed = self._mix(best)
-        after, target = best["metrics"] if best else None, self.test or (self.val if mixed else None)
-        if target is not None:
-            what = f"mix with alpha {mixed['alpha']:g}" if mixed else "best checkpoint" if best else "last checkpoint"
-            self.console.info(f"Evaluating the {what} on the {target.name} set ...")
-            chosen = mixed["val"][f"{mixed['alpha']:g}"] if mixed else best and best["metrics"]
-            after = self._judge_or_leave(target, "predict", chosen=chosen)
-            self.console.info("after: " + shown(after))
-        self._compare_with_start()
-        results = run_folder.results(self.progress, after) | {
-            "start": self.progress.get("start"),
-            "better": (target or self.val).better if target or self.val else {},
-            "settings": (target or self.val).settings if target or self.val else [],
-            "before_head": self._evaluate_before_head(after),
-            "wise_ft": mixed,
-            "quantization": self.progress.get("quantization"),
-            "steps": self.step,
-            "peak_memory_bytes": peak_memory(self.device),
-            "precision": self.precision.name,
-            "eval_precision": self.eval_precision.name,
-            "device": str(self.device),
-            "processes": self.distributed.world_size,
-            "threads": self.threads,
-            "unreadable_items": len(self.bad_items.found),
-            "skipped_steps": self.update.left_out.count if self.update.left_out else 0,
-            "features": self.feature_cache.results() if self.feature_cache else None,
-            "data": count_data(self.datasets),
-        }
-        wrong: list[Problem] = []
-        for number, hook in enumerate(self.hooks):
-            entries = hook.on_run_end(self, results)
-            try:
-                results = as_plain(dict(entries)) | results
-            except (TypeError, ValueError) as error:
-                message = f"{type(hook).__name__}.on_run_end gives what JSON cannot hold: {error}."
-                wrong.append(Problem(message, f"custom_hooks.{number}", "Return numbers, text, lists and dicts."))
-        self._write_results(results)
-        if wrong:  # only now: the results of the run are on disk
-            raise ToolboxError.of(wrong)
-        return results
-
-    # ---- small parts
-
-    def _log_step(self, numbers: dict[str, float], since: dict[str, Any]) -> None:
-        spent = {key: self.progress[key] - since[key] for key in ("seconds", "items", "data_wait_seconds")}
-        if numbers.get("grad_norm") == 0.0 and not self._warned:
+    def _log_step(self, metrics: dict[str, float], since: RunProgress) -> None:
+        if metrics.get("grad_norm") == 0.0 and not self._warned:
             self._warned = True
             self.console.warn(
                 "No gradient reaches the trained parts: the loss learns nothing from these batches. Do they hold "
                 "several classes, and several items of each?"
             )
-        numbers["items_per_second"] = round(spent["items"] / spent["seconds"], 2)
-        numbers["data_wait_share"] = round(spent["data_wait_seconds"] / spent["seconds"], 4)
-        self.log(numbers)
+        seconds = self.progress.seconds - since.seconds
+        waited = self.progress.data_wait_seconds - since.data_wait_seconds
+        metrics["items_per_second"] = round((self.progress.items - since.items) / seconds, 2)
+        metrics["data_wait_share"] = round(waited / seconds, 4)
+        self.log(metrics)
+
+    def _validate_if_due(self) -> bool:
+        """Evaluate this step on the validation set, once; whether it is the best so far."""
+        setup, val = self.setup, self.setup.val
+        is_last = self.step == self.steps or self.progress.stopped is not None
+        is_due = self.step and (is_last or setup.length.validates(self.step))
+        if val is None or not is_due or self.progress.validated == self.step:
+            return False
+        try:
+            metrics = self.evaluator.evaluate(val)
+            if metrics is None:
+                return False  # interrupted: the resumed run does it
+            name, greater = setup.settings.best_metric(metrics, val.better)
+        except ToolboxError:
+            if self.distributed.world_size == 1:  # of several processes one may fail alone, and saving takes them all
+                self.save()  # no step is lost to an evaluation that cannot be made
+            raise
+        self.model.on_validation_end(metrics, val.classifiers)
+        self.progress.validated = self.step
+        self._log_validation(metrics)
+        is_best = self.progress.update_best(self.step, name, metrics, greater=greater)
+        for hook in self.hooks:
+            hook.after_evaluate(self, metrics)
+        self._agree_to_stop()
+        return is_best
+
+    # ---- beginning and ending
+
+    def _close(self) -> None:
+        self._ended = True
+        if self._stream is not None:
+            self._stream.close()  # its workers end now, also where an error keeps hold of it
+        self.setup.unlock()
+        self.console.stop()
+
+    def _leave(self) -> NoReturn:
+        is_saved = checkpoints.all_in(self.work_dir)
+        how = "Continue with resume=True." if is_saved else "Nothing was trained yet: start again with overwrite=True."
+        raise Interrupted(self._signum, f"Interrupted at step {self.step} of {self.steps}. {how}")
+
+    def _is_interrupted(self) -> bool:
+        """Whether a signal has reached any process; all of them must ask."""
+        everyone = self.distributed.all_gather_ints(self._signal.received or 0)
+        self._signum = max(signum for (signum,) in everyone) or None
+        return self._signum is not None

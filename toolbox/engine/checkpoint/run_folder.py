@@ -122,21 +122,6 @@ def cut_metrics(path: Path, step: int, lines: int | None = None) -> int:
     return len(kept)
 
 
-def results(progress: dict[str, Any], after: dict[str, float] | None) -> dict[str, Any]:
-    """What train_results.json tells of a run's progress; `after`: the numbers of what it trained."""
-    seconds = progress["seconds"]
-    return {
-        "pixels": progress["pixels"] or None,
-        "before": progress["before"] or None,
-        "after": after,
-        "best": progress["best"],
-        "stopped": progress["stopped"],
-        "seconds": round(seconds, 3),
-        "items_per_second": round(progress["items"] / seconds, 2) if seconds else None,
-        "data_wait_seconds": round(progress["data_wait_seconds"], 3),
-    }
-
-
 def environment(device: str, plugins: dict[str, Any], overridden: Sequence[str] = ()) -> dict[str, Any]:
     """Versions, plugins, device and revision, for environment.json; `overridden`: keys that overrides have set."""
     packages = ("torch", "torchvision", "transformers", "peft", "timm", "numpy", "pillow", "mmengine")

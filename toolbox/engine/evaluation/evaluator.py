@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.base import Batch, Dataset, Metric, l2_normalize, world
+from toolbox.base import Dataset, Metric, world
 from toolbox.base.functional import gather_numbers
 from toolbox.base.scalars import as_numbers
 from toolbox.engine.classes import label_problems
@@ -26,29 +26,6 @@ from toolbox.registry import build
 
 if TYPE_CHECKING:
     from toolbox.engine.feature_extraction.feature_cache import FeatureCache
-
-
-class RawPixels(nn.Module):
-    """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat.
-
-    Of an input that is a dict, its floats of a row for each image, those under a name with "pixel" first.
-    """
-
-    fixed_embeddings = True
-
-    def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
-        for name, value in batch.inputs.items():
-            rows = len(batch.ids) * batch.views[name]
-            parts = value if isinstance(value, Mapping) else {"pixels": value}
-            for _, part in sorted(parts.items(), key=lambda item: "pixel" not in str(item[0])):
-                if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 2 and len(part) == rows:
-                    return {"embeddings": l2_normalize(part.flatten(1).float())}
-        listed = ", ".join(batch.inputs)
-        raise ToolboxError(
-            f"The model's inputs ({listed}) hold no pixels with a row for each image.",
-            where="evaluate_pixels",
-            hint="Set evaluate_pixels=False.",
-        )
 
 
 class Evaluator:

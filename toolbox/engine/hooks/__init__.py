@@ -1,1 +1,1 @@
-"""One update: parameter groups, gradients, chunks, and which weights are judged."""
+"""What a run does beside its steps: averages, mixes of weights, the baseline of raw pixels, profiles, advice."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from toolbox.base import Hook
 from toolbox.engine.distributed.tensors import local, placed_like, rejoined
+from toolbox.engine.norm_statistics import estimate_norm_statistics
 from toolbox.errors import Problem
+
+if TYPE_CHECKING:
+    from toolbox.engine.setup import RunSetup
+    from toolbox.engine.trainer import Trainer
 
 
 class WeightAverage:
@@ -106,12 +112,48 @@ class WeightAverage:
             restore_weights(self._parameters | self._statistics, saved)
 
 
+class WeightAveraging(Hook):
+    """Averages the trained weights of a run, as `optim_wrapper.average` says; the averages are evaluated and saved.
+
+    - `setup`: of the run.
+    """
+
+    def __init__(self, setup: RunSetup) -> None:
+        trained = setup.train_step.named_parameters()
+        options = setup.settings("optim_wrapper.average")
+        statistics = setup.norm_statistics.tensors()
+        self.average = WeightAverage(trained, **options, steps=setup.length.steps, statistics=statistics)
+        self._estimated: int | None = None  # the step whose averages have statistics of their own
+        self._ended = False
+
+    def after_step(self, run: Trainer) -> None:
+        self.average.update(run.step)
+
+    @contextmanager
+    def evaluation_weights(self, run: Trainer) -> Iterator[None]:
+        if self._ended:
+            yield
+            return
+        with applied(self.average):
+            if self.average.count and self._estimated != run.step:
+                estimate_norm_statistics(run.setup)
+                self._estimated = run.step
+            yield
+
+    def after_train(self, run: Trainer) -> None:
+        self.average.swap()  # for good: from here on the model is what checkpoints hold
+        self._ended = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.average.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state)
+
+
 @contextmanager
-def applied(average: WeightAverage | None) -> Iterator[None]:
+def applied(average: WeightAverage) -> Iterator[None]:
     """Within, the model holds the averages, once there are any."""
-    if average is None:
-        yield
-        return
     average.swap()
     try:
         yield

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.profiler_util import FunctionEvent
 
-from toolbox.base import Hook, Run
+from toolbox.base import Hook
 from toolbox.engine.checkpoint.files import write_text
+
+if TYPE_CHECKING:
+    from toolbox.engine.trainer import Trainer
 
 WARM_UP = 3
 """Steps before the first that is profiled: the first ones choose kernels, fill caches and compile."""
@@ -32,21 +35,7 @@ def phase(name: str) -> AbstractContextManager:
     return torch.profiler.record_function(_OURS + name)
 
 
-@contextmanager
-def profiled(run: Run, steps: int | None) -> Iterator[None]:
-    """Within, `steps` steps of `run` are profiled once it has warmed up; None for none. Results stay as they are."""
-    if steps is None or not run.is_main:
-        yield
-        return
-    profile = Profile(steps)
-    run._step_hooks.append(profile)  # not one of the recipe's hooks: checkpoints must not know of it
-    try:
-        yield
-    finally:
-        profile.close(run)
-
-
-class Profile(Hook):
+class Profiler(Hook):
     """Profiles steps of a run and writes `profile/trace.json` and `profile/table.txt` into its folder.
 
     - `steps`: how many; a step reaches from the end of the one before to its own, logging, validation and checkpoints
@@ -60,20 +49,20 @@ class Profile(Hook):
         self._profiler: torch.profiler.profile | None = None
         self._failed = False
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: Trainer) -> None:
         self.done += 1
         if self._failed or self.done > self.steps:
             return
         with self._harmless(run):
             if self.done == 0:
-                on_cpu = run.device.type == "cpu"  # then the profiler need not look for an accelerator
+                on_cpu = run.setup.device.type == "cpu"  # then the profiler need not look for an accelerator
                 known = [torch.profiler.ProfilerActivity.CPU] if on_cpu else None
                 self._profiler = torch.profiler.profile(activities=known)
                 self._profiler.start()
             elif self.done == self.steps:
                 self._write(run)
 
-    def close(self, run: Run) -> None:
+    def after_run(self, run: Trainer) -> None:
         """Write what there is, if the run ended before all steps were profiled."""
         if self._failed or self.done >= self.steps:
             return
@@ -83,7 +72,7 @@ class Profile(Hook):
             else:
                 self._write(run)
 
-    def _write(self, run: Run) -> None:
+    def _write(self, run: Trainer) -> None:
         profiler, self._profiler = self._profiler, None
         profiler.stop()
         folder = Path(run.work_dir) / "profile"
@@ -91,10 +80,10 @@ class Profile(Hook):
         profiler.export_chrome_trace(str(folder / "trace.json"))
         found = summarize(profiler.events(), max(1, min(self.done, self.steps)))
         write_text(folder / "table.txt", found.text())
-        run.console.info(f"Profile of {found.steps} steps: {folder / 'table.txt'}; {found.waits_said()}")
+        run.info(f"Profile of {found.steps} steps: {folder / 'table.txt'}; {found.waits_said()}")
 
     @contextmanager
-    def _harmless(self, run: Run) -> Iterator[None]:
+    def _harmless(self, run: Trainer) -> Iterator[None]:
         try:
             yield
         except Exception as error:

@@ -8,16 +8,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Curve, Model
+from toolbox.base import Backbone, Curve, Hook, Model, ReportItem
+from toolbox.engine.assemble import pretrained
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.console import shown
 from toolbox.engine.distributed.tensors import placed_like, whole
+from toolbox.engine.norm_statistics import estimate_norm_statistics
 from toolbox.engine.parts import adapted, backbones, left_out
+from toolbox.engine.run_state import manifest_entries
 from toolbox.errors import Problem, ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.trainer import Trainer
+
+
+class WiseFT(Hook):
+    """Gives the trained model the mix with its pretrained weights that validates best, as `train_cfg.wise_ft` says.
+
+    The mix is saved in the run's folder `wise_ft`, beside the checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.mixed: dict[str, Any] | None = None
+        self._curves: list[ReportItem] = []
+
+    def choose_weights(self, run: Trainer) -> tuple[str, dict[str, float]] | None:
+        setup, best = run.setup, run.progress.best
+        val = setup.val
+        if val is None:
+            return None
+        alpha, metrics_of = mix(
+            run.model,
+            lambda names: pretrained(setup.recipe, setup.classes, names),
+            setup.settings("train_cfg.wise_ft.alphas"),
+            known={1.0: best["metrics"]} if best else {},
+            judge=lambda: run.evaluator.evaluate_or_leave(val),
+            say=run.info,
+            metric=lambda metrics: setup.settings.best_metric(metrics, val.better),
+            estimate=lambda: estimate_norm_statistics(setup),
+        )
+        checkpoints.write(
+            run.work_dir / checkpoints.WISE_FT,
+            best["step"] if best else run.step,
+            run.model,
+            None,
+            recipe=setup.recipe,
+            extra=manifest_entries(run) | {"wise_ft": {"alpha": alpha}},
+            classes=setup.class_names,
+            trained=setup.trained_items,
+            distributed=setup.distributed,
+        )
+        self._curves = [curve(metrics_of)]
+        self.mixed = {"alpha": alpha, "val": {f"{tried:g}": metrics for tried, metrics in metrics_of.items()}}
+        return f"mix with alpha {alpha:g}", metrics_of[alpha]
+
+    def on_run_end(self, run: Trainer, results: dict[str, Any]) -> dict[str, Any]:
+        return {"wise_ft": self.mixed}
+
+    def report_items(self, results: dict[str, Any]) -> list[ReportItem]:
+        return self._curves
 
 
 class Interpolation:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Batch, Model
-from toolbox.engine.evaluation.evaluator import Evaluator, RawPixels
+from toolbox.engine.evaluation.evaluator import Evaluator
+from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 

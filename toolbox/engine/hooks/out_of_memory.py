@@ -8,11 +8,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from toolbox.base import Batch, Model
+from toolbox.base import Batch, Hook, Model
 from toolbox.engine import grad_cache as grad_cache
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.feature_extraction.cacheable import stored_towers
@@ -22,6 +22,9 @@ from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.utils.key_paths import get_value, set_value
 from toolbox.utils.messages import one_line
+
+if TYPE_CHECKING:
+    from toolbox.engine.trainer import Trainer
 
 _SAID = ("can't allocate memory", "not enough memory", "out of memory")  # torch's allocators, by device
 _WORTH = 0.02  # a proposal that saves a smaller share is none
@@ -37,26 +40,19 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
 
 
-@contextmanager
-def training(
-    recipe: dict[str, Any], classes: int | None, batches: list[Batch], step: int, device: Device
-) -> Iterator[None]:
-    """Within, an update is made; running out of memory raises ToolboxError with what would help.
+class OutOfMemoryAdvice(Hook):
+    """Says which settings would need less memory where a step runs out of it."""
 
-    - `classes`: of the training set; `batches`: what the update is made from; `step`: its number, 1 for the first.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not ran_out(error):
-            raise
-        largest = max(batches, key=lambda batch: len(batch))
+    def on_exception(self, run: Trainer, error: Exception) -> None:
+        if not run.batches or not ran_out(error):
+            return
+        largest = max(run.batches, key=len)
         rows = {name: grad_cache.row_count({name: value}) for name, value in largest.inputs.items()}
-        raise _told(recipe, classes, rows, step, device, error) from error
+        raise _advice(run.config, run.setup.classes, rows, run.step + 1, run.setup.device, error) from error
 
 
 @contextmanager
-def judging(where: str, batch: Batch) -> Iterator[None]:
+def evaluating(where: str, batch: Batch) -> Iterator[None]:
     """Within, outputs of a batch are computed; `where`: the key of its dataloader, empty where no recipe has one."""
     try:
         yield
@@ -76,7 +72,7 @@ def judging(where: str, batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def _told(
+def _advice(
     recipe: dict[str, Any], classes: int | None, rows: dict[str, int], step: int, device: Device, error: BaseException
 ) -> ToolboxError:
     listed = ", ".join(f"{count} {name}s" for name, count in rows.items())
