@@ -49,7 +49,7 @@ class Logs(Hook):
     def after_step(self, run):
         run.log(self.logged)
 
-    def conclude(self, run, results):
+    def on_run_end(self, run, results):
         return self.concluded
 
     def state_dict(self):

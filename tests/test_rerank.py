@@ -392,12 +392,12 @@ for share in data["shares"][rank]:
     metric = Recall(**data["arguments"])
     for part in torch.tensor(share, dtype=torch.long).split(50):
         if len(part):
-            metric.learn({"embeddings": data["train"][part]}, Batch())
+            metric.fit({"embeddings": data["train"][part]}, Batch())
             metric.update({"embeddings": data["x"][part]}, Batch(
                 labels=data["labels"][part], ids=["item %03d" % i for i in part], indices=part.tolist()))
     numbers = metric.compute()
     dataset = type("Set", (), {"groups": ["group %d" % (i % 3) for i in range(120)], "classes": None})
-    results.append((numbers, metric.findings(dataset)))
+    results.append((numbers, metric.report_items(dataset)))
 torch.save(results, folder + "/%d.pt" % rank)
 dist.destroy_process_group()
 """

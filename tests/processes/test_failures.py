@@ -78,7 +78,7 @@ def ended(process, timeout=120):
 def train(folder, *options, timeout=120, **how):
     """Two processes by hand; (code, standard output, standard error) of each."""
     path = {"PYTHONPATH": _path()}
-    return group.ParamGroup(2, *arguments(*options, **how), cwd=folder, environment=path).end(timeout)
+    return group.Group(2, *arguments(*options, **how), cwd=folder, environment=path).end(timeout)
 
 
 def whole(folder, *options):
@@ -101,7 +101,7 @@ def same(a, b):
 
 
 def test_a_failing_process_ends_all_with_its_own_message_alone(tmp_path):
-    two = group.ParamGroup(
+    two = group.Group(
         2, *arguments("train_cfg.max_steps=100000", broken(step=3)), cwd=tmp_path, environment={"PYTHONPATH": _path()}
     )
     mark, began, until = tmp_path / "broken-1", None, time.monotonic() + 90
