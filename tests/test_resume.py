@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from craft import with_hooks
+from pretrained import with_hooks
 from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from craft import with_hooks
+from pretrained import with_hooks
 from test_exactness import assert_same, interrupt_at
 from test_resume import Said, interrupted, metrics
 
