@@ -369,7 +369,7 @@ def test_other_items_are_said_loudly_and_not_paired(run, tmp_path):
     two(tmp_path, second=(1, 1, 1, 1), report_items=kept((1, 1, 1, 1), ["2", "3", "4", "5"]))
     code, out, _ = run("a", "b")
     assert code == 0
-    assert "NOT THE SAME TEST. a and b were judged on different test sets, of 4 and 4 items with 2 in common" in out
+    assert "NOT THE SAME TEST. a and b were evaluated on different test sets, of 4 and 4 items with 2 in common" in out
     assert "McNemar" not in out
     page = Page(tmp_path / "work_dirs/compare/compare.html")
     assert len(page.all("p", "alarm")) == 1
@@ -427,7 +427,7 @@ def test_without_a_recipe_logs_or_environment(run, tmp_path):
     assert code == 0
     assert "b: There is no config.py" in out
     assert "a: config.py cannot be read as a run writes it: line 1 is no plain assignment" in out
-    assert "no recipe tells what the runs were judged on" in Page(tmp_path / "work_dirs/compare/compare.html").text
+    assert "no recipe says what the runs were evaluated on" in Page(tmp_path / "work_dirs/compare/compare.html").text
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from toolbox.base import Tower
 from toolbox.builtins.augment import Augment
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.key import data_identity, digest, plain, tower_identity, weights_digest
-from toolbox.feature_cache.shards import Layout
+from toolbox.feature_cache.shards import ShardLayout
 from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.views import draw_of, view_of
 from toolbox.feature_cache.writer import MANIFEST, Writer
@@ -169,7 +169,7 @@ def rows() -> torch.Tensor:
 
 
 def write(folder: Path, dtype: str = "fp32", only: range | None = None, values: torch.Tensor | None = None) -> Writer:
-    writer = Writer(folder, {"weights": "x"}, Layout(ITEMS, VIEWS, WIDTH, dtype))
+    writer = Writer(folder, {"weights": "x"}, ShardLayout(ITEMS, VIEWS, WIDTH, dtype))
     values = rows() if values is None else values
     with writer.alone():
         for shard in writer.missing():
@@ -233,7 +233,7 @@ def test_a_damaged_shard_is_found_and_alone_is_written_again(tmp_path, damage, n
 
 def test_another_shape_or_a_shard_of_another_place_is_not_taken(tmp_path):
     writer = write(tmp_path / "s")
-    assert len(Writer(tmp_path / "s", {}, Layout(ITEMS, VIEWS, WIDTH, "bf16")).missing()) == 3
+    assert len(Writer(tmp_path / "s", {}, ShardLayout(ITEMS, VIEWS, WIDTH, "bf16")).missing()) == 3
     for ending in ("", ".json"):
         shutil.copy(tmp_path / f"s/shard-00000{ending}", tmp_path / f"s/shard-00001{ending}")
     assert [shard.number for shard in writer.missing()] == [1]
@@ -299,7 +299,7 @@ def test_a_folder_that_cannot_be_written_has_one_message(tmp_path, monkeypatch):
 
 def test_a_disk_without_room_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    writer = Writer(tmp_path / "s", {}, Layout(ITEMS, VIEWS, WIDTH, "fp32"))
+    writer = Writer(tmp_path / "s", {}, ShardLayout(ITEMS, VIEWS, WIDTH, "fp32"))
     with writer.alone(), pytest.raises(ToolboxError, match=r"The features need .* MiB free"):
         writer.clean(writer.missing())
 

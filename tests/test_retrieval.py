@@ -135,7 +135,7 @@ def test_a_large_gallery_finds_the_nearest_through_groups():
     generator = torch.Generator().manual_seed(3)
     values = torch.randn(5, 128 * 130, generator=generator)
     for count in (1, 3, 40, 400, 5000):
-        largest, columns = retrieval.largest(values, count)
+        largest, columns = retrieval.find_largest(values, count)
         assert torch.equal(largest, values.topk(count, dim=1).values), count
         assert torch.equal(values.gather(1, columns), largest), count
     x, labels = items(n=2000, classes=300, noise=2.0)
@@ -253,13 +253,13 @@ def test_the_memory_cap_changes_no_number(monkeypatch):
     x, labels = items(n=1500, classes=200)
     expected = leave_one_out(x, labels)
     seen = set()
-    original = retrieval._judge
+    original = retrieval._compare_scores
 
     def watch(similar, *rest):
         seen.add(len(similar))
         return original(similar, *rest)
 
-    monkeypatch.setattr(retrieval, "_judge", watch)
+    monkeypatch.setattr(retrieval, "_compare_scores", watch)
     for memory_mb in (1, 2, 5, 4000):
         seen.clear()
         assert leave_one_out(x, labels, memory_mb=memory_mb) == expected

@@ -134,7 +134,7 @@ def _means_images(name: str) -> bool:
 
 
 def _build_datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
-    """The different datasets of a recipe. Raises ToolboxError if one cannot be listed; missing files are only told."""
+    """The different datasets of a recipe. Raises ToolboxError if one cannot be listed; missing files are only named."""
     from toolbox.registry import build
 
     splits: dict[str, Dataset] = {}

@@ -46,14 +46,14 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def open_evaluated_dataset(comparison: Comparison, plugins: list[str]) -> tuple[Dataset | None, str]:
-    """(the data that the runs were judged on, rebuilt from the first recipe that can be; else why there are none)."""
+    """(the data that the runs were evaluated on, of the first recipe that can be built; else why there are none)."""
     from toolbox import api
     from toolbox.config import load_plugins
     from toolbox.report.compare import find_evaluated_data
 
     if not any(pair.outcomes and (pair.outcomes.lost or pair.outcomes.gained) for pair in comparison.pairs):
         return None, "no item flipped"
-    why = "no recipe tells what the runs were judged on"
+    why = "no recipe says what the runs were evaluated on"
     for run in comparison.runs:
         settings = find_evaluated_data(run)
         if settings is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.shards import Layout
+from toolbox.feature_cache.shards import ShardLayout
 from toolbox.feature_cache.writer import MANIFEST, is_being_written, read_manifest
 
 
@@ -28,9 +28,9 @@ class StoreInfo:
     changed: float
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ShardLayout:
         """The shape of a store whose manifest can be read."""
-        return Layout(*(self.manifest[key] for key in ("items", "views", "width", "dtype")))
+        return ShardLayout(*(self.manifest[key] for key in ("items", "views", "width", "dtype")))
 
     @property
     def complete(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.shards import DTYPES, Layout, Shard, read_record
+from toolbox.feature_cache.shards import DTYPES, Shard, ShardLayout, read_record
 from toolbox.utils.key_paths import find_differences
 
 OF_THE_ITEMS = {"dataset.items", "dataset.labels", "dataset.classes", "dataset.files"}
@@ -35,8 +35,8 @@ class KnownItems:
     stands in no file of the item. Every shard that rows are taken from is compared with its checksum first.
     """
 
-    def __init__(self, root: Path, identity: dict[str, Any], layout: Layout, files: Sequence[str] | None) -> None:
-        self.places: dict[int, tuple[Path, Layout, Shard, int]] = {}
+    def __init__(self, root: Path, identity: dict[str, Any], layout: ShardLayout, files: Sequence[str] | None) -> None:
+        self.places: dict[int, tuple[Path, ShardLayout, Shard, int]] = {}
         self.folders: list[Path] = []
         if files is None or identity["augment"] is not None:
             return
@@ -51,7 +51,7 @@ class KnownItems:
     def __len__(self) -> int:
         return len(self.places)
 
-    def _search(self, folder: Path, layout: Layout, wanted: dict[str, list[int]]) -> None:
+    def _search(self, folder: Path, layout: ShardLayout, wanted: dict[str, list[int]]) -> None:
         """Note what of `wanted` a store holds, and take it from there."""
         for shard in layout.shards():
             record = read_record(folder, shard, layout)
@@ -82,7 +82,7 @@ class KnownItems:
         return known
 
 
-def _read_shard(folder: Path, layout: Layout, shard: Shard) -> tuple[Tensor, list[Any]]:
+def _read_shard(folder: Path, layout: ShardLayout, shard: Shard) -> tuple[Tensor, list[Any]]:
     """The rows (items, views, width) of a shard, memory-mapped, and the ids of its items."""
     dtype, items = DTYPES[layout.dtype], shard.stop - shard.first
     rows = torch.from_file(str(folder / shard.name), size=layout.bytes(items) // dtype.itemsize, dtype=dtype)

@@ -39,7 +39,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShardLayout:
     """The shape of a store. How items are cut into shards depends on their number alone.
 
     - `items`: of the dataset; `views`: rows an item; `width`: numbers a row; `dtype`: of them.
@@ -63,7 +63,7 @@ class Layout:
         return (self.items if items is None else items) * self.views * self.width * DTYPES[self.dtype].itemsize
 
 
-def write_shard(folder: Path, shard: Shard, layout: Layout, numbers: torch.Tensor, record: dict[str, Any]) -> None:
+def write_shard(folder: Path, shard: Shard, layout: ShardLayout, numbers: torch.Tensor, record: dict[str, Any]) -> None:
     """Write a shard, and then its record. Raises ToolboxError when the disk refuses.
 
     - `numbers`: (items, views, width) in the store's dtype; `record`: `ids`, `labels`, `roles` and `unreadable`.
@@ -86,7 +86,7 @@ def write_shard(folder: Path, shard: Shard, layout: Layout, numbers: torch.Tenso
         beside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def read_record(folder: Path, shard: Shard, layout: Layout, *, checksum: bool = False) -> dict[str, Any] | None:
+def read_record(folder: Path, shard: Shard, layout: ShardLayout, *, checksum: bool = False) -> dict[str, Any] | None:
     """The record of a shard that is whole; None for one that is missing, damaged, or of another shape.
 
     - `checksum`: read the numbers too, and compare; else their size alone.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolbox.errors import ToolboxError, command_line
-from toolbox.feature_cache.shards import DTYPES, Layout, read_record
+from toolbox.feature_cache.shards import DTYPES, ShardLayout, read_record
 from toolbox.feature_cache.writer import MANIFEST, read_manifest
 
 
@@ -31,7 +31,7 @@ class Store:
             raise self._damaged(f"{MANIFEST} cannot be read")
         self.of: dict[str, Any] = manifest["of"]
         self.calls: int = manifest["calls"]
-        self.layout = Layout(*(manifest[key] for key in ("items", "views", "width", "dtype")))
+        self.layout = ShardLayout(*(manifest[key] for key in ("items", "views", "width", "dtype")))
         shards = self.layout.shards()
         self.ids: list[int | str] = []
         self.labels: list[Any] = []

@@ -15,7 +15,7 @@ from torch import Tensor
 from toolbox.base import new_file
 from toolbox.base.locks import no_lock_warning, try_lock
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.shards import DTYPES, Layout, Shard, read_record, write_shard
+from toolbox.feature_cache.shards import DTYPES, Shard, ShardLayout, read_record, write_shard
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -53,7 +53,7 @@ class Writer:
     - `layout`: its shape.
     """
 
-    def __init__(self, folder: Path, of: dict[str, Any], layout: Layout) -> None:
+    def __init__(self, folder: Path, of: dict[str, Any], layout: ShardLayout) -> None:
         self.folder, self.of, self.layout = folder, of, layout
 
     def missing(self, *, checksum: bool = False, unreadable: bool = False) -> list[Shard]:

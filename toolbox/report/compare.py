@@ -118,7 +118,7 @@ def _get_outcomes(run: RunRecord) -> dict[str, Outcomes]:
 
 
 def _find_item_differences(runs: list[RunRecord]) -> Iterator[str]:
-    """Runs that were judged on different items, by their ids or else by how many there were."""
+    """Runs that were evaluated on different items, by their ids or else by how many there were."""
     for a, b in combinations(runs, 2):
         first_outcomes, second_outcomes = _get_outcomes(a), _get_outcomes(b)
         shared = [
@@ -129,13 +129,13 @@ def _find_item_differences(runs: list[RunRecord]) -> Iterator[str]:
         if apart:
             first, second = (set(outcomes.ids) for outcomes in apart)
             yield (
-                f"{a.label} and {b.label} were judged on different test sets, of {len(first):,} and {len(second):,} "
+                f"{a.label} and {b.label} were evaluated on different test sets, of {len(first):,} and {len(second):,} "
                 f"items with {len(first & second):,} in common: their metrics cannot be compared, and nothing of "
                 "them is compared item by item."
             )
         elif not shared and all(map(is_number, counts)) and counts[0] != counts[1]:
             yield (
-                f"{a.label} and {b.label} were judged on different test sets, of {counts[0]:,} and {counts[1]:,} "
+                f"{a.label} and {b.label} were evaluated on different test sets, of {counts[0]:,} and {counts[1]:,} "
                 "queries: their metrics cannot be compared."
             )
 

@@ -61,7 +61,7 @@ class RunPairView:
 def write_comparison(folder: str | Path, comparison: Comparison, dataset: Dataset | None, why: str = "") -> Path:
     """Write `folder/compare.html`. Returns its path.
 
-    - `dataset`: what the runs were judged on, for pictures of the items that flipped; None for none.
+    - `dataset`: what the runs were evaluated on, for pictures of the items that flipped; None for none.
     - `why`: then the reason, for the reader.
 
     Raises ToolboxError when the page cannot be written.
@@ -139,7 +139,7 @@ def make_metrics_grid(comparison: Comparison) -> Grid:
 
 
 def make_costs_grid(comparison: Comparison) -> Grid:
-    """What the runs took; what no run tells is left out."""
+    """What the runs took; what no run says is left out."""
     columns: list[tuple[str, Any]] = [
         ("steps", lambda info: _format_whole(info.get("steps"))),
         ("best step", lambda info: _format_whole((info.get("best") or {}).get("step"))),

@@ -19,7 +19,7 @@ def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tu
     if isinstance(recipe.get("load_from"), str):
         facts.append(("started from", recipe["load_from"]))
     if results.get("eval_precision"):
-        facts.append(("judged in", str(results["eval_precision"])))
+        facts.append(("evaluated in", str(results["eval_precision"])))
     if chosen := results.get("chosen"):
         facts.append(("chosen", ", ".join(f"{name} = {value:g}" for name, value in chosen.items())))
     if results.get("checkpoint"):

@@ -98,7 +98,7 @@ def describe_misfit(outcomes: Outcomes) -> str:
 
 
 def pair_outcomes(first: Outcomes, second: Outcomes, *, seed: int = 0) -> PairedOutcomes:
-    """Compare two runs item by item. Raises ValueError unless both judged the same items, by the same number.
+    """Compare two runs item by item. Raises ValueError unless both evaluated the same items, by the same number.
 
     - `seed`: of the bootstrap; the same runs give the same interval.
     """
@@ -108,7 +108,7 @@ def pair_outcomes(first: Outcomes, second: Outcomes, *, seed: int = 0) -> Paired
     if first.mean != second.mean:
         raise ValueError(f"one run's outcomes are of {name_share(first)} and the other's of {name_share(second)}")
     if set(first.ids) != set(second.ids):
-        raise ValueError("the two runs were judged on different items")
+        raise ValueError("the two runs were evaluated on different items")
     other = dict(zip(second.ids, second.values, strict=True))
     values = [other[name] for name in first.ids]
     groups = first.groups or [""] * len(first.ids)

@@ -171,7 +171,7 @@ def make_headline(results: dict[str, Any], *, items: int | None, split: str) -> 
             metric, format_fixed(old, places), where, note="That is before training; there is no number after it"
         )
     if not is_number(old):
-        why = "The backbone alone cannot be judged by it" if before else "It was not evaluated before training"
+        why = "It is not defined for the backbone alone" if before else "It was not evaluated before training"
         return Headline(metric, format_fixed(new, places), where, note=why)
     values = f"{format_fixed(old, places)} → {format_fixed(new, places)}"
     worse = is_worse(old, new, (results.get("better") or {}).get(name, "greater"))

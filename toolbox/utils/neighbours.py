@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.utils.ranking import TIE, full_precision, largest, normalize_rows
+from toolbox.utils.ranking import TIE, find_largest, full_precision, normalize_rows
 
 _SPARE = 16
 """How many equally near rows are looked at beyond the k, to choose the first ones among them."""
@@ -44,7 +44,7 @@ def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb:
                 torch.mm(asked, part.T, out=similar[:, : len(part)])
             here = torch.nonzero((mine >= first) & (mine < first + len(part)))[:, 0]
             similar[here, mine[here] - first] = -torch.inf
-            values, found = largest(similar, min(k + _SPARE, columns))
+            values, found = find_largest(similar, min(k + _SPARE, columns))
             found, order = found.sort(dim=1)
             best = _merged(best, values.gather(1, order), found + first, k + _SPARE)
         cosines[chunk], places[chunk] = best[0][:, :k], best[1][:, :k]

@@ -33,7 +33,7 @@ def rank_metrics(
     memory_mb: int = 512,
 ) -> dict[str, float]:
     """Retrieval numbers of queries against a gallery; the arguments are those of `rank_queries` and `summarize`."""
-    found = rank_queries(
+    ranks = rank_queries(
         queries,
         gallery,
         query_labels=query_labels,
@@ -42,10 +42,10 @@ def rank_metrics(
         gallery_ids=gallery_ids,
         memory_mb=memory_mb,
     )
-    return summarize(found, ks, lone=lone)
+    return summarize(ranks, ks, lone=lone)
 
 
-def summarize(found: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip") -> dict[str, float]:
+def summarize(ranks: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip") -> dict[str, float]:
     """The per-query numbers of `rank_queries` -> means over queries.
 
     - `ks`: Recall@K is the share of queries whose first positive has rank K or better.
@@ -53,37 +53,38 @@ def summarize(found: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip
 
     The reciprocal rank is 1 / the rank of the first positive. Without any positive all numbers are 0.
     """
-    rank = found["rank"].cpu()
+    rank = ranks["rank"].cpu()
     answerable = rank > 0
     count = int(answerable.sum())
     asked = len(rank) if lone == "miss" else count
     numbers = {f"recall@{k}": int((answerable & (rank <= k)).sum()) / max(asked, 1) for k in ks}
     for name in ("map@r", "r_precision"):
-        numbers[name] = found[name].cpu().double()[answerable].sum().item() / max(count, 1)
+        numbers[name] = ranks[name].cpu().double()[answerable].sum().item() / max(count, 1)
     numbers["mrr"] = (1 / rank[answerable].double()).sum().item() / max(count, 1)
     return numbers | {"queries": len(rank), "queries_without_positive": len(rank) - count}
 
 
 @dataclass
-class Layout:
-    """Where the positives of each query stand when the gallery is ordered by class; made by `lay_out`.
+class GalleryOrder:
+    """Where the positives of each query stand when the gallery is ordered by class; made by `order_gallery`.
 
     - `order`: (G,) gallery rows, each class one run of columns, classes of a size side by side: a chunk's positives
       then need little padding.
-    - `start`, `count`, `own`: (Q,) first column and size of the query's class, and the column of its own item or -1.
+    - `start`, `count`: (Q,) first column and size of the query's class.
+    - `self_column`: (Q,) the column of the query's own item, or -1.
     - `positives`: (Q,) how many there are without itself; `answerable`: the queries that have any, by class.
     """
 
     order: Tensor
     start: Tensor
     count: Tensor
-    own: Tensor
+    self_column: Tensor
     positives: Tensor
     answerable: Tensor
 
     @property
     def columns(self) -> int:
-        """The gallery's size, rounded up for `largest`."""
+        """The gallery's size, rounded up for `find_largest`."""
         return -(-len(self.order) // 128) * 128
 
     def rows(self, memory_mb: int, buffers: int = 1) -> int:
@@ -93,18 +94,18 @@ class Layout:
         return chunk_rows(buffers * self.columns, int(self.count.max()), int(self.positives.max()), memory_mb)
 
 
-def lay_out(
+def order_gallery(
     query_labels: Tensor, gallery_labels: Tensor, query_ids: Tensor | None = None, gallery_ids: Tensor | None = None
-) -> Layout:
+) -> GalleryOrder:
     """The layout of a gallery for queries; the arguments are those of `rank_queries`."""
-    order, classes = _by_class(gallery_labels)
+    order, classes = _group_by_class(gallery_labels)
     start, count = _find_class(query_labels, *classes)
-    own = torch.full((len(query_labels),), -1, device=order.device)
+    self_column = torch.full((len(query_labels),), -1, device=order.device)
     if query_ids is not None and gallery_ids is not None:
-        own = find_items(query_ids, gallery_ids[order])
-    positives = count - ((own >= start) & (own < start + count)).long()
+        self_column = find_items(query_ids, gallery_ids[order])
+    positives = count - ((self_column >= start) & (self_column < start + count)).long()
     answerable = torch.nonzero(positives > 0)[:, 0]
-    return Layout(order, start, count, own, positives, answerable[start[answerable].argsort(stable=True)])
+    return GalleryOrder(order, start, count, self_column, positives, answerable[start[answerable].argsort(stable=True)])
 
 
 def rank_queries(
@@ -135,7 +136,7 @@ def rank_queries(
     check_finite(gallery, "gallery")
     if queries is not gallery:
         check_finite(queries, "query")
-    layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
+    layout = order_gallery(query_labels, gallery_labels, query_ids, gallery_ids)
     rows = layout.rows(memory_mb, buffers=1 if rescore is None else 3)
     table = torch.zeros(layout.columns if len(layout.answerable) else 0, gallery.shape[1], device=gallery.device)
     if len(table):
@@ -153,8 +154,10 @@ def rank_queries(
     return rank_scores(layout, score, rows=rows, tie=tie)
 
 
-def rank_scores(layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int, tie: float = TIE) -> dict[str, Tensor]:
-    """Judge the ranking that scores give, `rows` queries at a time.
+def rank_scores(
+    layout: GalleryOrder, score: Callable[[Tensor], Tensor], *, rows: int, tie: float = TIE
+) -> dict[str, Tensor]:
+    """Evaluate the ranking that scores give, `rows` queries at a time.
 
     - `score`: query rows -> their scores (rows, `layout.columns`) in the layout's order, overwritten afterwards.
 
@@ -167,7 +170,7 @@ def rank_scores(layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int,
     A negative as similar as a positive, within `tie`, stands before it: a model that maps everything to one point
     finds nothing.
     """
-    device, size = layout.order.device, len(layout.own)
+    device, size = layout.order.device, len(layout.self_column)
     result = {
         "rank": torch.zeros(size, dtype=torch.long, device=device),
         "map@r": torch.zeros(size, device=device),
@@ -181,13 +184,13 @@ def rank_scores(layout: Layout, score: Callable[[Tensor], Tensor], *, rows: int,
         for chunk in layout.answerable.split(rows) if len(layout.answerable) else ():
             similar = score(chunk)
             similar[:, len(layout.order) :] = -torch.inf
-            scores = _take_positives(similar, layout.start[chunk], layout.count[chunk], layout.own[chunk])
-            judged = _judge(similar, scores, layout.positives[chunk], tie)
+            scores = _take_positives(similar, layout.start[chunk], layout.count[chunk], layout.self_column[chunk])
+            comparisons = _compare_scores(similar, scores, layout.positives[chunk], tie)
             result["positive"][chunk] = scores[:, 0]
-            for name, values in judged.items():
+            for name, values in comparisons.items():
                 result[name][chunk] = values
-            none = judged["negative"] == -torch.inf
-            result["nearest_negative"][chunk] = padded[judged["nearest_negative"]].masked_fill(none, -1)
+            none = comparisons["negative"] == -torch.inf
+            result["nearest_negative"][chunk] = padded[comparisons["nearest_negative"]].masked_fill(none, -1)
     return result
 
 
@@ -214,7 +217,7 @@ def chunk_rows(columns: int, widest: int, most: int, memory_mb: int) -> int:
     return max(1, min(_ROWS, int(memory_mb * 2**20 // a_row)))
 
 
-def _by_class(labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def _group_by_class(labels: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The order that makes each class one run, small classes first; and each class's label, start and size."""
     names, index, sizes = torch.unique(labels, return_inverse=True, return_counts=True)
     by_size = sizes.argsort(stable=True)
@@ -241,27 +244,29 @@ def find_items(query_ids: Tensor, gallery_ids: Tensor) -> Tensor:
     return torch.where(names[at] == query_ids, rows[at], -1)
 
 
-def _take_positives(similar: Tensor, start: Tensor, count: Tensor, own: Tensor) -> Tensor:
+def _take_positives(similar: Tensor, start: Tensor, count: Tensor, self_column: Tensor) -> Tensor:
     """Each query's similarities to its positives, descending; `similar` keeps the negatives, the rest is -inf."""
     offset = torch.arange(int(count.max()), device=similar.device)
     columns = start[:, None] + torch.minimum(offset, count[:, None] - 1)
-    scores = similar.gather(1, columns).masked_fill_((offset >= count[:, None]) | (columns == own[:, None]), -torch.inf)
+    scores = similar.gather(1, columns).masked_fill_(
+        (offset >= count[:, None]) | (columns == self_column[:, None]), -torch.inf
+    )
     similar.scatter_(1, columns, -torch.inf)
-    present = torch.nonzero(own >= 0)[:, 0]
-    similar[present, own[present]] = -torch.inf
+    present = torch.nonzero(self_column >= 0)[:, 0]
+    similar[present, self_column[present]] = -torch.inf
     return scores.sort(dim=1, descending=True).values
 
 
-def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> dict[str, Tensor]:
-    """What `rank_scores` says of negatives and sorted positives, with columns for rows. Overwrites `similar`."""
+def _compare_scores(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> dict[str, Tensor]:
+    """Compare negatives with sorted positives, for `rank_scores`, with columns for rows. Overwrites `similar`."""
     most = int(positives.max())
     threshold = scores[:, :most] - tie
-    best, columns = largest(similar, most)
+    best, columns = find_largest(similar, most)
     nearest = best.flip(1).contiguous()
     before = most - torch.searchsorted(nearest, threshold)  # exact below `most`, which is all that can matter
-    found = torch.arange(1, most + 1, device=scores.device)
-    hit = (found + before <= positives[:, None]) & (found <= positives[:, None])
-    precision = (hit * (found / (found + before))) / positives[:, None]
+    rank = torch.arange(1, most + 1, device=scores.device)
+    hit = (rank + before <= positives[:, None]) & (rank <= positives[:, None])
+    precision = (hit * (rank / (rank + before))) / positives[:, None]
     # in float64, which not every accelerator has, the number of summands changes nothing
     precision = precision.cpu().sum(dim=1, dtype=torch.float64).float().to(scores.device)
     first = similar.ge_(threshold[:, :1]).sum(dim=1).long() + 1  # sums of ones: exact in float32 up to 2**24
@@ -274,7 +279,7 @@ def _judge(similar: Tensor, scores: Tensor, positives: Tensor, tie: float) -> di
     }
 
 
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Each row's `count` largest values, descending, and their columns.
 
     Looks at the maxima of `parts`-element groups first: the largest values lie in the groups of the largest maxima.
@@ -288,8 +293,8 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     groups = values.view(rows, parts, columns // parts)
     best = groups.amax(dim=1).topk(count, dim=1, sorted=False).indices
     members = groups.gather(2, best[:, None].expand(rows, parts, count))
-    found, places = members.flatten(1).topk(count, dim=1)
-    return found, places // count * (columns // parts) + best.gather(1, places % count)
+    top, places = members.flatten(1).topk(count, dim=1)
+    return top, places // count * (columns // parts) + best.gather(1, places % count)
 
 
 @contextmanager

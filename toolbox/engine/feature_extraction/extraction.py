@@ -16,7 +16,7 @@ from toolbox.engine.inference import compute_outputs
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.reuse import KnownItem, KnownItems
-from toolbox.feature_cache.shards import Layout, Shard
+from toolbox.feature_cache.shards import Shard, ShardLayout
 from toolbox.feature_cache.views import draw_of
 from toolbox.feature_cache.writer import Writer
 from toolbox.plugin import Device
@@ -151,7 +151,7 @@ def compute(
 class _Shard:
     """A shard under way."""
 
-    def __init__(self, shard: Shard, layout: Layout, job: Job) -> None:
+    def __init__(self, shard: Shard, layout: ShardLayout, job: Job) -> None:
         items = shard.stop - shard.first
         self.shard, self.job = shard, job
         self.rows = torch.zeros(items, layout.views, layout.width)

@@ -26,7 +26,7 @@ from toolbox.errors import ToolboxError
 from toolbox.feature_cache.inventory import list_stores
 from toolbox.feature_cache.key import data_identity, digest, item_digests, plain, tower_identity
 from toolbox.feature_cache.reuse import KnownItems
-from toolbox.feature_cache.shards import Layout, Shard
+from toolbox.feature_cache.shards import Shard, ShardLayout
 from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.writer import Writer, read_manifest
 from toolbox.plugin import Device
@@ -178,7 +178,7 @@ class FeatureCache:
             return self._opened[key]
         pool, backbone = job.tower.pool, job.tower.backbone
         rows = job.calls * job.copies
-        layout = Layout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
+        layout = ShardLayout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
         folder = self.root / f"{type(job.dataset).__name__}-{job.name}-{key[:16]}"
         writer, started = Writer(folder, of, layout), time.perf_counter()
         with ExitStack() as alone:

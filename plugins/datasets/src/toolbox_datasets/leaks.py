@@ -42,7 +42,7 @@ def _get_dataset(config: Mapping[str, Any], place: str) -> Any:
 
 def _compare_splits(train: Mapping[str, Any], other: Mapping[str, Any], place: str) -> list[Problem]:
     if overlap := describe_overlap(train, other):
-        message = f"{overlap}: it would judge on images that were trained on."
+        message = f"{overlap}: it would evaluate on images that were trained on."
         hint = "Give each its own, such as split='train' and split='val'."
         return [Problem(message, f"{place}.dataset.split", hint)]
     if train["type"] in OWN_TEST and "test" in (train.get("split"), other.get("split")):

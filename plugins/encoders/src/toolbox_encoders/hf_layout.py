@@ -18,7 +18,7 @@ from toolbox_encoders.find_blocks import find_blocks
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModelLayout:
     """How the output of a model becomes tokens.
 
     - `name`: of the model, for messages; `dim`: width of the tokens.
@@ -122,12 +122,12 @@ class Layout:
         return tokens if norm is None else model.get_submodule(norm)(tokens)
 
 
-def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
+def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> ModelLayout:
     """Find out the layout of a model on the meta device, by sending an empty picture through it."""
     takes = inspect.signature(model.forward).parameters
     patch = pair(getattr(model.config, "patch_size", 1))
     own = own_size if "interpolate_pos_encoding" in takes else None
-    layout = Layout(name, own_size=own, patch=patch, noise=model.config.model_type == "vit_mae")
+    layout = ModelLayout(name, own_size=own, patch=patch, noise=model.config.model_type == "vit_mae")
     pixels = torch.empty(2, 3, *size, device="meta")
     blocks = find_blocks(model)
     if "pixel_values" not in takes or not blocks:
@@ -145,12 +145,12 @@ def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tu
 
 def _probe(
     model: nn.Module,
-    layout: Layout,
+    layout: ModelLayout,
     pixels: Tensor,
     norms: list[tuple[str, Tensor, Tensor]],
     last: list[Tensor],
     own_size: tuple[int, int],
-) -> Layout:
+) -> ModelLayout:
     name, (height, width) = layout.name, pixels.shape[-2:]
     try:
         hidden = layout.run(model, pixels, 1, None).last_hidden_state
@@ -185,7 +185,7 @@ def _probe(
     return layout
 
 
-def _tokens(model: nn.Module, layout: Layout, count: int, height: int, width: int) -> dict[str, Any]:
+def _tokens(model: nn.Module, layout: ModelLayout, count: int, height: int, width: int) -> dict[str, Any]:
     """What stands for what in a row of `count` tokens: patches in the end, of a size that later stages may double."""
     for factor in (1, 2, 4, 8, 16, 32):
         patch = (layout.patch[0] * factor, layout.patch[1] * factor)

@@ -150,7 +150,7 @@ class Timm(Backbone):
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """How the output of a net's `forward_features` becomes tokens.
 
     - `name`: of the net, for messages; `dim`: width of the tokens.
@@ -221,7 +221,7 @@ class Layout:
         )
 
 
-def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> Layout:
+def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> TokenLayout:
     """Find out the layout of a net on the meta device, by sending an empty picture through it."""
     pixels = torch.empty(2, 3, *size, device="meta")
     net.eval()
@@ -238,14 +238,14 @@ def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[i
         raise ValueError(f"encoders.Timm cannot read {name!r}: its features are neither one map nor one row of tokens.")
     checkpointing = frozenset({"checkpointing"}) if _can_checkpoint(net) else frozenset()
     if output.ndim == 4:
-        layout = Layout(name, pooled.shape[1], getattr(net, "output_fmt", "NCHW"), 0, True, 1, checkpointing)
+        layout = TokenLayout(name, pooled.shape[1], getattr(net, "output_fmt", "NCHW"), 0, True, 1, checkpointing)
     else:
         reduction = net.feature_info[-1]["reduction"]
         classed = _has_class_token(net)
         own = getattr(net, "num_prefix_tokens", int(classed))
         pooled_first = not classed or getattr(net, "attn_pool", None) is not None
         layers = frozenset({"layers"}) if _gives_blocks(net) else frozenset()
-        layout = Layout(name, output.shape[2], None, own, pooled_first, reduction, checkpointing | layers)
+        layout = TokenLayout(name, output.shape[2], None, own, pooled_first, reduction, checkpointing | layers)
     with torch.no_grad():
         features = layout.features(net, output, pixels)
     if features.tokens.shape[-1] != layout.dim or features.grid[0] * features.grid[1] < 1:

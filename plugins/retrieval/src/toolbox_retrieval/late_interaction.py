@@ -9,7 +9,7 @@ from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, world
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
-from toolbox.utils.ranking import Lone, check_finite, full_precision, lay_out, rank_scores, summarize
+from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores, summarize
 from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, largest_k, remarks
 from toolbox_retrieval.report_items import outcomes, positions, recall_curve
 
@@ -111,7 +111,7 @@ def rank_token_sets(
     memory_mb: int = 512,
 ) -> dict[str, Tensor]:
     """Rank token sets, (Q, N, E) against (G, M, E), by late interaction; the rest is as in `rank_queries`."""
-    layout = lay_out(query_labels, gallery_labels, query_ids, gallery_ids)
+    layout = order_gallery(query_labels, gallery_labels, query_ids, gallery_ids)
     rows = layout.rows(max(1, memory_mb // 2))
     # a product of some queries with some items is as large as their tokens' numbers multiplied
     budget = memory_mb * 2**17 // 4
