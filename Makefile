@@ -40,6 +40,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m mypy
 
 # Install them anywhere, in one go: pip install --find-links dist 'vision-encoder-toolbox[all]'
 WHEELS ?= dist

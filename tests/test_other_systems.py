@@ -68,7 +68,7 @@ def test_two_runs_in_one_folder_are_kept_apart(tmp_path):
 
 
 def test_a_system_without_locks_gives_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
     with (tmp_path / "file").open("w") as file:
         assert locks.try_lock(file) is None
 

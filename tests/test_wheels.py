@@ -63,6 +63,10 @@ def test_one_requirement_brings_everything(fresh):
         "-c", "import toolbox, toolbox_losses; print(toolbox.__file__, toolbox_losses.__file__)"
     )
     assert all(path.startswith(str(fresh.site)) for path in import_paths.split())
+    assert {path.parent.name for path in fresh.site.glob("toolbox*/py.typed")} == {
+        "toolbox",
+        *(f"toolbox_{name}" for name in names),
+    }
     record = json.loads(fresh.run(fresh.bin / CORE, "list_components", "--json"))
     assert {plugin["namespace"]: plugin["state"] for plugin in record["plugins"]} == dict.fromkeys(
         {"core", *names}, "ready"

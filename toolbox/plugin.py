@@ -130,33 +130,40 @@ class Device:
 @hookspec
 def toolbox_components() -> list[Component]:
     """The components of this plugin."""
+    return []
 
 
 @hookspec
 def toolbox_kinds() -> list[Kind]:
     """Kinds of components that this plugin adds; a name belongs to one plugin."""
+    return []
 
 
 @hookspec
 def toolbox_commands() -> list[Command]:
     """Sub-commands of the console command; a name belongs to one plugin."""
+    return []
 
 
 @hookspec(firstresult=True)
 def toolbox_device(requested: str) -> Device | None:
     """The device for `requested` ("auto", "cpu", "cuda:1", ...), or None; the first answer wins."""
+    return None
 
 
 @hookspec
 def toolbox_check_config(config: dict) -> list[Problem]:
     """What this plugin finds wrong in a whole recipe; called before anything is built."""
+    return []
 
 
 @hookspec
 def toolbox_config_dirs() -> list[str]:
     """Folders of recipes that this plugin ships, for `tools/train.py namespace:recipe`."""
+    return []
 
 
 @hookspec
 def toolbox_foreign_keys() -> list[str]:
     """TOML files that say what keys and arguments of other tools are called here: `toolbox.registry.foreign_keys`."""
+    return []

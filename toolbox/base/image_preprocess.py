@@ -31,6 +31,8 @@ class ImagePreprocess(Preprocess):
       side to 256, cut 224 out of the centre" shows, the usual protocol on ImageNet.
     """
 
+    size: tuple[int, int]
+
     def __init__(
         self,
         size: tuple[int, int],

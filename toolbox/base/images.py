@@ -49,9 +49,9 @@ def _decoded(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Imag
             too_large = limit is not None and image.width * image.height > limit
             if not too_large:
                 image.load()
-                if image.mode == "I" and image.format == "PNG":  # how Pillow before 11.3 opens 16-bit gray
-                    image = Image.fromarray(np.asarray(image).astype(np.uint16))
-                return to_rgb(upright(image))
+                is_gray16 = image.mode == "I" and image.format == "PNG"  # as Pillow before 11.3 opens it
+                pixels = Image.fromarray(np.asarray(image).astype(np.uint16)) if is_gray16 else image
+                return to_rgb(upright(pixels))
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and others on broken files

@@ -5,11 +5,6 @@ from __future__ import annotations
 import errno
 from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 _HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -21,7 +16,9 @@ def try_lock(file: IO[Any], *, wait: bool = False) -> bool | None:
     Returns True for a lock, False where another process holds it, and None where files cannot be locked: on Windows,
     and on disks without flock (some network and container file systems).
     """
-    if fcntl is None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

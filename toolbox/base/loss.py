@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -52,7 +52,7 @@ class Loss(nn.Module, ABC):
         """
 
     def weigh(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+        self, embeddings: Tensor, labels: Any, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor | int:
         """By what `compute` divides the sum of its terms: the number of rows, those of a second view included.
 
@@ -66,19 +66,20 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+        self, embeddings: Tensor, labels: Any, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor:
         """The scalar loss, in float32 or float64, without autocast.
 
-        - `embeddings`: (B, D), not necessarily normalised; `labels`: (B,) integers, None, or soft targets of a loss
-          that `reads_logits`.
+        - `embeddings`: (B, D), not necessarily normalised.
+        - `labels`: (B,) integers, or soft targets of a loss that `reads_logits`: annotate `Tensor`. A loss that sets
+          `needs_labels = False` may also get None: `Tensor | None`.
         - `ref_embeddings`: (R, D) to compare with; None to compare the embeddings among themselves, self pairs left
           out. Without labels, row i below B is a second view of embedding i, and rows from B on are explicit
           negatives of every embedding.
         - `ref_labels`: (R,) integers or None.
         """
 
-    @final
+    @final  # type: ignore[misc]  # torch declares `forward` as an attribute
     def forward(
         self,
         embeddings: Tensor,

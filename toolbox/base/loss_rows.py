@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 import torch.distributed as dist
@@ -14,31 +14,38 @@ if TYPE_CHECKING:
     from toolbox.base.loss import Loss
 
 
-def mean_of_own_rows(loss: Loss, *rows: Tensor | None) -> Tensor:
+def mean_of_own_rows(loss: Loss, embeddings: Tensor, *others: Tensor | None) -> Tensor:
     """The mean over the rows of all processes, each of which computes its own part of the gradient.
 
-    - `loss`: one that does not gather; `rows`: the arguments of its `compute`, teacher's included.
+    - `loss`: one that does not gather.
+    - `embeddings`, `others`: the arguments of its `compute`, teacher's included.
     """
-    arguments = [None if x is None else promote(x) for x in rows]
-    with without_autocast(arguments[0].device):
-        own = loss.compute(*arguments[: None if loss.needs_teacher else 4])
+    labels, ref_embeddings, ref_labels, *teachers = (None if x is None else promote(x) for x in others)
+    rows = (promote(embeddings), labels, ref_embeddings, ref_labels)
+    with without_autocast(embeddings.device):
+        local = loss.compute(*rows, *(teachers if loss.needs_teacher else ()))
         _, processes = world()
         if processes == 1:
-            return own
-        given = loss.weigh(*arguments[:4])
+            return local
+        divisor = loss.weigh(*rows)
         # a number is filled in on the device: a copy would wait for it
-        weight = given.detach().to(own.dtype) if isinstance(given, Tensor) else own.new_full((), given)
-        sums = torch.stack([weight, torch.where(weight > 0, weight * own.detach(), 0)])
+        weight = divisor.detach().to(local.dtype) if isinstance(divisor, Tensor) else local.new_full((), divisor)
+        sums = torch.stack([weight, torch.where(weight > 0, weight * local.detach(), 0)])
         dist.all_reduce(sums)
         total = sums[0].clamp(min=torch.finfo(sums.dtype).tiny)
-        share = own * (weight * processes / total)
+        share = local * (weight * processes / total)
         return share + (sums[1] / total - share).detach()  # the value of the whole, the gradient of the share
 
 
 def promote(x: Tensor) -> Tensor:
+    """`x` in at least float32 where it holds floats, as it is otherwise."""
     return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
+@overload
+def gather_all(x: Tensor) -> Tensor: ...
+@overload
+def gather_all(x: Tensor | None) -> Tensor | None: ...
 def gather_all(x: Tensor | None) -> Tensor | None:
     """The rows of all processes, in at least float32."""
     return None if x is None else gather(promote(x))
@@ -52,5 +59,5 @@ def gather_refs(x: Tensor | None, rows: int) -> Tensor | None:
     # every process takes part in the same collective calls, also one that has no explicit negative
     sizes = gather_numbers(rows, len(x), device=x.device)
     parts = everything.split([length for _, length in sizes])
-    cut = [(part[:own], part[own:]) for part, (own, _) in zip(parts, sizes, strict=True)]
+    cut = [(part[:items], part[items:]) for part, (items, _) in zip(parts, sizes, strict=True)]
     return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

@@ -101,11 +101,15 @@ class Model(TrainingSteps, StoredTowers, ValidationChoice, ModelExport, ABC):
     def connect(self, classes: int | None = None) -> None:
         """Create what depends on the training data; `classes` is its number of classes, None if unlabelled."""
 
-    @final
+    @final  # type: ignore[misc]  # torch declares `forward` as an attribute
     def forward(
         self, batch: Batch, mode: Mode = "loss", representations: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Dispatch to the method named `mode`, so that wrappers (DDP, FSDP, compile) see every call."""
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(map(repr, get_args(Mode)))}, not {mode!r}")
-        return self.compute_loss(representations, batch) if mode == "compute_loss" else getattr(self, mode)(batch)
+        if mode != "compute_loss":
+            return getattr(self, mode)(batch)
+        if representations is None:
+            raise ValueError("mode 'compute_loss' needs the representations that 'encode' gave for the batch")
+        return self.compute_loss(representations, batch)
