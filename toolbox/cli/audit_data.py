@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
+from toolbox.cli.common import add_override_arguments, expand_arguments, new_parser, prepare_process, run_command
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -44,15 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=whole_number(1), metavar="N", help="threads that decode (the number of cores)"
     )
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change keys of the recipe, e.g. train_dataloader.dataset.root=data/other",
-    )
+    add_override_arguments(parser, "e.g. train_dataloader.dataset.root=data/other")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return run_command(make_stoppable(lambda: _audit(arguments)))

@@ -92,6 +92,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
     parser.add_argument("--data", metavar="DATA", help="a folder, or a name that the recipe's dataset takes")
     parser.add_argument("--model", metavar="NAME", help="another encoder: a name, an id or a folder")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...")
+    add_override_arguments(parser, "e.g. optim_wrapper.optimizer.lr=3e-4")
+
+
+def add_override_arguments(parser: argparse.ArgumentParser, example: str) -> None:
+    """`--plugin` and `--cfg-options` of a command; `example`: what the latter is for, as its help says it."""
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument(
         "--cfg-options",
@@ -99,7 +104,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fa
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="change keys of the recipe, e.g. optim_wrapper.optimizer.lr=3e-4",
+        help=f"change keys of the recipe, {example}",
     )
 
 

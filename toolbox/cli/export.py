@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
+from toolbox.cli.common import add_override_arguments, expand_arguments, new_parser, prepare_process, run_command
 
 EPILOG = """\
 CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wise_ft, else best, else last).
@@ -33,15 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="DIR", type=Path, help="a folder that is new or empty")
     parser.add_argument("--merge", action="store_true", help="put adapters into the weights: one plain folder")
     parser.add_argument("--onnx", action="store_true", help="also the whole model as model.onnx, from pixels on")
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change keys of the recipe, e.g. where frozen weights are now",
-    )
+    add_override_arguments(parser, "e.g. where frozen weights are now")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     arguments = parser.parse_intermixed_args(expand_arguments(argv))
     return run_command(lambda: _export(arguments))

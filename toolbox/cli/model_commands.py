@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from toolbox.cli.common import report_interruption
+from toolbox.cli.common import add_override_arguments, report_interruption
 from toolbox.errors import ToolboxError
 from toolbox.loading import find_model_kind
 from toolbox.registry import build
@@ -46,15 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, backbone: bool = Tru
         parser.add_argument("--backbone", metavar="TYPE", help="the component that an id means (namespace.Name)")
     else:
         parser.set_defaults(backbone=None)
-    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change keys of the recipe, e.g. model.pool=mean model.backbone.size=448",
-    )
+    add_override_arguments(parser, "e.g. model.pool=mean model.backbone.size=448")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
