@@ -21,7 +21,7 @@ from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.precision import Precision
-from toolbox.engine.preflight.inspect import inspect
+from toolbox.engine.preflight.preflight import check_recipe
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.report import load_report_items
@@ -206,7 +206,7 @@ def test_a_check_lets_pass_what_fits(toy):
     ],
 )
 def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note):
-    plan = inspect(complete(api.to_dict(toy(overrides))))
+    plan = check_recipe(complete(api.to_dict(toy(overrides)))).plan
     assert plan.problems == []
     assert [said for said in plan.notes if said.startswith(note)]
 

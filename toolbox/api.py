@@ -144,10 +144,10 @@ def train(
     distributed, console = distributed or SINGLE_PROCESS, console or standard_console()
     config = _loaded(recipe, overrides, plugins, data=data, model=model)
     try:
-        _make(config, device, console, distributed)
+        is_valid = _make(config, device, console, distributed)
     except ToolboxError as error:
         raise placed(error, config) from error
-    settings, found = planned(config, device)
+    settings, found = planned(config, device, is_valid=is_valid)
     for note in adapt(config) if distributed.is_main else ():
         console.info(note)
     if resume is None:
@@ -167,6 +167,9 @@ def train(
             console=console,
             distributed=distributed,
             idle=found.idle != [],
+            dataset=found.dry_run.dataset,
+            evaluators=found.dry_run.evaluators,
+            structure=found.dry_run.model,
             overridden=sorted(getattr(config, "overridden", ())),
         )
         run = Trainer(setup, profile=profile)
@@ -194,18 +197,19 @@ def _loaded(recipe: str | Path | Mapping[str, Any], overrides, plugins, **argume
     return recipe
 
 
-def _make(config: Mapping[str, Any], device: str | None, console: Console, distributed: DistributedContext) -> None:
-    """Make what a sound recipe needs first: its data, and the run that it starts from."""
+def _make(config: Mapping[str, Any], device: str | None, console: Console, distributed: DistributedContext) -> bool:
+    """Make what a valid recipe needs first, its data and the run that it starts from; returns whether it is valid."""
     from toolbox.engine.device import choose_device
 
     recipe = as_plain(config)
-    if not validate(recipe):
-        if recipe.get("prepare"):
-            distributed.start(
-                choose_device(on_device(complete(recipe), device)["env_cfg"]["device"], distributed.rank_info)
-            )
-            prerequisites.prepare_data(recipe, console, distributed)
-        prerequisites.train_start(recipe, train, device=device, console=console, distributed=distributed)
+    if validate(recipe):
+        return False
+    if recipe.get("prepare"):
+        name = on_device(complete(recipe), device)["env_cfg"]["device"]
+        distributed.start(choose_device(name, distributed.rank_info))
+        prerequisites.prepare_data(recipe, console, distributed)
+    prerequisites.train_start(recipe, train, device=device, console=console, distributed=distributed)
+    return True
 
 
 def evaluate(

@@ -16,22 +16,31 @@ if TYPE_CHECKING:
     from toolbox.engine.preflight.plan import Plan
 
 
-def plan(config: Mapping[str, Any], *, data: bool = True, device: str | None = None, weights: bool = False) -> Plan:
+def plan(
+    config: Mapping[str, Any],
+    *,
+    data: bool = True,
+    device: str | None = None,
+    weights: bool = False,
+    is_valid: bool = False,
+) -> Plan:
     """What a recipe would do: its problems, table of parts, length and memory.
 
     - `device` replaces the recipe's; `weights`: whether pretrained weights are looked for, without a download.
+    - `is_valid`: whether the recipe was validated already.
     """
     from toolbox.engine.assemble import weight_problems
-    from toolbox.engine.preflight.inspect import inspect
     from toolbox.engine.preflight.plan import Plan
+    from toolbox.engine.preflight.preflight import check_recipe
 
     recipe, places, notes = as_plain(config), places_of(config), adapt(config)
-    found = Plan(problems=validate(recipe), notes=notes)
+    found = Plan(problems=[] if is_valid else validate(recipe), notes=notes)
     if not found.problems:
         try:
             start = prerequisites.start_from(recipe)
-            found = inspect(on_device(complete(recipe | {"load_from": start}), device), data=data)
-            found.notes = [*notes, *found.notes]
+            dry_run = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
+            found = dry_run.plan
+            found.notes, found.dry_run = [*notes, *found.notes], dry_run
             if weights and found.parts and not recipe.get("load_from"):
                 found.problems += weight_problems(recipe)
         except ToolboxError as error:
@@ -56,13 +65,15 @@ def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = 
     return planned(config, device, training=training)[0]
 
 
-def planned(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> tuple[dict[str, Any], Plan]:
-    """`runnable`, and what the recipe would do."""
-    found = plan(config, data=training, device=device)
+def planned(
+    config: Mapping[str, Any], device: str | None, *, training: bool = True, is_valid: bool = False
+) -> tuple[dict[str, Any], Plan]:
+    """`runnable`, and what the recipe would do; `is_valid` as of `plan`."""
+    found = plan(config, data=training, device=device, is_valid=is_valid)
     if found.problems:
         raise ToolboxError.of(found.problems)
-    recipe = complete(to_dict(config))
-    return on_device(recipe | {"load_from": prerequisites.start_from(recipe) or recipe["load_from"]}, device), found
+    recipe = found.dry_run.recipe
+    return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, found
 
 
 def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ plugin's namespace. The module implements the hooks below with `@hookimpl`:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pluggy
 
@@ -152,8 +153,13 @@ def toolbox_device(requested: str) -> Device | None:
 
 
 @hookspec
-def toolbox_check_config(config: dict) -> list[Problem]:
-    """What this plugin finds wrong in a whole recipe; called before anything is built."""
+def toolbox_check_config(config: dict, dry_run: Any) -> list[Problem]:
+    """What this plugin finds wrong in a whole recipe.
+
+    An implementation that takes `config` alone is called before anything is built. One that takes `dry_run` too is
+    called once the recipe was made on torch's meta device: it has `model`, `datasets` and `evaluators` by split,
+    `sampler`, `optimizer`, `device` and `settings` (a value by key path); each may be None where it cannot be made.
+    """
     return []
 
 

@@ -38,6 +38,7 @@ def build_model(
     checkpoint: checkpoints.Checkpoint | None = None,
     training: bool = True,
     images: quantizing.Images | None = None,
+    structure: Model | None = None,
 ) -> Model:
     """The model of a recipe, ready to train or to encode.
 
@@ -46,12 +47,15 @@ def build_model(
     - `checkpoint`: whose tensors to load; pretrained weights that it overwrites are not loaded at all.
     - `training`: False for a model that only encodes: without a teacher and what else is `training_only`.
     - `images`: as of `quantizing.apply`.
+    - `structure`: the same model on torch's meta device, where somebody has built it already.
     """
     recipe = recipe if training else _to_encode(recipe)
-    with torch.device("meta"):  # a large model takes long to build, so what may be missing is looked for first
-        for path, backbone in backbones(build_structure(recipe, classes)).items():
-            if _brings_weights(path, checkpoint):
-                _call(backbone.find_weights, path)
+    if structure is None:
+        with torch.device("meta"):
+            structure = build_structure(recipe, classes)
+    for path, backbone in backbones(structure).items():  # a large model takes long to build: first look what is missing
+        if _brings_weights(path, checkpoint):
+            _call(backbone.find_weights, path)
     seed_everything(seed)
     model = build_structure(recipe, classes)
     for path, backbone in backbones(model).items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -172,6 +172,9 @@ def set_up(
     distributed: DistributedContext = SINGLE_PROCESS,
     idle: bool = False,
     overridden: Sequence[str] = (),
+    dataset: Dataset | None = None,
+    evaluators: Mapping[str, Evaluator] | None = None,
+    structure: Model | None = None,
 ) -> RunSetup:
     """Make all that a run needs, in this order.
 
@@ -179,6 +182,8 @@ def set_up(
     - `resume`: continue from a checkpoint: True for the newest whole one in `work_dir`, or a path.
     - `console`: where messages go; `distributed`: the processes of the run, of which this is one.
     - `idle`: whether some trained parameters may get no gradient.
+    - `dataset`, `evaluators` by split, `structure` (the model on torch's meta device): of the same recipe, where they
+      are made already.
 
     Raises ToolboxError where the folder is in use, or data, weights and settings do not fit together.
     """
@@ -193,7 +198,8 @@ def set_up(
         resume_from = resuming.open_together(work_dir, resume, overwrite, console, distributed)
         if resume_from is not None:  # a new run has no train.log yet
             console.log_file = work_dir / "train.log"
-        dataset: Dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
+        if dataset is None:
+            dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
         names = class_names(dataset)
         _check_same(distributed, settings, work_dir, device, plugins, dataset, names)
         if resume_from is not None:
@@ -201,12 +207,19 @@ def set_up(
         start = resume_from or resuming.start_of(recipe, work_dir, overwrite)
         images = partial(few_images, dataset) if resume_from is None and distributed.is_main else None
         classes = None if names is None else len(names)
-        model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=start, images=images)
+        model = build_model(
+            recipe,
+            seed=settings("randomness.seed"),
+            classes=classes,
+            checkpoint=start,
+            images=images,
+            structure=structure,
+        )
         _describe_weights(model, start, console)
         frozen = frozen_identity(model)
         speed.prepare(model, settings("env_cfg"), torch.device(str(device)))
         precision, evaluated = Precision(settings("optim_wrapper.precision"), device), eval_precision(recipe, device)
-        val, test = _evaluator(recipe, "val"), _evaluator(recipe, "test")
+        val, test = ((evaluators or {}).get(name) or _evaluator(recipe, name) for name in ("val", "test"))
         targets = [target for target in (val, test) if target is not None]
         trained_items = _count_trained_items(dataset, start, targets, console, distributed)
         if val is not None and test is not None:

@@ -185,12 +185,18 @@ class Catalog:
                 return answer
         return None
 
-    def check_config(self, config: dict[str, Any]) -> list[Problem]:
-        """What the plugins find wrong in a whole recipe; a check that itself fails is a problem too."""
+    def check_config(self, config: dict[str, Any], dry_run: Any = None) -> list[Problem]:
+        """What the plugins find wrong in a whole recipe; a check that itself fails is a problem too.
+
+        - `dry_run`: the recipe's, for the checks that take one; None for those that take none.
+        """
         problems: list[Problem] = []
         for plugin in self._ready():
+            hook = plugin.hook.toolbox_check_config
+            if all(("dry_run" in check.argnames) != (dry_run is not None) for check in hook.get_hookimpls()):
+                continue
             try:
-                for answer in plugin.hook.toolbox_check_config(config=config):
+                for answer in hook(config=config, dry_run=dry_run):
                     problems += answer
             except Exception as error:
                 problems.append(Problem(f"{_says(plugin)} toolbox_check_config: {describe_error(error)}"))

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from toolbox.base import Dataset
 from toolbox.engine.checkpoint.checkpoint import Checkpoint
 from toolbox.engine.classes import class_names, first_difference, label_problems, other_classes
+from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry import build
 
 
-def problems(recipe: dict[str, Any], training: Dataset) -> list[Problem]:
+def problems(training: Dataset, evaluators: Mapping[str, Evaluator]) -> list[Problem]:
     """What is wrong with the labels of training, validation and test data, for a model that is a `closed_set`."""
     found = [problem.under("train_dataloader.dataset") for problem in _labels(training)]
     if not found and len(np.unique(np.asarray(training.labels))) < 2:
         message = f"All {len(training)} items have the same label."
         found.append(Problem(message, "train_dataloader.dataset", "A classifier needs two classes or more."))
-    for name in ("val", "test"):
-        if loader := recipe[f"{name}_dataloader"]:
-            try:
-                dataset, where = build(loader["dataset"], "dataset"), f"{name}_dataloader.dataset"
-                found += other_classes(class_names(training), dataset, where)
-            except (ToolboxError, ValueError, OSError):
-                continue  # what keeps it from being read is reported where the data are looked at
+    for name, evaluator in evaluators.items():
+        try:
+            found += other_classes(class_names(training), evaluator.dataset, f"{name}_dataloader.dataset")
+        except (ToolboxError, ValueError, OSError):
+            continue  # what keeps it from being read is reported where the data are opened
     return found
 
 

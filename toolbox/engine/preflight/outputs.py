@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,17 +14,13 @@ from toolbox.engine.settings import Settings
 from toolbox.errors import Problem
 
 
-def look(recipe: dict[str, Any], settings: Settings, model: Model) -> tuple[list[Problem], list[str]]:
+def look(targets: Mapping[str, Evaluator], settings: Settings, model: Model) -> tuple[list[Problem], list[str]]:
     """What metrics would miss in a model as it is trained, and notes on which of them cannot judge what is measured
     before, where they are left out.
 
+    - `targets`: the evaluators by split.
     - `model`: on the meta device. Where a forward pass means nothing there, nothing is known, and nothing is said.
     """
-    targets = {
-        name: Evaluator.of(recipe, name)
-        for name in ("val", "test")
-        if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"]
-    }
     outputs = _outputs(model, "predict") if targets else None
     found = [] if outputs is None else [problem for target in targets.values() for problem in target.missing(outputs)]
     first, notes = targets.get("test") or targets.get("val"), []

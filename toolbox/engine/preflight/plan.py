@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolbox.base import Model
 from toolbox.engine.param_groups import ParamGroup
 from toolbox.engine.parts import backbones
 from toolbox.errors import Problem, ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.preflight.dry_run import DryRun
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Part:
 class Plan:
     """What a recipe would do.
 
+    - `dry_run`: what it was found by, None where the recipe could not be made.
     - `idle`: trainable parameters that no gradient reaches, by name; None where that cannot be told.
     """
 
@@ -43,6 +47,7 @@ class Plan:
     batch_size: int | None = None
     notes: list[str] = field(default_factory=list)
     idle: list[str] | None = None
+    dry_run: DryRun | None = None
 
 
 @contextmanager

@@ -1,0 +1,139 @@
+"""A recipe made on torch's meta device, its data opened: what the checks before a run look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from toolbox.base import Dataset, Model, Optimizer, Sampler
+from toolbox.engine.assemble import apply_tuning, build_augment, build_mix, build_structure
+from toolbox.engine.classes import label_problems
+from toolbox.engine.data_line import describe_data
+from toolbox.engine.device import choose_device, limit_images
+from toolbox.engine.evaluation.evaluator import Evaluator
+from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.length import RunLength
+from toolbox.engine.precision import Precision, eval_precision
+from toolbox.engine.preflight.plan import Plan, noted
+from toolbox.engine.settings import Settings
+from toolbox.errors import Problem, ToolboxError
+from toolbox.plugin import Device
+from toolbox.registry import build
+
+
+@dataclass
+class DryRun:
+    """What a run would consist of; checks read it and add to its `plan`.
+
+    - `recipe`: complete and validated; `settings`: the same, by key path; `with_data`: whether its data are looked at.
+    - `device`: None where there is none as the recipe wants.
+    - `dataset`, `sampler`: of training, None where something is wrong with them; `evaluators`: by split.
+    - `model`, `optimizer`: on the meta device, None where they cannot be built.
+    - `data_problems`: how many of the plan's problems are those of the data.
+    """
+
+    recipe: dict[str, Any]
+    settings: Settings
+    with_data: bool
+    plan: Plan = field(default_factory=Plan)
+    device: Device | None = None
+    dataset: Dataset | None = None
+    sampler: Sampler | None = None
+    evaluators: dict[str, Evaluator] = field(default_factory=dict)
+    model: Model | None = None
+    optimizer: Optimizer | None = None
+    data_problems: int = 0
+
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The datasets by split, as far as they could be opened."""
+        training = {} if self.dataset is None else {"train": self.dataset}
+        return training | {name: evaluator.dataset for name, evaluator in self.evaluators.items()}
+
+    @cached_property
+    def views(self) -> dict[str, int]:
+        """How many views the augmentation makes of an item, for each input."""
+        augment = build_augment(self.recipe["train_dataloader"]["augment"])
+        return {
+            name: getattr(augment.get(name) if isinstance(augment, dict) else augment, "views", 1)
+            for name in self.model.preprocess()
+        }
+
+    @property
+    def cached_inputs(self) -> dict[str, Any]:
+        """The towers whose features would be read from a cache, by input."""
+        return stored_towers(self.model) if self.recipe.get("features") else {}
+
+
+def make_dry_run(recipe: dict[str, Any], *, with_data: bool = True) -> DryRun:
+    """Open the data of a complete, validated recipe and build its model without weights; problems are in its `plan`."""
+    run = DryRun(recipe, Settings(recipe), with_data)
+    with noted(run.plan):
+        limit_images(recipe)
+    if with_data:
+        _open_data(run)
+    run.data_problems = len(run.plan.problems)
+    with noted(run.plan):
+        run.device = choose_device(run.settings("env_cfg.device"))
+        Precision(run.settings("optim_wrapper.precision"), run.device)
+        eval_precision(recipe, run.device)
+    classes = None if run.dataset is None or run.dataset.classes is None else len(run.dataset.classes)
+    if run.data_problems or not with_data:
+        classes = 2  # any number stands for that of data which nobody has looked at
+    try:
+        with torch.device("meta"):
+            model = build_structure(recipe, classes)
+            apply_tuning(model)
+            optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
+    except ToolboxError as error:
+        run.plan.problems += error.problems
+    else:
+        run.model, run.optimizer = model, optimizer
+    return run
+
+
+def _open_data(run: DryRun) -> None:
+    """Open the datasets with their batches and metrics, and report what is wrong with them."""
+    recipe, plan = run.recipe, run.plan
+    with noted(plan, "train_dataloader.dataset"):
+        _open_training_data(run)
+    sound = {} if run.dataset is None else {"train": run.dataset}
+    for name in ("val", "test"):
+        loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
+        if bool(loader) != bool(evaluator):
+            key, missing = (f"{name}_dataloader", f"{name}_evaluator")[:: 1 if loader else -1]
+            message, hint = f"{key} has no effect without {missing}.", f"Set {missing} or remove it."
+            plan.problems.append(Problem(message, key, hint))
+        elif loader:
+            with noted(plan, f"{name}_dataloader.dataset"):
+                run.evaluators[name] = Evaluator.of(recipe, name)
+                problems = run.evaluators[name].problems()
+                plan.problems += problems
+                if not problems:
+                    sound[name] = run.evaluators[name].dataset
+    if run.dataset is not None:
+        plan.notes.insert(0, describe_data(sound))
+
+
+def _open_training_data(run: DryRun) -> None:
+    loader, plan = run.recipe["train_dataloader"], run.plan
+    build_augment(loader["augment"])
+    build_mix(loader["mix"])
+    dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
+    sampler: Sampler = build(run.settings.sampler(), "sampler", where="train_dataloader.sampler")
+    plan.batch_size = sampler.batch_size
+    problems = dataset.check() or label_problems(dataset)
+    plan.problems += [problem.under("train_dataloader.dataset") for problem in problems]
+    if problems:
+        return
+    run.dataset = dataset
+    with noted(plan, "train_dataloader.sampler"):
+        sampler.setup(dataset, run.settings("randomness.seed"))
+        plan.batch_size = sampler.batch_size  # setup may have made it smaller
+        length = RunLength(run.settings, len(sampler))
+        plan.steps, plan.steps_per_epoch = length.steps, length.steps_per_epoch
+        plan.notes += [*dataset.notes(), *sampler.notes()]
+        run.sampler = sampler

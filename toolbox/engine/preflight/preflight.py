@@ -1,0 +1,58 @@
+"""Check a recipe before anything is loaded or written: one dry run, and a list of checks that look at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from toolbox.engine.preflight import data_checks, model_checks, training_checks
+from toolbox.engine.preflight.dry_run import DryRun, make_dry_run
+from toolbox.registry import catalog
+
+CHECKS = (
+    training_checks.check_schedules,
+    model_checks.check_model,
+    data_checks.check_labels,
+    model_checks.check_pools,
+    training_checks.check_hooks,
+    training_checks.check_best_metric,
+    model_checks.check_start,
+    training_checks.check_grad_cache,
+    data_checks.check_augment,
+    data_checks.check_mix,
+    training_checks.check_parts,
+    training_checks.check_average,
+    training_checks.check_wise_ft,
+    training_checks.check_compile,
+    training_checks.check_parallel,
+    data_checks.check_feature_cache,
+    model_checks.check_quantization,
+    model_checks.check_trainable,
+)
+"""Whether the settings fit the structure. All of them run, so that all problems are reported at once."""
+
+MEASUREMENTS = (
+    training_checks.describe_training,
+    data_checks.describe_feature_cache,
+    training_checks.describe_parts,
+    model_checks.measure_memory,
+    data_checks.check_first_batch,
+    model_checks.check_outputs,
+)
+"""What a structure without problems comes to, in this order."""
+
+
+def check_recipe(recipe: dict[str, Any], *, with_data: bool = True) -> DryRun:
+    """The dry run of a complete, validated recipe; its `plan` has all problems of structure and data.
+
+    - `with_data`: also look at the datasets; without, only at the model.
+    """
+    run = make_dry_run(recipe, with_data=with_data)
+    if run.model is None:
+        return run
+    for check in CHECKS:
+        check(run)
+    run.plan.problems += catalog().check_config(recipe, run)
+    if len(run.plan.problems) == run.data_problems:
+        for measure in MEASUREMENTS:
+            measure(run)
+    return run
