@@ -6,7 +6,7 @@ from torch import nn
 
 from toolbox.base import Backbone, Model, Tower
 from toolbox.plugin import Component, hookimpl
-from toolbox.utils.pool import Pool
+from toolbox.utils.pool import TokenPool
 
 namespace = "loose"
 
@@ -22,7 +22,7 @@ def toolbox_components():
 class Bare(Model):
     def __init__(self, backbone: Backbone):
         super().__init__()
-        self.backbone, self.pool = backbone.requires_grad_(False), Pool("mean")
+        self.backbone, self.pool = backbone.requires_grad_(False), TokenPool("mean")
         self.fc = nn.Linear(backbone.dim, 3)
 
     @property

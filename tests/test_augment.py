@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from toolbox.builtins.augment import Augment, recolor
+from toolbox.builtins.augment import RandomViews, recolor
 from toolbox.builtins.geometry import affine_crop, random_box
 
 EVERYTHING = {"rotate": 20, "shear": 10, "color": 0.4, "gray": 0.2, "blur": 0.5, "erase": 0.5}
@@ -34,7 +34,7 @@ def seeded(seed, augment, image, size):
 @pytest.mark.parametrize("size", [(32, 32), (24, 48), (224, 160)])
 @pytest.mark.parametrize("shape", [(50, 40), (7, 300), (1, 1), (448, 460)])
 def test_views_have_exactly_the_size(settings, size, shape):
-    augment = Augment(**settings)
+    augment = RandomViews(**settings)
     for seed in range(10):
         view = seeded(seed, augment, picture(*shape), size)
         assert (view.size, view.mode) == (size[::-1], "RGB")
@@ -42,14 +42,14 @@ def test_views_have_exactly_the_size(settings, size, shape):
 
 @pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["crop", "everything"])
 def test_the_seed_decides_the_view(settings):
-    augment, image = Augment(**settings), picture()
+    augment, image = RandomViews(**settings), picture()
     first, again, other = (seeded(seed, augment, image, (32, 32)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_several_views_differ():
-    views = seeded(0, Augment(views=3), picture(), (16, 16))
+    views = seeded(0, RandomViews(views=3), picture(), (16, 16))
     assert len(views) == 3
     assert not np.array_equal(views[0], views[1])
     assert not np.array_equal(views[1], views[2])
@@ -57,14 +57,14 @@ def test_several_views_differ():
 
 def test_other_color_modes_become_rgb():
     for mode in ("L", "RGBA", "P", "CMYK"):
-        assert Augment(**EVERYTHING)(picture().convert(mode), (16, 16)).mode == "RGB"
+        assert RandomViews(**EVERYTHING)(picture().convert(mode), (16, 16)).mode == "RGB"
 
 
 def test_the_image_itself_is_not_changed():
     image = picture(16, 16)
     before = values(image)
     for seed in range(10):
-        seeded(seed, Augment(scale=(1, 1), ratio=(1, 1), erase=1.0), image, (16, 16))
+        seeded(seed, RandomViews(scale=(1, 1), ratio=(1, 1), erase=1.0), image, (16, 16))
     assert np.array_equal(values(image), before)
 
 
@@ -82,7 +82,7 @@ def test_boxes_keep_their_share_and_shape():
 def test_no_randomness_left_gives_the_image_or_its_mirror():
     image = picture(32, 32)
     for flip, expected in ((0.0, image), (1.0, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
-        view = Augment(scale=(1, 1), ratio=(1, 1), flip=flip)(image, (32, 32))
+        view = RandomViews(scale=(1, 1), ratio=(1, 1), flip=flip)(image, (32, 32))
         assert np.array_equal(view, expected)
         assert np.array_equal(affine_crop(image, (0, 0, 32, 32), (32, 32), flip=bool(flip)), expected)
 
@@ -141,10 +141,10 @@ def test_color_matches_the_separate_operations():
 def test_gray_and_color_are_independent():
     image = picture(16, 16)
     plain = {"scale": (1, 1), "ratio": (1, 1), "flip": 0}
-    gray = values(Augment(gray=1.0, **plain)(image, (16, 16)))
+    gray = values(RandomViews(gray=1.0, **plain)(image, (16, 16)))
     assert np.abs(gray - gray[..., :1]).max() <= 1
     assert np.abs(gray[..., 0] - values(image.convert("L"))).max() <= 2
-    half = Augment(gray=0.5, **plain)
+    half = RandomViews(gray=0.5, **plain)
     kept = [np.array_equal(seeded(seed, half, image, (16, 16)), image) for seed in range(40)]
     assert 5 < sum(kept) < 35
 
@@ -152,7 +152,7 @@ def test_gray_and_color_are_independent():
 def test_erasing_gives_a_rectangle_one_color():
     image = picture(64, 64)
     random.seed(3)
-    view = Augment(scale=(1, 1), ratio=(1, 1), flip=0, erase=1.0)(image, (64, 64))
+    view = RandomViews(scale=(1, 1), ratio=(1, 1), flip=0, erase=1.0)(image, (64, 64))
     changed = (values(view) != values(image)).any(axis=2)
     assert 0.01 < changed.mean() < 0.4
     assert len(np.unique(values(view)[changed], axis=0)) == 1
@@ -161,7 +161,7 @@ def test_erasing_gives_a_rectangle_one_color():
 def test_blur_takes_away_detail():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     random.seed(0)
-    view = Augment(scale=(1, 1), ratio=(1, 1), flip=0, blur=1.0)(image, (224, 224))
+    view = RandomViews(scale=(1, 1), ratio=(1, 1), flip=0, blur=1.0)(image, (224, 224))
     assert values(view).std() < 0.8 * values(image).std()
 
 
@@ -187,11 +187,11 @@ def test_blur_takes_away_detail():
 )
 def test_values_out_of_range_are_refused(name, wrong):
     with pytest.raises(ValueError, match=name):
-        Augment(**{name: wrong})
+        RandomViews(**{name: wrong})
 
 
 def test_small_images_are_fast():
-    augment, image = Augment(**EVERYTHING), picture(64, 64)
+    augment, image = RandomViews(**EVERYTHING), picture(64, 64)
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()

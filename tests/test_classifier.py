@@ -25,7 +25,7 @@ import toolbox
 from toolbox import base
 from toolbox.base import Batch, l2_normalize
 from toolbox.builtins.projection import Projection
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.engine.assemble import apply_tuning
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
@@ -367,7 +367,7 @@ def test_a_frozen_backbone_stays_in_eval_mode():
     ]
     # negative control: with another tune it would move
     moving = Classifier(Normed(), loss=CrossEntropy())
-    moving.backbone.tune = Tune("full")
+    moving.backbone.tune = BackboneTuning("full")
     moving.connect(CLASSES)
     apply_tuning(moving)
     moving.train()

@@ -11,7 +11,7 @@ from torch import nn
 
 from toolbox.base import Backbone, Batch, Features, Loss
 from toolbox.builtins.projection import Projection
-from toolbox.utils.pool import Pool, generalized_mean
+from toolbox.utils.pool import TokenPool, generalized_mean
 
 
 class Toy(Backbone):
@@ -126,7 +126,7 @@ def test_without_a_loss_it_predicts_and_says_why_it_cannot_train():
 
 
 def test_pool_is_a_component_or_its_mode():
-    chosen = Pool("mean")
+    chosen = TokenPool("mean")
     assert model(pool=chosen).pool is chosen
     assert model(pool="mean").pool.mode == "mean"
     assert get_type_hints(Embedder.__init__)["backbone"] is Backbone
@@ -160,7 +160,7 @@ PADDED = Features(TOKENS, prefix=1, valid=torch.tensor([[True, True, True, False
     ],
 )
 def test_pools(mode, expected, padded):
-    pool = Pool(mode)
+    pool = TokenPool(mode)
     features = Features(TOKENS, prefix=1)
     torch.testing.assert_close(pool(features).detach(), torch.tensor([expected], dtype=torch.float))
     torch.testing.assert_close(pool(PADDED).detach(), torch.tensor([padded], dtype=torch.float))
@@ -173,7 +173,7 @@ def test_generalized_mean_lies_between_mean_and_maximum_and_learns_its_power():
     patches = features.tokens[:, 2:]
     torch.testing.assert_close(generalized_mean(features, 1.0), patches.mean(1))
     torch.testing.assert_close(generalized_mean(features, 60.0), patches.amax(1), rtol=0.05, atol=0)
-    pool = Pool("gem")
+    pool = TokenPool("gem")
     pool(features).sum().backward()
     assert pool.power.grad.abs() > 0
     negative = Features(-torch.rand(1, 3, 4), prefix=1)
@@ -184,7 +184,7 @@ def test_generalized_mean_lies_between_mean_and_maximum_and_learns_its_power():
 
 def test_cls_of_a_backbone_without_one():
     with pytest.raises(ValueError, match="no CLS token"):
-        Pool("cls")(Features(TOKENS))
+        TokenPool("cls")(Features(TOKENS))
 
 
 # --- projection --------------------------------------------------------------------------------------------------

@@ -33,14 +33,14 @@ from toolbox.base import Batch, ExportedModel, Head, ImagePreprocess, Model
 from toolbox.base.export import run
 from toolbox.builtins.bn_neck import BNNeck
 from toolbox.builtins.projection import Projection
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.cli.export import main
 from toolbox.engine.export import export as exports
 from toolbox.engine.export.export import check_target
 from toolbox.errors import ToolboxError
 from toolbox.testing.material import image
 from toolbox.utils.export_formats import save_processor
-from toolbox.utils.pool import Pool
+from toolbox.utils.pool import TokenPool
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -255,7 +255,7 @@ def test_larger_pictures_are_cut_alike(kind, crop, tmp_path):
         ("last", BNNeck()),
         ("cls", BNNeck(5)),
         ("tokens", Projection(6)),
-        (Pool("tokens", keep=3), Projection(6)),
+        (TokenPool("tokens", keep=3), Projection(6)),
     ],
 )
 def test_the_readme_computes_the_embedding(pool, head, tmp_path):
@@ -297,7 +297,7 @@ def test_the_readme_computes_the_logits_of_a_classifier(head, tmp_path, monkeypa
 
 @pytest.mark.parametrize("kind", LORA)
 def test_peft_alone_loads_an_adapter_on_its_base(kind, tmp_path):
-    model = embedder(kind, "mean", tune=Tune("lora", rank=2, dropout=0.1))
+    model = embedder(kind, "mean", tune=BackboneTuning("lora", rank=2, dropout=0.1))
     pixels = pixels_for(model.backbone)
     with torch.no_grad():
         expected = model.backbone(pixels).tokens
@@ -323,7 +323,7 @@ def test_peft_alone_loads_an_adapter_on_its_base(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", LORA)
 def test_merged_adapters_are_one_plain_folder(kind, tmp_path):
-    model = embedder(kind, "mean", tune=Tune("lora", rank=2))
+    model = embedder(kind, "mean", tune=BackboneTuning("lora", rank=2))
     pixels = pixels_for(model.backbone)
     with torch.no_grad():
         expected = model.backbone(pixels).tokens
@@ -342,7 +342,7 @@ def test_merged_adapters_are_one_plain_folder(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", LORA)
 def test_merging_is_exact_but_for_rounding(kind):
-    model = embedder(kind, "mean", tune=Tune("lora", rank=2)).double()
+    model = embedder(kind, "mean", tune=BackboneTuning("lora", rank=2)).double()
     pixels = pixels_for(model.backbone).double()
     with torch.no_grad():
         before = model.backbone(pixels).tokens
@@ -425,7 +425,7 @@ def cached(tmp_path, monkeypatch):
 def test_a_public_base_is_named_and_not_copied(cached, tmp_path):
     backbone = HFVision(cached, size=32)
     backbone.load_weights()
-    Tune("lora", rank=2).apply(backbone)
+    BackboneTuning("lora", rank=2).apply(backbone)
     for name, parameter in backbone.named_parameters():
         if ".lora_" in name:
             nn.init.constant_(parameter, 0.1)
@@ -494,7 +494,7 @@ def whole(tune=None):
     return scattered(model)
 
 
-@pytest.mark.parametrize("tune", [None, Tune("lora", rank=2)])
+@pytest.mark.parametrize("tune", [None, BackboneTuning("lora", rank=2)])
 def test_a_model_that_writes_itself(tune, tmp_path):
     model, said = whole(tune), []
     expected = predicted(model, pixels_for(model.backbone))["embeddings"]
@@ -739,7 +739,7 @@ SLOW_KINDS = [
 def test_onnx_gives_the_same_for_any_number_of_images(kind, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    tune = Tune("lora", rank=2) if kind == "vit" else None
+    tune = BackboneTuning("lora", rank=2) if kind == "vit" else None
     model = embedder(kind, "mean", Projection(6), tune)
     said = []
     pixels = pixels_for(model.backbone, count=5)

@@ -15,7 +15,7 @@ from PIL import Image
 from toy_plugin import Noise, Patches, ToTensor
 
 from toolbox.base import Tower
-from toolbox.builtins.augment import Augment
+from toolbox.builtins.augment import RandomViews
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.key import data_identity, digest, plain, tower_identity, weights_digest
 from toolbox.feature_cache.shards import ShardLayout
@@ -24,14 +24,14 @@ from toolbox.feature_cache.views import draw_of, view_of
 from toolbox.feature_cache.writer import MANIFEST, Writer
 from toolbox.registry import build
 from toolbox.utils.key_paths import find_differences
-from toolbox.utils.pool import Pool
+from toolbox.utils.pool import TokenPool
 
 ITEMS, VIEWS, WIDTH = 70, 2, 5
 
 
 def tower(seed: int = 0, pool: str = "mean", **arguments) -> Tower:
     torch.manual_seed(seed)
-    return Tower(Patches(**arguments), Pool(pool))
+    return Tower(Patches(**arguments), TokenPool(pool))
 
 
 def of_tower(found: Tower | None = None, preprocess=None, **changes) -> dict:
@@ -85,7 +85,7 @@ def test_each_ingredient_of_the_tower_changes_the_key(other, named):
         (dict(dataset=Noise(count=60), arguments={"count": 60}), "dataset.items"),
         (dict(dataset=Noise(per_class=2)), "dataset.labels"),
         (dict(arguments={"type": "toy.Noise", "seed": 1}), "dataset.arguments.seed"),
-        (dict(augment=Augment(), views=2), "augment"),
+        (dict(augment=RandomViews(), views=2), "augment"),
     ],
 )
 def test_each_ingredient_of_the_data_changes_the_key(changes, named):
@@ -97,10 +97,10 @@ def test_each_ingredient_of_the_data_changes_the_key(changes, named):
 
 
 @pytest.mark.parametrize(
-    "change", [dict(views=3), dict(seed=1), dict(stream=1), dict(augment=Augment(scale=(0.5, 1.0)))]
+    "change", [dict(views=3), dict(seed=1), dict(stream=1), dict(augment=RandomViews(scale=(0.5, 1.0)))]
 )
 def test_each_ingredient_of_random_views_changes_the_key(change):
-    given = dict(augment=Augment(), views=2, seed=0, stream=0)
+    given = dict(augment=RandomViews(), views=2, seed=0, stream=0)
 
     def found(augment, **rest):
         return data_identity(Noise(), {}, augment, **rest)

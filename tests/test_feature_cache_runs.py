@@ -19,7 +19,7 @@ from test_resume import Said, interrupted
 import toolbox
 from toolbox import api
 from toolbox.base import Model
-from toolbox.builtins.augment import Augment
+from toolbox.builtins.augment import RandomViews
 from toolbox.cli import extract
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.errors import ToolboxError
@@ -126,7 +126,7 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     model.load_state_dict(weights)
     model.eval()
     dataset, source = toy_plugin.Noise(), InputSpec("image", toy_plugin.ToTensor(16))
-    live = BatchBuilder(dataset, {"image": source}, augment=Augment(), seed=0)
+    live = BatchBuilder(dataset, {"image": source}, augment=RandomViews(), seed=0)
     draws = [(1000, 5), (1001, 5), (77, 63)]
     chosen = view_of(0, [draw for draw, _ in draws], 3)
     batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
@@ -167,9 +167,9 @@ def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     store = Store(Path(results["features"]["folders"][0]))
     source = InputSpec("image", toy_plugin.ToTensor(16))
     inputs, dataset = {"image": source, "teacher": source}, toy_plugin.Noise()
-    mixed = BatchBuilder(dataset, inputs, augment=Augment(), seed=0, stored={"teacher": store})[[(900, 7)]]
+    mixed = BatchBuilder(dataset, inputs, augment=RandomViews(), seed=0, stored={"teacher": store})[[(900, 7)]]
     view = int(view_of(0, [900], 2)[0])
-    plain = BatchBuilder(dataset, {"image": source}, augment=Augment(), seed=0)
+    plain = BatchBuilder(dataset, {"image": source}, augment=RandomViews(), seed=0)
     assert torch.equal(mixed.inputs["image"], plain[[(draw_of(7, view, 64), 7)]].inputs["image"])
     assert torch.equal(mixed.inputs["teacher"], store.rows([7], view))
 

@@ -18,7 +18,7 @@ from toolbox import api
 from toolbox.base import Backbone, Features, Model
 from toolbox.builtins.bn_neck import BNNeck
 from toolbox.builtins.optim import AdamW
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.engine.checkpoint.transfer import below
 from toolbox.engine.param_groups import distances, parameter_groups
 from toolbox.registry import catalog
@@ -89,7 +89,7 @@ def test_rates_are_those_of_dinov3():
 
 def test_adapters_count_with_their_block():
     backbone = ViT(name=None, arch=ARCH, size=16)
-    Tune("lora", rank=2).apply(backbone)
+    BackboneTuning("lora", rank=2).apply(backbone)
     found = rates(Whole(backbone), layer_decay=0.5)
     lora = {name: rate for name, (rate, _) in found.items() if ".lora_" in name}
     assert {rate for name, rate in lora.items() if ".layer.0." in name} == {0.25}

@@ -13,7 +13,7 @@ from toolbox_retrieval.pk import PK
 import toolbox
 from toolbox import api
 from toolbox.base import Mix as MixBase
-from toolbox.builtins.mix import Mix
+from toolbox.builtins.mix import MixupCutMix
 from toolbox.builtins.samplers import Shuffled
 from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import TrainBatches, share
@@ -38,7 +38,7 @@ def test_mixup_blends_by_its_share():
     shares = []
     for seed in range(2000):
         random.seed(seed)
-        mixed, kept = Mix(mixup=0.4, cutmix=0)(image, partner)
+        mixed, kept = MixupCutMix(mixup=0.4, cutmix=0)(image, partner)
         torch.testing.assert_close(mixed, torch.full_like(mixed, 1 - kept))
         shares.append(kept)
     shares = torch.tensor(shares)
@@ -52,7 +52,7 @@ def test_cutmix_pastes_a_box_and_counts_what_is_left():
     sizes = set()
     for seed in range(500):
         random.seed(seed)
-        mixed, kept = Mix(mixup=0, cutmix=1.0)(image, partner)
+        mixed, kept = MixupCutMix(mixup=0, cutmix=1.0)(image, partner)
         assert set(mixed.unique().tolist()) <= {0.0, 1.0}
         assert kept == pytest.approx(1 - mixed.mean().item(), abs=1e-6)
         rows, columns = mixed[0].any(1).nonzero(), mixed[0].any(0).nonzero()
@@ -71,7 +71,7 @@ def test_probability_and_switch_choose():
         found = []
         for seed in range(400):
             random.seed(seed)
-            mixed, kept = Mix(**arguments)(image, partner)
+            mixed, kept = MixupCutMix(**arguments)(image, partner)
             cut = set(mixed.unique().tolist()) <= {0.0, 1.0}
             found.append("plain" if kept == 1 and mixed is image else "cut" if cut else "blend")
         return [found.count(kind) / 400 for kind in ("plain", "cut", "blend")]
@@ -98,7 +98,7 @@ def test_probability_and_switch_choose():
 )
 def test_values_outside_their_range_are_refused(wrong):
     with pytest.raises(ValueError):
-        Mix(**wrong)
+        MixupCutMix(**wrong)
 
 
 # --- in the loader -----------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ DRAWS = [(40 + place, index) for place, index in enumerate([3, 9, 20, 1, 5, 33, 
 
 
 def test_partners_share_their_choice_and_an_odd_item_stays(toy):
-    plain, mixed = fetch(toy, None)[DRAWS], fetch(toy, Mix(cutmix=0))[DRAWS]
+    plain, mixed = fetch(toy, None)[DRAWS], fetch(toy, MixupCutMix(cutmix=0))[DRAWS]
     partner, kept = mixed.mixed
     assert partner.tolist() == [1, 0, 3, 2, 5, 4, 6]
     assert torch.equal(kept[0:6:2], kept[1:6:2])
@@ -142,12 +142,12 @@ def test_partners_share_their_choice_and_an_odd_item_stays(toy):
 
 
 def test_a_pair_depends_on_its_own_draws_alone(toy):
-    whole, part = fetch(toy, Mix())[DRAWS], fetch(toy, Mix())[DRAWS[2:4]]
+    whole, part = fetch(toy, MixupCutMix())[DRAWS], fetch(toy, MixupCutMix())[DRAWS[2:4]]
     assert torch.equal(whole.inputs["image"][2:4], part.inputs["image"])
     assert torch.equal(whole.mixed[1][2:4], part.mixed[1])
-    other = BatchBuilder(fetch(toy, None).dataset, fetch(toy, None).inputs, mix=Mix(), seed=8)[DRAWS]
+    other = BatchBuilder(fetch(toy, None).dataset, fetch(toy, None).inputs, mix=MixupCutMix(), seed=8)[DRAWS]
     assert not torch.equal(whole.mixed[1], other.mixed[1])
-    source = fetch(toy, Mix())
+    source = fetch(toy, MixupCutMix())
     state = torch.get_rng_state(), random.getstate()
     source[DRAWS]
     assert torch.equal(state[0], torch.get_rng_state())
@@ -155,8 +155,8 @@ def test_a_pair_depends_on_its_own_draws_alone(toy):
 
 
 def test_an_item_whose_partner_cannot_be_read_stays_as_it_is(toy):
-    source = fetch(toy, Mix(), data=dict(bad=[20]), skip_bad=True)
-    found, whole, plain = source[DRAWS], fetch(toy, Mix())[DRAWS], fetch(toy, None)[DRAWS]
+    source = fetch(toy, MixupCutMix(), data=dict(bad=[20]), skip_bad=True)
+    found, whole, plain = source[DRAWS], fetch(toy, MixupCutMix())[DRAWS], fetch(toy, None)[DRAWS]
     assert [index for index, _ in found.bad] == [20]
     partner, kept = found.mixed
     assert partner.tolist() == [1, 0, 2, 4, 3, 5]
@@ -175,7 +175,7 @@ def test_bytes_stay_bytes(toy):
         dict(type="classification.Classifier", backbone=dict(type="dinov3.ViT", name=None, size=16, arch=arch))
     )
     noise = build(dict(type="toy.Noise"))
-    plain, mixed = (BatchBuilder(noise, input_specs(model), mix=mix)[DRAWS] for mix in (None, Mix(cutmix=0)))
+    plain, mixed = (BatchBuilder(noise, input_specs(model), mix=mix)[DRAWS] for mix in (None, MixupCutMix(cutmix=0)))
     before, after = plain.inputs["image"], mixed.inputs["image"]
     assert before.dtype == after.dtype == torch.uint8
     partner, kept = mixed.mixed
@@ -213,12 +213,12 @@ def test_no_pair_is_parted_between_processes(count, size):
 
 
 def test_processes_make_the_batch_of_one(toy):
-    whole = fetch(toy, Mix())[DRAWS]
-    parts = [fetch(toy, Mix())[share(DRAWS, rank, 2, 1, PAIR)] for rank in range(2)]
+    whole = fetch(toy, MixupCutMix())[DRAWS]
+    parts = [fetch(toy, MixupCutMix())[share(DRAWS, rank, 2, 1, PAIR)] for rank in range(2)]
     assert torch.equal(torch.cat([part.inputs["image"] for part in parts]), whole.inputs["image"])
     assert torch.equal(torch.cat([part.mixed[1] for part in parts]), whole.mixed[1])
     # negative control: shares that part a pair would not
-    parts = [fetch(toy, Mix())[share(DRAWS, rank, 2, 1)] for rank in range(2)]
+    parts = [fetch(toy, MixupCutMix())[share(DRAWS, rank, 2, 1)] for rank in range(2)]
     assert not torch.equal(torch.cat([part.inputs["image"] for part in parts]), whole.inputs["image"])
 
 
@@ -285,7 +285,7 @@ def test_partners_under_a_class_balanced_sampler_are_of_two_classes(toy):
     sampler = PK(classes=3, per_class=4)
     sampler.setup(dataset, 0)
     model = build(toy([MODEL])["model"], "model")
-    fetch = BatchBuilder(dataset, input_specs(model), mix=Mix())
+    fetch = BatchBuilder(dataset, input_specs(model), mix=MixupCutMix())
     for number in range(len(sampler)):
         batch = fetch[sampler.draws(number)]
         partner, kept = batch.mixed

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from toolbox import api
 from toolbox.base import Backbone, Features, ImagePreprocess
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.engine.assemble import apply_tuning, norm_notes
 from toolbox.engine.distributed.parallel import _synchronise_norms
 from toolbox.engine.grad_cache import problems as grad_cache_problems
@@ -66,14 +66,14 @@ def at_rest(model):
     ("weights_id", "tune", "expected"),
     [
         ("weights", None, [True] * 3),
-        ("weights", Tune("full"), [True] * 3),
-        ("weights", Tune("last"), [True] * 3),
-        ("weights", Tune("full", norm_stats="train"), [False] * 3),
-        ("weights", Tune("last", norm_stats="train"), [True, False, False]),
-        ("weights", Tune("frozen"), [True] * 3),
+        ("weights", BackboneTuning("full"), [True] * 3),
+        ("weights", BackboneTuning("last"), [True] * 3),
+        ("weights", BackboneTuning("full", norm_stats="train"), [False] * 3),
+        ("weights", BackboneTuning("last", norm_stats="train"), [True, False, False]),
+        ("weights", BackboneTuning("frozen"), [True] * 3),
         (None, None, [False] * 3),
-        (None, Tune("full"), [False] * 3),
-        (None, Tune("full", norm_stats="frozen"), [True] * 3),
+        (None, BackboneTuning("full"), [False] * 3),
+        (None, BackboneTuning("full", norm_stats="frozen"), [True] * 3),
     ],
 )
 def test_which_norms_keep_their_statistics(weights_id, tune, expected):
@@ -95,14 +95,14 @@ def test_which_norms_keep_their_statistics(weights_id, tune, expected):
 
 def test_adapters_leave_statistics_alone():
     resnet = Embedder(Timm("resnet18", size=32, weights=False), "mean")
-    resnet.backbone.tune = Tune("lora", rank=2, norm_stats="frozen")
+    resnet.backbone.tune = BackboneTuning("lora", rank=2, norm_stats="frozen")
     with pytest.raises(ToolboxError, match="linear"):
         apply_tuning(resnet)  # it has none to adapt
     for mode in ("frozen", "lora"):
         with pytest.raises(ValueError, match="trains no batch norm, so norm_stats='train' has no effect"):
-            Tune(mode, norm_stats="train")
+            BackboneTuning(mode, norm_stats="train")
     with pytest.raises(ValueError, match="norm_stats must be 'train' or 'frozen', not 'eval'"):
-        Tune(norm_stats="eval")
+        BackboneTuning(norm_stats="eval")
 
 
 def batches(count, generator):
@@ -135,7 +135,7 @@ def test_small_batches_of_one_class_spoil_statistics_that_are_not_kept():
         for norm in norms:
             norm.momentum = 0.1
         model = Embedder(backbone, "mean")
-        backbone.tune = Tune("full", norm_stats=stats)
+        backbone.tune = BackboneTuning("full", norm_stats=stats)
         apply_tuning(model)
         backbone.blocks[1][2].eval()  # torch's needs a GPU to train
         before = [norm.running_mean.clone() for norm in norms]
@@ -154,13 +154,13 @@ def test_small_batches_of_one_class_spoil_statistics_that_are_not_kept():
 
 
 def test_chunks_and_processes_take_norms_at_rest():
-    assert [problem.where for problem in grad_cache_problems(tuned(tune=Tune("full")))] == []
-    found = grad_cache_problems(tuned(tune=Tune("full", norm_stats="train")))
+    assert [problem.where for problem in grad_cache_problems(tuned(tune=BackboneTuning("full")))] == []
+    found = grad_cache_problems(tuned(tune=BackboneTuning("full", norm_stats="train")))
     assert len(found) == 3
     assert "norm_stats='frozen'" in found[0].hint
-    _synchronise_norms(tuned(tune=Tune("full")), torch.device("cpu"))
+    _synchronise_norms(tuned(tune=BackboneTuning("full")), torch.device("cpu"))
     with pytest.raises(ToolboxError, match="one process's share of the batch"):
-        _synchronise_norms(tuned(tune=Tune("full", norm_stats="train")), torch.device("cpu"))
+        _synchronise_norms(tuned(tune=BackboneTuning("full", norm_stats="train")), torch.device("cpu"))
 
 
 def as_older_version(checkpoint):

@@ -27,7 +27,7 @@ from toolbox.builtins.samplers import Shuffled
 from toolbox.engine.param_groups import parameter_groups, torch_groups
 from toolbox.errors import ToolboxError
 from toolbox.report import load_report_items
-from toolbox.utils.pool import Pool
+from toolbox.utils.pool import TokenPool
 
 RATES = [0.01, 0.1, 1.0]
 
@@ -81,23 +81,23 @@ def trained(model, optimizer, steps=6, blocks=1):
 
 def test_a_pool_reads_the_first_tokens_of_the_last_blocks_and_the_mean_of_the_last_one():
     x = torch.randn(3, 6, 4)
-    pool = Pool("cls+mean", blocks=3)
+    pool = TokenPool("cls+mean", blocks=3)
     found = pool(Tokens()(x, layers=pool.layers))
     wanted = torch.cat([x[:, 0] / 3, x[:, 0] * 2 / 3, x[:, 0], x[:, 2:].mean(1)], dim=1)
     assert torch.allclose(found, wanted, atol=1e-6)
     assert found.shape[1] == pool.dim(4) == 16
-    assert torch.allclose(Pool("cls", blocks=2)(Tokens()(x, layers=2)), torch.cat([x[:, 0] / 2, x[:, 0]], dim=1))
-    assert (Pool("cls", blocks=2).dim(4), Pool("cls+mean").dim(4), Pool("mean").dim(4)) == (8, 8, 4)
+    assert torch.allclose(TokenPool("cls", blocks=2)(Tokens()(x, layers=2)), torch.cat([x[:, 0] / 2, x[:, 0]], dim=1))
+    assert (TokenPool("cls", blocks=2).dim(4), TokenPool("cls+mean").dim(4), TokenPool("mean").dim(4)) == (8, 8, 4)
 
 
 def test_a_pool_of_several_blocks_refuses_what_has_none():
     with pytest.raises(ValueError, match="gives none"):
-        Pool("cls", blocks=2)(Features(torch.randn(2, 3, 4), prefix=1))
+        TokenPool("cls", blocks=2)(Features(torch.randn(2, 3, 4), prefix=1))
     with pytest.raises(ValueError, match="of the last one alone"):
-        Pool("cls", blocks=2).in_plain_torch("pool")
+        TokenPool("cls", blocks=2).in_plain_torch("pool")
     for mode, blocks in (("mean", 2), ("gem", 2), ("cls", 0)):
         with pytest.raises(ValueError, match="belongs to 'cls'"):
-            Pool(mode, blocks=blocks)
+            TokenPool(mode, blocks=blocks)
 
 
 def test_blocks_that_a_backbone_does_not_give_are_found_before_anything_runs(toy):

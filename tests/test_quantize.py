@@ -18,20 +18,20 @@ from torch import nn
 from toolbox.base import Backbone
 from toolbox.builtins.quantizing import libraries
 from toolbox.builtins.quantizing.packed import Format
-from toolbox.builtins.quantizing.quantize import Quantize
+from toolbox.builtins.quantizing.quantize import LinearQuantization
 from toolbox.builtins.quantizing.quantized_linear import QuantizedLinear
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 WAYS = {
-    "nf4": Quantize(),
-    "nf4 nested": Quantize(nested=True),
-    "fp4": Quantize(kind="fp4"),
-    "fp4 nested": Quantize(kind="fp4", nested=True),
-    "int8": Quantize(8, library="bitsandbytes"),
-    "int8 torchao": Quantize(8, library="torchao"),
+    "nf4": LinearQuantization(),
+    "nf4 nested": LinearQuantization(nested=True),
+    "fp4": LinearQuantization(kind="fp4"),
+    "fp4 nested": LinearQuantization(kind="fp4", nested=True),
+    "int8": LinearQuantization(8, library="bitsandbytes"),
+    "int8 torchao": LinearQuantization(8, library="torchao"),
 }
 if not libraries.installed("torchao"):  # optional: where it is installed, importing transformers logs its complaints
     del WAYS["int8 torchao"]
@@ -144,7 +144,7 @@ def test_it_computes_what_plain_layers_with_the_unpacked_weights_do_to_the_bit(w
 
 def test_training_and_evaluation_compute_the_same_in_any_order():
     backbone = vit()
-    Quantize().apply(backbone)
+    LinearQuantization().apply(backbone)
     state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     pixels = PIXELS.clone().requires_grad_()
 
@@ -171,7 +171,7 @@ def test_training_and_evaluation_compute_the_same_in_any_order():
     ],
 )
 def test_products_are_computed_in_what_was_asked_for(compute, autocast, inside, result):
-    way = Quantize(compute=compute)
+    way = LinearQuantization(compute=compute)
     linear, inputs = nn.Linear(64, 8), torch.randn(4, 64)
     layer = QuantizedLinear(linear, way._format(), {"bf16": torch.bfloat16, "fp32": torch.float32}.get(compute))
     with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
@@ -185,11 +185,11 @@ def test_products_are_computed_in_what_was_asked_for(compute, autocast, inside, 
 @every_backbone
 def test_adapters_on_4_bits_get_the_gradients_of_adapters_on_the_unpacked_weights(build):
     backbone = build()
-    Quantize().apply(backbone)
+    LinearQuantization().apply(backbone)
     plain = unpacked(backbone)
     for one in (backbone, plain):
         torch.manual_seed(5)
-        Tune("lora", rank=4).apply(one)
+        BackboneTuning("lora", rank=4).apply(one)
         with torch.no_grad():
             for name, parameter in one.named_parameters():
                 if ".lora_B." in name:
@@ -208,9 +208,9 @@ def test_adapters_on_4_bits_get_the_gradients_of_adapters_on_the_unpacked_weight
 
 def test_the_adapter_is_that_of_the_backbone_in_full_precision():
     full, small = vit(), vit()
-    Quantize().apply(small)
+    LinearQuantization().apply(small)
     for one in (full, small):
-        Tune("lora", rank=4).apply(one)
+        BackboneTuning("lora", rank=4).apply(one)
     shapes = [{name: t.shape for name, t in one.adapter.state_dict().items()} for one in (full, small)]
     assert shapes[0] == shapes[1]
     assert all(t.dtype == torch.float32 for t in small.adapter.state_dict().values())
@@ -219,8 +219,8 @@ def test_the_adapter_is_that_of_the_backbone_in_full_precision():
 
 def test_an_adapter_is_not_put_into_quantised_weights():
     backbone = vit()
-    Quantize().apply(backbone)
-    Tune("lora").apply(backbone)
+    LinearQuantization().apply(backbone)
+    BackboneTuning("lora").apply(backbone)
     before = tokens(backbone)
     with pytest.raises(ValueError, match="cannot be put into quantised weights"):
         backbone.adapter.merge()
@@ -231,9 +231,9 @@ def test_recomputing_activations_changes_nothing():
     found = []
     for again in (False, True):
         backbone = vit()
-        Quantize().apply(backbone)
+        LinearQuantization().apply(backbone)
         torch.manual_seed(0)
-        Tune("lora").apply(backbone)
+        BackboneTuning("lora").apply(backbone)
         if again:
             backbone.enable_checkpointing()
         backbone.train()(PIXELS).tokens.square().mean().backward()
@@ -246,7 +246,7 @@ def test_a_vit_b_in_nested_nf4_has_at_most_30_percent_of_its_bytes_in_bf16():
     with torch.device("meta"):
         backbone = ViT("vitb16", weights=False)
         numbers = sum(parameter.numel() for parameter in backbone.parameters())
-        assert Quantize(nested=True).apply(backbone) == 72
+        assert LinearQuantization(nested=True).apply(backbone) == 72
     stored = sum(tensor.nbytes for tensor in (*backbone.parameters(), *backbone.buffers()))
     assert numbers > 85e6
     assert stored <= 0.30 * 2 * numbers
@@ -255,7 +255,7 @@ def test_a_vit_b_in_nested_nf4_has_at_most_30_percent_of_its_bytes_in_bf16():
 
 def test_nothing_float_of_a_weight_stays_behind():
     backbone = vit()
-    Quantize(nested=True).apply(backbone)
+    LinearQuantization(nested=True).apply(backbone)
     for layer in quantised(backbone):
         held = sum(p.nbytes for name, p in layer.named_parameters() if name != "bias")
         assert held < 0.6 * layer.in_features * layer.out_features + 64
@@ -278,7 +278,7 @@ def test_nothing_float_of_a_weight_stays_behind():
 )
 def test_arguments_that_mean_nothing_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Quantize(**arguments)
+        LinearQuantization(**arguments)
 
 
 class Convolutions(Plain):
@@ -288,7 +288,7 @@ class Convolutions(Plain):
 
 def test_a_backbone_without_linear_layers_is_refused():
     with pytest.raises(ValueError, match="Convolutions has no plain linear layers"):
-        Quantize().apply(Convolutions())
+        LinearQuantization().apply(Convolutions())
 
 
 class Doubling(nn.Linear):
@@ -298,14 +298,14 @@ class Doubling(nn.Linear):
 
 def test_layers_that_compute_something_else_stay_as_they_are():
     backbone = Plain(lambda: nn.Sequential(Doubling(8, 8), nn.Linear(8, 8)))
-    assert Quantize().apply(backbone) == 2
+    assert LinearQuantization().apply(backbone) == 2
     assert sum(isinstance(module, Doubling) for module in backbone.modules()) == 2
 
 
 def test_a_layer_that_stands_in_two_places_stays_one():
     shared = nn.Linear(8, 8)
     backbone = Plain(lambda: nn.Sequential(shared, nn.GELU()))
-    assert Quantize().apply(backbone) == 1
+    assert LinearQuantization().apply(backbone) == 1
     assert backbone.blocks[0][0] is backbone.blocks[1][0]
 
 
@@ -314,7 +314,7 @@ def test_weights_that_are_not_finite_are_refused():
     with torch.no_grad():
         backbone.layers()[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinity"):
-        Quantize().apply(backbone)
+        LinearQuantization().apply(backbone)
 
 
 def only(monkeypatch, *names):
@@ -323,34 +323,34 @@ def only(monkeypatch, *names):
 
 def test_8_bits_take_the_library_that_is_there(monkeypatch):
     only(monkeypatch, "bitsandbytes", "torchao")
-    assert Quantize(8).describe()["library"] == "bitsandbytes"
+    assert LinearQuantization(8).describe()["library"] == "bitsandbytes"
     only(monkeypatch, "torchao")
-    assert Quantize(8).describe()["library"] == "torchao"
+    assert LinearQuantization(8).describe()["library"] == "torchao"
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        Quantize().apply(vit())
+        LinearQuantization().apply(vit())
     only(monkeypatch)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        Quantize(8).apply(vit())
+        LinearQuantization(8).apply(vit())
 
 
 def test_an_old_library_is_refused_with_the_command(monkeypatch):
     monkeypatch.setattr(libraries.metadata, "version", lambda name: "0.41.3.post2")
     with pytest.raises(ValueError, match=r"0\.41\.3\.post2 is too old\. Try: pip install -U 'bitsandbytes>=0\.46'"):
-        Quantize().apply(vit())
+        LinearQuantization().apply(vit())
 
 
 def test_a_device_that_the_library_cannot_use_is_named(monkeypatch):
-    Quantize().try_on(torch.device("cpu"))
+    LinearQuantization().try_on(torch.device("cpu"))
 
     def fails(*_):
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(Format, "unpack", fails)
     with pytest.raises(ValueError, match="bitsandbytes has no 4 bits on cpu: no kernel"):
-        Quantize().try_on(torch.device("cpu"))
+        LinearQuantization().try_on(torch.device("cpu"))
     monkeypatch.setattr(Format, "unpack", lambda self, packed, shape, dtype: torch.zeros(shape))
     with pytest.raises(ValueError, match="wrong numbers"):
-        Quantize().try_on(torch.device("cpu"))
+        LinearQuantization().try_on(torch.device("cpu"))
 
 
 _IMPORTS = """
@@ -376,6 +376,6 @@ def test_importing_the_libraries_says_nothing_and_looks_for_no_code_elsewhere():
 
 
 def test_what_it_is_reads_well():
-    text = "Quantize(library='bitsandbytes', bits=4, kind='nf4', nested=True, compute='bf16')"
-    assert repr(Quantize(nested=True, compute="bf16")) == text
+    text = "LinearQuantization(library='bitsandbytes', bits=4, kind='nf4', nested=True, compute='bf16')"
+    assert repr(LinearQuantization(nested=True, compute="bf16")) == text
     assert VIT["hidden_size"] % 64 != 0, "the tests above see rows that are no multiple of a block"

@@ -15,8 +15,8 @@ from test_resume import Said
 
 import toolbox
 from toolbox import api
-from toolbox.builtins.quantizing.quantize import Quantize
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.quantizing.quantize import LinearQuantization
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.engine.signals import Interrupted
 
 # peft asks transformers for a property that transformers 5 is renaming
@@ -73,7 +73,7 @@ def test_what_it_says_of_the_features_is_so(toy, weights):
     images = preprocess.finish(preprocess.collate([preprocess(dataset[index]["image"]) for index in chosen]))
     with torch.no_grad():
         before = backbone(images).tokens[:, 0]
-        Quantize().apply(backbone)
+        LinearQuantization().apply(backbone)
         after = backbone(images).tokens[:, 0]
     cosines = torch.nn.functional.cosine_similarity(before.double(), after.double())
     assert math.isclose(found["feature_cosine_mean"], float(cosines.mean()), rel_tol=1e-6)
@@ -145,9 +145,9 @@ def test_a_trunk_of_an_earlier_run_is_loaded_before_it_is_quantised(toy, tune):
     trunk = load_file("trunk/last/model.safetensors")
     assert f"{sum(name.startswith('backbone.') for name in trunk)} tensors were taken" in line
     expected = toolbox.load("trunk/last", device="cpu").model.backbone
-    Quantize().apply(expected)
+    LinearQuantization().apply(expected)
     if tune == LORA:
-        Tune("lora", rank=2).apply(expected)
+        BackboneTuning("lora", rank=2).apply(expected)
     held = load_file("w/last/model.safetensors")
     own = {f"backbone.{name}": tensor for name, tensor in expected.state_dict().items() if "lora_" not in name}
     assert {name for name in held if name.startswith("backbone.")} == own.keys(), "nothing else brings them back"
@@ -216,7 +216,7 @@ def test_two_halves_do_not_mix_and_fp16_gradients_need_scaling():
 
     class Stand:
         def __init__(self, compute, frozen=False):
-            self.quantize, self.frozen = Quantize(compute=compute), frozen
+            self.quantize, self.frozen = LinearQuantization(compute=compute), frozen
 
     able = ("fp32", "fp16", "bf16")
     fine = [(None, "fp16"), (None, "bf16"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "bf16"), ("bf16", "fp32")]

@@ -14,7 +14,7 @@ from toolbox_dinov3.vit import ViT
 from torch import nn
 
 from toolbox.base import Backbone, Features
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 
 # peft asks transformers for a property that transformers 5 is renaming
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -99,7 +99,7 @@ def is_frozen(backbone, before) -> set[str]:
 @every_backbone
 def test_frozen(build):
     backbone = build()
-    Tune(mode="frozen").apply(backbone)
+    BackboneTuning(mode="frozen").apply(backbone)
     assert backbone.frozen
     backbone.train()
     assert not any(module.training for module in backbone.modules())
@@ -110,7 +110,7 @@ def test_full(build):
     backbone = build()
     backbone.freeze()
     backbone = build()
-    Tune().apply(backbone)
+    BackboneTuning().apply(backbone)
     assert trainable(backbone) == {name for name, _ in backbone.named_parameters()}
     backbone.train()
     assert all(module.training for module in backbone.modules())
@@ -119,7 +119,7 @@ def test_full(build):
 @pytest.mark.parametrize("count", [1, 2])
 def test_last_of_a_vit(count):
     backbone = vit()
-    Tune(mode="last", last=count).apply(backbone)
+    BackboneTuning(mode="last", last=count).apply(backbone)
     chosen = [f".layer.{index}." for index in range(3 - count, 3)]
     expected = {
         name
@@ -136,14 +136,14 @@ def test_last_of_a_vit(count):
 
 def test_last_of_a_convnext_and_of_a_third_party():
     backbone = convnext()
-    Tune(mode="last", last=2).apply(backbone)
+    BackboneTuning(mode="last", last=2).apply(backbone)
     names = trainable(backbone)
     assert {name.partition("layers.")[0].rpartition("stages.")[2] for name in names if "stages" in name} == {"2.", "3."}
     assert {name for name in names if "stages" not in name} == {"model.layer_norm.weight", "model.layer_norm.bias"}
     # the reduction between the last two blocks stands before the last block, so it is frozen
     assert not any("downsample" in name for name in names)
     plain = Plain()
-    Tune(mode="last").apply(plain)
+    BackboneTuning(mode="last").apply(plain)
     assert {name.split(".")[0] + name.split(".")[1] for name in trainable(plain)} == {
         "blocks1",
         "afterweight",
@@ -157,9 +157,9 @@ def test_last_of_a_convnext_and_of_a_third_party():
 
 def test_last_of_too_few():
     with pytest.raises(ValueError, match="last is 4, but this backbone has 3 blocks: use at most 3"):
-        Tune(mode="last", last=4).apply(vit())
+        BackboneTuning(mode="last", last=4).apply(vit())
     backbone = vit()
-    Tune(mode="last", last=3).apply(backbone)
+    BackboneTuning(mode="last", last=3).apply(backbone)
     assert len(trainable(backbone)) > 0
 
 
@@ -175,7 +175,7 @@ LINEAR = {
 def test_lora_is_on_every_linear_layer_of_every_block(kind):
     backbone = BUILDERS[kind]()
     depth, names = len(backbone.layers()), {name for name, _ in backbone.named_parameters()}
-    Tune(mode="lora", rank=4).apply(backbone)
+    BackboneTuning(mode="lora", rank=4).apply(backbone)
     found = trainable(backbone)
     assert found == backbone.adapter.parameter_names()
     assert len(found) == 2 * depth * len(LINEAR[kind])
@@ -192,7 +192,7 @@ def test_lora_is_on_every_linear_layer_of_every_block(kind):
 def test_lora_changes_nothing_at_first_and_trains_only_itself(build):
     backbone = build().eval()
     before, state = tokens(backbone), copy.deepcopy(backbone.state_dict())
-    Tune(mode="lora").apply(backbone)
+    BackboneTuning(mode="lora").apply(backbone)
     # not bit by bit: torch takes another convolution for frozen weights
     torch.testing.assert_close(tokens(backbone.eval()), before)
     train(backbone)
@@ -206,11 +206,11 @@ def test_lora_changes_nothing_at_first_and_trains_only_itself(build):
 
 def test_dropout_and_drop_path_stay_active_between_adapters():
     for backbone in (vit(drop_path=0.5), Plain()):
-        Tune(mode="lora").apply(backbone)
+        BackboneTuning(mode="lora").apply(backbone)
         backbone.train()
         assert not torch.equal(tokens(backbone), tokens(backbone))
     backbone = vit()
-    Tune(mode="lora", dropout=0.5).apply(backbone)
+    BackboneTuning(mode="lora", dropout=0.5).apply(backbone)
     train(backbone)
     assert not torch.equal(tokens(backbone), tokens(backbone))
     backbone.eval()
@@ -223,7 +223,7 @@ def test_checkpointing_gives_adapters_the_same_gradients():
         backbone = vit().train()
         if checkpointing:
             backbone.enable_checkpointing()
-        Tune(mode="lora", rank=2).apply(backbone)
+        BackboneTuning(mode="lora", rank=2).apply(backbone)
         assert all(layer.training for layer in backbone.layers())
         tokens(backbone).square().mean().backward()
         gradients.append({name: p.grad for name, p in backbone.named_parameters() if p.requires_grad})
@@ -233,13 +233,13 @@ def test_checkpointing_gives_adapters_the_same_gradients():
 
 def test_targets():
     backbone = vit()
-    Tune(mode="lora", targets=["q_proj", "v_proj"]).apply(backbone)
+    BackboneTuning(mode="lora", targets=["q_proj", "v_proj"]).apply(backbone)
     assert len(trainable(backbone)) == 2 * 3 * 2
     assert all(".q_proj." in name or ".v_proj." in name for name in trainable(backbone))
     with pytest.raises(ValueError, match=r"\['query'\] match no linear layer. There are down_proj, k_proj, o_proj"):
-        Tune(mode="lora", targets=["query", "q_proj"]).apply(vit())
+        BackboneTuning(mode="lora", targets=["query", "q_proj"]).apply(vit())
     with pytest.raises(ValueError, match=r"targets \[\] match no"):
-        Tune(mode="lora", targets=[]).apply(vit())
+        BackboneTuning(mode="lora", targets=[]).apply(vit())
 
 
 def save(backbone, folder):
@@ -253,7 +253,7 @@ def save(backbone, folder):
 def test_peft_alone_loads_the_adapter(kind, options, tmp_path):
     build = BUILDERS[kind]
     backbone = build()
-    Tune(mode="lora", **options).apply(backbone)
+    BackboneTuning(mode="lora", **options).apply(backbone)
     train(backbone).eval()
     save(backbone, tmp_path)
 
@@ -270,7 +270,7 @@ def test_saved_files_are_what_peft_writes(tmp_path):
     theirs = peft.get_peft_model(vit().model, peft.LoraConfig(**options))
     theirs.save_pretrained(str(tmp_path / "theirs"))
     backbone = vit()
-    Tune(mode="lora", rank=4, targets=["q_proj", "v_proj"]).apply(backbone)
+    BackboneTuning(mode="lora", rank=4, targets=["q_proj", "v_proj"]).apply(backbone)
     save(backbone, tmp_path)
     tensors = load_file(tmp_path / "theirs" / "adapter_model.safetensors")
     assert {key: value.shape for key, value in tensors.items()} == {
@@ -294,7 +294,7 @@ def test_config_names_the_weights_it_belongs_to_and_is_reproducible(tmp_path):
     for folder in ("a", "b"):
         backbone = vit()
         backbone.weights_id = "facebook/dinov3-vits16-pretrain-lvd1689m"
-        Tune(mode="lora").apply(backbone)
+        BackboneTuning(mode="lora").apply(backbone)
         backbone.adapter.save_config(tmp_path / folder)
         texts.append((tmp_path / folder / "adapter_config.json").read_text())
     assert texts[0] == texts[1]
@@ -306,7 +306,7 @@ def test_config_names_the_weights_it_belongs_to_and_is_reproducible(tmp_path):
 def test_adapter_state_round_trip_and_what_does_not_fit():
     first, second = vit(), vit()
     for backbone in (first, second):
-        Tune(mode="lora", rank=2).apply(backbone)
+        BackboneTuning(mode="lora", rank=2).apply(backbone)
     train(first).eval()
     second.eval()
     assert not torch.equal(tokens(first), tokens(second))
@@ -327,7 +327,7 @@ def test_adapter_state_round_trip_and_what_does_not_fit():
 
 def test_a_copy_has_an_adapter_of_its_own():
     backbone = vit()
-    Tune(mode="lora").apply(backbone)
+    BackboneTuning(mode="lora").apply(backbone)
     other = copy.deepcopy(backbone)
     train(other)
     key = next(key for key in backbone.adapter.state_dict() if "lora_B" in key)
@@ -339,7 +339,7 @@ def test_a_copy_has_an_adapter_of_its_own():
 def test_on_the_meta_device(mode):
     with torch.device("meta"):
         backbone = ViT("vits16", size=32)
-    Tune(mode=mode).apply(backbone)
+    BackboneTuning(mode=mode).apply(backbone)
     assert all(parameter.is_meta for parameter in backbone.parameters())
     counts = {
         "frozen": 0,
@@ -352,15 +352,15 @@ def test_on_the_meta_device(mode):
 
 def test_backbones_that_cannot_take_adapters():
     with pytest.raises(ValueError, match="Plain has no linear layers inside layers"):
-        Tune(mode="lora").apply(Plain(block=lambda: nn.LayerNorm(8)))
+        BackboneTuning(mode="lora").apply(Plain(block=lambda: nn.LayerNorm(8)))
     # torch's own encoder layer reads its weights directly in eval mode: an adapter in it would be silently left out
     fused = Plain(block=lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
     with pytest.raises(ValueError, match="Plain has no linear layers inside layers"):
-        Tune(mode="lora").apply(fused)
+        BackboneTuning(mode="lora").apply(fused)
     backbone = vit()
-    Tune(mode="lora").apply(backbone)
+    BackboneTuning(mode="lora").apply(backbone)
     with pytest.raises(ValueError, match="has an adapter already"):
-        Tune(mode="lora").apply(backbone)
+        BackboneTuning(mode="lora").apply(backbone)
 
 
 def test_same_names_outside_the_blocks_are_no_trap():
@@ -370,7 +370,7 @@ def test_same_names_outside_the_blocks_are_no_trap():
             self.outer = nn.ModuleDict({"blocks": nn.ModuleList([nn.Sequential(nn.Linear(8, 8))])})
 
     with pytest.raises(ValueError, match=r"cannot tell apart: outer\.blocks\.0\.0"):
-        Tune(mode="lora").apply(Twin())
+        BackboneTuning(mode="lora").apply(Twin())
 
 
 @pytest.mark.parametrize(
@@ -393,4 +393,4 @@ def test_same_names_outside_the_blocks_are_no_trap():
 )
 def test_refused_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Tune(**arguments)
+        BackboneTuning(**arguments)

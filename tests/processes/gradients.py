@@ -23,9 +23,9 @@ from toy_plugin import Noise, Patches, ToTensor
 import toolbox.base.loss
 from toolbox.base import Batch, gather, world
 from toolbox.base.functional import gather_numbers
-from toolbox.builtins.augment import Augment
+from toolbox.builtins.augment import RandomViews
 from toolbox.builtins.bn_neck import BNNeck
-from toolbox.builtins.mix import Mix
+from toolbox.builtins.mix import MixupCutMix
 from toolbox.builtins.optim import SGD
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import share
@@ -156,8 +156,8 @@ def batch_for(taught: bool, making: str, number: int, rank: int, size: int) -> B
     draws = [(number * 100 + place, index) for place, index in enumerate(chosen)]
     views = 2 if making in ("two views", "cross") else 1
     inputs = {name: InputSpec("image", ToTensor(8)) for name in ("image", "teacher")[: 1 + taught]}
-    mix, together = (Mix(), PAIR) if making == "mixed" else (None, 1)
-    fetch = BatchBuilder(dataset, inputs, augment=Augment(views=views), blocks=blocks, mix=mix)
+    mix, together = (MixupCutMix(), PAIR) if making == "mixed" else (None, 1)
+    fetch = BatchBuilder(dataset, inputs, augment=RandomViews(views=views), blocks=blocks, mix=mix)
     own = share(draws, rank, size, blocks, together)
     batch = fetch[own]
     batch.first = [draw % 100 < 2 for draw, _ in own[: len(own) // blocks]]

@@ -7,13 +7,13 @@ import random
 
 from PIL import Image, ImageFilter
 
-from toolbox.base import Augment as AugmentBase
+from toolbox.base import Augment
 from toolbox.builtins.geometry import Box, affine_crop, random_box
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's own conversion to gray
 
 
-class Augment(AugmentBase):
+class RandomViews(Augment):
     """Random crop, flip, rotation, shear, color, blur and erasing; every view has exactly the backbone's size.
 
     - `scale`: smallest and largest share of the image's area that a crop shows, in (0, 1].

@@ -7,10 +7,10 @@ import random
 
 from torch import Tensor
 
-from toolbox.base import Mix as MixBase
+from toolbox.base import Mix
 
 
-class Mix(MixBase):
+class MixupCutMix(Mix):
     """Every image blended with its partner (Mixup), or a box of it replaced by the partner's (CutMix).
 
     Mixup: share * image + (1 - share) * partner (Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018,

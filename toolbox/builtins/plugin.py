@@ -20,27 +20,29 @@ def toolbox_components() -> list[Component]:
         Component(
             "quantize",
             "Quantize",
-            "toolbox.builtins.quantizing.quantize:Quantize",
+            "toolbox.builtins.quantizing.quantize:LinearQuantization",
             "linear layers in 4 or 8 bits",
             default=True,
         ),
         Component(
             "tune",
             "Tune",
-            "toolbox.builtins.tune:Tune",
+            "toolbox.builtins.tune:BackboneTuning",
             "frozen, LoRA, last blocks or full training",
             ("peft",),
             default=True,
         ),
-        Component("pool", "Pool", "toolbox.utils.pool:Pool", "cls, mean, cls+mean, gem or last token"),
+        Component("pool", "Pool", "toolbox.utils.pool:TokenPool", "cls, mean, cls+mean, gem or last token"),
         Component("head", "Projection", "toolbox.builtins.projection:Projection", "one linear layer or an MLP"),
         Component(
             "head", "BNNeck", "toolbox.builtins.bn_neck:BNNeck", "batch norm without shift, after a linear layer"
         ),
         Component("sampler", "Shuffled", "toolbox.builtins.samplers:Shuffled", "a new random order every epoch"),
         Component("sampler", "Sequential", "toolbox.builtins.samplers:Sequential", "the order of the dataset"),
-        Component("augment", "Augment", "toolbox.builtins.augment:Augment", "random crop, flip, rotation, color ..."),
-        Component("mix", "Mix", "toolbox.builtins.mix:Mix", "Mixup and CutMix"),
+        Component(
+            "augment", "Augment", "toolbox.builtins.augment:RandomViews", "random crop, flip, rotation, color ..."
+        ),
+        Component("mix", "Mix", "toolbox.builtins.mix:MixupCutMix", "Mixup and CutMix"),
         Component("optimizer", "AdamW", "toolbox.builtins.optim:AdamW", "Adam with decoupled weight decay"),
         Component(
             "optimizer",

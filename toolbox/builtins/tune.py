@@ -7,14 +7,13 @@ from typing import Literal
 
 from torch import nn
 
-from toolbox.base import Backbone
-from toolbox.base import Tune as TuneBase
+from toolbox.base import Backbone, Tune
 from toolbox.builtins.adapter import inject
 
 _MODES = ("frozen", "lora", "last", "full")
 
 
-class Tune(TuneBase):
+class BackboneTuning(Tune):
     """The value of a backbone's `tune` key.
 
     - `mode`: "frozen" trains nothing; "lora" freezes all weights and trains low-rank adapters on the linear layers of

@@ -106,7 +106,7 @@ class NonFiniteGuard:
         self._count.fill_(saved["count"] if saved else 0)
 
 
-class LeftOut:
+class SkipCounter:
     """Counts updates that were left out, for whatever reason; on the device, so that nothing waits for it.
 
     - `most`: how many may follow each other.

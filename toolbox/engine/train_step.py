@@ -14,7 +14,7 @@ from toolbox.engine.distributed.parallel import Parallel, problems
 from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.hooks.profiler import phase
-from toolbox.engine.nonfinite import LeftOut, NonFiniteGuard, overflow
+from toolbox.engine.nonfinite import NonFiniteGuard, SkipCounter, overflow
 from toolbox.engine.param_groups import ParamGroup, parameter_groups, torch_groups
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
@@ -58,7 +58,7 @@ class TrainStep:
         self._first_bad: Tensor | None = None
         self.skipping = None if max_skipped is None else NonFiniteGuard(parallel.module, self.optimizer, max_skipped)
         counts = self.skipping is not None or precision.scaler is not None
-        self.left_out = LeftOut(self.parameters[0].device, max_in_a_row) if counts else None
+        self.left_out = SkipCounter(self.parameters[0].device, max_in_a_row) if counts else None
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by its names in the model."""

@@ -8,13 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox import base
-from toolbox.base import Features, cls_token, last_token, mean_tokens
+from toolbox.base import Features, Pool, cls_token, last_token, mean_tokens
 
 Mode = Literal["cls", "mean", "cls+mean", "gem", "last", "tokens"]
 
 
-class Pool(base.Pool):
+class TokenPool(Pool):
     """The usual ways to pool; a plain string in a recipe's `pool` stands for this component.
 
     - `mode`: "cls" the first token; "mean" the mean over patches, without CLS and registers; "cls+mean" both,

@@ -23,7 +23,7 @@ class TowerModel(Model):
     def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
         super().__init__()
         self.backbone = backbone
-        self.pool = pools.Pool(pool) if isinstance(pool, str) else pool
+        self.pool = pools.TokenPool(pool) if isinstance(pool, str) else pool
         self.head = head
         self.criterion = loss
         self._connected = False

@@ -13,9 +13,9 @@ from toolbox_encoders.hf_vision import HFVision
 from transformers import AutoConfig, AutoModel
 
 from toolbox.base import Features
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.testing import check_backbone
-from toolbox.utils.pool import Pool
+from toolbox.utils.pool import TokenPool
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 8}
 DINO = {key: value for key, value in VIT.items() if key != "intermediate_size"}
@@ -109,10 +109,10 @@ def test_pool_mean_is_the_mean_of_patches(tmp_path):
     pixels = torch.randn(2, 3, 32, 32)
     out = theirs(pixel_values=pixels)
     assert out.pooler_output is not None
-    mean = Pool("mean")(net(pixels))
+    mean = TokenPool("mean")(net(pixels))
     torch.testing.assert_close(mean, out.last_hidden_state[:, 1:].mean(dim=1), rtol=0, atol=1e-6)
     assert (mean - out.pooler_output).abs().max() > 1e-2
-    assert (mean - Pool("cls")(net(pixels))).abs().max() > 1e-2
+    assert (mean - TokenPool("cls")(net(pixels))).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -238,9 +238,9 @@ def test_adapters_reach_every_linear_layer(kind):
     net = small(kind, 64)
     if kind == "resnet":
         with pytest.raises(ValueError, match="no linear layers"):
-            Tune("lora", rank=2).apply(net)
+            BackboneTuning("lora", rank=2).apply(net)
         return
-    Tune("lora", rank=2).apply(scattered(net))
+    BackboneTuning("lora", rank=2).apply(scattered(net))
     tokens = net.eval()(torch.randn(2, 3, 64, 64)).tokens
     (tokens * torch.randn_like(tokens)).sum().backward()
     reached = [key for key, parameter in net.named_parameters() if "lora_B" in key and parameter.grad.any()]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from toolbox_encoders.find_blocks import find_blocks
 from toolbox_encoders.timm_backbone import Timm
 
-from toolbox.builtins.tune import Tune
+from toolbox.builtins.tune import BackboneTuning
 from toolbox.testing import check_backbone
 
 TINY = {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_size": 8}
@@ -207,9 +207,9 @@ def test_adapters_reach_every_linear_layer(name):
     linear = sum(isinstance(part, torch.nn.Linear) for layer in net.layers() for part in layer.modules())
     if not linear:
         with pytest.raises(ValueError, match="no linear layers"):
-            Tune("lora", rank=2).apply(net)
+            BackboneTuning("lora", rank=2).apply(net)
         return
-    Tune("lora", rank=2).apply(scattered(net))
+    BackboneTuning("lora", rank=2).apply(scattered(net))
     names = net.adapter.parameter_names()
     assert len(names) == 2 * linear
     features = net.eval()(torch.randn(2, 3, *net.size))

@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from toolbox.base import Backbone
-from toolbox.base import Quantize as QuantizeBase
+from toolbox.base import Backbone, Quantize
 from toolbox.builtins.linear_layers import linear_layers
 from toolbox.builtins.quantizing import libraries
 from toolbox.builtins.quantizing.packed import Format
@@ -18,7 +17,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _LIBRARIES = {4: ("bitsandbytes",), 8: ("bitsandbytes", "torchao")}  # which can do how many bits, the first preferred
 
 
-class Quantize(QuantizeBase):
+class LinearQuantization(Quantize):
     """The value of a backbone's `quantize` key: linear layers inside its blocks hold their weights in fewer bits.
 
     Norms, LayerScale, patch embedding, biases, pools and heads stay as they are. Weights are unpacked for each product,

@@ -20,7 +20,7 @@ from toolbox.base.files import check_folder
 from toolbox.engine.checkpoint.files import as_json, new_folder
 from toolbox.engine.export import onnx_file
 from toolbox.engine.export.compare import compare
-from toolbox.engine.export.export_readme import Part, write_readme
+from toolbox.engine.export.export_readme import ExportedBackbone, write_readme
 from toolbox.engine.export.whole import export_whole, write_whole_readme, writes_itself
 from toolbox.engine.parts import backbones, model_state
 from toolbox.errors import ToolboxError
@@ -105,7 +105,7 @@ def export(
         _write_classes(folder, classes)
         if left:
             save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
-        written: list[Part] = []
+        written: list[ExportedBackbone] = []
         for path, backbone in parts.items():
             part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
             written.append(part)
@@ -220,7 +220,7 @@ def _embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str
         return [], str(error)
 
 
-def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -> Part:
+def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -> ExportedBackbone:
     """Write one backbone into `root`/`where`; with an adapter, into base and adapter there."""
     folder = root / where
     try:
@@ -236,14 +236,14 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in adapter.state_dict().items()}
         save_file(tensors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
         adapter.save_config(folder / "adapter", base=exported.hub or "base")
-    return Part(path, where, exported, adapted=adapter is not None)
+    return ExportedBackbone(path, where, exported, adapted=adapter is not None)
 
 
 def _answers(logits: Tensor, classes: list[str]) -> list[str]:
     return [classes[label] for label in logits.argmax(dim=1).tolist()]
 
 
-def _run(part: Part, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
+def _run(part: ExportedBackbone, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
     """What the README's lines give for `pixels`: they are run as they will stand there."""
     try:
         return run(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)

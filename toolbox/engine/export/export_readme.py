@@ -10,7 +10,7 @@ from toolbox.base import Exported
 
 
 @dataclass
-class Part:
+class ExportedBackbone:
     """One exported backbone.
 
     - `path`: its name in the model; `folder`: where it is below the README, "." for beside it.
@@ -60,7 +60,7 @@ class Part:
 
 def write_readme(
     folder: Path,
-    parts: list[Part],
+    parts: list[ExportedBackbone],
     origin: dict[str, Any],
     *,
     embedding: list[str],
@@ -102,7 +102,7 @@ def write_readme(
     (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
-def _section(part: Part, embedding: list[str], named: bool) -> list[str]:
+def _section(part: ExportedBackbone, embedding: list[str], named: bool) -> list[str]:
     found, text = part.exported, []
     if part.folder != ".":
         text.append(f"## {part.folder}")

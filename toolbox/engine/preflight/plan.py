@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Part:
+class PlanRow:
     """A row of the table of parts: a stretch of the model with equal settings.
 
     - `lowest_lr`: where layer-wise decay spreads the learning rate, its least value; `lr` is its greatest.
@@ -40,7 +40,7 @@ class Plan:
     """
 
     problems: list[Problem] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    parts: list[PlanRow] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
     steps: int | None = None
     steps_per_epoch: int | float | None = None
@@ -61,15 +61,15 @@ def noted(plan: Plan, where: str = "") -> Iterator[None]:
         plan.problems.append(Problem(str(error), where))
 
 
-def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[Part]:
+def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[PlanRow]:
     """Rows by top-level part and equal settings; frozen parameters have none."""
-    rows: dict[tuple[str, Any], Part] = {}
+    rows: dict[tuple[str, Any], PlanRow] = {}
     for name, parameter in model.named_parameters():
         if not parameter.numel():
             continue
         part, group = _part_of(name, model), settings.get(name)
         lr, decay = (group.lr, group.weight_decay) if group else (None, None)
-        row = rows.setdefault((part, group and (group.part_lr, decay)), Part(part, 0, 0, lr, decay))
+        row = rows.setdefault((part, group and (group.part_lr, decay)), PlanRow(part, 0, 0, lr, decay))
         if lr != row.lr:
             row.lowest_lr = min(lr, row.lr if row.lowest_lr is None else row.lowest_lr)
             row.lr = max(lr, row.lr)

@@ -284,7 +284,7 @@ class Probe(Model):
 
 
 def _pool_lines(part: _Part) -> list[str]:
-    return pools.Pool(part.mode, blocks=part.blocks).in_plain_torch("pool")
+    return pools.TokenPool(part.mode, blocks=part.blocks).in_plain_torch("pool")
 
 
 class _Part(NamedTuple):
@@ -319,20 +319,20 @@ class _Heads(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(start.shape[0] * start.shape[1])))
 
 
-def _lay_out(inputs: list[str]) -> tuple[list[_Part], pools.Pool]:
+def _lay_out(inputs: list[str]) -> tuple[list[_Part], pools.TokenPool]:
     """Where each input stands in the vector that the pool gives. Raises ValueError for what cannot be pooled so."""
     asked = []
     for name in inputs:
         mode, _, blocks = name.partition(":")
         if mode not in ("cls", "mean", "cls+mean") or (blocks and not blocks.isdecimal()):
             raise ValueError(f"inputs has {name!r}: try 'cls', 'mean', 'cls+mean', or 'cls:4' for several blocks")
-        asked.append((mode, pools.Pool(mode, blocks=int(blocks or 1)).layers))
+        asked.append((mode, pools.TokenPool(mode, blocks=int(blocks or 1)).layers))
     deepest = max((blocks for mode, blocks in asked if mode != "mean"), default=0)
     modes = "+".join(kind for kind in ("cls", "mean") if any(kind in mode for mode, _ in asked))
     parts = [
         _Part(mode, blocks, deepest - blocks * ("cls" in mode), deepest + ("mean" in mode)) for mode, blocks in asked
     ]
-    return parts, pools.Pool(modes or "cls", blocks=max(deepest, 1))
+    return parts, pools.TokenPool(modes or "cls", blocks=max(deepest, 1))
 
 
 def _by_repeat(features: Tensor, views: int, repeats: int) -> Tensor:

@@ -23,7 +23,7 @@ def describe(answers: Predictions, dataset: Dataset, left_out: list[int]) -> lis
     - `dataset`: the one that the answers' indices are of; `left_out`: the K of which no number was given.
     """
     name = class_namer(dataset)
-    confused = Confused(answers)
+    confused = ClassConfusions(answers)
     report_items = [
         class_table(answers, confused, name, left_out),
         confused.matrix(name),
@@ -34,7 +34,7 @@ def describe(answers: Predictions, dataset: Dataset, left_out: list[int]) -> lis
     return [report_item for report_item in report_items if report_item is not None]
 
 
-class Confused:
+class ClassConfusions:
     """Pairs (class, class that its items were taken for), most frequent first."""
 
     def __init__(self, answers: Predictions) -> None:
@@ -104,7 +104,9 @@ class Confused:
         return Table("Most frequent confusions", ["class", "said instead", "items", "share of the class"], rows, note)
 
 
-def class_table(answers: Predictions, confused: Confused, name: Callable[[int], str], left_out: list[int]) -> Table:
+def class_table(
+    answers: Predictions, confused: ClassConfusions, name: Callable[[int], str], left_out: list[int]
+) -> Table:
     """Every class, the worst first."""
     right = torch.bincount(answers.labels[answers.right], minlength=answers.classes).tolist()
     sizes, instead = confused.sizes.tolist(), confused.instead()

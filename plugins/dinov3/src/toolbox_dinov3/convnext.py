@@ -10,12 +10,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.checkpoint import checkpoint as recompute
 
 from toolbox.base import Features, check_rate
-from toolbox_dinov3.encoder import Encoder
+from toolbox_dinov3.encoder import TransformersBackbone
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
 
 
-class ConvNeXt(Encoder):
+class ConvNeXt(TransformersBackbone):
     """DINOv3 ConvNeXt (Siméoni et al. 2025, arXiv:2508.10104), as transformers' `DINOv3ConvNextModel`.
 
     Its tokens are the pooled last map, then the map itself, row by row: one a 32 x 32 pixel cell.

@@ -13,7 +13,7 @@ from toolbox_dinov3.source import Source
 from toolbox_dinov3.weights import find, load
 
 
-class Encoder(Backbone):
+class TransformersBackbone(Backbone):
     """A backbone around a model of transformers.
 
     - `family`: which of the two this is.

@@ -10,7 +10,7 @@ from toolbox.utils.export_formats import save_processor
 from toolbox.utils.hf_logging import quiet_transformers
 
 if TYPE_CHECKING:
-    from toolbox_dinov3.encoder import Encoder
+    from toolbox_dinov3.encoder import TransformersBackbone
 
 _LICENSE = (
     "LICENSE: these weights derive from DINOv3, copyright Meta Platforms. The DINOv3 License applies to them, whatever "
@@ -19,7 +19,7 @@ _LICENSE = (
 )
 
 
-def export(encoder: Encoder, folder: Path, *, as_base: bool) -> Exported:
+def export(encoder: TransformersBackbone, folder: Path, *, as_base: bool) -> Exported:
     """What `Backbone.export` says."""
     hub = encoder._source.hub_id if as_base and encoder.weights_id is not None else None
     pixels, notes = save_processor(folder, encoder.preprocess())

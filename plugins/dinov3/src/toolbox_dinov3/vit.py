@@ -7,12 +7,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from toolbox.base import Features, check_rate
-from toolbox_dinov3.encoder import Encoder
+from toolbox_dinov3.encoder import TransformersBackbone
 from toolbox_dinov3.source import resolve
 from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
 
 
-class ViT(Encoder):
+class ViT(TransformersBackbone):
     """DINOv3 vision transformer (Siméoni et al. 2025, arXiv:2508.10104), as transformers' `DINOv3ViTModel`.
 
     - `name`: a short name (vits16, vits16plus, vitb16, vitl16, vith16plus, vit7b16, vitl16-sat, vit7b16-sat), the id of

@@ -11,20 +11,20 @@ from torch import Tensor
 
 
 @dataclass
-class LeftOut:
+class ExcludedPairs:
     """- `pairs`: (B, R), True for pairs that no loss may look at; `asked`: how often a loss has left them out."""
 
     pairs: Tensor
     asked: int = 0
 
 
-_current: ContextVar[LeftOut | None] = ContextVar("left_out", default=None)
+_current: ContextVar[ExcludedPairs | None] = ContextVar("left_out", default=None)
 
 
 @contextmanager
-def leaving_out(pairs: Tensor) -> Iterator[LeftOut]:
+def leaving_out(pairs: Tensor) -> Iterator[ExcludedPairs]:
     """Inside, `pair_masks` of labels with a second view leaves out `pairs`, (B, R) bool."""
-    found = LeftOut(pairs)
+    found = ExcludedPairs(pairs)
     token = _current.set(found)
     try:
         yield found

@@ -60,7 +60,7 @@ class Embedder(TowerModel):
         self.retrieve = retrieve
         self.cross_view = cross_view
         self.teacher, self.teacher_file = teacher, teacher_file
-        self.teacher_pool = pools.Pool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
+        self.teacher_pool = pools.TokenPool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
         if teacher is not None and teacher_file is not None:
             raise ValueError("a model has one teacher: give teacher or teacher_file")
         if teacher is not None:

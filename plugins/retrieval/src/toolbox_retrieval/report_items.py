@@ -47,7 +47,7 @@ def describe(
     groups = super_classes(dataset, [items.indices[row] for row in items.queries.tolist()] if items.indices else [])
     if groups and by_group:
         report_items.append(group_table(plain, groups, ks, lone))
-    confused = Confused(items, plain)
+    confused = QueryConfusions(items, plain)
     name = class_namer(dataset)
     report_items.append(confused.table(name))
     if items.indices:
@@ -150,7 +150,7 @@ def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], 
     return Table("By super-class", ["group", "queries", *columns], rows[:_MOST_GROUPS], note)
 
 
-class Confused:
+class QueryConfusions:
     """Pairs of classes of which one stands first for queries of the other, most frequent first."""
 
     def __init__(self, items: Items, found: dict[str, Tensor], most: int = 20) -> None:
