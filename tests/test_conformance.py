@@ -270,7 +270,7 @@ def test_plugins_import_four_modules_of_the_toolbox():
 
 def test_the_command_line_names_no_component():
     names = {entry.fullname for entry in catalog().entries}
-    for file in ("train", "test", "sources", "common", "main"):
+    for file in ("train", "test", "model_commands", "common", "main"):
         text = (ROOT / "toolbox" / "cli" / f"{file}.py").read_text(encoding="utf-8")
         assert not [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)], file
     assert "core.AdamW" in names
