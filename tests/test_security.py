@@ -128,7 +128,7 @@ def test_a_plugin_that_a_checkpoint_names_is_not_loaded(run, ran, how, monkeypat
 def test_a_plugin_that_the_caller_names_is_loaded(run, tmp_path):
     file = tmp_path / "friendly_plugin.py"
     file.write_text(
-        "from toolbox.plugin import Component, hookimpl\nfrom toolbox.utils.pool import Pool\n"
+        "from toolbox.plugin import Component, hookimpl\nfrom toolbox.utils.pool import TokenPool as Pool\n"
         "@hookimpl\ndef toolbox_components():\n"
         "    return [Component('pool', 'Pool', f'{__name__}:Pool', '')]\n"
     )
