@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pkgutil import resolve_name
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor
@@ -22,8 +22,9 @@ def user_class(model: Model, name: str) -> type[LoadedModel]:
 
     Raises ToolboxError where it cannot be imported or is no LoadedModel, the original exception chained.
     """
+    module, _, class_name = model.user_class.partition(":")
     try:
-        cls = resolve_name(model.user_class)
+        cls = getattr(import_module(module), class_name)
     except Exception as error:
         raise ToolboxError(
             f"{name} cannot be used: its user_class {model.user_class!r} cannot be imported "
