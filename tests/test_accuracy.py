@@ -247,7 +247,7 @@ def test_the_findings_tell_who_is_taken_for_whom():
     assert matrix.values == [[1, 0, 0, 0], [0.6, 0.3, 0.1, 0], [0, 0.2, 0.8, 0], [0, 0, 0, 0]]
     gallery = of(found, Gallery)
     assert gallery.examples[0].query == 24
-    assert re.fullmatch(r"is class 2, said class 1 with \d\.\d\d", gallery.examples[0].note)
+    assert re.fullmatch(r"is class 2, predicted class 1 with \d\.\d\d", gallery.examples[0].note)
     assert len(gallery.examples) == 8
     outcomes = of(found, Outcomes)
     assert (sum(outcomes.values), outcomes.mean) == (17, "top1")
@@ -316,7 +316,7 @@ def test_the_report_draws_it_all(tmp_path):
     assert "no results" not in page.text
     assert "similarity to the query" not in page.text
     assert "<script" not in page.source
-    assert "is black, said white" in page.text
+    assert "is black, predicted white" in page.text
     assert load_report_items(save_report_items(tmp_path, found))[-1].title == "How sure it is"
 
 

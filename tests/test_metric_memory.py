@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_probe import clouds, shown
 from toolbox_classification.classifiers import NearestNeighbours
-from toolbox_classification.knn import vote
+from toolbox_classification.knn import classify_by_vote
 from toolbox_classification.logistic import LogisticRegression
 from toolbox_retrieval.report_items import group_table
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,13 +53,13 @@ def test_memory_mb_is_a_cap_of_knn(memory_mb, count, asked, classes):
     gallery, queries = rows(count), rows(asked, seed=1)
     labels, own = torch.arange(count) % classes, torch.full((asked,), -1)
     with Peak() as peak:
-        found = vote(queries, own, gallery, labels, [10, 200], 0.07, memory_mb=memory_mb)
+        found = classify_by_vote(queries, own, gallery, labels, [10, 200], 0.07, memory_mb=memory_mb)
     # the answers, and the numbers of classes, are beyond it
     told = (2 * 8 * asked + 3 * 8 * count) / MB
     assert peak.most / MB < memory_mb + told
     assert peak.most / MB > 0.25  # it is measured
     with Peak() as large:
-        assert torch.equal(vote(queries, own, gallery, labels, [10, 200], 0.07, memory_mb=512), found)
+        assert torch.equal(classify_by_vote(queries, own, gallery, labels, [10, 200], 0.07, memory_mb=512), found)
     if count == 30_000:
         assert large.most > 2 * peak.most
     with Peak() as peak:

@@ -156,12 +156,12 @@ def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, mon
     for name in NAMES:
         assert name in page.text
     assert "are shown" not in page.text
-    monkeypatch.setattr(prediction_page, "MOST_PICTURES", 3)
+    monkeypatch.setattr(prediction_page, "MOST_IMAGES", 3)
     assert predict("--page", "p.html", "--overwrite")[0] == 0
-    assert "The 3 least sure of 5 pictures are shown" in Page(Path("p.html")).text
+    assert "The 3 least sure of 5 images are shown" in Page(Path("p.html")).text
     monkeypatch.setattr(report_page, "MOST_BYTES", 1)
     predict("--page", "p.html", "--overwrite")
-    assert "The 1 least sure of 5 pictures are shown" in Page(Path("p.html")).text
+    assert "The 1 least sure of 5 images are shown" in Page(Path("p.html")).text
 
 
 def test_the_page_counts_classes_and_shows_the_least_sure_pictures_first(predict, photos):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from toolbox_classification import logistic
-from toolbox_classification.compare_probes import edge
-from toolbox_classification.intervals import over_items, over_repeats, student
-from toolbox_classification.knn import KNN, vote
-from toolbox_classification.logistic import LogisticRegression, held_out
-from toolbox_classification.logistic_fit import fit
+from toolbox_classification.compare_probes import find_grid_edge
+from toolbox_classification.intervals import compute_student_t, estimate_item_interval, estimate_repeat_interval
+from toolbox_classification.knn import KNN, classify_by_vote
+from toolbox_classification.logistic import LogisticRegression, split_held_out
+from toolbox_classification.logistic_fit import fit_logistic
 from toolbox_classification.probe import Probe
 from toolbox_classification.probe_accuracy import ProbeAccuracy
 from torch import nn
@@ -259,13 +259,13 @@ def test_accuracy_chooses_on_validation_and_judges_the_chosen_head_alone():
 
 def test_intervals_are_those_of_the_textbook():
     for freedom, wanted in ((1, 12.7062), (2, 4.30265), (9, 2.26216), (100, 1.98397)):
-        assert student(freedom) == pytest.approx(wanted, abs=1e-4)
-    low, high = over_repeats([0.8, 0.82, 0.84])
+        assert compute_student_t(freedom) == pytest.approx(wanted, abs=1e-4)
+    low, high = estimate_repeat_interval([0.8, 0.82, 0.84])
     assert (low, high) == pytest.approx((0.82 - 4.30265 * 0.02 / 3**0.5, 0.82 + 4.30265 * 0.02 / 3**0.5), abs=1e-5)
-    low, high = over_items([300, 700])
+    low, high = estimate_item_interval([300, 700])
     half = 1.96 * (0.7 * 0.3 / 1000) ** 0.5
     assert (low, high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.003)
-    assert over_items([0, 10]) == (1.0, 1.0)
+    assert estimate_item_interval([0, 10]) == (1.0, 1.0)
 
 
 # k-NN
@@ -292,7 +292,7 @@ def test_knn_is_the_weighted_vote_of_all_neighbours_that_loops_find():
     own = torch.full((40,), -1)
     own[3] = 7
     queries[3] = gallery[7]
-    found = vote(queries, own, gallery, classes, [1, 5, 30], 0.07, memory_mb=1)
+    found = classify_by_vote(queries, own, gallery, classes, [1, 5, 30], 0.07, memory_mb=1)
     for query in range(40):
         cosines = gallery.double() @ queries[query].double()
         if own[query] >= 0:
@@ -309,7 +309,9 @@ def test_k_is_chosen_by_leaving_one_out_of_the_training_set():
     train, test = clouds(150, noise=0.8), clouds(60, noise=0.8, seed=2)
     numbers = shown(KNN([1, 5, 20, 400], choose_by=1000), train, test)
     x, y = train
-    best = [float((vote(x, torch.arange(150), x, y, [k], 0.07)[0] == y).double().mean()) for k in (1, 5, 20)]
+    best = [
+        float((classify_by_vote(x, torch.arange(150), x, y, [k], 0.07)[0] == y).double().mean()) for k in (1, 5, 20)
+    ]
     assert numbers["knn_k"] == (1, 5, 20)[int(np.argmax(best))] != 1
     assert numbers["knn"] == numbers[f"knn@{numbers['knn_k']:g}"]
     assert numbers["knn_low"] < numbers["knn"] < numbers["knn_high"]
@@ -330,7 +332,7 @@ def test_k_is_chosen_by_leaving_one_out_of_the_training_set():
 def test_a_fit_is_that_of_scikit_learn(c):
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, y = clouds(300, noise=1.5)
-    found = fit(x.double(), y, 5, c, tolerance=1e-7)
+    found = fit_logistic(x.double(), y, 5, c, tolerance=1e-7)
     theirs = linear_model.LogisticRegression(C=c, tol=1e-9, max_iter=5000).fit(x.double().numpy(), y.numpy())
     assert found.converged
     assert torch.allclose(found.weights, torch.tensor(theirs.coef_), atol=1e-4)
@@ -344,7 +346,7 @@ def test_a_fit_is_that_of_scikit_learn(c):
 def test_a_fit_of_two_classes_is_that_of_scikit_learn(c):
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, y = clouds(200, classes=2, noise=2.0)
-    found = fit(x.double(), y, 2, c, tolerance=1e-8)
+    found = fit_logistic(x.double(), y, 2, c, tolerance=1e-8)
     theirs = linear_model.LogisticRegression(C=c, tol=1e-10, max_iter=5000).fit(x.double().numpy(), y.numpy())
     assert torch.allclose(found.weights[1] - found.weights[0], torch.tensor(theirs.coef_[0]), atol=1e-4)
     assert (found.biases[1] - found.biases[0]).item() == pytest.approx(theirs.intercept_[0], abs=1e-4)
@@ -354,7 +356,7 @@ def test_a_fit_keeps_no_graph_of_its_iterations():
     kept = []
     x, y = clouds(50)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(1) or tensor, lambda tensor: tensor):
-        fit(x.double(), y, 5, 1.0)
+        fit_logistic(x.double(), y, 5, 1.0)
     assert kept == []
 
 
@@ -366,11 +368,11 @@ def test_c_is_chosen_on_a_tenth_of_each_class_and_all_is_fitted_then():
     assert "logistic_not_converged" not in numbers
     theirs = linear_model.LogisticRegression(C=numbers["logistic_c"], tol=1e-9, max_iter=5000).fit(x.numpy(), y.numpy())
     assert numbers["logistic"] == pytest.approx(theirs.score(test.numpy(), labels.numpy()), abs=1e-3)
-    kept, held = held_out(y)
+    kept, held = split_held_out(y)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(300))
     assert torch.bincount(y[held]).tolist() == [round(count / 10) for count in torch.bincount(y).tolist()]
     few = torch.tensor([0, 1, 1, 2, 2, 2])
-    assert torch.bincount(few[held_out(few)[1]]).tolist() == [0, 1, 1]
+    assert torch.bincount(few[split_held_out(few)[1]]).tolist() == [0, 1, 1]
 
 
 def test_more_numbers_than_items_give_the_same_fit():
@@ -385,7 +387,9 @@ def test_more_numbers_than_items_give_the_same_fit():
 
 def test_the_same_training_set_is_fitted_once_and_another_one_again(monkeypatch):
     fits = []
-    monkeypatch.setattr(logistic, "fit", lambda *given, **settings: fits.append(1) or fit(*given, **settings))
+    monkeypatch.setattr(
+        logistic, "fit_logistic", lambda *given, **settings: fits.append(1) or fit_logistic(*given, **settings)
+    )
     train, judged = clouds(80, seed=11), clouds(40, seed=12)
     first = shown(LogisticRegression([1.0]), train, judged)
     assert len(fits) == 1
@@ -452,10 +456,10 @@ def test_a_best_rate_at_the_edge_of_the_grid_is_known():
     def val(*accuracies):
         return {f"linear/cls/{rate:g}": found for rate, found in zip((0.1, 0.2, 0.3), accuracies, strict=False)}
 
-    assert edge(val(0.5, 0.6, 0.7)) == "highest"
-    assert edge(val(0.7, 0.6, 0.5)) == "lowest"
-    assert edge(val(0.5, 0.7, 0.6)) == ""
-    assert edge(val(0.5, 0.7)) == ""  # of two rates each is at an edge
+    assert find_grid_edge(val(0.5, 0.6, 0.7)) == "highest"
+    assert find_grid_edge(val(0.7, 0.6, 0.5)) == "lowest"
+    assert find_grid_edge(val(0.5, 0.7, 0.6)) == ""
+    assert find_grid_edge(val(0.5, 0.7)) == ""  # of two rates each is at an edge
 
 
 def test_a_run_chooses_on_validation_and_tells_what_each_method_comes_to(toy):
@@ -548,7 +552,7 @@ def test_where_no_metric_can_judge_the_backbone_alone_there_is_no_before(toy):
         ({"optim_wrapper.precision": "fp16"}, "optim_wrapper.precision", "where one overflows"),
         ({"optim_wrapper.parts": {"model.heads": {"lr": 0.1}}}, "parts.model.heads.lr", "replaces the learning rates"),
         ({"optim_wrapper.optimizer": {"type": "core.AdamW8bit"}}, "optim_wrapper.optimizer", "share a scale"),
-        ({"val_dataloader.dataset": PROBE["test_dataloader"]["dataset"]}, "test_dataloader.dataset", "that judge it"),
+        ({"val_dataloader.dataset": PROBE["test_dataloader"]["dataset"]}, "test_dataloader.dataset", "evaluate it"),
         ({"model.repeats": 3}, "train_dataloader.sampler", "repeats=3"),
         (
             {"val_evaluator": [{"type": "classification.ProbeAccuracy"}]},

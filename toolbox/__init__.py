@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
+TYPE_CHECKING = False  # as type checkers read it; `typing` is not imported for it
+if TYPE_CHECKING:
+    from typing import Any
+
 _PUBLIC = {
     "ToolboxError": "toolbox.errors",
     "build": "toolbox.api",
@@ -43,7 +47,7 @@ _FOR_COMMANDS = {
 __all__ = [*_PUBLIC, *_FOR_COMMANDS]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         return _version()
     if name in _PUBLIC:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
-
-from toolbox.base.features import Features
 
 
 class Head(nn.Module, ABC):
@@ -33,8 +32,13 @@ class Head(nn.Module, ABC):
         """Create the layers for inputs of width `in_dim`; `classes` is the training set's number of classes."""
 
     @abstractmethod
-    def forward(self, x: Tensor | Features) -> Tensor:
-        """(B, in_dim), or Features for heads that read tokens -> (B, out_dim)."""
+    def forward(self, x: Any) -> Tensor:
+        """From pooled features to the head's outputs.
+
+        - `x`: (B, in_dim): annotate `Tensor`; or `Features`, in a head that reads tokens.
+
+        Returns (B, out_dim).
+        """
 
     def in_plain_torch(self, name: str) -> list[str]:
         """Lines of Python that turn `x`, the pooled features, into the embedding; `F` is torch.nn.functional.

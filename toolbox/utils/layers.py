@@ -36,7 +36,7 @@ def stack_layers(
     return nn.Sequential(*modules)
 
 
-def check_norm(norm: str) -> str:
+def check_norm(norm: Norm) -> Norm:
     """`norm` itself. Raises ValueError for one that does not exist."""
     if norm not in get_args(Norm):
         raise ValueError(f"norm {norm!r} does not exist. Try one of {', '.join(get_args(Norm))}.")

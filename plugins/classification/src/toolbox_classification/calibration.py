@@ -1,4 +1,4 @@
-"""Whether a classifier is right as often as it is sure."""
+"""Calibration of a classifier: whether it is right as often as it is sure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ class CalibrationError(Metric):
     """The expected calibration error: how far confidence and accuracy are apart (Guo et al., "On calibration of modern
     neural networks", 2017, arXiv:1706.04599).
 
-    - `bins`: of equal width, into which items are put by their confidence, the largest softmax probability. A bin holds
-      its upper end and not its lower one.
+    - `bins`: how many bins of equal width the items are put into by their confidence, the largest softmax probability.
+      A bin holds its upper end and not its lower one.
 
-    The mean over items of |accuracy - mean confidence| of their bin; 0 is perfect. Smaller bins see more, and make more
-    noise where items are few. Right is what classification.Accuracy counts for "top1": a tie is wrong. Reads logits,
-    labels and ids as it does. Gives "calibration_error". Raises ValueError as it does, and for fewer than one bin.
+    It is the mean over items of |accuracy - mean confidence| of their bin; 0 is perfect. Smaller bins show more, and
+    make more noise where items are few. An item is right as in "top1" of classification.Accuracy: a tie is wrong. Reads
+    logits, labels and ids as that metric does. Gives "calibration_error". Raises ValueError as it does, and for fewer
+    than one bin.
     """
 
     better = "less"
@@ -31,8 +32,8 @@ class CalibrationError(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = PredictionAccumulator("The calibration error")
-        self._answers: Predictions | None = None
+        self._accumulator = PredictionAccumulator("The calibration error")
+        self._predictions: Predictions | None = None
 
     def names(self) -> list[str]:
         return ["calibration_error"]
@@ -44,42 +45,38 @@ class CalibrationError(Metric):
         return check_logits("The calibration error", outputs)
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._seen.add(outputs, batch)
+        self._accumulator.add(outputs, batch)
 
     def compute(self) -> dict[str, float]:
-        self._answers = answers = self._seen.all()
-        items, right, confidence = self._binned(answers)
+        self._predictions = predictions = self._accumulator.all()
+        items, right, confidence = self._sum_bins(predictions)
         return {"calibration_error": float((right - confidence).abs().sum() / items.sum())}
 
     def _edges(self) -> Tensor:
         return torch.linspace(0, 1, self.bins + 1, dtype=torch.float64)
 
-    def _binned(self, answers: Predictions) -> tuple[Tensor, Tensor, Tensor]:
-        """(items, right ones, sum of confidence) of each bin."""
-        place = torch.bucketize(answers.confidence, self._edges()[1:-1].contiguous())
-        weights = (None, answers.right.double(), answers.confidence)
-        return tuple(torch.bincount(place, weights, minlength=self.bins).double() for weights in weights)
+    def _sum_bins(self, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+        """(items, right ones, sum of confidence) of each bin, float64."""
+        bins = torch.bucketize(predictions.confidence, self._edges()[1:-1].contiguous())
+        items = torch.bincount(bins, minlength=self.bins).double()
+        right = torch.bincount(bins, predictions.right.double(), minlength=self.bins)
+        return items, right, torch.bincount(bins, predictions.confidence, minlength=self.bins)
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
-        if self._answers is None:
+        if self._predictions is None:
             return []
-        items, right, confidence = self._binned(self._answers)
-        held = items > 0
-        points = zip((confidence / items)[held].tolist(), (right / items)[held].tolist(), strict=True)
+        items, right, confidence = self._sum_bins(self._predictions)
+        filled = items > 0
+        points = zip((confidence / items)[filled].tolist(), (right / items)[filled].tolist(), strict=True)
+        lines = {"accuracy": list(points), "calibrated": [(0.0, 0.0), (1.0, 1.0)]}
         shares = {
             name: (counts / counts.sum()).tolist()
             for name, counts in (("right", right), ("wrong", items - right))
             if counts.sum()
         }
+        note = "Of the items of a bin. Below the diagonal the model is surer than it is right."
+        sides = "Of right and of wrong predictions."
         return [
-            Curve(
-                "Reliability",
-                {"accuracy": list(points), "calibrated": [(0.0, 0.0), (1.0, 1.0)]},
-                x="confidence",
-                y="accuracy",
-                note="Of the items of a bin. Below the diagonal the model is surer than it is right.",
-            ),
-            Histogram(
-                "How sure it is", self._edges().tolist(), shares, x="confidence", note="Of right and of wrong answers."
-            ),
+            Curve("Reliability", lines, x="confidence", y="accuracy", note=note),
+            Histogram("How sure it is", self._edges().tolist(), shares, x="confidence", note=sides),
         ]

@@ -1,4 +1,4 @@
-"""Heads that give one number a class."""
+"""Heads that give one number for each class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from toolbox.utils.layers import Norm, check_dropout, check_norm, stack_layers
 
 
 class ClassHead(Head):
-    """A stack of layers to one number a class; `widths` says what stands between."""
+    """The base of heads from features to one number for each class: a stack of layers."""
 
     stack: nn.Sequential
 
@@ -37,7 +37,7 @@ class Linear(ClassHead):
     """One linear layer, the head of linear probing.
 
     - `dropout`: probability that a feature is zeroed in training, 0 <= p < 1.
-    - `norm`: what stands before it: "none", "batch" (BatchNorm1d) or "layer" (LayerNorm).
+    - `norm`: the norm before it: "none", "batch" (BatchNorm1d) or "layer" (LayerNorm).
 
     Weights start from a normal distribution of standard deviation 0.01, biases at 0, as in the evaluation of DINO
     (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021). Raises ValueError for values
@@ -49,10 +49,12 @@ class Linear(ClassHead):
         self.dropout, self.norm = check_dropout(dropout), check_norm(norm)
 
     def layers(self, in_dim: int, classes: int) -> nn.Sequential:
-        found = stack_layers([in_dim, classes], norm=self.norm, dropout=self.dropout)
-        nn.init.normal_(found[-1].weight, std=0.01)
-        nn.init.zeros_(found[-1].bias)
-        return found
+        stack = stack_layers([in_dim, classes], norm=self.norm, dropout=self.dropout)
+        for layer in stack:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        return stack
 
 
 class MLP(ClassHead):

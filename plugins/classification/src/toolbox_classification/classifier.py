@@ -1,4 +1,4 @@
-"""Telling the classes of the training data apart, the model of classification recipes."""
+"""The model of classification recipes: backbone, pool and head, trained on labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolbox_classification.class_heads import Linear
 
 
 class Classifier(TowerModel):
-    """backbone -> pool -> head -> one logit a class, trained on labels.
+    """backbone -> pool -> head -> one logit for each class, trained on labels.
 
     - `backbone`: reads `batch.inputs["image"]`. Without a `tune` it is frozen, as `tune=dict(mode="frozen")` does.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
@@ -24,7 +24,7 @@ class Classifier(TowerModel):
     Several views of an item all have its label; items that the loader has mixed have soft ones. `predict` returns
     {"logits": (B, C) float32, "embeddings": (B, P), the pooled features, float32 of length 1}; `baseline` the
     embeddings alone. Raises ValueError where the data have no labels or fewer than two classes, for a pool that keeps
-    tokens, and for a head that does not give one number a class.
+    tokens, and for a head that does not give one number for each class.
     """
 
     closed_set = True
@@ -34,7 +34,9 @@ class Classifier(TowerModel):
     def __init__(
         self, backbone: Backbone, pool: Pool | str = "cls", head: Head | None = None, loss: Loss | None = None
     ):
-        super().__init__(backbone, pool, Linear() if head is None else head, loss)
+        head = Linear() if head is None else head
+        super().__init__(backbone, pool, head, loss)
+        self.head: Head = head
         if self.pool.keeps_tokens:
             raise ValueError("a classifier reads one vector an item, and this pool keeps tokens: try pool='cls'")
         if backbone.tune is None:
@@ -45,17 +47,10 @@ class Classifier(TowerModel):
         return not any(p.requires_grad for part in (self.backbone, self.pool) for p in part.parameters())
 
     def check(self) -> list[Problem]:
-        found = self.check_loss("losses.CrossEntropy")
-        if not found and not self.criterion.reads_logits:
-            name = type(self.criterion).__name__
-            found.append(
-                Problem(
-                    f"{name} compares embeddings, and this model gives logits.",
-                    "loss",
-                    "Use losses.CrossEntropy, or retrieval.Embedder.",
-                )
-            )
-        return found
+        if self.criterion is None or self.criterion.reads_logits:
+            return self.check_loss("losses.CrossEntropy")
+        message = f"{type(self.criterion).__name__} compares embeddings, and this model gives logits."
+        return [Problem(message, "loss", "Use losses.CrossEntropy, or retrieval.Embedder.")]
 
     def connect(self, classes: int | None = None) -> None:
         if classes is None:
@@ -76,7 +71,7 @@ class Classifier(TowerModel):
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion, logits, labels = self.require_loss(), representations["logits"], batch.labels
         if labels is not None and batch.mixed is not None:
-            labels = _mixed(labels, *batch.mixed, classes=logits.shape[1])
+            labels = _mix_labels(labels, *batch.mixed, classes=logits.shape[1])
         if labels is not None:
             views = batch.views["image"]
             labels = labels.repeat(views, *[1] * (labels.ndim - 1))  # every item's first view before any second
@@ -94,8 +89,8 @@ class Classifier(TowerModel):
             return self.head(pooled if pooled.dtype == torch.float64 else pooled.float())
 
 
-def _mixed(labels: Tensor, partner: Tensor, share: Tensor, *, classes: int) -> Tensor:
-    """(B, classes): `share` of an item's own label, the rest of its partner's."""
-    own = share.float()[:, None]
-    targets = own.new_zeros(len(labels), classes).scatter_(1, labels[:, None], own)
-    return targets.scatter_add_(1, labels[partner][:, None], 1 - own)
+def _mix_labels(labels: Tensor, partner: Tensor, share: Tensor, *, classes: int) -> Tensor:
+    """(B, classes): `share` of an item's label, the rest of its partner's."""
+    shares = share.float()[:, None]
+    targets = shares.new_zeros(len(labels), classes).scatter_(1, labels[:, None], shares)
+    return targets.scatter_add_(1, labels[partner][:, None], 1 - shares)

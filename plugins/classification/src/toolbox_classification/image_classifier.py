@@ -1,4 +1,4 @@
-"""What users get of a model that classifies images: its classes, by probability."""
+"""The user class of models that classify images: the most probable classes of each image."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class ImageClassifier(Encoder):
     def classify(
         self, images: Any, *, top: int = 5, batch_size: int = 64, progress: bool = False
     ) -> list[list[tuple[str, float]]]:
-        """The likeliest classes of each image, in the order given: `top` pairs (name, probability), best first.
+        """The most probable classes of each image, in order: `top` pairs (name, probability), best first.
 
         - `images`, `batch_size`, `progress`: as of `encode_image`.
-        - `top`: how many classes, all of them where there are fewer.
+        - `top`: how many classes; all of them where there are fewer.
 
-        Probabilities are the softmax of the logits. Names are numbers where the checkpoint holds none. Raises OSError
-        naming a file that cannot be read, ToolboxError for a model that gives no logits, or logits that are not finite.
+        Probabilities are the softmax of the logits. Names are numbers where the checkpoint has no names. Raises OSError
+        with the name of a file that cannot be read, and ToolboxError for a model that gives no logits, or logits that
+        are not finite.
         """
         if top < 1:
             raise ToolboxError(f"classify takes a top from 1 up, not {top}.")

@@ -1,4 +1,4 @@
-"""How sure an accuracy is: of other pictures, and of training again."""
+"""Confidence intervals of an accuracy: for other images, and for repeated training."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from toolbox.utils.resampling import LEVEL, bootstrap_counts
 
 RESAMPLES = 2000
 
 
-def over_items(counts: Sequence[int]) -> tuple[float, float]:
-    """(low, high) of a mean by the percentile bootstrap over items: how it would be for other pictures of the kind.
+def estimate_item_interval(counts: Sequence[int]) -> tuple[float, float]:
+    """(low, high) of a mean by the percentile bootstrap over items: the interval for other images of the same kind.
 
     - `counts`: n + 1 of them, how many items have the value 0, 1/n, 2/n ... 1; of single answers: wrong, right ones.
     """
-    counts = torch.as_tensor(counts)
     values = torch.linspace(0, 1, len(counts), dtype=torch.float64)
-    return bootstrap_counts(counts, lambda drawn: {"mean": drawn @ values / drawn.sum(dim=1)}, RESAMPLES)["mean"]
+
+    def compute_mean(drawn: Tensor) -> dict[str, Tensor]:
+        return {"mean": drawn @ values / drawn.sum(dim=1)}
+
+    return bootstrap_counts(torch.as_tensor(counts), compute_mean, RESAMPLES)["mean"]
 
 
-def over_repeats(values: Sequence[float]) -> tuple[float, float]:
-    """(low, high), within 0 and 1, of the mean of n >= 2 repeats by Student's t: how it would be trained again."""
-    half = student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+def estimate_repeat_interval(values: Sequence[float]) -> tuple[float, float]:
+    """(low, high), within 0 and 1, of the mean of n >= 2 repeats by Student's t: the interval for training again."""
+    half = compute_student_t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     mean = float(np.mean(values))
     return max(mean - half, 0.0), min(mean + half, 1.0)
 
 
-def student(freedom: int) -> float:
-    """The t within which a share `LEVEL` of Student's distribution lies, to about 1e-6.
+def compute_student_t(freedom: int) -> float:
+    """The t that bounds a share `LEVEL` of Student's t-distribution on both sides, to about 1e-6.
+
+    - `freedom`: degrees of freedom, 1 or more.
 
     With t = sqrt(freedom) * tan(angle), its density is proportional to cos(angle) ** (freedom - 1).
     """

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from toolbox.base import Curve, Dataset, ReportItem
 from toolbox_classification.classifiers import LEAST, LinearLogits
-from toolbox_classification.intervals import over_items
-from toolbox_classification.learned import Learned, of_main
-from toolbox_classification.logistic_fit import Fitted, fit
+from toolbox_classification.intervals import estimate_item_interval
+from toolbox_classification.logistic_fit import LogisticFit, fit_logistic
+from toolbox_classification.training_set_metric import TrainingSetMetric, broadcast_from_main
 
 CS = tuple(10.0**power for power in range(-6, 6))
 HELD_OUT = 0.1
@@ -24,24 +24,27 @@ SEED = 0
 
 @dataclass
 class TrainingSet:
-    """A training set as it is fitted, and the fits.
+    """A training set in the form that is fitted, and its fits.
 
     - `x`: (N, D) rows of length 1 or, where N < D, their coordinates in `basis` (D, N); `y`: (N,) classes from 0.
     - `names`: (classes,) the labels.
-    - `fits`: {(C, whether to all items or without those held out): solution}.
+    - `fits`: {(C, True for a fit to all items or False for one without the held-out items): fit}.
     """
 
     x: Tensor
     y: Tensor
     names: Tensor
     basis: Tensor | None
-    fits: dict[tuple[float, bool], Fitted] = field(default_factory=dict)
+    fits: dict[tuple[float, bool], LogisticFit] = field(default_factory=dict)
 
 
 @dataclass
-class Choice:
-    """- `c`: the chosen C; `quality`: {C: accuracy, negative cross-entropy} by which; `by`: in words; `slow`: the C of
-    fits that have not converged.
+class PenaltyChoice:
+    """The chosen C, and why.
+
+    - `c`: the chosen C; `by`: what has chosen it, in words.
+    - `quality`: {C: (accuracy, negative cross-entropy)}, by which it was chosen.
+    - `slow`: the C of fits that have not converged.
     """
 
     c: float
@@ -50,13 +53,13 @@ class Choice:
     slow: list[str] = field(default_factory=list)
 
 
-_solutions: dict[str, dict[tuple[float, bool], Fitted]] = {}
+_fits_by_digest: dict[str, dict[tuple[float, bool], LogisticFit]] = {}
 _KEPT = 2
 _ROWS = 4096
 
 
-class LogisticRegression(Learned):
-    """The share of items whose class a logistic regression tells that was fitted to the training set.
+class LogisticRegression(TrainingSetMetric):
+    """Accuracy of a logistic regression that is fitted to the training set.
 
     The objective is scikit-learn's for several classes: C * (sum of cross-entropies) + 0.5 * (squared weights), biases
     free. It is solved to its optimum, on the model's device, in float64 (float32 where the device has none), from one C
@@ -67,8 +70,8 @@ class LogisticRegression(Learned):
     - `cs`: the C to choose from; default: 1e-6, 1e-5 ... 1e5, the range in which DINOv2 and DINOv3 try 45.
     - `max_iter`: L-BFGS iterations of each fit.
     - `tolerance`: a fit has converged when no entry of the gradient of the objective / (C * items) is larger.
-    - `memory_mb`: how much of the training set may lie on the device, in MiB; a larger one is copied there in parts, in
-      every iteration.
+    - `memory_mb`: how much of the training set may be kept on the device, in MiB; a larger one is copied there in
+      parts, in every iteration.
 
     Reads `outputs["embeddings"]` (B, D), of any length and made of length 1, and labels and ids of the batches. (DINO's
     own scripts do not divide by the length: their best C is another one.) Training embeddings are kept
@@ -76,7 +79,7 @@ class LogisticRegression(Learned):
 
     `compute` gives "logistic", the accuracy; "logistic_low" and "logistic_high", within which it would be for other
     items (95 %, bootstrap over items); "logistic_c", the chosen C; and, only if there are any,
-    "logistic_not_converged", how many fits `max_iter` ended before their optimum; the report items say of which C.
+    "logistic_not_converged", how many fits `max_iter` ended before their optimum; the report items name their C.
     Every process gets the same numbers, for any number of processes. Raises ValueError for arguments that make no
     sense, and without labels.
     """
@@ -111,27 +114,23 @@ class LogisticRegression(Learned):
         self._fitted: LinearLogits | None = None
 
     def compute(self) -> dict[str, float]:
-        x, labels, judged, wanted = self.rows()
-        training = self._training_set(x, labels)
-        choice = self._choose(training, judged, wanted)
-        known = (choice.c, True) in training.fits
-        final = self._fit(training, choice.c, training.fits.get((choice.c, False)))
-        slow = choice.slow + ([] if final.converged or known else [f"the chosen C = {choice.c:g} on all items"])
-        fitted = of_main(_logits(final, training, choice.c).state_dict())  # so that all processes predict alike
-        self._fitted = LinearLogits(fitted["weights"], fitted["biases"], choice.c)
-        told = [self._fitted(part.to(self._device)).argmax(dim=1).cpu() for part in judged.split(_ROWS)]
-        right = int((torch.cat(told) == wanted).sum())
-        low, high = over_items([len(judged) - right, right])
-        numbers = {
-            "logistic": right / len(judged),
-            "logistic_low": low,
-            "logistic_high": high,
-            "logistic_c": choice.c,
-        }
+        x, training_labels, evaluated, labels = self.rows()
+        training = self._training_set(x, training_labels)
+        choice = self._choose(training, evaluated, labels)
+        reused = (choice.c, True) in training.fits
+        fit = self._fit(training, choice.c, training.fits.get((choice.c, False)))
+        slow = choice.slow + ([] if fit.converged or reused else [f"the chosen C = {choice.c:g} on all items"])
+        state = broadcast_from_main(_make_logits(fit, training, choice.c).state_dict())  # all processes predict alike
+        self._fitted = classifier = LinearLogits(state["weights"], state["biases"], choice.c)
+        predicted = [classifier(rows.to(self._device)).argmax(dim=1).cpu() for rows in evaluated.split(_ROWS)]
+        right = int((torch.cat(predicted) == labels).sum())
+        low, high = estimate_item_interval([len(evaluated) - right, right])
+        accuracy = right / len(evaluated)
+        numbers = {"logistic": accuracy, "logistic_low": low, "logistic_high": high, "logistic_c": choice.c}
         if slow:
             numbers["logistic_not_converged"] = float(len(slow))
         self._line = [(c, accuracy) for c, (accuracy, _) in choice.quality.items()]
-        self._line_name = "judged" if self.chooses else "training, held out"
+        self._line_name = "evaluated" if self.chooses else "training, held out"
         self._note = f"C = {choice.c:g} is chosen" + (f" by {choice.by}." if choice.by else ".")
         if not self.chooses and self._line:
             self._remarks = [
@@ -139,8 +138,8 @@ class LogisticRegression(Learned):
             ]
         if slow:
             self._note += f" Not converged in {self.max_iter:,} iterations: {', '.join(slow)}. Raise max_iter."
-        shown = numbers, self._line, self._note, self._remarks
-        numbers, self._line, self._note, self._remarks = of_main(shown)
+        results = numbers, self._line, self._note, self._remarks
+        numbers, self._line, self._note, self._remarks = broadcast_from_main(results)
         return numbers
 
     def classifier(self) -> LinearLogits | None:
@@ -149,31 +148,33 @@ class LogisticRegression(Learned):
     def remarks(self) -> list[str]:
         return self._remarks
 
-    def _choose(self, training: TrainingSet, judged: Tensor, wanted: Tensor) -> Choice:
+    def _choose(self, training: TrainingSet, evaluated: Tensor, labels: Tensor) -> PenaltyChoice:
         if self.chosen is not None and not self.chooses and "logistic_c" in self.chosen:
-            return Choice(float(self.chosen["logistic_c"]), "the validation set")
+            return PenaltyChoice(float(self.chosen["logistic_c"]), "the validation set")
         if self.chooses:
             # an item of a class without training items is wrong whatever C is
-            at = torch.searchsorted(training.names, wanted).clamp(max=len(training.names) - 1)
-            seen = training.names[at] == wanted
-            x, y, kept, by = judged[seen], at[seen], None, f"the {len(judged):,} items judged here"
+            classes = torch.searchsorted(training.names, labels).clamp(max=len(training.names) - 1)
+            trained = training.names[classes] == labels
+            x, y, kept, by = evaluated[trained], classes[trained], None, f"the {len(evaluated):,} items evaluated here"
             x = x if training.basis is None else x.to(training.basis.dtype) @ training.basis
         else:
-            kept, held = held_out(training.y)
-            x, y, by = training.x[held], training.y[held], f"{len(held):,} held-out items"
+            kept, held_out = split_held_out(training.y)
+            x, y, by = training.x[held_out], training.y[held_out], f"{len(held_out):,} held-out items"
         if len(self.cs) == 1 or not len(y):
-            return Choice(self.cs[0])
+            return PenaltyChoice(self.cs[0])
         x, y = x.to(self._device), y.to(self._device)
-        found, quality = _path(self.cs, lambda c, start: self._fit(training, c, start, kept), x, y)
-        slow = [f"C = {c:g}" for c, solution in found.items() if not solution.converged]
-        return Choice(max(quality, key=quality.get), by, quality, slow)
+        fits, quality = _fit_path(self.cs, lambda c, start: self._fit(training, c, start, kept), x, y)
+        slow = [f"C = {c:g}" for c, fit in fits.items() if not fit.converged]
+        return PenaltyChoice(max(quality, key=lambda c: quality[c]), by, quality, slow)
 
-    def _fit(self, training: TrainingSet, c: float, start: Fitted | None, kept: Tensor | None = None) -> Fitted:
-        """The solution for the rows that are `kept`, None for all; found once."""
+    def _fit(
+        self, training: TrainingSet, c: float, start: LogisticFit | None, kept: Tensor | None = None
+    ) -> LogisticFit:
+        """The fit to the rows that are `kept`, None for all; computed once."""
         key = c, kept is None
         if key not in training.fits:
             precise = _has_float64(self._device)
-            training.fits[key] = fit(
+            training.fits[key] = fit_logistic(
                 training.x if kept is None else training.x[kept],
                 training.y if kept is None else training.y[kept],
                 len(training.names),
@@ -188,15 +189,15 @@ class LogisticRegression(Learned):
         return training.fits[key]
 
     def _training_set(self, x: Tensor, labels: Tensor) -> TrainingSet:
-        """The problem to solve; of the same training set, which a frozen backbone gives again, with what was solved."""
+        """The training set to fit; a set that a frozen backbone gives again comes with its earlier fits."""
         settings = f"{self.max_iter} {self.tolerance} {self._device} {tuple(x.shape)}"
         digest = hashlib.sha256(settings.encode())
         for tensor in (x, labels):
-            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-        fits = _solutions.pop(digest.hexdigest(), {})
-        _solutions[digest.hexdigest()] = fits
-        while len(_solutions) > _KEPT:
-            _solutions.pop(next(iter(_solutions)))
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        fits = _fits_by_digest.pop(digest.hexdigest(), {})
+        _fits_by_digest[digest.hexdigest()] = fits
+        while len(_fits_by_digest) > _KEPT:
+            _fits_by_digest.pop(next(iter(_fits_by_digest)))
         names, y = torch.unique(labels, return_inverse=True)
         basis = None
         if x.shape[1] > len(x):  # the weights lie in the space of the rows, which has fewer dimensions
@@ -211,50 +212,53 @@ class LogisticRegression(Learned):
         return [Curve(title, lines if self._line else {}, "C", "accuracy", log_x=True, note=self._note)]
 
 
-def _path(
-    cs: list[float], fitted: Callable[[float, Fitted | None], Fitted], x: Tensor, y: Tensor
-) -> tuple[dict[float, Fitted], dict[float, tuple[float, float]]]:
-    """The fits from the least C on, and how each does on (x, y), until two in a row only fit the rest more closely."""
-    found: dict[float, Fitted] = {}
+def _fit_path(
+    cs: list[float], fit: Callable[[float, LogisticFit | None], LogisticFit], x: Tensor, y: Tensor
+) -> tuple[dict[float, LogisticFit], dict[float, tuple[float, float]]]:
+    """The fits from the least C on, and the quality of each on (x, y), until two in a row are worse than earlier ones.
+
+    - `fit`: from C and the fit to start from to the fit.
+    """
+    fits: dict[float, LogisticFit] = {}
     quality: dict[float, tuple[float, float]] = {}
     start, worse = None, 0
     for c in cs:
-        start = found[c] = fitted(c, start)
-        here = _quality(start.scores(x), y)
+        start = fits[c] = fit(c, start)
+        accuracy, likelihood = _measure_quality(start.scores(x), y)
         best = [max(values) for values in zip(*quality.values(), strict=True)] or [-math.inf, -math.inf]
-        worse = worse + 1 if here[0] <= best[0] and here[1] < best[1] else 0
-        quality[c] = here
+        worse = worse + 1 if accuracy <= best[0] and likelihood < best[1] else 0
+        quality[c] = accuracy, likelihood
         if worse == 2:
             break
-    return found, quality
+    return fits, quality
 
 
-def held_out(y: Tensor) -> tuple[Tensor, Tensor]:
+def split_held_out(y: Tensor) -> tuple[Tensor, Tensor]:
     """(rows that stay, rows held out): of each class a tenth, at least one item; none of a class that has one."""
     generator = torch.Generator().manual_seed(SEED)
     order = torch.randperm(len(y), generator=generator).to(y.device)
     order = order[y[order].argsort(stable=True)]  # by class, shuffled within
     sizes = torch.bincount(y)
     place = torch.arange(len(y), device=y.device) - (sizes.cumsum(0) - sizes)[y[order]]
-    wanted = (sizes * HELD_OUT).round().long().clamp(min=1).masked_fill(sizes < 2, 0)
-    held = place < wanted[y[order]]
-    return order[~held].sort().values, order[held].sort().values
+    counts = (sizes * HELD_OUT).round().long().clamp(min=1).masked_fill(sizes < 2, 0)
+    held_out = place < counts[y[order]]
+    return order[~held_out].sort().values, order[held_out].sort().values
 
 
-def _quality(scores: Tensor, y: Tensor) -> tuple[float, float]:
-    """What is better is greater: accuracy, then less cross-entropy."""
+def _measure_quality(scores: Tensor, y: Tensor) -> tuple[float, float]:
+    """(accuracy, negative cross-entropy); greater is better."""
     return (scores.argmax(dim=1) == y).double().mean().item(), -cross_entropy(scores, y).item()
 
 
-def _logits(solution: Fitted, training: TrainingSet, c: float) -> LinearLogits:
-    """A solution as logits of all classes by their labels; those without training items come last."""
-    weights = solution.weights.cpu()
+def _make_logits(fit: LogisticFit, training: TrainingSet, c: float) -> LinearLogits:
+    """A fit as logits of all classes by their labels; classes without training items get the least logit."""
+    weights = fit.weights.cpu()
     if training.basis is not None:
         weights = weights.to(training.basis.dtype) @ training.basis.T
     classes = int(training.names.max()) + 1
-    full, biases = torch.zeros(classes, weights.shape[1]), torch.full((classes,), LEAST)
-    full[training.names], biases[training.names] = weights.float(), solution.biases.cpu().float()
-    return LinearLogits(full, biases, c)
+    all_weights, biases = torch.zeros(classes, weights.shape[1]), torch.full((classes,), LEAST)
+    all_weights[training.names], biases[training.names] = weights.float(), fit.biases.cpu().float()
+    return LinearLogits(all_weights, biases, c)
 
 
 def _has_float64(device: torch.device) -> bool:

@@ -12,8 +12,11 @@ _SCORES = 2**24
 
 
 @dataclass
-class Fitted:
-    """- `weights`: (classes, D); `biases`: (classes,); `converged`: whether the gradient came below the tolerance."""
+class LogisticFit:
+    """A logistic regression that was fitted.
+
+    - `weights`: (classes, D); `biases`: (classes,); `converged`: whether the gradient came below the tolerance.
+    """
 
     weights: Tensor
     biases: Tensor
@@ -24,27 +27,27 @@ class Fitted:
         return torch.addmm(self.biases, x.to(self.weights.dtype), self.weights.T)
 
 
-def fit(
+def fit_logistic(
     x: Tensor,
     y: Tensor,
     classes: int,
     c: float,
     *,
-    start: Fitted | None = None,
+    start: LogisticFit | None = None,
     max_iter: int = 1000,
     tolerance: float = 1e-6,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     memory_mb: int = 4096,
-) -> Fitted:
+) -> LogisticFit:
     """Minimise c * (sum of cross-entropies) + 0.5 * (squared weights), biases free: the objective of scikit-learn.
 
-    Of two classes it is 0.5 * (squared difference of their weights), as there.
+    For two classes the penalty is 0.5 * (squared difference of their weights), as in scikit-learn.
 
     - `x`: (N, D); `y`: (N,) from 0 to `classes` - 1, each of which occurs.
-    - `device`, `dtype`: where and in what to compute, default: as `x` is. There `x` is kept where that takes no more
-      than `memory_mb` MiB, and else copied anew in every iteration, in parts.
-    - `start`: where to begin; the optimum is the same from anywhere.
+    - `device`, `dtype`: where and in what to compute, default: as `x` is. `x` is kept there if it takes no more than
+      `memory_mb` MiB; otherwise it is copied there in parts, in every iteration.
+    - `start`: a fit to begin with; the optimum is the same from anywhere.
     - `max_iter`: L-BFGS iterations (history 10, strong Wolfe line search).
     - `tolerance`: it has converged when no entry of the gradient of the objective / (c * N) is larger.
     """
@@ -60,11 +63,12 @@ def fit(
     if start is not None:
         solution[:, :width], solution[:, width] = start.weights / scale, start.biases
     solution.requires_grad_(True)
-    solution.grad = torch.zeros_like(solution)
+    solution.grad = gradient = torch.zeros_like(solution)  # of all iterations, computed here and not by autograd
 
     @torch.no_grad()  # the optimizer turns gradients on, and a graph of all iterations would be kept
     def closure() -> Tensor:
-        gradient, loss = solution.grad.zero_(), solution.new_zeros(())
+        gradient.zero_()
+        loss = solution.new_zeros(())
         weights, biases = solution[:, :width] * scale, solution[:, width]
         for part, labels in pairs:
             part, labels = part.to(device, dtype), labels.to(device)
@@ -74,7 +78,7 @@ def fit(
             error.scatter_add_(1, labels[:, None], error.new_full((len(labels), 1), -1.0))
             gradient[:, :width].addmm_(error.T, part)
             gradient[:, width] += error.sum(dim=0)
-        gradient /= count
+        gradient.div_(count)
         gradient[:, :width] += penalty * weights
         gradient[:, :width] *= scale
         return loss / count + 0.5 * penalty * weights.square().sum()
@@ -92,7 +96,7 @@ def fit(
     with torch.no_grad():
         optimizer.step(closure)
         closure()
-        solution.grad[:, :width] /= scale
-        converged = bool(solution.grad.abs().max() <= tolerance)
+        gradient[:, :width] /= scale
+        converged = bool(gradient.abs().max() <= tolerance)
         biases = solution[:, width] - solution[:, width].mean()  # what all have in common changes nothing
-        return Fitted(solution[:, :width].detach() * scale, biases.detach(), converged)
+        return LogisticFit(solution[:, :width].detach() * scale, biases.detach(), converged)

@@ -1,43 +1,29 @@
-"""Classifiers, linear probes and what they are worth, and what the training set says without any training."""
+"""The plugin `classification`: classifiers, linear probes and their metrics, k-NN and logistic regression."""
 
 from pathlib import Path
 
 from toolbox.plugin import Command, Component, Problem, hookimpl
 
+COMPONENTS = (
+    ("model", "Classifier", "classifier", "backbone, pool and head that classify images"),
+    ("model", "Probe", "probe", "a grid of linear probes of a frozen backbone"),
+    ("head", "Linear", "class_heads", "one linear layer to the classes"),
+    ("head", "MLP", "class_heads", "linear layers to the classes, ReLU between them"),
+    ("metric", "Accuracy", "accuracy", "top-1, top-5, mean over classes"),
+    ("metric", "CalibrationError", "calibration", "how far confidence and accuracy are apart"),
+    ("metric", "KNN", "knn", "accuracy by the nearest training items"),
+    ("metric", "LogisticRegression", "logistic", "accuracy of a regression on the training set"),
+    ("metric", "ProbeAccuracy", "probe_accuracy", "accuracy of classification.Probe"),
+    ("hook", "CompareProbes", "compare_probes", "compares linear probes, k-NN and logistic regression"),
+)
+"""Of each component its kind, name, module and summary."""
+
 
 @hookimpl
 def toolbox_components():
-    package = "toolbox_classification"
     return [
-        Component(
-            "model", "Classifier", f"{package}.classifier:Classifier", "backbone, pool and head that classify images"
-        ),
-        Component("model", "Probe", f"{package}.probe:Probe", "a grid of linear probes of a frozen backbone"),
-        Component("head", "Linear", f"{package}.class_heads:Linear", "one linear layer to the classes"),
-        Component("head", "MLP", f"{package}.class_heads:MLP", "linear layers to the classes, ReLU between them"),
-        Component("metric", "Accuracy", f"{package}.accuracy:Accuracy", "top-1, top-5, mean over classes"),
-        Component(
-            "metric",
-            "CalibrationError",
-            f"{package}.calibration:CalibrationError",
-            "how far confidence and accuracy are apart",
-        ),
-        Component("metric", "KNN", f"{package}.knn:KNN", "accuracy by the nearest training items"),
-        Component(
-            "metric",
-            "LogisticRegression",
-            f"{package}.logistic:LogisticRegression",
-            "accuracy of a regression on the training set",
-        ),
-        Component(
-            "metric", "ProbeAccuracy", f"{package}.probe_accuracy:ProbeAccuracy", "accuracy of classification.Probe"
-        ),
-        Component(
-            "hook",
-            "CompareProbes",
-            f"{package}.compare_probes:CompareProbes",
-            "compares linear probes, k-NN and logistic regression",
-        ),
+        Component(kind, name, f"toolbox_classification.{module}:{name}", summary)
+        for kind, name, module, summary in COMPONENTS
     ]
 
 
@@ -49,10 +35,10 @@ def toolbox_commands():
 
 @hookimpl
 def toolbox_check_config(config: dict) -> list[Problem]:
-    """What no part sees alone: a probe's heads must not be coupled by what stands elsewhere in the recipe."""
-    from toolbox_classification import probe_rules
+    """Check what no component sees alone: other parts of a recipe must not couple the heads of a probe."""
+    from toolbox_classification.probe_rules import check_recipe
 
-    return probe_rules.problems(config)
+    return check_recipe(config)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""What a classifier answers: of every item the rank of its class, the class that it takes it for, and how surely."""
+"""The predictions of a classifier: of every item the rank of its class, the predicted class and its confidence."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 
 @dataclass
 class Predictions:
-    """N items in the order of their ids, each once, on the CPU.
+    """Predictions for N items in the order of their ids, each item once, on the CPU.
 
     - `labels`: (N,) their classes; `classes`: how many there are to choose from.
     - `rank`: (N,) 1 + the number of other classes with as large a logit or a larger one: a tie counts against the item.
-    - `said`: (N,) the class itself at rank 1, else the other class with the largest logit.
+    - `predicted`: (N,) the class itself at rank 1, else the other class with the largest logit.
     - `confidence`: (N,) the largest softmax probability, float64.
-    - `names`: their ids as given; `indices`: in the dataset, empty where batches do not tell them.
+    - `names`: their ids as they came; `indices`: in the dataset, empty where batches do not hold them.
     """
 
     labels: Tensor
     rank: Tensor
-    said: Tensor
+    predicted: Tensor
     confidence: Tensor
     classes: int
     names: list[int | str]
@@ -38,14 +38,14 @@ class Predictions:
 
 
 class PredictionAccumulator:
-    """Collects batches; of an item it keeps four numbers and its id, not its logits.
+    """Accumulator of predictions over batches; of an item it keeps four numbers and its id, not its logits.
 
-    - `metric`: its name for messages.
+    - `metric`: the metric's name, for messages.
     """
 
     def __init__(self, metric: str) -> None:
         self.metric = metric
-        self._seen = EmbeddingAccumulator(metric, "answers")
+        self._summaries = EmbeddingAccumulator(metric, "summaries")
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""
@@ -60,18 +60,19 @@ class PredictionAccumulator:
             )
         classes = logits.shape[1]
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            odd = next(int(label) for label in labels if not 0 <= label < classes)
+            unknown = next(int(label) for label in labels if not 0 <= label < classes)
             raise ValueError(
-                f"there is an item of class number {odd}, and the model chooses from {classes}, counted from 0: these "
-                "data have other classes than those that it was trained on"
+                f"there is an item of class number {unknown}, and the model chooses from {classes}, counted from 0: "
+                "these data have other classes than those that it was trained on"
             )
-        # as every item is itself asked, it counts once, whatever roles retrieval would give it
-        self._seen.add({"answers": _answers(logits.detach(), labels.to(logits.device))}, replace(batch, roles=None))
+        summaries = _summarize(logits.detach(), labels.to(logits.device))
+        # every item is classified, so it counts once, whatever roles retrieval would give it
+        self._summaries.add({"summaries": summaries}, replace(batch, roles=None))
 
     def all(self) -> Predictions:
-        """Everything that all processes saw. Raises ValueError for logits that are not finite."""
-        items = self._seen.items()
-        rank, said, confidence, classes = items.values.cpu().T
+        """The predictions of all processes. Raises ValueError for logits that are not finite."""
+        items = self._summaries.items()
+        rank, predicted, confidence, classes = items.values.cpu().T
         if len(bad := torch.nonzero(~confidence.isfinite())[:, 0].tolist()):
             listed = ", ".join(str(items.names[row]) for row in bad[:3])
             raise ValueError(
@@ -85,7 +86,7 @@ class PredictionAccumulator:
         return Predictions(
             items.labels.cpu(),
             rank.long(),
-            said.long(),
+            predicted.long(),
             confidence.double(),
             int(classes[0]),
             items.names,
@@ -93,20 +94,21 @@ class PredictionAccumulator:
         )
 
 
-def _answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, 4) float32, in which whole numbers up to 16 million are exact: rank, class said, confidence, classes."""
-    own = logits.gather(1, labels[:, None].long())
-    rank = (logits >= own).sum(dim=1)
+def _summarize(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, 4) float32, in which whole numbers up to 16 million are exact: rank, predicted class, confidence, classes."""
+    label_logits = logits.gather(1, labels[:, None].long())
+    rank = (logits >= label_logits).sum(dim=1)
     others = logits.scatter(1, labels[:, None].long(), -torch.inf)
-    said = torch.where(rank == 1, labels, others.argmax(dim=1))
+    predicted = torch.where(rank == 1, labels, others.argmax(dim=1))
     confidence = logits.float().softmax(dim=1).amax(dim=1)
-    return torch.stack([rank.float(), said.float(), confidence, torch.full_like(confidence, logits.shape[1])], dim=1)
+    classes = torch.full_like(confidence, logits.shape[1])
+    return torch.stack([rank.float(), predicted.float(), confidence, classes], dim=1)
 
 
 def check_classes(metric: str, dataset: Dataset) -> list[Problem]:
-    """What makes a number about classes meaningless on a dataset."""
-    if found := check_labelled(metric, dataset):
-        return found
+    """The problems that make a metric of classes meaningless on a dataset."""
+    if problems := check_labelled(metric, dataset):
+        return problems
     if dataset.classes is not None and len(dataset.classes) < 2:
         message = f"{metric} is about choosing between classes, and this dataset has {len(dataset.classes)}."
         return [Problem(message, hint="Use data with two classes or more.")]
@@ -114,10 +116,10 @@ def check_classes(metric: str, dataset: Dataset) -> list[Problem]:
 
 
 def check_logits(metric: str, outputs: dict[str, Tensor]) -> list[Problem]:
-    """Whether a model gives logits."""
+    """The problem of a model that gives no logits."""
     logits = outputs.get("logits")
     if logits is not None and logits.ndim == 2:
         return []
-    given = ", ".join(sorted(outputs)) if logits is None else f"'logits' of shape {tuple(logits.shape)}"
-    message = f"{metric} reads the model's 'logits', one for each class, and it gives {given}."
+    outputs_text = ", ".join(sorted(outputs)) if logits is None else f"'logits' of shape {tuple(logits.shape)}"
+    message = f"{metric} reads the model's 'logits', one for each class, and it gives {outputs_text}."
     return [Problem(message, hint="Use a model that classifies, or another metric.")]

@@ -1,4 +1,4 @@
-"""What accuracy shows beyond its numbers: the classes, what they are taken for, and the surest mistakes."""
+"""The report items of accuracy: a table of the classes, the confusions, and the surest mistakes."""
 
 from __future__ import annotations
 
@@ -17,54 +17,54 @@ MOST_DRAWN = 25
 MOST_EXAMPLES = 24
 
 
-def describe(answers: Predictions, dataset: Dataset, left_out: list[int]) -> list[ReportItem]:
-    """The report items of a classifier's answers.
+def make_report_items(predictions: Predictions, dataset: Dataset, left_out: list[int]) -> list[ReportItem]:
+    """Report items of a classifier's predictions.
 
-    - `dataset`: the one that the answers' indices are of; `left_out`: the K of which no number was given.
+    - `dataset`: the one that the predictions are of; `left_out`: the K of top-K without a number.
     """
     name = class_namer(dataset)
-    confused = ClassConfusions(answers)
+    confusions = ClassConfusions(predictions)
     report_items = [
-        class_table(answers, confused, name, left_out),
-        confused.matrix(name),
-        confused.table(name),
-        surest_mistakes(answers, name),
-        outcomes(answers, dataset),
+        make_class_table(predictions, confusions, name, left_out),
+        confusions.matrix(name),
+        confusions.table(name),
+        list_surest_mistakes(predictions, name),
+        make_outcomes(predictions, dataset),
     ]
     return [report_item for report_item in report_items if report_item is not None]
 
 
 class ClassConfusions:
-    """Pairs (class, class that its items were taken for), most frequent first."""
+    """Pairs (class, class that was predicted for its items), most frequent first."""
 
-    def __init__(self, answers: Predictions) -> None:
-        self.classes = answers.classes
-        self.sizes = torch.bincount(answers.labels, minlength=answers.classes)
-        wrong = ~answers.right
-        pairs = torch.stack([answers.labels[wrong], answers.said[wrong]], dim=1)
+    def __init__(self, predictions: Predictions) -> None:
+        self.classes = predictions.classes
+        self.sizes = torch.bincount(predictions.labels, minlength=predictions.classes)
+        wrong = ~predictions.right
+        pairs = torch.stack([predictions.labels[wrong], predictions.predicted[wrong]], dim=1)
         pairs, times = pairs.unique(dim=0, return_counts=True)
         order = times.argsort(descending=True, stable=True)
         self.pairs, self.times = pairs[order], times[order]
 
-    def per_class(self) -> Tensor:
-        """(C,) in how many mistakes a class takes part, as the right or as the wrong one."""
+    def count_mistakes(self) -> Tensor:
+        """(C,) how many mistakes a class takes part in, as the right or as the wrong one."""
         mistakes = torch.zeros(self.classes, dtype=torch.long)
         for side in (0, 1):
             mistakes.index_add_(0, self.pairs[:, side], self.times)
         return mistakes
 
-    def instead(self) -> dict[int, int]:
-        """{class: what it is most often taken for}."""
-        found: dict[int, int] = {}
-        for own, said in self.pairs.tolist():
-            found.setdefault(own, said)
-        return found
+    def most_frequent(self) -> dict[int, int]:
+        """{class: the wrong class that is most often predicted for it}."""
+        wrong_classes: dict[int, int] = {}
+        for label, predicted in self.pairs.tolist():
+            wrong_classes.setdefault(label, predicted)
+        return wrong_classes
 
     def matrix(self, name: Callable[[int], str]) -> Matrix | None:
-        """Which class was taken for which, as shares of its items."""
+        """The confusion matrix, as shares of the items of each class."""
         chosen, note = list(range(self.classes)), ""
         if self.classes > MOST_DRAWN:
-            mistakes = self.per_class()
+            mistakes = self.count_mistakes()
             first = mistakes.argsort(descending=True, stable=True)[:MOST_DRAWN]
             chosen = sorted(label for label in first.tolist() if mistakes[label])
             note = f" The {len(chosen)} of {self.classes:,} classes with the most confusions."
@@ -75,76 +75,67 @@ class ClassConfusions:
         wrong = torch.zeros(self.classes, dtype=torch.long).index_add_(0, self.pairs[:, 0], self.times)
         for row, label in enumerate(chosen):
             counts[row, row] = self.sizes[label] - wrong[label]
-        for (own, said), times in zip(self.pairs.tolist(), self.times.tolist(), strict=True):
-            if own in place and said in place:
-                counts[place[own], place[said]] = times
-        shares = counts / self.sizes[chosen].clamp(min=1)[:, None]
+        for (label, predicted), times in zip(self.pairs.tolist(), self.times.tolist(), strict=True):
+            if label in place and predicted in place:
+                counts[place[label], place[predicted]] = times
+        shares = (counts / self.sizes[chosen].clamp(min=1)[:, None]).tolist()
         names = [name(label) for label in chosen]
-        return Matrix(
-            "Confusion",
-            names,
-            list(names),
-            shares.tolist(),
-            x="said",
-            y="class",
-            note=f"Shares of the items of a class, a row each.{note}",
-        )
+        note = f"Shares of the items of a class, a row each.{note}"
+        return Matrix("Confusion", names, list(names), shares, x="predicted", y="class", note=note)
 
     def table(self, name: Callable[[int], str]) -> Table | None:
         """The most frequent confusions."""
+        pairs, counts = self.pairs[:MOST_CONFUSIONS].tolist(), self.times[:MOST_CONFUSIONS].tolist()
         rows = [
-            [name(own), name(said), times, times / int(self.sizes[own])]
-            for (own, said), times in zip(
-                self.pairs[:MOST_CONFUSIONS].tolist(), self.times[:MOST_CONFUSIONS].tolist(), strict=True
-            )
+            [name(label), name(predicted), times, times / int(self.sizes[label])]
+            for (label, predicted), times in zip(pairs, counts, strict=True)
         ]
         if not rows:
             return None
         note = f"The {len(rows)} most frequent of {len(self.pairs):,}." if len(self.pairs) > len(rows) else ""
-        return Table("Most frequent confusions", ["class", "said instead", "items", "share of the class"], rows, note)
+        columns = ["class", "predicted instead", "items", "share of the class"]
+        return Table("Most frequent confusions", columns, rows, note)
 
 
-def class_table(
-    answers: Predictions, confused: ClassConfusions, name: Callable[[int], str], left_out: list[int]
+def make_class_table(
+    predictions: Predictions, confusions: ClassConfusions, name: Callable[[int], str], left_out: list[int]
 ) -> Table:
-    """Every class, the worst first."""
-    right = torch.bincount(answers.labels[answers.right], minlength=answers.classes).tolist()
-    sizes, instead = confused.sizes.tolist(), confused.instead()
-    present = sorted((label for label in range(answers.classes) if sizes[label]), key=lambda i: right[i] / sizes[i])
+    """A table of all classes, the worst first."""
+    classes = predictions.classes
+    right = torch.bincount(predictions.labels[predictions.right], minlength=classes).tolist()
+    sizes, wrong_classes = confusions.sizes.tolist(), confusions.most_frequent()
+    accuracies = {label: right[label] / sizes[label] for label in range(classes) if sizes[label]}
+    present = sorted(accuracies, key=lambda label: accuracies[label])
     rows = [
-        [name(label), sizes[label], right[label] / sizes[label], name(instead[label]) if label in instead else None]
+        [name(label), sizes[label], accuracies[label], name(wrong_classes[label]) if label in wrong_classes else None]
         for label in present[:MOST_CLASSES]
     ]
-    said = ["The worst first."]
+    notes = ["The worst first."]
     if len(present) > len(rows):
-        said = [f"The worst {len(rows)} of {len(present):,} classes; {len(present) - len(rows):,} are left out."]
-    if absent := answers.classes - len(present):
-        said.append(f"{absent:,} more have no item here.")
-    said += [f"There is no top{k}: it would be 1 for any answer among {answers.classes} classes." for k in left_out]
-    return Table("By class", ["class", "items", "accuracy", "most often said instead"], rows, " ".join(said))
+        notes = [f"The worst {len(rows)} of {len(present):,} classes; {len(present) - len(rows):,} are left out."]
+    if absent := classes - len(present):
+        notes.append(f"{absent:,} more have no item here.")
+    notes += [f"There is no top{k}: it would be 1 for any answer among {classes} classes." for k in left_out]
+    return Table("By class", ["class", "items", "accuracy", "most often predicted instead"], rows, " ".join(notes))
 
 
-def surest_mistakes(answers: Predictions, name: Callable[[int], str]) -> Gallery | None:
-    """Wrong answers, the most confident first."""
-    wrong = torch.nonzero(~answers.right)[:, 0]
-    if not len(wrong) or not answers.indices:
+def list_surest_mistakes(predictions: Predictions, name: Callable[[int], str]) -> Gallery | None:
+    """Wrong predictions, the most confident first."""
+    wrong = torch.nonzero(~predictions.right)[:, 0]
+    if not len(wrong) or not predictions.indices:
         return None
-    order = wrong[answers.confidence[wrong].argsort(descending=True, stable=True)][:MOST_EXAMPLES].tolist()
-    shown = [
-        Example(
-            answers.indices[row],
-            [],
-            f"is {name(int(answers.labels[row]))}, said {name(int(answers.said[row]))} with "
-            f"{float(answers.confidence[row]):.2f}",
-        )
-        for row in order
-    ]
-    note = f"The wrong answers with the highest confidence, of {len(wrong):,} wrong ones."
-    return Gallery("Surest mistakes", shown, note)
+    order = wrong[predictions.confidence[wrong].argsort(descending=True, stable=True)][:MOST_EXAMPLES].tolist()
+    examples = []
+    for row in order:
+        label, predicted = name(int(predictions.labels[row])), name(int(predictions.predicted[row]))
+        note = f"is {label}, predicted {predicted} with {float(predictions.confidence[row]):.2f}"
+        examples.append(Example(predictions.indices[row], [], note))
+    note = f"The wrong predictions with the highest confidence, of {len(wrong):,} wrong ones."
+    return Gallery("Surest mistakes", examples, note)
 
 
-def outcomes(answers: Predictions, dataset: Dataset) -> Outcomes:
-    """Whether each item is right."""
-    ids = [str(name) for name in answers.names]
-    right = answers.right.long().tolist()
-    return Outcomes("right answers", ids, right, super_classes(dataset, answers.indices), mean="top1")
+def make_outcomes(predictions: Predictions, dataset: Dataset) -> Outcomes:
+    """Whether each item is predicted right."""
+    ids = [str(name) for name in predictions.names]
+    right = predictions.right.long().tolist()
+    return Outcomes("right answers", ids, right, super_classes(dataset, predictions.indices), mean="top1")

@@ -17,8 +17,8 @@ def write_predictions(
     """Write the predictions of images; the file is whole or absent.
 
     - `path`: ends in .csv (columns path, label1, score1 ...), .json (a list of {"path", "predictions"}) or .jsonl.
+    - `paths`: of the images; `rows`: for each image (label, score), best first, as many for all images.
     - `classifier`: what predicts the classes, where a model has several ways: a last column, or a key of each image.
-    - `paths`: of the images; `rows`: of each the same number of (label, score), best first.
 
     Scores keep six digits. Raises ToolboxError when the disk refuses.
     """
@@ -33,18 +33,19 @@ def _csv(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str)
     places = range(1, len(rows[0]) + 1)
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    last = [classifier] if classifier else []
+    last_cell = [classifier] if classifier else []
     names = [f"{name}{place}" for place in places for name in ("label", "score")]
     writer.writerow(["path", *names, *(["classifier"] if classifier else [])])
     for path, row in zip(paths, rows, strict=True):
-        writer.writerow([path, *(value for label, score in row for value in (label, f"{score:.6g}")), *last])
+        cells = [cell for label, score in row for cell in (label, f"{score:.6g}")]
+        writer.writerow([path, *cells, *last_cell])
     return stream.getvalue()
 
 
 def _json(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str, *, lines: bool) -> str:
-    held = [
+    items = [
         {"path": path, "predictions": [{"label": label, "score": float(f"{score:.6g}")} for label, score in row]}
         | ({"classifier": classifier} if classifier else {})
         for path, row in zip(paths, rows, strict=True)
     ]  # ASCII alone, in which any name of a file can be written
-    return "".join(to_json(item) + "\n" for item in held) if lines else to_json(held, indent=1) + "\n"
+    return "".join(to_json(item) + "\n" for item in items) if lines else to_json(items, indent=1) + "\n"

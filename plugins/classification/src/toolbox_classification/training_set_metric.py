@@ -1,9 +1,8 @@
-"""The training set's embeddings and those to be judged, for metrics that classify the second by the first."""
+"""The base of metrics that classify the evaluated items by the training set's embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,51 +13,52 @@ from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 from toolbox.utils.ranking import check_finite, normalize_rows
 
+Value = TypeVar("Value")
+
 
 class TrainingRows:
-    """The training set's embeddings, once for all metrics of a run, on the CPU in float32.
-
-    - `fits`: what metrics have fitted to them, by a key of their own; dropped with the embeddings.
-    """
+    """The training set's embeddings, once for all metrics of a run, on the CPU in float32."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all."""
-        self._seen: EmbeddingAccumulator | None = EmbeddingAccumulator("", "embeddings")
+        """Forget the embeddings."""
+        # an accumulator, then its rows, so that they are kept once
+        self._content: EmbeddingAccumulator | tuple[Tensor, Tensor] = EmbeddingAccumulator("", "embeddings")
         self._last: Batch | None = None
-        self._rows: tuple[Tensor, Tensor] | None = None
-        self.fits: dict[Hashable, Any] = {}
 
     def add(self, outputs: dict[str, Tensor], batch: Batch, metric: str) -> None:
-        """Take in a batch; one that another metric has just added is not added again.
+        """Take in a batch; a batch that another metric has just added is not added again.
 
-        - `metric`: the name of the one that adds it, for messages.
+        - `metric`: the name of the metric that adds it, for messages.
         """
         if batch is self._last:
             return
-        if self._seen is None:
+        if isinstance(self._content, tuple):
             raise ValueError("embeddings of a training set cannot be added to those of a finished one: reset first")
-        self._seen.metric = metric
-        _add_on_cpu(self._seen, outputs, batch)
+        self._content.metric = metric
+        _add_on_cpu(self._content, outputs, batch)
         self._last = batch
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """(N, D) of length 1 and (N,) labels, of all processes, ordered by id.
 
-        Raises ValueError where there are none, some hold NaN or infinity, or all are of one class.
+        Raises ValueError where there are none, or some hold NaN or infinity.
         """
-        if self._rows is None:
-            items = self._seen.items()
+        if isinstance(self._content, EmbeddingAccumulator):
+            items = self._content.items()
             check_finite(items.values, "training")
-            self._seen, self._last = None, None  # so that the rows are kept once
-            self._rows = normalize_rows(items.values), items.labels
-        return self._rows
+            self._last = None
+            self._content = normalize_rows(items.values), items.labels
+        return self._content
 
 
-class Learned(Metric):
-    """Sees the training set first, without augmentation; `name` is the metric's, for messages."""
+class TrainingSetMetric(Metric):
+    """The base of metrics that learn from the training set, which they get first and without augmentation.
+
+    - `name`: the metric's name, for messages.
+    """
 
     name: str
     keeps_learned = True
@@ -67,13 +67,13 @@ class Learned(Metric):
     _shared = False
 
     def reset(self) -> None:
-        self._judged = EmbeddingAccumulator(self.name, "embeddings")
+        self._evaluated = EmbeddingAccumulator(self.name, "embeddings")
         self._device = torch.device("cpu")
         if not self._shared:
             self._training = TrainingRows()
 
     def share(self, shared: dict[str, Any]) -> None:
-        self._training = shared.setdefault("core.TrainingRows", TrainingRows())
+        self._training = shared.setdefault("classification.TrainingRows", TrainingRows())
         self._shared = True
 
     def forget(self) -> None:
@@ -96,31 +96,31 @@ class Learned(Metric):
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         if "embeddings" in outputs:
             self._device = outputs["embeddings"].device  # where to compute
-        _add_on_cpu(self._judged, outputs, batch)
+        _add_on_cpu(self._evaluated, outputs, batch)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Training embeddings (N, D) of length 1 and their labels, then those that are judged, of all processes.
+        """Training embeddings (N, D) of length 1 and their labels, then the evaluated ones, of all processes.
 
         All on the CPU, ordered by id. Raises ValueError where there are none, or some hold NaN or infinity.
         """
         x, labels = self._training.rows()
-        items = self._judged.items()
-        check_finite(items.values, "judged")
+        items = self._evaluated.items()
+        check_finite(items.values, "evaluated")
         if len(torch.unique(labels)) < 2:
             raise ValueError(f"{self.name} tells classes apart, and the training set has one class only")
         return x, labels, normalize_rows(items.values.clone()), items.labels
 
 
-def _add_on_cpu(seen: EmbeddingAccumulator, outputs: dict[str, Tensor], batch: Batch) -> None:
-    """Embeddings wait on the CPU: at a million items they would fill a device that has other things to do."""
+def _add_on_cpu(accumulator: EmbeddingAccumulator, outputs: dict[str, Tensor], batch: Batch) -> None:
+    """Add embeddings on the CPU: at a million items they would fill a device that has other things to do."""
     values = {name: value.detach().cpu() for name, value in outputs.items() if name == "embeddings"}
-    seen.add(values or outputs, batch)
+    accumulator.add(values or outputs, batch)
 
 
-def of_main(found: Any) -> Any:
-    """What the main process has found: others have computed the same, up to how their machines round."""
+def broadcast_from_main(value: Value) -> Value:
+    """The value of the main process: others have computed the same, up to how their machines round."""
     if world()[1] == 1:
-        return found
-    box = [found]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
