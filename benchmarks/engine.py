@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -67,8 +68,11 @@ class _Stretch(Trainer):
 
     def stretch(self, steps: int) -> None:
         self.steps = self.step + steps
-        with mock.patch.object(self.setup, "batches", return_value=itertools.repeat(self.batch)):
+        with mock.patch.object(self.setup, "batches", side_effect=self._repeat):
             self.train()
+
+    def _repeat(self, first: int, last: int) -> Generator[Batch, None, None]:
+        yield from itertools.repeat(self.batch, last - first)
 
     def save(self) -> Path:
         return self.work_dir

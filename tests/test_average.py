@@ -97,7 +97,7 @@ def raw(monkeypatch):
     original = WeightAverage.update
 
     def update(self, step):
-        seen.append([parameter.detach().clone() for parameter in self._own])
+        seen.append([parameter.detach().clone() for parameter in self._weights])
         original(self, step)
 
     monkeypatch.setattr(WeightAverage, "update", update)

@@ -206,7 +206,7 @@ def test_a_check_lets_pass_what_fits(toy):
     ],
 )
 def test_a_check_says_what_cannot_be_judged_before_training(toy, overrides, note):
-    plan = check_recipe(complete(api.to_dict(toy(overrides)))).plan
+    plan = check_recipe(complete(api.to_dict(toy(overrides))))
     assert plan.problems == []
     assert [said for said in plan.notes if said.startswith(note)]
 

@@ -72,8 +72,8 @@ def test_a_profile_that_fails_ends_no_run(toy, monkeypatch, method):
 
 def test_only_the_main_process_profiles(toy):
     for is_main in (False, True):
-        setup = SimpleNamespace(settings=lambda path: None, distributed=SimpleNamespace(is_main=is_main))
-        hooks = build_engine_hooks(setup, profile=3)
+        setup = SimpleNamespace(settings=lambda path: None, device=None)
+        hooks = build_engine_hooks(SimpleNamespace(setup=setup, is_main=is_main), profile=3)
         assert any(isinstance(hook, profiler.Profiler) for hook in hooks) == is_main
 
 

@@ -38,9 +38,8 @@ def plan(
     if not found.problems:
         try:
             start = prerequisites.start_from(recipe)
-            dry_run = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
-            found = dry_run.plan
-            found.notes, found.dry_run = [*notes, *found.notes], dry_run
+            found = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
+            found.notes = [*notes, *found.notes]
             if weights and found.parts and not recipe.get("load_from"):
                 found.problems += weight_problems(recipe)
         except ToolboxError as error:
@@ -70,7 +69,7 @@ def planned(
 ) -> tuple[dict[str, Any], Plan]:
     """`runnable`, and what the recipe would do; `is_valid` as of `plan`."""
     found = plan(config, data=training, device=device, is_valid=is_valid)
-    if found.problems:
+    if found.problems or found.dry_run is None:
         raise ToolboxError.of(found.problems)
     recipe = found.dry_run.recipe
     return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, found

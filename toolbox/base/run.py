@@ -23,13 +23,19 @@ class Run(Protocol):
     step: int
     steps: int
     steps_per_epoch: int | float
-    epoch: float
     model: Model
     metrics: dict[str, float]
-    better: dict[str, str]
     work_dir: Path
     is_main: bool
     config: dict[str, Any]
+
+    @property
+    def epoch(self) -> float:
+        """How many epochs of the training data were read."""
+
+    @property
+    def better(self) -> dict[str, str]:
+        """Which values of the validation metrics are better."""
 
     def log(self, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl, with the step."""

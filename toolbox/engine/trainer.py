@@ -6,9 +6,10 @@ a pure function of its number or part of the state: so a resumed run repeats the
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,19 +45,17 @@ class Trainer:
         self.setup, self.model, self.config, self.work_dir = setup, setup.model, setup.recipe, setup.work_dir
         self.console, self.distributed, self.is_main = setup.console, setup.distributed, setup.distributed.is_main
         self.step, self.steps, self.steps_per_epoch = 0, setup.length.steps, setup.length.steps_per_epoch
-        self.info, self.warn = setup.console.info, setup.console.warn
         self.metrics: dict[str, float] = {}
         self.progress = RunProgress(quantization=setup.quantization)
         self.batches: list[Batch] = []
         self.evaluator = RunEvaluator(
             setup, weights=self.evaluation_weights, is_interrupted=self._is_interrupted, leave=self._leave
         )
-        self._stream: Generator[Batch, None, None] | None = None
         self._signal = StopSignal()
         self._signum: int | None = None  # the signal that the processes have agreed to follow
         self._random, self._warned, self._ended = setup.random, False, False
         try:
-            self.engine_hooks = build_engine_hooks(setup, profile)
+            self.engine_hooks = build_engine_hooks(self, profile)
             self.hooks = [*self.engine_hooks, *setup.hooks]
             if setup.resume_from is not None:
                 self._random = restore_run(self, setup.resume_from) or setup.random
@@ -121,34 +120,34 @@ class Trainer:
         setup, progress, length = self.setup, self.progress, self.setup.length
         step_hooks = [hook for hook in self.hooks if type(hook).after_step is not Hook.after_step]
         interval = setup.settings("default_hooks.logger.interval")
-        self._begin_training()
-        last_logged = replace(progress)
-        while self.step < self.steps and progress.stopped is None:
-            started = time.perf_counter()
-            batches = self._next_batches(started)
-            self.model.before_step(self.step, self.steps)
-            self.batches = [batch for batch in batches if len(batch)]
-            setup.train_step(self.batches, self.step, self.steps)
-            self.batches = []
-            self.model.after_step(self.step, self.steps)
-            self.step += 1
-            for hook in step_hooks:
-                hook.after_step(self)
-            self._agree(batches)
-            is_logged = self.step % interval == 0 or self.step == self.steps
-            metrics = setup.train_step.read() if is_logged else {}
-            progress.seconds += time.perf_counter() - started
-            if is_logged:
-                self._log_step(metrics, last_logged)
-                last_logged = replace(progress)
-                self._agree_to_stop()
-            self.console.advance(self.step, metrics)
-            is_best = self._validate_if_due()
-            is_last = self.step == self.steps or progress.stopped is not None
-            if is_last or is_best or length.saves(self.step) or self._signum:
-                self.save()
-            if self._signum:
-                self._leave()
+        with closing(self._begin_training()) as stream:
+            last_logged = replace(progress)
+            while self.step < self.steps and progress.stopped is None:
+                started = time.perf_counter()
+                batches = self._next_batches(stream, started)
+                self.model.before_step(self.step, self.steps)
+                self.batches = [batch for batch in batches if len(batch)]
+                setup.train_step(self.batches, self.step, self.steps)
+                self.batches = []
+                self.model.after_step(self.step, self.steps)
+                self.step += 1
+                for hook in step_hooks:
+                    hook.after_step(self)
+                self._agree(batches)
+                is_logged = self.step % interval == 0 or self.step == self.steps
+                metrics = setup.train_step.read() if is_logged else {}
+                progress.seconds += time.perf_counter() - started
+                if is_logged:
+                    self._log_step(metrics, last_logged)
+                    last_logged = replace(progress)
+                    self._agree_to_stop()
+                self.console.advance(self.step, metrics)
+                is_best = self._validate_if_due()
+                is_last = self.step == self.steps or progress.stopped is not None
+                if is_last or is_best or length.saves(self.step) or self._signum:
+                    self.save()
+                if self._signum:
+                    self._leave()
         if setup.train_step.left_out:
             setup.train_step.left_out.check_end(self.step)
         if progress.stopped:
@@ -205,6 +204,14 @@ class Trainer:
         """How many epochs of the training data were read."""
         return self.setup.length.epoch(self.step)
 
+    def info(self, text: str) -> None:
+        """Say something on the console and in train.log."""
+        self.console.info(text)
+
+    def warn(self, text: str) -> None:
+        """Warn the user, on the console and in train.log."""
+        self.console.warn(text)
+
     def stop(self, reason: str) -> None:
         """End the run after this step, as if it had reached its length."""
         self.progress.stopped = reason
@@ -213,7 +220,7 @@ class Trainer:
         """Evaluate on the validation set now, and log the result."""
         if self.setup.val is None:
             raise ToolboxError("There is no validation set.", hint="Set val_dataloader and val_evaluator.")
-        metrics = self.evaluator.evaluate(self.setup.val, interruptible=False)
+        metrics = self.evaluator.evaluate_whole(self.setup.val)
         self.log({f"val/{name}": value for name, value in metrics.items()})
         return metrics
 
@@ -238,24 +245,26 @@ class Trainer:
 
     # ---- parts of a step
 
-    def _begin_training(self) -> None:
+    def _begin_training(self) -> Generator[Batch, None, None]:
+        """The stream of this process's shares of the batches that are left."""
         setup = self.setup
         self.console.start(self.step, self.steps)
         self.model.train()
-        self._stream = setup.batches(setup.length.batches(self.step), setup.length.batches(self.steps))
+        stream = setup.batches(setup.length.batches(self.step), setup.length.batches(self.steps))
         set_random_state(setup.device, self._random)  # only now: what came before training may have drawn
         self._agree_to_stop()
         if setup.resume_from is not None and self._validate_if_due():
             self.save()  # the interrupted run was saved before it could be evaluated
         if self._signum:
             self._leave()  # this run was interrupted there too: the next one evaluates this step
+        return stream
 
-    def _next_batches(self, started: float) -> list[Batch]:
+    def _next_batches(self, stream: Iterator[Batch], started: float) -> list[Batch]:
         """This process's shares of the batches of a step, on the device."""
         setup, length, ranks = self.setup, self.setup.length, self.distributed.world_size
         with phase("waiting for data"):
             count = length.batches(self.step + 1) - length.batches(self.step)
-            batches = [ready(next(self._stream), setup.training_inputs, setup.torch_device) for _ in range(count)]
+            batches = [ready(next(stream), setup.training_inputs, setup.torch_device) for _ in range(count)]
             for number, batch in enumerate(batches):
                 batch.share = (number * ranks + self.distributed.rank, count * ranks)
         self.progress.data_wait_seconds += time.perf_counter() - started
@@ -331,15 +340,13 @@ class Trainer:
 
     def _close(self) -> None:
         self._ended = True
-        if self._stream is not None:
-            self._stream.close()  # its workers end now, also where an error keeps hold of it
         self.setup.unlock()
         self.console.stop()
 
     def _leave(self) -> NoReturn:
         is_saved = checkpoints.all_in(self.work_dir)
         how = "Continue with resume=True." if is_saved else "Nothing was trained yet: start again with overwrite=True."
-        raise Interrupted(self._signum, f"Interrupted at step {self.step} of {self.steps}. {how}")
+        raise Interrupted(self._signum or signal.SIGINT, f"Interrupted at step {self.step} of {self.steps}. {how}")
 
     def _is_interrupted(self) -> bool:
         """Whether a signal has reached any process; all of them must ask."""

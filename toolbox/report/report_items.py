@@ -32,7 +32,7 @@ def save_report_items(path: str | Path, report_items: Iterable[ReportItem]) -> P
     path = Path(path)
     path = path / NAME if path.is_dir() else path
     written = [_to_dict(normalize_report_item(report_item)) for report_item in report_items]
-    text = json.dumps({"format": FORMAT, "report items": written}, allow_nan=False, separators=(",", ":"))
+    text = json.dumps({"format": FORMAT, "report_items": written}, allow_nan=False, separators=(",", ":"))
     write_text(path, text + "\n", hint="Free some space or make the folder writable.")
     return path
 
@@ -52,10 +52,10 @@ def load_report_items(path: str | Path) -> list[ReportItem]:
         raise ToolboxError(f"The report items cannot be read: {error.strerror or error}.", where=str(path)) from error
     except ValueError as error:
         raise _make_damage_error(path, str(error)) from error
-    if not isinstance(held, dict) or held.get("format") != FORMAT or not isinstance(held.get("report items"), list):
+    if not isinstance(held, dict) or held.get("format") != FORMAT or not isinstance(held.get("report_items"), list):
         raise _make_damage_error(path, f"it is not of format {FORMAT}")
     try:
-        return [_read_report_item(item) for item in held["report items"]]
+        return [_read_report_item(item) for item in held["report_items"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _make_damage_error(path, f"{type(error).__name__}: {error}") from error
 

@@ -37,11 +37,11 @@ class RunEvaluator:
         target: Evaluator,
         mode: str = "predict",
         *,
-        interruptible: bool = True,
         model: nn.Module | None = None,
         chosen: dict[str, float] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> dict[str, float] | None:
-        """The metrics of a set; None when a signal ended an interruptible evaluation.
+        """The metrics of a set; None when `stop` ended the evaluation, by default a signal.
 
         - `mode`: "predict", or "baseline" for the backbone alone; `model`: another one than the run's.
         - `chosen`: on the test set, the metrics of the validation that chose settings.
@@ -54,7 +54,7 @@ class RunEvaluator:
                 setup.device,
                 setup.eval_precision,
                 mode=mode,
-                stop=lambda: interruptible and self._is_interrupted(),
+                stop=stop or self._is_interrupted,
                 feature_cache=None if model else setup.feature_cache,
                 chosen=chosen,
             )
@@ -62,6 +62,12 @@ class RunEvaluator:
             if remark not in self._remarks:  # the same at every validation
                 self._remarks.add(remark)
                 setup.console.info(f"{target.name}: {remark}")
+        return metrics
+
+    def evaluate_whole(self, target: Evaluator) -> dict[str, float]:
+        """The metrics of a set, whatever signal comes meanwhile."""
+        metrics = self.evaluate(target, stop=lambda: False)
+        assert metrics is not None
         return metrics
 
     def evaluate_or_leave(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from toolbox.base import Hook
+from toolbox.base import Hook, Run
 from toolbox.engine.distributed.tensors import local, placed_like, rejoined
 from toolbox.engine.norm_statistics import estimate_norm_statistics
 from toolbox.errors import Problem
 
 if TYPE_CHECKING:
     from toolbox.engine.setup import RunSetup
-    from toolbox.engine.trainer import Trainer
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+AverageFunction = Callable[[Tensors, Tensors, Any], None]
+"""Takes weights into their averages, in place; its last argument is how many steps these hold."""
 
 
 class WeightAverage:
@@ -41,19 +45,18 @@ class WeightAverage:
         self._statistics = statistics or {}
         self._other = {name: buffer.clone() for name, buffer in self._statistics.items()}
         self.start, self._parameters, self._swapped = start_step(start, steps), parameters, False
-        parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in self._own)
-        self._averages = AveragedModel(
-            parts, multi_avg_fn=self._equally if decay is None else get_ema_multi_avg_fn(decay)
-        )
+        parts = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in self._weights)
+        self._average: AverageFunction = self._equally if decay is None else get_ema_multi_avg_fn(decay)
+        self._averages = AveragedModel(parts, multi_avg_fn=self._average)
 
     @property
-    def _own(self) -> list[Tensor]:
+    def _weights(self) -> list[Tensor]:
         """The weights; of a tensor that is spread over processes, this one's part."""
         # looked up each time: torch may move a part to other memory at the first call of the model
         return [local(parameter.detach()) for parameter in self._parameters.values()]
 
     @torch.no_grad()
-    def _equally(self, averages: list[Tensor], weights: list[Tensor], count: Any) -> None:
+    def _equally(self, averages: Tensors, weights: Tensors, count: Any) -> None:
         # the share is a number: torch's own function would wait for the device to tell it
         torch._foreach_lerp_(averages, weights, 1 / (self.count + 1))
 
@@ -70,11 +73,11 @@ class WeightAverage:
     @torch.no_grad()
     def _take_in(self) -> None:
         """`AveragedModel.update_parameters`, which would copy the count to the device and wait for that."""
-        averages, own = list(self._averages.module.parameters()), self._own
+        averages: list[Tensor] = list(self._averages.module.parameters())
         if self.count:
-            self._averages.multi_avg_fn(averages, own, self.count)
+            self._average(averages, self._weights, self.count)
         else:
-            torch._foreach_copy_(averages, own)
+            torch._foreach_copy_(averages, self._weights)
         self._averages.n_averaged += 1
 
     @torch.no_grad()
@@ -83,7 +86,7 @@ class WeightAverage:
         if self.count == 0:
             return
         self._swapped = not self._swapped
-        for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
+        for own, average in zip(self._weights, self._averages.module.parameters(), strict=True):
             weight = own.clone()
             own.copy_(average)
             average.copy_(weight)
@@ -94,7 +97,7 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """The count, and the weights that training goes on from: the averages are a checkpoint's model."""
-        held = [*self._averages.module.parameters()] if self._swapped else self._own
+        held = [*self._averages.module.parameters()] if self._swapped else self._weights
         pairs = zip(self._parameters.items(), held, strict=True)
         weights = {name: rejoined(part.detach(), own) for (name, own), part in pairs} if self.count else {}
         statistics = self._other if self._swapped else self._statistics
@@ -105,7 +108,7 @@ class WeightAverage:
         self._averages.n_averaged.fill_(saved["count"])
         if saved["count"]:
             with torch.no_grad():
-                for own, average in zip(self._own, self._averages.module.parameters(), strict=True):
+                for own, average in zip(self._weights, self._averages.module.parameters(), strict=True):
                     average.copy_(own)
                 for name, buffer in self._statistics.items():
                     self._other[name].copy_(buffer)
@@ -119,28 +122,28 @@ class WeightAveraging(Hook):
     """
 
     def __init__(self, setup: RunSetup) -> None:
-        trained = setup.train_step.named_parameters()
+        self._setup, trained = setup, setup.train_step.named_parameters()
         options = setup.settings("optim_wrapper.average")
         statistics = setup.norm_statistics.tensors()
         self.average = WeightAverage(trained, **options, steps=setup.length.steps, statistics=statistics)
         self._estimated: int | None = None  # the step whose averages have statistics of their own
         self._ended = False
 
-    def after_step(self, run: Trainer) -> None:
+    def after_step(self, run: Run) -> None:
         self.average.update(run.step)
 
     @contextmanager
-    def evaluation_weights(self, run: Trainer) -> Iterator[None]:
+    def evaluation_weights(self, run: Run) -> Iterator[None]:
         if self._ended:
             yield
             return
         with applied(self.average):
             if self.average.count and self._estimated != run.step:
-                estimate_norm_statistics(run.setup)
+                estimate_norm_statistics(self._setup)
                 self._estimated = run.step
             yield
 
-    def after_train(self, run: Trainer) -> None:
+    def after_train(self, run: Run) -> None:
         self.average.swap()  # for good: from here on the model is what checkpoints hold
         self._ended = True
 

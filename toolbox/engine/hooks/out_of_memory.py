@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from toolbox.base import Batch, Hook, Model
+from toolbox.base import Batch, Hook, Model, Run
 from toolbox.engine import grad_cache as grad_cache
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.feature_extraction.cacheable import stored_towers
@@ -41,14 +41,18 @@ def ran_out(error: BaseException) -> bool:
 
 
 class OutOfMemoryAdvice(Hook):
-    """Says which settings would need less memory where a step runs out of it."""
+    """Says which settings would need less memory where a step of the run `trainer` runs out of it."""
 
-    def on_exception(self, run: Trainer, error: Exception) -> None:
-        if not run.batches or not ran_out(error):
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_exception(self, run: Run, error: Exception) -> None:
+        setup, batches = self.trainer.setup, self.trainer.batches
+        if not batches or not ran_out(error):
             return
-        largest = max(run.batches, key=len)
+        largest = max(batches, key=len)
         rows = {name: grad_cache.row_count({name: value}) for name, value in largest.inputs.items()}
-        raise _advice(run.config, run.setup.classes, rows, run.step + 1, run.setup.device, error) from error
+        raise _advice(setup.recipe, setup.classes, rows, run.step + 1, setup.device, error) from error
 
 
 @contextmanager

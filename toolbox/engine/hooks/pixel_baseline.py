@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Hook, l2_normalize
+from toolbox.base import Batch, Hook, Run, l2_normalize
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -38,11 +38,14 @@ class RawPixels(nn.Module):
 
 
 class PixelBaseline(Hook):
-    """Evaluates raw pixels on the run's last set, once, as `evaluate_pixels` asks."""
+    """Evaluates raw pixels on the run's last set, once, as `evaluate_pixels` asks; `trainer` is the run."""
 
-    def before_run(self, run: Trainer) -> None:
-        target = run.setup.final
-        if target is None or run.progress.before is not None or run.setup.resume_from is not None:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def before_run(self, run: Run) -> None:
+        setup, progress, target = self.trainer.setup, self.trainer.progress, self.trainer.setup.final
+        if target is None or progress.before is not None or setup.resume_from is not None:
             return
         run.info(f"Evaluating raw pixels on the {target.name} set ...")
-        run.progress.pixels = run.evaluator.evaluate_baseline(target, "raw pixels", RawPixels())
+        progress.pixels = self.trainer.evaluator.evaluate_baseline(target, "raw pixels", RawPixels())

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.autograd.profiler_util import FunctionEvent
 
-from toolbox.base import Hook
+from toolbox.base import Hook, Run
 from toolbox.engine.checkpoint.files import write_text
-
-if TYPE_CHECKING:
-    from toolbox.engine.trainer import Trainer
+from toolbox.plugin import Device
 
 WARM_UP = 3
 """Steps before the first that is profiled: the first ones choose kernels, fill caches and compile."""
@@ -40,29 +38,30 @@ class Profiler(Hook):
 
     - `steps`: how many; a step reaches from the end of the one before to its own, logging, validation and checkpoints
       between them included.
+    - `device`: of the run.
 
     Whatever goes wrong is told and ends the profile, never the run.
     """
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.done = steps, -WARM_UP
+    def __init__(self, steps: int, device: Device) -> None:
+        self.steps, self.device, self.done = steps, device, -WARM_UP
         self._profiler: torch.profiler.profile | None = None
         self._failed = False
 
-    def after_step(self, run: Trainer) -> None:
+    def after_step(self, run: Run) -> None:
         self.done += 1
         if self._failed or self.done > self.steps:
             return
         with self._harmless(run):
             if self.done == 0:
-                on_cpu = run.setup.device.type == "cpu"  # then the profiler need not look for an accelerator
-                known = [torch.profiler.ProfilerActivity.CPU] if on_cpu else None
-                self._profiler = torch.profiler.profile(activities=known)
+                on_cpu = self.device.type == "cpu"  # then the profiler need not look for an accelerator
+                activities = [torch.profiler.ProfilerActivity.CPU] if on_cpu else None
+                self._profiler = torch.profiler.profile(activities=activities)
                 self._profiler.start()
-            elif self.done == self.steps:
-                self._write(run)
+            elif self.done == self.steps and self._profiler is not None:
+                self._write(run, self._profiler)
 
-    def after_run(self, run: Trainer) -> None:
+    def after_run(self, run: Run) -> None:
         """Write what there is, if the run ended before all steps were profiled."""
         if self._failed or self.done >= self.steps:
             return
@@ -70,10 +69,10 @@ class Profiler(Hook):
             if self._profiler is None:
                 run.warn(f"Nothing was profiled: the run had no step after the first {WARM_UP}.")
             else:
-                self._write(run)
+                self._write(run, self._profiler)
 
-    def _write(self, run: Trainer) -> None:
-        profiler, self._profiler = self._profiler, None
+    def _write(self, run: Run, profiler: torch.profiler.profile) -> None:
+        self._profiler = None
         profiler.stop()
         folder = Path(run.work_dir) / "profile"
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,7 @@ class Profiler(Hook):
         run.info(f"Profile of {found.steps} steps: {folder / 'table.txt'}; {found.waits_said()}")
 
     @contextmanager
-    def _harmless(self, run: Trainer) -> Iterator[None]:
+    def _harmless(self, run: Run) -> Iterator[None]:
         try:
             yield
         except Exception as error:

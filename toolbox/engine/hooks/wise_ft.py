@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Curve, Hook, Model, ReportItem
+from toolbox.base import Backbone, Curve, Hook, Model, ReportItem, Run
 from toolbox.engine.assemble import pretrained
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.console import shown
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 class WiseFT(Hook):
     """Gives the trained model the mix with its pretrained weights that validates best, as `train_cfg.wise_ft` says.
 
-    The mix is saved in the run's folder `wise_ft`, beside the checkpoints.
+    The mix is saved in the folder `wise_ft` of the run, `trainer`, beside the checkpoints.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
         self.mixed: dict[str, Any] | None = None
         self._curves: list[ReportItem] = []
 
-    def choose_weights(self, run: Trainer) -> tuple[str, dict[str, float]] | None:
-        setup, best = run.setup, run.progress.best
+    def choose_weights(self, run: Run) -> tuple[str, dict[str, float]] | None:
+        setup, best = self.trainer.setup, self.trainer.progress.best
         val = setup.val
         if val is None:
             return None
@@ -47,7 +48,7 @@ class WiseFT(Hook):
             lambda names: pretrained(setup.recipe, setup.classes, names),
             setup.settings("train_cfg.wise_ft.alphas"),
             known={1.0: best["metrics"]} if best else {},
-            judge=lambda: run.evaluator.evaluate_or_leave(val),
+            judge=lambda: self.trainer.evaluator.evaluate_or_leave(val),
             say=run.info,
             metric=lambda metrics: setup.settings.best_metric(metrics, val.better),
             estimate=lambda: estimate_norm_statistics(setup),
@@ -58,7 +59,7 @@ class WiseFT(Hook):
             run.model,
             None,
             recipe=setup.recipe,
-            extra=manifest_entries(run) | {"wise_ft": {"alpha": alpha}},
+            extra=manifest_entries(self.trainer) | {"wise_ft": {"alpha": alpha}},
             classes=setup.class_names,
             trained=setup.trained_items,
             distributed=setup.distributed,
@@ -67,7 +68,7 @@ class WiseFT(Hook):
         self.mixed = {"alpha": alpha, "val": {f"{tried:g}": metrics for tried, metrics in metrics_of.items()}}
         return f"mix with alpha {alpha:g}", metrics_of[alpha]
 
-    def on_run_end(self, run: Trainer, results: dict[str, Any]) -> dict[str, Any]:
+    def on_run_end(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
         return {"wise_ft": self.mixed}
 
     def report_items(self, results: dict[str, Any]) -> list[ReportItem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,23 +29,23 @@ class DryRun:
     """What a run would consist of; checks read it and add to its `plan`.
 
     - `recipe`: complete and validated; `settings`: the same, by key path; `with_data`: whether its data are looked at.
-    - `device`: None where there is none as the recipe wants.
     - `dataset`, `sampler`: of training, None where something is wrong with them; `evaluators`: by split.
-    - `model`, `optimizer`: on the meta device, None where they cannot be built.
     - `data_problems`: how many of the plan's problems are those of the data.
+    - `device`: None where there is none as the recipe wants.
+    - `model`, `optimizer`: on the meta device.
     """
 
     recipe: dict[str, Any]
     settings: Settings
     with_data: bool
-    plan: Plan = field(default_factory=Plan)
-    device: Device | None = None
-    dataset: Dataset | None = None
-    sampler: Sampler | None = None
-    evaluators: dict[str, Evaluator] = field(default_factory=dict)
-    model: Model | None = None
-    optimizer: Optimizer | None = None
-    data_problems: int = 0
+    plan: Plan
+    dataset: Dataset | None
+    sampler: Sampler | None
+    evaluators: dict[str, Evaluator]
+    data_problems: int
+    device: Device | None
+    model: Model
+    optimizer: Optimizer
 
     @property
     def datasets(self) -> dict[str, Dataset]:
@@ -68,20 +68,29 @@ class DryRun:
         return stored_towers(self.model) if self.recipe.get("features") else {}
 
 
-def make_dry_run(recipe: dict[str, Any], *, with_data: bool = True) -> DryRun:
-    """Open the data of a complete, validated recipe and build its model without weights; problems are in its `plan`."""
-    run = DryRun(recipe, Settings(recipe), with_data)
-    with noted(run.plan):
+def make_dry_run(recipe: dict[str, Any], plan: Plan, *, with_data: bool = True) -> DryRun | None:
+    """Open the data of a complete, validated recipe and build its model without weights; None where it has no model.
+
+    - `plan`: gets the problems.
+    """
+    settings = Settings(recipe)
+    dataset: Dataset | None = None
+    sampler: Sampler | None = None
+    evaluators: dict[str, Evaluator] = {}
+    with noted(plan):
         limit_images(recipe)
     if with_data:
-        _open_data(run)
-    run.data_problems = len(run.plan.problems)
-    with noted(run.plan):
-        run.device = choose_device(run.settings("env_cfg.device"))
-        Precision(run.settings("optim_wrapper.precision"), run.device)
-        eval_precision(recipe, run.device)
-    classes = None if run.dataset is None or run.dataset.classes is None else len(run.dataset.classes)
-    if run.data_problems or not with_data:
+        with noted(plan, "train_dataloader.dataset"):
+            dataset, sampler = _open_training_data(settings, plan)
+        evaluators = _open_evaluation_data(recipe, dataset, plan)
+    data_problems = len(plan.problems)
+    device = None
+    with noted(plan):
+        device = choose_device(settings("env_cfg.device"))
+        Precision(settings("optim_wrapper.precision"), device)
+        eval_precision(recipe, device)
+    classes = None if dataset is None or dataset.classes is None else len(dataset.classes)
+    if data_problems or not with_data:
         classes = 2  # any number stands for that of data which nobody has looked at
     try:
         with torch.device("meta"):
@@ -89,18 +98,49 @@ def make_dry_run(recipe: dict[str, Any], *, with_data: bool = True) -> DryRun:
             apply_tuning(model)
             optimizer = build(recipe["optim_wrapper"]["optimizer"], "optimizer", where="optim_wrapper.optimizer")
     except ToolboxError as error:
-        run.plan.problems += error.problems
-    else:
-        run.model, run.optimizer = model, optimizer
-    return run
+        plan.problems += error.problems
+        return None
+    return DryRun(
+        recipe=recipe,
+        settings=settings,
+        with_data=with_data,
+        plan=plan,
+        dataset=dataset,
+        sampler=sampler,
+        evaluators=evaluators,
+        data_problems=data_problems,
+        device=device,
+        model=model,
+        optimizer=optimizer,
+    )
 
 
-def _open_data(run: DryRun) -> None:
-    """Open the datasets with their batches and metrics, and report what is wrong with them."""
-    recipe, plan = run.recipe, run.plan
-    with noted(plan, "train_dataloader.dataset"):
-        _open_training_data(run)
-    sound = {} if run.dataset is None else {"train": run.dataset}
+def _open_training_data(settings: Settings, plan: Plan) -> tuple[Dataset | None, Sampler | None]:
+    """The training data and their sampler, None where something is wrong with them."""
+    loader = settings("train_dataloader")
+    build_augment(loader["augment"])
+    build_mix(loader["mix"])
+    dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
+    sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
+    plan.batch_size = sampler.batch_size
+    problems = dataset.check() or label_problems(dataset)
+    plan.problems += [problem.under("train_dataloader.dataset") for problem in problems]
+    if problems:
+        return None, None
+    with noted(plan, "train_dataloader.sampler"):
+        sampler.setup(dataset, settings("randomness.seed"))
+        plan.batch_size = sampler.batch_size  # setup may have made it smaller
+        length = RunLength(settings, len(sampler))
+        plan.steps, plan.steps_per_epoch = length.steps, length.steps_per_epoch
+        plan.notes += [*dataset.notes(), *sampler.notes()]
+        return dataset, sampler
+    return dataset, None
+
+
+def _open_evaluation_data(recipe: dict[str, Any], training: Dataset | None, plan: Plan) -> dict[str, Evaluator]:
+    """The validation and the test set with their metrics, by split."""
+    evaluators: dict[str, Evaluator] = {}
+    sound = {} if training is None else {"train": training}
     for name in ("val", "test"):
         loader, evaluator = recipe[f"{name}_dataloader"], recipe[f"{name}_evaluator"]
         if bool(loader) != bool(evaluator):
@@ -109,31 +149,11 @@ def _open_data(run: DryRun) -> None:
             plan.problems.append(Problem(message, key, hint))
         elif loader:
             with noted(plan, f"{name}_dataloader.dataset"):
-                run.evaluators[name] = Evaluator.of(recipe, name)
-                problems = run.evaluators[name].problems()
+                evaluators[name] = Evaluator.of(recipe, name)
+                problems = evaluators[name].problems()
                 plan.problems += problems
                 if not problems:
-                    sound[name] = run.evaluators[name].dataset
-    if run.dataset is not None:
+                    sound[name] = evaluators[name].dataset
+    if training is not None:
         plan.notes.insert(0, describe_data(sound))
-
-
-def _open_training_data(run: DryRun) -> None:
-    loader, plan = run.recipe["train_dataloader"], run.plan
-    build_augment(loader["augment"])
-    build_mix(loader["mix"])
-    dataset: Dataset = build(loader["dataset"], "dataset", where="train_dataloader.dataset")
-    sampler: Sampler = build(run.settings.sampler(), "sampler", where="train_dataloader.sampler")
-    plan.batch_size = sampler.batch_size
-    problems = dataset.check() or label_problems(dataset)
-    plan.problems += [problem.under("train_dataloader.dataset") for problem in problems]
-    if problems:
-        return
-    run.dataset = dataset
-    with noted(plan, "train_dataloader.sampler"):
-        sampler.setup(dataset, run.settings("randomness.seed"))
-        plan.batch_size = sampler.batch_size  # setup may have made it smaller
-        length = RunLength(run.settings, len(sampler))
-        plan.steps, plan.steps_per_epoch = length.steps, length.steps_per_epoch
-        plan.notes += [*dataset.notes(), *sampler.notes()]
-        run.sampler = sampler
+    return evaluators

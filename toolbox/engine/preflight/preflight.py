@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from toolbox.engine.preflight import data_checks, model_checks, training_checks
-from toolbox.engine.preflight.dry_run import DryRun, make_dry_run
+from toolbox.engine.preflight.dry_run import make_dry_run
+from toolbox.engine.preflight.plan import Plan
 from toolbox.registry import catalog
 
 CHECKS = (
@@ -41,18 +42,19 @@ MEASUREMENTS = (
 """What a structure without problems comes to, in this order."""
 
 
-def check_recipe(recipe: dict[str, Any], *, with_data: bool = True) -> DryRun:
-    """The dry run of a complete, validated recipe; its `plan` has all problems of structure and data.
+def check_recipe(recipe: dict[str, Any], *, with_data: bool = True) -> Plan:
+    """What a complete, validated recipe would do, with all problems of its structure and data.
 
     - `with_data`: also look at the datasets; without, only at the model.
     """
-    run = make_dry_run(recipe, with_data=with_data)
-    if run.model is None:
-        return run
+    plan = Plan()
+    run = plan.dry_run = make_dry_run(recipe, plan, with_data=with_data)
+    if run is None:
+        return plan
     for check in CHECKS:
         check(run)
-    run.plan.problems += catalog().check_config(recipe, run)
-    if len(run.plan.problems) == run.data_problems:
+    plan.problems += catalog().check_config(recipe, run)
+    if len(plan.problems) == run.data_problems:
         for measure in MEASUREMENTS:
             measure(run)
-    return run
+    return plan
