@@ -636,7 +636,7 @@ def test_what_is_there_is_never_lost(trained, tmp_path, capsys):
     assert export(run_folder, out, "--overwrite") == 0
     (tmp_path / "file").write_text("x")
     assert "is a file" in refused(capsys, run_folder, tmp_path / "file")
-    assert "cannot be written" in refused(capsys, run_folder, tmp_path / "file" / "below")
+    assert "Nothing can be written to" in refused(capsys, run_folder, tmp_path / "file" / "below")
     assert "cannot be written" in refused(capsys, run_folder, "/proc/exported")
 
 
