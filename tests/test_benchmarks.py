@@ -37,6 +37,7 @@ def test_stored_features_are_timed_against_the_backbone_at_work():
     assert found["stored_per_second"] > found["images_per_second"]
 
 
+@pytest.mark.slow
 def test_throughput_counts_operations_and_compares_them_with_the_device(capsys):
     options = ["--backbone", "small", "--size", "32", "--batch", "4", "--steps", "1", "--pairs", "2", "--json"]
     assert command.main(["throughput", *options, "--device", "cpu", "--variants", "channels_last"]) == 0

@@ -241,7 +241,17 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("key", [key for key in CLASSIFICATION if key != "batch_size" and FOREIGN[key].here])
+FAST = ("dataset", "learning_rate", "use_4bit", "eval_every_steps")  # one of a kind
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=[] if key in FAST else [pytest.mark.slow])
+        for key in CLASSIFICATION
+        if key != "batch_size" and FOREIGN[key].here
+    ],
+)
 def test_what_stands_here_instead_is_accepted_by_the_recipe_for_classification(key, classification):
     ours = FOREIGN[key].here
     if not ours.startswith("--"):

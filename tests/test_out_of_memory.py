@@ -52,7 +52,10 @@ def message(toy, options, monkeypatch, error=CUDA):
     return problem
 
 
-@pytest.mark.parametrize("error", [CUDA, CPU, MemoryError()])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("error", [CUDA, pytest.param(CPU, marks=SLOW), pytest.param(MemoryError(), marks=SLOW)])
 def test_a_step_without_memory_ends_the_run_with_what_would_help(toy, monkeypatch, error):
     problem = message(toy, VIT, monkeypatch, error)
     assert "Out of memory at step 3, with 8 images in a batch" in problem.message

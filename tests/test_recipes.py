@@ -15,7 +15,17 @@ PAGE = (ROOT / "docs" / "jobs" / "retrieval.md").read_text(encoding="utf-8")
 RECIPES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "_base_" not in path.parts)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def mark_slow(value, *, slow):
+    """A parameter of a test, maybe of `make test-slow` alone."""
+    values = value if isinstance(value, tuple) else (value,)
+    return pytest.param(*values, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [mark_slow(path, slow=path.stem == "dinov3_food101_4bit") for path in RECIPES],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_every_recipe_is_whole_but_for_its_data(recipe):
     found = plan(load_config(recipe), data=False, device="cpu")
     assert found.problems == []
@@ -37,7 +47,10 @@ def test_the_table_is_found():
     assert len(cells()) == 27
 
 
-@pytest.mark.parametrize(("name", "card", "chunk", "checkpointing"), [c for c in cells() if c[1] != 40])
+@pytest.mark.parametrize(
+    ("name", "card", "chunk", "checkpointing"),
+    [mark_slow(cell, slow=cell[0] not in ("vits16", "vitb16")) for cell in cells() if cell[1] != 40],
+)
 def test_the_chunk_of_the_page_fits_the_card(name, card, chunk, checkpointing):
     options = {
         "model.backbone.type": "dinov3.ConvNeXt" if name.startswith("convnext") else "dinov3.ViT",

@@ -220,6 +220,7 @@ def test_adapters_reach_every_linear_layer(name):
             assert parameter.grad.any(), key
 
 
+@pytest.mark.slow
 def test_blocks_of_many_nets():
     found = {
         "resnet18": 8,
