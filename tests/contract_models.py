@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from toolbox.base import Backbone, Loss, Model, l2_normalize, last_token, mean_tokens
+from toolbox.base import Backbone, Loss, Model, average_patches, l2_normalize, take_last_token
 
 
 class DualEncoder(Model):
@@ -28,7 +28,7 @@ class DualEncoder(Model):
 
     def predict(self, batch):
         pooled = {
-            name: (mean_tokens if tower.modality == "image" else last_token)(tower(batch.inputs[name]))
+            name: (average_patches if tower.modality == "image" else take_last_token)(tower(batch.inputs[name]))
             for name, tower in self.inputs.items()
         }
         return {

@@ -26,7 +26,7 @@ def test_fields_are_read_by_their_names_too():
     assert batch["labels"] is batch.labels
     with pytest.raises(KeyError, match="no 'label': it has inputs, views, labels, ids"):
         batch["label"]
-    assert Batch.of(batch) is batch
+    assert Batch.from_fields(batch) is batch
     metric = Recall(ks=[1])
     metric.update({"embeddings": torch.eye(3)[[0, 0, 1, 1]]}, {"labels": torch.tensor([0, 0, 1, 1]), "ids": range(4)})
     assert metric.compute()["recall@1"] == 1

@@ -11,7 +11,7 @@ from torch import nn
 
 from toolbox.base import Backbone, Batch, Features, Loss
 from toolbox.builtins.projection import Projection
-from toolbox.utils.pool import TokenPool, generalized_mean
+from toolbox.utils.pool import TokenPool, pool_gem
 
 
 class Toy(Backbone):
@@ -171,8 +171,8 @@ def test_generalized_mean_lies_between_mean_and_maximum_and_learns_its_power():
     torch.manual_seed(0)
     features = Features(torch.rand(3, 7, 4), prefix=2)
     patches = features.tokens[:, 2:]
-    torch.testing.assert_close(generalized_mean(features, 1.0), patches.mean(1))
-    torch.testing.assert_close(generalized_mean(features, 60.0), patches.amax(1), rtol=0.05, atol=0)
+    torch.testing.assert_close(pool_gem(features, 1.0), patches.mean(1))
+    torch.testing.assert_close(pool_gem(features, 60.0), patches.amax(1), rtol=0.05, atol=0)
     pool = TokenPool("gem")
     pool(features).sum().backward()
     assert pool.power.grad.abs() > 0

@@ -30,7 +30,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 import toolbox
 from toolbox.base import Batch, ExportedModel, Head, ImagePreprocess, Model
-from toolbox.base.export import run
+from toolbox.base.exported_backbone import run_lines
 from toolbox.builtins.bn_neck import BNNeck
 from toolbox.builtins.projection import Projection
 from toolbox.builtins.tune import BackboneTuning
@@ -142,7 +142,7 @@ def readme(folder, picture):
     text = (folder / "README.md").read_text(encoding="utf-8")
     code = re.search(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
     code = code.replace('root = "."', f"root = {str(folder)!r}").replace('"picture.jpg"', repr(str(picture)))
-    return run(code.splitlines())
+    return run_lines(code.splitlines())
 
 
 def plain(names):
@@ -154,7 +154,7 @@ def test_the_library_alone_gives_the_same_tokens(kind, tmp_path):
     backbone = made(kind)
     pixels = pixels_for(backbone)
     exported = backbone.export(tmp_path)
-    found = run([*exported.imports, *exported.load, *exported.tokens], folder=str(tmp_path), pixels=pixels)
+    found = run_lines([*exported.imports, *exported.load, *exported.tokens], folder=str(tmp_path), pixels=pixels)
     with torch.no_grad():
         features = backbone(pixels)
     torch.testing.assert_close(found["tokens"], features.tokens, rtol=1e-6, atol=1e-6)
@@ -336,7 +336,8 @@ def test_merged_adapters_are_one_plain_folder(kind, tmp_path):
         "preprocessor_config.json",
     }
     exported = made(kind).export(tmp_path / "other")  # for its lines
-    found = run([*exported.imports, *exported.load, *exported.tokens], folder=str(tmp_path / "out"), pixels=pixels)
+    lines = [*exported.imports, *exported.load, *exported.tokens]
+    found = run_lines(lines, folder=str(tmp_path / "out"), pixels=pixels)
     torch.testing.assert_close(found["tokens"], expected, rtol=0, atol=1e-4)  # rounding, see the next test
 
 
@@ -512,7 +513,7 @@ def test_a_model_that_writes_itself(tune, tmp_path):
         assert part in text
     assert any("is merged" in line for line in said) == (tune is not None)
     lines = [*model.export(tmp_path / "again").imports, *model.export(tmp_path / "again").load, *Whole.lines]
-    given = run(lines, folder=str(tmp_path / "out"), inputs={"image": pixels_for(model.backbone)})["outputs"]
+    given = run_lines(lines, folder=str(tmp_path / "out"), inputs={"image": pixels_for(model.backbone)})["outputs"]
     torch.testing.assert_close(given["embeddings"], expected, rtol=1e-4, atol=1e-5)
     assert json.loads((tmp_path / "out" / "export.json").read_text())["library"] == "transformers"
 

@@ -132,7 +132,7 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
     got = BatchBuilder(dataset, {"image": source}, seed=0, stored={"image": store})[draws]
     with torch.no_grad():
-        torch.testing.assert_close(got.inputs["image"], model.pooled(batch))
+        torch.testing.assert_close(got.inputs["image"], model.pool_features(batch))
     for name in ("labels", "ids", "indices", "draws", "views", "blocks", "bad"):
         assert_equal(getattr(got, name), getattr(live[draws], name))
     assert got.stored == ["image"]

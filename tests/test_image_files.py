@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from toolbox.base import image_files
-from toolbox.base.image_files import find_images, folders_in, image_suffixes
+from toolbox.base.image_files import find_images, get_image_suffixes, list_folders
 from toolbox.engine.evaluation.image_sources import find_image_sources
 
 
@@ -88,11 +88,11 @@ def test_folders_of_the_system_are_passed_over(tmp_path, name):
     root = fill(tmp_path, "a/1.jpg", f"a/{name}/1.jpg", f"{name}/b/1.jpg", "a/Thumbs.db", "a/._1.jpg", ".DS_Store")
     found = find_images(root)
     assert (list(found.paths), found.ignored) == (["a/1.jpg"], Counter())
-    assert folders_in(root) == ["a"]
+    assert list_folders(root) == ["a"]
 
 
 def test_every_ending_that_pillow_reads_and_no_other(tmp_path, monkeypatch):
-    suffixes = image_suffixes()
+    suffixes = get_image_suffixes()
     assert {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".tif", ".bmp", ".avif", ".jp2", ".mpo"} <= suffixes
     assert suffixes.isdisjoint({".pdf", ".eps", ".ps", ".mpg", ".h5", ".hdf", ".wmf", ".svg", ".heic", ".txt", ""})
     root = fill(tmp_path, "a/1.JFIF", "a/2.Avif", "a/3.heic", "a/4.pdf", "a/5", "a/6.heic")

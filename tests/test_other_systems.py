@@ -15,7 +15,7 @@ from PIL import Image
 
 import toolbox
 from toolbox.base import locks
-from toolbox.base.files import follow
+from toolbox.base.files import resolve_run_link
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import files, run_folder
 from toolbox.errors import ToolboxError
@@ -104,7 +104,7 @@ def test_a_file_with_the_name_stands_for_a_link(tmp_path, no_links, error):
     for name in ("checkpoint-1", "checkpoint-2"):
         files.point(tmp_path / "last", tmp_path / name)
         assert (tmp_path / "last").read_text() == f"{name}\n"
-        assert follow(tmp_path / "last") == tmp_path / name
+        assert resolve_run_link(tmp_path / "last") == tmp_path / name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "last"]
 
 
@@ -115,7 +115,7 @@ def test_a_link_may_take_the_place_of_the_file_and_the_reverse(tmp_path, monkeyp
     with monkeypatch.context():
         no_links()
         files.point(tmp_path / "best", tmp_path / "checkpoint-2")
-    assert follow(tmp_path / "best").name == "checkpoint-2"
+    assert resolve_run_link(tmp_path / "best").name == "checkpoint-2"
     monkeypatch.undo()
     files.point(tmp_path / "best", tmp_path / "checkpoint-1")
     assert os.readlink(tmp_path / "best") == "checkpoint-1"
@@ -134,7 +134,7 @@ def test_only_the_name_of_a_folder_beside_it_is_followed(tmp_path, text):
     (tmp_path / "elsewhere").mkdir()
     path = tmp_path / "run" / "best"
     path.write_text(text)
-    assert follow(path) == path
+    assert resolve_run_link(path) == path
 
 
 def test_a_whole_run_needs_no_links(toy, no_links):

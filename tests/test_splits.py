@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from toolbox.base.splits import hash_keys, places, split_by_hash, take_by_hash
+from toolbox.base.splits import hash_keys, rank_in_class, split_by_hash, take_by_hash
 
 SHARES = [(0.1, 0.2), (0.1, 0.0), (0.4, 0.5), (0.01, 0.01), (0.9, 0.0)]
 
@@ -135,4 +135,4 @@ def test_a_smaller_subset_is_part_of_a_larger_one_and_growth_moves_nobody(case):
 
 def test_places_count_within_a_class():
     labels, values = np.array([1, 0, 1, 0, 1]), np.array([5, 9, 1, 2, 7], dtype=np.uint64)
-    assert places(labels, values).tolist() == [1, 1, 0, 0, 2]
+    assert rank_in_class(labels, values).tolist() == [1, 1, 0, 0, 2]

@@ -17,7 +17,7 @@ from toolbox.base import (
     Augment,
     Backbone,
     Dataset,
-    Exported,
+    ExportedBackbone,
     Features,
     Head,
     Loss,
@@ -215,7 +215,7 @@ def test_backbone_catches(case):
 
 
 def exports_other_tokens(self, folder, *, as_base=False):
-    return Exported("torch", ["import torch"], [], [], ["tokens = torch.zeros(len(pixels), 5, 12)"], prefix=1)
+    return ExportedBackbone("torch", ["import torch"], [], [], ["tokens = torch.zeros(len(pixels), 5, 12)"], prefix=1)
 
 
 def test_backbone_catches_an_export_that_gives_other_tokens():

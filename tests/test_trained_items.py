@@ -245,7 +245,7 @@ def test_the_training_folder_is_not_walked_at_every_validation(toy, root, monkey
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", count)
-    monkeypatch.setattr(image_files, "_SETTLED", 10**18)  # what was found is not kept for other datasets
+    monkeypatch.setattr(image_files, "_CLOCK_TICK", 10**18)  # what was found is not kept for other datasets
     found = []
     for steps in (2, 8):
         knn = [*options(root), "val_evaluator=dict(type='classification.KNN',ks=[1])", f"train_cfg.max_steps={steps}"]

@@ -251,7 +251,7 @@ def evaluate(
     if metrics:
         problems = validate(recipe)
         if problems:
-            raise ToolboxError.of(located(problems, places_of(config)))
+            raise ToolboxError.from_problems(located(problems, places_of(config)))
     try:
         if metrics:
             for name, paths in set_metric_arguments(

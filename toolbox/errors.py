@@ -1,4 +1,4 @@
-"""What went wrong, where, and what to try: the one shape of every message a user may read."""
+"""Errors for users: what went wrong, where, and what to try."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM = "vision-encoder-toolbox"
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """A single problem.
 
     - `message`: what is wrong, a full sentence.
     - `where`: where it is: a key path (`model.backbone.dpeth`), a file, or a file with a line.
@@ -24,8 +24,8 @@ class Problem:
     where: str = ""
     hint: str = ""
 
-    def under(self, path: str) -> Problem:
-        """The same problem, its place below the key path `path`."""
+    def with_prefix(self, path: str) -> Problem:
+        """The same problem with its place below the key path `path`."""
         return replace(self, where=f"{path}.{self.where}" if self.where else path)
 
     def __str__(self) -> str:
@@ -36,14 +36,14 @@ class Problem:
 
 
 class ToolboxError(Exception):
-    """Something the user can mend. The command line prints its problems, without a traceback, and exits with 2."""
+    """A mistake that the user can mend. The command line prints its problems without a traceback, and exits with 2."""
 
     def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
         self.problems: tuple[Problem, ...] = (Problem(message, where, hint),)
         super().__init__(str(self.problems[0]))
 
     @classmethod
-    def of(cls, problems: Iterable[Problem]) -> ToolboxError:
+    def from_problems(cls, problems: Iterable[Problem]) -> ToolboxError:
         """One error that carries several problems."""
         problems = tuple(problems)
         error = cls(problems[0].message, where=problems[0].where, hint=problems[0].hint)
@@ -52,12 +52,13 @@ class ToolboxError(Exception):
         return error
 
     def __reduce__(self):
-        return (ToolboxError.of, (self.problems,))
+        return (ToolboxError.from_problems, (self.problems,))
 
 
 def command_line(name: str) -> str:
-    """What a user types to run a sub-command, for messages: as this process was started, so that it is true both in a
-    checkout, `python tools/train.py`, and where the toolbox is installed, `vision-encoder-toolbox train`.
+    """The words that run a sub-command, for messages, in the way in which this process was started.
+
+    In a checkout they are `python tools/train.py`, and where the toolbox is installed `vision-encoder-toolbox train`.
 
     - `name`: the sub-command, e.g. "train".
     """

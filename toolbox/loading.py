@@ -76,7 +76,7 @@ def open_checkpoint(
     recipe = changed(found.manifest["recipe"], overrides, plugins, str(found.path))
     problems = validate(recipe)
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     description = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
     return _loaded(
         recipe,
@@ -131,11 +131,11 @@ def find_model_kind(name: str) -> str:
         if runs and len(path.parts) > 1:
             near = difflib.get_close_matches(path.name, runs, n=1) or runs
             raise ToolboxError(f"{name} does not exist.", hint=f"In {path.parent} there is, e.g., {near[0]}.")
-    from toolbox.base.files import follow
+    from toolbox.base.files import resolve_run_link
 
-    path = follow(path)
+    path = resolve_run_link(path)
     if path.is_dir():
-        ours = any((follow(path / inner) / "manifest.json").is_file() for inner in ("", "best", "last"))
+        ours = any((resolve_run_link(path / inner) / "manifest.json").is_file() for inner in ("", "best", "last"))
         return "backbone" if not ours and (path / "config.json").is_file() else "checkpoint"
     return "recipe" if is_shipped(name) or path.suffix == ".py" or path.is_file() else "backbone"
 

@@ -70,7 +70,7 @@ def planned(
     """`runnable`, and what the recipe would do; `is_valid` as of `plan`."""
     found = plan(config, data=training, device=device, is_valid=is_valid)
     if found.problems or found.dry_run is None:
-        raise ToolboxError.of(found.problems)
+        raise ToolboxError.from_problems(found.problems)
     recipe = found.dry_run.recipe
     return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, found
 
@@ -108,7 +108,7 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 
 def placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
-    return ToolboxError.of(located(list(error.problems), places_of(config)))
+    return ToolboxError.from_problems(located(list(error.problems), places_of(config)))
 
 
 def located(problems: list[Problem], places: Places | None) -> list[Problem]:

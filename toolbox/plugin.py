@@ -1,4 +1,4 @@
-"""All that a plugin imports to declare itself. Light on purpose: no torch, no numpy, nothing heavy.
+"""The names that a plugin imports to declare itself. Light on purpose: no torch, no numpy, nothing heavy.
 
 A plugin is a module named by one entry point of the group `toolbox.v1`; the entry point's name is the
 plugin's namespace. The module implements the hooks below with `@hookimpl`:
@@ -109,7 +109,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Device:
-    """What the engine needs to know of a device; everything else comes from `torch.get_device_module(type)`.
+    """A device as the engine sees it; everything else comes from `torch.get_device_module(type)`.
 
     - `type`: torch's device type: "cpu", "cuda", "npu" ...
     - `backend`: the torch.distributed backend of this device: "gloo", "nccl", "hccl" ...
@@ -171,5 +171,5 @@ def toolbox_config_dirs() -> list[str]:
 
 @hookspec
 def toolbox_foreign_keys() -> list[str]:
-    """TOML files that say what keys and arguments of other tools are called here: `toolbox.registry.foreign_keys`."""
+    """TOML files that translate keys and arguments of other tools: `toolbox.registry.foreign_keys`."""
     return []

@@ -106,7 +106,7 @@ def folder_of(recipe: Mapping[str, Any], name: str) -> Path:
 
 def finished(folder: Path) -> bool:
     """Whether the run in a folder has come to its end."""
-    from toolbox.base.files import follow
+    from toolbox.base.files import resolve_run_link
 
     try:
         results = json.loads((folder / "train_results.json").read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def finished(folder: Path) -> bool:
     return (
         isinstance(results, dict)
         and "steps" in results
-        and any(follow(folder / name).is_dir() for name in ("best", "last"))
+        and any(resolve_run_link(folder / name).is_dir() for name in ("best", "last"))
     )
 
 

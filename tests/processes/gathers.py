@@ -12,7 +12,7 @@ from toolbox_losses.sum import Sum
 from toolbox_losses.supcon import SupCon
 from torch import Tensor, nn
 
-from toolbox.base import Loss, gather, world
+from toolbox.base import Loss, gather, get_dist_info
 from toolbox.engine.distributed.context import DistributedContext
 
 ROWS, WIDTH = 13, 6
@@ -20,17 +20,17 @@ ROWS, WIDTH = 13, 6
 
 def _own(x: Tensor) -> Tensor:
     """This process's share of the rows: uneven, and in the last case none at all on the first process."""
-    rank, size = world()
+    rank, size = get_dist_info()
     return x[len(x) * rank // size : len(x) * (rank + 1) // size]
 
 
 def _first_has_none(x: Tensor) -> Tensor:
-    rank, size = world()
+    rank, size = get_dist_info()
     return x if size == 1 else x[:0] if rank == 0 else x[len(x) * (rank - 1) // (size - 1) :][: _count(len(x))]
 
 
 def _count(rows: int) -> int:
-    rank, size = world()
+    rank, size = get_dist_info()
     return rows * rank // (size - 1) - rows * (rank - 1) // (size - 1)
 
 
@@ -134,9 +134,9 @@ def row_by_row(name: str) -> dict[str, Tensor]:
     found = {"loss": value.detach(), "tower": tower.grad}
     found |= {key: parameter.grad for key, parameter in loss.named_parameters()}
     for key, grad in found.items():
-        if world()[1] > 1 and key != "loss":
+        if get_dist_info()[1] > 1 and key != "loss":
             torch.distributed.all_reduce(grad)
-            found[key] = grad / world()[1]
+            found[key] = grad / get_dist_info()[1]
     return found
 
 

@@ -21,8 +21,8 @@ from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches, ToTensor
 
 import toolbox.base.loss
-from toolbox.base import Batch, gather, world
-from toolbox.base.functional import gather_numbers
+from toolbox.base import Batch, gather, get_dist_info
+from toolbox.base.functional import gather_integers
 from toolbox.builtins.augment import RandomViews
 from toolbox.builtins.bn_neck import BNNeck
 from toolbox.builtins.mix import MixupCutMix
@@ -227,9 +227,9 @@ def detached_gather() -> Iterator[None]:
         everything = gather(x.detach())
         if not x.requires_grad:
             return everything
-        counts = [count for (count,) in gather_numbers(len(x), device=x.device)]
+        counts = [count for (count,) in gather_integers(len(x), device=x.device)]
         parts = list(everything.split(counts))
-        parts[world()[0]] = x
+        parts[get_dist_info()[0]] = x
         return torch.cat(parts)
 
     toolbox.base.loss_rows.gather = detached

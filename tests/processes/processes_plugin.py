@@ -11,7 +11,7 @@ import torch
 from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches
 
-from toolbox.base import Batch, Features, Hook, Loss, Metric, world
+from toolbox.base import Batch, Features, Hook, Loss, Metric, get_dist_info
 from toolbox.plugin import Component, Problem, hookimpl
 
 namespace = "processes"
@@ -91,7 +91,7 @@ class Explodes(Loss):
         self.calls += 1
         x = torch.nn.functional.normalize(embeddings, dim=-1)
         loss = (x @ x.T * torch.where(labels[:, None] == labels, -1.0, 1.0)).mean()
-        rank, size = world()
+        rank, size = get_dist_info()
         return loss * torch.nan if self.calls == self.at and rank == size - 1 else loss
 
 
@@ -127,8 +127,8 @@ class Break(Hook):
         print(f"training begins {os.getpid()}", file=sys.__stdout__, flush=True)
 
     def after_step(self, run):
-        mark = Path(run.work_dir).parent / f"broken-{world()[0]}"
-        if run.step != self.step or world()[0] != self.rank or mark.exists():
+        mark = Path(run.work_dir).parent / f"broken-{get_dist_info()[0]}"
+        if run.step != self.step or get_dist_info()[0] != self.rank or mark.exists():
             return
         mark.touch()
         if self.how == "error":

@@ -5,32 +5,32 @@ from toolbox.base.backbone import Backbone
 from toolbox.base.batch import Batch
 from toolbox.base.checks import check_images, check_rate
 from toolbox.base.dataset import Dataset, Sample
-from toolbox.base.export import Exported
+from toolbox.base.exported_backbone import ExportedBackbone
 from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
 from toolbox.base.files import check_file, new_file, to_json, write_text
 from toolbox.base.functional import (
-    cls_token,
+    average_patches,
     gather,
     gather_rows,
+    get_dist_info,
     l2_normalize,
-    last_token,
-    mean_tokens,
+    take_cls_token,
+    take_last_token,
     without_autocast,
-    world,
 )
 from toolbox.base.head import Head
 from toolbox.base.hook import Hook
 from toolbox.base.image_files import (
     ImageFiles,
-    composed,
+    compose_unicode,
     find_images,
-    folders_in,
-    image_suffixes,
-    is_passed_over,
-    listed_endings,
-    natural,
-    sized_files,
+    format_ending_counts,
+    get_image_suffixes,
+    identify_files,
+    is_ignored_name,
+    list_folders,
+    natural_sort_key,
 )
 from toolbox.base.image_preprocess import ImagePreprocess, check_crop
 from toolbox.base.images import decode_image, read_image, set_max_image_pixels
@@ -60,7 +60,7 @@ __all__ = [
     "Curve",
     "Dataset",
     "Example",
-    "Exported",
+    "ExportedBackbone",
     "ExportedModel",
     "Features",
     "Gallery",
@@ -88,34 +88,34 @@ __all__ = [
     "Table",
     "Tower",
     "Tune",
+    "average_patches",
     "check_crop",
     "check_file",
     "check_images",
     "check_rate",
-    "cls_token",
-    "composed",
+    "compose_unicode",
     "decode_image",
     "find_images",
     "find_similar_labels",
-    "folders_in",
+    "format_ending_counts",
     "gather",
     "gather_rows",
-    "image_suffixes",
-    "is_passed_over",
+    "get_dist_info",
+    "get_image_suffixes",
+    "identify_files",
+    "is_ignored_name",
     "l2_normalize",
-    "last_token",
-    "listed_endings",
-    "mean_tokens",
-    "natural",
+    "list_folders",
+    "natural_sort_key",
     "new_file",
     "read_image",
     "read_label",
     "set_max_image_pixels",
-    "sized_files",
     "split_by_hash",
     "take_by_hash",
+    "take_cls_token",
+    "take_last_token",
     "to_json",
     "without_autocast",
-    "world",
     "write_text",
 ]

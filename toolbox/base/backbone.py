@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from toolbox.base.features import Features
 from toolbox.base.preprocess import Preprocess
 from toolbox.base.tunable import Tunable
-from toolbox.base.weight_decay import undecayed_names
+from toolbox.base.weight_decay import list_undecayed
 
 if TYPE_CHECKING:
-    from toolbox.base.export import Exported
+    from toolbox.base.exported_backbone import ExportedBackbone
 
 
 class Backbone(Tunable, ABC):
@@ -66,7 +66,7 @@ class Backbone(Tunable, ABC):
 
     def no_weight_decay(self) -> set[str]:
         """Names, as in `named_parameters()`, of what weight decay leaves alone by default, as it does vectors."""
-        return undecayed_names(self)
+        return list_undecayed(self)
 
     def find_weights(self) -> None:
         """Make sure that `load_weights` will find its files; called first, on torch's meta device.
@@ -84,7 +84,7 @@ class Backbone(Tunable, ABC):
         """The module whose names an adapter's keys use, so that peft can load it on that module alone."""
         return self
 
-    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+    def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         """Write this encoder into `folder` in the format of the library that it belongs to.
 
         - `as_base`: it is what an adapter belongs to. Weights that anyone may load by a public name are then left out,

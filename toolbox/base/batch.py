@@ -1,4 +1,4 @@
-"""What models and metrics are given: some items of a dataset, read, converted and collated."""
+"""The input of models and metrics: some items of a dataset, read, converted and collated."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Batch:
         return getattr(self, name)
 
     @classmethod
-    def of(cls, fields: Batch | Mapping[str, Any]) -> Batch:
-        """A batch as it is, or one of some fields: what a metric takes that is tried by hand."""
+    def from_fields(cls, fields: Batch | Mapping[str, Any]) -> Batch:
+        """`fields` itself if it is a batch, else a batch with these fields, so that a metric can be tried by hand."""
         return fields if isinstance(fields, Batch) else cls(**fields)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Checks of what many components are given."""
+"""Checks of arguments that many components have."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Dataset(ABC):
                 return {"image": Image.new("RGB", (32, 32), (color,) * 3), "label": self.labels[index], "id": index}
 
     An item that cannot be read raises OSError or ValueError naming the file; the loader's `on_bad_item`
-    decides what follows. `id` is unique within the dataset and the same in every run.
+    decides what happens then. `id` is unique within the dataset and the same in every run.
 
     - `labels`: class index of each item, None when unlabelled.
     - `classes`: class names, `labels` index into it; None when unlabelled.
@@ -57,21 +57,26 @@ class Dataset(ABC):
         return None
 
     def sources(self) -> Sequence[str | os.PathLike[str]] | None:
-        """The files that items are read from, each at least once: stored features know by them when one has changed.
+        """The files that items are read from, each at least once; stored features are computed anew when one changes.
 
         Default: `item_files`. None where there are no files.
         """
         return self.item_files()
 
     def fingerprint(self) -> str | None:
-        """What identifies the data where neither arguments nor `sources` do, so that stored features know when they are
-        others: a commit, a checksum. None where there is no more to say."""
+        """A version of the data that neither arguments nor `sources` show: a commit, a checksum.
+
+        Stored features are computed anew when it changes. None, the default, where there is none.
+        """
         return None
 
     def identities(self) -> Sequence[str] | None:
-        """What tells each item from all others, wherever the data lie and whatever is added to them: the path below the
-        folder of classes and the file's size (`toolbox.base.sized_files`), a checksum. A run keeps digests of them, so
-        that an evaluation counts the items it was trained on. None, the default, where only reading an item tells."""
+        """A text for each item that no other item has, wherever the data lie and whatever is added to them.
+
+        For example the path below the folder of classes with the file's size (`toolbox.base.identify_files`), or a
+        checksum. A run keeps digests of them, so that an evaluation counts the items that it was trained on. None, the
+        default, where an item must be read to identify it.
+        """
         return None
 
     @abstractmethod

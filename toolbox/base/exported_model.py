@@ -1,4 +1,4 @@
-"""What a model that writes itself leaves in a folder, and the lines of Python that use it."""
+"""The result of `Model.export`: the lines of Python that use its files."""
 
 from __future__ import annotations
 

@@ -43,22 +43,22 @@ def write_text(path: Path, text: str, *, hint: str = "", errors: str = "strict")
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """JSON that every reader takes: NaN and infinities, for which it has no word, are null.
+    """JSON that every reader takes: NaN and infinities, which it does not have, are null.
 
     - `options`: of `json.dumps`.
     """
-    return json.dumps(_finite(value), allow_nan=False, **options)
+    return json.dumps(_replace_nonfinite(value), allow_nan=False, **options)
 
 
-def _finite(value: Any) -> Any:
+def _replace_nonfinite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _replace_nonfinite(item) for key, item in value.items()}
+    return [_replace_nonfinite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def follow(path: Path) -> Path:
+def resolve_run_link(path: Path) -> Path:
     """The folder that `best` or `last` of a run leads to; any other path as it is.
 
     - `path`: a symbolic link, or a text file that holds the name of a folder beside it, as runs write it where there
@@ -74,7 +74,7 @@ def follow(path: Path) -> Path:
 
 
 def check_file(path: Path, *, overwrite: bool = False) -> None:
-    """Raise ToolboxError where `new_file` could not write, to be asked before long work.
+    """Raise ToolboxError where `new_file` could not write; call it before long work.
 
     - `overwrite`: whether a file that is there may be replaced.
     """

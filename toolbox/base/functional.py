@@ -17,14 +17,14 @@ def l2_normalize(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=-1)
 
 
-def cls_token(features: Features) -> Tensor:
+def take_cls_token(features: Features) -> Tensor:
     """(B, D): the first token. Raises ValueError where there is no prefix token."""
     if features.prefix < 1:
         raise ValueError("this backbone has no CLS token: pool with 'mean'")
     return features.tokens[:, 0]
 
 
-def mean_tokens(features: Features) -> Tensor:
+def average_patches(features: Features) -> Tensor:
     """(B, D): the mean over valid tokens that are no prefix tokens."""
     tokens = features.tokens[:, features.prefix :]
     if features.valid is None:
@@ -33,7 +33,7 @@ def mean_tokens(features: Features) -> Tensor:
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def last_token(features: Features) -> Tensor:
+def take_last_token(features: Features) -> Tensor:
     """(B, D): the last valid token, whichever side the padding is on."""
     if features.valid is None:
         return features.tokens[:, -1]
@@ -42,7 +42,7 @@ def last_token(features: Features) -> Tensor:
     return features.tokens[torch.arange(len(last), device=last.device), last]
 
 
-def world() -> tuple[int, int]:
+def get_dist_info() -> tuple[int, int]:
     """(rank, number of processes); (0, 1) without torch.distributed."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -72,8 +72,9 @@ class _Gather(torch.autograd.Function):
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
     """A context in which numbers are computed in the type that they have."""
-    kind = "cpu" if device.type == "meta" else device.type  # meta has no autocast
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    device_type = "cpu" if device.type == "meta" else device.type  # meta has no autocast
+    is_enabled = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if is_enabled else nullcontext()
 
 
 def gather(x: Tensor) -> Tensor:
@@ -86,27 +87,29 @@ def gather(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> tuple[Tensor, slice]:
-    """`gather`, and which of the rows are this process's own."""
-    rank, size = world()
+    """`gather`, and the slice of the rows that this process holds."""
+    rank, size = get_dist_info()
     if size == 1:
         return x, slice(0, len(x))
-    counts = [count for (count,) in gather_numbers(len(x), device=x.device)]
-    own = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    counts = [count for (count,) in gather_integers(len(x), device=x.device)]
+    local_rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
     if x.is_floating_point():
-        return _Gather.apply(x, counts, rank), own
+        return _Gather.apply(x, counts, rank), local_rows
     with torch.no_grad():
-        return _Gather.apply(x.contiguous(), counts, rank), own
+        return _Gather.apply(x.contiguous(), counts, rank), local_rows
 
 
-def gather_numbers(*values: int, device: torch.device, group: dist.ProcessGroup | None = None) -> list[tuple[int, ...]]:
+def gather_integers(
+    *values: int, device: torch.device, group: dist.ProcessGroup | None = None
+) -> list[tuple[int, ...]]:
     """A few whole numbers of every process, by rank.
 
-    - `device`: where to tell them if it cannot be on the CPU.
-    - `group`: over which all processes talk, None for torch's own.
+    - `device`: where they are exchanged if that cannot be on the CPU.
+    - `group`: the processes that take part; None for all.
     """
     # reading them from a device would wait for all that it has to do
     place = "cpu" if "cpu:" in str(dist.get_backend_config(group)) else device
-    own = torch.tensor(values, device=place)
-    found = [torch.empty_like(own) for _ in range(world()[1])]
-    dist.all_gather(found, own, group=group)
-    return [tuple(other.tolist()) for other in found]
+    local = torch.tensor(values, device=place)
+    by_rank = [torch.empty_like(local) for _ in range(get_dist_info()[1])]
+    dist.all_gather(by_rank, local, group=group)
+    return [tuple(numbers.tolist()) for numbers in by_rank]

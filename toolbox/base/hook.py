@@ -27,7 +27,7 @@ class Hook:
     """
 
     def check(self, metrics: list[str] | None) -> list[Problem]:
-        """What is wrong with its settings; `metrics` are the validation metrics, None if they are not known before."""
+        """Problems of its settings; `metrics`: names of the validation metrics, None if they are not known before."""
         return []
 
     def before_run(self, run: Run) -> None:
@@ -59,21 +59,21 @@ class Hook:
         """
 
     def on_exception(self, run: Run, error: Exception) -> None:
-        """The run fails by this error; raise another one from it where more can be said."""
+        """Called when an error ends the run; raise another one from it to explain more."""
 
     def after_run(self, run: Run) -> None:
         """Once, at the end, also when the run failed or was interrupted."""
 
     def on_run_end(self, run: Run, results: dict[str, Any]) -> dict[str, Any]:
-        """After the last evaluation: entries of its own for train_results.json; `results` is what it holds already."""
+        """After the last evaluation: the hook's entries for train_results.json; `results` is its content so far."""
         return {}
 
     def report_items(self, results: dict[str, Any]) -> list[ReportItem]:
-        """What the report shows of it; `results` is what train_results.json holds."""
+        """Items of the hook for the report; `results` is the content of train_results.json."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a resume: numbers, strings, lists, dicts and tensors."""
+        """State that a resumed run needs: numbers, strings, lists, dicts and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

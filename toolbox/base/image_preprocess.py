@@ -61,7 +61,7 @@ class ImagePreprocess(Preprocess):
         height, width = self.size
         if image.size != (width, height) or self.crop < 1:
             filter = Image.Resampling[self.interpolation.upper()]
-            image = image.resize((width, height), filter, box=_center(image.size, self.size, self.crop))
+            image = image.resize((width, height), filter, box=_find_center(image.size, self.size, self.crop))
         # NumPy, because torch would start threads for each image, and wait for them where no worker forbids it
         pixels = np.asarray(image).transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(pixels if self.channels == "RGB" else pixels[::-1]))
@@ -75,7 +75,7 @@ class ImagePreprocess(Preprocess):
 
     def finish(self, batch: Tensor) -> Tensor:
         step = 1 if self.channels == "RGB" else -1
-        factor, offset = _constants(self.mean[::step], self.std[::step], batch.device)
+        factor, offset = _get_constants(self.mean[::step], self.std[::step], batch.device)
         return batch.float().mul_(factor).sub_(offset)
 
 
@@ -87,14 +87,14 @@ def check_crop(crop: float) -> float:
 
 
 @lru_cache
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """What bytes are multiplied by, and what is then subtracted. Kept, as a copy to a device waits for it."""
+def _get_constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The factor of bytes and the offset that is then subtracted; cached, as a copy to a device waits for it."""
     with torch.inference_mode(False):
         means, stds = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
         return (1 / (255 * stds)).to(device), (means / stds).to(device)
 
 
-def _center(have: tuple[int, int], want: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
+def _find_center(have: tuple[int, int], want: tuple[int, int], crop: float) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) of a centred box of `want`'s (h, w) shape in an image of `have` (w, h).
 
     - `crop`: its size, as a share of the sides of the largest one.

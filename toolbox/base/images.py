@@ -34,15 +34,15 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     is missing, truncated, no image, of pixels whose range is not known (float or 32-bit), or larger than the limit for
     pictures that are small on disk and huge in memory (the recipe's `env_cfg.max_image_pixels`).
     """
-    return _decoded(path, os.fspath(path))
+    return _decode(path, os.fspath(path))
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
     """The image in the content of a file, as of `read_image`; errors call it `name`."""
-    return _decoded(io.BytesIO(data), name)
+    return _decode(io.BytesIO(data), name)
 
 
-def _decoded(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
+def _decode(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(file) as image:
@@ -51,7 +51,7 @@ def _decoded(file: str | os.PathLike[str] | io.BytesIO, name: str) -> Image.Imag
                 image.load()
                 is_gray16 = image.mode == "I" and image.format == "PNG"  # as Pillow before 11.3 opens it
                 pixels = Image.fromarray(np.asarray(image).astype(np.uint16)) if is_gray16 else image
-                return to_rgb(upright(pixels))
+                return to_rgb(apply_orientation(pixels))
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and others on broken files
@@ -75,7 +75,7 @@ def _is_empty(file: str | os.PathLike[str] | io.BytesIO) -> bool:
     return os.path.isfile(file) and not os.path.getsize(file)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF orientation says, as it is where that cannot be read."""
     try:
         return ImageOps.exif_transpose(image)

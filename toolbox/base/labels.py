@@ -88,15 +88,16 @@ def find_similar_labels(labels: Iterable[str]) -> list[str]:
     """
     groups: dict[str, list[str]] = {}
     for label in labels:
-        groups.setdefault(_loose(label), []).append(label)
+        groups.setdefault(_simplify(label), []).append(label)
     alike = [names for names in groups.values() if len(names) > 1]
     if not alike:
         return []
-    shown = "; ".join(" and ".join(map(repr, names[:4])) for names in alike[:3]) + (" ..." if len(alike) > 3 else "")
-    return [f"{len(alike):,} times different labels look alike, and stay different classes: {shown}"]
+    examples = "; ".join(" and ".join(map(repr, names[:4])) for names in alike[:3])
+    more = " ..." if len(alike) > 3 else ""
+    return [f"{len(alike):,} times different labels look alike, and stay different classes: {examples}{more}"]
 
 
-def _loose(label: str) -> str:
+def _simplify(label: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
     number = text.removeprefix("+")
     return str(int(number)) if number.removeprefix("-").isdecimal() and len(number) < 1000 else text

@@ -1,4 +1,4 @@
-"""What metrics do that learn from the training set, or choose settings."""
+"""The base of metrics that learn from the training set, or choose settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LearningMetric:
     - `settings`: names of those of its numbers that are settings it chose and no measurements: reports and tables name
       them beside the numbers, and draw no curve of them.
     - `has_choice`: whether it chooses settings. On a validation set, where the engine sets `chooses`, it does so by the
-      items that it judges, and gives them among its numbers. On a test set it takes them from `chosen`, the numbers
+      items that it evaluates, and gives them among its numbers. On a test set it takes them from `chosen`, the numbers
       of the validation; where that is None, nothing has chosen them, and the test set never does.
     """
 
@@ -42,7 +42,7 @@ class LearningMetric:
         """Drop what was learned from the training set; only where it `keeps_learned`."""
 
     def classifier(self) -> nn.Module | None:
-        """After `compute`: what was fitted to the training set, as a module from embeddings (B, D) to logits (B, C).
+        """After `compute`: the classifier fitted to the training set, a module from embeddings (B, D) to logits (B, C).
 
         Its attribute `number` is the name of the number that tells how good it is. None where nothing was fitted.
         """

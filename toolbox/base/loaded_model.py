@@ -1,4 +1,4 @@
-"""What `toolbox.load` gives: a model ready for use, with the methods that its users call."""
+"""A model ready for use, with the methods that its users call: what `toolbox.load` returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from toolbox.plugin import Device
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LoadedModel:
-    """A model with its weights in place. What its users call stands in a class that derives from this one.
+    """A model with its weights in place. A subclass adds the methods that its users call.
 
         class Scorer(LoadedModel):
             def score(self, images):
@@ -25,7 +25,7 @@ class LoadedModel:
 
     - `model`: in evaluation mode, on `device`; `recipe`: what it was built from.
     - `device`, `precision`: where and how it computes; `precision.autocast()` is the context of a call of the model.
-    - `compute`: how `run` does it; of the engine.
+    - `compute`: the engine's function that `run` calls.
     - `description`: what it is, for people.
     - `mode`: "predict", or "baseline" for its backbone alone, without a head.
     - `classes`: the names of the classes that it was trained on, None where it has none, or nobody wrote them.
@@ -45,7 +45,7 @@ class LoadedModel:
     identity: dict[str, Any] = field(default_factory=dict)
 
     def run(self, dataset: Dataset, *, batch_size: int = 64, progress: bool = False) -> Iterator[dict[str, Tensor]]:
-        """What the model gives of each batch of a dataset, in its order, on `device`, without gradients.
+        """The model's outputs for each batch of a dataset, in its order, on `device`, without gradients.
 
         - `dataset`: its items hold what the model's inputs read, e.g. {"image": a PIL image}.
         - `batch_size`: items at a time. The last bits of a result depend on it.
@@ -55,8 +55,8 @@ class LoadedModel:
         """
         return self.compute(self, dataset, batch_size=batch_size, progress=progress)
 
-    def facts(self) -> dict[str, Any]:
-        """What `repr` tells of it, in order; None is left out."""
+    def describe(self) -> dict[str, Any]:
+        """The facts that `repr` prints, in order; None is left out."""
         return {
             "model": type(self.model).__name__,
             "step": self.step,
@@ -66,5 +66,5 @@ class LoadedModel:
         }
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value}" for name, value in self.facts().items() if value is not None)
-        return f"<{type(self).__name__} {self.description}: {shown}>"
+        facts = ", ".join(f"{name}={value}" for name, value in self.describe().items() if value is not None)
+        return f"<{type(self).__name__} {self.description}: {facts}>"

@@ -27,6 +27,6 @@ def try_lock(file: IO[Any], *, wait: bool = False) -> bool | None:
     return True
 
 
-def no_lock_warning(what: str) -> str:
-    """What to tell the user where `try_lock` gave None; `what`: that is not protected."""
+def explain_missing_lock(what: str) -> str:
+    """The warning for the user where `try_lock` gave None; `what`: the thing that is not protected."""
     return f"{what} cannot be locked on this disk or system: see to it that no other process writes there."

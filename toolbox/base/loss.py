@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from toolbox.base.functional import without_autocast
-from toolbox.base.loss_rows import gather_all, gather_refs, mean_of_own_rows
+from toolbox.base.loss_rows import average_local_rows, gather_all, gather_refs
 
 
 class Loss(nn.Module, ABC):
@@ -105,7 +105,7 @@ class Loss(nn.Module, ABC):
         if ref_embeddings is not None and (labels is None) != (ref_labels is None):
             raise ValueError("labels and ref_labels go together: give both or neither")
         if not self.gathers:
-            return mean_of_own_rows(self, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
+            return average_local_rows(self, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
         extra = {"teacher": gather_all(teacher), "ref_teacher": gather_refs(ref_teacher, len(embeddings))}
         with without_autocast(embeddings.device):
             return self.compute(

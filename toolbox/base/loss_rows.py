@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base.functional import gather, gather_numbers, without_autocast, world
+from toolbox.base.functional import gather, gather_integers, get_dist_info, without_autocast
 
 if TYPE_CHECKING:
     from toolbox.base.loss import Loss
 
 
-def mean_of_own_rows(loss: Loss, embeddings: Tensor, *others: Tensor | None) -> Tensor:
+def average_local_rows(loss: Loss, embeddings: Tensor, *others: Tensor | None) -> Tensor:
     """The mean over the rows of all processes, each of which computes its own part of the gradient.
 
     - `loss`: one that does not gather.
@@ -24,7 +24,7 @@ def mean_of_own_rows(loss: Loss, embeddings: Tensor, *others: Tensor | None) -> 
     rows = (promote(embeddings), labels, ref_embeddings, ref_labels)
     with without_autocast(embeddings.device):
         local = loss.compute(*rows, *(teachers if loss.needs_teacher else ()))
-        _, processes = world()
+        _, processes = get_dist_info()
         if processes == 1:
             return local
         divisor = loss.weigh(*rows)
@@ -54,10 +54,10 @@ def gather_all(x: Tensor | None) -> Tensor | None:
 def gather_refs(x: Tensor | None, rows: int) -> Tensor | None:
     """The same, second views before explicit negatives, so that row i stays the view of embedding i."""
     everything = gather_all(x)
-    if x is None or everything is None or world()[1] == 1:
+    if x is None or everything is None or get_dist_info()[1] == 1:
         return everything
     # every process takes part in the same collective calls, also one that has no explicit negative
-    sizes = gather_numbers(rows, len(x), device=x.device)
+    sizes = gather_integers(rows, len(x), device=x.device)
     parts = everything.split([length for _, length in sizes])
     cut = [(part[:items], part[items:]) for part, (items, _) in zip(parts, sizes, strict=True)]
     return torch.cat([views for views, _ in cut] + [negatives for _, negatives in cut])

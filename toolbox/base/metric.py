@@ -49,7 +49,7 @@ class Metric(LearningMetric, ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Forget all batches."""
 
     @abstractmethod
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
@@ -70,31 +70,31 @@ class Metric(LearningMetric, ABC):
         A bound ("top1_low") is as its number is. Raises ValueError where `better` says neither.
         """
         name = name.removesuffix("_low").removesuffix("_high")
-        said: object = None
+        declared: object = None
         if "better" in vars(self) or any("better" in vars(kind) for kind in type(self).__mro__ if kind is not Metric):
-            said = self.better.get(name) if isinstance(self.better, dict) else self.better
-        if said is None:
+            declared = self.better.get(name) if isinstance(self.better, dict) else self.better
+        if declared is None:
             return "less" if _LESS & set(re.split("[^a-z]+", name.lower())) else "greater"
-        if said not in ("greater", "less"):
-            raise ValueError(f"{type(self).__name__}.better must be 'greater' or 'less', not {said!r}")
-        return said
+        if declared == "greater" or declared == "less":
+            return declared
+        raise ValueError(f"{type(self).__name__}.better must be 'greater' or 'less', not {declared!r}")
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
         """After `compute`: what a report shows beside the numbers, of the items of `dataset`."""
         return []
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        """What makes this metric meaningless on `dataset`; called before a run starts."""
+        """Problems that make this metric meaningless on `dataset`; called before a run starts."""
         return []
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
-        """What this metric misses in a model's outputs; their shapes count, their values may not be there yet."""
+        """Problems of a model's outputs, such as a missing one; shapes count, values may not be there yet."""
         return []
 
     def notes(self, training: int | None) -> list[str]:
-        """What a reader of the numbers should be told beforehand; `training`: items of the training set, if known."""
+        """Notes for the reader of the numbers, before the run; `training`: items of the training set, if known."""
         return []
 
     def remarks(self) -> list[str]:
-        """After `compute`: what must be said with the numbers, such as items that they leave out, with counts."""
+        """After `compute`: notes that belong to the numbers, such as how many items they leave out."""
         return []

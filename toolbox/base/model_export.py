@@ -1,4 +1,4 @@
-"""What a model brings for exports that need no toolbox."""
+"""Exports of a model that need no toolbox."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from torch import nn
 _FUNCTIONS = {nn.GELU: "gelu", nn.ReLU: "relu", nn.SiLU: "silu", nn.Tanh: "tanh"}
 
 
-def lines(module: nn.Module, name: str) -> list[str]:
+def write_lines(module: nn.Module, name: str) -> list[str]:
     """Lines that turn `x` into what `module` makes of it in eval mode.
 
     - `name`: of the module in the state dict `head`, which holds its tensors. `F` is torch.nn.functional.
@@ -16,7 +16,7 @@ def lines(module: nn.Module, name: str) -> list[str]:
     ValueError for another module.
     """
     if isinstance(module, nn.Sequential):
-        return [line for child, inner in module.named_children() for line in lines(inner, f"{name}.{child}")]
+        return [line for child, inner in module.named_children() for line in write_lines(inner, f"{name}.{child}")]
     if isinstance(module, nn.Identity | nn.Dropout):
         return []
     if type(module) is nn.Linear:
@@ -26,8 +26,8 @@ def lines(module: nn.Module, name: str) -> list[str]:
         shape = tuple(module.normalized_shape)
         return [f'x = F.layer_norm(x, {shape}, head["{name}.weight"], head["{name}.bias"], eps={module.eps})']
     if type(module) is nn.BatchNorm1d and module.affine and module.track_running_stats:
-        given = ", ".join(f'head["{name}.{part}"]' for part in ("running_mean", "running_var", "weight", "bias"))
-        return [f"x = F.batch_norm(x, {given}, eps={module.eps})"]
+        tensors = ", ".join(f'head["{name}.{part}"]' for part in ("running_mean", "running_var", "weight", "bias"))
+        return [f"x = F.batch_norm(x, {tensors}, eps={module.eps})"]
     function = _FUNCTIONS.get(type(module))
     if function is None or getattr(module, "approximate", "none") != "none":
         raise ValueError(f"{type(module).__name__} has no plain form here")

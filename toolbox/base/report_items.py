@@ -1,4 +1,4 @@
-"""What a metric shows beyond its numbers: tables, drawings, pictures. Plain data: a report draws it, JSON holds it."""
+"""Report items: the tables, charts and images of a metric. Plain data, which a report draws and JSON holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Example:
     """One item that the report shows.
 
     - `query`: its dataset index.
-    - `results`: (dataset index, whether it is right, score) of what the model put first, best first.
+    - `results`: (dataset index, whether it is right, score) of the best results, best first.
     - `note`: why it is shown, e.g. "first match at rank 812".
     """
 
@@ -22,7 +22,7 @@ class Example:
 
 @dataclass
 class Gallery:
-    """Items with what the model put first; `note` tells how they were chosen."""
+    """Items with the results that the model ranked first; `note` says how the items were chosen."""
 
     title: str
     examples: list[Example]
@@ -70,7 +70,7 @@ class Histogram:
 
 @dataclass
 class Matrix:
-    """A picture of numbers, such as a confusion matrix.
+    """A table of numbers as an image, such as a confusion matrix.
 
     - `rows`, `columns`: their names; `values`: one list a row; `x`, `y`: what columns and rows stand for.
     """

@@ -1,4 +1,4 @@
-"""What a hook sees of a run."""
+"""The run as hooks see it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Run(Protocol):
         """Add one line to metrics.jsonl, with the step."""
 
     def info(self, text: str) -> None:
-        """Say something on the console and in train.log."""
+        """Write a line to the console and to train.log."""
 
     def warn(self, text: str) -> None:
-        """Tell the user, on the console and in train.log."""
+        """Write a warning to the console and to train.log."""
 
     def stop(self, reason: str) -> None:
         """End the run after this step, as if it had reached its length; one process of several is enough."""

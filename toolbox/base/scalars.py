@@ -20,7 +20,7 @@ def as_id(value: Any) -> int | str:
     """
     if type(value) is int or type(value) is str:
         return value
-    value = _single(value)
+    value = _unwrap(value)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, bytes):
@@ -32,7 +32,7 @@ def as_id(value: Any) -> int | str:
         return str(value)
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
-    raise ValueError(f"an id is an int or a str, not {_described(value)}")
+    raise ValueError(f"an id is an int or a str, not {_describe(value)}")
 
 
 def as_label(value: Any) -> int | None:
@@ -42,10 +42,10 @@ def as_label(value: Any) -> int | None:
     """
     if type(value) is int or value is None:
         return value
-    value = _single(value)
+    value = _unwrap(value)
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
-    raise ValueError(f"a label is an int, the number of a class, not {_described(value)}")
+    raise ValueError(f"a label is an int, the number of a class, not {_describe(value)}")
 
 
 def as_number(value: Any) -> int | float:
@@ -56,25 +56,25 @@ def as_number(value: Any) -> int | float:
     """
     if type(value) is float or type(value) is int:
         return value
-    value = _single(value)
+    value = _unwrap(value)
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real) or type(value).__name__ == "Decimal":
         return float(value)
-    raise ValueError(f"a number is needed, not {_described(value)}")
+    raise ValueError(f"a number is needed, not {_describe(value)}")
 
 
 def as_numbers(values: Mapping[Any, Any]) -> dict[str, int | float]:
     """{name: number} with plain names and numbers. Raises ValueError that names the first which is none."""
-    found = {}
+    numbers: dict[str, int | float] = {}
     for name, value in values.items():
         if not isinstance(name, str):
             raise ValueError(f"a number under the name {name!r}, which is a {type(name).__name__} and no text")
         try:
-            found[str(name)] = as_number(value)
+            numbers[str(name)] = as_number(value)
         except ValueError as error:
             raise ValueError(f"'{name}', where {error}") from error
-    return found
+    return numbers
 
 
 def as_plain(value: Any) -> Any:
@@ -86,11 +86,11 @@ def as_plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | str):
         return value if value is None or isinstance(value, bool) else str(value)
     if isinstance(value, dict):
-        return {_key(key): _within(key, item) for key, item in value.items()}
+        return {_convert_key(key): _convert_at(key, item) for key, item in value.items()}
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_within(place, item) for place, item in enumerate(value)]
+        return [_convert_at(place, item) for place, item in enumerate(value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.bool_):
@@ -99,29 +99,29 @@ def as_plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def _key(key: Any) -> str:
+def _convert_key(key: Any) -> str:
     if isinstance(key, str):
         return str(key)
     if isinstance(key, Integral) and not isinstance(key, bool):
         return str(int(key))
-    raise ValueError(f"a key is text, not {_described(key)}")
+    raise ValueError(f"a key is text, not {_describe(key)}")
 
 
-def _within(place: Any, value: Any) -> Any:
+def _convert_at(place: Any, value: Any) -> Any:
     try:
         return as_plain(value)
     except ValueError as error:
         raise ValueError(f"at '{place}': {error}") from error
 
 
-def _single(value: Any) -> Any:
+def _unwrap(value: Any) -> Any:
     """The Python value of a scalar of NumPy or torch, or of an array of one number; others as they are."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray | Tensor) and math.prod(value.shape) == 1):
         return value.item()
     return value
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, np.ndarray | Tensor):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
     text = repr(value)

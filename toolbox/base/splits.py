@@ -40,19 +40,17 @@ def split_by_hash(
     hashes = hash_keys(keys, seed)
     labels = np.zeros(len(hashes), dtype=np.int64) if labels is None else np.asarray(labels)
     counts = np.bincount(labels)
-    test = _below(hashes, Fraction(str(test_share)))
-    held = _below(hashes, Fraction(str(test_share)) + Fraction(str(val_share)))
-    in_test, in_held = (
-        np.bincount(labels[test], minlength=len(counts)),
-        np.bincount(labels[held], minlength=len(counts)),
-    )
+    test = _is_below(hashes, Fraction(str(test_share)))
+    held = _is_below(hashes, Fraction(str(test_share)) + Fraction(str(val_share)))
+    in_test = np.bincount(labels[test], minlength=len(counts))
+    in_held = np.bincount(labels[held], minlength=len(counts))
     later = least * ((val_share > 0) + 1)  # items that "val" and "train" get after "test"
     first = np.minimum(np.maximum(in_test, least), counts - later) * (test_share > 0)
     second = np.minimum(np.maximum(in_held - first, least), counts - first - least) * (val_share > 0)
     divisible = counts >= least * ((val_share > 0) + (test_share > 0) + 1)
     first, second = first * divisible, second * divisible
-    place = places(labels, hashes)
-    is_test, is_held = place < first[labels], place < (first + second)[labels]
+    ranks = rank_in_class(labels, hashes)
+    is_test, is_held = ranks < first[labels], ranks < (first + second)[labels]
     return {
         "train": np.flatnonzero(~is_held),
         "val": np.flatnonzero(is_held & ~is_test),
@@ -68,35 +66,35 @@ def take_by_hash(
     Arguments as of `split_by_hash`, whose hashes are others. A larger share holds all of a smaller one.
     """
     hashes = hash_keys(keys, seed, purpose="subset")
-    place = places(labels, hashes)
+    ranks = rank_in_class(labels, hashes)
     if shots is not None:
-        return np.flatnonzero(place < shots)
-    return np.flatnonzero(_below(hashes, Fraction(str(ratio))) | (place == 0))
+        return np.flatnonzero(ranks < shots)
+    return np.flatnonzero(_is_below(hashes, Fraction(str(ratio))) | (ranks == 0))
 
 
 def hash_keys(keys: Sequence[str], seed: int, purpose: str = "split") -> np.ndarray:
-    """(N,) uint64: a number of each key, evenly spread, the same on every machine.
+    """(N,) uint64: a hash of each key, evenly spread, the same on every machine.
 
     - `purpose`: hashes for another purpose are independent of these.
     """
     start = blake2b(f"{purpose}\0{seed}\0".encode(), digest_size=8)
     digests = bytearray()
     for key in keys:
-        found = start.copy()
-        found.update(key.encode("utf-8", "surrogateescape"))  # names of files need not be Unicode
-        digests += found.digest()
+        digest = start.copy()
+        digest.update(key.encode("utf-8", "surrogateescape"))  # names of files need not be Unicode
+        digests += digest.digest()
     return np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64)
 
 
-def places(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(N,) which place each item has among those of its class, from 0, when these are ordered by `values`."""
+def rank_in_class(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(N,) the rank of each item among those of its class, from 0, when these are ordered by `values`."""
     order = np.lexsort((values, labels))
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    found = np.empty(len(labels), dtype=np.int64)
-    found[order] = np.arange(len(labels)) - np.repeat(starts, counts)
-    return found
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return ranks
 
 
-def _below(hashes: np.ndarray, share: Fraction) -> np.ndarray:
+def _is_below(hashes: np.ndarray, share: Fraction) -> np.ndarray:
     """Which hashes are among the `share` of smallest ones. Exact: 0.1 means 1/10."""
     return hashes < np.uint64(share * 2**64) if share < 1 else np.ones(len(hashes), dtype=bool)

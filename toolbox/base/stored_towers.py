@@ -1,4 +1,4 @@
-"""What a model says of features: which may be stored, which do not change, which come out of a head."""
+"""Which features of a model may be stored, which do not change, and which come out of a head."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class StoredTowers:
     """A model of which the pooled features of some inputs may be stored."""
 
     def towers(self) -> dict[str, Tower]:
-        """Backbone and pool of each input whose pooled features may be stored; a model that names some calls `pooled`.
+        """Backbone and pool of each input whose pooled features may be stored.
 
-        A recipe with `features` stores those that are frozen, and batches then bring them instead of the inputs.
+        A model that has some calls `pool_features`. A recipe with `features` stores those that are frozen, and batches
+        then bring them instead of the inputs.
         """
         return {}
 
     @final
-    def pooled(self, batch: Batch, name: str = "image") -> Tensor:
-        """(rows, P): what the tower `name` makes of its input, or what was stored of it."""
+    def pool_features(self, batch: Batch, name: str = "image") -> Tensor:
+        """(rows, P): the pooled features of the tower `name`, computed from its input or stored."""
         value = batch.inputs[name]
         return value if name in batch.stored else self.towers()[name](value)
 

@@ -1,4 +1,4 @@
-"""What a model may do beside its loss: rates of its parts, a teacher, schedules, moving averages."""
+"""The parts of training that a model may define beside its loss: learning rates, a teacher, schedules, averages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a backbone that is built, quantised, tuned and trained: nothing that an author writes."""
+"""The state of a backbone that is built, quantised, tuned and trained: nothing that an author writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Tunable(nn.Module):
 
     - `tune`, `quantize`, `gradient_checkpointing`: what the recipe says; set by the registry.
     - `from_recipe`: id of the object that the registry built; a copy of it has another id than it says.
-    - `plain`: names and shapes of its tensors before `quantize` and `tune`; `quantized`: what `quantize` came to.
+    - `plain`: names and shapes of its tensors before `quantize` and `tune`.
+    - `quantized`: the result of `quantize`, as the engine describes it.
     - `adapter`: what `tune` added: state_dict, load_state_dict, save_config, parameter_names, scale, off, merge.
     """
 
@@ -42,7 +43,7 @@ class Tunable(nn.Module):
     def batch_norms(self) -> list[nn.Module]:
         """The layers that keep running statistics of batches, of whatever library."""
         names = ("running_mean", "running_var")
-        return [m for m in self.modules() if any(getattr(m, name, None) is not None for name in names)]
+        return [module for module in self.modules() if any(getattr(module, name, None) is not None for name in names)]
 
     def freeze_norm_stats(self) -> None:
         """Leave the running statistics of batch norms as they are and normalise by them in training too.

@@ -1,4 +1,4 @@
-"""What a model chooses by the validation set."""
+"""Choices that a model makes by the validation set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class ValidationChoice:
     def on_validation_end(self, numbers: dict[str, float], classifiers: Sequence[nn.Module] | None = None) -> None:
         """Called after every evaluation on the validation set, before that step is saved: the place to choose by it.
 
-        - `classifiers`: what metrics have fitted to the training set (`Metric.classifier`), where `fixed_embeddings`.
+        - `classifiers`: those that metrics have fitted to the training set (`Metric.classifier`), where
+          `fixed_embeddings`.
 
         What it keeps belongs into buffers: they are saved. Of several processes each gets the same numbers.
         """

@@ -15,17 +15,17 @@ _NOT_DECAYED = re.compile(
 and of a norm that is no vector in transformers."""
 
 
-def undecayed_names(module: nn.Module) -> set[str]:
-    """Names, as in `named_parameters()`, of what is left alone: tokens, positions, tables of relative positions.
+def list_undecayed(module: nn.Module) -> set[str]:
+    """Names, as in `named_parameters()`, of what weight decay leaves alone: tokens, positions, relative positions.
 
-    By the names that timm and transformers give them; and what a module inside says by a method `no_weight_decay`, as
-    timm's nets do.
+    They are known by their names in timm and transformers; and a module inside may list more by a method
+    `no_weight_decay`, as timm's models do.
     """
     names = {name for name, _ in module.named_parameters()}
-    named = {
+    by_modules = {
         f"{path}.{name}"
         for path, part in module.named_modules()
         if part is not module and callable(getattr(part, "no_weight_decay", None))
         for name in part.no_weight_decay()
     }
-    return {name for name in names if name in named or _NOT_DECAYED.search(name)}
+    return {name for name in names if name in by_modules or _NOT_DECAYED.search(name)}

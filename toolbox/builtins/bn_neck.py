@@ -55,4 +55,5 @@ class BNNeck(Head):
         return self.norm(everything)[own]
 
     def in_plain_torch(self, name: str) -> list[str]:
-        return plain_torch.lines(self.linear, f"{name}.linear") + plain_torch.lines(self.norm, f"{name}.norm")
+        linear, norm = f"{name}.linear", f"{name}.norm"
+        return plain_torch.write_lines(self.linear, linear) + plain_torch.write_lines(self.norm, norm)

@@ -48,4 +48,4 @@ class Projection(Head):
         return self.stack(x)
 
     def in_plain_torch(self, name: str) -> list[str]:
-        return plain_torch.lines(self.stack, f"{name}.stack")
+        return plain_torch.write_lines(self.stack, f"{name}.stack")

@@ -99,7 +99,7 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
         recipe = load_named_recipe(arguments.config, arguments.cfg_options, arguments.plugin)
         problems = validate(recipe)
         if problems:
-            raise ToolboxError.of(problems)
+            raise ToolboxError.from_problems(problems)
         limit_images(recipe)
         splits = _build_datasets(recipe)
     for split, dataset in splits.items():
@@ -142,13 +142,13 @@ def _build_datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
             continue
         seen.append((split, settings))
         dataset = build(settings, "dataset", where=key)
-        problems = [problem.under(key) for problem in dataset.check()]
+        problems = [problem.with_prefix(key) for problem in dataset.check()]
         try:
             _ = len(dataset), dataset.labels, dataset.classes  # read here, where no other thread does
         except (OSError, ValueError) as error:
-            raise (ToolboxError.of(problems) if problems else ToolboxError(str(error), where=key)) from error
+            raise (ToolboxError.from_problems(problems) if problems else ToolboxError(str(error), where=key)) from error
         if problems and not len(dataset):
-            raise ToolboxError.of(problems)
+            raise ToolboxError.from_problems(problems)
         for problem in problems:
             print(problem, file=sys.stderr)
         splits[split] = dataset

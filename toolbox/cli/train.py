@@ -77,7 +77,7 @@ def _refuse_unknown(expected: argparse.ArgumentParser, unknown: list[str]) -> No
     if not foreign:
         expected.error(f"unrecognized arguments: {' '.join(unknown)}")
     hint = "What it holds is set by --cfg-options KEY=VALUE; see docs/from_other_scripts.md."
-    raise ToolboxError.of(
+    raise ToolboxError.from_problems(
         [Problem(f"There is no argument '--{name}'. {keys[name].hint}", hint=hint) for name in foreign]
     )
 
@@ -136,5 +136,5 @@ def _check_recipe(config, device: str | None) -> int:
         print(dump(complete(to_dict(config))))
         print_plan(plan)
     if plan.problems:
-        raise ToolboxError.of(plan.problems)
+        raise ToolboxError.from_problems(plan.problems)
     return 0

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from toolbox.base import Dataset
-from toolbox.base.image_files import listed_endings
+from toolbox.base.image_files import format_ending_counts
 
 SHOWN = 2
 
@@ -52,5 +52,5 @@ def _ignored(datasets: Sequence[Dataset]) -> str:
     if not ignored:
         return ""
     (only, *more) = ignored
-    listed = listed_endings(ignored) if more or not only else only
+    listed = format_ending_counts(ignored) if more or not only else only
     return f"{ignored.total():,} {'file' if ignored.total() == 1 else 'files'} ignored ({listed})"

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Dataset, world
-from toolbox.base.functional import gather_numbers
+from toolbox.base import Batch, Dataset, get_dist_info
+from toolbox.base.functional import gather_integers
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import EvalBatches
 from toolbox.engine.data.loader import batches, ready
@@ -117,7 +117,7 @@ def gather_in_order(pieces: Iterable[T | None]) -> Iterator[T]:
 
     - `pieces`: of each batch of `run_over`, None for one that is not this process's own. Equally many everywhere.
     """
-    rank, size = world()
+    rank, size = get_dist_info()
     for piece in pieces:
         if size == 1:
             everyone = [piece]
@@ -133,10 +133,10 @@ def _spare_batch(batch: Batch) -> Batch | None:
     None in a single process, and where no process has any. Every process calls it with each batch until it gives one,
     which it does for all of them at once.
     """
-    rank, processes = world()
+    rank, processes = get_dist_info()
     if processes == 1:
         return None
-    have = [items > 0 for (items,) in gather_numbers(len(batch), device=torch.device("cpu"))]
+    have = [items > 0 for (items,) in gather_integers(len(batch), device=torch.device("cpu"))]
     if not any(have):
         return None
     if not all(have):

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from toolbox.base import world
+from toolbox.base import get_dist_info
 from toolbox.engine.distributed.tensors import are_sharded, whole
 from toolbox.errors import ToolboxError
 
@@ -52,7 +52,7 @@ class NonFiniteGuard:
             norm = values.get("grad_norm")
             finite = finite & (self._norm() if norm is None else norm).isfinite()
         bad = (~finite).float()
-        if world()[1] > 1:  # a model may have computed its loss of its own rows: all leave a step out, or none
+        if get_dist_info()[1] > 1:  # a model may have computed its loss of its own rows: all leave a step out, or none
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
             finite = bad == 0
         self._count += bad

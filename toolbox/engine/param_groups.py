@@ -46,7 +46,7 @@ def parameter_groups(
     """
     problems = part_problems(model, parts, layer_decay)
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     groups: dict[tuple[float, float, float], ParamGroup] = {}
     depths, factors = distances(model), {f"model.{path}": factor for path, factor in model.lr_factors().items()}
     tokens = token_names(model)

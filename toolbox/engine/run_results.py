@@ -47,7 +47,7 @@ def write_results(run: Trainer, after: dict[str, float] | None) -> dict[str, Any
     if run.is_main:
         write_json(run.work_dir / "train_results.json", results)
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     return results
 
 

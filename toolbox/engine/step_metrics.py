@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import world
+from toolbox.base import get_dist_info
 
 Scalars = dict[str, Tensor]
 _Parts = dict[str, dict[int, tuple[float, int]]]  # of a step: {name: {batch: (value, items)}}
@@ -56,8 +56,8 @@ class StepMetrics:
             if number != _STEP or math.isfinite(value):
                 own[step].setdefault(name, {})[number] = (value, items)
         everyone: list[Any] = [own]
-        if world()[1] > 1:
-            everyone *= world()[1]
+        if get_dist_info()[1] > 1:
+            everyone *= get_dist_info()[1]
             dist.all_gather_object(everyone, own)
         self._steps += map(_joined, zip(*everyone, strict=True))
         self._waiting = []

@@ -298,7 +298,7 @@ def build_train_step(
     """What updates the model, as the recipe's `optim_wrapper` and `param_scheduler` say."""
     optimizer = build(settings("optim_wrapper.optimizer"), "optimizer", where="optim_wrapper.optimizer")
     if wrong := problems(settings("env_cfg.parallel"), optimizer):
-        raise ToolboxError.of(wrong)
+        raise ToolboxError.from_problems(wrong)
     groups = parameter_groups(
         model,
         optimizer,

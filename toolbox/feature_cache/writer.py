@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import new_file
-from toolbox.base.locks import no_lock_warning, try_lock
+from toolbox.base.locks import explain_missing_lock, try_lock
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.shards import DTYPES, Shard, ShardLayout, read_record, write_shard
 
@@ -93,7 +93,7 @@ class Writer:
                 waiting()
                 locked = try_lock(file, wait=True)
             if locked is None:
-                warn(no_lock_warning(str(self.folder)))
+                warn(explain_missing_lock(str(self.folder)))
             yield
 
     def clean(self, missing: list[Shard]) -> None:

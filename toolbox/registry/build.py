@@ -51,7 +51,7 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     known = {parameter.name: parameter for parameter in parameters(cls)}
     problems = check_names(fullname, known, arguments, where)
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     arguments = {name: _value(value, known[name], _join(where, name)) for name, value in arguments.items()}
     try:
         built = cls(**arguments)
@@ -100,7 +100,7 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
     kind = parameter.kind_of_component
     if kind is None or value is None or (isinstance(value, str) and parameter.accepts_string):
         if problems := check_plain(value, parameter, where):
-            raise ToolboxError.of(problems)
+            raise ToolboxError.from_problems(problems)
         return expand_home(value)
     if parameter.container == "dict" and isinstance(value, Mapping) and "type" not in value:
         return {name: build(item, kind, where=_join(where, name)) for name, item in value.items()}

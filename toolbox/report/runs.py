@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolbox.base.files import follow
+from toolbox.base.files import resolve_run_link
 from toolbox.base.report_items import ReportItem
 from toolbox.errors import Problem, ToolboxError, command_line
 from toolbox.recipe_text import read_recipe
@@ -84,7 +84,7 @@ def read_runs(paths: list[str | Path]) -> list[RunRecord]:
         except ToolboxError as error:
             problems += error.problems
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     return runs
 
 
@@ -209,7 +209,7 @@ def _suggest_nearest(folder: Path) -> str:
 
 def _count_parameters(folder: Path) -> int | None:
     """How many numbers the best checkpoint holds: everything trained or new, and no frozen pretrained weight."""
-    checkpoint = next((path for name in ("best", "last") if (path := follow(folder / name)).is_dir()), None)
+    checkpoint = next((path for name in ("best", "last") if (path := resolve_run_link(folder / name)).is_dir()), None)
     if checkpoint is None:
         return None
     files = [checkpoint / "model.safetensors", *sorted(checkpoint.glob("adapters/*/adapter_model.safetensors"))]

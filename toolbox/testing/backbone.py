@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, Features, Preprocess
-from toolbox.base.export import run
+from toolbox.base.exported_backbone import run_lines
 from toolbox.testing.material import (
     check_registered,
     check_state_dict,
@@ -189,7 +189,7 @@ def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
         except ValueError:
             return
         lines = [*exported.imports, *exported.load, *exported.tokens]
-        tokens = run(lines, folder=folder, pixels=inputs).get("tokens")
+        tokens = run_lines(lines, folder=folder, pixels=inputs).get("tokens")
     with torch.no_grad():
         features = backbone(inputs)
     fine = isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and close(tokens, features.tokens)

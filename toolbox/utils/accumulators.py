@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, gather, world
+from toolbox.base import Batch, Dataset, gather, get_dist_info
 from toolbox.base.scalars import as_id
 from toolbox.errors import Problem
 from toolbox.utils.ranking import find_items
@@ -70,7 +70,7 @@ class EmbeddingAccumulator:
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in a batch. Raises ValueError where labels, ids or roles are absent or do not fit."""
-        batch = Batch.of(batch)
+        batch = Batch.from_fields(batch)
         labels, ids, roles = batch.labels, batch.ids, batch.roles
         if self.output not in outputs:
             raise ValueError(f"{self.metric} reads the model's '{self.output}', and this model gives {sorted(outputs)}")
@@ -110,7 +110,7 @@ class EmbeddingAccumulator:
         ids, roles = [ids[row] for row in rows], [roles[row] for row in rows]
         place = torch.tensor(rows, device=values.device)
         values, labels = values[place], labels[place]
-        if world()[1] == 1:  # so that only one copy is kept
+        if get_dist_info()[1] == 1:  # so that only one copy is kept
             self._values, self._labels, self._ids = [values], [labels], list(ids)
             self._indices, self._roles = list(indices), list(roles)
         numbers = {name: number for number, name in enumerate(dict.fromkeys(ids))}
@@ -155,8 +155,8 @@ class EmbeddingAccumulator:
             self._values, self._labels = [_joined(self._values)], [torch.cat(self._labels)]
             shape, device = tuple(self._values[0].shape[1:]), self._values[0].device.type
         told = (self._ids, self._indices, self._roles)
-        if world()[1] > 1:
-            parts: list = [None] * world()[1]
+        if get_dist_info()[1] > 1:
+            parts: list = [None] * get_dist_info()[1]
             dist.all_gather_object(parts, (*told, shape, device))
             told = tuple([row for part in parts for row in part[i]] for i in range(3))
             shape, device = max((part[3:] for part in parts), key=lambda found: (len(found[0]), found[0]))

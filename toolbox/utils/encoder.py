@@ -18,10 +18,10 @@ from toolbox.utils.model_io import check_reads_images, input_modalities, unit_em
 class Encoder(LoadedModel):
     """A model that encodes images."""
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         backbones = {id(part): part for part in self.model.inputs.values() if part.modality == "image"}.values()
         listed = ", ".join(f"{type(part).__name__} {part.weights_id or ''}".strip() for part in backbones)
-        facts = super().facts()
+        facts = super().describe()
         return {"encoder": listed or facts.pop("model"), "dim": self.dim} | facts
 
     @cached_property

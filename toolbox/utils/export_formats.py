@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from toolbox.base import Exported, ImagePreprocess
+from toolbox.base import ExportedBackbone, ImagePreprocess
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers, as transformers writes them
 _IMAGES = (
@@ -20,7 +20,7 @@ _IMAGES = (
 
 
 def save_processor(folder: Path, preprocess: ImagePreprocess) -> tuple[list[str], list[str]]:
-    """Write preprocessor_config.json, for transformers; returns the lines `Exported.pixels`, and notes.
+    """Write preprocessor_config.json, for transformers; returns the lines `ExportedBackbone.pixels`, and notes.
 
     Raises ValueError for an encoder that takes blue first: no plain processor swaps channels and scales them.
     """
@@ -94,7 +94,7 @@ def timm_code(
     prefix: int,
     hub: str | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> Exported:
+) -> ExportedBackbone:
     """The lines for a folder of `save_timm`; with `hub` for timm's own weights of that name and `arguments`."""
     height, width = preprocess.size
     if hub is None:
@@ -108,7 +108,7 @@ def timm_code(
         load = f"model = timm.create_model({hub!r}, pretrained=True{more}).eval()"
         given = {"input_size": (3, height, width), **_timm_images(preprocess)}
         images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in given.items())})"
-    return Exported(
+    return ExportedBackbone(
         library="timm",
         imports=["import timm", "import torch", "from timm.data import create_transform, resolve_data_config"],
         load=[load],

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from toolbox.base import Dataset, Sample, read_image
-from toolbox.base.images import to_rgb, upright
+from toolbox.base.images import apply_orientation, to_rgb
 from toolbox.errors import ToolboxError
 
 _TRY = "Give paths, PIL images, NumPy arrays (H, W, 3) or tensors (3, H, W) of uint8, or a list of them."
@@ -60,7 +60,7 @@ def _to_image(image: Any, place: int) -> Image.Image:
             )
         return read_image(path)
     if isinstance(image, Image.Image):
-        return to_rgb(upright(image))
+        return to_rgb(apply_orientation(image))
     if isinstance(image, Tensor):
         last = image.shape[-3] if image.ndim == 3 else 0
         array = image.detach().cpu().permute(1, 2, 0).numpy() if last in (1, 3, 4) else None

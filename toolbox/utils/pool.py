@@ -8,9 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Features, Pool, cls_token, last_token, mean_tokens
+from toolbox.base import Features, Pool, average_patches, take_cls_token, take_last_token
 
-Mode = Literal["cls", "mean", "cls+mean", "gem", "last", "tokens"]
+PoolMode = Literal["cls", "mean", "cls+mean", "gem", "last", "tokens"]
+_MODES: tuple[PoolMode, ...] = get_args(PoolMode)
 
 
 class TokenPool(Pool):
@@ -31,10 +32,9 @@ class TokenPool(Pool):
     first batch of a backbone that has no CLS token.
     """
 
-    def __init__(self, mode: Mode = "cls", keep: int | None = None, blocks: int = 1):
+    def __init__(self, mode: PoolMode = "cls", keep: int | None = None, blocks: int = 1):
         super().__init__()
-        if mode not in get_args(Mode):
-            raise ValueError(f"pool mode {mode!r} does not exist. Try one of {', '.join(get_args(Mode))}.")
+        _check_mode(mode)
         if keep is not None and (mode != "tokens" or keep < 1):
             raise ValueError(f"keep={keep} is a number of patches, at least 1, and belongs to mode='tokens'.")
         if blocks < 1 or (blocks > 1 and mode not in ("cls", "cls+mean")):
@@ -48,16 +48,16 @@ class TokenPool(Pool):
 
     def forward(self, features: Features) -> Tensor:
         if self.mode == "cls":
-            return cls_tokens(features, self.layers)
+            return concat_cls_tokens(features, self.layers)
         if self.mode == "mean":
-            return mean_tokens(features)
+            return average_patches(features)
         if self.mode == "last":
-            return last_token(features)
+            return take_last_token(features)
         if self.mode == "cls+mean":
-            return torch.cat([cls_tokens(features, self.layers), mean_tokens(features)], dim=-1)
+            return torch.cat([concat_cls_tokens(features, self.layers), average_patches(features)], dim=-1)
         if self.mode == "tokens":
-            return patch_tokens(features, self.keep)
-        return generalized_mean(features, self.power)
+            return select_patches(features, self.keep)
+        return pool_gem(features, self.power)
 
     def in_plain_torch(self, name: str) -> list[str]:
         if self.layers > 1:
@@ -84,23 +84,35 @@ class TokenPool(Pool):
         }[self.mode]
 
 
-def cls_tokens(features: Features, blocks: int = 1) -> Tensor:
+def make_pool(pool: Pool | str) -> Pool:
+    """`pool` itself, or the `TokenPool` of this mode. Raises ValueError for another mode."""
+    return TokenPool(_check_mode(pool)) if isinstance(pool, str) else pool
+
+
+def _check_mode(mode: str) -> PoolMode:
+    for name in _MODES:
+        if mode == name:
+            return name
+    raise ValueError(f"pool mode {mode!r} does not exist. Try one of {', '.join(_MODES)}.")
+
+
+def concat_cls_tokens(features: Features, blocks: int = 1) -> Tensor:
     """(B, blocks * D): the first token of each of the last blocks, the earliest block first."""
     if blocks == 1:
-        return cls_token(features)
+        return take_cls_token(features)
     if features.blocks is None or len(features.blocks) != blocks:
         raise ValueError(f"the pool reads the last {blocks} blocks, and this backbone gives none: use blocks=1")
-    return torch.cat([cls_token(replace(features, tokens=tokens)) for tokens in features.blocks], dim=-1)
+    return torch.cat([take_cls_token(replace(features, tokens=tokens)) for tokens in features.blocks], dim=-1)
 
 
-def patch_tokens(features: Features, keep: int | None = None) -> Tensor:
+def select_patches(features: Features, keep: int | None = None) -> Tensor:
     """(B, N, D): the tokens after the prefix, padding as zeros; the `keep` most similar to the CLS token, or all."""
     tokens = features.tokens[:, features.prefix :]
     if features.valid is not None:
         tokens = tokens * features.valid[:, features.prefix :, None]
     if keep is None or keep >= tokens.shape[1]:
         return tokens
-    anchor = cls_token(features)[:, None]
+    anchor = take_cls_token(features)[:, None]
     similar = torch.nn.functional.cosine_similarity(tokens.detach().float(), anchor.detach().float(), dim=-1)
     if features.valid is not None:
         similar = similar.masked_fill(~features.valid[:, features.prefix :], -torch.inf)
@@ -108,7 +120,7 @@ def patch_tokens(features: Features, keep: int | None = None) -> Tensor:
     return tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def generalized_mean(features: Features, power: Tensor | float, eps: float = 1e-6) -> Tensor:
+def pool_gem(features: Features, power: Tensor | float, eps: float = 1e-6) -> Tensor:
     """(B, D): `mean(max(x, eps) ** power) ** (1 / power)` over valid patches; 1 is the mean, infinity the maximum.
 
     - `power`: a positive scalar.
@@ -117,4 +129,4 @@ def generalized_mean(features: Features, power: Tensor | float, eps: float = 1e-
     # Powers of bf16 activations lose what the mean is about; autocast would pick the precision by operation.
     tokens = features.tokens if features.tokens.dtype == torch.float64 else features.tokens.float()
     powered = Features(tokens.clamp(min=eps) ** power, features.prefix, features.grid, features.valid)
-    return mean_tokens(powered).clamp(min=torch.finfo(tokens.dtype).tiny) ** (1 / power)
+    return average_patches(powered).clamp(min=torch.finfo(tokens.dtype).tiny) ** (1 / power)

@@ -6,24 +6,24 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, Tower, l2_normalize
 from toolbox.errors import Problem
-from toolbox.utils import pool as pools
+from toolbox.utils.pool import make_pool
 
 
 class TowerModel(Model):
     """backbone -> pool -> head, trained by a loss: the base of models with one tower.
 
     - `backbone`: reads `batch.inputs["image"]`.
-    - `pool`: a pool, or the mode of one, as in `Pool("cls")`.
+    - `pool`: a pool, or the mode of one, as in `TokenPool("cls")`.
     - `head`: from the pooled features on; None leaves them as they are.
     - `loss`: what is minimised; None for a model that is only evaluated. Its parameters are the part `criterion`.
 
-    Subclasses compute the loss from `pooled(batch)`, and `predict`; `baseline` gives the pooled features alone.
+    Subclasses compute the loss from `pool_features(batch)`, and `predict`; `baseline` gives the pooled features alone.
     """
 
     def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
         super().__init__()
         self.backbone = backbone
-        self.pool = pools.TokenPool(pool) if isinstance(pool, str) else pool
+        self.pool = make_pool(pool)
         self.head = head
         self.criterion = loss
         self._connected = False
@@ -50,7 +50,7 @@ class TowerModel(Model):
             self.criterion.connect(self.out_dim, classes)
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return self.normalize(self.pooled(batch))
+        return self.normalize(self.pool_features(batch))
 
     def in_plain_torch(self) -> list[str]:
         lines = self.pool.in_plain_torch("pool")

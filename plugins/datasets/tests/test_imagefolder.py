@@ -9,7 +9,7 @@ from PIL import Image
 from toolbox_datasets.class_folders import list_class_files
 from toolbox_datasets.imagefolder import ImageFolder
 
-from toolbox.base import natural
+from toolbox.base import natural_sort_key
 
 
 def fill(root: Path, *paths: str) -> Path:
@@ -27,7 +27,7 @@ def plain(tmp_path):
 
 def test_natural_order():
     names = ["img10", "img2", "img", "IMG3", "img2b", "a", "2", "10"]
-    assert sorted(names, key=natural) == ["2", "10", "IMG3", "a", "img", "img2", "img2b", "img10"]
+    assert sorted(names, key=natural_sort_key) == ["2", "10", "IMG3", "a", "img", "img2", "img2b", "img10"]
 
 
 def test_classes_files_and_ids(tmp_path):
@@ -52,10 +52,10 @@ def test_classes_files_and_ids(tmp_path):
 def test_carved_splits_share_no_class(plain):
     splits = {split: ImageFolder(str(plain), split) for split in ("train", "val", "test")}
     found = [name for dataset in splits.values() for name in dataset.classes]
-    assert sorted(found, key=natural) == [f"class {c}" for c in range(1, 11)]
+    assert sorted(found, key=natural_sort_key) == [f"class {c}" for c in range(1, 11)]
     # two at least: with one alone every neighbour is right
     assert all(len(dataset.classes) >= 2 for dataset in splits.values())
-    assert all(dataset.classes == sorted(dataset.classes, key=natural) for dataset in splits.values())
+    assert all(dataset.classes == sorted(dataset.classes, key=natural_sort_key) for dataset in splits.values())
     assert "the classes are divided by their names" in splits["val"].notes()[0]
     assert f"'val' has {len(splits['val'].classes)} of 10" in splits["val"].notes()[0]
     assert len(ImageFolder(str(plain)).classes) == 10

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from toolbox.base import Model
-from toolbox.base.files import follow
+from toolbox.base.files import resolve_run_link
 from toolbox.engine.checkpoint.files import as_json, new_folder, point, refused, remove, sha256
 from toolbox.engine.checkpoint.state import join, split
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -253,9 +253,9 @@ def read(path: str | Path, *, verify: bool = True) -> Checkpoint:
     Raises ToolboxError if it is none, or damaged, naming the file.
     """
     given = Path(os.path.expanduser(path))
-    path = follow(given)
+    path = resolve_run_link(given)
     if not (path / "manifest.json").is_file():
-        inside = [follow(path / name) for name in (WISE_FT, "best", "last")]
+        inside = [resolve_run_link(path / name) for name in (WISE_FT, "best", "last")]
         inside = [folder for folder in inside if (folder / "manifest.json").is_file()]
         if not inside:
             what = (
@@ -328,7 +328,7 @@ def all_in(folder: Path) -> list[Path]:
 
 def rotate(folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints and those that `best` and `last` lead to."""
-    kept = {follow(folder / name).resolve() for name in ("best", "last")}
+    kept = {resolve_run_link(folder / name).resolve() for name in ("best", "last")}
     for path in all_in(folder)[: -keep or None]:
         if path.resolve() not in kept:
             remove(path)

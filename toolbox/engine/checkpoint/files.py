@@ -144,7 +144,7 @@ def point(link: Path, target: Path) -> None:
     """Make `link` lead to the folder `target` beside it, in one step. Raises ToolboxError when the disk refuses.
 
     It is a relative symbolic link; where the system or the disk has none, a text file that holds the folder's name,
-    which `toolbox.base.files.follow` reads.
+    which `toolbox.base.files.resolve_run_link` reads.
     """
     beside = link.with_name(f".{link.name}.{os.getpid()}.partial")
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolbox.base.files import check_folder, to_json
-from toolbox.base.locks import no_lock_warning, try_lock
+from toolbox.base.locks import explain_missing_lock, try_lock
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint.files import recover, write_text
 from toolbox.errors import ToolboxError
@@ -64,7 +64,7 @@ def lock(folder: Path, warn: Callable[[str], None] = lambda text: None) -> IO[st
         file.close()
         raise ToolboxError(f"A run is going on in {folder} ({owner}).", hint="Choose another out folder.")
     if locked is None:
-        warn(no_lock_warning(str(folder)))
+        warn(explain_missing_lock(str(folder)))
     with suppress(OSError):  # whose it is helps people, and is not needed
         file.truncate(0)
         os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())

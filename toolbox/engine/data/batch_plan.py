@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolbox.base import Sampler, world
+from toolbox.base import Sampler, get_dist_info
 from toolbox.errors import ToolboxError
 
 
@@ -15,7 +15,7 @@ class TrainBatches:
         self.sampler, self.start, self.stop, self.together = sampler, start, stop, together
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rank, size = world()
+        rank, size = get_dist_info()
         for number in range(self.start, self.stop):
             yield share(self.sampler.draws(number), rank, size, self.sampler.blocks, self.together)
 
@@ -30,7 +30,7 @@ class EvalBatches(TrainBatches):
     """
 
     def __init__(self, sampler: Sampler) -> None:
-        rank, size = world()
+        rank, size = get_dist_info()
         self.numbers = range(rank, -(-len(sampler) // size) * size, size)
         super().__init__(sampler, 0, len(self.numbers))
 

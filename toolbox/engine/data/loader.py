@@ -86,7 +86,7 @@ def batches(
             if isinstance(batch, Unreadable):
                 raise unreadable_error(fetch.dataset, batch.items, where=where)
             if isinstance(batch, Problem):
-                raise ToolboxError.of([batch.under(where)])
+                raise ToolboxError.from_problems([batch.with_prefix(where)])
             yield batch
     finally:
         watch.close(stream)

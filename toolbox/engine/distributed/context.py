@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from toolbox.base.functional import gather_numbers
+from toolbox.base.functional import gather_integers
 from toolbox.engine.distributed.rank_info import RankInfo
 from toolbox.engine.signals import Interrupted, leave_at_once
 from toolbox.errors import ToolboxError
@@ -183,7 +183,7 @@ class DistributedContext:
         """The same for a few whole numbers, fast enough for every step."""
         if self.world_size == 1:
             return [values]
-        return gather_numbers(*values, device=torch.device("cpu"), group=self._control)
+        return gather_integers(*values, device=torch.device("cpu"), group=self._control)
 
     def run_on_main(self, make: Callable[[], T]) -> T:
         """What the main process makes, on all of them; its failure is theirs."""

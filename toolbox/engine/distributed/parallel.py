@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Model, Optimizer
-from toolbox.base.functional import gather_numbers
+from toolbox.base.functional import gather_integers
 from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.parts import backbones
 from toolbox.engine.precision import DTYPES, Precision
@@ -109,7 +109,7 @@ class Sharded(Parallel):
 
     def passes(self, own: int) -> int:
         # every call gathers weights from all processes, and their shares of a batch may differ by a row
-        return max(count for (count,) in gather_numbers(own, device=torch.device("cpu")))
+        return max(count for (count,) in gather_integers(own, device=torch.device("cpu")))
 
     def finish(self, held_back: bool) -> None:
         _average(parameter for parameter in self._whole if parameter.requires_grad)

@@ -99,12 +99,12 @@ def evaluate(
         problems += choosing.problems()
     training = target.training_set() if target.learning else None
     if training is not None:
-        problems += [problem.under("train_dataloader.dataset") for problem in training.check()]
+        problems += [problem.with_prefix("train_dataloader.dataset") for problem in training.check()]
     for metric in target.metrics:
         for note in metric.notes(None if training is None or problems else len(training)):
             tell(note)
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     device = choose_device(settings("env_cfg.device"), distributed.rank_info)
     set_threads(settings("env_cfg.threads"), distributed.rank_info.local_world_size)
     distributed.start(device)
@@ -118,7 +118,7 @@ def evaluate(
             found.class_names(), target.dataset, f"{name}_dataloader.dataset", count=found.manifest["classes"]
         )
         if problems:
-            raise ToolboxError.of(problems)
+            raise ToolboxError.from_problems(problems)
     model.to(torch.device(str(device)))
     own = recipe["env_cfg"]["eval_precision"]
     # a checkpoint has one number: that of its run, whatever this recipe says of training
@@ -147,7 +147,7 @@ def evaluate(
         chosen = ((found.manifest.get("best") if checkpoint else None) or {}).get("metrics")
     numbers = target.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache, chosen=chosen)
     if not numbers:
-        raise ToolboxError.of(target.left_out)
+        raise ToolboxError.from_problems(target.left_out)
     tell(describe_data({name: target.dataset}))
     for remark in target.remarks:
         tell(remark)

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.base import Dataset, Metric, world
-from toolbox.base.functional import gather_numbers
+from toolbox.base import Dataset, Metric, get_dist_info
+from toolbox.base.functional import gather_integers
 from toolbox.base.scalars import as_numbers
 from toolbox.engine.classes import label_problems
 from toolbox.engine.data.bad_items import AUDIT, check_share
@@ -162,8 +162,8 @@ class Evaluator:
                         self.shared["learned of"] = model
         finally:
             model.train(was_training)
-        if world()[1] > 1:
-            bad = sum(count for (count,) in gather_numbers(bad, device=torch.device(str(device))))
+        if get_dist_info()[1] > 1:
+            bad = sum(count for (count,) in gather_integers(bad, device=torch.device(str(device))))
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers: dict[str, float] = {}
         directions: dict[str, str] = {}
@@ -224,13 +224,13 @@ class Evaluator:
         """Leave out what cannot judge a "baseline". Raises ToolboxError with all that metrics miss in other outputs."""
         self.left_out = self.missing(outputs)
         if self.left_out and mode != "baseline":
-            raise ToolboxError.of(self.left_out)
+            raise ToolboxError.from_problems(self.left_out)
         self.judges = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
 
     def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
         """What the metrics miss in a model's outputs."""
         return [
-            problem.under(f"{self.name}_evaluator.{index}")
+            problem.with_prefix(f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.metrics)
             for problem in metric.check_outputs(outputs)
         ]
@@ -246,9 +246,9 @@ class Evaluator:
         """What the dataset and the metrics find wrong before anything runs."""
         found = self.dataset.check() or label_problems(self.dataset)
         if found:
-            return [problem.under(f"{self.name}_dataloader.dataset") for problem in found]
+            return [problem.with_prefix(f"{self.name}_dataloader.dataset") for problem in found]
         return [
-            problem.under(f"{self.name}_evaluator.{index}")
+            problem.with_prefix(f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.metrics)
             for problem in [*_check_direction(metric), *metric.check(self.dataset)]
         ]
@@ -286,7 +286,7 @@ def _agreed(metric: Metric, numbers: dict[str, float], name: str) -> dict[str, f
 
     Raises ToolboxError where another process has found others: the metric has not gathered what it saw.
     """
-    processes = world()[1]
+    processes = get_dist_info()[1]
     if processes == 1:
         return numbers
     everyone: list[Any] = [None] * processes

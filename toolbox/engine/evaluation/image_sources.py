@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from toolbox.base import Dataset, Sample, find_images, image_suffixes, read_image, read_label
-from toolbox.base.image_files import listed_endings
+from toolbox.base import Dataset, Sample, find_images, get_image_suffixes, read_image, read_label
+from toolbox.base.image_files import format_ending_counts
 from toolbox.errors import ToolboxError
 
 LISTS = (".txt", ".jsonl")
@@ -62,7 +62,7 @@ def find_image_sources(*sources: str | Path) -> ImageSource:
         except ToolboxError as error:
             problems += error.problems
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     return found[0] if len(found) == 1 else _together(found)
 
 
@@ -76,7 +76,7 @@ def _in_source(path: Path) -> ImageSource:
             return _in_list(path)
     except OSError as error:
         raise ToolboxError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if path.suffix.lower() not in image_suffixes():
+    if path.suffix.lower() not in get_image_suffixes():
         known = f"Images end in {_endings()}, lists in {' or '.join(LISTS)}."
         raise ToolboxError(f"{path} is neither a folder, an image nor a list.", hint=known)
     return ImageSource(path.parent, [path.name])
@@ -107,13 +107,13 @@ def _together(parts: list[ImageSource]) -> ImageSource:
 def _in_folder(root: Path) -> ImageSource:
     found = find_images(root)
     if not found.paths:
-        what = f" Other files there: {listed_endings(found.ignored)}." if found.ignored else ""
+        what = f" Other files there: {format_ending_counts(found.ignored)}." if found.ignored else ""
         raise ToolboxError(f"There is no image below {root}.{what}", hint=f"Images end in {_endings()}.")
     return ImageSource(root, sorted(found.paths), notes=found.notes())
 
 
 def _endings() -> str:
-    return ", ".join(sorted(image_suffixes()))
+    return ", ".join(sorted(get_image_suffixes()))
 
 
 def _in_list(path: Path) -> ImageSource:

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from toolbox.base import Backbone, Model
-from toolbox.base.export import run
+from toolbox.base.exported_backbone import run_lines
 from toolbox.base.files import check_folder
 from toolbox.engine.checkpoint.files import as_json, new_folder
 from toolbox.engine.export import onnx_file
 from toolbox.engine.export.compare import compare
-from toolbox.engine.export.export_readme import ExportedBackbone, write_readme
+from toolbox.engine.export.export_readme import ExportedPart, write_readme
 from toolbox.engine.export.whole import export_whole, write_whole_readme, writes_itself
 from toolbox.engine.parts import backbones, model_state
 from toolbox.errors import ToolboxError
@@ -105,7 +105,7 @@ def export(
         _write_classes(folder, classes)
         if left:
             save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
-        written: list[ExportedBackbone] = []
+        written: list[ExportedPart] = []
         for path, backbone in parts.items():
             part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
             written.append(part)
@@ -220,7 +220,7 @@ def _embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str
         return [], str(error)
 
 
-def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -> ExportedBackbone:
+def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -> ExportedPart:
     """Write one backbone into `root`/`where`; with an adapter, into base and adapter there."""
     folder = root / where
     try:
@@ -236,17 +236,17 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in adapter.state_dict().items()}
         save_file(tensors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
         adapter.save_config(folder / "adapter", base=exported.hub or "base")
-    return ExportedBackbone(path, where, exported, adapted=adapter is not None)
+    return ExportedPart(path, where, exported, adapted=adapter is not None)
 
 
 def _answers(logits: Tensor, classes: list[str]) -> list[str]:
     return [classes[label] for label in logits.argmax(dim=1).tolist()]
 
 
-def _run(part: ExportedBackbone, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
+def _run(part: ExportedPart, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
     """What the README's lines give for `pixels`: they are run as they will stand there."""
     try:
-        return run(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)
+        return run_lines(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)
     except Exception as error:  # every library has its own way to fail
         library = part.exported.library
         raise ToolboxError(

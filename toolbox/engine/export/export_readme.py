@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolbox.base import Exported
+from toolbox.base import ExportedBackbone
 
 
 @dataclass
-class ExportedBackbone:
+class ExportedPart:
     """One exported backbone.
 
     - `path`: its name in the model; `folder`: where it is below the README, "." for beside it.
@@ -19,7 +19,7 @@ class ExportedBackbone:
 
     path: str
     folder: str
-    exported: Exported
+    exported: ExportedBackbone
     adapted: bool
 
     def code(self, embedding: list[str], *, pictures: bool = True, named: bool = False) -> list[str]:
@@ -60,7 +60,7 @@ class ExportedBackbone:
 
 def write_readme(
     folder: Path,
-    parts: list[ExportedBackbone],
+    parts: list[ExportedPart],
     origin: dict[str, Any],
     *,
     embedding: list[str],
@@ -102,7 +102,7 @@ def write_readme(
     (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
-def _section(part: ExportedBackbone, embedding: list[str], named: bool) -> list[str]:
+def _section(part: ExportedPart, embedding: list[str], named: bool) -> list[str]:
     found, text = part.exported, []
     if part.folder != ".":
         text.append(f"## {part.folder}")

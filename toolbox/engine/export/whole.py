@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Backbone, ExportedModel, Model
-from toolbox.base.export import run
+from toolbox.base.exported_backbone import run_lines
 from toolbox.engine.export import onnx_file
 from toolbox.engine.export.compare import compare
 from toolbox.errors import ToolboxError
@@ -46,7 +46,7 @@ def export_whole(
         predicted = onnx_file.Predict(model, list(inputs))(*inputs.values())
     try:
         lines = [*exported.imports, *exported.load, *exported.outputs]
-        outputs = run(lines, folder=str(folder), inputs=inputs)["outputs"]
+        outputs = run_lines(lines, folder=str(folder), inputs=inputs)["outputs"]
         same = sorted(outputs.keys() & predicted.keys())
     except Exception as error:  # every library has its own way to fail
         raise ToolboxError(

@@ -47,10 +47,10 @@ def extract(
     distributed.start(device)
     training: Dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
     targets = {name: Evaluator.of(recipe, name) for name in chosen if name != "train"}
-    problems = [problem.under("train_dataloader.dataset") for problem in training.check()]
+    problems = [problem.with_prefix("train_dataloader.dataset") for problem in training.check()]
     problems += [problem for target in targets.values() for problem in target.problems()]
     if problems:
-        raise ToolboxError.of(problems)
+        raise ToolboxError.from_problems(problems)
     classes = None if training.classes is None else len(training.classes)
     model = build_model(
         recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=checkpoints.start_of(recipe)

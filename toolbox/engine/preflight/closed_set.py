@@ -15,7 +15,7 @@ from toolbox.errors import Problem, ToolboxError
 
 def problems(training: Dataset, evaluators: Mapping[str, Evaluator]) -> list[Problem]:
     """What is wrong with the labels of training, validation and test data, for a model that is a `closed_set`."""
-    found = [problem.under("train_dataloader.dataset") for problem in _labels(training)]
+    found = [problem.with_prefix("train_dataloader.dataset") for problem in _labels(training)]
     if not found and len(np.unique(np.asarray(training.labels))) < 2:
         message = f"All {len(training)} items have the same label."
         found.append(Problem(message, "train_dataloader.dataset", "A classifier needs two classes or more."))

@@ -124,7 +124,7 @@ def _open_training_data(settings: Settings, plan: Plan) -> tuple[Dataset | None,
     sampler: Sampler = build(settings.sampler(), "sampler", where="train_dataloader.sampler")
     plan.batch_size = sampler.batch_size
     problems = dataset.check() or label_problems(dataset)
-    plan.problems += [problem.under("train_dataloader.dataset") for problem in problems]
+    plan.problems += [problem.with_prefix("train_dataloader.dataset") for problem in problems]
     if problems:
         return None, None
     with noted(plan, "train_dataloader.sampler"):

@@ -16,7 +16,7 @@ from toolbox.errors import Problem, ToolboxError
 def check_model(run: DryRun) -> None:
     """The model finds nothing wrong with itself."""
     if run.with_data:
-        run.plan.problems += [problem.under("model") for problem in run.model.check()]
+        run.plan.problems += [problem.with_prefix("model") for problem in run.model.check()]
 
 
 def check_pools(run: DryRun) -> None:

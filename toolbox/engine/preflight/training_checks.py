@@ -33,7 +33,7 @@ def check_hooks(run: DryRun) -> None:
     for index, item in enumerate(run.recipe["custom_hooks"] or []):
         with noted(run.plan):
             hook = build(item, "hook", where=f"custom_hooks.{index}")
-            run.plan.problems += [problem.under(f"custom_hooks.{index}") for problem in hook.check(metrics)]
+            run.plan.problems += [problem.with_prefix(f"custom_hooks.{index}") for problem in hook.check(metrics)]
 
 
 def check_best_metric(run: DryRun) -> None:

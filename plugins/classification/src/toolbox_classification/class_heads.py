@@ -30,7 +30,7 @@ class ClassHead(Head):
         return self.stack(x)
 
     def in_plain_torch(self, name: str) -> list[str]:
-        return plain_torch.lines(self.stack, f"{name}.stack")
+        return plain_torch.write_lines(self.stack, f"{name}.stack")
 
 
 class Linear(ClassHead):

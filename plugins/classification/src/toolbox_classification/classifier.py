@@ -66,7 +66,7 @@ class Classifier(TowerModel):
             )
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        return {"logits": self._logits(self.pooled(batch))}
+        return {"logits": self._logits(self.pool_features(batch))}
 
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion, logits, labels = self.require_loss(), representations["logits"], batch.labels
@@ -78,7 +78,7 @@ class Classifier(TowerModel):
         return {"loss": criterion(logits, labels)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        pooled = self.pooled(batch)
+        pooled = self.pool_features(batch)
         return {"logits": self._logits(pooled).float(), **self.normalize(pooled)}
 
     def in_plain_torch(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Curve, Dataset, ReportItem, gather, world
+from toolbox.base import Curve, Dataset, ReportItem, gather, get_dist_info
 from toolbox_classification.classifiers import NearestNeighbours, count_votes
 from toolbox_classification.intervals import estimate_item_interval
 from toolbox_classification.training_set_metric import TrainingSetMetric
@@ -121,7 +121,7 @@ class KNN(TrainingSetMetric):
         self, queries: Tensor, labels: Tensor, gallery_rows: Tensor, gallery: Tensor, classes: Tensor, ks: list[int]
     ) -> list[int]:
         """How many queries get their label, for each k; this process classifies its share of them."""
-        rank, size = world()
+        rank, size = get_dist_info()
         share = slice(rank, None, size)
         queries, rows, memory_mb, device = queries[share], gallery_rows[share], self.memory_mb, self._device
         predicted = classify_by_vote(

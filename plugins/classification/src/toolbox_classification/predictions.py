@@ -49,7 +49,7 @@ class PredictionAccumulator:
 
     def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""
-        batch = Batch.of(batch)
+        batch = Batch.from_fields(batch)
         logits, labels = outputs.get("logits"), batch.labels
         if logits is None or logits.ndim != 2:
             raise ValueError(f"{self.metric} reads the model's 'logits' (B, C), and it gives {sorted(outputs)}")

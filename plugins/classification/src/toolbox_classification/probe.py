@@ -139,7 +139,7 @@ class Probe(Model):
         return torch.stack(weights)
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        return {"features": self.pooled(batch)}
+        return {"features": self.pool_features(batch)}
 
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         labels, views = batch.labels, batch.views["image"]
@@ -173,7 +173,7 @@ class Probe(Model):
         return torch.baddbmm(biases, inputs, weights.transpose(1, 2)).unflatten(2, (len(rates), -1))
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.pooled(batch)
+        features = self.pool_features(batch)
         outputs = self._embeddings(features)
         # on the meta device nothing is chosen yet, and what will be there counts
         i, rate, method = self._choice()
@@ -225,7 +225,7 @@ class Probe(Model):
         return name
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
-        return self._embeddings(self.pooled(batch))
+        return self._embeddings(self.pool_features(batch))
 
     def _embeddings(self, features: Tensor) -> dict[str, Tensor]:
         return {"embeddings": l2_normalize(features[..., self.parts[0].slice(self.backbone.dim)].float())}

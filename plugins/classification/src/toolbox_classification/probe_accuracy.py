@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Curve, Dataset, Metric, ReportItem, Table, world
+from toolbox.base import Batch, Curve, Dataset, Metric, ReportItem, Table, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import check_labelled
 from toolbox_classification.intervals import estimate_item_interval, estimate_repeat_interval
@@ -92,9 +92,9 @@ class ProbeAccuracy(Metric):
         """The counts of all processes: items, then those of each head. Whole numbers add up in any order."""
         right = {name: counts.tolist() for name, counts in self._right.items()}
         levels = {name: counts.tolist() for name, counts in self._levels.items()}
-        if world()[1] == 1:
+        if get_dist_info()[1] == 1:
             return self._items, right, levels
-        parts: list = [None] * world()[1]
+        parts: list = [None] * get_dist_info()[1]
         dist.all_gather_object(parts, (self._items, right, levels))
         items = [part[0] for part in parts]
         return sum(items), _add_counts([part[1] for part in parts]), _add_counts([part[2] for part in parts])

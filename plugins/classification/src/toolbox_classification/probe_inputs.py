@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from toolbox.utils.pool import Mode, TokenPool
+from toolbox.utils.pool import PoolMode, TokenPool
 
-_MODES: dict[str, Mode] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
+_MODES: dict[str, PoolMode] = {"cls": "cls", "mean": "mean", "cls+mean": "cls+mean"}
 
 
 class ProbeInput(NamedTuple):
@@ -16,7 +16,7 @@ class ProbeInput(NamedTuple):
     - `start`, `end`: where the part is, in widths of a token.
     """
 
-    mode: Mode
+    mode: PoolMode
     blocks: int
     start: int
     end: int

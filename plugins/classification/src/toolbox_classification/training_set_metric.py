@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, world
+from toolbox.base import Batch, Dataset, Metric, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 from toolbox.utils.ranking import check_finite, normalize_rows
@@ -119,7 +119,7 @@ def _add_on_cpu(accumulator: EmbeddingAccumulator, outputs: dict[str, Tensor], b
 
 def broadcast_from_main(value: Value) -> Value:
     """The value of the main process: others have computed the same, up to how their machines round."""
-    if world()[1] == 1:
+    if get_dist_info()[1] == 1:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from toolbox.base import folders_in, read_label
+from toolbox.base import list_folders, read_label
 from toolbox.plugin import command_line
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import list_class_files, merge_class_files
@@ -108,7 +108,7 @@ def read_folders(root: Path) -> list[tuple[str, int]]:
 
     Raises FileNotFoundError if there are none, ValueError if there are not 196: their order would mean nothing.
     """
-    tops = [root / name for name in ("train", "test") if folders_in(root / name)] or [root]
+    tops = [root / name for name in ("train", "test") if list_folders(root / name)] or [root]
     files = merge_class_files([list_class_files(root, top) for top in tops]).files
     if not any(files.values()):
         find_first(root, ["cars_annos.csv, cars_annos.mat or class folders"])

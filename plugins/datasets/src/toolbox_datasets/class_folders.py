@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from toolbox.base import ImageFiles, composed, find_images, folders_in, image_suffixes, is_passed_over, natural
+from toolbox.base import (
+    ImageFiles,
+    compose_unicode,
+    find_images,
+    get_image_suffixes,
+    is_ignored_name,
+    list_folders,
+    natural_sort_key,
+)
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -63,14 +71,14 @@ def list_class_files(
     Names of classes are composed as Unicode has it (NFC), so that a folder is the same class wherever it was unpacked.
     """
     prefix = folder.relative_to(root).as_posix() + "/" if folder != root else ""
-    names = folders_in(folder)
-    files: dict[str, list[str]] = {composed(name): [] for name in names if only is None or name in only}
+    names = list_folders(folder)
+    files: dict[str, list[str]] = {compose_unicode(name): [] for name in names if only is None or name in only}
     # a loose file is left out, so it must not keep a link in a class folder from being read
     images = find_images(folder, suffixes=suffixes, only=names if only is None else only) if names else _NO_IMAGES
     loose = _count_loose_files(folder) if names and only is None else Counter()
-    image_endings = image_suffixes() if suffixes is None else suffixes
+    image_endings = get_image_suffixes() if suffixes is None else suffixes
     ignored = Counter({ending: count for ending, count in loose.items() if ending not in image_endings})
-    class_of = {name: composed(name) for name in names}
+    class_of = {name: compose_unicode(name) for name in names}
     for path in images.paths:
         name, _, _ = path.partition("/")
         files[class_of[name]].append(prefix + path)
@@ -92,13 +100,13 @@ def merge_class_files(folders: Sequence[ClassFiles]) -> ClassFiles:
 
 
 def _sort_classes(files: dict[str, list[str]]) -> dict[str, list[str]]:
-    return {name: files[name] for name in sorted(files, key=natural)}
+    return {name: files[name] for name in sorted(files, key=natural_sort_key)}
 
 
 def _count_loose_files(folder: Path) -> Counter[str]:
     """{ending: how many files lie in the folder itself}."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not is_passed_over(entry.name) and not entry.is_dir()]
+        names = [entry.name for entry in entries if not is_ignored_name(entry.name) and not entry.is_dir()]
     return Counter(os.path.splitext(name)[1].lower() for name in names)
 
 
@@ -110,11 +118,11 @@ def find_layout(root: Path) -> FolderLayout:
     """
     base, notes = _find_base(root)
     top = root / base
-    names = folders_in(top)
+    names = list_folders(top)
     split_like = [name for name in names if name.lower() in _SPLIT_OF]
     splits: dict[str, str] = {}
     for name in split_like:
-        if folders_in(top / name):
+        if list_folders(top / name):
             split = _SPLIT_OF[name.lower()]
             if split in splits:
                 raise ValueError(
@@ -147,7 +155,7 @@ def _find_base(root: Path) -> tuple[str, list[str]]:
     """The folder in which there is more than one, below folders that hold nothing but the next; and a note of it."""
     base = ""
     while True:
-        names = folders_in(root / base)
+        names = list_folders(root / base)
         is_split = any(name.lower() in _SPLIT_OF for name in names)
         if base and (len(names) > 1 or is_split) and not _holds_images(root / base):
             return base, [f"the classes are looked for in {root / base}, the only folder there"]
@@ -158,14 +166,14 @@ def _find_base(root: Path) -> tuple[str, list[str]]:
 
 def _holds_images(folder: Path) -> bool:
     """Whether an image lies in a folder itself."""
-    return not image_suffixes().isdisjoint(_count_loose_files(folder))
+    return not get_image_suffixes().isdisjoint(_count_loose_files(folder))
 
 
 def _refuse_several_datasets(top: Path, names: list[str]) -> None:
     """Raise ValueError where the folders in `top` are datasets with splits of their own."""
     for name in names if len(names) <= _MOST_DATASETS else ():
-        training = [child for child in folders_in(top / name) if _SPLIT_OF.get(child.lower()) == "train"]
-        if any(folders_in(top / name / child) for child in training):
+        training = [child for child in list_folders(top / name) if _SPLIT_OF.get(child.lower()) == "train"]
+        if any(list_folders(top / name / child) for child in training):
             raise ValueError(
                 f"{top / name} has {training[0]}/ with class folders: {top} is one level too high. Set "
                 f"root='{top / name}'"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, sized_files
+from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, identify_files
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classification_dataset import ClassificationDataset
@@ -196,7 +196,7 @@ class HF(ClassificationDataset):
         if not is_local(self.name):
             return [f"{self.data.identity}/{split}/{row}" for row in self.indices.tolist()]
         names = [keys[row] for row in self.indices.tolist()]
-        return sized_files((self.folder / name for name in names), (f"{split}/{name}" for name in names))
+        return identify_files((self.folder / name for name in names), (f"{split}/{name}" for name in names))
 
     def fingerprint(self) -> str:
         return self.data.identity

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, composed, image_suffixes, read_label
+from toolbox.base import MISSING_LABELS, compose_unicode, get_image_suffixes, read_label
 from toolbox_datasets.files import list_first
 from toolbox_datasets.label_count import LabelCount
 
@@ -55,7 +55,7 @@ def find_image_storage(part: Any, name: str) -> str | None:
         return "binary"
     if is_text(feature) and len(part):
         ending = Path(part[0][name] or "").suffix.lower()
-        return "path" if ending in image_suffixes() else None
+        return "path" if ending in get_image_suffixes() else None
     return None
 
 
@@ -141,7 +141,7 @@ def make_image_keys(rows: Any, name: str, folder: Path) -> list[str]:
                 keys.append(digest.hexdigest())
             else:
                 start = next((root for root in above if (text or "").startswith(root)), "")
-                keys.append(composed(text.removeprefix(start)) if text else f"{len(keys)} without a picture")
+                keys.append(compose_unicode(text.removeprefix(start)) if text else f"{len(keys)} without a picture")
     return keys
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from toolbox.base import Sample, composed, read_image, sized_files
+from toolbox.base import Sample, compose_unicode, identify_files, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets.classification_dataset import ClassificationDataset
 from toolbox_datasets.files import list_first, missing_files
@@ -53,7 +53,7 @@ class ImageFileDataset(ClassificationDataset):
         return [path for path, _ in self.items]
 
     def list_keys(self) -> Sequence[str]:
-        return [composed(path.partition("/")[2]) for path, _ in self.part_images]  # below train/ or images/
+        return [compose_unicode(path.partition("/")[2]) for path, _ in self.part_images]  # below train/ or images/
 
     def read_labels(self) -> np.ndarray:
         return np.array([image.label for image in self.part_images], dtype=np.int64)
@@ -64,7 +64,7 @@ class ImageFileDataset(ClassificationDataset):
     def identities(self) -> list[str]:
         keys = self.list_keys()
         names = (keys[index] for index in self.indices.tolist())
-        return sized_files((f"{self.root}/{path}" for path in self.paths), names)
+        return identify_files((f"{self.root}/{path}" for path in self.paths), names)
 
     def __getitem__(self, index: int) -> Sample:
         name, label = self.items[index]

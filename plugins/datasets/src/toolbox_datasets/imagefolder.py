@@ -8,7 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from toolbox.base import SPLITS, composed, folders_in, listed_endings, natural, sized_files, split_by_hash
+from toolbox.base import (
+    SPLITS,
+    compose_unicode,
+    format_ending_counts,
+    identify_files,
+    list_folders,
+    natural_sort_key,
+    split_by_hash,
+)
 from toolbox.plugin import Problem
 from toolbox_datasets.class_folders import (
     ClassFiles,
@@ -32,7 +40,7 @@ class ImageFolder(ImageFileDataset):
     - `val_share`, `test_share`: without such folders, about the shares that "val" and "test" get, at least 2 classes,
       or an image of each class.
     - `extensions`: what counts as an image, upper or lower case; None for all that Pillow can open
-      (`toolbox.base.image_suffixes`).
+      (`toolbox.base.get_image_suffixes`).
     - `divide`: what these are shares of: "classes", as retrieval needs it, so that no class is in two splits, or
       "images" of each class, to classify, so that every class is in all splits.
     - `ratio`: about the share of each class of the split that is taken; `shots`: this many images of each class
@@ -158,7 +166,7 @@ class ImageFolder(ImageFileDataset):
         names = list(self.class_files.files)
         if "train" in self.split_folders and self.split in ("val", "test"):
             folder = Path(self.root) / self.layout.base / self.layout.splits["train"]
-            train_names = sorted({composed(name) for name in folders_in(folder)}, key=natural)
+            train_names = sorted({compose_unicode(name) for name in list_folders(folder)}, key=natural_sort_key)
             return train_names if set(names) <= set(train_names) else names
         return names
 
@@ -169,12 +177,12 @@ class ImageFolder(ImageFileDataset):
     def list_keys(self) -> list[str]:
         """What images are called in their class, wherever the classes lie."""
         folder = self.folders[0] if len(self.folders) == 1 else self.layout.base
-        return [composed(path.removeprefix(folder)) for path, _ in self.part_images]
+        return [compose_unicode(path.removeprefix(folder)) for path, _ in self.part_images]
 
     def identities(self) -> list[str]:
         paths = self.paths
-        names = (composed(path.removeprefix(next(filter(path.startswith, self.folders)))) for path in paths)
-        return sized_files((f"{self.root}/{path}" for path in paths), names)  # the same ones of "all" and "test"
+        names = (compose_unicode(path.removeprefix(next(filter(path.startswith, self.folders)))) for path in paths)
+        return identify_files((f"{self.root}/{path}" for path in paths), names)  # the same ones of "all" and "test"
 
     @property
     def ignored(self) -> dict[str, int]:
@@ -186,7 +194,7 @@ class ImageFolder(ImageFileDataset):
 
     def notes(self) -> list[str]:
         """What was decided of the folders, how images are divided and how many are left out, with counts."""
-        notes = [*self.layout.notes, *self.class_files.images.repeated_note()]
+        notes = [*self.layout.notes, *self.class_files.images.describe_repeated()]
         if self.class_files.loose:
             notes.append(f"{self.class_files.loose:,} images of {self.root} lie in no class folder and are left out")
         if alike := find_names_alike(self.class_files.files):
@@ -215,7 +223,7 @@ class ImageFolder(ImageFileDataset):
             files = self.class_files.files
         except (OSError, ValueError) as error:
             return [Problem(str(error), "root")]
-        others = listed_endings(self.class_files.ignored)
+        others = format_ending_counts(self.class_files.ignored)
         if not any(files.values()):
             note = f" Other files there: {others}; `extensions` says what counts as an image." if others else ""
             message = f"{self.root}: the split '{self.split}' has no images in class folders.{note}"

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from toolbox.base import folders_in, natural
+from toolbox.base import list_folders, natural_sort_key
 from toolbox.plugin import command_line
 from toolbox_datasets.class_folders import list_class_files
 from toolbox_datasets.files import list_first, read_lines
@@ -58,7 +58,7 @@ class ImageNet(ImageFileDataset):
     @cached_property
     def has_test(self) -> bool:
         """Whether test/ holds class folders, and so labels."""
-        return bool(folders_in(Path(self.root) / "test"))
+        return bool(list_folders(Path(self.root) / "test"))
 
     @cached_property
     def folder_of(self) -> dict[str, str]:
@@ -93,7 +93,7 @@ class ImageNet(ImageFileDataset):
     def wnids(self) -> list[str]:
         """The wnid of each class."""
         base = Path(self.root) / next(iter(self.folder_of.values()), "train")
-        present = folders_in(base) or list(self.names)
+        present = list_folders(base) or list(self.names)
         if not present:
             raise FileNotFoundError(f"{base} has no class folders.")
         unnamed = [wnid for wnid in present if self.names and wnid not in self.names]
@@ -103,7 +103,10 @@ class ImageNet(ImageFileDataset):
                 f"{list_first(sorted(unnamed))}"
             )
         present_set = set(present)
-        ordered = [wnid for wnid in self.names if wnid in present_set] if self.names else sorted(present, key=natural)
+        if self.names:
+            ordered = [wnid for wnid in self.names if wnid in present_set]
+        else:
+            ordered = sorted(present, key=natural_sort_key)
         if self.selection is None:
             return ordered
         selected = read_first_words(Path(self.selection)) if isinstance(self.selection, str) else self.selection
@@ -121,10 +124,10 @@ class ImageNet(ImageFileDataset):
     def list_images(self) -> list[LabelledFile]:
         label_of = {wnid: label for label, wnid in enumerate(self.wnids)}
         folder = Path(self.root) / self.folder_of[self.part]
-        if self.part == "test" and not folders_in(folder):
+        if self.part == "test" and not list_folders(folder):
             images = self.read_solutions(folder)
             return [LabelledFile(path, label_of[wnid]) for path, wnid in images if wnid in label_of]
-        strangers = set(folders_in(folder)) - set(self.names or label_of) if self.selection is None else set()
+        strangers = set(list_folders(folder)) - set(self.names or label_of) if self.selection is None else set()
         if strangers:
             raise ValueError(
                 f"{folder} has {len(strangers):,} classes that are not in train/: {list_first(sorted(strangers))}"

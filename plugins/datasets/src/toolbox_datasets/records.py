@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import MISSING_LABELS, Dataset, Sample, image_suffixes, read_image, sized_files
+from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, read_image
 from toolbox.plugin import Problem, command_line
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import list_first, missing_files
@@ -124,7 +124,7 @@ class Records(Dataset):
 
     def identities(self) -> list[str]:
         index = self.index
-        images = sized_files((self.folder / path for path in index.paths), index.paths)
+        images = identify_files((self.folder / path for path in index.paths), index.paths)
         if isinstance(index, ImageIndex):
             return images
         columns = [
@@ -222,4 +222,4 @@ class Records(Dataset):
 def looks_like_text(path: str) -> bool:
     """Whether a missing path has no ending of a file; for messages only."""
     ending = os.path.splitext(path)[1].lower()
-    return "://" not in path and ending not in image_suffixes() and ("." not in path or " " in path)
+    return "://" not in path and ending not in get_image_suffixes() and ("." not in path or " " in path)

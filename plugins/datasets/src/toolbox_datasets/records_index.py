@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolbox.base import find_similar_labels, natural
+from toolbox.base import find_similar_labels, natural_sort_key
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import RecordReader
 from toolbox_datasets.splits import carve_classes
@@ -220,7 +220,7 @@ def find_components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarr
 
 def sort_labels(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
     """Labels renumbered in the natural order of their names (2 before 10); -1 stays."""
-    order = sorted(range(len(names)), key=lambda number: (natural(names[number]), names[number]))
+    order = sorted(range(len(names)), key=lambda number: (natural_sort_key(names[number]), names[number]))
     place = np.empty(len(names) + 1, dtype=np.int64)
     place[order], place[-1] = np.arange(len(names)), -1
     return place[labels], [names[number] for number in order]

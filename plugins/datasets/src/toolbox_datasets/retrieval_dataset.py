@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-from toolbox.base import Dataset, Sample, read_image, sized_files
+from toolbox.base import Dataset, Sample, identify_files, read_image
 from toolbox.plugin import Problem
 from toolbox_datasets.files import list_first, missing_files
 from toolbox_datasets.splits import carve_classes, require_share
@@ -116,7 +116,7 @@ class RetrievalDataset(Dataset):
         return [Path(self.root) / item.path for item in self.items]
 
     def identities(self) -> list[str]:
-        return sized_files((f"{self.root}/{item.path}" for item in self.items), (item.path for item in self.items))
+        return identify_files((f"{self.root}/{item.path}" for item in self.items), (item.path for item in self.items))
 
     def fingerprint(self) -> str:
         """Of what the list says: ids, groups and roles can change where no image does."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from toolbox.base import Backbone, Exported, ImagePreprocess, check_crop
+from toolbox.base import Backbone, ExportedBackbone, ImagePreprocess, check_crop
 from toolbox_dinov3.export import export
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
@@ -49,7 +49,7 @@ class TransformersBackbone(Backbone):
         if self.weights_id is not None and not load(self.model, self.family, self._source, self.revision):
             self._has_no_mask_token()
 
-    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+    def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         return export(self, folder, as_base=as_base)
 
     def adapter_root(self) -> nn.Module:

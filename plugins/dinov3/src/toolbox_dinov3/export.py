@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.base import Exported
+from toolbox.base import ExportedBackbone
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.hf_logging import quiet_transformers
 
@@ -19,7 +19,7 @@ _LICENSE = (
 )
 
 
-def export(encoder: TransformersBackbone, folder: Path, *, as_base: bool) -> Exported:
+def export(encoder: TransformersBackbone, folder: Path, *, as_base: bool) -> ExportedBackbone:
     """What `Backbone.export` says."""
     hub = encoder._source.hub_id if as_base and encoder.weights_id is not None else None
     pixels, notes = save_processor(folder, encoder.preprocess())
@@ -32,7 +32,7 @@ def export(encoder: TransformersBackbone, folder: Path, *, as_base: bool) -> Exp
         load = f"model = AutoModel.from_pretrained({hub!r}{at}, trust_remote_code=False).eval()"
     if encoder.weights_id is not None:
         notes.append(_LICENSE)
-    return Exported(
+    return ExportedBackbone(
         library="transformers",
         imports=["import torch", "from transformers import AutoImageProcessor, AutoModel"],
         load=[load],

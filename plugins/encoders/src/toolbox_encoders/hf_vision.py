@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_images
+from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.messages import one_line
 from toolbox_encoders import hf_source
@@ -112,14 +112,14 @@ class HFVision(Backbone):
     def adapter_root(self) -> nn.Module:
         return self.model
 
-    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+    def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         pixels, notes = save_processor(folder, self.preprocess())
         hub = self._source.repository if as_base and self.weights_id is not None else None
         load = hf_source.save(self.model, self._source, folder if hub is None else None)
         loader = "AutoModel" if hub is None else type(self.model).__name__
         if self._layout.own_size is not None and self.size != self._layout.own_size:
             notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")
-        return Exported(
+        return ExportedBackbone(
             library="transformers",
             imports=["import torch", f"from transformers import AutoImageProcessor, {loader}"],
             load=[load],

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Exported, Features, ImagePreprocess, check_images
+from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
 from toolbox.utils.export_formats import save_timm, timm_code
 from toolbox.utils.image_processor import read_timm_images
 from toolbox.utils.messages import one_line
@@ -120,7 +120,7 @@ class Timm(Backbone):
     def adapter_root(self) -> nn.Module:
         return self.model
 
-    def export(self, folder: Path, *, as_base: bool = False) -> Exported:
+    def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         source, tokens = self._source, self._layout.in_plain_torch()
         arguments = {**source.arguments, **({} if self._built_for is None else {"img_size": list(self._built_for)})}
         hub = source.published if as_base and self.weights_id is not None else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower
 from toolbox.plugin import Problem
-from toolbox.utils import pool as pools
+from toolbox.utils.pool import make_pool
 from toolbox.utils.stored_embeddings import StoredEmbeddings
 from toolbox.utils.tower_model import TowerModel
 
@@ -60,7 +60,7 @@ class Embedder(TowerModel):
         self.retrieve = retrieve
         self.cross_view = cross_view
         self.teacher, self.teacher_file = teacher, teacher_file
-        self.teacher_pool = pools.TokenPool(teacher_pool) if isinstance(teacher_pool, str) else teacher_pool
+        self.teacher_pool = make_pool(teacher_pool)
         if teacher is not None and teacher_file is not None:
             raise ValueError("a model has one teacher: give teacher or teacher_file")
         if teacher is not None:
@@ -153,7 +153,7 @@ class Embedder(TowerModel):
         found = {"embeddings": self._embed(batch)}
         if self.teacher is not None:
             with torch.no_grad():
-                found["teacher"] = self.pooled(batch, "teacher")
+                found["teacher"] = self.pool_features(batch, "teacher")
         return found
 
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -192,10 +192,10 @@ class Embedder(TowerModel):
         return self.head is not None and self.retrieve == "embeddings"
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        return self.normalize(self._embed(batch) if self.predicts_through_head else self.pooled(batch))
+        return self.normalize(self._embed(batch) if self.predicts_through_head else self.pool_features(batch))
 
     def _embed(self, batch: Batch) -> Tensor:
-        pooled = self.pooled(batch)
+        pooled = self.pool_features(batch)
         if self.head is None:
             return pooled
         embeddings = self.head(pooled)

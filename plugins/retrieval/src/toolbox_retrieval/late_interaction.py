@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, world
+from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
@@ -69,7 +69,7 @@ class LateInteractionRecall(Metric):
         if empty := int((~items.values.flatten(1).any(dim=1)).sum()):
             raise ValueError(f"{empty} of {len(items.values)} items have no token that is not zero: nothing to compare")
         gallery, queries = items.of(items.gallery), items.of(items.queries)
-        (rank, size), labelling = world(), items.labelling()
+        (rank, size), labelling = get_dist_info(), items.labelling()
         share = torch.arange(rank, len(queries), size, device=queries.device)
         labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
         found = rank_token_sets(queries[share] if size > 1 else queries, gallery, memory_mb=self.memory_mb, **labelling)

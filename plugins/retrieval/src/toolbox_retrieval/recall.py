@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, world
+from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import expand, unit_rows
@@ -253,7 +253,7 @@ class Recall(Metric):
 
     def _ranked(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
         """What `rank_queries` says, this process asking its share of the queries."""
-        rank, size = world()
+        rank, size = get_dist_info()
         rescore, labelling = variant.rescore, items.labelling()
         if size > 1:
             share = torch.arange(rank, len(variant.queries), size, device=variant.queries.device)

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import world
+from toolbox.base import get_dist_info
 from toolbox.utils.ranking import normalize_rows
 
 WIDEST = 8192
@@ -46,9 +46,9 @@ class Whitening:
 
     def merged(self) -> Whitening:
         """What all processes saw together."""
-        if world()[1] == 1:
+        if get_dist_info()[1] == 1:
             return self
-        parts: list = [None] * world()[1]
+        parts: list = [None] * get_dist_info()[1]
         dist.all_gather_object(parts, (self.count, self._sum, self._products))
         whole = Whitening(self.dim)
         seen = [part for part in parts if part[0]]

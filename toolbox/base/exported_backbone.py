@@ -1,4 +1,4 @@
-"""What a backbone leaves in a folder for its own library to load, and how that library is asked for the same tokens."""
+"""The result of `Backbone.export`: the lines of Python that use its files with a backbone's own library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 @dataclass
-class Exported:
+class ExportedBackbone:
     """Lines of Python that use what `Backbone.export` wrote, without this toolbox.
 
     The command puts them into the README of the folder, and runs them to compare.
@@ -36,14 +36,14 @@ class Exported:
     notes: list[str] = field(default_factory=list)
 
 
-def run(lines: list[str], **names: Any) -> dict[str, Any]:
+def run_lines(lines: list[str], **names: Any) -> dict[str, Any]:
     """Run lines that use an export, with the variables `names`; returns all variables after them.
 
     Without gradients, and without what libraries print or warn of while they load. Raises whatever the lines raise.
     """
     code = compile("\n".join(lines), "README.md", "exec")
-    found = dict(names)
+    variables = dict(names)
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        exec(code, found)
-    return found
+        exec(code, variables)
+    return variables
