@@ -130,7 +130,7 @@ def test_a_plugin_that_the_caller_names_is_loaded(run, tmp_path):
     file.write_text(
         "from toolbox.plugin import Component, hookimpl\nfrom toolbox.utils.pool import TokenPool as Pool\n"
         "@hookimpl\ndef toolbox_components():\n"
-        "    return [Component('pool', 'Pool', f'{__name__}:TokenPool', '')]\n"
+        "    return [Component('pool', 'Pool', f'{__name__}:Pool', '')]\n"
     )
     tamper(run, lambda manifest: manifest["recipe"].update(plugins=[str(file)]))
     tamper(
