@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toolbox_retrieval import late_interaction as late
-from toolbox_retrieval.late_interaction import LateInteractionRecall, late_interaction
+from toolbox_retrieval.late_interaction import LateInteractionRecall, score_late_interaction
 from toolbox_retrieval.recall import Recall
 
 from toolbox.base import Batch
@@ -67,8 +67,8 @@ def numbers_of(score, query_labels, gallery_labels, own, ks=(1, 5)):
 def test_scores_equal_the_definition():
     x, _ = sets()
     y, _ = sets(n=9, tokens=4, seed=1)
-    torch.testing.assert_close(late_interaction(x.double(), y.double()), definition(x, y), atol=1e-12, rtol=0)
-    torch.testing.assert_close(late_interaction(3 * x, y).double(), definition(x, y), atol=1e-6, rtol=0)
+    torch.testing.assert_close(score_late_interaction(x.double(), y.double()), definition(x, y), atol=1e-12, rtol=0)
+    torch.testing.assert_close(score_late_interaction(3 * x, y).double(), definition(x, y), atol=1e-6, rtol=0)
 
 
 def test_recall_equals_the_stored_numbers():
@@ -112,8 +112,10 @@ def test_the_memory_cap_changes_no_number(monkeypatch):
     x, labels = sets(n=200)
     expected = feed(LateInteractionRecall(ks=[1, 5]), x, labels)
     seen = []
-    original = late.late_interaction
-    monkeypatch.setattr(late, "late_interaction", lambda q, d: (seen.append(len(q) * len(d) * 49), original(q, d))[1])
+    original = late.score_late_interaction
+    monkeypatch.setattr(
+        late, "score_late_interaction", lambda q, d: (seen.append(len(q) * len(d) * 49), original(q, d))[1]
+    )
     assert feed(LateInteractionRecall(ks=[1, 5], memory_mb=1), x, labels) == pytest.approx(expected, abs=1e-9)
     assert len(seen) > 10
     assert 4 * max(seen) <= 2**20

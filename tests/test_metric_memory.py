@@ -11,7 +11,7 @@ from test_probe import clouds, shown
 from toolbox_classification.classifiers import NearestNeighbours
 from toolbox_classification.knn import classify_by_vote
 from toolbox_classification.logistic import LogisticRegression
-from toolbox_retrieval.report_items import group_table
+from toolbox_retrieval.report_items import make_group_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -104,7 +104,7 @@ def test_a_table_of_many_groups_takes_the_time_of_its_items():
         found = {"rank": rank, "map@r": torch.rand(count), "r_precision": torch.rand(count)}
         groups = [f"group {i // 4}" for i in range(count)]  # as many groups as a fourth of the items
         started = time.process_time()
-        table = group_table(found, groups, [1, 10], "skip")
+        table = make_group_table(found, groups, [1, 10], "skip")
         seconds.append(time.process_time() - started)
         assert "of" in table.note
     assert seconds[1] < 32 * max(seconds[0], 0.02)  # eight times the items; by groups times items it were 64

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toolbox_retrieval.commands.mine_negatives import class_labels
-from toolbox_retrieval.mining import ByPath, largest, mine
+from toolbox_retrieval.commands.mine_negatives import list_class_labels
+from toolbox_retrieval.mining import PathDataset, find_largest, mine_negatives
 
 import toolbox
 from toolbox.cli.main import main as console
@@ -74,7 +74,7 @@ def plainly(rows, labels, *, negatives, top, skip=0, margin=None, max_similarity
 def test_the_same_as_item_by_item(given, memory_mb):
     rows, labels = data()
     expected, counts = plainly(rows, labels, **given)
-    found = mine(torch.from_numpy(rows), torch.from_numpy(labels), **given, memory_mb=memory_mb)
+    found = mine_negatives(torch.from_numpy(rows), torch.from_numpy(labels), **given, memory_mb=memory_mb)
     assert found.rows == expected
     assert {name: getattr(found, name) for name in counts} == counts
     assert counts["alone"] == 1
@@ -87,13 +87,13 @@ def test_the_same_as_item_by_item(given, memory_mb):
 def test_equal_similarities_stand_in_the_order_of_items():
     rows = torch.ones(40, 1, dtype=torch.float64)  # a model that maps everything to one point
     labels = torch.arange(40) // 2
-    found = mine(rows, labels, negatives=3, top=6)
+    found = mine_negatives(rows, labels, negatives=3, top=6)
     assert found.rows[0] == (0, [1], [2, 3, 4])
     assert found.rows[7] == (7, [6], [0, 1, 2])
     values = torch.tensor([[1.0, 3, 3, 2, 3, 1, 1], [0, 0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7]])
     for count in range(1, 9):
         wanted = values.sort(dim=1, descending=True, stable=True)
-        scores, columns = largest(values, count)
+        scores, columns = find_largest(values, count)
         assert torch.equal(scores, wanted.values[:, :count])
         assert torch.equal(columns, wanted.indices[:, :count])
 
@@ -102,12 +102,12 @@ def test_margin_tells_likely_false_negatives():
     """A near copy of the query under another label is left out by a margin, and stands first without one."""
     rows = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [0.8, 0.6], [1.0, 0.01], [0.5, 0.9], [0, 1.0]]), dim=1)
     labels = torch.tensor([0, 0, 1, 1, 2])
-    first = mine(rows, labels, negatives=1, top=10)
+    first = mine_negatives(rows, labels, negatives=1, top=10)
     assert first.rows[0] == (0, [1], [2])
-    careful = mine(rows, labels, negatives=1, top=10, margin=0.0)
+    careful = mine_negatives(rows, labels, negatives=1, top=10, margin=0.0)
     assert careful.rows[0] == (0, [1], [3])
     assert careful.by_margin > 0
-    skipping = mine(rows, labels, negatives=1, top=10, skip=1)
+    skipping = mine_negatives(rows, labels, negatives=1, top=10, skip=1)
     assert skipping.rows[0] == (0, [1], [3])
 
 
@@ -125,14 +125,14 @@ def test_margin_tells_likely_false_negatives():
 def test_numbers_that_make_no_sense(given):
     rows, labels = data()
     with pytest.raises(ValueError, match=r"at least|fewer than"):
-        mine(torch.from_numpy(rows), torch.from_numpy(labels), **given)
+        mine_negatives(torch.from_numpy(rows), torch.from_numpy(labels), **given)
 
 
 def test_one_class_and_classes_of_one_have_no_rows():
     rows, _ = data()
-    one = mine(torch.from_numpy(rows), torch.zeros(60, dtype=torch.long))
+    one = mine_negatives(torch.from_numpy(rows), torch.zeros(60, dtype=torch.long))
     assert (one.rows, one.alone, one.empty) == ([], 0, 60)
-    each = mine(torch.from_numpy(rows), torch.arange(60))
+    each = mine_negatives(torch.from_numpy(rows), torch.arange(60))
     assert (each.rows, each.alone, each.empty) == ([], 60, 0)
 
 
@@ -142,7 +142,7 @@ def test_memory_stays_bounded(monkeypatch):
     matmul = torch.Tensor.__matmul__
     monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append(len(a)) or matmul(a, b))
     rows = torch.nn.functional.normalize(torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)), dim=1)
-    mine(rows, torch.arange(3000) // 3, memory_mb=1)
+    mine_negatives(rows, torch.arange(3000) // 3, memory_mb=1)
     assert sum(sizes) == 3000
     assert max(sizes) * 3000 * 20 <= 2**20
 
@@ -228,7 +228,7 @@ def test_several_positives_and_limits_are_counted(toy, pictures, capsys):
 def test_classes_are_written_as_they_will_be_read(names, written):
     from types import SimpleNamespace
 
-    found = class_labels(SimpleNamespace(classes=names, labels=[0, 1, 1]))
+    found = list_class_labels(SimpleNamespace(classes=names, labels=[0, 1, 1]))
     assert [found[label] for label in range(2)] == written
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_mined(toy, tmp_path, capsys):
 
 def test_paths_are_relative_to_the_root(pictures):
     for root in (pictures, f"{pictures}/", f"{pictures}/../pictures", pictures.parent / "./pictures"):
-        dataset = ByPath(toolbox.build(dict(type="datasets.ImageFolder", root=str(root))))
+        dataset = PathDataset(toolbox.build(dict(type="datasets.ImageFolder", root=str(root))))
         assert dataset[0]["id"] == "c/0.png"
     dataset.root = None
     assert dataset[0]["id"] == (pictures / "c/0.png").as_posix()

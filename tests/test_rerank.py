@@ -187,14 +187,14 @@ def test_chunks_change_no_distance(monkeypatch):
     monkeypatch.setattr(k_reciprocal, "_PAIRS", 50)
     assert torch.allclose(distances(x, 20, 6, 0.3), expected, atol=1e-6)
     units = unit_rows(x)
-    whole = k_reciprocal.with_itself(units, 20, 512)
-    assert torch.equal(k_reciprocal.with_itself(units, 20, 0), whole)
-    sets = k_reciprocal.reciprocal_sets(whole, 20, 512)
-    assert all(map(torch.equal, k_reciprocal.reciprocal_sets(whole, 20, 0), sets))
-    values = k_reciprocal.closeness(units, *sets, 512)
-    assert torch.allclose(k_reciprocal.closeness(units, *sets, 0), values, atol=1e-6)
-    sums = k_reciprocal.averaged(*sets, values, whole[:, :6], 512)
-    again = k_reciprocal.averaged(*sets, values, whole[:, :6], 0)
+    whole = k_reciprocal.list_neighbours(units, 20, 512)
+    assert torch.equal(k_reciprocal.list_neighbours(units, 20, 0), whole)
+    sets = k_reciprocal.find_reciprocal_sets(whole, 20, 512)
+    assert all(map(torch.equal, k_reciprocal.find_reciprocal_sets(whole, 20, 0), sets))
+    values = k_reciprocal.compute_closeness(units, *sets, 512)
+    assert torch.allclose(k_reciprocal.compute_closeness(units, *sets, 0), values, atol=1e-6)
+    sums = k_reciprocal.average_rows(*sets, values, whole[:, :6], 512)
+    again = k_reciprocal.average_rows(*sets, values, whole[:, :6], 0)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(again, sums, strict=True))
 
 
@@ -302,7 +302,7 @@ def test_whitening_equals_scikit_learn():
     train, test = items(n=300, noise=1.0)[0], items(seed=1)[0]
     whitening = Whitening(5)
     for part in train.split(64):
-        whitening.see(part)
+        whitening.add(part)
     found = whitening.fit()(3 * test)
     expected = PCA(5, whiten=True, svd_solver="full").fit(unit(train).numpy()).transform(unit(test).numpy())
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -322,7 +322,7 @@ def test_the_metric_whitens_by_the_training_set_or_by_the_gallery():
             metric.fit({"embeddings": part}, Batch())
         found = under(feed(metric, x, labels), "whiten")
         whitening = Whitening(4)
-        whitening.see(seen)
+        whitening.add(seen)
         new = whitening.fit()(x)
         expected = summarize(
             rank_queries(new, new, query_labels=labels, gallery_labels=labels, query_ids=numbers, gallery_ids=numbers),
@@ -350,7 +350,7 @@ def test_whitening_refuses_what_it_cannot_learn():
     with pytest.raises(ValueError, match="than the 5 in which the 120 embeddings"):
         feed(Recall(ks=[1], whiten=6, whiten_from="gallery"), flat, labels)
     with pytest.raises(ValueError, match="too wide"):
-        Whitening(5).see(torch.zeros(1, 10000))
+        Whitening(5).add(torch.zeros(1, 10000))
     metric = Recall(ks=[1], whiten=4)
     metric.fit({"embeddings": torch.full((3, 8), torch.nan)}, Batch())
     with pytest.raises(ValueError, match="NaN"):

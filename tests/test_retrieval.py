@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from toolbox_retrieval import intervals as bootstrap
-from toolbox_retrieval.intervals import query_outcomes
+from toolbox_retrieval.intervals import compute_query_outcomes
 from toolbox_retrieval.recall import Recall
 
 from benchmarks import recall as benchmark
@@ -523,7 +523,7 @@ def titled(report_items):
 def test_examples_are_dataset_indices_ranked_and_never_the_query_itself():
     metric, _, x, labels, dataset = judged()
     similar = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(x).T
-    ranks = metric._found[""]["rank"]
+    ranks = metric._rankings[""]["rank"]
     found = titled(metric.report_items(dataset))
     spread = found["Queries and what was found"].examples
     assert len({example.query for example in spread}) == len(spread) > 20
@@ -559,7 +559,7 @@ def test_findings_say_what_the_numbers_say():
     counted = numbers["queries"] - numbers["queries_without_positive"]
     assert 190 < sum(row[1] for row in table.rows) == counted < 200
     assert sum(row[1] * row[2] for row in table.rows) / counted == pytest.approx(numbers["recall@1"])
-    ranks = [rank for rank in metric._found[""]["rank"].tolist() if rank]
+    ranks = [rank for rank in metric._rankings[""]["rank"].tolist() if rank]
     outcomes = everything[-1]
     assert outcomes.title == "rank of the first match"
     assert outcomes.values == ranks
@@ -640,7 +640,7 @@ def test_summaries_are_the_means_of_outcomes():
     found = rank_queries(x, x, query_labels=labels, gallery_labels=labels, query_ids=numbers, gallery_ids=numbers)
     for lone in ("miss", "skip"):
         expected = summarize(found, [1, 10], lone=lone)
-        for name, (values, counted) in query_outcomes(found, [1, 10], lone=lone).items():
+        for name, (values, counted) in compute_query_outcomes(found, [1, 10], lone=lone).items():
             assert (values * counted).sum() / counted.sum() == pytest.approx(expected[name]), name
 
 
@@ -656,7 +656,7 @@ def test_intervals_equal_a_plain_bootstrap_over_classes():
     generator = torch.Generator().manual_seed(0)
     for lone in ("miss", "skip"):
         names = labels[found["rank"] > 0 if lone == "skip" else slice(None)].unique().tolist()
-        got = bootstrap.intervals(found, labels, [1, 10], 50, lone=lone)
+        got = bootstrap.estimate_intervals(found, labels, [1, 10], 50, lone=lone)
         means = []
         generator.manual_seed(0)
         for row in torch.randint(len(names), (50, len(names)), generator=generator).tolist():
@@ -669,21 +669,21 @@ def test_intervals_equal_a_plain_bootstrap_over_classes():
 
 def test_intervals_do_not_depend_on_how_draws_are_split(monkeypatch):
     found, labels = outcomes_of(torch.rand(200) < 0.7, torch.arange(200) // 4)
-    expected = bootstrap.intervals(found, labels, [1], 100)
+    expected = bootstrap.estimate_intervals(found, labels, [1], 100)
     monkeypatch.setattr(bootstrap, "DRAWS", 170)
-    assert bootstrap.intervals(found, labels, [1], 100) == expected
+    assert bootstrap.estimate_intervals(found, labels, [1], 100) == expected
 
 
 def test_intervals_are_those_of_the_binomial_and_wider_where_a_class_moves_together():
     generator = torch.Generator().manual_seed(1)
     hits = torch.rand(2000, generator=generator) < 0.7
-    single = bootstrap.intervals(*outcomes_of(hits, torch.arange(2000)), [1], 2000)["recall@1"]
+    single = bootstrap.estimate_intervals(*outcomes_of(hits, torch.arange(2000)), [1], 2000)["recall@1"]
     p = hits.float().mean().item()
     expected = 1.96 * (p * (1 - p) / 2000) ** 0.5
     assert single == pytest.approx((p - expected, p + expected), abs=0.1 * expected)
     together = hits[:500].repeat_interleave(4)
-    wide = bootstrap.intervals(*outcomes_of(together, torch.arange(2000) // 4), [1], 2000)["recall@1"]
-    naive = bootstrap.intervals(*outcomes_of(together, torch.arange(2000)), [1], 2000)["recall@1"]
+    wide = bootstrap.estimate_intervals(*outcomes_of(together, torch.arange(2000) // 4), [1], 2000)["recall@1"]
+    naive = bootstrap.estimate_intervals(*outcomes_of(together, torch.arange(2000)), [1], 2000)["recall@1"]
     assert (wide[1] - wide[0]) / (naive[1] - naive[0]) == pytest.approx(2, rel=0.1)
 
 

@@ -16,7 +16,7 @@ from toolbox_losses.infonce import InfoNCE
 from toolbox_retrieval.embedder import Embedder
 from toolbox_retrieval.group_pk import GroupPK
 from toolbox_retrieval.pairs import Pairs
-from toolbox_retrieval.pk import PK, add_groups, fewest, fullest, seat_batches
+from toolbox_retrieval.pk import PK, add_groups, count_fewest_batches, count_most_batches, seat_batches
 from torch import nn
 
 from toolbox.base import Backbone, Features, Preprocess, l2_normalize
@@ -174,10 +174,10 @@ def test_seats_of_a_class_lie_in_different_batches_however_tight(seed):
 
 
 def test_numbers_of_batches():
-    assert fewest(np.array([3, 1, 1, 1]), classes=2) == 3
-    assert fewest(np.array([5, 1, 1]), classes=2) == 5
-    assert fullest(np.array([5, 1, 1]), classes=2) == 2
-    assert fullest(np.array([3, 3, 1]), classes=2) == 3
+    assert count_fewest_batches(np.array([3, 1, 1, 1]), classes=2) == 3
+    assert count_fewest_batches(np.array([5, 1, 1]), classes=2) == 5
+    assert count_most_batches(np.array([5, 1, 1]), classes=2) == 2
+    assert count_most_batches(np.array([3, 3, 1]), classes=2) == 3
 
 
 def test_pk_refuses_what_it_cannot_fill():

@@ -128,14 +128,14 @@ def metrics() -> None:
 def mined() -> None:
     """Hard negatives of rows on the device."""
     import torch
-    from toolbox_retrieval.mining import mine
+    from toolbox_retrieval.mining import mine_negatives
 
     from toolbox.base import l2_normalize
 
     rows = l2_normalize(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))
     labels = torch.arange(32) // 4
     how = dict(negatives=2, margin=0.0, max_similarity=0.9, keep_short=True, memory_mb=1)
-    assert mine(rows.to("strict"), labels.to("strict"), **how) == mine(rows, labels, **how)
+    assert mine_negatives(rows.to("strict"), labels.to("strict"), **how) == mine_negatives(rows, labels, **how)
 
 
 def chosen() -> None:

@@ -1,7 +1,8 @@
-"""Training one backbone to embed images, the model of retrieval recipes."""
+"""The model of retrieval recipes: one backbone, trained to embed images."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,12 +23,12 @@ class Embedder(TowerModel):
     - `backbone`: reads `batch.inputs["image"]`.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last", "tokens").
     - `head`: from the pooled features to the embedding; None leaves the pooled features as they are.
-    - `loss`: what is minimised, over unnormalised embeddings and the labels; None for a model that is only
+    - `loss`: the loss to minimise, over unnormalised embeddings and the labels; None for a model that is only
       evaluated. Its parameters are the part `criterion`.
     - `cross_view`: with several views of an item in the batch, whether the first views are compared with the
       others only, as in InfoNCE on pairs. False compares all rows among themselves. Without labels it takes
       exactly two views.
-    - `retrieve`: what `predict` gives once the loss has read the head's output: "embeddings" are that output,
+    - `retrieve`: what `predict` gives, while the loss reads the head's output: "embeddings" are that output,
       "features" the pooled features before the head, which then only training needs, as in SimCLR.
     - `teacher`: a backbone that stays frozen, whose embeddings a distilling loss reads. It sees the same view of an
       image at its own size. Training only: a checkpoint is used without it.
@@ -72,71 +73,51 @@ class Embedder(TowerModel):
         return super().inputs | ({} if self.teacher is None else {"teacher": self.teacher})
 
     def towers(self) -> dict[str, Tower]:
-        taught = {} if self.teacher is None else {"teacher": Tower(self.teacher, self.teacher_pool)}
-        return super().towers() | taught
+        teacher = {} if self.teacher is None else {"teacher": Tower(self.teacher, self.teacher_pool)}
+        return super().towers() | teacher
 
     def check(self) -> list[Problem]:
-        if found := self.check_loss("losses.SupCon"):
-            return found
-        name = type(self.criterion).__name__
-        if self.criterion.reads_logits:
-            found.append(
-                Problem(
-                    f"{name} compares logits with labels, and this model gives embeddings.",
-                    "loss",
-                    "Use classification.Classifier, or a loss such as losses.SupCon.",
-                )
-            )
-        if self.criterion.reads_tokens and not self.pool.keeps_tokens:
-            found.append(
-                Problem(
-                    f"{name} compares tokens, and this pool gives one vector an item.", "pool", "Set pool='tokens'."
-                )
-            )
-        if self.pool.keeps_tokens and not self.criterion.reads_tokens:
-            found.append(
-                Problem(
-                    f"{name} compares one vector an item, and this pool keeps tokens.",
-                    "loss",
-                    "Use losses.MaxSim, or pool='cls'.",
-                )
-            )
-        taught = self.teacher is not None or self.teacher_file is not None
-        if self.criterion.needs_teacher and not taught:
-            found.append(
-                Problem(
-                    f"{name} compares with a teacher, and there is none.",
-                    "loss",
-                    "Set model.teacher to a backbone, or model.teacher_file.",
-                )
-            )
-        if taught and not self.criterion.needs_teacher:
-            found.append(
-                Problem(
-                    f"{name} never looks at the teacher.",
-                    "teacher" if self.teacher else "teacher_file",
-                    "Add losses.Distillation to a losses.Sum, or remove the teacher.",
-                )
-            )
-        if self.teacher is not None and self.teacher.tune is not None:
-            found.append(Problem("A teacher stays frozen.", "teacher.tune", "Remove the key."))
+        loss = self.criterion
+        if loss is None:
+            return self.check_loss("losses.SupCon")
+        problems = self._check_kinds(loss)
         if self.teacher_file is not None:
             try:
                 self._stored = StoredEmbeddings(self.teacher_file)
             except (OSError, ValueError) as error:
-                found.append(Problem(str(error), "teacher_file"))
-        if self.teacher is not None and self.teacher_pool.keeps_tokens and self.criterion.needs_teacher:
-            found.append(
-                Problem(
-                    f"{name} compares with one vector an item, and the teacher's pool keeps tokens.",
-                    "teacher_pool",
-                    "Set teacher_pool='cls'.",
-                )
-            )
-        return found or self._check_teacher()
+                problems.append(Problem(str(error), "teacher_file"))
+        return problems or self._check_teacher_width(loss)
 
-    def _check_teacher(self) -> list[Problem]:
-        """Whether the loss can do with the widths of student and teacher."""
+    def _check_kinds(self, loss: Loss) -> list[Problem]:
+        """Whether loss, pool and teacher are of the kinds that fit each other."""
+        name, problems = type(loss).__name__, []
+        has_teacher = self.teacher is not None or self.teacher_file is not None
+        if loss.reads_logits:
+            message = f"{name} compares logits with labels, and this model gives embeddings."
+            hint = "Use classification.Classifier, or a loss such as losses.SupCon."
+            problems.append(Problem(message, "loss", hint))
+        if loss.reads_tokens and not self.pool.keeps_tokens:
+            message = f"{name} compares tokens, and this pool gives one vector an item."
+            problems.append(Problem(message, "pool", "Set pool='tokens'."))
+        if self.pool.keeps_tokens and not loss.reads_tokens:
+            message = f"{name} compares one vector an item, and this pool keeps tokens."
+            problems.append(Problem(message, "loss", "Use losses.MaxSim, or pool='cls'."))
+        if loss.needs_teacher and not has_teacher:
+            message = f"{name} compares with a teacher, and there is none."
+            problems.append(Problem(message, "loss", "Set model.teacher to a backbone, or model.teacher_file."))
+        if has_teacher and not loss.needs_teacher:
+            hint = "Add losses.Distillation to a losses.Sum, or remove the teacher."
+            key = "teacher" if self.teacher is not None else "teacher_file"
+            problems.append(Problem(f"{name} never looks at the teacher.", key, hint))
+        if self.teacher is not None and self.teacher.tune is not None:
+            problems.append(Problem("A teacher stays frozen.", "teacher.tune", "Remove the key."))
+        if self.teacher is not None and self.teacher_pool.keeps_tokens and loss.needs_teacher:
+            message = f"{name} compares with one vector an item, and the teacher's pool keeps tokens."
+            problems.append(Problem(message, "teacher_pool", "Set teacher_pool='cls'."))
+        return problems
+
+    def _check_teacher_width(self, loss: Loss) -> list[Problem]:
+        """Whether the widths of student and teacher fit the loss."""
         if self.teacher is not None:
             width = self.teacher_pool.dim(self.teacher.dim)
         elif self._stored is not None:
@@ -144,26 +125,27 @@ class Embedder(TowerModel):
         else:
             return []
         try:
-            self.criterion.check_teacher(self.out_dim, width)
+            loss.check_teacher(self.out_dim, width)
         except ValueError as error:
             return [Problem(f"{error}.", "loss")]
         return []
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        found = {"embeddings": self._embed(batch)}
+        outputs = {"embeddings": self._embed(batch)}
         if self.teacher is not None:
             with torch.no_grad():
-                found["teacher"] = self.pool_features(batch, "teacher")
-        return found
+                outputs["teacher"] = self.pool_features(batch, "teacher")
+        return outputs
 
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion = self.require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
-        own, labels = batch.views["image"], batch.labels
-        views = own * batch.blocks
-        labels = None if labels is None else labels.repeat(own)
+        augmented, labels = batch.views["image"], batch.labels
+        views = augmented * batch.blocks
+        labels = None if labels is None else labels.repeat(augmented)
         if self.teacher_file is not None:
-            teacher = self._stored_rows(batch.ids).to(embeddings.device).repeat(own, 1)
+            stored = self._read_stored(self.teacher_file, batch.ids)
+            teacher = stored.to(embeddings.device).repeat(augmented, 1)
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "
@@ -172,8 +154,9 @@ class Embedder(TowerModel):
         if not self.cross_view:
             # item by item, so that the rows of several processes follow each other as those of one do, which a memory
             # of past rows depends on
-            embeddings, labels, teacher = (_by_item(rows, views) for rows in (embeddings, labels, teacher))
-            return {"loss": criterion(embeddings, labels, teacher=teacher)}
+            labels = None if labels is None else _order_by_item(labels, views)
+            teacher = None if teacher is None else _order_by_item(teacher, views)
+            return {"loss": criterion(_order_by_item(embeddings, views), labels, teacher=teacher)}
         if labels is None and views > 2:
             raise ValueError(f"cross_view=True without labels takes exactly 2 views, and this batch has {views}")
         count = len(embeddings) // views
@@ -181,11 +164,9 @@ class Embedder(TowerModel):
         def cut(rows: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
             return (None, None) if rows is None else (rows[:count], rows[count:])
 
-        (first, others), (label, ref_labels), (taught, ref_teacher) = cut(embeddings), cut(labels), cut(teacher)
-        value = criterion(
-            first, label, ref_embeddings=others, ref_labels=ref_labels, teacher=taught, ref_teacher=ref_teacher
-        )
-        return {"loss": value}
+        (labels, ref_labels), (teacher, ref_teacher) = cut(labels), cut(teacher)
+        refs = {"ref_embeddings": embeddings[count:], "ref_labels": ref_labels, "ref_teacher": ref_teacher}
+        return {"loss": criterion(embeddings[:count], labels, teacher=teacher, **refs)}
 
     @property
     def predicts_through_head(self) -> bool:
@@ -203,14 +184,14 @@ class Embedder(TowerModel):
             embeddings = embeddings * pooled.any(dim=-1, keepdim=True)
         return embeddings
 
-    def _stored_rows(self, ids: list[int | str]) -> Tensor:
+    def _read_stored(self, path: str, ids: Sequence[int | str]) -> Tensor:
         if self._stored is None:
-            self._stored = StoredEmbeddings(self.teacher_file)
-        return self._stored.rows(ids)
+            self._stored = StoredEmbeddings(path)
+        return self._stored.rows(list(ids))
 
 
-def _by_item(rows: Tensor | None, views: int) -> Tensor | None:
+def _order_by_item(rows: Tensor, views: int) -> Tensor:
     """(V * B, ...), every item's first view before any second, as (B * V, ...), an item's views together."""
-    if rows is None or views == 1:
+    if views == 1:
         return rows
     return rows.unflatten(0, (views, -1)).transpose(0, 1).flatten(0, 1)

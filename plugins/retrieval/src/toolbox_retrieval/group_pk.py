@@ -9,7 +9,14 @@ import numpy as np
 from toolbox.base import Dataset
 from toolbox.utils.class_index import ClassIndex
 from toolbox.utils.epoch_sampler import EpochSampler
-from toolbox_retrieval.pk import coverage, fewest, fitted, fullest, pk_table, seat_batches
+from toolbox_retrieval.pk import (
+    count_fewest_batches,
+    count_most_batches,
+    describe_coverage,
+    fit_groups,
+    make_pk_table,
+    seat_batches,
+)
 
 
 class GroupPK(EpochSampler):
@@ -25,7 +32,7 @@ class GroupPK(EpochSampler):
     - `short_classes`: what happens to images that fill no group of `per_class`, or no batch: "repeat" or "drop", as in
       `retrieval.PK`.
 
-    Super-classes with too few classes stand together as one. Raises ValueError without labels or super-classes, for
+    Super-classes with too few classes are treated as one. Raises ValueError without labels or super-classes, for
     numbers below 1 or that do not divide, and when the data fill no batch.
     """
 
@@ -49,18 +56,18 @@ class GroupPK(EpochSampler):
         drop, share = self.short_classes == "drop", self.classes // self.groups
         sizes = self._classes.sizes
         self._parts = sizes // self.per_class if drop else -(-sizes // self.per_class)
-        self._members = self._together(dataset, share)
-        count = fullest if drop else fewest
-        self._blocks = np.array([count(self._parts[members], share) for members in self._members])
+        self._members = self._group_classes(dataset, share)
+        count_batches = count_most_batches if drop else count_fewest_batches
+        self._blocks = np.array([count_batches(self._parts[members], share) for members in self._members])
         if len(self._blocks) < self.groups or (drop and np.count_nonzero(self._blocks) < self.groups):
             raise ValueError(
                 f"a batch takes {share} classes of each of {self.groups} super-classes, and "
                 f"{type(dataset).__name__} has {int(np.count_nonzero(self._blocks))} with so many. "
                 f"Try fewer groups, or fewer classes."
             )
-        return count(self._blocks, self.groups)
+        return count_batches(self._blocks, self.groups)
 
-    def _together(self, dataset: Dataset, share: int) -> list[np.ndarray]:
+    def _group_classes(self, dataset: Dataset, share: int) -> list[np.ndarray]:
         """The class numbers of each super-class; those that cannot give `share` classes are one."""
         names, group_of = np.unique(np.asarray(dataset.groups, dtype=str), return_inverse=True)
         first = np.full(len(self._classes.sizes), -1)
@@ -84,33 +91,25 @@ class GroupPK(EpochSampler):
     def plan(self, rng: np.random.Generator) -> np.ndarray:
         batches, drop, share = len(self), self.short_classes == "drop", self.classes // self.groups
         total = batches * self.groups
-        blocks = fitted(self._blocks, total, batches, drop, rng)
+        blocks = fit_groups(self._blocks, total, batches, drop, rng)
         ordered = self._classes.shuffled(rng)
         sequence = rng.permutation(len(blocks))
-        tables = [
-            pk_table(
-                ordered,
-                self._classes.starts[members],
-                self._classes.sizes[members],
-                self._parts[members],
-                (blocks[group], share, self.per_class),
-                drop,
-                rng,
-            )
-            for group in sequence
-            if blocks[group]  # all of it may have been dropped
-            for members in [self._members[group]]
-        ]
+        tables = []
+        for group in sequence:
+            if blocks[group]:  # all of it may have been dropped
+                members, shape = self._members[group], (blocks[group], share, self.per_class)
+                starts, sizes = self._classes.starts[members], self._classes.sizes[members]
+                tables.append(make_pk_table(ordered, starts, sizes, self._parts[members], shape, drop, rng))
         table = np.empty((batches, self.groups, share, self.per_class), dtype=np.int64)
         places = seat_batches(blocks[sequence], batches, self.groups, rng), np.repeat(range(self.groups), batches)
         table[places] = np.concatenate(tables)
         return table.reshape(batches, self.classes, self.per_class).transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
-        total, seen = len(self._classes.numbers), len(self) * self.batch_size
+        total, drawn = len(self._classes.numbers), len(self) * self.batch_size
         share = self.classes // self.groups
         notes = []
         if self._small:
             fate = "are left out" if self._lost else "stand together as one"
             notes.append(f"{self._small} super-classes with fewer than {share} classes {fate}")
-        return notes + coverage(seen, total)
+        return notes + describe_coverage(drawn, total)

@@ -11,17 +11,12 @@ from toolbox.utils.ranking import Lone
 from toolbox.utils.resampling import DRAWS, SEED, percentiles
 
 
-def intervals(
-    found: dict[str, Tensor],
-    labels: Tensor,
-    ks: Sequence[int],
-    resamples: int,
-    *,
-    lone: Lone = "skip",
+def estimate_intervals(
+    ranking: dict[str, Tensor], labels: Tensor, ks: Sequence[int], resamples: int, *, lone: Lone = "skip"
 ) -> dict[str, tuple[float, float]]:
     """{name: (low, high)} of the numbers of `summarize`, at 95 %.
 
-    - `found`: what `rank_queries` returned; `labels`: (Q,) the queries' classes.
+    - `ranking`: the result of `rank_queries`; `labels`: (Q,) the queries' classes.
     - `lone`: as in `summarize`; "skip" also leaves out classes of which no query has a positive.
     - `resamples`: how often as many classes as there are get drawn, with replacement and with all their queries.
 
@@ -31,13 +26,13 @@ def intervals(
     Raises ValueError for fewer than two classes.
     """
     if lone == "skip":  # classes that nothing counts of are not drawn
-        counted = torch.nonzero(found["rank"].cpu() > 0)[:, 0]
-        found, labels = {name: values.cpu()[counted] for name, values in found.items()}, labels.cpu()[counted]
+        counted = torch.nonzero(ranking["rank"].cpu() > 0)[:, 0]
+        ranking, labels = {name: values.cpu()[counted] for name, values in ranking.items()}, labels.cpu()[counted]
     _, cluster = labels.cpu().unique(return_inverse=True)
     classes = int(cluster.max()) + 1 if len(cluster) else 0
     if classes < 2:
         raise ValueError(f"an interval needs queries of two classes at least, and there are {classes}: use intervals=0")
-    outcomes = query_outcomes(found, ks, lone=lone)
+    outcomes = compute_query_outcomes(ranking, ks, lone=lone)
     # of each number the sum and the count of its queries, by class
     columns = [column for values, counted in outcomes.values() for column in (values * counted, counted)]
     sums = torch.zeros(classes, len(columns)).double().index_add_(0, cluster, torch.stack(columns, dim=1))
@@ -56,14 +51,14 @@ def intervals(
     return result
 
 
-def query_outcomes(
-    found: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip"
+def compute_query_outcomes(
+    ranking: dict[str, Tensor], ks: Sequence[int], *, lone: Lone = "skip"
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """{name: (value of each query, 1 where it counts)}: `summarize` gives the means of these."""
-    rank = found["rank"].cpu()
+    rank = ranking["rank"].cpu()
     answerable = (rank > 0).double()
-    asked = torch.ones_like(answerable) if lone == "miss" else answerable
-    outcomes = {f"recall@{k}": ((rank <= k).double() * answerable, asked) for k in ks}
+    counted = torch.ones_like(answerable) if lone == "miss" else answerable
+    outcomes = {f"recall@{k}": ((rank <= k).double() * answerable, counted) for k in ks}
     for name in ("map@r", "r_precision"):
-        outcomes[name] = found[name].cpu().double(), answerable
+        outcomes[name] = ranking[name].cpu().double(), answerable
     return outcomes | {"mrr": (answerable / rank.clamp(min=1), answerable)}

@@ -38,10 +38,10 @@ class KReciprocal:
 
     def __init__(self, items: Tensor, gallery: int, k1: int, k2: int, weight: float, *, memory_mb: int = 512) -> None:
         self.weight = weight
-        neighbours = with_itself(items, k1, memory_mb)
-        sets = reciprocal_sets(neighbours, k1, memory_mb)
-        values = closeness(items, *sets, memory_mb)
-        self.start, self.columns, self.values = averaged(*sets, values, neighbours[:, :k2], memory_mb)
+        neighbours = list_neighbours(items, k1, memory_mb)
+        sets = find_reciprocal_sets(neighbours, k1, memory_mb)
+        values = compute_closeness(items, *sets, memory_mb)
+        self.start, self.columns, self.values = average_rows(*sets, values, neighbours[:, :k2], memory_mb)
         rows = _rows(self.start)
         self.total = values.new_zeros(len(items)).index_add_(0, rows, self.values)
         # the same entries by column, of gallery items only: who else holds what a query holds
@@ -50,7 +50,7 @@ class KReciprocal:
         self._holders, self._held = rows[kept], self.values[kept]
         sizes = torch.bincount(self.columns[kept], minlength=len(items))
         self._column_start = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
-        self._placed: tuple[Tensor, Tensor] | None = None
+        self._order_and_holders: tuple[Tensor, Tensor] | None = None
 
     def rescore(self, items: Tensor, order: Tensor, cosines: Tensor) -> None:
         """Turn cosines into scores 1 + lambda - (final distance), in place.
@@ -64,11 +64,11 @@ class KReciprocal:
 
     def overlap(self, items: Tensor, order: Tensor) -> Tensor:
         """(Q, G): sum_l min(V(i, l), V(j, l))."""
-        if self._placed is None or self._placed[0] is not order:
+        if self._order_and_holders is None or self._order_and_holders[0] is not order:
             place = torch.empty_like(order)
             place[order] = torch.arange(len(order), device=order.device)
-            self._placed = order, place[self._holders]
-        holders = self._placed[1]
+            self._order_and_holders = order, place[self._holders]
+        holders = self._order_and_holders[1]
         common = self.values.new_zeros(len(items), len(order))
         row, entry = _entries(self.start, items)
         first, last = self._column_start[self.columns[entry]], self._column_start[self.columns[entry] + 1]
@@ -79,14 +79,14 @@ class KReciprocal:
         return common
 
 
-def with_itself(items: Tensor, k: int, memory_mb: int) -> Tensor:
+def list_neighbours(items: Tensor, k: int, memory_mb: int) -> Tensor:
     """(N, 1 + min(k, N - 1)): each item itself, then the others nearest to it."""
-    own = torch.arange(len(items), device=items.device)
-    _, others = nearest(items, items, own, min(k, len(items) - 1), memory_mb=memory_mb)
-    return torch.cat([own[:, None], others], dim=1)
+    rows = torch.arange(len(items), device=items.device)
+    _, others = nearest(items, items, rows, min(k, len(items) - 1), memory_mb=memory_mb)
+    return torch.cat([rows[:, None], others], dim=1)
 
 
-def reciprocal_sets(neighbours: Tensor, k1: int, memory_mb: int) -> tuple[Tensor, Tensor]:
+def find_reciprocal_sets(neighbours: Tensor, k1: int, memory_mb: int) -> tuple[Tensor, Tensor]:
     """R*(i) for all items: where each begins, (N + 1,), and their members, ascending."""
     size, wide = neighbours.shape
     half = neighbours[:, : min(wide, (k1 + 1) // 2 + 1)]
@@ -94,20 +94,20 @@ def reciprocal_sets(neighbours: Tensor, k1: int, memory_mb: int) -> tuple[Tensor
     rows = max(1, memory_mb * 2**20 // (size + 64 * wide * half.shape[1]))
     members, counts = [], []
     for chunk in torch.arange(size, device=neighbours.device).split(rows):
-        own, valid = neighbours[chunk], mutual[chunk]
-        inside = torch.zeros(len(chunk), size, dtype=torch.bool, device=own.device).scatter_(1, own, valid)
-        others, of_other = half[own], mutual_half[own]
+        first, valid = neighbours[chunk], mutual[chunk]
+        inside = torch.zeros(len(chunk), size, dtype=torch.bool, device=first.device).scatter_(1, first, valid)
+        others, of_other = half[first], mutual_half[first]
         shared = inside.gather(1, others.flatten(1)).view_as(others) & of_other
         accepted = valid & (3 * shared.sum(dim=2) >= 2 * of_other.sum(dim=2))
-        base = (torch.arange(len(chunk), device=own.device) * size)[:, None]
+        base = (torch.arange(len(chunk), device=first.device) * size)[:, None]
         more = accepted[:, :, None] & of_other
-        keys = torch.cat([(base + own)[valid], (base[:, :, None] + others)[more]]).unique()
+        keys = torch.cat([(base + first)[valid], (base[:, :, None] + others)[more]]).unique()
         members.append(keys % size)
         counts.append(torch.bincount(keys // size, minlength=len(chunk)))
     return torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)), torch.cat(members)
 
 
-def closeness(items: Tensor, start: Tensor, columns: Tensor, memory_mb: int) -> Tensor:
+def compute_closeness(items: Tensor, start: Tensor, columns: Tensor, memory_mb: int) -> Tensor:
     """exp(-d(i, j)) for every member j of every set i."""
     step = max(1, memory_mb * 2**20 // (12 * items.shape[1]))
     rows = _rows(start)
@@ -115,12 +115,12 @@ def closeness(items: Tensor, start: Tensor, columns: Tensor, memory_mb: int) -> 
     return (2 * torch.cat(cosines).clamp(max=1) - 2).exp_()
 
 
-def averaged(
+def average_rows(
     start: Tensor, columns: Tensor, values: Tensor, neighbours: Tensor, memory_mb: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sparse rows, averaged over each item's `neighbours` (N, k2): where rows begin, columns and values."""
     size, count = neighbours.shape
-    found, sums, counts = [], [], []
+    kept_columns, sums, counts = [], [], []
     lengths = (start[1:] - start[:-1])[neighbours].sum(dim=1)
     for part in _pieces(lengths, max(1, memory_mb * 2**20 // 64)):
         chosen = neighbours[part]
@@ -128,18 +128,18 @@ def averaged(
         keys, place = (row // count * size + columns[entry]).unique(return_inverse=True)
         total = values.new_zeros(len(keys))
         sums.append(total.index_add_(0, place, values[entry]).div_(count))
-        found.append(keys % size)
+        kept_columns.append(keys % size)
         counts.append(torch.bincount(keys // size, minlength=len(chosen)))
-    return torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)), torch.cat(found), torch.cat(sums)
+    return torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)), torch.cat(kept_columns), torch.cat(sums)
 
 
 def _mutual(neighbours: Tensor, memory_mb: int) -> Tensor:
     """Like `neighbours`: whether the item is a neighbour of its neighbour too."""
     size, wide = neighbours.shape
     step = max(1, memory_mb * 2**20 // (10 * wide * wide))
-    own = torch.arange(size, device=neighbours.device)[:, None, None]
+    rows = torch.arange(size, device=neighbours.device)[:, None, None]
     return torch.cat(
-        [(neighbours[chunk] == i).any(dim=2) for chunk, i in zip(neighbours.split(step), own.split(step), strict=True)]
+        [(neighbours[chunk] == i).any(dim=2) for chunk, i in zip(neighbours.split(step), rows.split(step), strict=True)]
     )
 
 

@@ -10,8 +10,15 @@ from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores, summarize
-from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, largest_k, remarks
-from toolbox_retrieval.report_items import outcomes, positions, recall_curve
+from toolbox_retrieval.queries import (
+    check_answerable,
+    check_arguments,
+    check_labels,
+    find_largest_k,
+    list_remarks,
+    select_ks,
+)
+from toolbox_retrieval.report_items import make_outcomes, make_rank_table, make_recall_curve
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -43,9 +50,9 @@ class LateInteractionRecall(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self._seen = EmbeddingAccumulator("Late interaction", "tokens")
+        self._accumulator = EmbeddingAccumulator("Late interaction", "tokens")
         self._items: Items | None = None
-        self._found: dict[str, Tensor] = {}
+        self._ranking: dict[str, Tensor] = {}
 
     def names(self) -> list[str]:
         means = [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision", "mrr"]
@@ -61,10 +68,10 @@ class LateInteractionRecall(Metric):
         return [Problem(message, hint="Set model.pool='tokens', or use retrieval.Recall.")]
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._seen.add(outputs, batch)
+        self._accumulator.add(outputs, batch)
 
     def compute(self) -> dict[str, float]:
-        self._items = items = self._seen.items()
+        self._items = items = self._accumulator.items()
         check_finite(items.values.flatten(1), "token")
         if empty := int((~items.values.flatten(1).any(dim=1)).sum()):
             raise ValueError(f"{empty} of {len(items.values)} items have no token that is not zero: nothing to compare")
@@ -72,32 +79,33 @@ class LateInteractionRecall(Metric):
         (rank, size), labelling = get_dist_info(), items.labelling()
         share = torch.arange(rank, len(queries), size, device=queries.device)
         labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
-        found = rank_token_sets(queries[share] if size > 1 else queries, gallery, memory_mb=self.memory_mb, **labelling)
+        ranked = queries[share] if size > 1 else queries
+        ranking = rank_token_sets(ranked, gallery, memory_mb=self.memory_mb, **labelling)
         if size > 1:
             shares = torch.cat([torch.arange(r, len(queries), size) for r in range(size)])
             place = shares.argsort().to(queries.device)
-            found = {name: gather(values)[place] for name, values in found.items()}
-        self._found = found
-        check_answerable(found["rank"])
-        means = summarize(found, fitting_ks(self.ks, items), lone=self.lone)
+            ranking = {name: gather(values)[place] for name, values in ranking.items()}
+        self._ranking = ranking
+        check_answerable(ranking["rank"])
+        means = summarize(ranking, select_ks(self.ks, items), lone=self.lone)
         return {PREFIX + name: mean for name, mean in means.items()}
 
     def remarks(self) -> list[str]:
-        return [] if self._items is None else remarks(self.ks, self._items, self._found["rank"], self.lone)
+        return [] if self._items is None else list_remarks(self.ks, self._items, self._ranking["rank"], self.lone)
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._items is None:
             return []
-        rank, ks = self._found["rank"].cpu(), fitting_ks(self.ks, self._items)
-        found = [
-            recall_curve({"": {"rank": rank}}, largest_k(self._items), ks, self.lone),
-            positions(rank),
-            outcomes(self._items, rank, [], self.lone),
+        rank, ks = self._ranking["rank"].cpu(), select_ks(self.ks, self._items)
+        report_items = [
+            make_recall_curve({"": {"rank": rank}}, find_largest_k(self._items), ks, self.lone),
+            make_rank_table(rank),
+            make_outcomes(self._items, rank, [], self.lone),
         ]
-        for report_item in found:
+        for report_item in report_items:
             if report_item is not None:
                 report_item.title += ", late interaction"
-        return [report_item for report_item in found if report_item is not None]
+        return [report_item for report_item in report_items if report_item is not None]
 
 
 def rank_token_sets(
@@ -119,25 +127,25 @@ def rank_token_sets(
 
     def score(chunk: Tensor) -> Tensor:
         scores = gallery.new_full((len(chunk), layout.columns), -torch.inf)
-        asked = unit_rows(queries[chunk].flatten(0, 1)).view(len(chunk), *queries.shape[1:])
+        query_rows = unit_rows(queries[chunk].flatten(0, 1)).view(len(chunk), *queries.shape[1:])
         step = max(1, budget // (len(chunk) * queries.shape[1] * gallery.shape[1]))
         for start in range(0, len(gallery), step):
             part = gallery[layout.order[start : start + step]]
-            scores[:, start : start + len(part)] = late_interaction(asked, part)
+            scores[:, start : start + len(part)] = score_late_interaction(query_rows, part)
         return scores
 
     return rank_scores(layout, score, rows=rows, tie=TIE)
 
 
-def late_interaction(queries: Tensor, documents: Tensor) -> Tensor:
+def score_late_interaction(queries: Tensor, documents: Tensor) -> Tensor:
     """(Q, N, E) and (G, M, E) -> (Q, G): the mean over a query's tokens of the largest cosine with a document's.
 
     Zero tokens count on neither side; every set must hold another one.
     """
-    asked = unit_rows(queries.flatten(0, 1))
-    others = unit_rows(documents.flatten(0, 1))
+    query_rows = unit_rows(queries.flatten(0, 1))
+    document_rows = unit_rows(documents.flatten(0, 1))
     with full_precision():
-        similar = (asked @ others.T).view(*queries.shape[:2], *documents.shape[:2])
+        similar = (query_rows @ document_rows.T).view(*queries.shape[:2], *documents.shape[:2])
     nearest = similar.masked_fill_(~documents.any(dim=2), -torch.inf).amax(dim=3)
     valid = queries.any(dim=2)
     return nearest.masked_fill_(~valid[:, :, None], 0).sum(dim=1) / valid.sum(dim=1)[:, None]

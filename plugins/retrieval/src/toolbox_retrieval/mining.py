@@ -13,8 +13,8 @@ from toolbox.base import Dataset, Sample
 
 
 @dataclass
-class Mined:
-    """What `mine` found, in indices of rows.
+class MiningResult:
+    """The result of `mine_negatives`, in indices of rows.
 
     - `rows`: (query, positives, negatives), most similar first.
     - `alone`: queries without another item of their class; `short`: queries with fewer negatives than asked for,
@@ -30,7 +30,7 @@ class Mined:
     by_similarity: int = 0
 
 
-def mine(
+def mine_negatives(
     embeddings: Tensor,
     labels: Tensor,
     *,
@@ -42,8 +42,8 @@ def mine(
     positives: int = 1,
     keep_short: bool = False,
     memory_mb: int = 256,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Mined:
+    progress: Callable[[int], None] = lambda count: None,
+) -> MiningResult:
     """Hard negatives of every item among all others.
 
     - `embeddings`: (N, D) rows of length 1, whose products are similarities; `labels`: (N,) integers.
@@ -57,62 +57,62 @@ def mine(
     - `positives`: so many of the own class for each item, the most similar ones (Xuan et al. 2020, "Improved
       Embeddings with Easy Positive Triplet Mining"). `margin` is measured from the least similar of them.
     - `memory_mb`: cap in MiB on the working memory beyond the embeddings.
-    - `progress`: called with the number of items that are done.
+    - `progress`: called with the number of items so far.
 
     Equal similarities stand in the order of items, so the result is the same at every call.
     Raises ValueError for numbers that make no sense.
     """
     check_numbers(negatives, top, skip, positives)
-    found = Mined()
+    result = MiningResult()
     chunk = max(1, min(1024, memory_mb * 2**20 // (20 * len(embeddings) + 1)))
     for start in range(0, len(embeddings), chunk):
         rows = torch.arange(start, min(start + chunk, len(embeddings)), device=embeddings.device)
         similar = embeddings[rows] @ embeddings.T
         same = labels[rows][:, None] == labels[None]
-        own = similar.masked_fill(~same, -torch.inf)
-        own[rows - start, rows] = -torch.inf
-        near, near_columns = largest(own, positives)
-        del own
-        scores, columns = largest(similar.masked_fill_(same, -torch.inf), top)
+        of_class = similar.masked_fill(~same, -torch.inf)
+        of_class[rows - start, rows] = -torch.inf
+        near, near_columns = find_largest(of_class, positives)
+        del of_class
+        scores, columns = find_largest(similar.masked_fill_(same, -torch.inf), top)
         alone = near[:, 0] == -torch.inf
         keep = (scores > -torch.inf) & ~alone[:, None]
         keep[:, :skip] = False
         if max_similarity is not None:
-            found.by_similarity += int((keep & (scores > max_similarity)).sum())
+            result.by_similarity += int((keep & (scores > max_similarity)).sum())
             keep &= scores <= max_similarity
         if margin is not None:
             limit = near.masked_fill(near == -torch.inf, torch.inf).amin(dim=1, keepdim=True) - margin
-            found.by_margin += int((keep & (scores > limit)).sum())
+            result.by_margin += int((keep & (scores > limit)).sum())
             keep &= scores <= limit
         keep &= keep.cumsum(dim=1) <= negatives
         counts = keep.sum(dim=1)
-        found.alone += int(alone.sum())
-        found.empty += int((~alone & (counts == 0)).sum())
-        found.short += int((~alone & (counts < negatives)).sum())
+        result.alone += int(alone.sum())
+        result.empty += int((~alone & (counts == 0)).sum())
+        result.short += int((~alone & (counts < negatives)).sum())
         for place in torch.nonzero(counts >= (1 if keep_short else negatives))[:, 0].tolist():
-            own_class = near_columns[place][near[place] > -torch.inf].tolist()
-            found.rows.append((start + place, own_class, columns[place][keep[place]].tolist()))
+            positive_rows = near_columns[place][near[place] > -torch.inf].tolist()
+            result.rows.append((start + place, positive_rows, columns[place][keep[place]].tolist()))
         progress(start + len(rows))
-    return found
+    return result
 
 
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def find_largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Each row's `count` largest values (all, if there are fewer) and their columns, equal ones in their order."""
     count = min(count, values.shape[1])
-    found, columns = values.topk(count, dim=1)
-    edge = found[:, -1:]
+    top, columns = values.topk(count, dim=1)
+    edge = top[:, -1:]
     # of several equal values at the end topk takes any
     crowded = ((values >= edge).sum(dim=1) > count) & (edge[:, 0] > -torch.inf)
     for row in torch.nonzero(crowded)[:, 0].tolist():
         ordered = values[row].sort(descending=True, stable=True)
-        found[row], columns[row] = ordered.values[:count], ordered.indices[:count]
+        top[row], columns[row] = ordered.values[:count], ordered.indices[:count]
     columns, by = columns.sort(dim=1)
-    found, by = found.gather(1, by).sort(dim=1, descending=True, stable=True)
-    return found, columns.gather(1, by)
+    top, by = top.gather(1, by).sort(dim=1, descending=True, stable=True)
+    return top, columns.gather(1, by)
 
 
 def check_numbers(negatives: int, top: int, skip: int, positives: int) -> None:
-    """Raise ValueError for arguments of `mine` that make no sense."""
+    """Raise ValueError for arguments of `mine_negatives` that make no sense."""
     if negatives < 1 or positives < 1 or skip < 0:
         raise ValueError(
             f"negatives and positives are at least 1 and skip at least 0, not {negatives}, {positives} and {skip}"
@@ -124,8 +124,8 @@ def check_numbers(negatives: int, top: int, skip: int, positives: int) -> None:
         )
 
 
-class ByPath(Dataset):
-    """A dataset whose items are known by their path, relative to its `root` or `folder` if they are below it.
+class PathDataset(Dataset):
+    """A dataset whose items have their paths as ids, relative to its `root` or `folder` if they are below it.
 
     Raises ValueError at an item that has no "path".
     """
@@ -141,12 +141,13 @@ class ByPath(Dataset):
         sample = self.dataset[index]
         if "path" not in sample:
             raise ValueError(f"items of {type(self.dataset).__name__} have no 'path' that a file could name")
-        return sample | {"id": self.relative(str(sample["path"]))}
+        return sample | {"id": self.shorten_path(str(sample["path"]))}
 
     def notes(self) -> list[str]:
         return self.dataset.notes()
 
-    def relative(self, path: str) -> str:
+    def shorten_path(self, path: str) -> str:
         """A path without the dataset's root, with forward slashes."""
-        below = self.root is not None and Path(path).is_relative_to(self.root)
-        return (Path(path).relative_to(self.root) if below else Path(path)).as_posix()
+        if self.root is not None and Path(path).is_relative_to(self.root):
+            return Path(path).relative_to(self.root).as_posix()
+        return Path(path).as_posix()

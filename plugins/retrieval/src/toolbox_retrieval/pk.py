@@ -14,20 +14,20 @@ ShortClasses = Literal["repeat", "drop", "error"]
 
 
 class PK(EpochSampler):
-    """Batches of `classes` different classes with `per_class` images each: one of each class, then another of each ...,
-    so that neighbours, which `train_dataloader.mix` mixes, are of two classes.
+    """Batches of `classes` different classes with `per_class` images each.
 
-    Each epoch shuffles the images of every class and cuts them into groups of `per_class`; the groups are seated so
-    that no class stands twice in a batch, in as few full batches as that allows.
+    A batch holds one image of each class, then another of each ..., so that neighbours, which `train_dataloader.mix`
+    mixes, are of two classes. Each epoch shuffles the images of every class and cuts them into groups of `per_class`;
+    the groups are put into as few full batches as possible without a class twice in a batch.
 
     - `classes`: different classes in a batch.
-    - `per_class`: images of each of them.
+    - `per_class`: images of each class.
     - `short_classes`: what happens to images that fill no group. "repeat": images of the class are drawn again, and
       so are random groups for the seats that stay empty in the last batches; every image is seen at least once an
       epoch. "drop": incomplete groups, and with them classes smaller than `per_class`, are left out, and so are
       random groups that fill no batch. "error": ValueError when a class is smaller than `per_class`, else as "repeat".
 
-    The numbers of repeated and dropped images are the same every epoch and stand in `notes()`.
+    The numbers of repeated and dropped images are the same every epoch; `notes()` gives them.
     Raises ValueError without labels, for numbers below 1, and when there are too few classes.
     """
 
@@ -62,27 +62,28 @@ class PK(EpochSampler):
                 f"a batch takes {self.classes} different classes, and {type(dataset).__name__} has {usable}{few}. "
                 f"{advice}{', or short_classes=' + repr('repeat') if drop else ''}."
             )
-        return fullest(self._groups, self.classes) if drop else fewest(self._groups, self.classes)
+        return (
+            count_most_batches(self._groups, self.classes) if drop else count_fewest_batches(self._groups, self.classes)
+        )
 
     def plan(self, rng: np.random.Generator) -> np.ndarray:
         classes, drop = self._classes, self.short_classes == "drop"
         ordered = classes.shuffled(rng)
-        table = pk_table(
-            ordered, classes.starts, classes.sizes, self._groups, (len(self), self.classes, self.per_class), drop, rng
-        )
+        shape = len(self), self.classes, self.per_class
+        table = make_pk_table(ordered, classes.starts, classes.sizes, self._groups, shape, drop, rng)
         return table.transpose(0, 2, 1).reshape(-1)
 
     def notes(self) -> list[str]:
-        total, seen = len(self._classes.numbers), len(self) * self.batch_size
+        total, drawn = len(self._classes.numbers), len(self) * self.batch_size
         notes = []
         if self._short:
             fate = "are left out" if self.short_classes == "drop" else "repeat images within a batch"
             few = f"{self._short} of {len(self._classes.sizes)} classes have fewer than {self.per_class} images"
             notes.append(f"{few} and {fate}")
-        return notes + coverage(seen, total)
+        return notes + describe_coverage(drawn, total)
 
 
-def pk_table(
+def make_pk_table(
     ordered: np.ndarray,
     starts: np.ndarray,
     sizes: np.ndarray,
@@ -95,10 +96,11 @@ def pk_table(
 
     - `ordered`: items class by class, those of class c at `starts[c]` and `sizes[c]` long, in random order.
     - `groups`: (C,) groups of `per_class` that each class has; raised, or with `drop` lowered, to fill the table.
-    - `shape`: (batches, classes, per_class); batches at least `fewest`, or with `drop` at most `fullest`.
+    - `shape`: (batches, classes, per_class); batches at least `count_fewest_batches`, or with `drop` at most
+      `count_most_batches`.
     """
     batches, classes, per_class = shape
-    groups = fitted(groups, batches * classes, batches, drop, rng)
+    groups = fit_groups(groups, batches * classes, batches, drop, rng)
     sequence = rng.permutation(len(groups))
     seats = groups[sequence] * per_class
     begins = np.cumsum(seats) - seats
@@ -112,12 +114,12 @@ def pk_table(
     return table
 
 
-def fewest(groups: np.ndarray, classes: int) -> int:
+def count_fewest_batches(groups: np.ndarray, classes: int) -> int:
     """The fewest batches of `classes` different classes that hold all groups; `groups` (C,) counts them by class."""
     return max(-(-int(groups.sum()) // classes), int(groups.max()))
 
 
-def fullest(groups: np.ndarray, classes: int) -> int:
+def count_most_batches(groups: np.ndarray, classes: int) -> int:
     """The most batches of `classes` different classes that the groups fill."""
     low, high = 1, int(groups.sum()) // classes
     while low < high:
@@ -126,14 +128,14 @@ def fullest(groups: np.ndarray, classes: int) -> int:
     return low
 
 
-def coverage(seen: int, total: int) -> list[str]:
-    """What to tell of an epoch that draws `seen` images of `total`."""
-    if seen > total:
-        return [f"{seen - total} of {seen} images of an epoch are repeats, so that every image is seen"]
-    return [f"{total - seen} of {total} images are left out each epoch"] if seen < total else []
+def describe_coverage(drawn: int, total: int) -> list[str]:
+    """Notes on an epoch that draws `drawn` images of `total`."""
+    if drawn > total:
+        return [f"{drawn - total} of {drawn} images of an epoch are repeats, so that every image is seen"]
+    return [f"{total - drawn} of {total} images are left out each epoch"] if drawn < total else []
 
 
-def fitted(groups: np.ndarray, total: int, most: int, drop: bool, rng: np.random.Generator) -> np.ndarray:
+def fit_groups(groups: np.ndarray, total: int, most: int, drop: bool, rng: np.random.Generator) -> np.ndarray:
     """`groups` with the sum `total`, none above `most`: raised, or with `drop` lowered."""
     if drop:
         return remove_groups(np.minimum(groups, most), total, rng)

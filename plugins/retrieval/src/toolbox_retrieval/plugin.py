@@ -1,27 +1,25 @@
-"""Embedding models, what their batches hold, and what retrieval is worth."""
+"""The plugin `retrieval`: embedding models, class-balanced and pair samplers, retrieval metrics, mining."""
 
 from pathlib import Path
 
 from toolbox.plugin import Command, Component, hookimpl
 
+COMPONENTS = (
+    ("model", "Embedder", "embedder", "backbone, pool and head trained by a loss"),
+    ("sampler", "PK", "pk", "batches of P classes with K images each"),
+    ("sampler", "GroupPK", "group_pk", "P x K out of few super-classes, for harder negatives"),
+    ("sampler", "Pairs", "pairs", "every image beside another one of its class"),
+    ("metric", "Recall", "recall", "exact Recall@K by cosine"),
+    ("metric", "LateInteractionRecall", "late_interaction", "exact Recall@K of token sets"),
+)
+"""Of each component its kind, name, module and summary."""
+
 
 @hookimpl
 def toolbox_components():
-    package = "toolbox_retrieval"
     return [
-        Component("model", "Embedder", f"{package}.embedder:Embedder", "backbone, pool and head trained by a loss"),
-        Component("sampler", "PK", f"{package}.pk:PK", "batches of P classes with K images each"),
-        Component(
-            "sampler", "GroupPK", f"{package}.group_pk:GroupPK", "P x K out of few super-classes, for harder negatives"
-        ),
-        Component("sampler", "Pairs", f"{package}.pairs:Pairs", "every image beside another one of its class"),
-        Component("metric", "Recall", f"{package}.recall:Recall", "exact Recall@K by cosine"),
-        Component(
-            "metric",
-            "LateInteractionRecall",
-            f"{package}.late_interaction:LateInteractionRecall",
-            "exact Recall@K of token sets",
-        ),
+        Component(kind, name, f"toolbox_retrieval.{module}:{name}", summary)
+        for kind, name, module, summary in COMPONENTS
     ]
 
 

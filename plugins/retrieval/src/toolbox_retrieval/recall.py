@@ -15,38 +15,41 @@ from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import expand, unit_rows
 from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
 from toolbox_retrieval import k_reciprocal
-from toolbox_retrieval.intervals import intervals as resampled
-from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, fitting_ks, remarks
-from toolbox_retrieval.report_items import describe
-from toolbox_retrieval.whitening import Projected, Whitening
+from toolbox_retrieval.intervals import estimate_intervals
+from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, list_remarks, select_ks
+from toolbox_retrieval.report_items import make_report_items
+from toolbox_retrieval.whitening import Whitening, WhiteningProjection
 
 _MEANS = ("map@r", "r_precision", "mrr")
+
+Rescore = Callable[[Tensor, Tensor, Tensor], None]
+"""Changes cosines in place: (rows of queries, order of the gallery, their cosines)."""
 
 
 @dataclass
 class _Variant:
-    """Embeddings to rank: those of the queries and of the gallery, and how to change their cosines, if at all."""
+    """Embeddings to rank: those of the queries and of the gallery, and a function that changes their cosines."""
 
     queries: Tensor
     gallery: Tensor
-    rescore: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    rescore: Rescore | None = None
     tie: float = TIE
 
 
 class Recall(Metric):
-    """How well items of one class find each other, each item being a query against all others.
+    """Recall@K and other metrics of how well items of one class find each other; each is a query against all others.
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000, the protocol of Stanford Online Products.
     - `memory_mb`: cap on the working memory in MiB beyond the embeddings; changes speed, not results.
     - `lone`: what a query without any positive in the gallery (an explicit negative, a class of one item) does to
       Recall@K. "skip": it is left out, as of the other numbers. "miss": it counts as a miss. It is counted either way.
-    - `dims`: widths at which the first dimensions of an embedding are judged alone (Matryoshka), e.g. [64,128].
+    - `dims`: widths at which the first dimensions of an embedding are evaluated alone (Matryoshka), e.g. [64,128].
     - `intervals`: how many times to resample for 95 % confidence intervals, e.g. 1000; 0 for none. Whole classes are
       drawn, as queries of a class depend on each other (toolbox_retrieval/intervals.py).
     - `by_group`: whether the report items hold a table by super-class, where the dataset has `groups`.
     - `whiten`: width of a whitening by principal components (whitening.py beside this file); None for none.
     - `whiten_from`: what it is learned from: "train" (None), the training set without augmentation, which is embedded
-      for it; or "gallery", the very items that are judged, though not their labels.
+      for it; or "gallery", the very items that are evaluated, though not their labels.
     - `alpha_qe`: [k, alpha] of alpha query expansion (neighbours.py), e.g. [10,3]; None for none. A query
       is joined by the k items of the gallery nearest to it, never by itself, and meets the gallery as it is.
     - `expand_gallery`: whether the gallery's items are expanded too. Each by its nearest in the gallery, of which the
@@ -100,32 +103,23 @@ class Recall(Metric):
             raise ValueError("expand_gallery=True has no effect without alpha_qe: set it, e.g. to [10,3]")
         self.memory_mb, self.lone, self.intervals, self.by_group = memory_mb, lone, intervals, by_group
         self.whiten, self.whiten_from, self.expand_gallery = whiten, whiten_from or "train", expand_gallery
-        self.alpha_qe = None if alpha_qe is None else _query_expansion(list(alpha_qe))
-        self.rerank = None if rerank is None else _re_ranking(list(rerank))
+        self.alpha_qe = None if alpha_qe is None else _check_query_expansion(list(alpha_qe))
+        self.rerank = None if rerank is None else _check_reranking(list(rerank))
         self.reset()
 
     def reset(self) -> None:
-        self._seen = EmbeddingAccumulator("Recall@K", "embeddings")
+        self._accumulator = EmbeddingAccumulator("Recall@K", "embeddings")
         self._whitening = Whitening(self.whiten) if self.whiten else None
         self._items: Items | None = None
-        self._found: dict[str, dict[str, Tensor]] = {}
+        self._rankings: dict[str, dict[str, Tensor]] = {}
 
     def names(self) -> list[str]:
         means = [*(f"recall@{k}" for k in self.ks), *_MEANS]
-        variants = [*(f"dim{d}" for d in self.dims)]
-        variants += [
-            name
-            for name, used in (("whiten", self.whiten), ("alpha_qe", self.alpha_qe), ("k_reciprocal", self.rerank))
-            if used
-        ]
+        settings = {"whiten": self.whiten, "alpha_qe": self.alpha_qe, "k_reciprocal": self.rerank}
+        variants = [*(f"dim{d}" for d in self.dims), *(name for name, setting in settings.items() if setting)]
         bounds = [f"{name}_{end}" for name in means for end in ("low", "high")] if self.intervals else []
-        return [
-            *means,
-            "queries",
-            "queries_without_positive",
-            *bounds,
-            *(f"{variant}/{name}" for variant in variants for name in means),
-        ]
+        of_variants = [f"{variant}/{name}" for variant in variants for name in means]
+        return [*means, "queries", "queries_without_positive", *bounds, *of_variants]
 
     def check(self, dataset: Dataset) -> list[Problem]:
         return check_labels(dataset, self.ks) + self._check_classes(dataset)
@@ -139,10 +133,10 @@ class Recall(Metric):
         if "embeddings" not in outputs:
             return [Problem(f"Recall@K reads the model's 'embeddings', and it gives {', '.join(sorted(outputs))}.")]
         width = outputs["embeddings"].shape[1]
-        asked = [("dims", d) for d in self.dims] + ([("whiten", self.whiten)] if self.whiten else [])
+        widths = [("dims", d) for d in self.dims] + ([("whiten", self.whiten)] if self.whiten else [])
         return [
             Problem(f"{name} asks for {d} dimensions, and the embeddings have {width}.", name, f"Use {width} at most.")
-            for name, d in asked
+            for name, d in widths
             if d > width
         ]
 
@@ -152,50 +146,50 @@ class Recall(Metric):
     def notes(self, training: int | None) -> list[str]:
         if self.whiten is None:
             return []
+        learned = f"Whitening to {self.whiten} dimensions is learned from"
         if self.whiten_from == "gallery":
-            return [
-                f"Whitening to {self.whiten} dimensions is learned from the gallery itself: the items being judged."
-            ]
+            return [f"{learned} the gallery itself: the items that are evaluated."]
         count = "" if training is None else f", {training:,} items,"
-        return [f"Whitening to {self.whiten} dimensions is learned from the training set{count} without augmentation."]
+        return [f"{learned} the training set{count} without augmentation."]
 
     def fit(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         if self._whitening is not None and self.whiten_from == "train":
-            self._whitening.see(outputs["embeddings"].detach())
+            self._whitening.add(outputs["embeddings"].detach())
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._seen.add(outputs, batch)
+        self._accumulator.add(outputs, batch)
 
     def compute(self) -> dict[str, float]:
-        self._items = items = self._seen.items()
-        self._found = {}
+        self._items = items = self._accumulator.items()
+        self._rankings = {}
         numbers: dict[str, float] = {}
-        ks = fitting_ks(self.ks, items)
+        ks = select_ks(self.ks, items)
         for prefix, variant in self._variants(items):
-            found = self._found[prefix] = self._ranked(variant, items)
-            check_answerable(found["rank"])
-            means = summarize(found, ks, lone=self.lone)
+            ranking = self._rankings[prefix] = self._rank(variant, items)
+            check_answerable(ranking["rank"])
+            means = summarize(ranking, ks, lone=self.lone)
             if prefix:
                 numbers |= {f"{prefix}/{name}": means[name] for name in means if not name.startswith("queries")}
                 continue
             numbers |= means
             if self.intervals:
                 labels = items.labels[items.queries]
-                for name, bounds in resampled(found, labels, ks, self.intervals, lone=self.lone).items():
+                intervals = estimate_intervals(ranking, labels, ks, self.intervals, lone=self.lone)
+                for name, bounds in intervals.items():
                     numbers |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
         return numbers
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._items is None:
             return []
-        ks = fitting_ks(self.ks, self._items)
-        return describe(self._items, self._found, dataset, ks, lone=self.lone, by_group=self.by_group)
+        ks = select_ks(self.ks, self._items)
+        return make_report_items(self._items, self._rankings, dataset, ks, lone=self.lone, by_group=self.by_group)
 
     def remarks(self) -> list[str]:
-        return [] if self._items is None else remarks(self.ks, self._items, self._found[""]["rank"], self.lone)
+        return [] if self._items is None else list_remarks(self.ks, self._items, self._rankings[""]["rank"], self.lone)
 
     def _variants(self, items: Items) -> Iterator[tuple[str, _Variant]]:
-        """What is ranked, under its prefix; each is made when the one before it is done with."""
+        """Yield (prefix, embeddings to rank); each is made when the one before it is done with."""
         gallery = items.of(items.gallery)
         queries = gallery if items.alone else items.of(items.queries)
         yield "", _Variant(queries, gallery)
@@ -204,21 +198,20 @@ class Recall(Metric):
                 raise ValueError(f"dims asks for {d} dimensions, and the embeddings have {gallery.shape[1]}")
             yield f"dim{d}", _Variant(queries[:, :d], gallery[:, :d])
         if self._whitening is not None:
-            whiten = self._whitened(gallery)
-            new = whiten(gallery)
-            yield "whiten", _Variant(new if items.alone else whiten(queries), new)
+            whiten = self._fit_whitening(self._whitening, gallery)
+            whitened = whiten(gallery)
+            yield "whiten", _Variant(whitened if items.alone else whiten(queries), whitened)
         if self.alpha_qe:
-            yield "alpha_qe", self._expanded(queries, gallery, items)
+            yield "alpha_qe", self._expand(queries, gallery, items, *self.alpha_qe)
         if self.rerank:
-            yield "k_reciprocal", self._re_ranked(queries, gallery, items)
+            yield "k_reciprocal", self._rerank(queries, gallery, items, *self.rerank)
 
-    def _whitened(self, gallery: Tensor) -> Projected:
-        whitening = self._whitening
+    def _fit_whitening(self, whitening: Whitening, gallery: Tensor) -> WhiteningProjection:
         if self.whiten_from == "gallery":
-            whitening = Whitening(self.whiten)
-            whitening.see(gallery)
+            whitening = Whitening(whitening.dim)
+            whitening.add(gallery)
             return whitening.fit()
-        whitening = whitening.merged()
+        whitening = whitening.gather()
         if not whitening.count:
             raise ValueError(
                 "whiten is learned from the training set's embeddings, and none were given: "
@@ -226,71 +219,73 @@ class Recall(Metric):
             )
         return whitening.fit()
 
-    def _expanded(self, queries: Tensor, gallery: Tensor, items: Items) -> _Variant:
-        k, alpha = self.alpha_qe
+    def _expand(self, queries: Tensor, gallery: Tensor, items: Items, k: int, alpha: float) -> _Variant:
         units = unit_rows(gallery)
-        asked = units if items.alone else unit_rows(queries)
-        new = expand(asked, units, items.own(), k, alpha, memory_mb=self.memory_mb)
+        query_units = units if items.alone else unit_rows(queries)
+        expanded = expand(query_units, units, items.own(), k, alpha, memory_mb=self.memory_mb)
         if self.expand_gallery:
-            own = torch.arange(len(units), device=units.device)
-            units = new if items.alone else expand(units, units, own, k, alpha, memory_mb=self.memory_mb)
-        return _Variant(new, units)
+            rows = torch.arange(len(units), device=units.device)
+            units = expanded if items.alone else expand(units, units, rows, k, alpha, memory_mb=self.memory_mb)
+        return _Variant(expanded, units)
 
-    def _re_ranked(self, queries: Tensor, gallery: Tensor, items: Items) -> _Variant:
+    def _rerank(self, queries: Tensor, gallery: Tensor, items: Items, k1: int, k2: int, weight: float) -> _Variant:
         units = unit_rows(gallery)
-        asked = units if items.alone else unit_rows(queries)
-        node = items.own()
-        new = torch.nonzero(node < 0)[:, 0]
-        node[new] = len(gallery) + torch.arange(len(new), device=node.device)
-        nodes = torch.cat([units, asked[new]]) if len(new) else units
-        k1, k2, weight = self.rerank
-        encoded = k_reciprocal.KReciprocal(nodes, len(units), k1, k2, weight, memory_mb=self.memory_mb)
+        query_units = units if items.alone else unit_rows(queries)
+        nodes_of_queries = items.own()
+        outside = torch.nonzero(nodes_of_queries < 0)[:, 0]  # queries that the gallery does not hold
+        nodes_of_queries[outside] = len(gallery) + torch.arange(len(outside), device=outside.device)
+        nodes = torch.cat([units, query_units[outside]]) if len(outside) else units
+        encoding = k_reciprocal.KReciprocal(nodes, len(units), k1, k2, weight, memory_mb=self.memory_mb)
 
         def rescore(rows: Tensor, order: Tensor, cosines: Tensor) -> None:
-            encoded.rescore(node[rows], order, cosines)
+            encoding.rescore(nodes_of_queries[rows], order, cosines)
 
-        return _Variant(asked, units, rescore, k_reciprocal.TIE)
+        return _Variant(query_units, units, rescore, k_reciprocal.TIE)
 
-    def _ranked(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
-        """What `rank_queries` says, this process asking its share of the queries."""
+    def _rank(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
+        """The result of `rank_queries`; this process ranks for its share of the queries."""
         rank, size = get_dist_info()
-        rescore, labelling = variant.rescore, items.labelling()
+        queries, rescore, labelling = variant.queries, variant.rescore, items.labelling()
         if size > 1:
-            share = torch.arange(rank, len(variant.queries), size, device=variant.queries.device)
+            share = torch.arange(rank, len(queries), size, device=queries.device)
             labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
-            queries = variant.queries[share]
-            if rescore is not None:
-                rescore = lambda rows, *rest: variant.rescore(share[rows], *rest)  # noqa: E731
-        else:
-            queries = variant.queries
-        found = rank_queries(
-            queries, variant.gallery, **labelling, memory_mb=self.memory_mb, rescore=rescore, tie=variant.tie
-        )
+            queries, rescore = queries[share], None if rescore is None else _rescore_share(rescore, share)
+        memory_mb, tie = self.memory_mb, variant.tie
+        ranking = rank_queries(queries, variant.gallery, **labelling, memory_mb=memory_mb, rescore=rescore, tie=tie)
         if size > 1:
             shares = torch.cat([torch.arange(r, len(variant.queries), size) for r in range(size)])
             place = shares.argsort().to(queries.device)
-            found = {name: gather(values)[place] for name, values in found.items()}
-        return found
+            ranking = {name: gather(values)[place] for name, values in ranking.items()}
+        return ranking
 
 
-def _query_expansion(given: list[Any]) -> tuple[int, float]:
-    if len(given) != 2 or not _whole(given[0]) or given[0] < 1 or not 0 <= given[1] < float("inf"):
+def _rescore_share(rescore: Rescore, share: Tensor) -> Rescore:
+    """`rescore` for rows of a share of the queries."""
+
+    def rescore_share(rows: Tensor, order: Tensor, cosines: Tensor) -> None:
+        rescore(share[rows], order, cosines)
+
+    return rescore_share
+
+
+def _check_query_expansion(setting: list[Any]) -> tuple[int, float]:
+    if len(setting) != 2 or not _is_whole(setting[0]) or setting[0] < 1 or not 0 <= setting[1] < float("inf"):
         raise ValueError(
-            f"alpha_qe must be [k, alpha] with a whole k from 1 up and alpha >= 0, not {given}: try [10,3]"
+            f"alpha_qe must be [k, alpha] with a whole k from 1 up and alpha >= 0, not {setting}: try [10,3]"
         )
-    return int(given[0]), float(given[1])
+    return int(setting[0]), float(setting[1])
 
 
-def _re_ranking(given: list[Any]) -> tuple[int, int, float]:
-    fine = len(given) == 3 and all(map(_whole, given[:2])) and 1 <= given[1] <= given[0] and 0 <= given[2] <= 1
-    if not fine:
+def _check_reranking(setting: list[Any]) -> tuple[int, int, float]:
+    whole = len(setting) == 3 and all(map(_is_whole, setting[:2]))
+    if not (whole and 1 <= setting[1] <= setting[0] and 0 <= setting[2] <= 1):
         raise ValueError(
-            f"rerank must be [k1, k2, lambda] with whole numbers k1 >= k2 >= 1 and lambda from 0 to 1, not {given}: "
+            f"rerank must be [k1, k2, lambda] with whole numbers k1 >= k2 >= 1 and lambda from 0 to 1, not {setting}: "
             "try [20,6,0.3]"
         )
-    return int(given[0]), int(given[1]), float(given[2])
+    return int(setting[0]), int(setting[1]), float(setting[2])
 
 
-def _whole(number: float) -> bool:
+def _is_whole(number: float) -> bool:
     """Whether it is a whole number; neither infinity nor NaN is."""
     return float(number).is_integer()

@@ -1,4 +1,4 @@
-"""What retrieval shows beyond its numbers: curves, tables, misses and confused classes."""
+"""The report items of retrieval metrics: curves, tables, misses and confused classes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from toolbox.utils.accumulators import Items
 from toolbox.utils.class_names import class_namer, super_classes
 from toolbox.utils.neighbours import unit_rows
 from toolbox.utils.ranking import TIE, Lone, full_precision, summarize
-from toolbox_retrieval.intervals import query_outcomes
-from toolbox_retrieval.queries import largest_k
+from toolbox_retrieval.intervals import compute_query_outcomes
+from toolbox_retrieval.queries import find_largest_k
 
 RESULTS = 10
 """How many results an example shows."""
 
 _MOST_GROUPS = 100
 
+Rankings = dict[str, dict[str, Tensor]]
+"""{prefix: the result of `rank_queries`}, "" for the embeddings as they are."""
 
-def describe(
+
+def make_report_items(
     items: Items,
-    found: dict[str, dict[str, Tensor]],
+    rankings: Rankings,
     dataset: Dataset,
     ks: Sequence[int],
     *,
@@ -34,33 +37,33 @@ def describe(
     """The report items of a retrieval metric.
 
     - `items`: what was ranked; `dataset`: the one that its indices are of.
-    - `found`: {prefix: what `rank_queries` returned}, "" for the embeddings as they are.
+    - `rankings`: of the embeddings, by prefix.
     """
-    found = {prefix: {name: values.cpu() for name, values in one.items()} for prefix, one in found.items()}
-    plain = found[""]
+    rankings = {
+        prefix: {name: values.cpu() for name, values in ranking.items()} for prefix, ranking in rankings.items()
+    }
+    plain = rankings[""]
     report_items: list[ReportItem | None] = [
-        recall_curve(found, largest_k(items), ks, lone),
-        dimension_curve(found, items.values.shape[1], ks, lone),
-        similarities(plain),
-        positions(plain["rank"]),
+        make_recall_curve(rankings, find_largest_k(items), ks, lone),
+        make_dimension_curve(rankings, items.values.shape[1], ks, lone),
+        make_similarity_histogram(plain),
+        make_rank_table(plain["rank"]),
     ]
     groups = super_classes(dataset, [items.indices[row] for row in items.queries.tolist()] if items.indices else [])
     if groups and by_group:
-        report_items.append(group_table(plain, groups, ks, lone))
-    confused = QueryConfusions(items, plain)
+        report_items.append(make_group_table(plain, groups, ks, lone))
+    confusions = QueryConfusions(items, plain)
     name = class_namer(dataset)
-    report_items.append(confused.table(name))
+    report_items.append(confusions.table(name))
     if items.indices:
+        spread, misses = list_spread_examples(items, plain["rank"], 24, lone), list_hardest_misses(items, plain, 12)
+        confused = confusions.examples(name, 8)
         report_items += [
-            Gallery(
-                "Queries and what was found",
-                spread_examples(items, plain["rank"], 24, lone),
-                "Spread evenly over the queries, about half of them missed.",
-            ),
-            Gallery("Hardest misses", hardest_misses(items, plain, 12), "The queries whose first match ranks worst."),
-            Gallery("Confused classes", confused.examples(name, 8), "For each pair of classes its surest mistake."),
+            Gallery("Queries and what was found", spread, "Spread evenly over the queries, about half of them missed."),
+            Gallery("Hardest misses", misses, "The queries whose first match ranks worst."),
+            Gallery("Confused classes", confused, "For each pair of classes its surest mistake."),
         ]
-    report_items.append(outcomes(items, plain["rank"], groups, lone))
+    report_items.append(make_outcomes(items, plain["rank"], groups, lone))
     return [
         report_item
         for report_item in report_items
@@ -68,7 +71,7 @@ def describe(
     ]
 
 
-def recall_curve(found: dict[str, dict[str, Tensor]], largest: int, ks: Sequence[int], lone: Lone) -> Curve | None:
+def make_recall_curve(rankings: Rankings, largest: int, ks: Sequence[int], lone: Lone) -> Curve | None:
     """Recall@K for K up to 1000, a line for each way to rank."""
     limit = min(1000, largest)
     if limit < 2:
@@ -76,45 +79,45 @@ def recall_curve(found: dict[str, dict[str, Tensor]], largest: int, ks: Sequence
     spaced = torch.logspace(0, math.log10(limit), 61).round().long().tolist()
     points = sorted({min(k, limit) for k in (*spaced, *ks)})
     series = {}
-    for prefix, one in found.items():
-        ranks = one["rank"][one["rank"] > 0].sort().values
-        asked = len(one["rank"]) if lone == "miss" else len(ranks)
+    for prefix, ranking in rankings.items():
+        ranks = ranking["rank"][ranking["rank"] > 0].sort().values
+        counted = len(ranking["rank"]) if lone == "miss" else len(ranks)
         hits = torch.searchsorted(ranks, torch.tensor(points), right=True).tolist()
-        series[prefix or "plain"] = [(k, hit / max(asked, 1)) for k, hit in zip(points, hits, strict=True)]
+        series[prefix or "plain"] = [(k, hit / max(counted, 1)) for k, hit in zip(points, hits, strict=True)]
     return Curve("Recall@K", series, x="K", y="Recall@K", log_x=True)
 
 
-def dimension_curve(found: dict[str, dict[str, Tensor]], width: int, ks: Sequence[int], lone: Lone) -> Curve | None:
-    """The first numbers over the width of the embedding, where several widths were judged."""
-    widths = {int(prefix[3:]): one for prefix, one in found.items() if prefix.startswith("dim")}
+def make_dimension_curve(rankings: Rankings, width: int, ks: Sequence[int], lone: Lone) -> Curve | None:
+    """The first of the numbers over the width of the embedding, where several widths were evaluated."""
+    widths = {int(prefix[3:]): ranking for prefix, ranking in rankings.items() if prefix.startswith("dim")}
     if not widths:
         return None
     series: dict[str, list[tuple[float, float]]] = {f"recall@{min(ks)}": [], "map@r": []}
-    for d, one in sorted(({width: found[""]} | widths).items()):
-        means = summarize(one, ks, lone=lone)
+    for d, ranking in sorted(({width: rankings[""]} | widths).items()):
+        means = summarize(ranking, ks, lone=lone)
         for name, line in series.items():
             line.append((d, means[name]))
     return Curve("Shorter embeddings", series, x="dimensions", y="value", log_x=True)
 
 
-def similarities(found: dict[str, Tensor]) -> Histogram | None:
-    """How similar the nearest positive and the nearest negative of a query are."""
-    series = {f"nearest {name}": found[name][found[name].isfinite()].double() for name in ("positive", "negative")}
+def make_similarity_histogram(ranking: dict[str, Tensor]) -> Histogram | None:
+    """The similarities of the nearest positive and of the nearest negative of each query."""
+    series = {f"nearest {name}": ranking[name][ranking[name].isfinite()].double() for name in ("positive", "negative")}
     values = torch.cat(list(series.values()))
     if not len(values):
         return None
     low, high = math.floor(20 * values.min().item()) / 20, math.ceil(20 * values.max().item()) / 20
     edges = torch.linspace(low, max(high, low + 0.05), 51, dtype=torch.float64)
     shares = {}
-    for name, one in series.items():
-        place = (torch.searchsorted(edges, one, right=True) - 1).clamp(0, 49)
-        shares[name] = (torch.bincount(place, minlength=50).double() / max(len(one), 1)).tolist()
+    for name, values in series.items():
+        place = (torch.searchsorted(edges, values, right=True) - 1).clamp(0, 49)
+        shares[name] = (torch.bincount(place, minlength=50).double() / max(len(values), 1)).tolist()
     note = "Over queries. Where the two overlap little, a threshold tells matches from others."
     return Histogram("Similarity of the nearest", edges.tolist(), shares, x="cosine similarity", note=note)
 
 
-def positions(rank: Tensor) -> Table:
-    """How many queries have their first match where."""
+def make_rank_table(rank: Tensor) -> Table:
+    """The number of queries by the rank of their first match."""
     bounds = [(1, 1), (2, 10), (11, 100), (101, 1000), (1001, None)]
     rows = []
     for low, high in bounds:
@@ -126,22 +129,22 @@ def positions(rank: Tensor) -> Table:
     return Table("Where the first match stands", ["rank", "queries", "share"], rows)
 
 
-def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], lone: Lone) -> Table:
+def make_group_table(ranking: dict[str, Tensor], groups: list[str], ks: Sequence[int], lone: Lone) -> Table:
     """The numbers of each super-class that has queries which count, the worst first. The gallery is the whole one."""
     names = sorted(set(groups))
     number = {name: index for index, name in enumerate(names)}
     group = torch.tensor([number[name] for name in groups])
-    outcomes = query_outcomes(found, ks, lone=lone)
+    outcomes = compute_query_outcomes(ranking, ks, lone=lone)
     columns = [*(f"recall@{k}" for k in ks), "map@r"]
     sums = {
         name: [torch.zeros(len(names)).double().index_add_(0, group, x).tolist() for x in (values * counted, counted)]
         for name, (values, counted) in ((column, outcomes[column]) for column in columns)
     }
-    asked = sums[columns[0]][1]
+    counts = sums[columns[0]][1]
     rows = [
-        [name, int(asked[i]), *(sums[column][0][i] / max(sums[column][1][i], 1) for column in columns)]
+        [name, int(counts[i]), *(sums[column][0][i] / max(sums[column][1][i], 1) for column in columns)]
         for i, name in enumerate(names)
-        if asked[i]
+        if counts[i]
     ]
     rows.sort(key=lambda row: (row[2], row[0]))
     note = "Every query is compared with the whole gallery."
@@ -153,65 +156,66 @@ def group_table(found: dict[str, Tensor], groups: list[str], ks: Sequence[int], 
 class QueryConfusions:
     """Pairs of classes of which one stands first for queries of the other, most frequent first."""
 
-    def __init__(self, items: Items, found: dict[str, Tensor], most: int = 20) -> None:
+    def __init__(self, items: Items, ranking: dict[str, Tensor], most: int = 20) -> None:
         self.items = items
-        self._wrong = torch.nonzero(found["rank"] > 1)[:, 0]
-        self._surely = (found["negative"] - found["positive"])[self._wrong]
+        self._wrong = torch.nonzero(ranking["rank"] > 1)[:, 0]
+        self._lead = (ranking["negative"] - ranking["positive"])[self._wrong]
         labels = items.labels.cpu()
-        own, gallery = labels[items.queries.cpu()], labels[items.gallery.cpu()]
-        pairs = torch.stack([own[self._wrong], gallery[found["nearest_negative"][self._wrong]]], dim=1)
+        queries, gallery = labels[items.queries.cpu()], labels[items.gallery.cpu()]
+        pairs = torch.stack([queries[self._wrong], gallery[ranking["nearest_negative"][self._wrong]]], dim=1)
         unordered, self._pair = pairs.sort(dim=1).values.unique(dim=0, return_inverse=True)
         times = torch.bincount(self._pair, minlength=len(unordered))
         self.chosen = times.argsort(descending=True, stable=True)[:most].tolist()
         self.classes, self.times = unordered.tolist(), times.tolist()
-        self._first_is_own = pairs[:, 0] == unordered[self._pair, 0] if len(pairs) else torch.zeros(0, dtype=torch.bool)
-        self._sizes = dict(zip(*(x.tolist() for x in own.unique(return_counts=True)), strict=True))
+        self._is_forth = pairs[:, 0] == unordered[self._pair, 0] if len(pairs) else torch.zeros(0, dtype=torch.bool)
+        self._sizes = dict(zip(*(x.tolist() for x in queries.unique(return_counts=True)), strict=True))
 
     def table(self, name: Callable[[int], str]) -> Table | None:
-        """Counts in both directions."""
+        """The pairs of classes, with counts in both directions."""
         rows = []
         for pair in self.chosen:
             a, b = self.classes[pair]
-            forth = int(self._first_is_own[self._pair == pair].sum())
-            rows.append([name(a), name(b), forth, self.times[pair] - forth, self.times[pair] / self._queries(pair)])
+            forth = int(self._is_forth[self._pair == pair].sum())
+            rows.append(
+                [name(a), name(b), forth, self.times[pair] - forth, self.times[pair] / self._count_queries(pair)]
+            )
         if not rows:
             return None
         columns = ["class", "other class", "class found other", "other found class", "share of their queries"]
         return Table("Confused classes", columns, rows, "Pairs of which one most often stands first for the other.")
 
     def examples(self, name: Callable[[int], str], count: int) -> list[Example]:
-        """Of each pair the query whose wrong answer is farthest ahead."""
+        """For each pair of classes the query whose wrong result is farthest ahead."""
         chosen = self.chosen[:count]
         queries, notes = [], []
         for pair in chosen:
             members = torch.nonzero(self._pair == pair)[:, 0]
-            queries.append(int(self._wrong[members[self._surely[members].argmax()]]))
+            queries.append(int(self._wrong[members[self._lead[members].argmax()]]))
             a, b = self.classes[pair]
-            notes.append(f"{name(a)} and {name(b)}: {self.times[pair]} of {self._queries(pair)} queries")
-        return examples(self.items, queries, notes)
+            notes.append(f"{name(a)} and {name(b)}: {self.times[pair]} of {self._count_queries(pair)} queries")
+        return make_examples(self.items, queries, notes)
 
-    def _queries(self, pair: int) -> int:
+    def _count_queries(self, pair: int) -> int:
         return sum(self._sizes.get(label, 0) for label in self.classes[pair])
 
 
-def hardest_misses(items: Items, found: dict[str, Tensor], count: int) -> list[Example]:
+def list_hardest_misses(items: Items, ranking: dict[str, Tensor], count: int) -> list[Example]:
     """The queries whose first match ranks worst."""
-    rank = found["rank"]
-    worst = rank.argsort(descending=True, stable=True)[:count]
-    worst = [int(query) for query in worst if rank[query] > 1]
-    return examples(items, worst, [f"first match at rank {int(rank[query]):,}" for query in worst])
+    rank = ranking["rank"]
+    order = rank.argsort(descending=True, stable=True)[:count].tolist()
+    worst = [query for query in order if rank[query] > 1]
+    return make_examples(items, worst, [f"first match at rank {int(rank[query]):,}" for query in worst])
 
 
-def spread_examples(items: Items, rank: Tensor, count: int, lone: Lone) -> list[Example]:
+def list_spread_examples(items: Items, rank: Tensor, count: int, lone: Lone) -> list[Example]:
     """Queries spread evenly over the data, about half of them missed."""
     missed = _spread(torch.nonzero((rank != 1) & _counted(rank, lone))[:, 0].tolist(), count // 2)
     hit = _spread(torch.nonzero(rank == 1)[:, 0].tolist(), count - len(missed))
-    found = examples(items, missed + hit)
-    return sorted(found, key=lambda example: example.query)
+    return sorted(make_examples(items, missed + hit), key=lambda example: example.query)
 
 
-def examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -> list[Example]:
-    """The first results of some queries, by their positions; of equal cosines negatives stand first, as in ranking."""
+def make_examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -> list[Example]:
+    """Examples with the first results of some queries, by their positions; ties put negatives first, as in ranking."""
     if not queries or len(items.gallery) < 2:
         return []
     rows = items.queries[torch.tensor(queries, device=items.values.device)]
@@ -220,27 +224,28 @@ def examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -> lis
     with full_precision():
         similar = torch.cat([units @ unit_rows(items.values[part]).T for part in gallery.split(4096)], dim=1)
     right = items.labels[rows][:, None] == items.labels[gallery][None]
-    own = items.ids[rows][:, None] == items.ids[gallery][None]
-    order = (similar - TIE * right).masked_fill_(own, -torch.inf)
+    same_item = items.ids[rows][:, None] == items.ids[gallery][None]
+    order = (similar - TIE * right).masked_fill_(same_item, -torch.inf)
     columns = order.topk(min(RESULTS + 1, len(gallery)), dim=1).indices
-    found = []
+    examples = []
     for position, row in enumerate(rows.tolist()):
         results = [
             (items.indices[index], bool(right[position, column]), float(similar[position, column]))
             for column, index in zip(columns[position].tolist(), gallery[columns[position]].tolist(), strict=True)
-            if not own[position, column]
+            if not same_item[position, column]
         ]
-        found.append(Example(items.indices[row], results[:RESULTS], notes[position] if notes else ""))
-    return found
+        note = notes[position] if notes else ""
+        examples.append(Example(items.indices[row], results[:RESULTS], note))
+    return examples
 
 
-def outcomes(items: Items, rank: Tensor, groups: list[str], lone: Lone) -> Outcomes:
+def make_outcomes(items: Items, rank: Tensor, groups: list[str], lone: Lone) -> Outcomes:
     """The rank of every query's first match; NaN where nothing can answer it and that counts as a miss."""
-    asked = torch.nonzero(_counted(rank, lone))[:, 0].tolist()
+    counted = torch.nonzero(_counted(rank, lone))[:, 0].tolist()
     queries = items.queries.tolist()
-    names = [str(items.names[queries[query]]) for query in asked]
-    ranks = [float(place) if place else math.nan for place in rank[asked].tolist()]
-    return Outcomes("rank of the first match", names, ranks, [groups[query] for query in asked] if groups else [])
+    names = [str(items.names[queries[query]]) for query in counted]
+    ranks = [float(place) if place else math.nan for place in rank[counted].tolist()]
+    return Outcomes("rank of the first match", names, ranks, [groups[query] for query in counted] if groups else [])
 
 
 def _counted(rank: Tensor, lone: Lone) -> Tensor:

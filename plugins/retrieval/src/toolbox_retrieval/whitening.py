@@ -1,4 +1,4 @@
-"""Whitening by principal components, learned from embeddings that stream by."""
+"""Whitening by principal components, learned from batches of embeddings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ class Whitening:
 
     def __init__(self, dim: int) -> None:
         self.dim, self.count = dim, 0
-        self._sum: Tensor | None = None
-        self._products: Tensor | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None  # of the rows, (D,), and of their products, (D, D)
 
-    def see(self, embeddings: Tensor) -> None:
+    def add(self, embeddings: Tensor) -> None:
         """Take in (B, D). Raises ValueError where D is below `dim` or above `WIDEST`."""
         width = embeddings.shape[1]
         if width > WIDEST:
@@ -36,45 +35,50 @@ class Whitening:
             )
         if width < self.dim:
             raise ValueError(f"whiten={self.dim} is wider than the embeddings, which have {width} dimensions")
-        if self._sum is None:
-            self._sum, self._products = torch.zeros(width).double(), torch.zeros(width, width).double()
+        if self._sums is None:
+            self._sums = torch.zeros(width).double(), torch.zeros(width, width).double()
+        total, products = self._sums
         for part in embeddings.split(4096):
             rows = _unit(part)
             self.count += len(rows)
-            self._sum += rows.sum(dim=0)
-            self._products.addmm_(rows.T, rows)
+            total += rows.sum(dim=0)
+            products.addmm_(rows.T, rows)
 
-    def merged(self) -> Whitening:
-        """What all processes saw together."""
+    def gather(self) -> Whitening:
+        """The sums of all processes in one."""
         if get_dist_info()[1] == 1:
             return self
         parts: list = [None] * get_dist_info()[1]
-        dist.all_gather_object(parts, (self.count, self._sum, self._products))
-        whole = Whitening(self.dim)
-        seen = [part for part in parts if part[0]]
-        if seen:
-            whole.count = sum(part[0] for part in seen)
-            whole._sum, whole._products = (torch.stack([part[i] for part in seen]).sum(dim=0) for i in (1, 2))
-        return whole
+        dist.all_gather_object(parts, (self.count, self._sums))
+        whitening = Whitening(self.dim)
+        if sums := [part_sums for count, part_sums in parts if count]:
+            whitening.count = sum(count for count, _ in parts)
+            total, products = (torch.stack([part_sums[i] for part_sums in sums]).sum(dim=0) for i in (0, 1))
+            whitening._sums = total, products
+        return whitening
 
-    def fit(self) -> Projected:
-        """The projection. Raises ValueError when the rows seen do not vary in `dim` directions."""
-        if self._sum is None or not bool(self._sum.isfinite().all()):
+    def fit(self) -> WhiteningProjection:
+        """The projection. Raises ValueError when the rows do not vary in `dim` directions."""
+        if self._sums is None or not bool(self._sums[0].isfinite().all()):
             raise ValueError("whitening saw no embeddings, or some that hold NaN or infinity")
-        mean = self._sum / self.count
-        covariance = self._products / self.count - mean[:, None] * mean[None]
+        total, products = self._sums
+        mean = total / self.count
+        covariance = products / self.count - mean[:, None] * mean[None]
         variances, directions = torch.linalg.eigh(covariance)
-        known = int((variances > 1e-10 * variances[-1].clamp(min=1e-12)).sum())
-        if known < self.dim:
+        rank = int((variances > 1e-10 * variances[-1].clamp(min=1e-12)).sum())
+        if rank < self.dim:
             raise ValueError(
-                f"whiten={self.dim} asks for more directions than the {known} in which the {self.count} embeddings "
-                f"that it is learned from vary: use whiten={max(known, 1)} at most"
+                f"whiten={self.dim} asks for more directions than the {rank} in which the {self.count} embeddings "
+                f"that it is learned from vary: use whiten={max(rank, 1)} at most"
             )
-        return Projected(mean, directions[:, -self.dim :] / variances[-self.dim :].sqrt(), self.count)
+        return WhiteningProjection(mean, directions[:, -self.dim :] / variances[-self.dim :].sqrt(), self.count)
 
 
-class Projected:
-    """A fitted whitening; `count`: of the embeddings that it was learned from."""
+class WhiteningProjection:
+    """A fitted whitening.
+
+    - `mean`: (D,); `matrix`: (D, dim); `count`: of the embeddings that it was learned from.
+    """
 
     def __init__(self, mean: Tensor, matrix: Tensor, count: int) -> None:
         self.mean, self.matrix, self.count = mean, matrix, count
