@@ -15,7 +15,7 @@ import pytest
 
 from toolbox.cli.list_components import main
 from toolbox.errors import ToolboxError
-from toolbox.registry import Parameter, build, catalog, discover, parameters, swap_catalog
+from toolbox.registry import Parameter, build, catalog, discover, read_parameters, swap_catalog
 from toolbox.registry.signature import check_plain
 from toolbox.testing import check_plugin
 
@@ -130,7 +130,9 @@ def listed(capsys, *arguments):
 
 def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
     install_kinds(site)
-    whole = {p.name: (p.kind_of_component, p.container) for p in parameters(catalog().resolve("house.Whole", "head"))}
+    whole = {
+        p.name: (p.kind_of_component, p.container) for p in read_parameters(catalog().resolve("house.Whole", "head"))
+    }
     assert whole == {
         "merger": ("merger", ""),
         "more": ("merger", "list"),
@@ -210,13 +212,13 @@ def test_a_kind_is_known_under_another_name_too(site):
     from fake_package.deep import Whole
 
     assert "fake_package.api" not in sys.modules
-    assert parameters(Whole)[0].kind_of_component == "merger"
+    assert read_parameters(Whole)[0].kind_of_component == "merger"
     (Path(sys.path[0]) / "fake_late.py").write_text(
         "from __future__ import annotations\nclass Late:\n  def __init__(self, merger: Merger | None = None): ..."
     )
     from fake_late import Late
 
-    assert parameters(Late)[0].kind_of_component == "merger"
+    assert read_parameters(Late)[0].kind_of_component == "merger"
 
 
 class Settings(TypedDict):

@@ -19,13 +19,13 @@ from toolbox.registry import (
     build,
     catalog,
     discover,
+    find_uninstalled,
+    get_provenance,
     load_local,
-    parameters,
-    provenance,
+    read_parameters,
     swap_catalog,
-    uninstalled,
 )
-from toolbox.registry.signature import component_in, describe
+from toolbox.registry.signature import describe, find_component_kind
 
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
 fake = importlib.util.module_from_spec(_spec)
@@ -272,7 +272,7 @@ def test_an_absent_plugin_of_the_repository_comes_with_its_command(monkeypatch):
     from toolbox.registry.catalog import Catalog
 
     empty = Catalog([])
-    monkeypatch.setattr(sys.modules["toolbox.registry.catalog"], "uninstalled", list)
+    monkeypatch.setattr(sys.modules["toolbox.registry.catalog"], "find_uninstalled", list)
     assert "pip install ./plugins/dinov3" in message(empty.get, "dinov3.ViT")
     assert "pip install" not in message(empty.get, "strangers.ViT")
 
@@ -350,16 +350,16 @@ def test_hooks_of_one_plugin_do_not_spoil_the_others(site, tmp_path):
 
 def test_provenance_follows_the_sources(site, tmp_path):
     name = site("acme-dist", "acme", fake.module("'loss', 'L', 'm:L', 's'"), version="3.1")
-    first = provenance(["acme", "core"])
+    first = get_provenance(["acme", "core"])
     assert first["acme"]["distribution"] == "acme-dist"
     assert first["acme"]["version"] == "3.1"
     assert len(first["acme"]["sources"]) == len(first["core"]["sources"]) == 64
-    assert provenance(["acme"])["acme"] == first["acme"]
+    assert get_provenance(["acme"])["acme"] == first["acme"]
     with open(tmp_path / "site" / f"{name}.py", "a") as file:
         file.write("# a change\n")
-    assert provenance(["acme"])["acme"]["sources"] != first["acme"]["sources"]
-    assert provenance(["core"])["core"] == first["core"]
-    assert "no plugin" in message(provenance, ["nobody"])
+    assert get_provenance(["acme"])["acme"]["sources"] != first["acme"]["sources"]
+    assert get_provenance(["core"])["core"] == first["core"]
+    assert "no plugin" in message(get_provenance, ["nobody"])
 
 
 def test_provenance_of_a_package_covers_all_its_files(site, tmp_path):
@@ -371,12 +371,12 @@ def test_provenance_of_a_package_covers_all_its_files(site, tmp_path):
     site("acme-dist", "acme", "", module_name="fake_unused")
     info = tmp_path / "site" / "acme_dist-1.0.dist-info" / "entry_points.txt"
     info.write_text("[toolbox.v1]\nacme = fake_package.deep.plugin\n")
-    hashes = {provenance(["acme"])["acme"]["sources"]}
+    hashes = {get_provenance(["acme"])["acme"]["sources"]}
     for path in (package / "model.py", package / "deep" / "more.py"):
         path.write_text("x = 1")
-        hashes.add(provenance(["acme"])["acme"]["sources"])
+        hashes.add(get_provenance(["acme"])["acme"]["sources"])
     (tmp_path / "site" / "stranger.py").write_text("x = 1")
-    hashes.add(provenance(["acme"])["acme"]["sources"])
+    hashes.add(get_provenance(["acme"])["acme"]["sources"])
     assert len(hashes) == 3
 
 
@@ -392,13 +392,13 @@ def test_uninstalled_folders_are_named(tmp_path, monkeypatch):
         text = project.format(name, namespace) if name else "[project"
         (tmp_path / "plugins" / folder / "pyproject.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    folders = {folder.path.name: folder for folder in uninstalled(tmp_path)}
+    folders = {folder.path.name: folder for folder in find_uninstalled(tmp_path)}
     assert folders["new"].reason == "not installed"
     assert folders["new"].namespaces == ("new",)
     assert folders["new"].command == "pip install ./plugins/new"
     assert folders["changed"].reason == "installed with other entry points (losses)"
     assert "cannot be read" in folders["torn"].reason
-    assert uninstalled(tmp_path / "plugins") == []
+    assert find_uninstalled(tmp_path / "plugins") == []
 
 
 class Part(Loss):
@@ -482,7 +482,7 @@ class Keep(Tune):
 
 
 def test_parameters():
-    weight, low, high, mode = parameters(Part)
+    weight, low, high, mode = read_parameters(Part)
     assert (weight.name, weight.annotation, weight.required, weight.doc) == (
         "weight",
         float,
@@ -491,7 +491,7 @@ def test_parameters():
     )
     assert (low.default, low.required, low.doc, high.doc, mode.doc) == (0, False, "limits", "limits", "what to do.")
     assert [describe(p.annotation) for p in (weight, low, high, mode)] == ["float", "int", "int | None", "'a' | 'b'"]
-    kinds = {p.name: (p.kind_of_component, p.container) for p in parameters(Whole)}
+    kinds = {p.name: (p.kind_of_component, p.container) for p in read_parameters(Whole)}
     assert kinds == {
         "tower": ("backbone", ""),
         "pool": ("pool", ""),
@@ -502,15 +502,15 @@ def test_parameters():
         "unknown": (None, ""),
         "bare": (None, ""),
     }
-    by_name = {p.name: p for p in parameters(Whole)}
+    by_name = {p.name: p for p in read_parameters(Whole)}
     assert by_name["pool"].accepts_string
     assert not by_name["tower"].accepts_string
     assert by_name["unknown"].annotation == "NoSuchName"
     assert describe(by_name["towers"].annotation) == "dict[str, Backbone] | None"
-    assert parameters(First) == []
-    assert component_in("list[Loss] | None") == ("loss", "list")
-    assert component_in("str") == (None, "")
-    assert "takes **options" in message(parameters, Keywords)
+    assert read_parameters(First) == []
+    assert find_component_kind("list[Loss] | None") == ("loss", "list")
+    assert find_component_kind("str") == (None, "")
+    assert "takes **options" in message(read_parameters, Keywords)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from toolbox.config import (  # noqa: F401
 )
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import adapt, as_plain, located, name_of, on_device, placed, plan, planned, runnable
-from toolbox.registry import Entry, catalog, provenance
+from toolbox.registry import ComponentEntry, catalog, get_provenance
 from toolbox.registry import build as build_component
 from toolbox.results import TrainResults
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
 
 
-def list_components(kind: str | None = None) -> list[Entry]:
+def list_components(kind: str | None = None) -> list[ComponentEntry]:
     """The components that can be named in a recipe, of one kind or of all."""
     return catalog().find(kind)
 
@@ -286,7 +286,7 @@ def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -
     from toolbox.report import save_report_items, write_report
 
     write_text(folder / "config.py", dump(recipe))
-    write_json(folder / "environment.json", environment(found.device, provenance(Settings(recipe).namespaces())))
+    write_json(folder / "environment.json", environment(found.device, get_provenance(Settings(recipe).namespaces())))
     save_report_items(folder, found.report_items)
     write_json(folder / "test_results.json", found.as_json())
     judged = {"before" if found.checkpoint is None else "after": found.metrics}

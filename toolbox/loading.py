@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolbox.config import changed, complete, is_shipped, load_config, load_plugins, validate
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import runnable
-from toolbox.registry import build, catalog, parameters
+from toolbox.registry import build, catalog, read_parameters
 
 if TYPE_CHECKING:
     from toolbox.base import Backbone, LoadedModel
@@ -154,7 +154,7 @@ def component_of(name: str) -> str:
             except ToolboxError as error:
                 said.append((entry.fullname, error.problems[0]))
     for fullname in sorted(classes, key=lambda fullname: classes[fullname].takes_any_name):
-        known = {parameter.name: parameter for parameter in parameters(classes[fullname])}
+        known = {parameter.name: parameter for parameter in read_parameters(classes[fullname])}
         if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
             continue
         try:

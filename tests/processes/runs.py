@@ -118,7 +118,7 @@ def everything(distributed: DistributedContext, folder: Path) -> dict[str, Any]:
             hooks = {"custom_hooks": [KEEP]}
             found[f"{name}-{mode}"] = train(distributed, folder / f"{name}-{mode}", mode, {**SHORT, **options, **hooks})
         found |= resumed(distributed, folder, mode)
-        found |= guarded(distributed, folder, mode)
+        found |= catch_plugin_error(distributed, folder, mode)
     train(distributed, folder / "steady-fsdp", "fsdp", STEADY)
     return found | {"refused": refused(distributed, folder)}
 
@@ -148,7 +148,7 @@ def _copy(source: Path, target: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def guarded(distributed: DistributedContext, folder: Path, mode: str) -> dict[str, Any]:
+def catch_plugin_error(distributed: DistributedContext, folder: Path, mode: str) -> dict[str, Any]:
     """A run in which nobody may call the model past its wrapper, and runs in which somebody does."""
     found: dict[str, Any] = {}
     test = {"test_dataloader": dict(dataset=dict(type="toy.Noise", seed=2), batch_size=16, num_workers=0)}

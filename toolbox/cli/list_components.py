@@ -13,8 +13,8 @@ from typing import Any
 from toolbox.cli.common import new_parser
 from toolbox.cli.show_component import format_component, make_component_record
 from toolbox.errors import ToolboxError
-from toolbox.registry.catalog import Catalog, Entry, add_local, catalog
-from toolbox.registry.checkout import uninstalled
+from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, catalog
+from toolbox.registry.checkout import find_uninstalled
 from toolbox.registry.commands import CommandEntry
 from toolbox.registry.discovery import INTERFACE, Plugin
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def find_entries(installed: Catalog, name: str, kind: str | None = None) -> list[Entry]:
+def find_entries(installed: Catalog, name: str, kind: str | None = None) -> list[ComponentEntry]:
     """The entries that `name` means: one component (full or bare, upper and lower case alike), or all of a namespace.
 
     Raises ToolboxError when it means nothing here, or several components.
@@ -62,7 +62,7 @@ def _list_components(options: argparse.Namespace) -> int:
     local = add_local(options.plugin)
     installed = catalog()
     code = 2 if any(plugin.error for plugin in local) else 0
-    commands = [command.tried() for command in installed.commands()] if options.strict else installed.commands()
+    commands = [command.try_import() for command in installed.commands()] if options.strict else installed.commands()
     bad = any(item.state in ("broken", "conflict") for item in [*installed.plugins, *commands]) or installed.problems
     code = code or (1 if options.strict and (bad or installed.kinds.conflicts()) else 0)
 
@@ -97,7 +97,7 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_record(installed: Catalog, entries: list[Entry], commands: list[CommandEntry]) -> dict[str, Any]:
+def _make_record(installed: Catalog, entries: list[ComponentEntry], commands: list[CommandEntry]) -> dict[str, Any]:
     """The schema of `--json`; keys are only ever added."""
     return {
         "interface": INTERFACE,
@@ -151,7 +151,7 @@ def _make_record(installed: Catalog, entries: list[Entry], commands: list[Comman
                 "reason": folder.reason,
                 "command": folder.command,
             }
-            for folder in uninstalled()
+            for folder in find_uninstalled()
         ],
         "problems": [{"message": p.message, "where": p.where, "hint": p.hint} for p in installed.problems],
     }
@@ -164,7 +164,7 @@ def _list_unusable(installed: Catalog, commands: list[CommandEntry]) -> list[tup
     rows = [(plugin.state, plugin.namespace, f"{_format_reason(plugin)}  [{plugin.owner}]") for plugin in plugins]
     rows += [("conflict", f"kind {name}", why) for name, why in installed.kinds.conflicts().items()]
     rows += [(c.state, f"command {c.name}", f"{c.error}  [{c.plugin.owner}]") for c in commands if c.error]
-    rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in uninstalled()]
+    rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in find_uninstalled()]
     return rows + [
         ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in installed.problems
     ]
@@ -174,15 +174,15 @@ def _format_reason(plugin: Plugin) -> str:
     return " ".join(plugin.reason.split())
 
 
-def _format_source(entry: Entry) -> str:
+def _format_source(entry: ComponentEntry) -> str:
     return f"{entry.plugin.distribution} {entry.plugin.version}" if entry.plugin.distribution else entry.plugin.path
 
 
-def _format_missing(entry: Entry) -> str:
+def _format_missing(entry: ComponentEntry) -> str:
     return f"needs {', '.join(entry.missing)}: {entry.install}" if entry.missing else ""
 
 
-def _format_lines(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> list[str]:
+def _format_lines(entries: list[ComponentEntry], unusable: list[tuple[str, str, str]]) -> list[str]:
     """One component a line: kind, name, summary, distribution and version, what is missing."""
     rows = [
         (entry.kind, entry.fullname, entry.summary, _format_source(entry), _format_missing(entry)) for entry in entries
@@ -193,7 +193,7 @@ def _format_lines(entries: list[Entry], unusable: list[tuple[str, str, str]]) ->
     return lines + ["  ".join([*map(str.ljust, row[:2], widths), row[2]]) for row in unusable]
 
 
-def _print_rich(entries: list[Entry], unusable: list[tuple[str, str, str]]) -> None:
+def _print_rich(entries: list[ComponentEntry], unusable: list[tuple[str, str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table

@@ -8,8 +8,8 @@ import textwrap
 import typing
 from typing import Any
 
-from toolbox.registry.catalog import Catalog, Entry
-from toolbox.registry.signature import EMPTY, Parameter, accepts, describe, parameters
+from toolbox.registry.catalog import Catalog, ComponentEntry
+from toolbox.registry.signature import EMPTY, Parameter, accepts, describe, read_parameters
 
 # How the slot of a kind is written in a recipe; {} is the component.
 SLOTS = {
@@ -20,10 +20,10 @@ SLOTS = {
 }
 
 
-def make_component_record(installed: Catalog, entry: Entry) -> dict[str, Any]:
+def make_component_record(installed: Catalog, entry: ComponentEntry) -> dict[str, Any]:
     """All there is to say of a component, as JSON values. Raises ToolboxError when its class cannot be imported."""
     cls = installed.resolve(entry.fullname)
-    arguments = parameters(cls)
+    arguments = read_parameters(cls)
     return {
         "kind": entry.kind,
         "fullname": entry.fullname,
@@ -49,7 +49,7 @@ def make_component_record(installed: Catalog, entry: Entry) -> dict[str, Any]:
     }
 
 
-def write_snippet(installed: Catalog, entry: Entry, arguments: list[Parameter]) -> str:
+def write_snippet(installed: Catalog, entry: ComponentEntry, arguments: list[Parameter]) -> str:
     """A line for a recipe that sets every required argument to a value of its type."""
     inner = _write_call(installed, entry, arguments, depth=0)
     return SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(inner)
@@ -89,7 +89,7 @@ def _drop_bullets(document: str, names: list[str]) -> list[str]:
     return kept
 
 
-def _write_call(installed: Catalog, entry: Entry, arguments: list[Parameter], depth: int) -> str:
+def _write_call(installed: Catalog, entry: ComponentEntry, arguments: list[Parameter], depth: int) -> str:
     parts = [f"type='{entry.fullname}'"]
     for argument in arguments:
         if argument.required:
@@ -106,7 +106,7 @@ def _write_example(installed: Catalog, argument: Parameter, depth: int) -> str:
             return "dict(type='...')"
         from_plugins = [entry for entry in usable if entry.namespace != "core"] or usable
         inner = _write_call(
-            installed, from_plugins[0], parameters(installed.resolve(from_plugins[0].fullname)), depth + 1
+            installed, from_plugins[0], read_parameters(installed.resolve(from_plugins[0].fullname)), depth + 1
         )
         return {"list": f"[{inner}]", "dict": f"dict(name={inner})"}.get(argument.container, inner)
     annotation = argument.annotation

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.config.overrides import apply_overrides
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog, parameters
+from toolbox.registry import catalog, read_parameters
 
 
 def set_metric_arguments(
@@ -49,7 +49,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _argument_names(fullname: str) -> list[str]:
-    return [parameter.name for parameter in parameters(catalog().resolve(fullname, "metric"))]
+    return [parameter.name for parameter in read_parameters(catalog().resolve(fullname, "metric"))]
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

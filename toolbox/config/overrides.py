@@ -15,7 +15,7 @@ from toolbox.config.schema import TOP_LEVEL
 from toolbox.config.types import wants_string
 from toolbox.errors import ToolboxError
 from toolbox.registry import catalog
-from toolbox.registry.signature import parameters
+from toolbox.registry.signature import read_parameters
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
@@ -118,7 +118,7 @@ def _annotation(node: dict[str, Any], names: list[str]) -> Any:
     """The declared type of a key: a constructor's, or the schema's."""
     if isinstance(node.get("type"), str):
         try:
-            found = [p for p in parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
+            found = [p for p in read_parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
         except ToolboxError:
             return None  # validation reports the name
         return found[0].annotation if found else None

@@ -13,7 +13,7 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.foreign_keys import load_foreign_keys
-from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, parameters
+from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, read_parameters
 from toolbox.utils.key_paths import get_value
 
 
@@ -191,7 +191,7 @@ def _component(value: Any, kind: str, where: str) -> list[Problem]:
         return [Problem(message, where, f"There are: {known}.")]
     try:
         cls = catalog().resolve(fullname, kind, where=f"{where}.type")
-        known = {parameter.name: parameter for parameter in parameters(cls)}
+        known = {parameter.name: parameter for parameter in read_parameters(cls)}
     except ToolboxError as error:
         return [*error.problems, *_absent_plugins(arguments, where)]
     problems = []

@@ -10,7 +10,7 @@ from torch import nn
 
 from toolbox.base import Backbone
 from toolbox.errors import ToolboxError
-from toolbox.registry import SLOT_KEYS, build, catalog, parameters
+from toolbox.registry import SLOT_KEYS, build, catalog, read_parameters
 from toolbox.utils.key_paths import get_value, is_within
 
 
@@ -44,7 +44,7 @@ def adapt_recipe(
 
 def _drop_arguments(node: dict[str, Any], path: str, own: set[str]) -> list[str]:
     """Drop what the new component has no argument for; `arch` is in the words of the old one."""
-    known = {parameter.name for parameter in parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
+    known = {parameter.name for parameter in read_parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
     known |= {"type", *SLOT_KEYS.get("backbone", {})}
     gone = [key for key in node if key not in known and not any(is_within(name, f"{path}.{key}") for name in own)]
     for key in gone:

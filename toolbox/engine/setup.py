@@ -41,7 +41,7 @@ from toolbox.engine.train_step import TrainStep, build_train_step
 from toolbox.engine.trained_items import TrainedItems, items_of, sentence, unknown
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
-from toolbox.registry import build, provenance
+from toolbox.registry import build, get_provenance
 
 
 @dataclass
@@ -191,7 +191,7 @@ def set_up(
     console = (console or Console()) if distributed.is_main else NullConsole()
     device = choose_device(settings("env_cfg.device"), distributed.rank_info)
     threads = set_threads(settings("env_cfg.threads"), distributed.rank_info.local_world_size)
-    plugins = provenance(settings.namespaces())
+    plugins = get_provenance(settings.namespaces())
     distributed.start(device)
     lock = run_folder.lock(work_dir, console.warn) if distributed.is_main else None
     try:

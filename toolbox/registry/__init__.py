@@ -1,19 +1,19 @@
 """From installed plugins to objects: discover, list, find, suggest, resolve, build. Imports nothing heavy."""
 
 from toolbox.registry.build import SLOT_KEYS, build, expand_home
-from toolbox.registry.catalog import Catalog, Entry, add_local, catalog, swap_catalog
-from toolbox.registry.checkout import uninstalled
+from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, catalog, swap_catalog
+from toolbox.registry.checkout import find_uninstalled
 from toolbox.registry.commands import CommandEntry
 from toolbox.registry.discovery import Plugin, discover
 from toolbox.registry.local import load_local
-from toolbox.registry.provenance import provenance
-from toolbox.registry.signature import Parameter, parameters
+from toolbox.registry.provenance import get_provenance
+from toolbox.registry.signature import Parameter, read_parameters
 
 __all__ = [
     "SLOT_KEYS",
     "Catalog",
     "CommandEntry",
-    "Entry",
+    "ComponentEntry",
     "Parameter",
     "Plugin",
     "add_local",
@@ -21,9 +21,9 @@ __all__ = [
     "catalog",
     "discover",
     "expand_home",
+    "find_uninstalled",
+    "get_provenance",
     "load_local",
-    "parameters",
-    "provenance",
+    "read_parameters",
     "swap_catalog",
-    "uninstalled",
 ]

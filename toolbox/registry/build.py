@@ -9,7 +9,7 @@ from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry.catalog import catalog
-from toolbox.registry.signature import Parameter, check_plain, parameters
+from toolbox.registry.signature import Parameter, check_plain, read_parameters
 
 SLOT_KEYS: dict[str, dict[str, type | str]] = {
     "backbone": {"quantize": "quantize", "tune": "tune", "gradient_checkpointing": bool}
@@ -45,14 +45,14 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     entry = catalog().get(fullname, kind, where=where)
     cls = catalog().resolve(fullname, kind, where=where)
     slots = {
-        key: _slot(key, arguments.pop(key, None), expected, where)
+        key: _build_slot(key, arguments.pop(key, None), expected, where)
         for key, expected in SLOT_KEYS.get(entry.kind, {}).items()
     }
-    known = {parameter.name: parameter for parameter in parameters(cls)}
-    problems = check_names(fullname, known, arguments, where)
+    accepted = {parameter.name: parameter for parameter in read_parameters(cls)}
+    problems = check_names(fullname, accepted, arguments, where)
     if problems:
         raise ToolboxError.from_problems(problems)
-    arguments = {name: _value(value, known[name], _join(where, name)) for name, value in arguments.items()}
+    arguments = {name: _build_argument(value, accepted[name], _join(where, name)) for name, value in arguments.items()}
     try:
         built = cls(**arguments)
     except ToolboxError:
@@ -67,17 +67,17 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
 
 
 def check_names(
-    fullname: str, known: Mapping[str, Parameter], arguments: Mapping[str, Any], where: str
+    fullname: str, accepted: Mapping[str, Parameter], arguments: Mapping[str, Any], where: str
 ) -> list[Problem]:
     """Arguments that the component does not have, each with the nearest one, and required ones that are absent."""
     problems = []
     for name in arguments:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            names = ", ".join(known) or "none"
+        if name not in accepted:
+            near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
+            names = ", ".join(accepted) or "none"
             hint = f"Did you mean {near[0]!r}?" if near else f"Its arguments: {names}."
             problems.append(Problem(f"{fullname} has no argument {name!r}.", _join(where, name), hint))
-    for name, parameter in known.items():
+    for name, parameter in accepted.items():
         if parameter.required and name not in arguments:
             problems.append(Problem(f"{fullname} needs the argument {name!r}.", where, parameter.doc))
     return problems
@@ -95,7 +95,7 @@ def expand_home(value: Any) -> Any:
     return [expand_home(item) for item in value] if isinstance(value, list) else value
 
 
-def _value(value: Any, parameter: Parameter, where: str) -> Any:
+def _build_argument(value: Any, parameter: Parameter, where: str) -> Any:
     """A constructor argument; components are built where the annotation names an extension point."""
     kind = parameter.kind_of_component
     if kind is None or value is None or (isinstance(value, str) and parameter.accepts_string):
@@ -107,7 +107,7 @@ def _value(value: Any, parameter: Parameter, where: str) -> Any:
     return build(value, kind, where=where)
 
 
-def _slot(key: str, value: Any, expected: type | str, where: str) -> Any:
+def _build_slot(key: str, value: Any, expected: type | str, where: str) -> Any:
     """The value of a key that the slot itself takes; `expected`: as in SLOT_KEYS."""
     if isinstance(expected, str):
         return None if value is None else build(value, expected, where=_join(where, key))

@@ -15,9 +15,9 @@ from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
-from toolbox.registry.checkout import IN_REPOSITORY, install_command, uninstalled
+from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, install_command
 from toolbox.registry.commands import CommandEntry, list_commands
-from toolbox.registry.discovery import CORE, Plugin, check_kinds, claim, describe_error, discover
+from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
 from toolbox.registry.kinds import Kinds
 from toolbox.registry.local import load_local
 
@@ -26,7 +26,7 @@ _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "sciki
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComponentEntry:
     """One component of the catalog.
 
     - `kind`, `name`, `target`, `summary`, `requires`, `default`: as in `toolbox.plugin.Component`.
@@ -67,23 +67,23 @@ class Catalog:
     def __init__(self, plugins: Iterable[Plugin], problems: Iterable[Problem] = ()) -> None:
         self._loaded: list[Plugin] = list(plugins)
         self.problems: list[Problem] = list(problems)
-        self._read()
+        self._update()
 
-    def _read(self) -> None:
+    def _update(self) -> None:
         # From what was loaded each time: a plugin that comes later may declare the kind that an earlier one needs.
         self.plugins: list[Plugin] = check_kinds(self._loaded)
         self.kinds = Kinds(self.plugins)
-        entries = [_entry(plugin, c) for plugin in self.plugins for c in plugin.components]
+        entries = [_make_entry(plugin, c) for plugin in self.plugins for c in plugin.components]
         entries.sort(key=lambda e: (self.kinds.names.index(e.kind), e.namespace != "core", e.namespace, e.name))
-        self.entries: list[Entry] = entries
+        self.entries: list[ComponentEntry] = entries
         self._by_name = {entry.fullname: entry for entry in entries}
 
     def add(self, plugin: Plugin) -> None:
         """Add a plugin; a namespace that another one holds makes both unusable."""
-        self._loaded = claim(self._loaded, plugin)
-        self._read()
+        self._loaded = add_plugin(self._loaded, plugin)
+        self._update()
 
-    def find(self, kind: str | None = None) -> list[Entry]:
+    def find(self, kind: str | None = None) -> list[ComponentEntry]:
         """The entries of `kind`, None for all. Raises ToolboxError for a kind that is unknown or declared twice."""
         if kind is not None:
             self.kinds.check(kind)
@@ -106,7 +106,7 @@ class Catalog:
             raise _unusable(plugin) from plugin.error
         raise self._unknown_namespace(namespace, hint)
 
-    def get(self, fullname: str, kind: str | None = None, *, where: str = "") -> Entry:
+    def get(self, fullname: str, kind: str | None = None, *, where: str = "") -> ComponentEntry:
         """The entry called `fullname`, without an import.
 
         - `kind`: what the place expects, None for anything.
@@ -123,7 +123,7 @@ class Catalog:
                 raise
             raise ToolboxError(problem.message, where=where, hint=problem.hint) from error.__cause__
 
-    def _get(self, fullname: str, kind: str | None, where: str) -> Entry:
+    def _get(self, fullname: str, kind: str | None, where: str) -> ComponentEntry:
         if not isinstance(fullname, str) or not fullname:
             raise ToolboxError(f"a component is called 'namespace.Name', not {fullname!r}.")
         namespace, dot, name = fullname.partition(".")
@@ -134,12 +134,14 @@ class Catalog:
         if entry is None:
             plugin = self.plugin(namespace, hint=self._suggest(fullname, kind))
             names = [e.fullname for e in self.entries if (e.plugin is plugin if kind is None else e.kind == kind)]
-            hint = self._suggest(fullname, kind) or _known(f"Of kind {kind} there are" if kind else "It has", names)
+            hint = self._suggest(fullname, kind) or _list_names(
+                f"Of kind {kind} there are" if kind else "It has", names
+            )
             raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
         if kind is not None and entry.kind != kind:
-            expects = f"{where} expects {_a(kind)}" if where else f"{_a(kind)} is expected here"
-            hint = _known(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
-            raise ToolboxError(f"{fullname!r} is {_a(entry.kind)}, and {expects}.", hint=hint)
+            expects = f"{where} expects {_with_article(kind)}" if where else f"{_with_article(kind)} is expected here"
+            hint = _list_names(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
+            raise ToolboxError(f"{fullname!r} is {_with_article(entry.kind)}, and {expects}.", hint=hint)
         self.kinds.check(entry.kind)
         if entry.missing:
             what = ", ".join(map(repr, entry.missing))
@@ -162,36 +164,40 @@ class Catalog:
     def command(self, name: str) -> CommandEntry:
         """The usable command called `name`. Raises ToolboxError with the nearest, or with why it cannot run."""
         commands = self.commands()
-        named = [command for command in commands if command.name == name]
-        for command in sorted(named, key=lambda command: bool(command.error)):
+        candidates = [command for command in commands if command.name == name]
+        for command in sorted(candidates, key=lambda command: bool(command.error)):
             command.check()
             return command
         names = [command.name for command in commands]
-        raise ToolboxError(f"there is no command {name!r}.", hint=_nearest(name, names) or _known("Commands", names))
+        raise ToolboxError(
+            f"there is no command {name!r}.", hint=_nearest(name, names) or _list_names("Commands", names)
+        )
 
     def device(self, requested: str) -> Device | None:
         """The first plugin's answer for `requested` ("auto", "cpu", "cuda:1" ...); `core` is asked last.
 
         Raises ToolboxError when a plugin refuses the request (its ValueError) or fails to answer.
         """
-        for plugin in reversed(self._ready()):
+        for plugin in reversed(self._list_ready()):
             try:
                 answer = plugin.hook.toolbox_device(requested=requested)
             except ValueError as error:  # a refusal with its reason, e.g. an absent GPU
                 raise ToolboxError(str(error)) from error
             except Exception as error:
-                raise ToolboxError(f"{_says(plugin)} toolbox_device({requested!r}): {describe_error(error)}") from error
+                raise ToolboxError(
+                    f"{_describe_failure(plugin)} toolbox_device({requested!r}): {describe_error(error)}"
+                ) from error
             if answer is not None:
                 return answer
         return None
 
     def check_config(self, config: dict[str, Any], dry_run: Any = None) -> list[Problem]:
-        """What the plugins find wrong in a whole recipe; a check that itself fails is a problem too.
+        """Problems that the plugins find in a whole recipe; a check that itself fails is a problem too.
 
         - `dry_run`: the recipe's, for the checks that take one; None for those that take none.
         """
         problems: list[Problem] = []
-        for plugin in self._ready():
+        for plugin in self._list_ready():
             hook = plugin.hook.toolbox_check_config
             if all(("dry_run" in check.argnames) != (dry_run is not None) for check in hook.get_hookimpls()):
                 continue
@@ -199,20 +205,20 @@ class Catalog:
                 for answer in hook(config=config, dry_run=dry_run):
                     problems += answer
             except Exception as error:
-                problems.append(Problem(f"{_says(plugin)} toolbox_check_config: {describe_error(error)}"))
+                problems.append(Problem(f"{_describe_failure(plugin)} toolbox_check_config: {describe_error(error)}"))
         return problems
 
     def config_dirs(self) -> dict[str, list[Path]]:
         """{namespace: the folders of recipes that the plugin ships}; plugins that fail to answer are left out."""
-        return self._paths("toolbox_config_dirs")
+        return self._call_for_paths("toolbox_config_dirs")
 
     def foreign_key_files(self) -> dict[str, list[Path]]:
         """{namespace: the tables of foreign keys that the plugin ships}; plugins that fail to answer are left out."""
-        return self._paths("toolbox_foreign_keys")
+        return self._call_for_paths("toolbox_foreign_keys")
 
-    def _paths(self, hook: str) -> dict[str, list[Path]]:
+    def _call_for_paths(self, hook: str) -> dict[str, list[Path]]:
         paths: dict[str, list[Path]] = {}
-        for plugin in self._ready():
+        for plugin in self._list_ready():
             try:
                 answers = [Path(path) for answer in getattr(plugin.hook, hook)() for path in answer]
             except Exception:
@@ -221,7 +227,7 @@ class Catalog:
                 paths[plugin.namespace] = answers
         return paths
 
-    def _ready(self) -> list[Plugin]:
+    def _list_ready(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.state == "ready"]
 
     def _suggest(self, text: str, kind: str | None) -> str:
@@ -235,22 +241,22 @@ class Catalog:
             if same:
                 same.sort(key=lambda fullname: not fullname.startswith(f"{namespace}."))
                 return f"Did you mean {' or '.join(map(repr, same[:1] if namespace else same[:3]))}?"
-            own = {e.name.lower(): e.fullname for e in entries if not namespace or e.namespace == namespace}
-            near = difflib.get_close_matches(name, own, n=1, cutoff=0.6)
+            fullnames = {e.name.lower(): e.fullname for e in entries if not namespace or e.namespace == namespace}
+            near = difflib.get_close_matches(name, fullnames, n=1, cutoff=0.6)
             if near:
-                return f"Did you mean {own[near[0]]!r}?"
+                return f"Did you mean {fullnames[near[0]]!r}?"
         return ""
 
     def _unknown_namespace(self, namespace: str, hint: str) -> ToolboxError:
         message = f"there is no plugin {namespace!r} here."
-        for folder in uninstalled():
+        for folder in find_uninstalled():
             if namespace in folder.namespaces:
                 return ToolboxError(message, hint=f"It is in this checkout, not installed. Try: {folder.command}")
         if namespace in IN_REPOSITORY:
             hint = f"It is {CORE}-{namespace}, of the toolbox's repository. Try there: {install_command(namespace)}"
             return ToolboxError(message, hint=hint)
         names = sorted({plugin.namespace for plugin in self.plugins})
-        return ToolboxError(message, hint=_nearest(namespace, names) or hint or _known("Plugins", names))
+        return ToolboxError(message, hint=_nearest(namespace, names) or hint or _list_names("Plugins", names))
 
 
 _current: Catalog | None = None
@@ -280,10 +286,10 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
     return [plugin if plugin.error else checked.get((plugin.namespace, plugin.path), plugin) for plugin in plugins]
 
 
-def _entry(plugin: Plugin, component: Any) -> Entry:
+def _make_entry(plugin: Plugin, component: Any) -> ComponentEntry:
     missing = tuple(name for name in component.requires if not _is_installed(name.partition(".")[0]))
     fields = {name: getattr(component, name) for name in ("kind", "name", "target", "summary", "default")}
-    return Entry(
+    return ComponentEntry(
         **fields, namespace=plugin.namespace, requires=tuple(component.requires), missing=missing, plugin=plugin
     )
 
@@ -296,7 +302,7 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _import_class(entry: Entry, base: type, where: str) -> type:
+def _import_class(entry: ComponentEntry, base: type, where: str) -> type:
     module_name, _, path = entry.target.partition(":")
     source = f"{entry.fullname!r} of {entry.plugin.owner}"
     try:
@@ -308,17 +314,17 @@ def _import_class(entry: Entry, base: type, where: str) -> type:
     try:
         value: Any = attrgetter(path)(module)
     except AttributeError as error:
-        hint = _nearest(error.name, [name for name in dir(error.obj) if name[0] != "_"])
+        hint = _nearest(error.name or path, [name for name in dir(error.obj) if name[0] != "_"])
         message = f"{source} cannot be imported: {module_name!r} has no {error.name!r}."
         raise ToolboxError(message, where=where, hint=hint) from error
     if not (isinstance(value, type) and issubclass(value, base)):
         raise ToolboxError(
-            f"{source} is declared as {_a(entry.kind)}, but {entry.target} is no subclass of "
+            f"{source} is declared as {_with_article(entry.kind)}, but {entry.target} is no subclass of "
             f"{'toolbox.base' if base.__module__.startswith('toolbox.base.') else base.__module__}.{base.__name__}.",
             where=where,
         )
     if inspect.isabstract(value):
-        lacks = ", ".join(sorted(value.__abstractmethods__))
+        lacks = ", ".join(sorted(getattr(value, "__abstractmethods__", ())))
         raise ToolboxError(f"{source} cannot be used: {entry.target} does not implement {lacks}.", where=where)
     return value
 
@@ -335,11 +341,11 @@ def _unusable(plugin: Plugin) -> ToolboxError:
     return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} cannot be used: {plugin.reason}.")
 
 
-def _says(plugin: Plugin) -> str:
+def _describe_failure(plugin: Plugin) -> str:
     return f"the plugin {plugin.namespace!r} of {plugin.owner} failed in"
 
 
-def _a(kind: str) -> str:
+def _with_article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
 
 
@@ -348,6 +354,6 @@ def _nearest(word: str, words: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}?" if near else ""
 
 
-def _known(title: str, names: Iterable[str]) -> str:
+def _list_names(title: str, names: Iterable[str]) -> str:
     names = list(names)
     return f"{title}: {', '.join(names)}." if names else f"{title}: none."

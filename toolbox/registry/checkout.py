@@ -16,12 +16,12 @@ IN_REPOSITORY = ("dinov3", "encoders", "losses", "datasets", "glyphs", "retrieva
 
 
 @dataclass(frozen=True)
-class Folder:
+class PluginFolder:
     """A plugin folder that the environment does not reflect.
 
     - `path`: the folder; `distribution`: the project it holds; `namespaces`: what it would declare.
     - `reason`: "not installed", or what differs from the installed metadata.
-    - `command`: what mends it.
+    - `command`: the command that installs it, or the file to mend.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Folder:
     command: str
 
 
-def uninstalled(root: Path | None = None) -> list[Folder]:
+def find_uninstalled(root: Path | None = None) -> list[PluginFolder]:
     """Plugin folders of the checkout that are not installed, or whose entry points differ from the installed ones.
 
     - `root`: the checkout, default the one that this toolbox runs from; without one the answer is empty.
@@ -46,11 +46,11 @@ def uninstalled(root: Path | None = None) -> list[Folder]:
             name = project["name"]
         except (OSError, ValueError, KeyError) as error:
             reason = f"its pyproject.toml cannot be read: {type(error).__name__}: {error}"
-            folders.append(Folder(file.parent, file.parent.name, (), reason, f"mend {file}"))
+            folders.append(PluginFolder(file.parent, file.parent.name, (), reason, f"mend {file}"))
             continue
         declared = dict(project.get("entry-points", {}).get(GROUP, {}))
         if declared and (reason := _difference(name, declared)):
-            folders.append(Folder(file.parent, name, tuple(declared), reason, _command(file.parent)))
+            folders.append(PluginFolder(file.parent, name, tuple(declared), reason, _command(file.parent)))
     return folders
 
 
@@ -61,10 +61,10 @@ def install_command(namespace: str) -> str:
 
 def _difference(name: str, declared: dict[str, str]) -> str:
     try:
-        found = distribution(name)
+        metadata = distribution(name)
     except PackageNotFoundError:
         return "not installed"
-    installed = {entry.name: entry.value for entry in found.entry_points if entry.group == GROUP}
+    installed = {entry.name: entry.value for entry in metadata.entry_points if entry.group == GROUP}
     if installed == declared:
         return ""
     changed = sorted(key for key in {*installed, *declared} if installed.get(key) != declared.get(key))

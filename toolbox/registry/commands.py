@@ -1,4 +1,4 @@
-"""Sub-commands of the console command: which there are, what stands in their way; imported when they run."""
+"""Sub-commands of the console command: which there are, and why some cannot run; imported when they run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CommandEntry:
 
     - `name`, `target`, `summary`: as in `toolbox.plugin.Command`.
     - `plugin`: the plugin that it comes from.
-    - `error`: why it cannot run, "" where nothing is known to stand in its way.
+    - `error`: why it cannot run, "" where no reason is known.
     - `state`: "ready", "conflict" (several plugins, or the core and a plugin, have the name) or "broken".
     """
 
@@ -38,14 +38,14 @@ class CommandEntry:
         if self.error:
             raise ToolboxError(f"the command {self.name!r} of {self.plugin.owner} is broken: {self.error}.")
 
-    def tried(self) -> CommandEntry:
-        """This entry after its module was imported: with the `error` of that, where there is one."""
+    def try_import(self) -> CommandEntry:
+        """Import its module; returns this entry, with the `error` of the import where there is one."""
         if self.error or self.plugin.namespace == "core":
             return self
         try:
             self.load()
         except ToolboxError as error:
-            return replace(self, error=describe_error(error.__cause__), state="broken")
+            return replace(self, error=describe_error(error.__cause__ or error), state="broken")
         return self
 
     def load(self) -> Callable[[Sequence[str]], int]:
@@ -65,26 +65,24 @@ class CommandEntry:
 
 
 def list_commands(plugins: Iterable[Plugin]) -> list[CommandEntry]:
-    """The commands of `plugins`, the core's first, then by name; each with what stands in its way."""
+    """The commands of `plugins`, the core's first, then by name; each with the `error` that keeps it from running."""
     declared = [(command, plugin) for plugin in plugins for command in plugin.commands]
     owners: dict[str, list[Plugin]] = {}
     for command, plugin in declared:
         owners.setdefault(command.name, []).append(plugin)
     entries = []
     for command, plugin in declared:
-        fields = {"name": command.name, "target": command.target, "summary": command.summary, "plugin": plugin}
+        entry = CommandEntry(command.name, command.target, command.summary, plugin)
         if plugin.namespace != "core":
-            error = _clash(command.name, owners[command.name])
-            if error:
-                fields |= {"error": error, "state": "conflict"}
-            else:
-                error = _problem_of(command.target.partition(":")[0])
-                fields |= {"error": error, "state": "broken"} if error else {}
-        entries.append(CommandEntry(**fields))
+            if clash := _describe_clash(command.name, owners[command.name]):
+                entry = replace(entry, error=clash, state="conflict")
+            elif problem := _find_problem(command.target.partition(":")[0]):
+                entry = replace(entry, error=problem, state="broken")
+        entries.append(entry)
     return sorted(entries, key=lambda entry: "" if entry.plugin.namespace == "core" else entry.name)
 
 
-def _clash(name: str, owners: list[Plugin]) -> str:
+def _describe_clash(name: str, owners: list[Plugin]) -> str:
     """Why a plugin's command `name` cannot run, where others have the name too."""
     if len(owners) == 1:
         return ""
@@ -97,14 +95,15 @@ def _clash(name: str, owners: list[Plugin]) -> str:
     )
 
 
-def _problem_of(module: str) -> str:
+def _find_problem(module: str) -> str:
     """Why `module` could not be imported, as far as can be seen without importing it; "" if nothing is seen."""
     try:
-        spec = _find(module)
+        spec = _find_spec(module)
         if spec is None:
             return f"its module {module!r} does not exist"
-        source = spec.loader.get_source(spec.name) if hasattr(spec.loader, "get_source") else None
-        for name in _imports(ast.parse(source or "", spec.origin or module)):
+        read_source = getattr(spec.loader, "get_source", None)
+        source = read_source(spec.name) if read_source else None
+        for name in _list_imports(ast.parse(source or "", spec.origin or module)):
             if find_spec(name) is None:
                 return f"its module {module!r} imports {name!r}, which is not installed"
     except (ImportError, SyntaxError, ValueError) as error:
@@ -112,7 +111,7 @@ def _problem_of(module: str) -> str:
     return ""
 
 
-def _find(module: str) -> ModuleSpec | None:
+def _find_spec(module: str) -> ModuleSpec | None:
     """The spec of a module, its packages not being imported."""
     first, *rest = module.split(".")
     spec = find_spec(first)
@@ -123,7 +122,7 @@ def _find(module: str) -> ModuleSpec | None:
     return spec
 
 
-def _imports(tree: ast.Module) -> list[str]:
+def _list_imports(tree: ast.Module) -> list[str]:
     """The top-level packages that a module imports unconditionally."""
     names = []
     for node in tree.body:

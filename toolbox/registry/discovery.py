@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -31,7 +32,7 @@ INTERFACE = int(GROUP.rpartition("v")[2])
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin as it was found, usable or not.
+    """One plugin, usable or not.
 
     - `namespace`: the name of its entry point, the part before the dot in `namespace.Name`.
     - `distribution`, `version`: the installed package that declares it; "" and "" for a local file.
@@ -71,21 +72,21 @@ class Plugin:
 
 def discover() -> tuple[list[Plugin], list[Problem]]:
     """Every installed plugin, `core` first and the others by namespace, and what is wrong with TOOLBOX_PLUGINS."""
-    found, others, problems = _read_entry_points()
-    names = {key for entry in found for key in (entry.name, _distribution(entry)[0])}
+    entries, others, problems = _read_entry_points()
+    names = {key for entry in entries for key in (entry.name, _distribution(entry)[0])}
     allows, mistakes = _read_switch(os.environ.get(VARIABLE, ""), names)
 
     plugins = []
-    for namespace in sorted({entry.name for entry in found}, key=lambda name: (name != "core", name)):
+    for namespace in sorted({entry.name for entry in entries}, key=lambda name: (name != "core", name)):
         owners = []
-        for entry in (entry for entry in found if entry.name == namespace):
+        for entry in (entry for entry in entries if entry.name == namespace):
             if allows(namespace, _distribution(entry)[0]):
                 owners.append(entry)
             else:
                 error = ToolboxError(f"switched off by {VARIABLE}={os.environ[VARIABLE]}")
                 plugins.append(_unloaded(entry, "disabled", error))
         if namespace == "core":
-            plugins += [_stranger(_unloaded(entry, "ready")) for entry in owners if not _is_core(entry)]
+            plugins += [_refuse_core(_unloaded(entry, "ready")) for entry in owners if not _is_core(entry)]
             owners = [entry for entry in owners if _is_core(entry)]
         if len(owners) == 1:
             plugins.append(_load_entry(owners[0]))
@@ -100,17 +101,17 @@ def discover() -> tuple[list[Plugin], list[Problem]]:
 
 def check_kinds(plugins: list[Plugin]) -> list[Plugin]:
     """`plugins`, in which those that have a component of a kind that no usable plugin declares are broken."""
-    known = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
-    checked = [guarded(partial(_check_kinds, plugin, known), _emptied(plugin)) for plugin in plugins]
+    names = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
+    checked = [catch_plugin_error(partial(_check_kinds, plugin, names), _empty(plugin)) for plugin in plugins]
     # A plugin that turns out broken takes the kinds that it declares away from others.
     return checked if checked == plugins else check_kinds(checked)
 
 
-def _check_kinds(plugin: Plugin, known: list[str]) -> Plugin:
+def _check_kinds(plugin: Plugin, names: list[str]) -> Plugin:
     for component in plugin.components:
-        if component.kind not in known:
+        if component.kind not in names:
             raise ValueError(
-                f"component {component.name!r} has the unknown kind {component.kind!r}; kinds: {', '.join(known)}"
+                f"component {component.name!r} has the unknown kind {component.kind!r}; kinds: {', '.join(names)}"
             )
     return plugin
 
@@ -132,7 +133,7 @@ def _is_machinery(filename: str) -> bool:
     return filename.startswith(inside) or f"importlib{os.sep}" in filename
 
 
-def guarded(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
+def catch_plugin_error(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
     """`make()`, or `broken` with the exception that it raised; a plugin may even call sys.exit while it is imported."""
     try:
         return make()
@@ -161,20 +162,20 @@ def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Probl
             continue
         if entries:
             every.setdefault(_distribution(entries[0])[0], entries)
-    found, others = [], []
+    usable, others = [], []
     for entries in every.values():
-        own = {entry.name for entry in entries if entry.group == GROUP}
-        found += [entry for entry in entries if entry.group == GROUP]
-        others += [entry for entry in entries if entry.name not in own]
-    return found, sorted(others, key=lambda entry: (entry.name, entry.group)), problems
+        names = {entry.name for entry in entries if entry.group == GROUP}
+        usable += [entry for entry in entries if entry.group == GROUP]
+        others += [entry for entry in entries if entry.name not in names]
+    return usable, sorted(others, key=lambda entry: (entry.name, entry.group)), problems
 
 
 def _distribution(entry: EntryPoint) -> tuple[str, str, str]:
     """(normalised name, version, metadata folder); broken metadata is no reason to fail."""
-    try:
-        name, version = entry.dist.name, entry.dist.version
-    except Exception:
-        name, version = None, None
+    name, version = "", ""
+    with suppress(Exception):
+        if entry.dist is not None:
+            name, version = entry.dist.name, entry.dist.version
     path = getattr(entry.dist, "_path", None) or (entry.dist.locate_file("") if entry.dist else "")
     name = name or re.split(r"-\d|\.dist-info|\.egg-info", os.path.basename(str(path)))[0]
     return re.sub(r"[-_.]+", "-", name).lower(), version or "?", str(path)
@@ -215,20 +216,20 @@ def _load_entry(entry: EntryPoint) -> Plugin:
         path = getattr(module, "__file__", None) or plugin.path
         return replace(plugin, path=path, module=module, **read_declarations(entry.name, module))
 
-    return guarded(load, plugin)
+    return catch_plugin_error(load, plugin)
 
 
 def _is_core(entry: EntryPoint) -> bool:
     return _distribution(entry)[0] == CORE
 
 
-def _stranger(plugin: Plugin) -> Plugin:
+def _refuse_core(plugin: Plugin) -> Plugin:
     """Nobody but the toolbox may own `core`: everything else would stop with it."""
     error = ToolboxError(f"the namespace 'core' belongs to {CORE}; it is claimed by {plugin.owner}.")
-    return replace(_emptied(plugin), error=error, state="conflict")
+    return replace(_empty(plugin), error=error, state="conflict")
 
 
-def _emptied(plugin: Plugin) -> Plugin:
+def _empty(plugin: Plugin) -> Plugin:
     return replace(plugin, components=(), kinds=(), commands=(), hook=None)
 
 
@@ -237,16 +238,16 @@ def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
         f"the namespace {namespace!r} is claimed by " + " and by ".join(plugin.owner for plugin in owners) + ".",
         hint=f"Uninstall one, or leave it out: {VARIABLE}=-{owners[-1].distribution}",
     )
-    return [replace(_emptied(plugin), error=error, state="conflict") for plugin in owners]
+    return [replace(_empty(plugin), error=error, state="conflict") for plugin in owners]
 
 
-def claim(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
-    """`plugins` with `newcomer`; where its namespace is taken by another owner, both become a conflict."""
+def add_plugin(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
+    """`plugins` with `newcomer`; where its namespace has another owner already, both become a conflict."""
     rivals = [p for p in plugins if p.namespace == newcomer.namespace and p.state in ("ready", "broken", "conflict")]
     if any(rival.path == newcomer.path for rival in rivals):
         return plugins
     if not rivals:
         return [*plugins, newcomer]
     if newcomer.namespace == "core":
-        return [*plugins, _stranger(newcomer)]
+        return [*plugins, _refuse_core(newcomer)]
     return [p for p in plugins if p not in rivals] + _conflict(newcomer.namespace, [*rivals, newcomer])

@@ -48,9 +48,9 @@ class Kinds:
             near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.6)
             hint = f"Did you mean {near[0]!r}?" if near else f"Kinds: {', '.join(self.names)}."
             raise ToolboxError(f"there is no kind {name!r}.", where=where, hint=hint)
+        owners = [owner for _, owner in self._declared[name] if owner is not None]
         if len(self._declared[name]) > 1:
-            rival = self._declared[name][-1][1]
-            hint = f"Uninstall one, or leave it out: TOOLBOX_PLUGINS=-{rival.namespace}"
+            hint = f"Uninstall one, or leave it out: TOOLBOX_PLUGINS=-{owners[-1].namespace}"
             raise ToolboxError(f"{self.conflicts()[name]}.", where=where, hint=hint)
 
     def base_class(self, name: str, where: str = "") -> type:
@@ -58,13 +58,13 @@ class Kinds:
         self.check(name, where)
         [(kind, owner)] = self._declared[name]
         try:
-            return _import(kind)
+            return _import_kind(kind)
         except Exception as error:
             source = f"of {owner.owner} " if owner else ""
             message = f"the kind {name!r} {source}cannot be imported: {describe_error(error)}."
             raise ToolboxError(message, where=where) from error
 
-    def of_class(self, cls: type) -> str | None:
+    def find_by_class(self, cls: type) -> str | None:
         """The kind whose abstract class `cls` is or inherits from, None for any other class; the nearest base wins."""
         for base in cls.__mro__:
             if base.__module__.startswith("toolbox.base.") and base.__name__.lower() in KINDS:
@@ -73,11 +73,11 @@ class Kinds:
             for kind, _ in self.declared():
                 module = kind.target.partition(":")[0]
                 # A module that is not loaded, of another package, cannot hold `base`: no import is needed.
-                if (module in sys.modules or module.partition(".")[0] == package) and _is(kind, base):
+                if (module in sys.modules or module.partition(".")[0] == package) and _has_class(kind, base):
                     return kind.name
         return None
 
-    def of_name(self, class_name: str) -> str | None:
+    def find_by_class_name(self, class_name: str) -> str | None:
         """The kind whose abstract class has this name, for annotations that exist as text alone."""
         for owners in self._declared.values():
             for kind, _ in owners:
@@ -86,15 +86,15 @@ class Kinds:
         return None
 
 
-def _import(kind: Kind) -> type:
+def _import_kind(kind: Kind) -> type:
     value: Any = resolve_name(kind.target)
     if not isinstance(value, type):
         raise TypeError(f"{kind.target} is no class")
     return value
 
 
-def _is(kind: Kind, cls: type) -> bool:
+def _has_class(kind: Kind, cls: type) -> bool:
     try:
-        return _import(kind) is cls
-    except Exception:  # said where the kind is used
+        return _import_kind(kind) is cls
+    except Exception:  # reported where the kind is used
         return False

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from toolbox.errors import ToolboxError
 from toolbox.registry.declarations import read_declarations
-from toolbox.registry.discovery import Plugin, guarded
+from toolbox.registry.discovery import Plugin, catch_plugin_error
 
 
 def load_local(path_or_module: str) -> Plugin:
@@ -37,7 +37,7 @@ def load_local(path_or_module: str) -> Plugin:
         declared = read_declarations(namespace, module)
         return replace(plugin, namespace=namespace, path=path, module=module, **declared)
 
-    return guarded(load, plugin)
+    return catch_plugin_error(load, plugin)
 
 
 def default_namespace(module_name: str) -> str:
@@ -64,10 +64,12 @@ def _import_file(path: Path) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    spec = spec_from_file_location(name, path)
-    module = sys.modules[name] = module_from_spec(spec)
+    file_spec = spec_from_file_location(name, path)
+    if file_spec is None or file_spec.loader is None:
+        raise ToolboxError(f"{path.name} is no Python file.", hint="Its name ends in .py.")
+    module = sys.modules[name] = module_from_spec(file_spec)
     try:
-        spec.loader.exec_module(module)
+        file_spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

@@ -10,21 +10,23 @@ from toolbox.registry.catalog import catalog
 from toolbox.registry.discovery import Plugin
 
 
-def provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
+def get_provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
     """{namespace: distribution, version and `sources`, the SHA-256 of its Python files}; kept in checkpoints.
 
     The files are those of the plugin's package; of `core`, those below toolbox/builtins and toolbox/utils. Raises
     ToolboxError for a namespace without a usable plugin.
     """
-    answer = {}
+    records = {}
     for namespace in sorted(set(namespaces)):
         plugin = catalog().plugin(namespace)
         record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
-        answer[namespace] = record
-    return answer
+        records[namespace] = record
+    return records
 
 
 def _hash_sources(plugin: Plugin) -> str:
+    if plugin.module is None:
+        raise ValueError(f"the plugin {plugin.namespace!r} is not loaded")
     file, name = Path(plugin.path), plugin.module.__name__
     if "." not in name:
         folder, files = file.parent, [file] if file.name != "__init__.py" else file.parent.rglob("*.py")

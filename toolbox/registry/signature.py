@@ -1,4 +1,4 @@
-"""What a component's constructor takes: the source of validation, of building and of the printed help."""
+"""The arguments of a component's constructor: the source of validation, of building and of the printed help."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Parameter:
         return accepts(self.annotation, str)
 
 
-def parameters(cls: type) -> list[Parameter]:
+def read_parameters(cls: type) -> list[Parameter]:
     """The constructor arguments of a component class, in order.
 
     Raises ToolboxError when the constructor takes *args or **kwargs: its recipes could not be checked.
@@ -50,24 +50,25 @@ def parameters(cls: type) -> list[Parameter]:
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
     if owner is object or (owner.__module__, owner.__name__) == ("torch.nn.modules.module", "Module"):
         return []  # no constructor of its own: torch's takes *args and **kwargs that mean nothing here
-    hints = _hints(owner.__init__)
-    documents = [base.__dict__.get("__doc__") for base in (cls, owner)] + [owner.__init__.__doc__]
+    constructor = vars(owner)["__init__"]
+    hints = _resolve_hints(constructor)
+    documents = [base.__dict__.get("__doc__") for base in (cls, owner)] + [constructor.__doc__]
     bullets: dict[str, str] = {}
     for document in reversed(documents):
-        bullets |= _bullets(document or "")
+        bullets |= _read_bullets(document or "")
 
-    found = []
-    for item in list(inspect.signature(owner.__init__).parameters.values())[1:]:
+    arguments = []
+    for item in list(inspect.signature(constructor).parameters.values())[1:]:
         if item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD, item.POSITIONAL_ONLY):
-            stars = {item.VAR_POSITIONAL: "*", item.VAR_KEYWORD: "**"}.get(item.kind, "")
+            stars = "*" if item.kind == item.VAR_POSITIONAL else "**" if item.kind == item.VAR_KEYWORD else ""
             raise ToolboxError(
                 f"the constructor of {cls.__module__}:{cls.__qualname__} takes {stars}{item.name}, "
                 "so recipes that use it cannot be checked.",
                 hint="Spell out its arguments as keywords.",
             )
         annotation = hints.get(item.name, item.annotation)
-        kind, container = component_in(annotation)
-        found.append(
+        kind, container = find_component_kind(annotation)
+        arguments.append(
             Parameter(
                 name=item.name,
                 annotation=annotation,
@@ -78,25 +79,25 @@ def parameters(cls: type) -> list[Parameter]:
                 doc=bullets.get(item.name, ""),
             )
         )
-    return found
+    return arguments
 
 
-def component_in(annotation: Any) -> tuple[str | None, str]:
+def find_component_kind(annotation: Any) -> tuple[str | None, str]:
     """The kind of component that an annotation is or contains, as (kind, container); (None, "") without one."""
     if isinstance(annotation, str):
-        kinds = [kind for kind in map(catalog().kinds.of_name, re.findall(r"\w+", annotation)) if kind]
+        kinds = [kind for kind in map(catalog().kinds.find_by_class_name, re.findall(r"\w+", annotation)) if kind]
         container = next((name for name in ("dict", "list", "tuple") if f"{name}[" in annotation.lower()), "")
         return (kinds[0], container.replace("tuple", "list")) if kinds else (None, "")
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        return catalog().kinds.of_class(annotation), ""
+        return catalog().kinds.find_by_class(annotation), ""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return None, ""
     for argument in typing.get_args(annotation):
-        kind, container = component_in(argument)
+        kind, container = find_component_kind(argument)
         if kind:
-            own = "dict" if _is(origin, _MAPPINGS) else "list" if _is(origin, _SEQUENCES) else ""
-            return kind, own or container
+            outer = "dict" if _is_named(origin, _MAPPINGS) else "list" if _is_named(origin, _SEQUENCES) else ""
+            return kind, outer or container
     return None, ""
 
 
@@ -143,18 +144,18 @@ def _names_component(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("type"), str) and "." in value["type"]
 
 
-def accepts(annotation: Any, wanted: type) -> bool:
-    """Whether `wanted` (str, type(None) ...) is the annotation or one of its alternatives."""
+def accepts(annotation: Any, cls: type) -> bool:
+    """Whether `cls` (str, type(None) ...) is the annotation or one of its alternatives."""
     if isinstance(annotation, str):
-        name = "None" if wanted is type(None) else wanted.__name__
+        name = "None" if cls is type(None) else cls.__name__
         return name in (word.strip() for word in annotation.split("|"))
-    if annotation is wanted or annotation is Any:
+    if annotation is cls or annotation is Any:
         return True
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
-        return any(isinstance(value, wanted) for value in typing.get_args(annotation))
+        return any(isinstance(value, cls) for value in typing.get_args(annotation))
     if origin in (typing.Union, types.UnionType, typing.Annotated):
-        return any(accepts(argument, wanted) for argument in typing.get_args(annotation))
+        return any(accepts(argument, cls) for argument in typing.get_args(annotation))
     return False
 
 
@@ -180,27 +181,27 @@ _SEQUENCES = ("list", "tuple", "Sequence", "Iterable", "set")
 _MAPPINGS = ("dict", "Mapping", "MutableMapping")
 
 
-def _is(origin: Any, names: tuple[str, ...]) -> bool:
+def _is_named(origin: Any, names: tuple[str, ...]) -> bool:
     return getattr(origin, "__name__", "") in names
 
 
-def _hints(function: Any) -> dict[str, Any]:
+def _resolve_hints(function: Any) -> dict[str, Any]:
     """Resolved annotations; one that cannot be resolved stays text and does not spoil the others."""
     function = inspect.unwrap(function)
     try:
         return typing.get_type_hints(function)
     except Exception:
-        hints = {}
+        hints: dict[str, Any] = {}
         for name, annotation in getattr(function, "__annotations__", {}).items():
-            one = types.SimpleNamespace(__annotations__={name: annotation})
+            holder = types.SimpleNamespace(__annotations__={name: annotation})
             try:
-                hints |= typing.get_type_hints(one, globalns=function.__globals__)
+                hints |= typing.get_type_hints(holder, globalns=function.__globals__)
             except Exception:
                 hints[name] = annotation
         return hints
 
 
-def _bullets(document: str) -> dict[str, str]:
+def _read_bullets(document: str) -> dict[str, str]:
     """{name: text} of "- `name`: text", "- `a`, `b`: text" or "...; `b`: text", continued on deeper-indented lines."""
     bullets: dict[str, str] = {}
     names: list[str] = []

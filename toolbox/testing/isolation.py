@@ -10,7 +10,7 @@ from types import ModuleType
 
 from toolbox.registry.catalog import Catalog, swap_catalog
 from toolbox.registry.declarations import read_declarations
-from toolbox.registry.discovery import CORE, Plugin, guarded
+from toolbox.registry.discovery import CORE, Plugin, catch_plugin_error
 from toolbox.registry.local import default_namespace, load_local
 
 
@@ -49,4 +49,4 @@ def _plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plu
         path = getattr(module, "__file__", None) or name
         return replace(plugin, namespace=space, path=path, module=module, **read_declarations(space, module))
 
-    return guarded(load, plugin)
+    return catch_plugin_error(load, plugin)

@@ -13,7 +13,7 @@ from toolbox.registry.build import build
 from toolbox.registry.catalog import catalog
 from toolbox.registry.discovery import Plugin
 from toolbox.registry.foreign_keys import read_foreign_keys
-from toolbox.registry.signature import EMPTY, parameters
+from toolbox.registry.signature import EMPTY, read_parameters
 from toolbox.testing.backbone import check_backbone
 from toolbox.testing.data import check_augment, check_dataset, check_mix, check_sampler
 from toolbox.testing.loss import check_loss
@@ -78,7 +78,7 @@ def check_plugin(namespace: str) -> None:
             continue
         try:
             cls = found.resolve(entry.fullname)
-            arguments = parameters(cls)
+            arguments = read_parameters(cls)
         except ToolboxError as error:
             raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
         require(vars(cls).get("__doc__"), f"{entry.fullname}: the class needs a docstring.")

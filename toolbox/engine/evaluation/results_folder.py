@@ -11,7 +11,7 @@ from toolbox.errors import ToolboxError
 FILES = ("config.py", "environment.json", "report_items.json", "test_results.json", "report.html")
 
 
-def claim(folder: Path) -> bool:
+def add_plugin(folder: Path) -> bool:
     """Create the folder of an evaluation, or take one that is empty or of an earlier one; True if it is new.
 
     Raises ToolboxError when it holds anything else, or nothing can be written there.
