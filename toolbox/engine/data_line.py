@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from toolbox.base import Dataset
 from toolbox.base.image_files import format_ending_counts
@@ -44,8 +44,8 @@ def _classes(datasets: Mapping[str, Dataset]) -> str:
     return " / ".join(f"{len(names):,} {name}" for name, names in named.items()) + f" classes {shown}"
 
 
-def _ignored(datasets: Sequence[Dataset]) -> str:
-    folders: dict[str, Counter[str]] = {}
+def _ignored(datasets: Iterable[Dataset]) -> str:
+    folders: dict[str, Mapping[str, int]] = {}
     for dataset in datasets:
         folders |= dataset.ignored_files()  # splits of one folder have left out the same files
     ignored = sum((Counter(found) for found in folders.values()), Counter())

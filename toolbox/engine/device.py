@@ -95,8 +95,9 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: Device) -> dict[str, Any]:
     """The generators that a model may draw from."""
-    kind, keys, *rest = np.random.get_state()
-    state = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": (kind, keys.tolist(), *rest)}
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    numpy_state = (kind, np.asarray(keys).tolist(), *rest)
+    state: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate(), "numpy": numpy_state}
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device.type).get_rng_state()
     return state

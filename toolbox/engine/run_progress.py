@@ -29,6 +29,15 @@ class RunProgress:
     lines: int = 0
     quantization: dict[str, Any] | None = None
 
+    def rates(self, since: RunProgress) -> dict[str, float]:
+        """Items a second, and the share of the time that was spent waiting for data, since an earlier progress."""
+        seconds = self.seconds - since.seconds
+        waited = self.data_wait_seconds - since.data_wait_seconds
+        return {
+            "items_per_second": round((self.items - since.items) / seconds, 2),
+            "data_wait_share": round(waited / seconds, 4),
+        }
+
     def update_best(self, step: int, name: str, metrics: dict[str, float], *, greater: bool) -> bool:
         """Remember a validation that is the best so far by the metric `name`; whether it is.
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Interrupted(Exception):
@@ -23,7 +23,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():

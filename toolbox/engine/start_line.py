@@ -41,7 +41,7 @@ def _encoders(node: Any) -> list[str]:
     if not isinstance(node, Mapping):
         return []
     kinds = {entry.fullname: entry.kind for entry in catalog().entries}
-    if kinds.get(node.get("type")) == "backbone":
+    if kinds.get(node.get("type", "")) == "backbone":
         tune = node.get("tune")
         return [f"{_named(node)} {tune['mode']}" if isinstance(tune, Mapping) and "mode" in tune else _named(node)]
     return [text for item in node.values() for text in _encoders(item)]

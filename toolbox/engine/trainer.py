@@ -63,8 +63,6 @@ class Trainer:
             setup.unlock()
             raise
 
-    # ---- the run
-
     def run(self) -> dict[str, Any]:
         """Run to the end. Returns what train_results.json holds.
 
@@ -305,10 +303,7 @@ class Trainer:
                 "No gradient reaches the trained parts: the loss learns nothing from these batches. Do they hold "
                 "several classes, and several items of each?"
             )
-        seconds = self.progress.seconds - since.seconds
-        waited = self.progress.data_wait_seconds - since.data_wait_seconds
-        metrics["items_per_second"] = round((self.progress.items - since.items) / seconds, 2)
-        metrics["data_wait_share"] = round(waited / seconds, 4)
+        metrics |= self.progress.rates(since)
         self.log(metrics)
 
     def _validate_if_due(self) -> bool:

@@ -37,15 +37,15 @@ def map_tensors(value: Any, function: Callable[[Any], Any]) -> Any:
         if isinstance(value, list):
             if type(value) is list:
                 return items
-            mapped = copy.copy(value)
-            mapped[:] = items
-            return mapped
+            changed_list = copy.copy(value)
+            changed_list[:] = items
+            return changed_list
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         changed = {name: new for name, old in parts.items() if (new := map_tensors(old, function)) is not old}
-        mapped = copy.copy(value) if changed else value
+        made = copy.copy(value) if changed else value
         for name, item in changed.items():
-            object.__setattr__(mapped, name, item)  # also of a frozen one
-        return mapped
+            object.__setattr__(made, name, item)  # also of a frozen one
+        return made
     return value

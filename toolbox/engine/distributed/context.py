@@ -83,10 +83,16 @@ class DistributedContext:
             self._watcher.start()
         return self
 
+    @property
+    def _meeting_store(self) -> dist.Store:
+        """Where the processes have met; a single process has none."""
+        assert self._store is not None
+        return self._store
+
     def _count_in(self) -> None:
         """Wait for everyone: the first to fail must find all others listening."""
-        self._store.set(f"here/{self.rank}", "")
-        self._store.wait([f"here/{rank}" for rank in range(self.world_size)], _WAIT)
+        self._meeting_store.set(f"here/{self.rank}", "")
+        self._meeting_store.wait([f"here/{rank}" for rank in range(self.world_size)], _WAIT)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if self.world_size == 1:
@@ -139,20 +145,22 @@ class DistributedContext:
             return
         self._meet_again()
         backend = device.backend if device.type == "cpu" else f"cpu:gloo,{device.type}:{device.backend}"
-        store = dist.PrefixStore("torch", self._store)
+        store = dist.PrefixStore("torch", self._meeting_store)
         try:
             dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world_size, timeout=_TIMEOUT)
-            self._control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+            control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
         except (RuntimeError, ValueError) as error:
             raise ToolboxError(
                 f"The processes cannot talk over '{backend}': {_first_line(error)}",
                 hint="Check the network between the machines (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME).",
             ) from error
+        assert isinstance(control, dist.ProcessGroup)  # every process is a member
+        self._control = control
 
     def _meet_again(self) -> None:
         """Wait for everyone, asking now and then: in one long call to the store nothing would be heard of a failure."""
-        self._store.set(f"ready/{self.rank}", "")
-        while not self._store.check([f"ready/{rank}" for rank in range(self.world_size)]):
+        self._meeting_store.set(f"ready/{self.rank}", "")
+        while not self._meeting_store.check([f"ready/{rank}" for rank in range(self.world_size)]):
             time.sleep(0.05)
 
     # ---- started again by the launcher
@@ -230,15 +238,16 @@ class DistributedContext:
 
         - `heard`: by rank, the last that was told, and when it changed.
         """
-        self._store.set(f"alive/{self.rank}", str(beat))
+        store = self._meeting_store
+        store.set(f"alive/{self.rank}", str(beat))
         if not self.is_main:
             return None
         now = time.monotonic()
         for rank in range(1, self.world_size):
             key = f"alive/{rank}"
-            told = self._store.get(key) if self._store.check([key]) else b""
-            if rank not in heard or heard[rank][0] != told:
-                heard[rank] = (told, now)
+            last_beat = store.get(key) if store.check([key]) else b""
+            if rank not in heard or heard[rank][0] != last_beat:
+                heard[rank] = (last_beat, now)
             elif now - heard[rank][1] > _SILENCE:
                 print(f"Process {rank} has not been heard of for {_SILENCE:.0f} s.", file=sys.stderr, flush=True)
                 return self._who_failed(claim=f"{rank}:2")

@@ -49,14 +49,16 @@ def detect_rank(launcher: str | None, environment: MutableMapping[str, str] | No
         return RankInfo()
     if launcher == "slurm":
         _as_torchrun(known)
-    *numbers, _ = _numbers(known, (*_TORCHRUN[:4], "MASTER_PORT"), launcher, needed=_TORCHRUN)
-    rank_info = RankInfo(*numbers, restarts=int(known.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    names = (*_TORCHRUN[:4], "MASTER_PORT")
+    rank, world_size, local_rank, local_world_size, _ = _numbers(known, names, launcher, needed=_TORCHRUN)
+    restarts = int(known.get("TORCHELASTIC_RESTART_COUNT", 0))
+    rank_info = RankInfo(rank, world_size, local_rank, local_world_size, restarts)
     if not (
         0 <= rank_info.rank < rank_info.world_size
         and 0 <= rank_info.local_rank < rank_info.local_world_size <= rank_info.world_size
     ):
-        told = ", ".join(f"{name}={known[name]}" for name in _TORCHRUN[:4])
-        raise ToolboxError(f"These do not fit together: {told}.", where=f"--launcher {launcher}")
+        listed = ", ".join(f"{name}={known[name]}" for name in _TORCHRUN[:4])
+        raise ToolboxError(f"These do not fit together: {listed}.", where=f"--launcher {launcher}")
     return rank_info
 
 
@@ -80,12 +82,8 @@ def _as_torchrun(known: MutableMapping[str, str]) -> None:
     """Give SLURM's facts torchrun's names; MASTER_ADDR and MASTER_PORT stay where they are set."""
     rank, size, local_rank, job = _numbers(known, _SLURM[:4], "slurm", needed=_SLURM)
     node = int(known.get("SLURM_NODEID", 0))
-    known |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(local_rank),
-        "LOCAL_WORLD_SIZE": str(_tasks_on(node, known.get("SLURM_STEP_TASKS_PER_NODE", ""), size)),
-    }
+    known["RANK"], known["WORLD_SIZE"], known["LOCAL_RANK"] = str(rank), str(size), str(local_rank)
+    known["LOCAL_WORLD_SIZE"] = str(_tasks_on(node, known.get("SLURM_STEP_TASKS_PER_NODE", ""), size))
     known.setdefault("MASTER_ADDR", first_host(known["SLURM_JOB_NODELIST"]))
     # steps of one job, and jobs on one machine, must not meet each other
     step = int(known["SLURM_STEP_ID"]) if known.get("SLURM_STEP_ID", "").isdecimal() else 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 _EACH_ITS_OWN = next(  # "every process writes its part", as torch calls it by version
@@ -69,7 +70,8 @@ def load_shards(folder: Path, into: Mapping[str, Tensor] | None = None) -> dict[
     """
     into = into or {}
     state = {
-        name: into[name] if name in into else torch.empty(shape, dtype=kind) for name, (shape, kind) in _told(folder)
+        name: into[name] if name in into else torch.empty(shape, dtype=kind)
+        for name, (shape, kind) in _read_shapes(folder)
     }
     reader = dcp.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():  # that one process reads alone is meant
@@ -80,9 +82,10 @@ def load_shards(folder: Path, into: Mapping[str, Tensor] | None = None) -> dict[
 
 def shard_shapes(folder: Path) -> dict[str, torch.Size]:
     """The shapes of whole tensors, from the headers of their shards."""
-    return {name: shape for name, (shape, _) in _told(folder)}
+    return {name: shape for name, (shape, _) in _read_shapes(folder)}
 
 
-def _told(folder: Path) -> list[tuple[str, tuple[torch.Size, torch.dtype]]]:
+def _read_shapes(folder: Path) -> list[tuple[str, tuple[torch.Size, torch.dtype]]]:
     metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return [(name, (found.size, found.properties.dtype)) for name, found in metadata.items()]
+    tensors = {name: entry for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
+    return [(name, (entry.size, entry.properties.dtype)) for name, entry in tensors.items()]

@@ -56,7 +56,8 @@ class Evaluator:
             build(metric, "metric", where=f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.evaluator)
         ]
-        self.judges, self.left_out = self.metrics, []
+        self.judges = self.metrics
+        self.left_out: list[Problem] = []
         self.remarks: list[str] = []
         self.classifiers: list[nn.Module] = []
         self.share(getattr(self, "shared", {}))
