@@ -74,6 +74,6 @@ def test_runs_checks_and_evaluations_print_it(toy, tmp_path, capsys):
     assert f"2 classes (cat, dog), {sizes} pictures" in Path("run/train.log").read_text()
     assert results["data"]["test"] == {"items": count["test"], "classes": 2}
     said = []
-    toolbox.evaluate(recipe, "run", tell=said.append)
+    toolbox.evaluate(recipe, "run", log=said.append)
     assert said[-1] == f"2 classes (cat, dog), {count['test']} test pictures, {ignored}"
     assert count_data({"test": Some(3)}) == {"test": {"items": 3, "classes": None}}

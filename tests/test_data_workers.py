@@ -113,7 +113,7 @@ def test_a_read_that_hangs_is_told_again_and_again_and_the_run_goes_on(toy, read
     monkeypatch.setattr(workers, "PATIENCE", 0.4)
     reads(lambda: time.sleep(1.5))
     said = []
-    found = [batch.indices for batch in stream(toy, count, tell=said.append)]
+    found = [batch.indices for batch in stream(toy, count, log=said.append)]
     assert [index for indices in found for index in indices] == list(range(64))
     assert 2 <= len(said) <= 3
     assert "Batch 2 of train_dataloader has been awaited for" in said[0]
@@ -135,7 +135,7 @@ def test_nobody_looks_after_a_loader_that_is_done(toy, monkeypatch):
 
     monkeypatch.setattr(workers, "PATIENCE", 0.04)
     said = []
-    reading = stream(toy, 0, tell=said.append)
+    reading = stream(toy, 0, log=said.append)
     next(reading)
     watching = [thread for thread in threading.enumerate() if thread.name == "data watch"]
     assert len(watching) == 1

@@ -499,7 +499,7 @@ def whole(tune=None):
 def test_a_model_that_writes_itself(tune, tmp_path):
     model, said = whole(tune), []
     expected = predicted(model, pixels_for(model.backbone))["embeddings"]
-    found = write(model, tmp_path / "out", classes=["a", "b"], tell=said.append)
+    found = write(model, tmp_path / "out", classes=["a", "b"], log=said.append)
     assert found.keys() == {"embeddings"}
     assert plain(tmp_path / "out") == {"config.json", "model.safetensors", "README.md", "export.json", "classes.json"}
     text = (tmp_path / "out" / "README.md").read_text()
@@ -745,7 +745,7 @@ def test_onnx_gives_the_same_for_any_number_of_images(kind, tmp_path):
     said = []
     pixels = pixels_for(model.backbone, count=5)
     expected = predicted(model, pixels)["embeddings"]
-    found = write(model, tmp_path / "out", onnx=True, tell=said.append)
+    found = write(model, tmp_path / "out", onnx=True, log=said.append)
     assert any("embeddings of 3 images by onnxruntime: largest difference" in line for line in said)
     assert found["onnx embeddings 3"] < 1e-5
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])

@@ -352,7 +352,7 @@ def test_a_folder_that_takes_nothing_is_refused_with_what_to_do(toy):
 def test_an_evaluation_reads_the_store(toy, capsys):
     run(toy(STORED), "w")
     said = []
-    stored = toolbox.evaluate(toy(STORED), "w", tell=said.append)
+    stored = toolbox.evaluate(toy(STORED), "w", log=said.append)
     assert "0 computed, 64 found" in said[0]
     assert capsys.readouterr().out == ""  # which belongs to numbers
     assert stored == toolbox.evaluate(toy(FROZEN), "w")

@@ -114,5 +114,5 @@ def test_a_run_and_an_evaluation_say_what_is_left_out(toy, tmp_path, capsys):
     api.train(recipe, out="w")
     assert capsys.readouterr().out.count(note) == 1
     said = []
-    api.evaluate(recipe, "w/last", split="val", tell=said.append)
+    api.evaluate(recipe, "w/last", split="val", log=said.append)
     assert said.count(note) == 1

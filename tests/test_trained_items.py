@@ -179,7 +179,7 @@ def test_an_honest_run_says_nothing_and_a_grown_folder_stays_honest(toy, root, c
     assert len(found.trained_items().items) == len(ImageFolder(str(root), "train", divide="images"))
     assert "sha256" in found.manifest["files"]["trained_items.npz"]
     fill(root, "cat/0 new.bmp", "dog/0 new.bmp", "dog/1 new.bmp", seed=5)
-    numbers = toolbox.evaluate(toy(options(root)), "run", tell=print)
+    numbers = toolbox.evaluate(toy(options(root)), "run", log=print)
     assert "trained_items" not in numbers
     assert "trained_items" not in results["after"]
     assert "were trained on" not in capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_trained_items_in_a_test_are_counted_aloud(toy, root, capsys, tmp_path):
     shutil.move(root, tmp_path / "elsewhere")
     other = options(tmp_path / "elsewhere", seed=7)  # divides the same pictures otherwise
     said = []
-    numbers = toolbox.evaluate(toy(other), "run", out="tested", tell=said.append)
+    numbers = toolbox.evaluate(toy(other), "run", out="tested", log=said.append)
     test_set = ImageFolder(str(tmp_path / "elsewhere"), "test", divide="images", seed=7)
     count = numbers["trained_items"]
     assert 0 < count < len(test_set)
@@ -207,14 +207,14 @@ def test_a_checkpoint_that_says_nothing_of_its_items_is_no_clean_one(toy, root, 
     """As those of before items were kept are."""
     toolbox.train(toy(options(root)), out="run")
     said = []
-    toolbox.evaluate(toy(options(root)), "run", tell=said.append)
+    toolbox.evaluate(toy(options(root)), "run", log=said.append)
     assert "does not say what it was trained on" not in capsys.readouterr().out + "".join(said)
     for folder in Path("run").glob("checkpoint-*"):
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["files"]["trained_items.npz"]
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "trained_items.npz").unlink()
-    toolbox.evaluate(toy(options(root)), "run", tell=said.append)
+    toolbox.evaluate(toy(options(root)), "run", log=said.append)
     assert sum("does not say what it was trained on" in text for text in said) == 1
     toolbox.train(toy([*options(root), "train_cfg.max_steps=4"]), out="run", resume=True)
     assert capsys.readouterr().out.count("does not say what it was trained on") == 1
@@ -224,7 +224,7 @@ def test_training_numbers_can_be_had_on_purpose(toy, root):
     toolbox.train(toy(options(root)), out="run")
     recipe = toy([*options(root), "test_dataloader.dataset.split=train", "train_dataloader.dataset.split=test"])
     said = []
-    numbers = toolbox.evaluate(recipe, "run", tell=said.append)
+    numbers = toolbox.evaluate(recipe, "run", log=said.append)
     assert numbers["trained_items"] == len(ImageFolder(str(root), "train", divide="images"))
     assert any("these are numbers of training" in text for text in said)
 

@@ -221,7 +221,7 @@ def evaluate(
     precision: str | None = None,
     metrics: Mapping[str, Any] | Sequence[str] | None = None,
     out: str | Path | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     distributed: DistributedContext | None = None,
     on_start: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
@@ -234,7 +234,7 @@ def evaluate(
       "intervals=1000" as the command line takes them.
     - `out`: a folder for test_results.json, report_items.json and report.html; it must be new, empty, or of an earlier
       evaluation.
-    - `tell`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
+    - `log`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
     - `on_start`: called once, when nothing is wrong, with a sentence that says which data, model and device are used.
     - `distributed`: the processes that evaluate together, of which this is one; default: this one alone. The
       numbers are those of one process; the main one writes and tells.
@@ -246,7 +246,7 @@ def evaluate(
     from toolbox.engine.start_line import describe_task
 
     distributed = distributed or SINGLE_PROCESS
-    tell, on_start = (tell, on_start) if distributed.is_main else (lambda text: None,) * 2
+    log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
     folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, as_plain(config), False
     if metrics:
         problems = validate(recipe)
@@ -258,23 +258,23 @@ def evaluate(
                 recipe, checkpoint_evaluation.split_of(recipe, split), metrics
             ).items():
                 if len(paths) > 1:
-                    tell(f"{name} is set in {', '.join(paths)}.")
+                    log(f"{name} is set in {', '.join(paths)}.")
         recipe = runnable(recipe, device, training=False)
         for note in adapt(config):
-            tell(note)
+            log(note)
         if folder is not None:
             is_new = results_folder.claim(folder)
         task = describe_task(recipe, [checkpoint_evaluation.split_of(recipe, split)], distributed.rank_info)
         on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
         found = checkpoint_evaluation.evaluate(
-            recipe, checkpoint, split, tell, precision=precision, distributed=distributed
+            recipe, checkpoint, split, log, precision=precision, distributed=distributed
         )
         if folder is not None:
             _write_evaluation(folder, recipe, found)
     except ToolboxError as error:
         raise placed(error, config) from error
     finally:
-        if is_new:
+        if is_new and folder is not None:
             results_folder.release(folder)
     return found.metrics
 
@@ -381,7 +381,7 @@ def export(
     overrides: Mapping[str, Any] | None = None,
     plugins: Sequence[str] = (),
     overwrite: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Write a trained model as a folder that transformers, timm or peft loads without this toolbox, and compare.
 
@@ -390,7 +390,7 @@ def export(
     - `merge`: put adapters into the weights, for one plain folder.
     - `onnx`: also write the whole model as model.onnx.
     - `overwrite`: replace an earlier export.
-    - `tell`: called with sentences on what is exported and how much it differs.
+    - `log`: called with sentences on what is exported and how much it differs.
 
     Returns the largest differences from the toolbox's numbers. Raises ToolboxError, leaving no folder, above a
     ten-thousandth, and where a backbone belongs to no other library.
@@ -405,7 +405,7 @@ def export(
     if onnx:
         check_packages()
     found = checkpoints.read(checkpoint)
-    tell(f"Exporting {found.path}, step {found.step}")
+    log(f"Exporting {found.path}, step {found.step}")
     model = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
     origin = {
         "checkpoint": f"{found.path.parent.name}/{found.path.name}",
@@ -413,4 +413,4 @@ def export(
         "model": model.recipe["model"],
         "plugins": found.manifest["plugins"],
     }
-    return exports.export(model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, tell=tell)
+    return exports.export(model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, log=log)

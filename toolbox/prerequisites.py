@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from toolbox.config import load_config, to_dict
 from toolbox.errors import ToolboxError, command_line
@@ -94,7 +94,7 @@ def train_start(
     console.info(f"{folder} is ready.")
 
 
-def is_recipe(load_from: Any) -> bool:
+def is_recipe(load_from: Any) -> TypeGuard[str]:
     """Whether a `load_from` names a recipe."""
     return isinstance(load_from, str) and load_from.endswith(".py")
 

@@ -62,5 +62,5 @@ def _write_export(arguments: argparse.Namespace) -> None:
         overrides=arguments.cfg_options,
         plugins=arguments.plugin,
         overwrite=arguments.overwrite,
-        tell=lambda text: print(text, flush=True),
+        log=lambda text: print(text, flush=True),
     )

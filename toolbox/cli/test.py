@@ -62,7 +62,7 @@ def _test(arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
             out=arguments.out,
             distributed=distributed,
-            tell=lambda text: print(text, file=sys.stderr),
+            log=lambda text: print(text, file=sys.stderr),
             on_start=lambda text: None if arguments.json else print(text, flush=True),
         )
         if arguments.json:

@@ -99,15 +99,15 @@ class QuietConsole(Console):
 class CallbackConsole(Console):
     """Passes every line on, where standard output belongs to something else.
 
-    - `tell`: gets them.
+    - `log`: gets them.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], None]) -> None:
         super().__init__()
-        self.tell = tell
+        self.log = log
 
     def show(self, text: str) -> None:
-        self.tell(text)
+        self.log(text)
 
 
 class NullConsole(Console):

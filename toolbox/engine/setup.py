@@ -136,7 +136,7 @@ class RunSetup:
             first=first,
             last=last,
             pin_memory=self.device.type != "cpu",
-            tell=self.console.warn,
+            log=self.console.warn,
             stored=stored,
         )
 

@@ -52,18 +52,18 @@ def batches(
     prefetch: int = 2,
     pin_memory: bool = False,
     where: str = "train_dataloader",
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Generator[Batch, None, None]:
     """Batches in the plan's order.
 
     - `where`: the recipe's key of this dataloader, for messages.
-    - `tell`: gets a warning every minute that a batch is awaited; default: standard error.
+    - `log`: gets a warning every minute that a batch is awaited; default: standard error.
 
     Raises ToolboxError at an unreadable item under the policy 'raise', and when a worker dies.
     """
     # the run says itself when there are more workers than cores
     warnings.filterwarnings("ignore", message="This DataLoader will create")
-    watch = WorkerMonitor(plan, workers, dataset=type(fetch.dataset).__name__, where=where, tell=tell)
+    watch = WorkerMonitor(plan, workers, dataset=type(fetch.dataset).__name__, where=where, log=log)
     fetch.board = watch.board
     loader = DataLoader(
         fetch,
@@ -101,7 +101,7 @@ def training_batches(
     first: int,
     last: int,
     pin_memory: bool,
-    tell: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     stored: Mapping[str, Store] | None = None,
 ) -> Generator[Batch, None, None]:
     """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
@@ -122,7 +122,7 @@ def training_batches(
         workers=settings("train_dataloader.num_workers") if fetch.live else 0,
         prefetch=settings("train_dataloader.prefetch_factor"),
         pin_memory=pin_memory,
-        tell=tell,
+        log=log,
     )
 
 

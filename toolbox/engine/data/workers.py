@@ -72,7 +72,7 @@ class WorkerMonitor:
 
     - `plan`: yields the draws of every batch from number `plan.start` on.
     - `dataset`: its name, `where`: the recipe's key of its dataloader; for messages.
-    - `tell`: gets a warning for every `patience` seconds that a batch is awaited.
+    - `log`: gets a warning for every `patience` seconds that a batch is awaited.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class WorkerMonitor:
         *,
         dataset: str,
         where: str,
-        tell: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
         patience: float | None = None,
     ) -> None:
         self.plan, self.board, self.dataset, self.where = plan, WorkerStatus(workers), dataset, where
-        self._tell, self._patience = tell or _tell, patience or PATIENCE
+        self._tell, self._patience = log or _tell, patience or PATIENCE
         self._processes: list[Any] = []
         self._under_way: deque[tuple[int, list[tuple[int, int]]]] = deque()
         self._since: float | None = None

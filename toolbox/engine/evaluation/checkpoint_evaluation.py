@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from toolbox.base import Dataset, ReportItem
+from toolbox.base import Dataset, Model, ReportItem
 from toolbox.engine.assemble import build_model
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.classes import other_classes
@@ -76,95 +76,114 @@ def evaluate(
     recipe: dict[str, Any],
     checkpoint: str | Path | None,
     split: str | None,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
     *,
     precision: str | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Judge a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
+    """Evaluate a checkpoint on the recipe's test (else validation) set; without one, the backbone as it comes.
 
-    - `tell`: called with sentences that whoever reads the numbers should know.
+    - `log`: called with sentences that whoever reads the numbers should know.
     - `precision`: "fp32", "bf16" or "fp16"; default: as in the run, `toolbox.engine.precision.eval_precision`.
     - `distributed`: the processes that evaluate together.
     """
     settings, started = Settings(recipe), time.perf_counter()
     name = split_of(recipe, split)
     target = Evaluator.of(recipe, name)
-    problems = target.problems()
-    choosing = None  # of a checkpoint, the validation that made it the best has chosen
-    chooses = not checkpoint and name == "test" and any(metric.has_choice for metric in target.metrics)
-    if chooses and recipe["val_dataloader"] and recipe["val_evaluator"]:
-        choosing = Evaluator.of(recipe, "val")
-        choosing.share(target.shared)
-        problems += choosing.problems()
-    training = target.training_set() if target.learning else None
-    if training is not None:
-        problems += [problem.with_prefix("train_dataloader.dataset") for problem in training.check()]
-    for metric in target.metrics:
-        for note in metric.notes(None if training is None or problems else len(training)):
-            tell(note)
-    if problems:
-        raise ToolboxError.from_problems(problems)
+    choosing = None if checkpoint else _choosing_set(recipe, target)
+    training = _check_data(target, choosing, log)
     device = choose_device(settings("env_cfg.device"), distributed.rank_info)
     set_threads(settings("env_cfg.threads"), distributed.rank_info.local_world_size)
     distributed.start(device)
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
-    found = checkpoints.read(checkpoint) if checkpoint else checkpoints.start_of(recipe)
+    trained = checkpoints.read(checkpoint) if checkpoint else None
+    start = trained or checkpoints.start_of(recipe)
     # a new head is left out of the zero-shot numbers
-    classes = (found.manifest["classes"] if found else None) or 2
-    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=found, training=False)
-    if checkpoint and model.closed_set:
-        problems = other_classes(
-            found.class_names(), target.dataset, f"{name}_dataloader.dataset", count=found.manifest["classes"]
-        )
-        if problems:
-            raise ToolboxError.from_problems(problems)
+    classes = (start.manifest["classes"] if start else None) or 2
+    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=start, training=False)
+    if trained is not None:
+        _compare_data(model, trained, target, log)
     model.to(torch.device(str(device)))
-    own = recipe["env_cfg"]["eval_precision"]
     # a checkpoint has one number: that of its run, whatever this recipe says of training
-    how = eval_precision(found.manifest["recipe"] if checkpoint else recipe, device, precision or own)
+    evaluated = recipe if trained is None else trained.manifest["recipe"]
+    how = eval_precision(evaluated, device, precision or recipe["env_cfg"]["eval_precision"])
     mode = "predict" if checkpoint else "baseline"
     feature_cache = None
     if recipe.get("features") and stored_towers(model):
-        feature_cache = FeatureCache(recipe, model, device, how, console=CallbackConsole(tell), distributed=distributed)
+        feature_cache = FeatureCache(recipe, model, device, how, console=CallbackConsole(log), distributed=distributed)
         feature_cache.add(name, target.dataset, target.loader)
         if choosing is not None:
             feature_cache.add("val", choosing.dataset, choosing.loader)
         if training is not None:
             feature_cache.add("train", training, recipe["train_dataloader"])
-    if checkpoint:
-        trained = found.trained_items()
-        if trained is not None:
-            target.trained_items = trained.count_in(target.dataset)
-        elif target.dataset.identities() is not None:
-            tell(unknown(found.path))
-        if target.trained_items:
-            tell(sentence(target.trained_items, len(target.dataset), name))
     inputs = input_specs(model)
+    chosen = None
     if choosing is not None:
         chosen = choosing.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache)
-    else:
-        chosen = ((found.manifest.get("best") if checkpoint else None) or {}).get("metrics")
-    numbers = target.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache, chosen=chosen)
-    if not numbers:
+    elif trained is not None:
+        chosen = (trained.manifest.get("best") or {}).get("metrics")
+    metrics = target.evaluate(model, inputs, device, how, mode=mode, feature_cache=feature_cache, chosen=chosen)
+    if not metrics:
         raise ToolboxError.from_problems(target.left_out)
-    tell(describe_data({name: target.dataset}))
+    log(describe_data({name: target.dataset}))
     for remark in target.remarks:
-        tell(remark)
+        log(remark)
     for problem in target.left_out:
-        tell(f"Left out: {problem}")
+        log(f"Left out: {problem}")
     return Evaluation(
-        metrics=numbers,
+        metrics=metrics,
         better=target.better,
         settings=target.settings,
         split=name,
         dataset=target.dataset,
-        report_items=[one for metric in target.judges for one in metric.report_items(target.dataset)],
-        checkpoint=str(found.path) if checkpoint else None,
-        step=found.step if checkpoint else None,
+        report_items=[item for metric in target.judges for item in metric.report_items(target.dataset)],
+        checkpoint=None if trained is None else str(trained.path),
+        step=None if trained is None else trained.step,
         device=str(device),
         precision=how.name,
-        predictor=model.predictor if checkpoint else "",
+        predictor="" if trained is None else model.predictor,
         learned_from=None if training is None else len(training),
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _choosing_set(recipe: dict[str, Any], target: Evaluator) -> Evaluator | None:
+    """The validation set that chooses settings for a test set: without a run, whose best validation has done so."""
+    if target.name != "test" or not any(metric.has_choice for metric in target.metrics):
+        return None
+    if not (recipe["val_dataloader"] and recipe["val_evaluator"]):
+        return None
+    choosing = Evaluator.of(recipe, "val")
+    choosing.share(target.shared)
+    return choosing
+
+
+def _check_data(target: Evaluator, choosing: Evaluator | None, log: Callable[[str], None]) -> Dataset | None:
+    """The training set where metrics learn from it. Raises ToolboxError with what is wrong with data and metrics."""
+    problems = target.problems() + ([] if choosing is None else choosing.problems())
+    training = target.training_set() if target.learning else None
+    if training is not None:
+        problems += [problem.with_prefix("train_dataloader.dataset") for problem in training.check()]
+    for metric in target.metrics:
+        for note in metric.notes(None if training is None or problems else len(training)):
+            log(note)
+    if problems:
+        raise ToolboxError.from_problems(problems)
+    return training
+
+
+def _compare_data(model: Model, trained: checkpoints.Checkpoint, target: Evaluator, log: Callable[[str], None]) -> None:
+    """Count the items that the model was trained on. Raises ToolboxError where a classifier knows other classes."""
+    dataset = target.dataset
+    if model.closed_set:
+        where, count = f"{target.name}_dataloader.dataset", trained.manifest["classes"]
+        problems = other_classes(trained.class_names(), dataset, where, count=count)
+        if problems:
+            raise ToolboxError.from_problems(problems)
+    trained_items = trained.trained_items()
+    if trained_items is not None:
+        target.trained_items = trained_items.count_in(dataset)
+    elif dataset.identities() is not None:
+        log(unknown(trained.path))
+    if target.trained_items:
+        log(sentence(target.trained_items, len(dataset), target.name))

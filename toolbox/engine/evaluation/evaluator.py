@@ -124,8 +124,9 @@ class Evaluator:
         self.classifiers = []
         self.judges, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad = model.training, 0
-        passes = [] if self._has_learned(model) else [(self.training_set(), self.training, "train")]
-        passes.append((self.dataset, self.loader, self.name))
+        passes = [(self.dataset, self.loader, self.name)]
+        if not self._has_learned(model):
+            passes.insert(0, (self.training_set(), self.training or {}, "train"))
         model.eval()
         try:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use

@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 """The largest difference that passes, relative to the largest number that is compared, or to 1."""
 
 
-def compare(what: str, ours: Tensor, theirs: Tensor | None, tell: Callable[[str], None]) -> float:
+def compare(what: str, ours: Tensor, theirs: Tensor | None, log: Callable[[str], None]) -> float:
     """The largest difference. Raises ToolboxError above `TOLERANCE`."""
     if theirs is None:
         raise ToolboxError(f"The export is wrong: its lines give no {what}.")
@@ -26,5 +26,5 @@ def compare(what: str, ours: Tensor, theirs: Tensor | None, tell: Callable[[str]
             f"allowed.",
             hint="Nothing was left behind. Other versions of the library may agree.",
         )
-    tell(f"Compared {what}: largest difference {difference:.2g} (allowed: {allowed:.2g})")
+    log(f"Compared {what}: largest difference {difference:.2g} (allowed: {allowed:.2g})")
     return difference

@@ -61,7 +61,7 @@ def export(
     classes: list[str] | None = None,
     merge: bool,
     onnx: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, float]:
     """Write the folder `target`; returns the largest differences that were found, by what was compared.
 
@@ -71,7 +71,7 @@ def export(
     - `classes`: the names of the classes of the training data, None where nobody knows them.
     - `merge`: put adapters into the weights, instead of beside their base.
     - `onnx`: also write the whole model's `predict` as model.onnx.
-    - `tell`: called with a sentence for each comparison.
+    - `log`: called with a sentence for each comparison.
 
     Raises ToolboxError, and leaves nothing, where a backbone has no export, or what was written gives other numbers.
     """
@@ -84,10 +84,10 @@ def export(
         if onnx:
             _prepare_onnx(model)
         with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
-            exported, inputs, found = export_whole(model, folder, parts=parts, pixels=pixels, tell=tell)
+            exported, inputs, found = export_whole(model, folder, parts=parts, pixels=pixels, log=log)
             _write_classes(folder, classes)
             if onnx:
-                found |= onnx_file.write(model, folder / "model.onnx", inputs, compare, tell, classes=classes)
+                found |= onnx_file.write(model, folder / "model.onnx", inputs, compare, log, classes=classes)
             write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
             _write_record(folder, {**origin, "library": exported.library, "merged": True, "differences": found})
         return found
@@ -110,10 +110,10 @@ def export(
             part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
             written.append(part)
             result = _run(part, folder, pixels[path], lines, named=classes is not None)
-            found[path] = compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], tell)
+            found[path] = compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], log)
             for name, key in (("embedding", "embeddings"), ("logits", "logits")):
                 if key in predicted:
-                    found[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), tell)
+                    found[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), log)
             if "answers" in result and result["answers"] != _answers(predicted["logits"], classes):
                 raise ToolboxError("The export is wrong: its lines name other classes than the model.")
         if onnx:
@@ -121,7 +121,7 @@ def export(
                 if backbone.adapter is not None:
                     backbone.adapter.merge()
             file = folder / "model.onnx"
-            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), compare, tell, classes=classes)
+            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), compare, log, classes=classes)
         write_readme(
             folder,
             written,

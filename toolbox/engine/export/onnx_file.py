@@ -58,7 +58,7 @@ def write(
     file: Path,
     inputs: dict[str, Tensor],
     compare: Callable[..., float],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     classes: list[str] | None = None,
 ) -> dict[str, float]:
@@ -66,7 +66,7 @@ def write(
 
     A classifier gives "probabilities" too.
 
-    - `inputs`: example values for each of the model's inputs; `compare`, `tell`, `classes`: as in `export`.
+    - `inputs`: example values for each of the model's inputs; `compare`, `log`, `classes`: as in `export`.
     """
     check_packages()
     import onnxruntime
@@ -86,7 +86,7 @@ def write(
             given = _answer(session, names, more)
             for name in names:
                 what = f"{name} of {count} image{'s' * (count > 1)} by onnxruntime"
-                found[f"onnx {name} {count}"] = compare(what, expected[name], torch.from_numpy(given[name]), tell)
+                found[f"onnx {name} {count}"] = compare(what, expected[name], torch.from_numpy(given[name]), log)
     return found
 
 

@@ -23,19 +23,19 @@ def writes_itself(model: Model) -> bool:
 
 
 def export_whole(
-    model: Model, folder: Path, *, parts: dict[str, Backbone], pixels: dict[str, Tensor], tell: Callable[[str], None]
+    model: Model, folder: Path, *, parts: dict[str, Backbone], pixels: dict[str, Tensor], log: Callable[[str], None]
 ) -> tuple[ExportedModel, dict[str, Any], dict[str, float]]:
     """Let a model write itself into `folder`, and compare; returns its lines, the inputs and the largest differences.
 
     - `parts`: its backbones, whose adapters are put into the weights: a whole model has one set of them.
-    - `pixels`: random images for each of them; `tell`: called with a sentence for each comparison.
+    - `pixels`: random images for each of them; `log`: called with a sentence for each comparison.
 
     Raises ToolboxError where it cannot be written, or gives other numbers.
     """
     for path, backbone in parts.items():
         if backbone.adapter is not None:
             backbone.adapter.merge()
-            tell(f"The adapter of {path} is merged: the model is written whole.")
+            log(f"The adapter of {path} is merged: the model is written whole.")
     try:
         exported = model.export(folder)
     except ValueError as error:
@@ -59,7 +59,7 @@ def export_whole(
             f"{', '.join(predicted)}."
         )
     by = exported.library
-    return exported, inputs, {name: compare(f"{name} by {by}", predicted[name], outputs[name], tell) for name in same}
+    return exported, inputs, {name: compare(f"{name} by {by}", predicted[name], outputs[name], log) for name in same}
 
 
 def write_whole_readme(

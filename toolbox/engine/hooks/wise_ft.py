@@ -49,7 +49,7 @@ class WiseFT(Hook):
             setup.settings("train_cfg.wise_ft.alphas"),
             known={1.0: best["metrics"]} if best else {},
             judge=lambda: self.trainer.evaluator.evaluate_or_leave(val),
-            say=run.info,
+            log=run.info,
             metric=lambda metrics: setup.settings.best_metric(metrics, val.better),
             estimate=lambda: estimate_norm_statistics(setup),
         )
@@ -124,7 +124,7 @@ def mix(
     known: dict[float, dict[str, float]],
     judge: Callable[[], dict[str, float]],
     metric: Callable[[dict[str, float]], tuple[str, bool]],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     estimate: Callable[[], None] = lambda: None,
 ) -> tuple[float, dict[float, dict[str, float]]]:
     """Give a model the mix that is judged best; returns its alpha, and the numbers by alpha.
@@ -144,7 +144,7 @@ def mix(
     for alpha in sorted(map(float, alphas)):
         set_to(alpha)
         found[alpha] = known.get(alpha) or judge()
-        say(f"wise_ft alpha {alpha:g} val: {shown(found[alpha])}")
+        log(f"wise_ft alpha {alpha:g} val: {shown(found[alpha])}")
     chosen = best_alpha(found, *metric(found[1.0]))
     set_to(chosen)
     return chosen, found

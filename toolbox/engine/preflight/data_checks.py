@@ -38,7 +38,7 @@ def check_mix(run: DryRun) -> None:
         return
     blocks = run.sampler.blocks if run.sampler else 1
     run.plan.problems += mixing.problems(run.model, run.views, blocks)
-    if run.sampler is not None:
+    if run.sampler is not None and run.dataset is not None:
         problems, notes = mixing.pairs_of_one_class(run.sampler, run.dataset.labels)
         run.plan.problems += problems
         run.plan.notes += notes
@@ -58,5 +58,5 @@ def describe_feature_cache(run: DryRun) -> None:
 
 def check_first_batch(run: DryRun) -> None:
     """The loss takes the first batch of the sampler."""
-    if run.sampler is not None and not run.plan.problems:
+    if run.sampler is not None and run.dataset is not None and not run.plan.problems:
         run.plan.problems += first_batch.problems(run.model, run.dataset, run.sampler, run.views)

@@ -35,6 +35,7 @@ def check_start(run: DryRun) -> None:
         return
     with noted(run.plan, "load_from"):
         checkpoint = checkpoints.start_of(run.recipe)
+        assert checkpoint is not None  # as load_from names one
         if run.model.closed_set and run.dataset is not None:
             run.plan.problems += closed_set.other_start(checkpoint, run.dataset)
         if not run.data_problems:  # else the model may not be as large as it will be

@@ -21,29 +21,31 @@ def look(targets: Mapping[str, Evaluator], settings: Settings, model: Model) -> 
     - `targets`: the evaluators by split.
     - `model`: on the meta device. Where a forward pass means nothing there, nothing is known, and nothing is said.
     """
-    outputs = _outputs(model, "predict") if targets else None
-    found = [] if outputs is None else [problem for target in targets.values() for problem in target.missing(outputs)]
-    first, notes = targets.get("test") or targets.get("val"), []
-    if found or first is None or not settings("evaluate_before"):
-        return found, notes
-    for key, judged, what in (
+    outputs = _outputs(model, "predict", like=model) if targets else None
+    problems: list[Problem] = []
+    for target in targets.values() if outputs is not None else ():
+        problems += target.missing(outputs)
+    first = targets.get("test") or targets.get("val")
+    notes: list[str] = []
+    if problems or first is None or not settings("evaluate_before"):
+        return problems, notes
+    for key, evaluated, what in (
         ("evaluate_pixels", RawPixels(), "Raw pixels"),
         ("evaluate_before", model, "The backbone as it comes, before training"),
     ):
-        outputs = _outputs(judged, "baseline", like=model) if settings(key) else None
+        outputs = _outputs(evaluated, "baseline", like=model) if settings(key) else None
         notes += [f"{what}: left out: {problem}" for problem in (first.missing(outputs) if outputs is not None else ())]
-    return found, notes
+    return problems, notes
 
 
-def _outputs(model: torch.nn.Module, mode: str, like: Model | None = None) -> dict[str, Tensor] | None:
+def _outputs(model: torch.nn.Module, mode: str, like: Model) -> dict[str, Tensor] | None:
     """What a model gives of one item, without values; None where that cannot be told.
 
-    - `like`: the model whose inputs it takes; default: itself.
+    - `like`: the model whose inputs it takes.
     """
     inputs = {}
-    preprocess = (like or model).preprocess()
-    unused = (like or model).training_only
-    for name, source in preprocess.items():
+    unused = like.training_only
+    for name, source in like.preprocess().items():
         if source.size is None:
             return None
         if name not in unused:

@@ -70,7 +70,7 @@ def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[PlanRow]:
         part, group = _part_of(name, model), settings.get(name)
         lr, decay = (group.lr, group.weight_decay) if group else (None, None)
         row = rows.setdefault((part, group and (group.part_lr, decay)), PlanRow(part, 0, 0, lr, decay))
-        if lr != row.lr:
+        if lr is not None and row.lr is not None and lr != row.lr:
             row.lowest_lr = min(lr, row.lr if row.lowest_lr is None else row.lowest_lr)
             row.lr = max(lr, row.lr)
         row.parameters += parameter.numel()
