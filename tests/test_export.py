@@ -123,7 +123,7 @@ def write(model, folder, **options):
         model,
         folder,
         origin={"checkpoint": "run/checkpoint-1", "step": 1},
-        **{"merge": False, "onnx": False, "tell": lambda text: None, **options},
+        **{"merge": False, "onnx": False, "log": lambda text: None, **options},
     )
 
 
