@@ -638,7 +638,7 @@ def test_what_is_there_is_never_lost(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     assert "is a file" in refused(capsys, run_folder, tmp_path / "file")
     assert "Nothing can be written to" in refused(capsys, run_folder, tmp_path / "file" / "below")
-    assert "cannot be written" in refused(capsys, run_folder, "/proc/exported")
+    assert "Nothing can be written to" in refused(capsys, run_folder, "/proc/exported")
 
 
 def test_bad_input(trained, toy, tmp_path, capsys):
