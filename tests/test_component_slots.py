@@ -34,7 +34,7 @@ def slots(value, path=()):
         yield from slots(item, (*path, key))
 
 
-def changed(recipe, path, value):
+def apply_changes(recipe, path, value):
     recipe = copy.deepcopy(recipe)
     *parents, last = path
     place = recipe
@@ -51,7 +51,7 @@ def test_a_slot_of_the_toy_recipe(toy, value):
     tried = list(slots(recipe))
     assert ("model", "backbone") in tried
     for path in tried:
-        plan = api.plan(changed(recipe, path, value), data=False)
+        plan = api.plan(apply_changes(recipe, path, value), data=False)
         if value is None:
             accepted = path in OPTIONAL
         else:  # lists of none, and an augment that names no input
@@ -68,7 +68,7 @@ def test_a_slot_of_every_recipe(recipe, monkeypatch):
     for path in slots(content):
         for value in (5, []):
             many = value == [] and path[0] in MANY
-            assert many or validate(changed(content, path, value)), (path, value)
+            assert many or validate(apply_changes(content, path, value)), (path, value)
 
 
 @pytest.mark.parametrize("override", ["model.pool=None", "model.backbone=None", "model=None", "model.backbone=3"])

@@ -15,7 +15,7 @@ from contract_parts import Contrastive, Letters, Patches, RandomCrops, Shades
 from test_exactness import assert_same, interrupt_at, same, trained
 
 import toolbox
-from toolbox.config import changed
+from toolbox.config import apply_changes
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import loading
 from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
@@ -85,7 +85,7 @@ JOBS = {"alignment": ALIGNMENT, "swap": SWAP, "pretraining": PRETRAINING}
 def recipe(job: dict, **overrides) -> dict:
     """A copy of a recipe with changes, `model__momentum=0.5`; its plugin is loaded."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    return changed(job, changes, job["plugins"])
+    return apply_changes(job, changes, job["plugins"])
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fresh_environment import FreshEnvironment
 
-from toolbox.config import list_recipes, load_config, namespaces_of, to_dict
+from toolbox.config import list_namespaces, list_recipes, load_config, to_dict
 
 ROOT = Path(__file__).parents[1]
 CORE = "vision-encoder-toolbox"
@@ -45,7 +45,7 @@ def test_each_recipe_is_covered_by_the_extra_of_a_job():
     for recipe in list_recipes():
         config = to_dict(load_config(recipe.path))
         made = {data["dataset"].partition(".")[0] for data in config.get("prepare") or []}
-        needs = namespaces_of(config) | made
+        needs = list_namespaces(config) | made
         assert any(needs <= plugins for plugins in jobs.values()), (recipe.name, needs)
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from toolbox import config as recipes
 from toolbox import prerequisites
 from toolbox.config import (  # noqa: F401
-    changed,
+    apply_changes,
     complete,
     dump,
-    places_of,
+    get_places,
     set_metric_arguments,
     to_dict,
     validate,
@@ -251,7 +251,7 @@ def evaluate(
     if metrics:
         problems = validate(recipe)
         if problems:
-            raise ToolboxError.from_problems(located(problems, places_of(config)))
+            raise ToolboxError.from_problems(located(problems, get_places(config)))
     try:
         if metrics:
             for name, paths in set_metric_arguments(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolbox.config import changed, complete, is_shipped, load_config, load_plugins, validate
+from toolbox.config import apply_changes, complete, is_shipped, load_config, load_plugins, validate
 from toolbox.errors import Problem, ToolboxError
 from toolbox.planning import runnable
 from toolbox.registry import build, catalog, read_parameters
@@ -56,7 +56,7 @@ def load_model(
         return _zero_shot(recipe, description, recipe["env_cfg"]["device"], precision)
     component = backbone or component_of(name)
     bare = {"model": {"type": "core.PooledFeatures", "backbone": {"type": component, "name": name}}}
-    recipe = complete(changed(bare, overrides, plugins))
+    recipe = complete(apply_changes(bare, overrides, plugins))
     pool = recipe["model"].get("pool", "cls")
     pool = pool if isinstance(pool, str) else "none" if pool is None else pool.get("type", "?")
     return _zero_shot(recipe, f"{component} {name}, zero-shot, pool '{pool}'", device or "auto", precision)
@@ -73,7 +73,7 @@ def open_checkpoint(
     baseline: bool = False,
 ) -> LoadedModel:
     """The model of a checkpoint; arguments as of `load_model`, `name` being what the user calls it."""
-    recipe = changed(found.manifest["recipe"], overrides, plugins, str(found.path))
+    recipe = apply_changes(found.manifest["recipe"], overrides, plugins, str(found.path))
     problems = validate(recipe)
     if problems:
         raise ToolboxError.from_problems(problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import prerequisites
-from toolbox.config import complete, load_plugins, places_of, to_dict, validate
+from toolbox.config import complete, get_places, load_plugins, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError, command_line
 
@@ -33,7 +33,7 @@ def plan(
     from toolbox.engine.preflight.plan import Plan
     from toolbox.engine.preflight.preflight import check_recipe
 
-    recipe, places, notes = as_plain(config), places_of(config), adapt(config)
+    recipe, places, notes = as_plain(config), get_places(config), adapt(config)
     found = Plan(problems=[] if is_valid else validate(recipe), notes=notes)
     if not found.problems:
         try:
@@ -108,7 +108,7 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 
 def placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
-    return ToolboxError.from_problems(located(list(error.problems), places_of(config)))
+    return ToolboxError.from_problems(located(list(error.problems), get_places(config)))
 
 
 def located(problems: list[Problem], places: Places | None) -> list[Problem]:

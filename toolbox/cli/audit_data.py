@@ -84,14 +84,14 @@ def _audit(arguments: argparse.Namespace) -> int:
 def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fingerprint]:
     """The fingerprints of all splits."""
     from toolbox.cli.model_commands import find_model_kind, load_named_recipe, show_progress
-    from toolbox.config import changed, load_plugins, validate
+    from toolbox.config import apply_changes, load_plugins, validate
     from toolbox.engine.audit import fingerprints as read_fingerprints
     from toolbox.engine.device import limit_images
     from toolbox.engine.evaluation.image_sources import find_image_sources
 
     load_plugins(arguments.plugin)
     if _means_images(arguments.config):
-        limit_images(changed({}, arguments.cfg_options))
+        limit_images(apply_changes({}, arguments.cfg_options))
         splits: dict[str, Dataset] = {"images": find_image_sources(arguments.config)}
     else:
         if find_model_kind(arguments.config) == "backbone":

@@ -116,11 +116,11 @@ def build_split(recipe: dict[str, Any], split: str) -> Dataset:
 
 def load_named_recipe(name: str, overrides: list[str], plugins: list[str]) -> dict[str, Any]:
     """The recipe that a command's argument means: a recipe's file, or the one in a checkpoint."""
-    from toolbox.config import changed, load_config, to_dict
+    from toolbox.config import apply_changes, load_config, to_dict
     from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     if find_model_kind(name) == "checkpoint":
-        return changed(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
+        return apply_changes(checkpoints.read(name).manifest["recipe"], overrides, plugins, name)
     if find_model_kind(name) == "recipe":
         return to_dict(load_config(name, overrides, plugins))
     raise ToolboxError(

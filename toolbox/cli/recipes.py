@@ -37,14 +37,14 @@ def _print_recipes(*, as_json: bool) -> int:
 
 def _make_record(recipe) -> dict[str, Any]:
     """One recipe as `--json` shows it; keys are only ever added."""
-    from toolbox.config import load_config, namespaces_of, to_dict
+    from toolbox.config import list_namespaces, load_config, to_dict
     from toolbox.registry import catalog
 
     record = {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary, "plugins": [], "problems": []}
     try:
         config = to_dict(load_config(recipe.path))
         made = [{"type": data.get("dataset")} for data in config.get("prepare") or []]
-        record["plugins"] = sorted(namespaces_of(config | {"prepare": made}) - {"core"})
+        record["plugins"] = sorted(list_namespaces(config | {"prepare": made}) - {"core"})
     except ToolboxError as error:
         record["problems"].append(str(error))
     for namespace in record["plugins"]:

@@ -40,15 +40,17 @@ def load_config(
     reference that leads nowhere.
     """
     file, plugins = find_recipe(expand_home(str(path))), expand_home(list(plugins))
-    if _is_of_a_run(file):
-        config = Config(ConfigDict(without_code(_as_data(file), plugins, str(file))), filename=str(file))
+    if _is_written_by_run(file):
+        config = Config(ConfigDict(replace_local_plugins(_read_as_data(file), plugins, str(file))), filename=str(file))
     else:
-        config = Config(ConfigDict(_executed(file)), filename=str(file))
-        config._cfg_dict["plugins"] = [_beside(file, name) for name in [*(config.get("plugins") or []), *plugins]]
+        config = Config(ConfigDict(_run_recipe(file)), filename=str(file))
+        config._cfg_dict["plugins"] = [
+            _find_plugin_file(file, name) for name in [*(config.get("plugins") or []), *plugins]
+        ]
         if str(config.get("load_from") or "").endswith(".py"):
-            config._cfg_dict["load_from"] = _near(file, config.load_from)
+            config._cfg_dict["load_from"] = _find_recipe_file(file, config.load_from)
         load_plugins(config.plugins)
-    object.__setattr__(config, "original", _plain(config._cfg_dict))
+    object.__setattr__(config, "original", _to_plain(config._cfg_dict))
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     try:
@@ -60,7 +62,7 @@ def load_config(
     return config
 
 
-def changed(
+def apply_changes(
     recipe: Mapping[str, Any],
     overrides: Mapping[str, Any] | Iterable[str],
     plugins: Iterable[str] = (),
@@ -73,42 +75,43 @@ def changed(
 
     Raises ToolboxError for components of plugins that are not here, naming those that the recipe names.
     """
-    copy = without_code(to_dict(recipe), plugins, where)
+    copy = replace_local_plugins(to_dict(recipe), plugins, where)
     apply_overrides(copy, overrides, None)
     return resolve(copy)
 
 
-def without_code(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> dict[str, Any]:
+def replace_local_plugins(recipe: dict[str, Any], plugins: Iterable[str], where: str) -> dict[str, Any]:
     """A recipe that others may have written, with `plugins` loaded in the place of those that it names itself.
 
     Raises ToolboxError where it needs one of its own.
     """
-    given = list(plugins)
-    load_plugins(given)
-    named = [name for name in recipe.get("plugins") or [] if name not in given]
-    absent = sorted(namespaces_of(recipe) - {plugin.namespace for plugin in catalog().plugins})
-    if named and absent:
+    trusted = list(plugins)
+    load_plugins(trusted)
+    untrusted = [name for name in recipe.get("plugins") or [] if name not in trusted]
+    absent = sorted(list_namespaces(recipe) - {plugin.namespace for plugin in catalog().plugins})
+    if untrusted and absent:
+        files = ", ".join(map(str, untrusted))
         raise ToolboxError(
-            f"It needs the plugin {' and '.join(map(repr, absent))}, and names the local {', '.join(map(str, named))}, "
+            f"It needs the plugin {' and '.join(map(repr, absent))}, and names the local {files}, "
             "which was not loaded: code that comes with a checkpoint or a run never is.",
             where=where,
-            hint=f"If you trust that code, name it yourself: plugins={named!r}",
+            hint=f"If you trust that code, name it yourself: plugins={untrusted!r}",
         )
-    return recipe | {"plugins": given}
+    return recipe | {"plugins": trusted}
 
 
-def namespaces_of(value: Any) -> set[str]:
+def list_namespaces(value: Any) -> set[str]:
     """The namespaces of all components that a recipe names."""
     if isinstance(value, list):
-        return set().union(*map(namespaces_of, value))
+        return set().union(*map(list_namespaces, value))
     if not isinstance(value, dict):
         return set()
-    own = value.get("type")
-    found = {own.partition(".")[0]} if isinstance(own, str) and "." in own else set()
-    return found.union(*map(namespaces_of, value.values()))
+    fullname = value.get("type")
+    namespaces = {fullname.partition(".")[0]} if isinstance(fullname, str) and "." in fullname else set()
+    return namespaces.union(*map(list_namespaces, value.values()))
 
 
-def places_of(config: Any) -> Places | None:
+def get_places(config: Any) -> Places | None:
     """Where the keys of a loaded recipe stand; None for a config made in code."""
     filename = getattr(config, "filename", None) if isinstance(config, Config) else None
     return Places(filename, getattr(config, "overridden", frozenset())) if filename else None
@@ -119,32 +122,32 @@ def to_dict(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
     Paths that start with `~` become absolute.
     """
-    return expand_home(resolve(_plain(config._cfg_dict if isinstance(config, Config) else config)))
+    return expand_home(resolve(_to_plain(config._cfg_dict if isinstance(config, Config) else config)))
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value
 
 
 def dump(config: Mapping[str, Any]) -> str:
     """A recipe as Python source that loads to the same recipe."""
-    return "".join(f"{key} = {_source(value)}\n" for key, value in to_dict(config).items())
+    return "".join(f"{key} = {_write_source(value)}\n" for key, value in to_dict(config).items())
 
 
-def _source(value: Any, indent: str = "") -> str:
+def _write_source(value: Any, indent: str = "") -> str:
     """A value as Python source; what fits on a line stays on one."""
     inner = indent + "    "
     if isinstance(value, dict):
         words = all(isinstance(key, str) and key.isidentifier() and not iskeyword(key) for key in value)
         left, right = ("dict(", ")") if words else ("{", "}")
         items = [f"{key}=" if words else f"{key!r}: " for key in value]
-        items = [f"{item}{_source(value[key], inner)}" for item, key in zip(items, value, strict=True)]
+        items = [f"{item}{_write_source(value[key], inner)}" for item, key in zip(items, value, strict=True)]
     elif isinstance(value, list):
-        left, right, items = "[", "]", [_source(item, inner) for item in value]
+        left, right, items = "[", "]", [_write_source(item, inner) for item in value]
     else:
         return repr(value)
     line = f"{left}{', '.join(items)}{right}"
@@ -153,15 +156,15 @@ def _source(value: Any, indent: str = "") -> str:
     return left + "".join(f"\n{inner}{item}," for item in items) + f"\n{indent}{right}"
 
 
-def _is_of_a_run(file: Path) -> bool:
-    """Whether a file is what a run, or an evaluation, wrote of its recipe."""
+def _is_written_by_run(file: Path) -> bool:
+    """Whether a file is the recipe that a run, or an evaluation, wrote into its folder."""
     beside = ("environment.json", "metrics.jsonl", "train_results.json", "test_results.json", "manifest.json")
     return file.name == "config.py" and (
         any((file.parent / name).exists() for name in beside) or any(file.parent.glob("*/manifest.json"))
     )
 
 
-def _as_data(file: Path) -> dict[str, Any]:
+def _read_as_data(file: Path) -> dict[str, Any]:
     """The recipe of a run. Raises ToolboxError where its text is more than data."""
     try:
         recipe = read_recipe(file.read_text(encoding="utf-8"))
@@ -176,15 +179,15 @@ def _as_data(file: Path) -> dict[str, Any]:
     return recipe
 
 
-def _executed(file: Path) -> dict[str, Any]:
-    """What a recipe's file sets when it is run, with that of its bases."""
+def _run_recipe(file: Path) -> dict[str, Any]:
+    """Run a recipe's file and its bases; returns the keys that they set."""
     _check_chain(file, ())
     try:
         # mmengine takes a base for a path beside the recipe; `namespace:recipe` is for what is installed
         with mock.patch.object(Config, "_get_cfg_path", lambda base, recipe: (str(find_base(recipe, base)), None)):
             loaded = Config.fromfile(str(file), lazy_import=False, import_custom_modules=False)
     except Exception as error:
-        raise _readable(error, file) from error
+        raise _explain(error, file) from error
     return {key: value for key, value in loaded._cfg_dict.items() if not key.startswith("_")}
 
 
@@ -196,7 +199,7 @@ def load_plugins(names: Iterable[str]) -> None:
             raise ToolboxError(f"The local plugin cannot be loaded: {reason}.", where=plugin.path) from plugin.error
 
 
-def _beside(recipe: Path, plugin: str) -> str:
+def _find_plugin_file(recipe: Path, plugin: str) -> str:
     """A plugin's file may be named relative to the recipe; a checkpoint needs its whole path."""
     for candidate in (recipe.parent / plugin, Path(plugin)):
         if candidate.is_file():
@@ -204,13 +207,13 @@ def _beside(recipe: Path, plugin: str) -> str:
     return plugin
 
 
-def _near(recipe: Path, other: str) -> str:
+def _find_recipe_file(recipe: Path, other: str) -> str:
     """Another recipe, as named from here or from beside the recipe that names it."""
     beside = recipe.parent / other
     return str(beside) if beside.is_file() and not Path(other).is_file() else other
 
 
-def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:
+def _check_chain(file: Path, visited: tuple[Path, ...]) -> None:
     """Syntax and existence of a recipe and all its bases, with the user's file and line."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
@@ -239,21 +242,21 @@ def _check_chain(file: Path, seen: tuple[Path, ...]) -> None:
         if not target.is_file():
             hint = suggest_recipes(target, base=True)
             raise ToolboxError(f"The base '{base}' does not exist.", where=f"{file}:{line}", hint=hint)
-        if target.resolve() in seen or target.resolve() == file.resolve():
+        if target.resolve() in visited or target.resolve() == file.resolve():
             raise ToolboxError(f"The base '{base}' leads back to this file.", where=f"{file}:{line}")
-        _check_chain(target, (*seen, file.resolve()))
+        _check_chain(target, (*visited, file.resolve()))
 
 
-def _readable(error: Exception, file: Path) -> ToolboxError:
+def _explain(error: Exception, file: Path) -> ToolboxError:
     """mmengine's failure, or the recipe's own, with the line of the user's file."""
     frames = traceback.extract_tb(error.__traceback__)
     user = [frame for frame in frames if frame.filename.endswith(".py") and "mmengine" not in frame.filename]
     user = [frame for frame in user if frame.name == "<module>" and Path(frame.filename).suffix == ".py"]
-    here = [frame for frame in user if Path(frame.filename).resolve().parent.exists()]
+    in_files = [frame for frame in user if Path(frame.filename).resolve().parent.exists()]
     message = str(error).strip("'\"") or type(error).__name__
     if "is reserved for config file" in message:
         return ToolboxError(f"The name '{message.split()[0]}' is reserved: choose another.", where=str(file))
     if "Duplicate key is not allowed among bases" in message:
         return ToolboxError(f"Two bases set the same key: {message.split(':')[-1].strip()}.", where=str(file))
-    place = f"{here[-1].filename}:{here[-1].lineno}" if here else str(file)
+    place = f"{in_files[-1].filename}:{in_files[-1].lineno}" if in_files else str(file)
     return ToolboxError(f"The recipe stopped with {type(error).__name__}: {message}.", where=place)

@@ -23,22 +23,22 @@ def set_metric_arguments(
     nearest one.
     """
     pairs = arguments.items() if isinstance(arguments, Mapping) else map(_split, arguments)
-    given = recipe[f"{split}_evaluator"]
-    metrics = {f"{split}_evaluator": given} if isinstance(given, dict) else {}
-    metrics = metrics or {f"{split}_evaluator.{index}": metric for index, metric in enumerate(given)}
-    known = {path: _argument_names(metric["type"]) for path, metric in metrics.items()}
-    found: dict[str, list[str]] = {}
+    evaluator = recipe[f"{split}_evaluator"]
+    metrics = {f"{split}_evaluator": evaluator} if isinstance(evaluator, dict) else {}
+    metrics = metrics or {f"{split}_evaluator.{index}": metric for index, metric in enumerate(evaluator)}
+    names_by_metric = {path: _list_arguments(metric["type"]) for path, metric in metrics.items()}
+    key_paths: dict[str, list[str]] = {}
     for name, value in pairs:
-        found[name] = [f"{path}.{name}" for path, names in known.items() if name in names]
-        if not found[name]:
+        key_paths[name] = [f"{path}.{name}" for path, names in names_by_metric.items() if name in names]
+        if not key_paths[name]:
             types = ", ".join(metric["type"] for metric in metrics.values()) or "none"
             raise ToolboxError(
                 f"No metric here has {name}: there is {types}.",
                 where=f"{split}_evaluator",
-                hint=_suggest(name, {other for names in known.values() for other in names}),
+                hint=_suggest(name, {other for names in names_by_metric.values() for other in names}),
             )
-        apply_overrides(recipe, dict.fromkeys(found[name], value), None)
-    return found
+        apply_overrides(recipe, dict.fromkeys(key_paths[name], value), None)
+    return key_paths
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -48,21 +48,21 @@ def _split(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _argument_names(fullname: str) -> list[str]:
+def _list_arguments(fullname: str) -> list[str]:
     return [parameter.name for parameter in read_parameters(catalog().resolve(fullname, "metric"))]
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, arguments: Iterable[str]) -> str:
     """The nearest argument of the recipe's metrics, else the metrics that have this one."""
-    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+    if near := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
         return f"Did you mean {near[0]!r}?"
-    having = []
+    owners = []
     for entry in catalog().find("metric"):
         try:
-            if not entry.missing and name in _argument_names(entry.fullname):
-                having.append(entry.fullname)
+            if not entry.missing and name in _list_arguments(entry.fullname):
+                owners.append(entry.fullname)
         except ToolboxError:
             continue  # a broken plugin has nothing to offer
-    if having:
-        return f"It belongs to {', '.join(having)}."
-    return f"Their arguments: {', '.join(sorted(known)) or 'none'}."
+    if owners:
+        return f"It belongs to {', '.join(owners)}."
+    return f"Their arguments: {', '.join(sorted(arguments)) or 'none'}."

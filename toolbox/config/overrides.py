@@ -34,14 +34,14 @@ def apply_overrides(
                 hint=f"Set the keys that use it: {', '.join(users)}." if users else "No key uses it.",
             )
     # what lies below a reference is set last: by then the key that it refers to has its value
-    for path, value in sorted(pairs, key=lambda pair: _through_reference(config, pair[0])):
+    for path, value in sorted(pairs, key=lambda pair: _leads_through_reference(config, pair[0])):
         _set(config, path, value)
     return [path for path, _ in pairs]
 
 
-def _through_reference(config: dict[str, Any], path: str) -> bool:
+def _leads_through_reference(config: dict[str, Any], path: str) -> bool:
     node: Any = config
-    for name in _names(path):
+    for name in _split_path(path):
         if target(node) is not None:
             return True
         if isinstance(node, dict):
@@ -53,12 +53,12 @@ def _through_reference(config: dict[str, Any], path: str) -> bool:
     return False
 
 
-def _own(config: dict[str, Any], node: Any, name: Any) -> None:
+def _copy_referenced(config: dict[str, Any], node: Any, name: Any) -> None:
     """Where the child `name` of a node refers to another key, put a copy of that one's value in its place."""
-    seen: tuple[str, ...] = ()
+    visited: tuple[str, ...] = ()
     while (path := target(node[name])) is not None:
-        node[name] = copy.deepcopy(look_up(config, path, "overrides", seen))
-        seen = (*seen, path)
+        node[name] = copy.deepcopy(look_up(config, path, "overrides", visited))
+        visited = (*visited, path)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -69,32 +69,32 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _set(config: dict[str, Any], path: str, value: Any) -> None:
-    names = _names(path)
+    names = _split_path(path)
     node: Any = config
     for position, name in enumerate(names[:-1]):
-        here = ".".join(names[: position + 1])
+        parent = ".".join(names[: position + 1])
         if isinstance(node, list):
-            index = _index(node, name, here)
-            _own(config, node, index)
+            index = _read_index(node, name, parent)
+            _copy_referenced(config, node, index)
             node = node[index]
         elif isinstance(node, dict):
             if node.get(name) is None:
                 node[name] = ConfigDict()
-            _own(config, node, name)
+            _copy_referenced(config, node, name)
             node = node[name]
         else:
-            raise ToolboxError(f"'{here}' has no keys: it lies below a plain value.", where=f"overrides {path}")
+            raise ToolboxError(f"'{parent}' has no keys: it lies below a plain value.", where=f"overrides {path}")
     name = names[-1]
     if isinstance(node, list):
-        index = _index(node, name, path)
-        node[index] = _typed(value, node[index], None)
+        index = _read_index(node, name, path)
+        node[index] = _convert(value, node[index], None)
     elif isinstance(node, dict):
-        node[name] = _typed(value, node.get(name), _annotation(node, names))
+        node[name] = _convert(value, node.get(name), _find_annotation(node, names))
     else:
         raise ToolboxError("The key lies below a plain value, which has no keys.", where=f"overrides {path}")
 
 
-def _names(path: str) -> list[str]:
+def _split_path(path: str) -> list[str]:
     """The keys of a path. In an open dict, as `optim_wrapper.parts`, all but the last name are one key with dots."""
     names, keys = path.split("."), TOP_LEVEL
     for position, name in enumerate(names):
@@ -107,58 +107,61 @@ def _names(path: str) -> list[str]:
     return names
 
 
-def _index(node: list, name: str, path: str) -> int:
+def _read_index(node: list, name: str, path: str) -> int:
     if not name.isdigit() or int(name) >= len(node):
         hint = f"Write an index from 0 to {len(node) - 1} in its place." if node else "The list is empty."
         raise ToolboxError(f"'{path}' names no item of a list of {len(node)}.", where="overrides", hint=hint)
     return int(name)
 
 
-def _annotation(node: dict[str, Any], names: list[str]) -> Any:
+def _find_annotation(node: dict[str, Any], names: list[str]) -> Any:
     """The declared type of a key: a constructor's, or the schema's."""
     if isinstance(node.get("type"), str):
         try:
-            found = [p for p in read_parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
+            parameters = [p for p in read_parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
         except ToolboxError:
             return None  # validation reports the name
-        return found[0].annotation if found else None
+        return parameters[0].annotation if parameters else None
     keys = TOP_LEVEL
     for name in names[:-1]:
-        keys = keys[name].keys if name in keys and keys[name].keys else {}
+        keys = (keys[name].keys or {}) if name in keys else {}
     return keys[names[-1]].annotation if names[-1] in keys else None
 
 
-def _typed(value: Any, present: Any, annotation: Any) -> Any:
+def _convert(value: Any, present: Any, annotation: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lower() in ("none", "null") and not (isinstance(present, str) and annotation is str):
         return None
     if (isinstance(present, str) and target(present) is None) or wants_string(annotation):
-        parsed = _literal(value) if value.startswith(("dict(", "{")) else None
+        parsed = _parse_literal(value) if value.startswith(("dict(", "{")) else None
         return parsed if isinstance(parsed, dict) and "type" in parsed else value  # a component where a name may stand
-    parsed = _literal(value)
+    parsed = _parse_literal(value)
     if isinstance(present, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
         return float(parsed)
     return parsed
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     """A Python literal, `dict(a=1)` included; bare words are strings, also in lists."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body)
+        return _evaluate(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError):
         return text
 
 
-def _value(node: ast.expr) -> Any:
+def _evaluate(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return _WORDS.get(node.id.lower(), node.id)
     if isinstance(node, ast.List | ast.Tuple):
-        return [_value(item) for item in node.elts]
+        return [_evaluate(item) for item in node.elts]
     if isinstance(node, ast.Dict):
-        return ConfigDict({_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)})
+        keys = [key for key in node.keys if key is not None]
+        if len(keys) < len(node.keys):
+            raise ValueError("a literal unpacks no other dict")
+        return ConfigDict({_evaluate(key): _evaluate(value) for key, value in zip(keys, node.values, strict=True)})
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
-        return ConfigDict({keyword.arg: _value(keyword.value) for keyword in node.keywords})
+        return ConfigDict({keyword.arg: _evaluate(keyword.value) for keyword in node.keywords})
     return ast.literal_eval(node)

@@ -24,13 +24,13 @@ class Places:
                 for target in node.targets:
                     if isinstance(target, ast.Name):
                         values[target.id] = node.value
-        self.files.append((_shown(path), values))
+        self.files.append((_shorten_path(path), values))
         for base in base_names(tree):
             self._read(find_base(path, base))
 
     def find(self, key: str) -> str:
         """`file:line` of the literal nearest to a key path; "overrides" for keys set by those; "" if unknown."""
-        if any(key == given or key.startswith(given + ".") or given.startswith(key + ".") for given in self.overridden):
+        if any(key == path or key.startswith(path + ".") or path.startswith(key + ".") for path in self.overridden):
             return "overrides"
         best, place = 0, ""
         for file, values in self.files:
@@ -41,12 +41,12 @@ class Places:
 
     def users(self, helper: str) -> list[str]:
         """The key paths whose literals name the helper variable `helper`."""
-        found: list[str] = []
+        paths: list[str] = []
         for _, values in self.files:
             for key, node in values.items():
                 if not key.startswith("_"):
-                    found += [path for path, name in _names(node, key) if name == helper]
-        return found
+                    paths += [path for path, name in _list_names(node, key) if name == helper]
+        return paths
 
 
 def base_names(tree: ast.Module) -> list[str]:
@@ -58,14 +58,14 @@ def base_names(tree: ast.Module) -> list[str]:
     return []
 
 
-def _shown(path: Path) -> str:
+def _shorten_path(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path.resolve())
 
 
-def _children(node: ast.expr) -> dict[str, ast.expr]:
+def _list_children(node: ast.expr) -> dict[str, ast.expr]:
     if isinstance(node, ast.Dict):
         return {str(k.value): v for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)}
     if isinstance(node, ast.Call):
@@ -76,25 +76,25 @@ def _children(node: ast.expr) -> dict[str, ast.expr]:
 
 
 def _descend(values: dict[str, ast.expr], names: list[str]) -> tuple[int, int]:
-    """How many of the names were found, and the line of the last one found."""
+    """How many of the names stand in the literals, and the line of the last of them."""
     depth, line, scope = 0, 0, values
     while depth < len(names):
         # a key of an open dict may hold dots itself: 'model.head' in optim_wrapper.parts
-        taken = next((n for n in range(len(names) - depth, 0, -1) if ".".join(names[depth : depth + n]) in scope), 0)
-        if not taken:
+        count = next((n for n in range(len(names) - depth, 0, -1) if ".".join(names[depth : depth + n]) in scope), 0)
+        if not count:
             break
-        node = scope[".".join(names[depth : depth + taken])]
-        depth, line = depth + taken, node.lineno
+        node = scope[".".join(names[depth : depth + count])]
+        depth, line = depth + count, node.lineno
         while isinstance(node, ast.Name) and node.id in values and values[node.id] is not node:
             node = values[node.id]
-        scope = _children(node)
+        scope = _list_children(node)
         if list(scope) and depth < len(names) and not names[depth].isdigit() and isinstance(node, ast.List):
-            scope = _children(node.elts[0])
+            scope = _list_children(node.elts[0])
     return depth, line
 
 
-def _names(node: ast.expr, path: str) -> list[tuple[str, str]]:
-    children = _children(node)
+def _list_names(node: ast.expr, path: str) -> list[tuple[str, str]]:
+    children = _list_children(node)
     if children:
-        return [pair for key, child in children.items() for pair in _names(child, f"{path}.{key}")]
+        return [pair for key, child in children.items() for pair in _list_names(child, f"{path}.{key}")]
     return [(path, name.id) for name in ast.walk(node) if isinstance(name, ast.Name)]

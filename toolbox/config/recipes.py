@@ -42,12 +42,14 @@ def list_recipes() -> list[ShippedRecipe]:
 
     Files and folders that begin with `_` are none.
     """
-    listed = []
+    recipes = []
     for namespace in sorted(catalog().config_dirs(), key=lambda name: (name != CORE, name)):
         prefix = "" if namespace == CORE else f"{namespace}:"
-        files = _files(namespace, bases=False)
-        listed += [ShippedRecipe(prefix + name, files[name]) for name in sorted(files, key=lambda n: (n.count("/"), n))]
-    return listed
+        files = _list_files(namespace, bases=False)
+        recipes += [
+            ShippedRecipe(prefix + name, files[name]) for name in sorted(files, key=lambda n: (n.count("/"), n))
+        ]
+    return recipes
 
 
 def is_shipped(name: str) -> bool:
@@ -55,7 +57,7 @@ def is_shipped(name: str) -> bool:
     namespace, colon, _ = name.partition(":")
     if colon:
         return namespace in {plugin.namespace for plugin in catalog().plugins}
-    return name in _files(CORE, bases=False)
+    return name in _list_files(CORE, bases=False)
 
 
 def find_recipe(name: str) -> Path:
@@ -93,54 +95,54 @@ def find_base(recipe: str | Path, base: str) -> Path:
 
 
 def suggest_recipes(path: Path, *, base: bool = False) -> str:
-    """The recipes nearest in name to one that is not there: beside its path, below configs/ here, and installed.
+    """The recipes nearest in name to one that is missing: beside its path, below ./configs, and installed.
 
     - `base`: whether a recipe's base is looked for, which needs a namespace where it is installed.
     """
     bases = base or "_base_" in path.parts
-    shown = {}
+    names_by_file: dict[Path, str] = {}
     for namespace in catalog().config_dirs():
         prefix = "" if namespace == CORE and not base else f"{namespace}:"
-        shown |= {file.resolve(): prefix + name for name, file in _files(namespace, bases=bases).items()}
-    here = [*path.parent.glob("*.py"), *_recipes_below(Path("configs"), bases=bases)]
-    shown |= {file.resolve(): str(file) for file in here}
+        names_by_file |= {file.resolve(): prefix + name for name, file in _list_files(namespace, bases=bases).items()}
+    local_files = [*path.parent.glob("*.py"), *_find_recipes_below(Path("configs"), bases=bases)]
+    names_by_file |= {file.resolve(): str(file) for file in local_files}
     by_stem: dict[str, list[str]] = {}
-    for file, name in sorted(shown.items(), key=lambda item: len(item[1])):
+    for file, name in sorted(names_by_file.items(), key=lambda item: len(item[1])):
         by_stem.setdefault(file.stem, []).append(name)
     close = difflib.get_close_matches(path.stem, by_stem, n=2, cutoff=0.5)
     names = [name for stem in close for name in by_stem[stem]]
-    wanted = path.as_posix().removeprefix("configs/")  # as in a checkout
-    names = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, wanted, name).ratio())[:3]
+    name_in_checkout = path.as_posix().removeprefix("configs/")  # as in a checkout
+    names = sorted(names, key=lambda name: -difflib.SequenceMatcher(None, name_in_checkout, name).ratio())[:3]
     if names:
         return f"Did you mean {' or '.join(names)}?"
-    known = ", ".join(recipe.name for recipe in list_recipes()[:3])
-    return f"Recipes are, e.g., {known}; `{command_line('recipes')}` lists all."
+    examples = ", ".join(recipe.name for recipe in list_recipes()[:3])
+    return f"Recipes are, e.g., {examples}; `{command_line('recipes')}` lists all."
 
 
 def _find_shipped(fullname: str) -> Path:
     namespace, _, recipe = fullname.partition(":")
-    files = _files(namespace, bases=True)
+    files = _list_files(namespace, bases=True)
     path = files.get(recipe.removesuffix(".py"))
     if path is None:
         catalog().plugin(namespace)  # an unknown plugin is the better message
-        known = [f"{namespace}:{name}" for name in sorted(_files(namespace, bases=False))]
-        close = difflib.get_close_matches(fullname, known, n=2)
-        hint = f"Did you mean {' or '.join(close)}?" if close else f"It ships {', '.join(known) or 'none'}."
+        shipped = [f"{namespace}:{name}" for name in sorted(_list_files(namespace, bases=False))]
+        close = difflib.get_close_matches(fullname, shipped, n=2)
+        hint = f"Did you mean {' or '.join(close)}?" if close else f"It ships {', '.join(shipped) or 'none'}."
         raise ToolboxError(f"The plugin '{namespace}' ships no recipe '{recipe}'.", hint=hint)
     return path
 
 
-def _files(namespace: str, *, bases: bool) -> dict[str, Path]:
+def _list_files(namespace: str, *, bases: bool) -> dict[str, Path]:
     """{name: file} of the recipes that a plugin ships; `bases`: also those that begin with `_`."""
     folders = catalog().config_dirs().get(namespace, [])
     return {
         file.relative_to(folder).with_suffix("").as_posix(): file
         for folder in folders
-        for file in _recipes_below(folder, bases=bases)
+        for file in _find_recipes_below(folder, bases=bases)
     }
 
 
-def _recipes_below(folder: Path, *, bases: bool) -> Iterator[Path]:
+def _find_recipes_below(folder: Path, *, bases: bool) -> Iterator[Path]:
     for file in sorted(folder.rglob("*.py")):
         if bases or not any(part.startswith("_") for part in file.relative_to(folder).parts):
             yield file

@@ -38,35 +38,37 @@ def resolve(recipe: dict[str, Any]) -> dict[str, Any]:
 
     Raises ToolboxError for a reference to a key that the recipe does not set, or that leads back to itself.
     """
-    return _resolved(recipe, recipe, "", ())
+    return _resolve(recipe, recipe, "", ())
 
 
-def _resolved(value: Any, recipe: dict[str, Any], where: str, seen: tuple[str, ...]) -> Any:
+def _resolve(value: Any, recipe: dict[str, Any], where: str, visited: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
         below = f"{where}." if where else ""
-        return {key: _resolved(item, recipe, f"{below}{key}", seen) for key, item in value.items()}
+        return {key: _resolve(item, recipe, f"{below}{key}", visited) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(item, recipe, f"{where}.{index}", seen) for index, item in enumerate(value)]
+        return [_resolve(item, recipe, f"{where}.{index}", visited) for index, item in enumerate(value)]
     path = target(value, where)
     if path is None:
         return value
-    return _resolved(look_up(recipe, path, where, seen), recipe, where, (*seen, path))
+    return _resolve(look_up(recipe, path, where, visited), recipe, where, (*visited, path))
 
 
-def look_up(recipe: dict[str, Any], path: str, where: str, seen: tuple[str, ...] = ()) -> Any:
+def look_up(recipe: dict[str, Any], path: str, where: str, visited: tuple[str, ...] = ()) -> Any:
     """The value of a key path, through references on the way to it.
 
-    - `where`: the key that asks, for messages; `seen`: the paths that are being looked up for it.
+    - `where`: the key whose value refers to it, for messages.
+    - `visited`: the paths that are being looked up for that key.
 
     Raises ToolboxError when the recipe does not set the key, or when looking it up needs itself.
     """
-    if path in seen:
+    if path in visited:
         raise ToolboxError(f"'{{{path}}}' leads back to itself.", where=where, hint="Write the value in one place.")
-    names, node = path.split("."), recipe
+    names = path.split(".")
+    node: Any = recipe
     depth = 0
     while depth < len(names):
         if inner := target(node, where):
-            node = look_up(recipe, inner, where, (*seen, path))
+            node = look_up(recipe, inner, where, (*visited, path))
             continue
         step = find_key(node, names[depth:])
         if step is None:

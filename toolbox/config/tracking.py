@@ -12,8 +12,8 @@ TRACKER = "core.Trackio"
 
 def add_tracker(config: Config, project: str) -> None:
     """Add the hook that logs locally to a loaded recipe. Raises ToolboxError where the recipe has it already."""
-    given = config.get("custom_hooks") or []
-    hooks = [given] if isinstance(given, dict) else list(given)
+    configured = config.get("custom_hooks") or []
+    hooks = [configured] if isinstance(configured, dict) else list(configured)
     if any(hook.get("type") == TRACKER for hook in hooks):
         raise ToolboxError(f"The recipe logs with {TRACKER} already.", hint="Leave --track out.")
     config.custom_hooks = [*hooks, {"type": TRACKER, "project": project}]

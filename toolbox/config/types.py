@@ -46,6 +46,6 @@ def wants_string(annotation: Any) -> bool:
     if origin is Literal:
         return all(isinstance(arg, str) for arg in args)
     if origin in (Union, types.UnionType):
-        named = [arg for arg in args if arg is not type(None)]
-        return bool(named) and all(wants_string(arg) for arg in named)
+        others = [arg for arg in args if arg is not type(None)]
+        return bool(others) and all(wants_string(arg) for arg in others)
     return False

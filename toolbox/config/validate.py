@@ -19,32 +19,32 @@ from toolbox.utils.key_paths import get_value
 
 def validate(recipe: dict[str, Any]) -> list[Problem]:
     """All problems of names, keys, arguments and types; `where` of each is its key path."""
-    problems = _dict(recipe, TOP_LEVEL, "")
+    problems = _check_dict(recipe, TOP_LEVEL, "")
     if not problems:
-        problems += _across(recipe)
+        problems += _check_combinations(recipe)
         problems += catalog().check_config(recipe)
     return problems
 
 
 def complete(recipe: dict[str, Any]) -> dict[str, Any]:
     """A copy of a recipe with the default of every plain key filled in."""
-    return _filled(recipe, TOP_LEVEL)
+    return _fill_defaults(recipe, TOP_LEVEL)
 
 
-def _filled(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
+def _fill_defaults(value: dict[str, Any], keys: dict[str, Key]) -> dict[str, Any]:
     filled = copy.deepcopy(value)
     for name, key in keys.items():
         if key.keys is not None and not key.optional:
-            filled[name] = _filled(filled.get(name) or {}, key.keys)
+            filled[name] = _fill_defaults(filled.get(name) or {}, key.keys)
         elif key.keys is not None and filled.get(name) is not None:
-            filled[name] = _filled(filled[name], key.keys)
+            filled[name] = _fill_defaults(filled[name], key.keys)
         elif name not in filled or (filled[name] is None and not fits(None, key.annotation)):
             filled[name] = None if key.default is REQUIRED else copy.deepcopy(key.default)
     return filled
 
 
-def _across(recipe: dict[str, Any]) -> list[Problem]:
-    """What can only be said of several keys together."""
+def _check_combinations(recipe: dict[str, Any]) -> list[Problem]:
+    """Problems of several keys together."""
     problems = []
     length = recipe.get("train_cfg") or {}
     if (length.get("max_epochs") is None) == (length.get("max_steps") is None):
@@ -63,47 +63,47 @@ def _across(recipe: dict[str, Any]) -> list[Problem]:
     if recipe.get("load_parts") is not None and not (recipe.get("load_from") and recipe["load_parts"]):
         what = "It names no part." if recipe.get("load_from") else "It has no effect without load_from."
         problems.append(Problem(what, "load_parts", "Remove it."))
-    problems += _of_prepare(recipe.get("prepare") or [])
+    problems += _check_prepare(recipe.get("prepare") or [])
     clip = (recipe.get("optim_wrapper") or {}).get("clip_grad") or {}
     if clip.get("max_norm", 1) <= 0:
         problems.append(Problem(f"It must be above 0, not {clip['max_norm']}.", "optim_wrapper.clip_grad.max_norm"))
-    for part, given in ((recipe.get("optim_wrapper") or {}).get("parts") or {}).items():
-        for name, value in given.items():
+    for part, settings in ((recipe.get("optim_wrapper") or {}).get("parts") or {}).items():
+        for name, value in settings.items():
             if value is not None and value < 0:
                 where = f"optim_wrapper.parts.{part}.{name}"
                 problems.append(Problem(f"It must be at least 0, not {value}.", where))
-    for path, least in _LEAST.items():
+    for path, lowest in _LOWEST.items():
         value = get_value(recipe, path)
-        if value is not None and value < least:
-            problems.append(Problem(f"It must be at least {least}, not {value}.", path))
+        if value is not None and value < lowest:
+            problems.append(Problem(f"It must be at least {lowest}, not {value}.", path))
     return problems
 
 
-def _of_prepare(listed: list[dict[str, Any]]) -> list[Problem]:
-    """What is wrong with the data that a recipe prepares: names of datasets and of their options."""
+def _check_prepare(entries: list[dict[str, Any]]) -> list[Problem]:
+    """Problems of the data that a recipe prepares: names of datasets and of their options."""
     problems = []
-    for index, given in enumerate(listed):
+    for index, entry in enumerate(entries):
         where = f"prepare.{index}"
-        missing = [name for name in ("dataset", "out") if not isinstance(given.get(name), str)]
+        missing = [name for name in ("dataset", "out") if not isinstance(entry.get(name), str)]
         if missing:
             problems.append(
                 Problem(f"It needs '{missing[0]}', a text.", where, "dict(dataset='glyphs.Glyphs', out=...)")
             )
             continue
         try:
-            prepare = catalog().resolve(given["dataset"], "dataset", where=f"{where}.dataset").prepare
+            cls: Any = catalog().resolve(entry["dataset"], "dataset", where=f"{where}.dataset")
         except ToolboxError as error:
             problems += error.problems
             continue
-        known = [*inspect.signature(prepare).parameters, "dataset"]
-        for name in given.keys() - set(known):
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Its options: {', '.join(known)}."
-            problems.append(Problem(f"{given['dataset']} has no option '{name}'.", f"{where}.{name}", hint))
+        options = [*inspect.signature(cls.prepare).parameters, "dataset"]
+        for name in entry.keys() - set(options):
+            near = difflib.get_close_matches(str(name), options, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Its options: {', '.join(options)}."
+            problems.append(Problem(f"{entry['dataset']} has no option '{name}'.", f"{where}.{name}", hint))
     return problems
 
 
-_LEAST = {
+_LOWEST = {
     "train_cfg.max_epochs": 1,
     "train_cfg.max_steps": 1,
     "train_cfg.val_interval": 1,
@@ -128,7 +128,7 @@ _LEAST = {
 }
 
 
-def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
+def _check_dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
     """A plain dict with fixed keys."""
     if not isinstance(value, dict):
         return [Problem(f"A dict is expected here, not {value!r}.", path)]
@@ -142,7 +142,7 @@ def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
                 hint = foreign[name].hint
             problems.append(Problem(f"There is no key '{name}'.", where, hint))
         elif item is not None:
-            problems += _key(item, keys[name], where)
+            problems += _check_key(item, keys[name], where)
         elif keys[name].default is REQUIRED:
             problems.append(Problem("It must not be None.", where, keys[name].doc))
     for name, key in keys.items():
@@ -154,23 +154,23 @@ def _dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
     return problems
 
 
-def _key(value: Any, key: Key, where: str) -> list[Problem]:
+def _check_key(value: Any, key: Key, where: str) -> list[Problem]:
     if key.kind is not None:
         if key.many and isinstance(value, list):
-            return [p for i, item in enumerate(value) for p in _component(item, key.kind, f"{where}.{i}")]
+            return [p for i, item in enumerate(value) for p in _check_component(item, key.kind, f"{where}.{i}")]
         if key.named and isinstance(value, dict) and "type" not in value:
-            return [p for name, item in value.items() for p in _component(item, key.kind, f"{where}.{name}")]
-        return _component(value, key.kind, where)
+            return [p for name, item in value.items() for p in _check_component(item, key.kind, f"{where}.{name}")]
+        return _check_component(value, key.kind, where)
     if key.keys is not None:
-        return _dict(value, key.keys, where)
+        return _check_dict(value, key.keys, where)
     if key.any_key is not None:
         if not isinstance(value, dict):
             return [Problem(f"A dict is expected here, not {value!r}.", where)]
-        return [p for name, item in value.items() for p in _key(item, key.any_key, f"{where}.{name}")]
-    return _typed(value, key.annotation, where)
+        return [p for name, item in value.items() for p in _check_key(item, key.any_key, f"{where}.{name}")]
+    return _check_type(value, key.annotation, where)
 
 
-def _typed(value: Any, annotation: Any, where: str) -> list[Problem]:
+def _check_type(value: Any, annotation: Any, where: str) -> list[Problem]:
     if fits(value, annotation):
         return []
     choices = [choice for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
@@ -179,7 +179,7 @@ def _typed(value: Any, annotation: Any, where: str) -> list[Problem]:
     return [Problem(f"{describe(annotation)} is expected here, not {value!r}.", where, hint)]
 
 
-def _component(value: Any, kind: str, where: str) -> list[Problem]:
+def _check_component(value: Any, kind: str, where: str) -> list[Problem]:
     """A dict with `type`, its arguments, and the components nested in them."""
     if not isinstance(value, dict):
         return [Problem(f"{'An' if kind[0] in 'aeio' else 'A'} {kind} is a dict with 'type', not {value!r}.", where)]
@@ -187,30 +187,31 @@ def _component(value: Any, kind: str, where: str) -> list[Problem]:
     fullname = arguments.pop("type", None) or catalog().default(kind)
     if not isinstance(fullname, str):
         message = f"The 'type' of this {kind} is missing." if fullname is None else "'type' must be a string."
-        known = ", ".join(entry.fullname for entry in catalog().find(kind))
-        return [Problem(message, where, f"There are: {known}.")]
+        fullnames = ", ".join(entry.fullname for entry in catalog().find(kind))
+        return [Problem(message, where, f"There are: {fullnames}.")]
     try:
         cls = catalog().resolve(fullname, kind, where=f"{where}.type")
-        known = {parameter.name: parameter for parameter in read_parameters(cls)}
+        accepted = {parameter.name: parameter for parameter in read_parameters(cls)}
     except ToolboxError as error:
-        return [*error.problems, *_absent_plugins(arguments, where)]
+        return [*error.problems, *_find_absent_plugins(arguments, where)]
     problems = []
-    for name, wanted in SLOT_KEYS.get(kind, {}).items():
-        given = arguments.pop(name, None)
-        if given is not None:
-            here = f"{where}.{name}"
-            problems += _component(given, wanted, here) if isinstance(wanted, str) else _typed(given, wanted, here)
-    problems += check_names(fullname, known, arguments, where)
+    for name, expected in SLOT_KEYS.get(kind, {}).items():
+        item, place = arguments.pop(name, None), f"{where}.{name}"
+        if item is not None and isinstance(expected, str):
+            problems += _check_component(item, expected, place)
+        elif item is not None:
+            problems += _check_type(item, expected, place)
+    problems += check_names(fullname, accepted, arguments, where)
     for name, item in arguments.items():
-        if name in known:
-            problems += _argument(item, known[name], f"{where}.{name}")
+        if name in accepted:
+            problems += _check_argument(item, accepted[name], f"{where}.{name}")
     return problems
 
 
-def _absent_plugins(value: Any, where: str) -> list[Problem]:
+def _find_absent_plugins(value: Any, where: str) -> list[Problem]:
     """Plugins that are not here, below a component of which no argument is known: all are to be installed at once."""
     if isinstance(value, list):
-        return [p for i, item in enumerate(value) for p in _absent_plugins(item, f"{where}.{i}")]
+        return [p for i, item in enumerate(value) for p in _find_absent_plugins(item, f"{where}.{i}")]
     if not isinstance(value, dict):
         return []
     problems = []
@@ -219,24 +220,24 @@ def _absent_plugins(value: Any, where: str) -> list[Problem]:
             catalog().plugin(fullname.partition(".")[0])
         except ToolboxError as error:
             problems = [Problem(p.message, f"{where}.type", p.hint) for p in error.problems]
-    return problems + [p for name, item in value.items() for p in _absent_plugins(item, f"{where}.{name}")]
+    return problems + [p for name, item in value.items() for p in _find_absent_plugins(item, f"{where}.{name}")]
 
 
-def _argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
+def _check_argument(value: Any, parameter: Parameter, where: str) -> list[Problem]:
     kind = parameter.kind_of_component
     if parameter.annotation is EMPTY:
         return []
     if kind is None:
-        return check_plain(value, parameter, where) or _typed(value, parameter.annotation, where)
+        return check_plain(value, parameter, where) or _check_type(value, parameter.annotation, where)
     if value is None:
         if parameter.default is None or accepts(parameter.annotation, type(None)):
             return []
         hint = f"{kind.capitalize()}s: {', '.join(entry.fullname for entry in catalog().find(kind))}."
         return [Problem("It must not be None.", where, hint)]
     if isinstance(value, str) and parameter.accepts_string:
-        return [] if fits(value, parameter.annotation) else _component(value, kind, where)
+        return [] if fits(value, parameter.annotation) else _check_component(value, kind, where)
     if isinstance(value, list) and parameter.container == "list":
-        return [p for i, item in enumerate(value) for p in _component(item, kind, f"{where}.{i}")]
+        return [p for i, item in enumerate(value) for p in _check_component(item, kind, f"{where}.{i}")]
     if parameter.container == "dict" and isinstance(value, dict) and "type" not in value:
-        return [p for name, item in value.items() for p in _component(item, kind, f"{where}.{name}")]
-    return _component(value, kind, where)
+        return [p for name, item in value.items() for p in _check_component(item, kind, f"{where}.{name}")]
+    return _check_component(value, kind, where)

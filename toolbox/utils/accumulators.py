@@ -1,4 +1,4 @@
-"""What a metric has seen: every item once, in one order, whichever process saw it."""
+"""The outputs that a metric has received: every item once, in one order, whichever process had it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class EmbeddingAccumulator:
 
         Raises ValueError where nothing can be ranked, and where different items have the same id.
         """
-        values, labels, ids, indices, roles = self._gathered()
+        values, labels, ids, indices, roles = self._gather()
         if len(set(roles)) > 1 and "both" in roles:
             raise ValueError("some batches have roles and some have none: give roles for every item, or for none")
         unique = {
@@ -135,11 +135,11 @@ class EmbeddingAccumulator:
         """- `unique`: the row that is kept of each (role, type, id)."""
         if len(unique) == len(ids) or len(indices) != len(ids):
             return
-        kept = {key: indices[row] for key, row in unique.items()}
+        index_of = {key: indices[row] for key, row in unique.items()}
         lost = {
             index: name
             for role, name, index in zip(roles, ids, indices, strict=True)
-            if kept[role, type(name).__name__, name] != index
+            if index_of[role, type(name).__name__, name] != index
         }
         if lost:
             index, name = next(iter(lost.items()))
@@ -148,25 +148,26 @@ class EmbeddingAccumulator:
                 f"{index}: {name!r}. The dataset must give every item an id of its own"
             )
 
-    def _gathered(self) -> tuple[Tensor, Tensor, list[int | str], list[int], list[str]]:
+    def _gather(self) -> tuple[Tensor, Tensor, list[int | str], list[int], list[str]]:
         """What all processes saw, in rank order; one of them may have seen nothing."""
-        shape, device = (), "cpu"
+        shape: tuple[int, ...] = ()
+        device = "cpu"
         if self._values:
-            self._values, self._labels = [_joined(self._values)], [torch.cat(self._labels)]
+            self._values, self._labels = [_join(self._values)], [torch.cat(self._labels)]
             shape, device = tuple(self._values[0].shape[1:]), self._values[0].device.type
-        told = (self._ids, self._indices, self._roles)
+        ids, indices, roles = self._ids, self._indices, self._roles
         if get_dist_info()[1] > 1:
             parts: list = [None] * get_dist_info()[1]
-            dist.all_gather_object(parts, (*told, shape, device))
-            told = tuple([row for part in parts for row in part[i]] for i in range(3))
-            shape, device = max((part[3:] for part in parts), key=lambda found: (len(found[0]), found[0]))
-        if not told[0]:
+            dist.all_gather_object(parts, (ids, indices, roles, shape, device))
+            ids, indices, roles = ([row for part in parts for row in part[i]] for i in range(3))
+            shape, device = max((part[3:] for part in parts), key=lambda form: (len(form[0]), form[0]))
+        if not ids:
             raise ValueError(f"{self.metric} saw no item at all")
         values = self._values[0] if self._values else torch.empty(0, *shape, device=device)
         labels = self._labels[0] if self._labels else torch.empty(0, dtype=torch.long, device=device)
         if len(shape) == 2 and values.shape[1] < shape[0]:
-            values = _padded(values, shape[0])
-        return gather(values), gather(labels.long()), *told
+            values = _pad(values, shape[0])
+        return gather(values), gather(labels.long()), ids, indices, roles
 
 
 def check_labelled(metric: str, dataset: Dataset) -> list[Problem]:
@@ -176,13 +177,13 @@ def check_labelled(metric: str, dataset: Dataset) -> list[Problem]:
     return [Problem(f"{metric} needs labels, and this dataset has none.", hint="Use a labelled dataset.")]
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
+def _join(parts: list[Tensor]) -> Tensor:
     """Batches as one tensor; sets of tokens are padded with zeros to the largest set."""
     if parts[0].ndim == 3:
         longest = max(part.shape[1] for part in parts)
-        parts = [_padded(part, longest) for part in parts]
+        parts = [_pad(part, longest) for part in parts]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _padded(tokens: Tensor, count: int) -> Tensor:
+def _pad(tokens: Tensor, count: int) -> Tensor:
     return torch.nn.functional.pad(tokens, (0, 0, 0, count - tokens.shape[1]))

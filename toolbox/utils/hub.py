@@ -50,9 +50,14 @@ def snapshot(
     """
     from huggingface_hub import constants, snapshot_download
 
-    wanted = {"repo_id": repository, "revision": revision, "allow_patterns": list(patterns)}
+    names = list(patterns)
+
+    def get_folder(*, cached: bool) -> Path:
+        folder = snapshot_download(repo_id=repository, revision=revision, allow_patterns=names, local_files_only=cached)
+        return Path(folder)
+
     try:
-        folder = Path(snapshot_download(**wanted, local_files_only=True))
+        folder = get_folder(cached=True)
         if is_complete(folder):
             return folder
     except (OSError, ValueError):
@@ -65,7 +70,7 @@ def snapshot(
     if _looking.get():
         raise NotDownloaded(steps("they are not in the local cache yet"))
     try:
-        return Path(snapshot_download(**wanted))
+        return get_folder(cached=False)
     except Exception as error:  # the client's network library, and with it the type of error, differs by version
         raise OSError(steps(f"the download failed ({_short(error)})")) from error
 

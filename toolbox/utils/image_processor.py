@@ -24,7 +24,11 @@ _RESAMPLE: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear"
 _COLOUR = np.array([0.2, 0.4, 0.8])
 _ANY_SIZE = (224, 224)
 _LARGEST = 4096
-_TIMM_DEFAULTS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic"}
+_TIMM_DEFAULTS: dict[str, Any] = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bicubic",
+}
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def read_image_processor(folder: Path) -> ProcessorSettings:
         with warnings.catch_warnings(), torch.device("cpu"), quiet_transformers():
             warnings.simplefilter("ignore")
             processor = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            return _settings(processor)
-    except _Unlike as error:
+            return _read_settings(processor)
+    except _UnsupportedProcessor as error:
         name = type(processor).__name__
         raise ValueError(
             f"The images of {folder} cannot be made as its {name} makes them: {error}. Use another encoder, or correct "
@@ -90,40 +94,41 @@ def read_timm_images(description: Mapping[str, Any]) -> ProcessorSettings:
     return settings
 
 
-class _Unlike(Exception):
+class _UnsupportedProcessor(Exception):
     """Why `ImagePreprocess` cannot make the same images."""
 
 
-def _settings(processor: Any) -> ProcessorSettings:
+def _read_settings(processor: Any) -> ProcessorSettings:
     resizes, resample = bool(getattr(processor, "do_resize", False)), getattr(processor, "resample", None)
     if resizes and resample not in _RESAMPLE:
-        raise _Unlike(f"it resizes by PIL's filter {resample!r}, which is none of {', '.join(_RESAMPLE.values())}")
-    size = _size(processor, resizes)
+        raise _UnsupportedProcessor(
+            f"it resizes by PIL's filter {resample!r}, which is none of {', '.join(_RESAMPLE.values())}"
+        )
+    size = _read_size(processor, resizes)
     mean, std, channels = _measure_colours(processor, size or _ANY_SIZE)
-    stated = _stated_colours(processor)
+    stated = _read_colours(processor)
     # what a processor says has more digits than what is measured of it
     if stated is not None and np.allclose(stated, (mean, std), rtol=1e-4, atol=1e-5):
         mean, std = stated
-    settings = ProcessorSettings(
-        tuple(map(float, mean)), tuple(map(float, std)), _RESAMPLE.get(resample, "bicubic"), channels, size
-    )
+    interpolation = "bicubic" if resample is None else _RESAMPLE.get(resample, "bicubic")
+    settings = ProcessorSettings(tuple(map(float, mean)), tuple(map(float, std)), interpolation, channels, size)
     if resizes:
         _compare_resizing(processor, settings)
     return settings
 
 
-def _size(processor: Any, resizes: bool) -> tuple[int, int] | None:
+def _read_size(processor: Any, resizes: bool) -> tuple[int, int] | None:
     """(height, width) of the images that a processor makes of square ones, where it says so."""
     names = ["crop_size"] * bool(getattr(processor, "do_center_crop", False)) + ["size"] * resizes
     for size in (getattr(processor, name, None) for name in names):
         if isinstance(size, int):
             return size, size
-        known = {} if size is None else dict(size)
-        edge = known.get("shortest_edge") or known.get("longest_edge")
-        height, width = known.get("height") or edge, known.get("width") or edge
+        sides = {} if size is None else dict(size)
+        edge = sides.get("shortest_edge") or sides.get("longest_edge")
+        height, width = sides.get("height") or edge, sides.get("width") or edge
         if height and width:
             if max(height, width) > _LARGEST:
-                raise _Unlike(f"its images have {height} x {width} pixels")
+                raise _UnsupportedProcessor(f"its images have {height} x {width} pixels")
             return height, width
     return None
 
@@ -133,14 +138,15 @@ def _measure_colours(processor: Any, size: tuple[int, int]) -> tuple[np.ndarray,
     black, white, colour = (_process_colour(processor, value, size) for value in (0, 1, _COLOUR))
     slope = white - black
     if (slope <= 0).any():
-        raise _Unlike("it does not multiply colours by a positive factor")
-    for channels, step in (("RGB", 1), ("BGR", -1)):
+        raise _UnsupportedProcessor("it does not multiply colours by a positive factor")
+    orders: tuple[tuple[ChannelOrder, int], ...] = (("RGB", 1), ("BGR", -1))
+    for channels, step in orders:
         if np.allclose((colour - black) / slope, _COLOUR[::step], atol=1e-3):
             return (-black / slope)[::step], (1 / slope)[::step], channels
-    raise _Unlike("it mixes or bends colours")
+    raise _UnsupportedProcessor("it mixes or bends colours")
 
 
-def _stated_colours(processor: Any) -> tuple[Any, Any] | None:
+def _read_colours(processor: Any) -> tuple[Any, Any] | None:
     """Mean and std of values in [0, 1] by the attributes of a processor; None where they are no three numbers."""
     factor = 255 * processor.rescale_factor if getattr(processor, "do_rescale", True) else 255.0
     mean, std = (0.0,) * 3, (1.0,) * 3
@@ -161,12 +167,12 @@ def _compare_resizing(processor: Any, settings: ProcessorSettings) -> None:
         shape = (round(scale * height), round(scale * width), 3)
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         theirs = _process(processor, picture, **options)
-        preprocess = settings.preprocess(tuple(theirs.shape[-2:]))
+        preprocess = settings.preprocess((theirs.shape[-2], theirs.shape[-1]))
         ours = preprocess.finish(preprocess(picture)[None])
         # in steps of one byte: libraries round differently, other filters differ by more
         levels = ((ours - theirs) * 255 * torch.tensor(settings.std).view(3, 1, 1)).abs()
         if levels.max() > 3 or levels.mean() > 0.5:
-            raise _Unlike(
+            raise _UnsupportedProcessor(
                 f"it resizes {shape[0]} x {shape[1]} pixels to {theirs.shape[-2]} x {theirs.shape[-1]} otherwise than "
                 f"by an antialiased {settings.interpolation} filter"
             )
@@ -174,24 +180,26 @@ def _compare_resizing(processor: Any, settings: ProcessorSettings) -> None:
 
 def _process_colour(processor: Any, colour: Any, size: tuple[int, int]) -> np.ndarray:
     """The three numbers that a processor makes of a picture of `colour`, RGB in [0, 1]."""
-    values = np.round(255 * np.asarray(colour)).astype(np.uint8)
-    made = _process(processor, Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (*size, 3)))))
-    if tuple(made.shape[-2:]) != size:
-        raise _Unlike(f"of {size[0]} x {size[1]} pixels it makes {made.shape[-2]} x {made.shape[-1]}")
-    values = made[0].double().flatten(1)
+    rgb = np.round(255 * np.asarray(colour)).astype(np.uint8)
+    outputs = _process(processor, Image.fromarray(np.ascontiguousarray(np.broadcast_to(rgb, (*size, 3)))))
+    if tuple(outputs.shape[-2:]) != size:
+        raise _UnsupportedProcessor(
+            f"of {size[0]} x {size[1]} pixels it makes {outputs.shape[-2]} x {outputs.shape[-1]}"
+        )
+    values = outputs[0].double().flatten(1)
     low, high = values.amin(1), values.amax(1)
     if ((high - low) > 1e-3 * high.abs().clamp(min=1)).any():
-        raise _Unlike("it pads pictures, or changes colours from place to place")
+        raise _UnsupportedProcessor("it pads pictures, or changes colours from place to place")
     return values.mean(1).numpy()
 
 
 def _process(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
     """(1, 3, H, W) pixel values of one picture."""
     try:
-        made = processor(images=[picture], return_tensors="pt", **options)["pixel_values"]
+        pixels = processor(images=[picture], return_tensors="pt", **options)["pixel_values"]
     except Exception as error:  # every processor has its own way to refuse
-        raise _Unlike(f"of one picture it makes no pixel_values ({one_line(error)})") from None
-    if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[:2] != (1, 3):
-        shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise _Unlike(f"of one picture it makes pixel_values of shape {shape}, not (1, 3, height, width)")
-    return made
+        raise _UnsupportedProcessor(f"of one picture it makes no pixel_values ({one_line(error)})") from None
+    if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
+        shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+        raise _UnsupportedProcessor(f"of one picture it makes pixel_values of shape {shape}, not (1, 3, height, width)")
+    return pixels

@@ -34,20 +34,22 @@ def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb:
     buffer = queries.new_empty(min(rows, len(queries)), columns)
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
-        asked, mine = queries[chunk], own[chunk]
-        best: tuple[Tensor, Tensor] | None = None
+        rows_of_queries, self_rows = queries[chunk], own[chunk]
+        best_values, best_places = queries.new_empty(len(rows_of_queries), 0), places[chunk, :0]
         for first in range(0, len(gallery), columns):
             part = gallery[first : first + columns].to(queries.device)
-            similar = buffer[: len(asked)]
+            similar = buffer[: len(rows_of_queries)]
             similar[:, len(part) :] = -torch.inf
             with full_precision():
-                torch.mm(asked, part.T, out=similar[:, : len(part)])
-            here = torch.nonzero((mine >= first) & (mine < first + len(part)))[:, 0]
-            similar[here, mine[here] - first] = -torch.inf
-            values, found = find_largest(similar, min(k + _SPARE, columns))
-            found, order = found.sort(dim=1)
-            best = _merged(best, values.gather(1, order), found + first, k + _SPARE)
-        cosines[chunk], places[chunk] = best[0][:, :k], best[1][:, :k]
+                torch.mm(rows_of_queries, part.T, out=similar[:, : len(part)])
+            in_part = torch.nonzero((self_rows >= first) & (self_rows < first + len(part)))[:, 0]
+            similar[in_part, self_rows[in_part] - first] = -torch.inf
+            values, neighbours = find_largest(similar, min(k + _SPARE, columns))
+            neighbours, order = neighbours.sort(dim=1)
+            values = torch.cat([best_values, values.gather(1, order)], dim=1)
+            neighbours = torch.cat([best_places, neighbours + first], dim=1)
+            best_values, best_places = _select_nearest(values, neighbours, k + _SPARE)
+        cosines[chunk], places[chunk] = best_values[:, :k], best_places[:, :k]
     return cosines, places.clamp_(max=len(gallery) - 1)
 
 
@@ -62,10 +64,8 @@ def _chunks(queries: Tensor, gallery: Tensor, wide: int, budget: int) -> tuple[i
     return rows, max(128, min(everything, columns // 128 * 128))
 
 
-def _merged(best: tuple[Tensor, Tensor] | None, values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The nearest ones so far and those of a later part of the gallery, nearest first, of equals the first."""
-    if best is not None:
-        values, places = torch.cat([best[0], values], dim=1), torch.cat([best[1], places], dim=1)
+def _select_nearest(values: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` nearest of those so far and of a later part of the gallery, nearest first, of equals the first."""
     order = (values / TIE).round_().sort(dim=1, descending=True, stable=True).indices[:, :count]
     return values.gather(1, order), places.gather(1, order)
 

@@ -289,7 +289,8 @@ def find_largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     while parts > 1 and (parts * parts * count > columns or columns % parts):
         parts //= 2
     if parts < 4:
-        return tuple(values.topk(count, dim=1))
+        largest = values.topk(count, dim=1)
+        return largest.values, largest.indices
     groups = values.view(rows, parts, columns // parts)
     best = groups.amax(dim=1).topk(count, dim=1, sorted=False).indices
     members = groups.gather(2, best[:, None].expand(rows, parts, count))

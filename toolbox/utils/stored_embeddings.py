@@ -86,8 +86,10 @@ def write_embeddings(
     check_ids(path, names)
     if path.suffix == ".npz":
         with new_file(path) as file, file.open("wb") as stream:
-            more = {"about": np.asarray(json.dumps(dict(about)))} if about else {}
-            np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings, **more)
+            arrays = {"ids": np.asarray(names, dtype=np.str_), "embeddings": embeddings}
+            if about:
+                arrays["about"] = np.asarray(json.dumps(dict(about)))
+            np.savez(stream, allow_pickle=True, **arrays)
     elif path.suffix == ".npy":
         with new_file(path) as file, new_file(_beside(path)) as listing:
             with file.open("wb") as stream:

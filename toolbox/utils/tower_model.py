@@ -54,7 +54,7 @@ class TowerModel(Model):
 
     def in_plain_torch(self) -> list[str]:
         lines = self.pool.in_plain_torch("pool")
-        if self.predicts_through_head:
+        if self.predicts_through_head and self.head is not None:
             lines += self.head.in_plain_torch("head")
         if self.pool.keeps_tokens:
             lines.append("x = F.normalize(x, dim=-1).sum(dim=1)")
