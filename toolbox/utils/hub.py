@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -11,6 +11,9 @@ from typing import Literal
 
 DEADLINE = 15.0
 """Seconds to wait for the Hub's first answer: without a network its client would retry for most of a minute."""
+
+
+RANDOM_WEIGHTS = "Or try the recipe with random weights: the override model.backbone.weights=False"
 
 
 class NotDownloaded(OSError):
@@ -73,6 +76,34 @@ def snapshot(
         return get_folder(cached=False)
     except Exception as error:  # the client's network library, and with it the type of error, differs by version
         raise OSError(steps(f"the download failed ({_short(error)})")) from error
+
+
+def format_download_steps(
+    subject: str,
+    repository: str,
+    folder: str,
+    reason: str,
+    *,
+    revision: str | None = None,
+    access: Sequence[str] = (),
+    alternatives: Sequence[str] = (),
+) -> str:
+    """The message for files of a backbone that cannot be had: `reason`, then what to do, in order.
+
+    - `subject`: the files and their verb, such as "The weights of encoders.Timm 'resnet18' are".
+    - `folder`: where the steps put the files; `revision`: commit, tag or branch, None for main.
+    - `access`: first steps, for repositories that ask for a licence or a login.
+    - `alternatives`: lines after the steps, such as `RANDOM_WEIGHTS`.
+    """
+    at = f" --revision {revision}" if revision else ""
+    steps = [
+        *access,
+        "In mainland China: export HF_ENDPOINT=https://hf-mirror.com",
+        f"hf download {repository}{at} --local-dir {folder}",
+        f"Run again with the override model.backbone.name={folder}",
+    ]
+    numbered = [f"  {number}. {step}" for number, step in enumerate(steps, start=1)]
+    return "\n".join([f"{subject} not on this machine: {reason}.", *numbered, *alternatives])
 
 
 def unreachable(

@@ -13,7 +13,7 @@ import torch
 from toolbox_losses import recall_at_k
 from toolbox_losses.arcface import ArcFace, SubCenterArcFace
 from toolbox_losses.circle import Circle
-from toolbox_losses.infonce import InfoNCE, direction
+from toolbox_losses.infonce import InfoNCE, compute_direction
 from toolbox_losses.multi_similarity import MultiSimilarity
 from toolbox_losses.pairs import directions
 from toolbox_losses.proxy_anchor import ProxyAnchor
@@ -141,7 +141,7 @@ def test_the_hardest_negatives_of_other_classes_equal_the_stored_numbers(key, ha
 
     def run(query, document):
         scores = directions(query) @ directions(document).T / 0.05
-        return direction(scores, own, labels[:, None] != labels[None], hardest)
+        return compute_direction(scores, own, labels[:, None] != labels[None], hardest)
 
     found = value_and_gradients(run, data["in_query"], data["in_positive"])
     assert_equal(found, (data[f"out_{key}"], [data[f"grad_{key}_query"], data[f"grad_{key}_positive"]]))
@@ -241,11 +241,11 @@ def test_class_losses_equal_pytorch_metric_learning(kind, views, case, noise):
 
 
 def test_arcface_keeps_falling_with_the_angle():
-    from toolbox_losses.arcface import widened
+    from toolbox_losses.arcface import widen_angles
 
     angle = torch.linspace(0, math.pi, 1001, dtype=torch.float64)
     for margin in (0.0, 0.5, 2.0):
-        assert (widened(angle.cos(), margin).diff() < 0).all()
+        assert (widen_angles(angle.cos(), margin).diff() < 0).all()
 
 
 @pytest.mark.parametrize("sign", [1, -1])

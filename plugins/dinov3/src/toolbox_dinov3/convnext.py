@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from toolbox.base import Features, check_rate
 from toolbox_dinov3.encoder import TransformersBackbone
 from toolbox_dinov3.source import resolve
-from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
+from toolbox_dinov3.structure import build, check_pixels, check_size, find_trunk
 
 
 class ConvNeXt(TransformersBackbone):
@@ -66,7 +66,7 @@ class ConvNeXt(TransformersBackbone):
         self.patch, self.dim = 4 * 2 ** (len(widths) - 1), widths[-1]
         self.size = check_size(size, self.patch)
         self.prefix = 1
-        self._comes_from(origin, revision, weights, crop)
+        self._set_source(origin, revision, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of 32."""
@@ -80,7 +80,7 @@ class ConvNeXt(TransformersBackbone):
         return Features(tokens, prefix=self.prefix, grid=grid)
 
     def layers(self) -> list[nn.Module]:
-        return [layer for stage in trunk(self.model).stages for layer in stage.layers]
+        return [layer for stage in find_trunk(self.model).stages for layer in stage.layers]
 
     def enable_checkpointing(self) -> None:
         self._recomputes = True
@@ -88,10 +88,10 @@ class ConvNeXt(TransformersBackbone):
     def _encode_recomputing(self, pixels: Tensor) -> Tensor:
         """The tokens of `model`, whose blocks are run again in the backward pass: transformers' has no such option."""
         maps = pixels
-        for stage in trunk(self.model).stages:
+        for stage in find_trunk(self.model).stages:
             for layer in stage.downsample_layers:
                 maps = layer(maps)
             for layer in stage.layers:
                 maps = recompute(layer, maps, use_reentrant=False)
         tokens = torch.cat([adaptive_avg_pool2d(maps, 1).flatten(2), maps.flatten(2)], dim=2)
-        return self.model.layer_norm(tokens.transpose(1, 2))
+        return self.model.get_submodule("layer_norm")(tokens.transpose(1, 2))

@@ -1,8 +1,9 @@
-"""What the encoders of this family share: where their weights come from, and how images reach them."""
+"""The base of DINOv3 encoders: the source of their weights, and the preprocessing of images."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -11,6 +12,9 @@ from toolbox_dinov3.export import export
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
 from toolbox_dinov3.weights import find, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class TransformersBackbone(Backbone):
@@ -23,19 +27,21 @@ class TransformersBackbone(Backbone):
 
     modality = "image"
     family: Family
-    model: nn.Module
+    model: PreTrainedModel
+    prefix: int
+    weights_id: str | None
     size: int
     crop: float
 
-    def _comes_from(self, source: Source, revision: str | None, weights: bool, crop: float) -> None:
+    def _set_source(self, source: Source, revision: str | None, weights: bool, crop: float) -> None:
         if source.file is not None and not weights:
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
         self._source, self.revision, self.crop = source, revision, check_crop(crop)
         self.weights_id = source.weights_id if weights else None
         if weights and source.by_timm:
-            self._has_no_mask_token()
+            self._drop_mask_ability()
 
-    def _has_no_mask_token(self) -> None:
+    def _drop_mask_ability(self) -> None:
         self.abilities = self.abilities - {"mask"}
 
     def preprocess(self) -> ImagePreprocess:
@@ -47,7 +53,7 @@ class TransformersBackbone(Backbone):
 
     def load_weights(self) -> None:
         if self.weights_id is not None and not load(self.model, self.family, self._source, self.revision):
-            self._has_no_mask_token()
+            self._drop_mask_ability()
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         return export(self, folder, as_base=as_base)

@@ -15,7 +15,7 @@ SAT_MEAN, SAT_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
 
 @dataclass(frozen=True)
-class Known:
+class ReleasedModel:
     """One released encoder.
 
     - `short`: the name in a recipe; `id`: the repository on the Hugging Face Hub.
@@ -70,13 +70,17 @@ _TIMM = {
 }
 
 
-def _web(short: str, family: Family, arch: dict[str, Any]) -> Known:
-    return Known(short, f"facebook/dinov3-{short}-pretrain-lvd1689m", family, arch, _timm(short, arch, "lvd1689m"))
+def _web(short: str, family: Family, arch: dict[str, Any]) -> ReleasedModel:
+    return ReleasedModel(
+        short, f"facebook/dinov3-{short}-pretrain-lvd1689m", family, arch, _timm(short, arch, "lvd1689m")
+    )
 
 
-def _satellite(short: str, arch: dict[str, Any]) -> Known:
+def _satellite(short: str, arch: dict[str, Any]) -> ReleasedModel:
     timm = _timm(short, arch, "sat493m")
-    return Known(f"{short}-sat", f"facebook/dinov3-{short}-pretrain-sat493m", "vit", arch, timm, SAT_MEAN, SAT_STD)
+    return ReleasedModel(
+        f"{short}-sat", f"facebook/dinov3-{short}-pretrain-sat493m", "vit", arch, timm, SAT_MEAN, SAT_STD
+    )
 
 
 def _timm(short: str, arch: dict[str, Any], data: str) -> str:
@@ -104,7 +108,7 @@ KNOWN = (
 BY_NAME = {name: known for known in KNOWN for name in (known.short, known.id)}
 
 
-def _without_biases(known: Known) -> Known:
+def _without_biases(known: ReleasedModel) -> ReleasedModel:
     return replace(
         known, arch={**known.arch, "query_bias": False, "value_bias": False}, timm=known.timm.replace("_qkvb", "")
     )

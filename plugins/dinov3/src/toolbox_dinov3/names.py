@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from pathlib import Path
 
-from toolbox_dinov3.ids import BY_NAME, BY_TIMM_NAME, COMPONENTS, KNOWN, Family, Known
+from toolbox_dinov3.ids import BY_NAME, BY_TIMM_NAME, COMPONENTS, KNOWN, Family, ReleasedModel
 
 _SPELLINGS = (
     (r"convnext.*tiny", "convnext-tiny"),
@@ -23,7 +23,7 @@ _SPELLINGS = (
 """How other projects and hasty fingers spell a size, the more special ones first."""
 
 
-def find(name: str, family: Family) -> Known | Path:
+def find(name: str, family: Family) -> ReleasedModel | Path:
     """The released encoder called `name`, by timm too (with or without "timm/"), or the existing folder of that name.
 
     A released name wins over a folder of the same name; write `./vitb16` to mean the folder.
@@ -66,14 +66,14 @@ def _shorts(family: Family) -> str:
     return ", ".join(known.short for known in KNOWN if known.family == family)
 
 
-def _advice(meant: Known | None, family: Family) -> str:
+def _advice(meant: ReleasedModel | None, family: Family) -> str:
     if meant is None:
         return f"{COMPONENTS[family]} knows {_shorts(family)}; or give a folder in Hugging Face format."
     other = "" if meant.family == family else f" with {COMPONENTS[meant.family]}"
     return f"Use {meant.short!r} ({meant.id}){other}."
 
 
-def _meant(name: str) -> Known | None:
+def _meant(name: str) -> ReleasedModel | None:
     """The released encoder that `name` is another spelling of, None when it is none's."""
     text = re.sub(r"[_/. ]", "-", name.lower())
     if re.search(r"vit|dino|convnext", text):

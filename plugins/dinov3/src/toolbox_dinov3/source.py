@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from toolbox.base.image_preprocess import Interpolation
 from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox.utils.weight_files import read_config
-from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, Known
+from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, ReleasedModel
 from toolbox_dinov3.names import find
 from toolbox_dinov3.timm_config import read_timm_fields
 
@@ -68,7 +69,7 @@ class Source:
 
     fields: dict[str, Any]
     images: ProcessorSettings
-    known: Known | None = None
+    known: ReleasedModel | None = None
     folder: Path | None = None
     file: Path | None = None
     by_timm: bool = False
@@ -108,22 +109,22 @@ def resolve(
             raise ValueError(f"{component} takes either name or arch: with arch, set name=None.")
         if revision is not None:
             raise ValueError("revision belongs to released weights; an encoder built from arch has none: remove it.")
-        return Source(_checked(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), file=file)
+        return Source(_check_fields(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), file=file)
     if name is None:
         raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
-    found = find(name, family)
-    if isinstance(found, Known):
+    origin = find(name, family)
+    if isinstance(origin, ReleasedModel):
         by_timm = name.removeprefix("timm/") in BY_TIMM_NAME
-        interpolation = "bicubic" if by_timm else "bilinear"  # as in their repositories
-        images = ProcessorSettings(found.mean, found.std, interpolation)
-        return Source(dict(found.arch), images, known=found, file=file, by_timm=by_timm and file is None)
+        interpolation: Interpolation = "bicubic" if by_timm else "bilinear"  # as in their repositories
+        images = ProcessorSettings(origin.mean, origin.std, interpolation)
+        return Source(dict(origin.arch), images, known=origin, file=file, by_timm=by_timm and file is None)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-    source = _from_folder(found, family)
+    source = _from_folder(origin, family)
     return source if file is None else replace(source, file=file, by_timm=False)
 
 
-def _checked(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
+def _check_fields(family: Family, arch: Mapping[str, Any]) -> dict[str, Any]:
     for key in arch:
         if key in _ARGUMENTS:
             raise ValueError(
@@ -143,11 +144,10 @@ def _from_folder(folder: Path, family: Family) -> Source:
         images = read_timm_images(fields.get("pretrained_cfg") or fields)  # the oldest files have it on the top level
         fields = read_timm_fields(family, fields["architecture"], fields.get("model_args") or {})
         return Source(fields, images, folder=folder, by_timm=True)
-    found = fields.get("model_type")
-    if found != MODEL_TYPES[family]:
-        other = next((f for f, model_type in MODEL_TYPES.items() if model_type == found), None)
+    model_type = fields.get("model_type")
+    if model_type != MODEL_TYPES[family]:
+        other = next((name for name, known_type in MODEL_TYPES.items() if known_type == model_type), None)
         hint = f"use {COMPONENTS[other]}." if other else "this plugin reads DINOv3 only."
-        raise ValueError(f"{folder} holds a {found!r} model, not {MODEL_TYPES[family]!r}: {hint}")
-    return Source(
-        {key: fields[key] for key in FIELDS[family] if key in fields}, read_image_processor(folder), folder=folder
-    )
+        raise ValueError(f"{folder} holds a {model_type!r} model, not {MODEL_TYPES[family]!r}: {hint}")
+    structure = {key: fields[key] for key in FIELDS[family] if key in fields}
+    return Source(structure, read_image_processor(folder), folder=folder)

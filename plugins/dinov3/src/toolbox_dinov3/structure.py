@@ -1,4 +1,4 @@
-"""What the two families share: building a model from plain data, checking sizes."""
+"""Functions that the two families share: building a model from plain data, checking sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolbox.base import check_images
 
 
 def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """A model of random weights: what `model_class` makes of the configuration.
+    """A model of random weights.
 
     Raises ValueError, with the sizes, when they do not go together.
     """
@@ -24,8 +24,8 @@ def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settin
         raise ValueError(f"These sizes make no encoder: {sizes} ({type(error).__name__}: {reason}).") from error
 
 
-def trunk(model: nn.Module) -> nn.Module:
-    """The module that holds the blocks: transformers 5 nests it one level deeper than 4."""
+def find_trunk(model: nn.Module) -> Any:
+    """The module of transformers that holds the blocks: version 5 nests it one level deeper than 4."""
     return getattr(model, "model", model)
 
 

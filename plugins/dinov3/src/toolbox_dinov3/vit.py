@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from toolbox.base import Features, check_rate
 from toolbox_dinov3.encoder import TransformersBackbone
 from toolbox_dinov3.source import resolve
-from toolbox_dinov3.structure import build, check_pixels, check_size, trunk
+from toolbox_dinov3.structure import build, check_pixels, check_size, find_trunk
 
 
 class ViT(TransformersBackbone):
@@ -85,7 +85,7 @@ class ViT(TransformersBackbone):
         self.dim: int = self.model.config.hidden_size
         self.prefix: int = 1 + self.model.config.num_register_tokens
         self.size = check_size(size, self.patch)
-        self._comes_from(origin, revision, weights, crop)
+        self._set_source(origin, revision, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of the patch size.
@@ -111,11 +111,12 @@ class ViT(TransformersBackbone):
         tokens, blocks = out.last_hidden_state, None
         if layers > 1:
             # transformers 4 gives the last block with, 5 without the final norm; `tokens` is the same in both
-            blocks = (*(self.model.norm(hidden) for hidden in out.hidden_states[-layers:-1]), tokens)
+            norm = self.model.get_submodule("norm")
+            blocks = (*(norm(hidden) for hidden in out.hidden_states[-layers:-1]), tokens)
         return Features(tokens, prefix=self.prefix, grid=grid, blocks=blocks)
 
     def layers(self) -> list[nn.Module]:
-        return list(trunk(self.model).layer)
+        return list(find_trunk(self.model).layer)
 
     def enable_checkpointing(self) -> None:
         newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to

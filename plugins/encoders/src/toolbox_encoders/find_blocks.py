@@ -16,20 +16,20 @@ def find_blocks(net: nn.Module) -> list[nn.Module]:
     They are the items of an `nn.ModuleList` or `nn.Sequential` with a name such as layer, blocks or stages; an item
     that is a list itself, or whose class is called a stage, gives way to its own. Empty where there is none.
     """
-    found = []
+    blocks = []
     for name, child in net.named_children():
         if _is_list(child):
             if _LISTS.fullmatch(name):
-                found += _items(child)
+                blocks += _items(child)
         else:
-            found += find_blocks(child)
-    return found
+            blocks += find_blocks(child)
+    return blocks
 
 
-def top_level(net: nn.Module) -> list[nn.Module]:
-    """What stands in for blocks where there are none to find: the outermost parts of `net` that have parameters."""
+def list_outer_parts(net: nn.Module) -> list[nn.Module]:
+    """The outermost parts of `net` that have parameters, for nets without blocks to find."""
     parts = [child for child in net.children() if any(True for _ in child.parameters())]
-    return top_level(parts[0]) or parts if len(parts) == 1 else parts
+    return list_outer_parts(parts[0]) or parts if len(parts) == 1 else parts
 
 
 def _items(blocks: nn.Module) -> list[nn.Module]:

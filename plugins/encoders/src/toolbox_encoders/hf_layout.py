@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,12 @@ from torch import Tensor, nn
 from toolbox.base import Features
 from toolbox.utils.messages import one_line
 from toolbox_encoders.find_blocks import find_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NormCall = tuple[str, Tensor, Tensor]
+"""The path of a norm, its input and its output."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,12 @@ class ModelLayout:
         return self.own + self.pooled
 
     def encode(self, model: nn.Module, inputs: Tensor, layers: int, mask: Tensor | None) -> Features:
-        grid = self.grid(inputs) if self.patch is not None else None
-        if mask is not None and mask.shape != (len(inputs), grid[0] * grid[1]):
-            raise ValueError(
-                f"mask must have shape {(len(inputs), grid[0] * grid[1])}, one value a patch, not {tuple(mask.shape)}."
-            )
+        """The tokens of `inputs`, arguments as of `Backbone.forward`. Raises ValueError for sizes that do not fit."""
+        if self.patch is not None:
+            grid = self.grid(inputs, self.patch)
+            if mask is not None and mask.shape != (len(inputs), grid[0] * grid[1]):
+                shape = len(inputs), grid[0] * grid[1]
+                raise ValueError(f"mask must have shape {shape}, one value a patch, not {tuple(mask.shape)}.")
         out = self.run(model, inputs, layers, mask)
         hidden = out.last_hidden_state
         if self.patch is None:
@@ -61,10 +68,10 @@ class ModelLayout:
                 f"{self.name!r} makes {hidden.shape[1]} tokens of {inputs.shape[-2]} x {inputs.shape[-1]} pixels, not "
                 f"{self.own} + {grid[0]} * {grid[1]}: give images of {self.own_size} pixels."
             )
-        tokens = self.normed(model, hidden, self.norm)
+        tokens = self.apply_norm(model, hidden, self.norm)
         blocks = None
         if layers > 1:
-            earlier = [self.normed(model, state, self.final) for state in out.hidden_states[-layers:-1]]
+            earlier = [self.apply_norm(model, state, self.final) for state in out.hidden_states[-layers:-1]]
             blocks = (*earlier, tokens)
         if self.pooled:
             pooled = getattr(out, "pooler_output", None)
@@ -80,8 +87,8 @@ class ModelLayout:
             extra["bool_masked_pos"] = mask.bool()
         if layers > 1:
             extra["output_hidden_states"] = True
-        if self.noise:  # what it sorts patches by
-            rows, columns = self.grid(inputs)
+        if self.noise and self.patch is not None:  # by which the model sorts patches
+            rows, columns = self.grid(inputs, self.patch)
             order = torch.arange(rows * columns, device=inputs.device, dtype=torch.float32)
             extra["noise"] = order.expand(inputs.shape[0], -1)
         return model(pixel_values=inputs, **extra)
@@ -91,7 +98,7 @@ class ModelLayout:
         extra, lines = "", []
         if self.own_size is not None and size != self.own_size:
             extra += ", interpolate_pos_encoding=True"
-        if self.noise:
+        if self.noise and self.patch is not None:
             count = (size[0] // self.patch[0]) * (size[1] // self.patch[1])
             lines.append(f"order = torch.arange({count}.0).expand(len(pixels), -1)  # or it would shuffle the patches")
             extra += ", noise=order"
@@ -107,23 +114,23 @@ class ModelLayout:
             lines.append("tokens = torch.cat([first[:, None], tokens], dim=1)")
         return lines
 
-    def grid(self, inputs: Tensor) -> tuple[int, int]:
+    def grid(self, inputs: Tensor, patch: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of patches. Raises ValueError for images that are no multiple of a patch."""
         height, width = inputs.shape[-2:]
-        if (height % self.patch[0] or width % self.patch[1]) and (height, width) != self.own_size:
+        if (height % patch[0] or width % patch[1]) and (height, width) != self.own_size:
             raise ValueError(
-                f"{self.name!r} reads patches of {self.patch[0]} x {self.patch[1]} pixels: image height and width must "
-                f"be multiples of it, not {height} x {width}."
+                f"{self.name!r} reads patches of {patch[0]} x {patch[1]} pixels: image height and width must be "
+                f"multiples of it, not {height} x {width}."
             )
-        return height // self.patch[0], width // self.patch[1]
+        return height // patch[0], width // patch[1]
 
     @staticmethod
-    def normed(model: nn.Module, tokens: Tensor, norm: str | None) -> Tensor:
+    def apply_norm(model: nn.Module, tokens: Tensor, norm: str | None) -> Tensor:
         return tokens if norm is None else model.get_submodule(norm)(tokens)
 
 
-def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> ModelLayout:
-    """Find out the layout of a model on the meta device, by sending an empty picture through it."""
+def find_layout(model: PreTrainedModel, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> ModelLayout:
+    """Find out the layout of a model on the meta device, by sending an empty image through it."""
     takes = inspect.signature(model.forward).parameters
     patch = pair(getattr(model.config, "patch_size", 1))
     own = own_size if "interpolate_pos_encoding" in takes else None
@@ -137,17 +144,17 @@ def find_layout(model: nn.Module, name: str, size: tuple[int, int], own_size: tu
             f"a list called layer, layers, blocks or stages; its parts are {parts}."
         )
     model.eval()
-    with torch.no_grad(), _watched(model, blocks[-1]) as (norms, last):
-        layout = _probe(model, layout, pixels, norms, last, own_size)
+    with torch.no_grad(), _record_norms(model, blocks[-1]) as (norms, last):
+        layout = _complete_layout(model, layout, pixels, norms, last, own_size)
     model.train()
     return layout
 
 
-def _probe(
+def _complete_layout(
     model: nn.Module,
     layout: ModelLayout,
     pixels: Tensor,
-    norms: list[tuple[str, Tensor, Tensor]],
+    norms: list[NormCall],
     last: list[Tensor],
     own_size: tuple[int, int],
 ) -> ModelLayout:
@@ -159,18 +166,18 @@ def _probe(
             f"{name!r} does not take images of {height} x {width} pixels ({one_line(error)}); its own size is "
             f"{own_size[0]} x {own_size[1]}."
         ) from error
-    found = {"dim": hidden.shape[1 if hidden.ndim == 4 else 2], "patch": None, "pooled": True}
-    if hidden.ndim == 3:
-        found |= _tokens(model, layout, hidden.shape[1], height, width)
-    alone = [path for path, given, _ in norms if given.ndim == 2]
-    if len(alone) > 1:
+    fields = {"dim": hidden.shape[1 if hidden.ndim == 4 else 2], "patch": None, "pooled": True}
+    if hidden.ndim == 3 and layout.patch is not None:
+        fields |= _divide_tokens(model, layout.name, layout.patch, hidden.shape[1], height, width)
+    of_pooled = [path for path, inputs, _ in norms if inputs.ndim == 2]
+    if len(of_pooled) > 1:
         raise ValueError(
-            f"encoders.HFVision cannot tell the final norm of {name!r}: {', '.join(alone)} see pooled outputs."
+            f"encoders.HFVision cannot tell the final norm of {name!r}: {', '.join(of_pooled)} see pooled outputs."
         )
-    norm = alone[0] if alone else None
-    final = next((path for path, _, made in norms if made is hidden), norm if last and last[-1] is hidden else None)
+    norm = of_pooled[0] if of_pooled else None
+    final = next((path for path, _, output in norms if output is hidden), norm if last and last[-1] is hidden else None)
     abilities = {"checkpointing"} if getattr(model, "supports_gradient_checkpointing", False) else set()
-    layout = replace(layout, **found, norm=norm, final=final)
+    layout = replace(layout, **fields, norm=norm, final=final)
     if not layout.pooled:
         states = layout.run(model, pixels, 2, None).hidden_states if final is not None else None
         if states is not None and len(states) == len(find_blocks(model)) + 1 and states[-2].shape == hidden.shape:
@@ -185,32 +192,34 @@ def _probe(
     return layout
 
 
-def _tokens(model: nn.Module, layout: ModelLayout, count: int, height: int, width: int) -> dict[str, Any]:
-    """What stands for what in a row of `count` tokens: patches in the end, of a size that later stages may double."""
+def _divide_tokens(
+    model: nn.Module, name: str, first_patch: tuple[int, int], count: int, height: int, width: int
+) -> dict[str, Any]:
+    """Fields of the layout by a row of `count` tokens: the last are patches, of a size that later stages may double."""
     for factor in (1, 2, 4, 8, 16, 32):
-        patch = (layout.patch[0] * factor, layout.patch[1] * factor)
+        patch = (first_patch[0] * factor, first_patch[1] * factor)
         patches = (height // patch[0]) * (width // patch[1])
         if count == patches or (factor == 1 and count > patches > 0):
             break
     else:
-        raise ValueError(f"encoders.HFVision cannot read {layout.name!r}: {count} tokens of {height} x {width} pixels.")
-    own, names = count - patches, [name for name, _ in model.named_parameters()]
-    classed = any(re.search(r"(cls|class)_(token|embedding)s?$", key) for key in names)
-    if own and (not classed or any("detection_tokens" in key for key in names)):
-        raise ValueError(f"encoders.HFVision cannot tell what the first {own} tokens of {layout.name!r} are.")
+        raise ValueError(f"encoders.HFVision cannot read {name!r}: {count} tokens of {height} x {width} pixels.")
+    own, keys = count - patches, [key for key, _ in model.named_parameters()]
+    classed = any(re.search(r"(cls|class)_(token|embedding)s?$", key) for key in keys)
+    if own and (not classed or any("detection_tokens" in key for key in keys)):
+        raise ValueError(f"encoders.HFVision cannot tell what the first {own} tokens of {name!r} are.")
     return {"patch": patch, "own": own, "pooled": own == 0}
 
 
 @contextmanager
-def _watched(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[tuple[str, Tensor, Tensor]], list[Tensor]]]:
+def _record_norms(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[NormCall], list[Tensor]]]:
     """While the model runs: (path, input, output) of its norms, and the outputs of one block."""
-    norms: list[tuple[str, Tensor, Tensor]] = []
+    norms: list[NormCall] = []
     outputs: list[Tensor] = []
 
     def note(path: str) -> Any:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            if given and all(path != seen for seen, _, _ in norms):
-                norms.append((path, given[0], made))
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if inputs and all(path != recorded for recorded, _, _ in norms):
+                norms.append((path, inputs[0], output))
 
         return hook
 
@@ -219,7 +228,10 @@ def _watched(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[tuple[st
         for path, module in model.named_modules()
         if re.search(r"(Layer|RMS)_?Norm$", type(module).__name__)
     ]
-    keep = lambda _, __, made: outputs.append(made[0] if isinstance(made, tuple) else made)  # noqa: E731
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
     handles.append(block.register_forward_hook(keep))
     try:
         yield norms, outputs

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from toolbox.utils import hub, weight_files
 from toolbox.utils.hf_logging import quiet_transformers
@@ -18,7 +17,7 @@ from toolbox.utils.image_processor import PROCESSOR_FILES, ProcessorSettings, re
 from toolbox.utils.messages import one_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _CONFIGS = ("config.json", *PROCESSOR_FILES)
 _WEIGHTS = (
@@ -80,7 +79,7 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
         name,
         _CONFIGS,
         lambda folder: (folder / "config.json").is_file(),
-        _steps("configuration", name, revision),
+        _make_steps("configuration", name, revision),
         revision,
     )
     return HFSource(
@@ -103,7 +102,7 @@ def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
     return config
 
 
-def create(config: PretrainedConfig) -> nn.Module:
+def create(config: PretrainedConfig) -> PreTrainedModel:
     """A model of random weights, without a pooler that the tokens do not need."""
     return _model_class(config)._from_config(config, **_options(config))
 
@@ -113,7 +112,9 @@ def find(source: HFSource) -> Path:
     if source.folder is not None:
         _check(source.folder)
         return source.folder
-    steps = _steps("weights", source.repository, source.revision)
+    if source.repository is None:
+        raise ValueError("arch describes a model without weights: set weights=False.")
+    steps = _make_steps("weights", source.repository, source.revision)
     for patterns in _WEIGHTS:  # most repositories hold the first, and the others beside it would be downloaded in vain
         folder = hub.snapshot(source.repository, (*_CONFIGS, *patterns), _has_weights, steps, source.revision)
         if _has_weights(folder):
@@ -122,15 +123,16 @@ def find(source: HFSource) -> Path:
     return folder
 
 
-def load(model: nn.Module, source: HFSource) -> None:
+def load(model: PreTrainedModel, source: HFSource) -> None:
     """Replace all values of `model` by those of its weights, in float32.
 
     Those of other parts, such as a text tower or a classifier, are left out.
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
     folder = find(source)
+    model_class: Any = type(model)  # whose annotations do not tell what `output_loading_info` adds
     with quiet_transformers():
-        loaded, report = type(model).from_pretrained(
+        loaded, report = model_class.from_pretrained(
             str(folder),
             config=model.config,
             dtype=torch.float32,
@@ -141,20 +143,21 @@ def load(model: nn.Module, source: HFSource) -> None:
             weights_only=True,
             **_options(model.config),
         )
-    own = model.state_dict()
-    problems = {
-        label: [key for key in (k if isinstance(k, str) else k[0] for k in report.get(kind, ())) if key in own]
-        for kind, label in (("missing_keys", "missing"), ("mismatched_keys", "of another shape"))
-    }
+    names = model.state_dict().keys()
+    problems = {}
+    for kind, label in (("missing_keys", "missing"), ("mismatched_keys", "of another shape")):
+        keys = [key if isinstance(key, str) else key[0] for key in report.get(kind, ())]
+        problems[label] = [key for key in keys if key in names]
     hint = "Download it again, or correct its config.json."
     weight_files.raise_misfit(problems, folder, hint)
     state = loaded.state_dict()
-    weight_files.fill(model, {key: state[key] for key in own if key in state}, folder, hint)
+    weight_files.fill(model, {key: state[key] for key in names if key in state}, folder, hint)
 
 
-def save(model: nn.Module, source: HFSource, folder: Path | None) -> str:
+def save(model: PreTrainedModel, source: HFSource, folder: Path | None) -> str:
     """Write a model into `folder`, or nothing for None; returns the line that loads it from there, or from the Hub."""
-    name, where, options = "AutoModel", "folder", dict(_options(model.config))
+    options: dict[str, Any] = dict(_options(model.config))
+    name, where = "AutoModel", "folder"
     if folder is not None:
         with quiet_transformers():
             model.save_pretrained(folder)
@@ -166,8 +169,8 @@ def save(model: nn.Module, source: HFSource, folder: Path | None) -> str:
         if model.config.model_type == "vit_mae":
             options["mask_ratio"] = 0.0
     options["trust_remote_code"] = False
-    given = "".join(f", {key}={value!r}" for key, value in options.items())
-    return f"model = {name}.from_pretrained({where}{given}).eval()"
+    arguments = "".join(f", {key}={value!r}" for key, value in options.items())
+    return f"model = {name}.from_pretrained({where}{arguments}).eval()"
 
 
 def set_drop_path(config: PretrainedConfig, rate: float) -> None:
@@ -185,8 +188,8 @@ def set_drop_path(config: PretrainedConfig, rate: float) -> None:
 def _model_class(config: PretrainedConfig) -> Any:
     from transformers import AutoModel
 
-    found = AutoModel._model_mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+    model_class = AutoModel._model_mapping[type(config)]
+    return model_class[0] if isinstance(model_class, tuple) else model_class
 
 
 def _options(config: PretrainedConfig) -> dict[str, bool]:
@@ -200,7 +203,7 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     kind = arch.get("model_type")
-    if kind not in CONFIG_MAPPING_NAMES:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         near = get_close_matches(str(kind), CONFIG_MAPPING_NAMES, 1)
         hint = f"Did you mean {near[0]!r}?" if near else "For example 'dinov2', 'vit' or 'siglip_vision_model'."
         raise ValueError(f"arch needs the model_type of a model in transformers, not {kind!r}. {hint}")
@@ -214,9 +217,9 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
             near = get_close_matches(key, known, 1)
             hint = f"Did you mean {near[0]!r}?" if near else "See the documentation of transformers."
             raise ValueError(f"{kind!r} has no field {key!r}. {hint}")
-    own = getattr(default, "image_size", None)
-    if size is not None and own is not None:
-        fields.setdefault("image_size", size if isinstance(own, int) else [size, size])
+    default_size = getattr(default, "image_size", None)
+    if size is not None and default_size is not None:
+        fields.setdefault("image_size", size if isinstance(default_size, int) else [size, size])
     try:
         return AutoConfig.for_model(kind, **fields)
     except Exception as error:  # the types of transformers' own complaints differ by version
@@ -260,19 +263,15 @@ def _check(folder: Path) -> None:
     weight_files.check_weight_files(folder)
 
 
-def _steps(what: str, repository: str, revision: str | None) -> Callable[[str], str]:
+def _make_steps(what: str, repository: str, revision: str | None) -> Callable[[str], str]:
+    subject = f"The {what} of encoders.HFVision {repository!r} {'is' if what == 'configuration' else 'are'}"
+    access = [f"If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login"]
+    alternatives = [hub.RANDOM_WEIGHTS] if what == "weights" else []
     folder = f"weights/{repository.rpartition('/')[2]}"
-    at = f" --revision {revision}" if revision else ""
-    verb = "is" if what == "configuration" else "are"
-    random = "\nOr try the recipe with random weights: the override model.backbone.weights=False"
 
-    def message(reason: str) -> str:
-        return (
-            f"The {what} of encoders.HFVision {repository!r} {verb} not on this machine: {reason}.\n"
-            f"  1. If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login\n"
-            f"  2. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
-            f"  3. hf download {repository}{at} --local-dir {folder}\n"
-            f"  4. Run again with the override model.backbone.name={folder}" + (random if what == "weights" else "")
+    def format_message(reason: str) -> str:
+        return hub.format_download_steps(
+            subject, repository, folder, reason, revision=revision, access=access, alternatives=alternatives
         )
 
-    return message
+    return format_message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from toolbox_encoders import hf_source
 from toolbox_encoders.arguments import check_image_arguments
 from toolbox_encoders.find_blocks import find_blocks
 from toolbox_encoders.hf_layout import find_layout, pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class HFVision(Backbone):
@@ -137,7 +140,7 @@ class HFVision(Backbone):
         (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
-def _create(source: hf_source.HFSource, config: Any) -> nn.Module:
+def _create(source: hf_source.HFSource, config: Any) -> PreTrainedModel:
     try:
         return hf_source.create(config)
     except Exception as error:  # the types of transformers' own complaints differ by version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from toolbox.utils.image_processor import read_timm_images
 from toolbox.utils.messages import one_line
 from toolbox_encoders import timm_source
 from toolbox_encoders.arguments import check_image_arguments
-from toolbox_encoders.find_blocks import find_blocks, top_level
+from toolbox_encoders.find_blocks import find_blocks, list_outer_parts
+
+if TYPE_CHECKING:
+    from toolbox_encoders.timm_source import TimmNet
 
 
 class Timm(Backbone):
@@ -67,14 +70,15 @@ class Timm(Backbone):
         self._source = timm_source.resolve(name, checkpoint, revision, arch)
         cfg = self._source.cfg
         self._images = read_timm_images(cfg.to_dict())
-        self.size: tuple[int, int] = tuple(cfg.input_size[-2:]) if size is None else (size, size)
+        _, height, width = cfg.input_size
+        self.size: tuple[int, int] = (height, width) if size is None else (size, size)
         self._built_for = self.size if cfg.fixed_input_size else None
         if weights and self._source.weights_id is None:
             raise ValueError(f"timm has no weights of {name!r}: set weights=False, or give a checkpoint.")
         with torch.device("meta"):
             draft = timm_source.create(self._source, self._built_for, drop_path)
-        self._layout = _look_at(draft, name, self.size, cfg.input_size[-2:])
-        if size is not None and size % self._layout.patch and self.size != tuple(cfg.input_size[-2:]):
+        self._layout = _find_layout(draft, name, self.size, (height, width))
+        if size is not None and size % self._layout.patch and self.size != (height, width):
             below = max(size // self._layout.patch, 1) * self._layout.patch
             raise ValueError(
                 f"{name!r} reads patches of {self._layout.patch} pixels: size must be a multiple of it, not {size}: "
@@ -99,7 +103,7 @@ class Timm(Backbone):
         try:
             if layers == 1:
                 return self._layout.features(self.model, self.model.forward_features(inputs), inputs)
-            return self._several(inputs, layers)
+            return self._encode_blocks(inputs, layers)
         except AssertionError as error:  # of a net that was built for another size
             raise ValueError(f"{self._source.name!r} does not take these images: {error}.") from error
 
@@ -107,7 +111,7 @@ class Timm(Backbone):
         return self._images.preprocess(self.size, self.crop)
 
     def layers(self) -> list[nn.Module]:
-        return find_blocks(self.model) or top_level(self.model)
+        return find_blocks(self.model) or list_outer_parts(self.model)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
@@ -128,17 +132,17 @@ class Timm(Backbone):
             cfg = source.cfg.to_dict(remove_source=True, remove_null=True)
             cfg["fixed_input_size"] = self._built_for is not None
             save_timm(self.model, folder, source.architecture, arguments, cfg, self.preprocess())
-        found = timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
+        exported = timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
         if self.weights_id is not None and source.cfg.license not in (None, "apache-2.0", "mit"):
-            found.notes.append(f"LICENSE: timm's description of these weights says {source.cfg.license!r}.")
-        return found
+            exported.notes.append(f"LICENSE: timm's description of these weights says {source.cfg.license!r}.")
+        return exported
 
     def enable_checkpointing(self) -> None:
         if "checkpointing" not in self.abilities:
             raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
         self.model.set_grad_checkpointing(True)
 
-    def _several(self, inputs: Tensor, layers: int) -> Features:
+    def _encode_blocks(self, inputs: Tensor, layers: int) -> Features:
         output, pairs = self.model.forward_intermediates(
             inputs, indices=layers, norm=True, output_fmt="NLC", return_prefix_tokens=True
         )
@@ -173,10 +177,10 @@ class TokenLayout:
 
     @property
     def patch(self) -> int:
-        """What sizes are a multiple of; a map is padded to any."""
+        """The number of pixels that sizes are a multiple of; a map is padded to any."""
         return self.reduction if self.cells is None else 1
 
-    def features(self, net: nn.Module, output: Tensor, inputs: Tensor) -> Features:
+    def features(self, net: TimmNet, output: Tensor, inputs: Tensor) -> Features:
         """From the output of `forward_features` for `inputs`."""
         grid = self.grid(output, inputs)
         if self.cells is None:
@@ -221,8 +225,8 @@ class TokenLayout:
         )
 
 
-def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> TokenLayout:
-    """Find out the layout of a net on the meta device, by sending an empty picture through it."""
+def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> TokenLayout:
+    """Find out the layout of a net on the meta device, by sending an empty image through it."""
     pixels = torch.empty(2, 3, *size, device="meta")
     net.eval()
     try:
@@ -248,7 +252,8 @@ def _look_at(net: nn.Module, name: str, size: tuple[int, int], own_size: tuple[i
         layout = TokenLayout(name, output.shape[2], None, own, pooled_first, reduction, checkpointing | layers)
     with torch.no_grad():
         features = layout.features(net, output, pixels)
-    if features.tokens.shape[-1] != layout.dim or features.grid[0] * features.grid[1] < 1:
+    rows, columns = layout.grid(output, pixels)
+    if features.tokens.shape[-1] != layout.dim or rows * columns < 1:
         raise ValueError(f"encoders.Timm cannot read {name!r}: its pooled output and its tokens differ in width.")
     net.train()
     return layout
@@ -267,7 +272,7 @@ def _gives_blocks(net: nn.Module) -> bool:
     return isinstance(net, Beit | Eva | VisionTransformer)
 
 
-def _can_checkpoint(net: nn.Module) -> bool:
+def _can_checkpoint(net: TimmNet) -> bool:
     try:
         net.set_grad_checkpointing(True)
         net.set_grad_checkpointing(False)

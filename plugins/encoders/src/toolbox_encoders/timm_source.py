@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,21 @@ from toolbox.utils.messages import one_line
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
+
+    class TimmNet(nn.Module):
+        """The methods of timm's nets that are used here; timm has no class for them."""
+
+        def forward_features(self, x: Tensor) -> Tensor: ...
+
+        def forward_head(self, x: Tensor, *, pre_logits: bool) -> Tensor: ...
+
+        blocks: nn.Sequential
+        feature_info: Sequence[dict[str, Any]]
+
+        def forward_intermediates(self, x: Tensor, **options: Any) -> tuple[Tensor, list[Any]]: ...
+
+        def set_grad_checkpointing(self, enable: bool) -> None: ...
+
 
 _ARGUMENTS = {
     "img_size": "size",
@@ -50,7 +65,7 @@ class TimmSource:
         """The file, folder, repository or address that has the weights; None where timm has none."""
         if self.file is not None or self.folder is not None:
             return str(self.file or self.folder)
-        return self.cfg.hf_hub_id or self.cfg.url or None
+        return self.cfg.hf_hub_id or _find_url(self.cfg)
 
     @property
     def published(self) -> str | None:
@@ -66,9 +81,9 @@ def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mappi
     A name in timm's registry wins over a folder of that name; write `./resnet50` to mean the folder.
     Raises ValueError, with the names that were probably meant, or OSError for a folder that is none.
     """
-    from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
+    from timm.models import PretrainedCfg, get_pretrained_cfg, is_model, split_model_name_tag
 
-    arguments = _checked(arch or {})
+    arguments = _check_arguments(arch or {})
     bare = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
     path = Path(name).expanduser()
     file = None if checkpoint is None else Path(checkpoint).expanduser()
@@ -76,7 +91,9 @@ def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mappi
         try:
             cfg = get_pretrained_cfg(bare)
         except RuntimeError:
-            raise ValueError(_unknown(bare)) from None
+            raise ValueError(_describe_unknown(bare)) from None
+        if cfg is None:  # a net without any published weights
+            cfg = PretrainedCfg()
         if revision is not None and file is not None:
             raise ValueError("revision belongs to a repository on the Hub, and checkpoint is a file: remove one.")
         architecture = split_model_name_tag(bare)[0]
@@ -90,10 +107,10 @@ def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mappi
             f"{name!r} is a file, which does not say of what net: give timm's name of that as name, "
             f"and checkpoint={name!r}."
         )
-    raise ValueError(_unknown(bare))
+    raise ValueError(_describe_unknown(bare))
 
 
-def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -> nn.Module:
+def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -> TimmNet:
     """A net of random weights, without classifier.
 
     - `size`: (height, width) of its images, None for nets that take any.
@@ -109,7 +126,7 @@ def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -
     for module in net.modules():
         if hasattr(module, "qkv_bias_separate"):
             # else the bias goes with the bare weight matrix past the layer, and so past an adapter on the layer
-            module.qkv_bias_separate = True
+            setattr(module, "qkv_bias_separate", True)  # noqa: B010
     return net
 
 
@@ -125,18 +142,19 @@ _REFUSALS = (
 """What timm's nets raise, each its own, for arguments and files that do not fit."""
 
 
-def _construct(source: TimmSource, size: tuple[int, int] | None, drop_path: float, **more: Any) -> nn.Module:
+def _construct(source: TimmSource, size: tuple[int, int] | None, drop_path: float, **more: Any) -> TimmNet:
     import timm
 
     arguments = {"num_classes": 0, **source.arguments, "pretrained_cfg": source.cfg, **more}
+    create_model: Any = timm.create_model  # by its annotations it gives any Module
     if size is not None:
         arguments["img_size"] = size
     try:
-        return timm.create_model(source.architecture, drop_path_rate=drop_path, **arguments)
+        return create_model(source.architecture, drop_path_rate=drop_path, **arguments)
     except TypeError as error:
         if "'drop_path_rate'" not in str(error):
             raise
-        return timm.create_model(source.architecture, **arguments)
+        return create_model(source.architecture, **arguments)
 
 
 def find(source: TimmSource) -> Path:
@@ -146,9 +164,10 @@ def find(source: TimmSource) -> Path:
             raise FileNotFoundError(f"the checkpoint {source.file} does not exist (looked in {Path.cwd()}).")
         file = source.file
     elif source.folder is not None:
-        file = _in_folder(source.folder)
-        if file is None:
+        in_folder = _find_file(source.folder)
+        if in_folder is None:
             raise FileNotFoundError(f"{source.folder} has none of {', '.join(_FILES)}. Download it again.")
+        file = in_folder
     else:
         file = _download(source)
     if file.suffix == ".safetensors":
@@ -164,28 +183,28 @@ def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> No
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
     file = find(source)
-    overlay = {"custom_load": False, "source": None, "label_offset": 0}
+    overlay: dict[str, Any] = {"custom_load": False, "source": None, "label_offset": 0}
     if file.suffix == ".safetensors":
         overlay["file"] = str(file)
-        shapes = _shapes(file)
+        shapes = _read_shapes(file)
     else:
-        overlay["state_dict"] = _unpickled(file)
-        shapes = {name: tuple(tensor.shape) for name, tensor in overlay["state_dict"].items()}
+        tensors = overlay["state_dict"] = _read_pickle(file)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     # timm compares keys strictly only where the classifier fits too
-    overlay["num_classes"] = classes = _classes(shapes, source.cfg.classifier)
+    overlay["num_classes"] = classes = _count_classes(shapes, source.cfg.classifier)
     try:
         loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except _REFUSALS as error:
         raise ValueError(f"The weights in {file} do not fit {source.name!r}: {one_line(error)}. {_HINT}") from error
     state = loaded.state_dict()
-    own = net.state_dict()
-    weight_files.fill(net, {key: tensor for key, tensor in state.items() if key in own}, file, _HINT)
+    names = net.state_dict().keys()
+    weight_files.fill(net, {key: tensor for key, tensor in state.items() if key in names}, file, _HINT)
 
 
 _HINT = "Name the net that they are of, without arch, or set weights=False."
 
 
-def _checked(arch: Mapping[str, Any]) -> dict[str, Any]:
+def _check_arguments(arch: Mapping[str, Any]) -> dict[str, Any]:
     for key in arch:
         if key in _ARGUMENTS:
             raise ValueError(f"arch has no {key!r}: it is the argument {_ARGUMENTS[key]!r} of encoders.Timm.")
@@ -196,7 +215,7 @@ def _checked(arch: Mapping[str, Any]) -> dict[str, Any]:
     return dict(arch)
 
 
-def _unknown(name: str) -> str:
+def _describe_unknown(name: str) -> str:
     from timm.models import is_model, list_models, list_pretrained
 
     if "/" in name or "\\" in name or name.startswith((".", "~")):
@@ -238,8 +257,8 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{config} is no valid JSON ({error}). Download it again.") from error
     if not isinstance(content, dict) or not is_model(content.get("architecture", "")):
-        found = content.get("model_type") if isinstance(content, dict) else None
-        hint = f"It describes transformers' {found!r}: use encoders.HFVision." if found else "Download it again."
+        other = content.get("model_type") if isinstance(content, dict) else None
+        hint = f"It describes transformers' {other!r}: use encoders.HFVision." if other else "Download it again."
         raise ValueError(f"{config} names no architecture that timm has. {hint}")
     known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"file", "state_dict", "source"}
     # the oldest files have the description on the top level
@@ -252,76 +271,79 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
         and key not in _FIXED
         and (key == "img_size" or key not in _ARGUMENTS)  # what would load, or change, other files
     }
-    own = {"architecture": content["architecture"]}
+    changes = {"architecture": content["architecture"]}
     if "img_size" in saved:
         size = saved.pop("img_size")
-        own |= {"input_size": (3, *([size] * 2 if isinstance(size, int) else size)), "fixed_input_size": True}
-    cfg = dataclasses.replace(cfg, **own)
+        changes |= {"input_size": (3, *([size] * 2 if isinstance(size, int) else size)), "fixed_input_size": True}
+    cfg = dataclasses.replace(cfg, **changes)
     return TimmSource(name, content["architecture"], {**saved, **arch}, cfg, file=file, folder=folder)
 
 
 def _download(source: TimmSource) -> Path:
-    repository, url = source.cfg.hf_hub_id, source.cfg.url
-    if not repository and not url:
-        raise ValueError(f"timm has no weights of {source.name!r}: set weights=False, or give a checkpoint.")
+    repository, url, revision = source.cfg.hf_hub_id, _find_url(source.cfg), source.revision
     short = source.architecture + (f".{source.cfg.tag}" if source.cfg.tag else "")
+    if not repository and url is None:
+        raise ValueError(f"timm has no weights of {source.name!r}: set weights=False, or give a checkpoint.")
     if not repository:
-        file = f"weights/{short}{Path(url).suffix}"
+        target = f"weights/{short}{Path(url or '').suffix}"
         raise FileNotFoundError(
             f"The weights of {source.name!r} are not on the Hugging Face Hub.\n"
-            f"  1. curl -L --create-dirs -o {file} {url}\n"
-            f"  2. Run again with the override model.backbone.checkpoint={file}"
+            f"  1. curl -L --create-dirs -o {target} {url}\n"
+            f"  2. Run again with the override model.backbone.checkpoint={target}"
         )
-    at = f" --revision {source.revision}" if source.revision else ""
+    subject = f"The weights of encoders.Timm {source.name!r} ({repository}) are"
 
-    def steps(reason: str) -> str:
-        return (
-            f"The weights of encoders.Timm {source.name!r} ({repository}) are not on this machine: {reason}.\n"
-            f"  1. In mainland China: export HF_ENDPOINT=https://hf-mirror.com\n"
-            f"  2. hf download {repository}{at} --local-dir weights/{short}\n"
-            f"  3. Run again with the override model.backbone.name=weights/{short}\n"
-            f"Or try the recipe with random weights: the override model.backbone.weights=False"
+    def format_message(reason: str) -> str:
+        alternatives = [hub.RANDOM_WEIGHTS]
+        return hub.format_download_steps(
+            subject, repository, f"weights/{short}", reason, revision=revision, alternatives=alternatives
         )
+
+    def is_complete(folder: Path) -> bool:
+        return _find_file(folder) is not None
 
     for name in _FILES:  # most repositories hold the first, and the others beside it would be downloaded in vain
-        folder = hub.snapshot(
-            repository, ["config.json", name], lambda folder: _in_folder(folder) is not None, steps, source.revision
-        )
-        file = _in_folder(folder)
+        folder = hub.snapshot(repository, ["config.json", name], is_complete, format_message, revision)
+        file = _find_file(folder)
         if file is not None:
             return file
     raise FileNotFoundError(f"{repository} has none of {', '.join(_FILES)}.")
 
 
-def _in_folder(folder: Path) -> Path | None:
+def _find_url(cfg: PretrainedCfg) -> str | None:
+    """The address of the weights; timm writes one, or (repository, file)."""
+    return cfg.url if isinstance(cfg.url, str) and cfg.url else None
+
+
+def _find_file(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
-def _classes(shapes: Mapping[str, tuple[int, ...]], classifier: str | tuple[str, ...] | None) -> int:
+def _count_classes(shapes: Mapping[str, tuple[int, ...]], classifier: str | tuple[str, ...] | None) -> int:
     """How many classes the classifier in a checkpoint tells apart, 0 where it has none."""
     names = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
     return next((shapes[name][0] for name in names if name in shapes), 0)
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as content:
         return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
 
 
-def _unpickled(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .bin; of anything else in it nothing is made, so that no code of it runs."""
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth, .pt or .bin; nothing else in it is unpickled, so that no code of it runs."""
     from timm.models import load_state_dict
 
     try:
-        found = load_state_dict(str(file), weights_only=True)
+        content = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # pickle raises anything on a damaged file
         raise OSError(
             f"{file} cannot be read as a checkpoint of tensors alone: it is damaged, or holds objects whose code would "
             "have to run. Download it again, best as .safetensors."
         ) from error
-    tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    tensors = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
     if not tensors:
         raise OSError(f"{file} holds no tensors. Download it again.")
     return tensors

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Loss
-from toolbox_losses.classification import check_classes, labelled_rows
+from toolbox_losses.classification import check_classes, require_class_vectors, select_labelled_rows
 from toolbox_losses.pairs import check_positive, directions
 
 
@@ -51,16 +51,17 @@ class ArcFace(Loss):
         self, embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor:
         name = type(self).__name__
-        rows, labels = labelled_rows(name, self.weight, embeddings, labels, ref_embeddings, ref_labels)
-        cosines = self.cosines(directions(rows))
+        weight = require_class_vectors(name, self.weight)
+        rows, labels = select_labelled_rows(name, weight, embeddings, labels, ref_embeddings, ref_labels)
+        cosines = self.compute_cosines(directions(rows), weight)
         index = labels[:, None]
-        own = widened(cosines.gather(1, index), self.margin)
-        logits = self.scale * cosines.scatter(1, index, own)
-        return (logits.logsumexp(dim=1) - self.scale * own[:, 0]).mean()
+        label_cosines = widen_angles(cosines.gather(1, index), self.margin)
+        logits = self.scale * cosines.scatter(1, index, label_cosines)
+        return (logits.logsumexp(dim=1) - self.scale * label_cosines[:, 0]).mean()
 
-    def cosines(self, rows: Tensor) -> Tensor:
-        """(N, D) of length 1 -> (N, classes)."""
-        return rows @ directions(self.weight.to(rows.dtype)).T
+    def compute_cosines(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """(N, D) of length 1 and the class centres -> (N, classes)."""
+        return rows @ directions(weight.to(rows.dtype)).T
 
 
 class SubCenterArcFace(ArcFace):
@@ -85,12 +86,12 @@ class SubCenterArcFace(ArcFace):
         classes = check_classes(type(self).__name__, classes)
         self.weight = nn.Parameter(torch.randn(classes, self.sub_centers, dim) * 0.01)
 
-    def cosines(self, rows: Tensor) -> Tensor:
-        centers = directions(self.weight.to(rows.dtype).flatten(0, 1))
+    def compute_cosines(self, rows: Tensor, weight: Tensor) -> Tensor:
+        centers = directions(weight.to(rows.dtype).flatten(0, 1))
         return (rows @ centers.T).unflatten(1, (-1, self.sub_centers)).max(dim=2).values
 
 
-def widened(cosine: Tensor, margin: float) -> Tensor:
+def widen_angles(cosine: Tensor, margin: float) -> Tensor:
     """The cosine of the angle plus `margin` radians; beyond 180 degrees a line that keeps falling."""
     squared = 1 - cosine.square()
     flat = squared <= 8 * torch.finfo(cosine.dtype).eps

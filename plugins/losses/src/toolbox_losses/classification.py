@@ -1,9 +1,9 @@
-"""What losses with learned class vectors share: their size, and which labelled rows they classify."""
+"""What losses with learned class vectors share: checks of classes and labels, and the rows to classify."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_classes(name: str, classes: int | None) -> int:
@@ -18,9 +18,16 @@ def check_classes(name: str, classes: int | None) -> int:
     return classes
 
 
-def labelled_rows(
+def require_class_vectors(name: str, weight: nn.Parameter | None) -> nn.Parameter:
+    """`weight` itself. Raises ValueError where `connect` has not created it."""
+    if weight is None:
+        raise ValueError(f"{name} has no class vectors yet: call connect(dim, classes) before the first batch")
+    return weight
+
+
+def select_labelled_rows(
     name: str,
-    weight: Tensor | None,
+    weight: Tensor,
     embeddings: Tensor,
     labels: Tensor,
     ref_embeddings: Tensor | None,
@@ -30,12 +37,10 @@ def labelled_rows(
 
     - `weight`: the class vectors, (classes, ..., D).
 
-    Raises ValueError when there are none, when they are of another width, or when labels are not indices of classes.
+    Raises ValueError when these are of another width, or when labels are not indices of classes.
     The range of labels is checked on the CPU only, where that waits for nothing; on an accelerator the indexing of
     the caller fails with the device's own message.
     """
-    if weight is None:
-        raise ValueError(f"{name} has no class vectors yet: call connect(dim, classes) before the first batch")
     if ref_embeddings is not None and ref_labels is not None:
         embeddings, labels = torch.cat([embeddings, ref_embeddings]), torch.cat([labels, ref_labels])
     if embeddings.shape[1] != weight.shape[-1]:
@@ -46,7 +51,7 @@ def labelled_rows(
 
 
 def check_labels(name: str, labels: Tensor, rows: Tensor, classes: int) -> Tensor:
-    """The labels of `rows` in int64. Raises ValueError as `labelled_rows` does."""
+    """The labels of `rows` in int64. Raises ValueError as `select_labelled_rows` does."""
     if labels.shape != rows.shape[:1]:
         raise ValueError(
             f"{name} takes one label for each of the {len(rows)} embeddings, not labels of shape {tuple(labels.shape)}"
@@ -63,7 +68,7 @@ def check_labels(name: str, labels: Tensor, rows: Tensor, classes: int) -> Tenso
     return labels.long()
 
 
-def members(labels: Tensor, classes: int) -> Tensor:
+def mark_classes(labels: Tensor, classes: int) -> Tensor:
     """(N,) -> (N, classes): True at the class of each row. A label that is no class fails on every device."""
     mask = torch.zeros(len(labels), classes, dtype=torch.bool, device=labels.device)
     return mask.scatter_(1, labels[:, None], True)

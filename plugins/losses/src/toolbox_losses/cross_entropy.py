@@ -47,18 +47,20 @@ class CrossEntropy(Loss):
     ) -> Tensor:
         if ref_embeddings is not None and ref_labels is not None:
             embeddings, labels = torch.cat([embeddings, ref_embeddings]), torch.cat([labels, ref_labels])
-        self._check_shape(embeddings)
-        found = embeddings.log_softmax(dim=1)
+        classes = self._check_shape(embeddings)
+        log_shares = embeddings.log_softmax(dim=1)
         if labels.ndim == 2:
             _check_shares(labels, embeddings)
-            own = (labels.to(found.dtype) * found).sum(dim=1)
+            terms = (labels.to(log_shares.dtype) * log_shares).sum(dim=1)
         else:
-            own = found.gather(1, check_labels("CrossEntropy", labels, embeddings, self.classes)[:, None])[:, 0]
+            index = check_labels("CrossEntropy", labels, embeddings, classes)
+            terms = log_shares.gather(1, index[:, None])[:, 0]
         if self.label_smoothing > 0:
-            own = (1 - self.label_smoothing) * own + self.label_smoothing * found.mean(dim=1)
-        return -own.mean()
+            terms = (1 - self.label_smoothing) * terms + self.label_smoothing * log_shares.mean(dim=1)
+        return -terms.mean()
 
-    def _check_shape(self, logits: Tensor) -> None:
+    def _check_shape(self, logits: Tensor) -> int:
+        """The number of classes. Raises ValueError where it is unknown, or not that of the logits."""
         if self.classes is None:
             raise ValueError("CrossEntropy does not know its classes yet: call connect(dim, classes) first")
         if logits.shape[1] != self.classes:
@@ -66,6 +68,7 @@ class CrossEntropy(Loss):
                 f"CrossEntropy reads one logit for each of {self.classes} classes, and these rows have "
                 f"{logits.shape[1]}"
             )
+        return self.classes
 
 
 def _check_shares(shares: Tensor, logits: Tensor) -> None:

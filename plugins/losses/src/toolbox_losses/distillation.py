@@ -52,42 +52,45 @@ class Distillation(Loss):
         labels: Tensor | None,
         ref_embeddings: Tensor | None,
         ref_labels: Tensor | None,
-        teacher: Tensor,
+        teacher: Tensor | None = None,
         ref_teacher: Tensor | None = None,
     ) -> Tensor:
-        _check_rows("embeddings", embeddings, teacher)
-        if ref_embeddings is not None:
-            _check_rows("rows of the second view", ref_embeddings, ref_teacher)
-        teacher = teacher.detach().to(embeddings.dtype)
-        ref_teacher = None if ref_embeddings is None else ref_teacher.detach().to(embeddings.dtype)
+        teacher = _check_rows("embeddings", embeddings, teacher).detach().to(embeddings.dtype)
+        if ref_embeddings is None:
+            ref_teacher = None
+        else:
+            ref_teacher = _check_rows("rows of the second view", ref_embeddings, ref_teacher)
+            ref_teacher = ref_teacher.detach().to(embeddings.dtype)
         self.check_teacher(embeddings.shape[1], teacher.shape[1])
         if self.kind == "embedding":
-            return _apart(_stacked(embeddings, ref_embeddings), _stacked(teacher, ref_teacher))
+            return _compute_distance(_concat(embeddings, ref_embeddings), _concat(teacher, ref_teacher))
         anchors, candidates = views(embeddings, ref_embeddings)
-        taught, taught_candidates = views(teacher, ref_teacher)
-        scores, wanted = anchors @ candidates.T, taught @ taught_candidates.T
+        teacher_anchors, teacher_candidates = views(teacher, ref_teacher)
+        scores, targets = anchors @ candidates.T, teacher_anchors @ teacher_candidates.T
         kept = torch.ones_like(scores, dtype=torch.bool)
         if ref_embeddings is None:
             kept.fill_diagonal_(False)
         if self.kind == "mse":
-            return torch.where(kept, scores - wanted, 0).square().sum() / kept.sum().clamp(min=1)
+            return torch.where(kept, scores - targets, 0).square().sum() / kept.sum().clamp(min=1)
         lowest = torch.finfo(scores.dtype).min
-        student, target = ((x / self.temperature).masked_fill(~kept, lowest).log_softmax(1) for x in (scores, wanted))
+        student, target = ((x / self.temperature).masked_fill(~kept, lowest).log_softmax(1) for x in (scores, targets))
         divergence = torch.where(kept, target.exp() * (target - student), 0).sum()
         return self.temperature**2 * divergence / len(embeddings)
 
 
-def _check_rows(what: str, student: Tensor, teacher: Tensor | None) -> None:
+def _check_rows(what: str, student: Tensor, teacher: Tensor | None) -> Tensor:
+    """The teacher's rows. Raises ValueError unless there is one for each of the student's."""
     if teacher is not None and teacher.ndim != 2:
         raise ValueError(f"a teacher gives one embedding an item (B, D), not {tuple(teacher.shape)}: pool its tokens")
-    rows = "none" if teacher is None else str(len(teacher))
-    if rows != str(len(student)):
+    if teacher is None or len(teacher) != len(student):
+        rows = "none" if teacher is None else str(len(teacher))
         raise ValueError(f"a teacher's embedding belongs to each of the {len(student)} {what}, but there are {rows}")
+    return teacher
 
 
-def _stacked(rows: Tensor, more: Tensor | None) -> Tensor:
+def _concat(rows: Tensor, more: Tensor | None) -> Tensor:
     return rows if more is None else torch.cat([rows, more])
 
 
-def _apart(student: Tensor, teacher: Tensor) -> Tensor:
+def _compute_distance(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - (directions(student) * directions(teacher)).sum(dim=1)).mean()

@@ -53,16 +53,16 @@ class InfoNCE(Loss):
         positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
         anchors, candidates = views(embeddings, ref_embeddings)
         scores = anchors @ candidates.T / self.temperature
-        loss = direction(scores, positive, negative, self.hardest)
+        loss = compute_direction(scores, positive, negative, self.hardest)
         if self.symmetric and ref_embeddings is not None:
-            loss = (loss + direction(scores.T, positive.T, negative.T, self.hardest)) / 2
+            loss = (loss + compute_direction(scores.T, positive.T, negative.T, self.hardest)) / 2
         return loss
 
 
-def direction(scores: Tensor, positive: Tensor, negative: Tensor, hardest: int | None = None) -> Tensor:
+def compute_direction(scores: Tensor, positive: Tensor, negative: Tensor, hardest: int | None = None) -> Tensor:
     """The scalar loss of (B, R) scaled cosines, rows as anchors. An anchor without positives takes no part."""
-    against, kept = scores, negative
+    negative_scores, kept = scores, negative
     if hardest is not None and hardest < scores.shape[1]:
-        against = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).topk(hardest, dim=1)
-        against, kept = against.values, negative.gather(1, against.indices)
-    return masked_mean(log_one_plus_exp(masked_logsumexp(against, kept)[:, None] - scores), positive)
+        negatives = scores.masked_fill(~negative, torch.finfo(scores.dtype).min).topk(hardest, dim=1)
+        negative_scores, kept = negatives.values, negative.gather(1, negatives.indices)
+    return masked_mean(log_one_plus_exp(masked_logsumexp(negative_scores, kept)[:, None] - scores), positive)

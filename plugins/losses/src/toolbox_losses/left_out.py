@@ -12,10 +12,13 @@ from torch import Tensor
 
 @dataclass
 class ExcludedPairs:
-    """- `pairs`: (B, R), True for pairs that no loss may look at; `asked`: how often a loss has left them out."""
+    """Pairs that are neither positive nor negative.
+
+    - `pairs`: (B, R), True for pairs that no loss may look at; `uses`: how often a loss has left them out.
+    """
 
     pairs: Tensor
-    asked: int = 0
+    uses: int = 0
 
 
 _current: ContextVar[ExcludedPairs | None] = ContextVar("left_out", default=None)
@@ -24,18 +27,18 @@ _current: ContextVar[ExcludedPairs | None] = ContextVar("left_out", default=None
 @contextmanager
 def leaving_out(pairs: Tensor) -> Iterator[ExcludedPairs]:
     """Inside, `pair_masks` of labels with a second view leaves out `pairs`, (B, R) bool."""
-    found = ExcludedPairs(pairs)
-    token = _current.set(found)
+    excluded = ExcludedPairs(pairs)
+    token = _current.set(excluded)
     try:
-        yield found
+        yield excluded
     finally:
         _current.reset(token)
 
 
 def without_left_out(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
     """The two (B, R) masks without the pairs that are left out here."""
-    found = _current.get()
-    if found is None:
+    excluded = _current.get()
+    if excluded is None:
         return positive, negative
-    found.asked += 1
-    return positive & ~found.pairs, negative & ~found.pairs
+    excluded.uses += 1
+    return positive & ~excluded.pairs, negative & ~excluded.pairs

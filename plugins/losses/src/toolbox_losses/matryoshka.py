@@ -7,7 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from toolbox.base import Loss
-from toolbox_losses.parts import check_loss_object, check_weights, take_over, value_of
+from toolbox_losses.parts import check_loss_object, check_weights, compute_part, list_losses, take_over_needs
 
 
 class Matryoshka(Loss):
@@ -35,15 +35,15 @@ class Matryoshka(Loss):
             raise ValueError(f"dims must be different numbers from 1 up, not {self.dims}: try dims=[512,256,128]")
         self.weights = check_weights(weights, len(self.dims), "dims")
         self.losses = nn.ModuleList(copy.deepcopy(loss) for _ in self.dims)
-        take_over(self, [loss])
+        take_over_needs(self, [loss])
 
     def connect(self, dim: int, classes: int | None = None) -> None:
         self._check_width(dim)
-        for loss, width in zip(self.losses, self.dims, strict=True):
+        for loss, width in zip(list_losses(self.losses), self.dims, strict=True):
             loss.connect(width, classes)
 
     def check_teacher(self, dim: int, teacher_dim: int) -> None:
-        for loss, width in zip(self.losses, self.dims, strict=True):
+        for loss, width in zip(list_losses(self.losses), self.dims, strict=True):
             loss.check_teacher(width, teacher_dim)
 
     def compute(
@@ -57,9 +57,9 @@ class Matryoshka(Loss):
     ) -> Tensor:
         self._check_width(embeddings.shape[-1])
         values = []
-        for loss, dim, weight in zip(self.losses, self.dims, self.weights, strict=True):
+        for loss, dim, weight in zip(list_losses(self.losses), self.dims, self.weights, strict=True):
             refs = None if ref_embeddings is None else ref_embeddings[..., :dim]
-            value = value_of(loss, embeddings[..., :dim], labels, refs, ref_labels, teacher, ref_teacher)
+            value = compute_part(loss, embeddings[..., :dim], labels, refs, ref_labels, teacher, ref_teacher)
             values.append(weight * value)
         return sum(values[1:], start=values[0])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Loss
-from toolbox_losses.infonce import direction
+from toolbox_losses.infonce import compute_direction
 from toolbox_losses.pairs import check_temperature, directions, pair_masks
 
 COMPARISONS = 2**24  # token pairs whose cosines are held at a time
@@ -52,31 +52,31 @@ class MaxSim(Loss):
     ) -> Tensor:
         positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
         if labels is not None and ref_embeddings is not None:
-            own = positive & torch.eye(*positive.shape, dtype=torch.bool, device=positive.device)
-            positive = torch.where(own.any(dim=1, keepdim=True), own, positive)
+            partner = positive & torch.eye(*positive.shape, dtype=torch.bool, device=positive.device)
+            positive = torch.where(partner.any(dim=1, keepdim=True), partner, positive)
         scores = maxsim(embeddings, embeddings if ref_embeddings is None else ref_embeddings)
         if self.reduce == "mean":
-            scores = scores / token_counts(embeddings)[:, None]
-        return direction(scores / self.temperature, positive, negative)
+            scores = scores / count_tokens(embeddings)[:, None]
+        return compute_direction(scores / self.temperature, positive, negative)
 
 
 def maxsim(queries: Tensor, documents: Tensor) -> Tensor:
     """(B, N, D), (R, M, D) -> (B, R): the sum over a query's tokens of the highest cosine among a document's."""
-    asked, found = _unit(queries), _unit(documents)
-    padding = ~found.any(dim=-1)
-    columns, missing = found.flatten(0, 1).T, padding.flatten()
+    query_units, document_units = _unit(queries), _unit(documents)
+    padding = ~document_units.any(dim=-1)
+    columns, missing = document_units.flatten(0, 1).T, padding.flatten()
     size = max(1, COMPARISONS // max(1, len(missing)))
     best = torch.cat(
         [
             # below every cosine
             (rows @ columns).masked_fill(missing, -2).unflatten(1, padding.shape).max(dim=2).values
-            for rows in asked.flatten(0, 1).split(size)
+            for rows in query_units.flatten(0, 1).split(size)
         ]
     )
     return best.masked_fill(padding.all(dim=1), 0).unflatten(0, queries.shape[:2]).sum(dim=1)
 
 
-def token_counts(tokens: Tensor) -> Tensor:
+def count_tokens(tokens: Tensor) -> Tensor:
     """(B, N, D) -> (B,): how many tokens are no padding, at least 1."""
     return _unit(tokens.detach()).any(dim=-1).sum(dim=1).clamp(min=1)
 

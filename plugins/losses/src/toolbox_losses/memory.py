@@ -7,7 +7,7 @@ from torch import Tensor
 
 from toolbox.base import Loss
 from toolbox_losses.left_out import leaving_out
-from toolbox_losses.parts import check_loss_object, leaves
+from toolbox_losses.parts import check_loss_object, list_leaves
 
 
 class CrossBatchMemory(Loss):
@@ -30,6 +30,11 @@ class CrossBatchMemory(Loss):
     one, or that needs a teacher or tokens, and with a second view (`cross_view=True`): without `cross_view` all views
     are one batch.
     """
+
+    memory: Tensor | None
+    memory_labels: Tensor
+    remembered: Tensor
+    batches: Tensor
 
     def __init__(self, loss: Loss, size: int = 1024, warmup: int = 0):
         super().__init__()
@@ -65,11 +70,12 @@ class CrossBatchMemory(Loss):
                 "losses.CrossBatchMemory compares a batch with past ones and takes no second view: "
                 "set model.cross_view=False, so that all views form one batch"
             )
-        if self.memory is None:
+        memory = self.memory
+        if memory is None:
             raise ValueError("CrossBatchMemory has no memory yet: call connect(dim) before the first batch")
-        if embeddings.shape[1] != self.memory.shape[1]:
+        if embeddings.shape[1] != memory.shape[1]:
             raise ValueError(
-                f"CrossBatchMemory was connected to embeddings of width {self.memory.shape[1]}, and these have "
+                f"CrossBatchMemory was connected to embeddings of width {memory.shape[1]}, and these have "
                 f"{embeddings.shape[1]}"
             )
         # Masks, not slices: how full the memory is stays a tensor, and nothing waits for the device.
@@ -79,12 +85,12 @@ class CrossBatchMemory(Loss):
         value = self._compare(
             embeddings,
             labels,
-            torch.cat([embeddings.detach(), self.memory.to(embeddings.dtype)]),
+            torch.cat([embeddings.detach(), memory.to(embeddings.dtype)]),
             torch.cat([labels, self.memory_labels]),
             torch.cat([self_pairs, absent.expand(len(embeddings), -1)], dim=1),
         )
         if self.training:
-            self._remember(embeddings, labels)
+            self._remember(memory, embeddings, labels)
         return value
 
     def _compare(
@@ -92,8 +98,8 @@ class CrossBatchMemory(Loss):
     ) -> Tensor:
         with leaving_out(left_out) as pairs:
             value = self.loss.compute(embeddings, labels, refs, ref_labels)
-        parts = leaves(self.loss)
-        if pairs.asked < len(parts):
+        parts = list_leaves(self.loss)
+        if pairs.uses < len(parts):
             names = " or ".join(sorted({type(part).__name__ for part in parts}))
             raise ValueError(
                 f"{names} does not compare pairs one by one, so an embedding would be its own positive in the memory: "
@@ -102,12 +108,12 @@ class CrossBatchMemory(Loss):
         return value
 
     @torch.no_grad()
-    def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
+    def _remember(self, memory: Tensor, embeddings: Tensor, labels: Tensor) -> None:
         """Overwrite the oldest rows; of a batch larger than the memory its last rows stay."""
         count = min(len(embeddings), self.size)
         numbers = torch.arange(len(embeddings) - count, len(embeddings), device=embeddings.device)
         places = (self.remembered + numbers) % self.size
-        self.memory.index_copy_(0, places, embeddings[-count:].to(self.memory.dtype))
+        memory.index_copy_(0, places, embeddings[-count:].to(memory.dtype))
         self.memory_labels.index_copy_(0, places, labels[-count:].to(self.memory_labels.dtype))
         self.remembered += len(embeddings)
         self.batches += 1

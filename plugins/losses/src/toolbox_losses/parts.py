@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolbox.base import Loss
 
 
-def take_over(loss: Loss, parts: Iterable[Loss]) -> None:
+def take_over_needs(loss: Loss, parts: Iterable[Loss]) -> None:
     """Give `loss` the needs of its parts. Raises ValueError when only some of them read tokens, or logits."""
     parts = list(parts)
     loss.needs_labels = any(part.needs_labels for part in parts)
@@ -34,15 +34,15 @@ def check_loss_object(value: Loss, name: str) -> None:
 
 def check_weights(weights: Iterable[float] | None, count: int, what: str) -> list[float]:
     """The weights, 1 each for None. Raises ValueError unless there are `count` of them, 0 or more and not all 0."""
-    found = [1.0] * count if weights is None else [float(weight) for weight in weights]
-    if len(found) != count:
-        raise ValueError(f"weights must hold one number for each of the {count} {what}, not {len(found)}: {found}")
-    if not all(weight >= 0 and math.isfinite(weight) for weight in found) or not any(found):
-        raise ValueError(f"weights must be 0 or more, and not all 0, not {found}")
-    return found
+    values = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    if len(values) != count:
+        raise ValueError(f"weights must hold one number for each of the {count} {what}, not {len(values)}: {values}")
+    if not all(weight >= 0 and math.isfinite(weight) for weight in values) or not any(values):
+        raise ValueError(f"weights must be 0 or more, and not all 0, not {values}")
+    return values
 
 
-def value_of(
+def compute_part(
     loss: Loss,
     embeddings: Tensor,
     labels: Tensor | None,
@@ -56,7 +56,11 @@ def value_of(
     return loss.compute(embeddings, labels, ref_embeddings, ref_labels, **extra)
 
 
-def leaves(loss: nn.Module) -> list[Loss]:
+def list_losses(modules: Iterable[nn.Module]) -> list[Loss]:
+    """The losses among modules."""
+    return [module for module in modules if isinstance(module, Loss)]
+
+
+def list_leaves(loss: nn.Module) -> list[Loss]:
     """The losses in `loss`, itself included, that are made of no other."""
-    found = [module for module in loss.modules() if isinstance(module, Loss)]
-    return [item for item in found if not any(isinstance(part, Loss) for part in list(item.modules())[1:])]
+    return [part for part in list_losses(loss.modules()) if len(list_losses(part.modules())) == 1]

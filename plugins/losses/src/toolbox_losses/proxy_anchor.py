@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Loss
-from toolbox_losses.classification import check_classes, labelled_rows, members
+from toolbox_losses.classification import check_classes, mark_classes, require_class_vectors, select_labelled_rows
 from toolbox_losses.pairs import check_positive, directions, log_one_plus_exp, masked_logsumexp
 
 
@@ -45,10 +45,11 @@ class ProxyAnchor(Loss):
     def compute(
         self, embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor:
-        rows, labels = labelled_rows("ProxyAnchor", self.proxies, embeddings, labels, ref_embeddings, ref_labels)
-        classes = len(self.proxies)
-        scores = directions(self.proxies.to(rows.dtype)) @ directions(rows).T
-        own = members(labels, classes).T
-        pull = log_one_plus_exp(masked_logsumexp(self.alpha * (self.margin - scores), own))
-        push = log_one_plus_exp(masked_logsumexp(self.alpha * (scores + self.margin), ~own))
-        return pull.sum() / own.any(dim=1).sum().clamp(min=1) + push.sum() / classes
+        proxies = require_class_vectors("ProxyAnchor", self.proxies)
+        rows, labels = select_labelled_rows("ProxyAnchor", proxies, embeddings, labels, ref_embeddings, ref_labels)
+        classes = len(proxies)
+        scores = directions(proxies.to(rows.dtype)) @ directions(rows).T
+        positive = mark_classes(labels, classes).T
+        pull = log_one_plus_exp(masked_logsumexp(self.alpha * (self.margin - scores), positive))
+        push = log_one_plus_exp(masked_logsumexp(self.alpha * (scores + self.margin), ~positive))
+        return pull.sum() / positive.any(dim=1).sum().clamp(min=1) + push.sum() / classes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from toolbox.base import Loss
-from toolbox_losses.parts import check_loss_object, check_weights, take_over, value_of
+from toolbox_losses.parts import check_loss_object, check_weights, compute_part, list_losses, take_over_needs
 
 
 class Sum(Loss):
@@ -34,14 +34,14 @@ class Sum(Loss):
             raise ValueError("a loss stands twice in losses: build it twice, or raise its weight")
         self.losses = nn.ModuleList(losses)
         self.weights = check_weights(weights, len(losses), "losses")
-        take_over(self, losses)
+        take_over_needs(self, losses)
 
     def connect(self, dim: int, classes: int | None = None) -> None:
-        for loss in self.losses:
+        for loss in list_losses(self.losses):
             loss.connect(dim, classes)
 
     def check_teacher(self, dim: int, teacher_dim: int) -> None:
-        for loss in self.losses:
+        for loss in list_losses(self.losses):
             loss.check_teacher(dim, teacher_dim)
 
     def compute(
@@ -54,7 +54,7 @@ class Sum(Loss):
         ref_teacher: Tensor | None = None,
     ) -> Tensor:
         values = [
-            weight * value_of(loss, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
-            for loss, weight in zip(self.losses, self.weights, strict=True)
+            weight * compute_part(loss, embeddings, labels, ref_embeddings, ref_labels, teacher, ref_teacher)
+            for loss, weight in zip(list_losses(self.losses), self.weights, strict=True)
         ]
         return sum(values[1:], start=values[0])
