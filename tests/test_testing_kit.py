@@ -461,6 +461,12 @@ def _item(**changes):
     return dict(__getitem__=lambda self, index: LabelledImages.__getitem__(self, index) | changes)
 
 
+def make_images_of_one_group():
+    dataset = LabelledImages()
+    dataset.groups = ["a"]
+    return dataset
+
+
 def test_dataset():
     check_dataset(LabelledImages)
     caught(check_dataset, Moody, "same at every call")
@@ -470,7 +476,7 @@ def test_dataset():
     caught(check_dataset, variant(LabelledImages, **_item(label=0)), "must be labels")
     caught(check_dataset, variant(LabelledImages, **_item(text=3)), "'text' must be")
     caught(check_dataset, variant(LabelledImages, __len__=lambda self: 3), "one value per item")
-    caught(check_dataset, variant(LabelledImages, groups=["a"]), "groups must have one value")
+    caught(check_dataset, make_images_of_one_group, "groups must have one value")
     caught(check_dataset, variant(LabelledImages, identities=lambda self: ["a"]), "identities must have one string")
     caught(check_dataset, lambda: LabelledImages([]), "at least one item")
     problem = variant(LabelledImages, check=lambda self: ["files are missing"])

@@ -29,7 +29,9 @@ class StoreInfo:
 
     @property
     def layout(self) -> ShardLayout:
-        """The shape of a store whose manifest can be read."""
+        """The shape of the store. Raises ValueError where its manifest cannot be read."""
+        if self.manifest is None:
+            raise ValueError(f"{self.folder} has no manifest")
         return ShardLayout(*(self.manifest[key] for key in ("items", "views", "width", "dtype")))
 
     @property
@@ -74,7 +76,7 @@ def superseded(stores: list[StoreInfo]) -> list[StoreInfo]:
 
     - `stores`: the newest first, as `list_stores` returns them.
     """
-    seen: set[str] = set()
+    newer: set[str] = set()
     old = []
     for store in stores:
         if store.manifest is None:
@@ -82,9 +84,9 @@ def superseded(stores: list[StoreInfo]) -> list[StoreInfo]:
         identity = {key: value for key, value in store.manifest["of"].items() if key != "dataset"}
         dataset = store.manifest["of"].get("dataset", {})
         same = json.dumps([identity, dataset.get("class"), dataset.get("arguments")], sort_keys=True)
-        if same in seen:
+        if same in newer:
             old.append(store)
-        seen.add(same)
+        newer.add(same)
     return old
 
 

@@ -92,11 +92,11 @@ def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    given = {name: value for name, value in arguments.items() if name != "type"}
+    settings = {name: value for name, value in arguments.items() if name != "type"}
     labels = None if dataset.labels is None else [plain(label) for label in dataset.labels]
     return {
         "class": _name(cls),
-        "arguments": plain({**defaults, **given}),
+        "arguments": plain({**defaults, **settings}),
         "items": len(dataset),
         "labels": None if labels is None else digest(labels),
         "classes": None if dataset.classes is None else digest([str(name) for name in dataset.classes]),
@@ -113,12 +113,12 @@ def item_digests(dataset: Dataset) -> list[str] | None:
 
 def weights_digest(tower: Tower) -> str:
     """SHA-256 over all tensors of a tower, names, types and shapes included, whatever they are packed in."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, module in (("backbone", tower.backbone), ("pool", tower.pool)):
         for key, tensor in sorted(_tensors(module).items()):
-            found.update(f"{name}.{key}".encode())
-            _add(found, tensor)
-    return found.hexdigest()
+            digest.update(f"{name}.{key}".encode())
+            _add(digest, tensor)
+    return digest.hexdigest()
 
 
 def plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
@@ -149,9 +149,9 @@ def plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
         return sorted((plain(item, inside) for item in value), key=repr)
     if isinstance(value, list | tuple | range):
         return [plain(item, inside) for item in value]
-    if isinstance(value, nn.Module):  # its tensors and parts are told by the weights and the structure
-        kept = {name: item for name, item in vars(value).items() if name[0] != "_" and name not in _NOT_NUMBERS}
-        return {"class": _name(type(value))} | {name: plain(item, inside) for name, item in sorted(kept.items())}
+    if isinstance(value, nn.Module):  # the weights and the structure identify its tensors and parts
+        public = {name: item for name, item in vars(value).items() if name[0] != "_" and name not in _NOT_NUMBERS}
+        return {"class": _name(type(value))} | {name: plain(item, inside) for name, item in sorted(public.items())}
     if _is_open(value):
         return {"class": _name(type(value))} | {name: plain(item, inside) for name, item in sorted(vars(value).items())}
     try:
@@ -178,18 +178,18 @@ def _tensors(module: nn.Module) -> dict[str, Any]:
     return dict(module.named_buffers(remove_duplicate=False)) | module.state_dict()
 
 
-def _add(found: Any, value: Any) -> None:
+def _add(digest: Any, value: Any) -> None:
     if not isinstance(value, Tensor):  # extra state of a module
-        found.update(pickle.dumps(value))
+        digest.update(pickle.dumps(value))
         return
-    found.update(f"{type(value).__name__}{value.dtype}{tuple(value.shape)}".encode())
+    digest.update(f"{type(value).__name__}{value.dtype}{tuple(value.shape)}".encode())
     if hasattr(value, "__tensor_flatten__"):  # a packed tensor of a library: its parts
         names, rest = value.__tensor_flatten__()
-        found.update(repr(rest).encode())
+        digest.update(repr(rest).encode())
         for name in names:
-            _add(found, getattr(value, name))
+            _add(digest, getattr(value, name))
     else:
-        found.update(_bytes(value))
+        digest.update(_bytes(value))
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -200,10 +200,10 @@ def _files_digest(paths: Sequence[str | os.PathLike[str]] | None) -> str | None:
     """Of every file once, in order: its path, size and time of the last change."""
     if paths is None:
         return None
-    found = hashlib.sha256()
-    for path in dict.fromkeys(map(os.fspath, paths)):
-        found.update(_file_digest(path).encode())
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(os.fspath(path) for path in paths):
+        digest.update(_file_digest(path).encode())
+    return digest.hexdigest()
 
 
 def _file_digest(path: str) -> str:

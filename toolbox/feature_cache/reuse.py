@@ -27,7 +27,7 @@ class KnownItem(NamedTuple):
 class KnownItems:
     """What older stores hold of the items of a dataset.
 
-    - `root`: the folder of the stores; `identity`: of the features that are wanted; `layout`: of their store.
+    - `root`: the folder of the stores; `identity`: of the features that are computed; `layout`: of their store.
     - `files`: the digest of each item's file (`key.item_digests`), None where items are not files.
 
     An item is known where an older store of the same features holds a row of the same file. Random views are never
@@ -40,36 +40,36 @@ class KnownItems:
         self.folders: list[Path] = []
         if files is None or identity["augment"] is not None:
             return
-        wanted: dict[str, list[int]] = {}
+        missing: dict[str, list[int]] = {}
         for index, file in enumerate(files):
-            wanted.setdefault(file, []).append(index)
+            missing.setdefault(file, []).append(index)
         for store in list_stores(root):
             different = None if store.manifest is None else find_differences(store.manifest["of"], identity)
-            if different and set(different) <= OF_THE_ITEMS and wanted:
-                self._search(store.folder, store.layout, wanted)
+            if different and set(different) <= OF_THE_ITEMS and missing:
+                self._search(store.folder, store.layout, missing)
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def _search(self, folder: Path, layout: ShardLayout, wanted: dict[str, list[int]]) -> None:
-        """Note what of `wanted` a store holds, and take it from there."""
+    def _search(self, folder: Path, layout: ShardLayout, missing: dict[str, list[int]]) -> None:
+        """Note which of the `missing` items a store holds, and remove them from `missing`."""
         for shard in layout.shards():
             record = read_record(folder, shard, layout)
             if record is None or not record.get("files") or any(role is not None for role in record["roles"]):
                 continue
-            present = [(row, file) for row, file in enumerate(record["files"]) if file in wanted]
+            present = [(row, file) for row, file in enumerate(record["files"]) if file in missing]
             present = [(row, file) for row, file in present if str(shard.first + row) not in record["unreadable"]]
             if not present or read_record(folder, shard, layout, checksum=True) is None:
                 continue
             for row, file in present:
-                for index in wanted.pop(file, []):
+                for index in missing.pop(file, []):
                     self.places[index] = (folder, layout, shard, row)
             if folder not in self.folders:
                 self.folders.append(folder)
 
     def read(self, indices: range) -> dict[int, KnownItem]:
         """The known ones of some items, by index."""
-        known: dict[int, KnownItem] = {}
+        items: dict[int, KnownItem] = {}
         shards: dict[tuple[Path, int], tuple[Tensor, list[Any]]] = {}
         for index in indices:
             if index not in self.places:
@@ -78,8 +78,8 @@ class KnownItems:
             if (folder, shard.number) not in shards:
                 shards[folder, shard.number] = _read_shard(folder, layout, shard)
             rows, ids = shards[folder, shard.number]
-            known[index] = KnownItem(rows[row], ids[row])
-        return known
+            items[index] = KnownItem(rows[row], ids[row])
+        return items
 
 
 def _read_shard(folder: Path, layout: ShardLayout, shard: Shard) -> tuple[Tensor, list[Any]]:

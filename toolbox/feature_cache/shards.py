@@ -68,7 +68,7 @@ def write_shard(folder: Path, shard: Shard, layout: ShardLayout, numbers: torch.
 
     - `numbers`: (items, views, width) in the store's dtype; `record`: `ids`, `labels`, `roles` and `unreadable`.
     """
-    data = memoryview(numbers.contiguous().view(-1).view(torch.uint8).numpy())
+    data = numbers.contiguous().view(-1).view(torch.uint8).numpy().data
     with new_file(folder / shard.name, hint=_HINT) as beside:
         beside.write_bytes(data)
     about = {

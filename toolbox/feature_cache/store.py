@@ -62,23 +62,23 @@ class Store:
 
         - `views`: which, for each item or for all.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        part, place = np.divmod(wanted, self._per_shard)
+        items = np.asarray(indices, dtype=np.int64)
+        part, place = np.divmod(items, self._per_shard)
         lines = torch.from_numpy(place * self.layout.views + np.asarray(views, dtype=np.int64))
         if len(self._parts) == 1:
             return self._parts[0][lines].float()
-        found = torch.empty(len(wanted), self.layout.width)
+        rows = torch.empty(len(items), self.layout.width)
         for number in np.unique(part):
-            here = torch.from_numpy(np.flatnonzero(part == number))
-            found[here] = self._parts[number][lines[here]].float()
-        return found
+            in_part = torch.from_numpy(np.flatnonzero(part == number))
+            rows[in_part] = self._parts[number][lines[in_part]].float()
+        return rows
 
     def labels_of(self, indices: Sequence[int]) -> Tensor | None:
         """The labels of readable items; None where one has none."""
         if self._labels is not None:
             return self._labels[torch.as_tensor(indices)]
-        found = [self.labels[index] for index in indices]
-        return None if None in found else torch.tensor(found)
+        labels = [self.labels[index] for index in indices]
+        return None if None in labels else torch.tensor(labels)
 
     def _damaged(self, reason: str) -> ToolboxError:
         return ToolboxError(

@@ -23,7 +23,7 @@ UNFINISHED = "unfinished.json"
 
 
 def read_manifest(folder: Path, *, complete: bool = True) -> dict[str, Any] | None:
-    """What a store says of itself; None where it cannot be read.
+    """The manifest of a store; None where it cannot be read.
 
     - `complete`: None also for a store that is not whole yet.
     """
@@ -62,12 +62,12 @@ class Writer:
         - `checksum`: also read every number, and find those that have changed since.
         - `unreadable`: also those with items that could not be read, to try again.
         """
-        found = []
+        missing = []
         for shard in self.layout.shards():
             record = read_record(self.folder, shard, self.layout, checksum=checksum)
             if record is None or (unreadable and record["unreadable"]):
-                found.append(shard)
-        return found
+                missing.append(shard)
+        return missing
 
     @contextmanager
     def alone(
@@ -76,7 +76,7 @@ class Writer:
         """Keep other runs from writing the same store; they wait. Raises ToolboxError where nothing can be written.
 
         - `waiting`: called when another run is at it.
-        - `warn`: told where nothing can be locked; other runs are then not kept out.
+        - `warn`: gets a message where nothing can be locked; other runs are then not kept out.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,27 +135,28 @@ class Writer:
         write_shard(self.folder, shard, self.layout, stored, record)
 
     def begin(self, about: dict[str, Any]) -> None:
-        """Say what the store will hold, so that its shards can be used where it is never finished.
+        """Write a manifest of an unfinished store, so that its shards can be used where it is never finished.
 
-        - `about`: what else it should tell its readers.
+        - `about`: further entries of the manifest.
         """
         self._write_manifest(UNFINISHED, about)
 
     def finish(self, about: dict[str, Any]) -> None:
         """Write the manifest. Raises ToolboxError if a shard is not whole.
 
-        - `about`: what else it should tell its readers.
+        - `about`: further entries of the manifest.
         """
         records = {shard.name: read_record(self.folder, shard, self.layout) for shard in self.layout.shards()}
-        absent = [name for name, record in records.items() if record is None]
+        whole = {name: record for name, record in records.items() if record is not None}
+        absent = [name for name in records if name not in whole]
         if absent:
             raise ToolboxError(
                 f"{len(absent)} of {len(records)} shards of {self.folder} are not whole, such as {absent[0]}.",
                 where="features.folder",
                 hint="Do all processes see this folder? Start again: the others are kept.",
             )
-        shards = {name: {"bytes": found["bytes"], "sha256": found["sha256"]} for name, found in records.items()}
-        unreadable = sum(len(record["unreadable"]) for record in records.values())
+        shards = {name: {key: record[key] for key in ("bytes", "sha256")} for name, record in whole.items()}
+        unreadable = sum(len(record["unreadable"]) for record in whole.values())
         self._write_manifest(MANIFEST, {**about, "unreadable": unreadable, "shards": shards})
         (self.folder / UNFINISHED).unlink(missing_ok=True)
 

@@ -65,9 +65,11 @@ def _check_preprocess(backbone: Backbone, name: str) -> Any:
     if backbone.modality == "image":
         size = preprocess.size
         fine = isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(side, int) for side in size)
-        require(fine, f"{name}.preprocess().size must be (height, width).")
-        other = (size[0] + 7, size[1] * 2 + 3)
-        values = [image(tuple(size), seed=0), image(other, seed=1), image(tuple(size), seed=2)]
+        if size is None or not fine:
+            raise AssertionError(f"{name}.preprocess().size must be (height, width).")
+        height, width = size
+        sizes = ((height, width), (height + 7, width * 2 + 3), (height, width))
+        values = [image(size, seed=seed) for seed, size in enumerate(sizes)]
     items = [preprocess(value) for value in values]
     copy = pickled(preprocess, f"{name}.preprocess()")
     require(

@@ -29,18 +29,18 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
         fine = values is None or len(values) == count
         require(fine, f"{name}.{attribute} must have one value per item: {count}.")
     require((labels is None) == (classes is None), f"{name}: labels and classes go together.")
-    if labels is not None:
+    if labels is not None and classes is not None:
         fine = all(0 <= int(label) < len(classes) for label in labels)
         require(fine, f"{name}.labels must index into its {len(classes)} classes.")
         require(len(set(classes)) == len(classes), f"{name}.classes must be different names.")
 
     other = make()
     require(len(other) == count, f"{name} must have the same length in every instance.")
-    told = dataset.identities()
-    fine = told is None or (len(told) == count and all(isinstance(text, str) for text in told))
+    identities = dataset.identities()
+    fine = identities is None or (len(identities) == count and all(isinstance(text, str) for text in identities))
     require(fine, f"{name}.identities must have one string per item.")
-    require(told == other.identities(), f"{name}.identities must be the same in every instance.")
-    identities = set()
+    require(identities == other.identities(), f"{name}.identities must be the same in every instance.")
+    ids = set()
     indices = sorted({round(i * (count - 1) / max(limit - 1, 1)) for i in range(min(limit, count))})
     for index in indices:
         seed_everything(0)
@@ -52,8 +52,8 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
         if labels is not None:
             fine = sample.get("label") == labels[index]
             require(fine, f"{name}: the label of item {index} must be labels[{index}].")
-        require(sample["id"] not in identities, f"{name}: the id {sample['id']!r} stands twice; ids are unique.")
-        identities.add(sample["id"])
+        require(sample["id"] not in ids, f"{name}: the id {sample['id']!r} stands twice; ids are unique.")
+        ids.add(sample["id"])
 
 
 def _check_sample(sample: dict, name: str) -> None:
@@ -65,7 +65,7 @@ def _check_sample(sample: dict, name: str) -> None:
     require(fine, f"{name}: 'image' must be a PIL image in RGB.")
     text = sample.get("text")
     captions = text if isinstance(text, list) else [text]
-    fine = text is None or (captions and all(isinstance(caption, str) for caption in captions))
+    fine = text is None or (bool(captions) and all(isinstance(caption, str) for caption in captions))
     require(fine, f"{name}: 'text' must be a string or a list of captions.")
 
 
@@ -123,7 +123,7 @@ def check_augment(make: Callable[[], Augment]) -> None:
     augment = make()
     name = type(augment).__name__
     require(isinstance(augment, Augment), f"{name} must be a subclass of toolbox.base.Augment.")
-    counts = set()
+    counts: set[int | None] = set()
     for seed, original in enumerate(((40, 60), (33, 33), (90, 20), (8, 9))):
         picture = image(original, seed)
         before = picture.tobytes()
@@ -137,11 +137,10 @@ def check_augment(make: Callable[[], Augment]) -> None:
             f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, the views differ.",
         )
         require(picture.tobytes() == before, f"{name} must leave the image that it is given as it is.")
-        several = isinstance(views, list)
-        for view in views if several else [views]:
+        for view in views if isinstance(views, list) else [views]:
             fine = isinstance(view, Image.Image) and view.mode == "RGB" and min(view.size) > 0
             require(fine, f"{name} must return a PIL image in RGB, or a list of them.")
-        counts.add(len(views) if several else None)
+        counts.add(len(views) if isinstance(views, list) else None)
     require(counts != {0} and len(counts) == 1, f"{name} must return the same number of views for every image.")
 
 

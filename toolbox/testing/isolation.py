@@ -28,17 +28,17 @@ def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> It
     - `core`: whether the built-in components are there too.
     """
     names = [("core", "toolbox.builtins.plugin", CORE)] if core else []
-    found = Catalog([_plugin(import_name, namespace, owner) for namespace, import_name, owner in names])
+    catalog = Catalog([_load_plugin(import_name, namespace, owner) for namespace, import_name, owner in names])
     for item in plugin_modules:
-        found.add(load_local(item) if isinstance(item, str) and item.endswith(".py") else _plugin(item))
-    old = swap_catalog(found)
+        catalog.add(load_local(item) if isinstance(item, str) and item.endswith(".py") else _load_plugin(item))
+    old = swap_catalog(catalog)
     try:
-        yield found
+        yield catalog
     finally:
         swap_catalog(old)
 
 
-def _plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plugin:
+def _load_plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plugin:
     name = item if isinstance(item, str) else item.__name__
     guess = default_namespace(name)
     plugin = Plugin(namespace or guess, distribution=owner, path=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
             _check_teacher(loss, arguments, f"{name} with {way}")
         require(set(loss.state_dict()) == names, f"{name}: parameters belong into __init__ or connect, not forward.")
         check_registered(loss, name)
-        check_state_dict(loss, connected(), lambda m, a=arguments: _value(m, a), name)
+        check_state_dict(loss, connected(), partial(_value, arguments=arguments), name)
     loss = connected()
     for arguments in ways.values():
         if any(p.requires_grad for p in loss.parameters()):
@@ -155,16 +156,16 @@ def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None
 
 def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     """Parts of a batch give the whole, as several processes would compute it."""
-    keys = ("embeddings", "labels", "ref_embeddings", "ref_labels")
 
     def part(rows: slice) -> tuple[float, float]:
-        own = {key: value[rows] for key, value in arguments.items()}
-        return float(_value(loss, own)), float(loss.weigh(*(own.get(key) for key in keys)))
+        share = {key: value[rows] for key, value in arguments.items()}
+        others = (share.get(key) for key in ("labels", "ref_embeddings", "ref_labels"))
+        return float(_value(loss, share)), float(loss.weigh(share["embeddings"], *others))
 
     parts = [part(slice(0, 5)), part(slice(5, ROWS))]
     total = sum(weight for _, weight in parts)
-    found = sum(value * weight for value, weight in parts) / total if total else 0.0
-    fine = close(torch.tensor(found), _value(loss, arguments).float())
+    mean = sum(value * weight for value, weight in parts) / total if total else 0.0
+    fine = close(torch.tensor(mean), _value(loss, arguments).float())
     require(
         fine,
         f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "

@@ -36,12 +36,9 @@ class LabelledImages(Dataset):
 
     def __init__(self, sizes: Iterable[int] = (7, 3, 5, 1, 8, 6, 4, 6)):
         sizes = list(sizes)
-        self.labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+        self.labels: list[int] = [label for label, size in enumerate(sizes) for _ in range(size)]
         self.classes = [f"class {label}" for label in range(len(sizes))]
-
-    @property
-    def groups(self) -> list[str]:
-        return [("even", "odd")[label % 2] for label in self.labels]
+        self.groups = [("even", "odd")[label % 2] for label in self.labels]
 
     def __len__(self) -> int:
         return len(self.labels)

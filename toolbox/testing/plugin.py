@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -22,7 +23,7 @@ from toolbox.testing.modules import check_head, check_pool
 from toolbox.testing.training import check_metric, check_optimizer, check_schedule
 
 HEAVY = ("torch", "numpy", "PIL", "transformers", "timm", "peft", "mmengine", "matplotlib")
-CHECKS = {
+CHECKS: dict[str, Callable[[Callable[[], Any]], None]] = {
     "backbone": check_backbone,
     "loss": check_loss,
     "head": check_head,
@@ -47,37 +48,37 @@ def check_plugin(namespace: str) -> None:
 
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
-    found = catalog()
+    plugins = catalog()
     try:
-        plugin = found.plugin(namespace)
+        plugin = plugins.plugin(namespace)
     except ToolboxError as error:
         raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
     declared = plugin.components or plugin.kinds or plugin.commands
     require(declared, f"{namespace}: its hooks must declare at least one component, kind or command.")
     _check_light(plugin)
-    for folder in found.config_dirs().get(namespace, []):
+    for folder in plugins.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
-    for path in found.foreign_key_files().get(namespace, []):
+    for path in plugins.foreign_key_files().get(namespace, []):
         try:
             read_foreign_keys(path)
         except (OSError, ValueError) as error:
             raise AssertionError(f"{namespace}: {path} is no table of foreign keys: {error}") from error
     _check_kinds(plugin)
-    for command in found.commands():
+    for command in plugins.commands():
         if command.plugin is plugin:
             _check_summary(f"the command {command.name}", command.summary)
             try:
                 command.load()
             except ToolboxError as error:
                 raise AssertionError(f"{namespace}: {error}") from error
-    for entry in found.entries:
+    for entry in plugins.entries:
         if entry.plugin is not plugin:
             continue
         _check_summary(entry.fullname, entry.summary)
         if entry.missing:
             continue
         try:
-            cls = found.resolve(entry.fullname)
+            cls = plugins.resolve(entry.fullname)
             arguments = read_parameters(cls)
         except ToolboxError as error:
             raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
@@ -128,9 +129,13 @@ def _check_summary(name: str, summary: str) -> None:
 
 def _check_light(plugin: Plugin) -> None:
     """Listing components must not cost the import of their libraries."""
+    if plugin.module is None:
+        raise AssertionError(f"{plugin.namespace}: its module is not loaded.")
     code = f"import sys, {plugin.module.__name__}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    require(done.returncode == 0, f"{plugin.namespace}: its module cannot be imported alone: {done.stderr[-500:]}")
-    heavy = done.stdout.split()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    require(
+        process.returncode == 0, f"{plugin.namespace}: its module cannot be imported alone: {process.stderr[-500:]}"
+    )
+    heavy = process.stdout.split()
     require(not heavy, f"{plugin.namespace}: its plugin module must import nothing but toolbox.plugin, not {heavy}.")

@@ -40,7 +40,7 @@ def check_optimizer(make: Callable[[], Optimizer]) -> None:
     def steps(values: list[nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:
         for _ in range(count):
             optimizer.zero_grad()
-            sum(value.square().sum() for value in values).backward()
+            torch.stack([value.square().sum() for value in values]).sum().backward()
             optimizer.step()
 
     values, optimizer = start()
@@ -49,7 +49,7 @@ def check_optimizer(make: Callable[[], Optimizer]) -> None:
     require(fine, f"{name}.build must keep the groups in order, each with its own lr.")
     before = [value.detach().clone() for value in values]
     steps(values, optimizer, 3)
-    fine = values[0].detach().square().sum() < before[0].square().sum() or settings.lr == 0
+    fine = bool(values[0].detach().square().sum() < before[0].square().sum()) or settings.lr == 0
     require(fine, f"{name} must lower a convex function in three steps.")
     require(torch.equal(values[1], before[1]), f"{name} must honor a group's lr: with lr=0 nothing may move.")
 
@@ -120,7 +120,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     in_order = torch.arange(ITEMS)
     metric = make()
     result = measure(metric, in_order, (ITEMS,))
-    fine = isinstance(result, dict) and result and all(isinstance(key, str) for key in result)
+    fine = isinstance(result, dict) and bool(result) and all(isinstance(key, str) for key in result)
     require(fine, f"{name}.compute must return {{name: number}}.")
     for key, value in result.items():
         fine = isinstance(value, (int, float)) and math.isfinite(value)
@@ -133,9 +133,9 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
     report_items = metric.report_items(LabelledImages([4] * 6))
-    fine = isinstance(report_items, list) and all(isinstance(found, get_args(ReportItem)) for found in report_items)
+    fine = isinstance(report_items, list) and all(isinstance(item, get_args(ReportItem)) for item in report_items)
     require(fine, f"{name}.report items must return a list of toolbox.base.ReportItem.")
-    galleries = [found.examples for found in report_items if isinstance(found, Gallery)]
+    galleries = [item.examples for item in report_items if isinstance(item, Gallery)]
     fine = all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples)
     require(fine, f"{name}.report items must name items by their dataset indices.")
     cases = {
