@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +35,8 @@ class Adapter:
 
     def parameter_names(self) -> set[str]:
         """Names of the adapter's parameters in `backbone.named_parameters()`."""
-        own = {id(parameter) for parameter in self._parameters().values()}
-        return {name for name, parameter in self._backbone.named_parameters() if id(parameter) in own}
+        adapted = {id(parameter) for parameter in self._parameters().values()}
+        return {name for name, parameter in self._backbone.named_parameters() if id(parameter) in adapted}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The content of peft's `adapter_model.safetensors`: its keys, with the present values (not copies)."""
@@ -44,13 +44,13 @@ class Adapter:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the values of `state`. Raises ValueError, naming keys, unless keys and shapes are the same."""
-        own = self._parameters()
-        problems = [f"missing {key}" for key in sorted(own.keys() - state.keys())]
-        problems += [f"unexpected {key}" for key in sorted(state.keys() - own.keys())]
+        parameters = self._parameters()
+        problems = [f"missing {key}" for key in sorted(parameters.keys() - state.keys())]
+        problems += [f"unexpected {key}" for key in sorted(state.keys() - parameters.keys())]
         problems += [
-            f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in sorted(own.keys() & state.keys())
-            if state[key].shape != own[key].shape
+            f"{key} has shape {tuple(state[key].shape)} instead of {tuple(parameters[key].shape)}"
+            for key in sorted(parameters.keys() & state.keys())
+            if state[key].shape != parameters[key].shape
         ]
         if problems:
             more = f"; and {len(problems) - 6} more" if len(problems) > 6 else ""
@@ -59,7 +59,7 @@ class Adapter:
                 f"Use the rank, the targets and the backbone that it was trained with."
             )
         with torch.no_grad():
-            for key, parameter in own.items():
+            for key, parameter in parameters.items():
                 parameter.copy_(state[key])
 
     def scale(self, factor: float) -> None:
@@ -74,7 +74,7 @@ class Adapter:
         """While the block runs the backbone is as it was without the adapter: its values and its names."""
         root = self._backbone.adapter_root()
         layers = self._layers()
-        described = root.__dict__.pop("peft_config", None)  # what peft notes on the module that it changed
+        peft_config = root.__dict__.pop("peft_config", None)  # what peft notes on the module that it changed
         for name, layer in layers.items():
             root.set_submodule(name, layer.get_base_layer())
         try:
@@ -82,8 +82,8 @@ class Adapter:
         finally:
             for name, layer in layers.items():
                 root.set_submodule(name, layer)
-            if described is not None:
-                root.peft_config = described
+            if peft_config is not None:
+                root.__dict__["peft_config"] = peft_config
 
     def merge(self) -> None:
         """Put what the adapter adds into the weights of its layers, for good: the backbone has no adapter after it.
@@ -100,8 +100,8 @@ class Adapter:
         root.__dict__.pop("peft_config", None)
         self._backbone.adapter = None
 
-    def _layers(self) -> dict[str, nn.Module]:
-        """The layers with an adapter, by their names in `adapter_root()`."""
+    def _layers(self) -> dict[str, Any]:
+        """The layers with an adapter, peft's, by their names in `adapter_root()`."""
         from peft.tuners.lora import LoraLayer
 
         root = self._backbone.adapter_root()
@@ -115,7 +115,7 @@ class Adapter:
         config = copy(self.config)
         config.base_model_name_or_path = base or self._backbone.weights_id
         config.inference_mode = True  # as peft saves it: loading for further training is asked for explicitly
-        config.target_modules = sorted(config.target_modules)  # a set has another order in every process
+        config.target_modules = sorted(config.target_modules or ())  # a set has another order in every process
         config.save_pretrained(str(folder))
 
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -143,8 +143,9 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
     if backbone.adapter is not None:
         raise ValueError("this backbone has an adapter already: apply tune once.")
     root = backbone.adapter_root()
-    names = _chosen(backbone, targets)
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
+    names = _choose_layers(backbone, targets)
+    scale: Any = alpha  # which peft annotates as a whole number, and only divides by the rank
+    config = LoraConfig(r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=names)
     meta = any(parameter.is_meta for parameter in root.parameters())
     inject_adapter_in_model(config, root, adapter_name=_NAME, low_cpu_mem_usage=meta)
     adapted = {name.partition(".lora_A.")[0] for name, _ in root.named_parameters() if ".lora_A." in name}
@@ -155,7 +156,7 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
     return backbone.adapter
 
 
-def _chosen(backbone: Backbone, targets: list[str] | None) -> list[str]:
+def _choose_layers(backbone: Backbone, targets: list[str] | None) -> list[str]:
     """Names, within `adapter_root()`, of the linear layers to adapt."""
     inside = linear_layers(backbone)
     within = {id(module): name for name, module in backbone.adapter_root().named_modules()}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageFilter
 
@@ -30,7 +32,7 @@ class RandomViews(Augment):
       "Random Erasing Data Augmentation", AAAI 2020).
     - `views`: views of an image; above 1 a list is returned.
 
-    Which of these gain depends on the pictures. For letters and drawings, turning by 15 degrees and crops from 0.7 up
+    Which of these gain depends on the images. For letters and drawings, turning by 15 degrees and crops from 0.7 up
     were worth 2 to 5 points of Recall@1 on new kinds of them, and color jitter of 0.4 cost a point
     (docs/benchmarks.md). For photos the defaults, crops from 0.2 up and flips, are what published recipes use.
 
@@ -40,8 +42,8 @@ class RandomViews(Augment):
 
     def __init__(
         self,
-        scale: list[float] = (0.2, 1.0),
-        ratio: list[float] = (3 / 4, 4 / 3),
+        scale: Sequence[float] = (0.2, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         rotate: float = 0.0,
         shear: float = 0.0,
@@ -63,7 +65,8 @@ class RandomViews(Augment):
                 raise ValueError(f"{name}={value} is out of range. Try a number from 0 to {limit}.")
         if views < 1:
             raise ValueError(f"views={views}, and an image has at least 1 view.")
-        self.scale, self.ratio, self.flip, self.rotate, self.shear = tuple(scale), tuple(ratio), flip, rotate, shear
+        self.scale, self.ratio = (scale[0], scale[1]), (ratio[0], ratio[1])
+        self.flip, self.rotate, self.shear = flip, rotate, shear
         self.color, self.gray, self.blur, self.erase, self.views = color, gray, blur, erase, views
 
     def __call__(self, image: Image.Image, size: tuple[int, int]) -> Image.Image | list[Image.Image]:
@@ -109,10 +112,8 @@ def recolor(image: Image.Image, brightness: float, contrast: float, saturation: 
 
     Contrast keeps the mean luma of the image. All three being linear in a pixel's color, one matrix does them at once.
     """
-    mean = sum(
-        weight * value
-        for weight, value in zip(LUMA, image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)), strict=True)
-    )
+    average: Any = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))  # of an RGB image three values
+    mean = sum(weight * value for weight, value in zip(LUMA, average, strict=True))
     gain = brightness * contrast
     offset = brightness * (1 - contrast) * mean
     matrix: list[float] = []

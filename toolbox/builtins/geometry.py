@@ -54,7 +54,8 @@ def affine_crop(
     if factor > 1:
         # A bicubic transform reads 4 x 4 pixels wherever it samples: a finer image must be averaged first.
         image = image.reduce(factor)
-        box = tuple(edge / factor for edge in box)
+        left, top, right, bottom = box
+        box = left / factor, top / factor, right / factor, bottom / factor
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     across, down = math.tan(math.radians(shear[0])), math.tan(math.radians(shear[1]))
     # From the result's pixels, measured from its center, to the image's: scale, then shear, then turn.

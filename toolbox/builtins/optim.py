@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,13 +26,14 @@ class AdamW(Optimizer):
         self,
         lr: float = 1e-4,
         weight_decay: float = 0.05,
-        betas: list[float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
     ):
         _check(lr=lr, weight_decay=weight_decay, eps=eps)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={betas} must be two numbers with 0 <= beta < 1. Try (0.9, 0.999).")
-        self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, tuple(betas), eps
+        self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
+        self.betas = betas[0], betas[1]
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
         return torch.optim.AdamW(

@@ -122,6 +122,7 @@ class Service(Tracker):
     checkpoint, with the same numbers, and they are there already.
     """
 
+    project: str
     resumed = False
 
     def __init__(self) -> None:

@@ -48,30 +48,31 @@ def torchao() -> ModuleType:
 def _imported(name: str) -> ModuleType:
     if not installed(name):
         raise ValueError(f"{name} is not installed. Try: pip install {name}")
-    found, least = metadata.version(name), LEAST[name]
-    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < least:
-        wanted = ".".join(map(str, least))
-        raise ValueError(f"{name} {found} is too old. Try: pip install -U '{name}>={wanted}'")
+    version, least = metadata.version(name), LEAST[name]
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least:
+        required = ".".join(map(str, least))
+        raise ValueError(f"{name} {version} is too old. Try: pip install -U '{name}>={required}'")
     try:
         with _silent():
             return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(
-            f"{name} {found} cannot be imported: {error}. Try: pip install --force-reinstall {name}"
+            f"{name} {version} cannot be imported: {error}. Try: pip install --force-reinstall {name}"
         ) from error
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
     """Within, nothing is logged below errors, and `kernels` counts as not installed."""
-    hidden, was = sys.modules.get("kernels"), logging.root.manager.disable
-    sys.modules["kernels"] = None
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None: it cannot be imported
+    hidden, disabled = modules.get("kernels"), logging.root.manager.disable
+    modules["kernels"] = None
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(was)
+        logging.disable(disabled)
         if hidden is None:
-            del sys.modules["kernels"]
+            del modules["kernels"]
         else:
-            sys.modules["kernels"] = hidden
+            modules["kernels"] = hidden

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -61,10 +62,9 @@ class Format:
             scale = functional.dequantize_blockwise(scale, absmax=of_scales, blocksize=_BLOCK_OF_SCALES)
             scale = scale + packed["mean_scale"]
         # as whole blocks: the library's kernel for CPUs takes rows for blocks where a row is no multiple of one
-        found = torch.ops.bitsandbytes.dequantize_4bit(
-            values, scale, BLOCK, self.kind, (values.numel() * 2 // BLOCK, BLOCK), dtype
-        )
-        return found.flatten()[: shape.numel()].view(shape)
+        blocks = (values.numel() * 2 // BLOCK, BLOCK)
+        weight = torch.ops.bitsandbytes.dequantize_4bit(values, scale, BLOCK, self.kind, blocks, dtype)
+        return weight.flatten()[: shape.numel()].view(shape)
 
     def _pack_4bit(self, weight: Tensor) -> dict[str, Tensor]:
         functional = libraries.bitsandbytes().functional
@@ -72,25 +72,25 @@ class Format:
         values, state = functional.quantize_4bit(
             flat.view(-1, BLOCK), blocksize=BLOCK, compress_statistics=self.nested, quant_type=self.kind
         )
-        found = {self.kind: values, "scale": state.absmax}
+        packed = {self.kind: values, "scale": state.absmax}
         if self.nested:
-            found |= {"scale_of_scales": state.state2.absmax, "mean_scale": state.offset}
-        return found
+            packed |= {"scale_of_scales": state.state2.absmax, "mean_scale": state.offset}
+        return packed
 
     def _pack_int8(self, weight: Tensor) -> dict[str, Tensor]:
         if self.library == "bitsandbytes":
             values, largest, _ = libraries.bitsandbytes().functional.int8_vectorwise_quant(weight.half())
-            found = {"int8": values, "scale": largest.float() / 127}
+            packed = {"int8": values, "scale": largest.float() / 127}
         else:
             torchao = libraries.torchao()
             holder = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta"))
             holder[0].weight = nn.Parameter(weight.clone(), requires_grad=False)
             torchao.quantize_(holder, torchao.Int8WeightOnlyConfig())
-            made = holder[0].weight
-            found = {"int8": made.qdata, "scale": made.scale.float().flatten()}
-        if not found["scale"].isfinite().all():
+            quantized: Any = holder[0].weight  # a tensor class of torchao
+            packed = {"int8": quantized.qdata, "scale": quantized.scale.float().flatten()}
+        if not packed["scale"].isfinite().all():
             raise ValueError("a weight is too large for 8 bits by bitsandbytes, which goes through float16.")
-        return found
+        return packed
 
     def _shapes(self, weight: Tensor) -> dict[str, Tensor]:
         def empty(*size: int, dtype: torch.dtype) -> Tensor:
@@ -102,11 +102,11 @@ class Format:
                 "scale": empty(weight.shape[0], dtype=torch.float32),
             }
         blocks = math.ceil(weight.numel() / BLOCK)
-        found = {
+        shapes = {
             self.kind: empty(blocks * BLOCK // 2, 1, dtype=torch.uint8),
             "scale": empty(blocks, dtype=torch.uint8 if self.nested else torch.float32),
         }
         if self.nested:
-            found["scale_of_scales"] = empty(math.ceil(blocks / _BLOCK_OF_SCALES), dtype=torch.float32)
-            found["mean_scale"] = empty(dtype=torch.float32)
-        return found
+            shapes["scale_of_scales"] = empty(math.ceil(blocks / _BLOCK_OF_SCALES), dtype=torch.float32)
+            shapes["mean_scale"] = empty(dtype=torch.float32)
+        return shapes

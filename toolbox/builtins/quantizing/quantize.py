@@ -63,37 +63,39 @@ class LinearQuantization(Quantize):
         chosen = {id(layer): layer for layer in linear_layers(backbone) if _is_plain(layer)}
         if not chosen:
             raise ValueError(f"{type(backbone).__name__} has no plain linear layers inside layers(): remove quantize.")
-        made: dict[int, QuantizedLinear] = {}
+        compute = None if self.compute is None else _DTYPES[self.compute]
+        quantized: dict[int, QuantizedLinear] = {}
         for parent in list(backbone.modules()):
             for name, child in list(parent._modules.items()):
-                if id(child) in chosen:
-                    if id(child) not in made:
-                        made[id(child)] = QuantizedLinear(child, format, _DTYPES.get(self.compute))
-                    setattr(parent, name, made[id(child)])
-        return len(made)
+                layer = chosen.get(id(child))
+                if layer is not None:
+                    if id(layer) not in quantized:
+                        quantized[id(layer)] = QuantizedLinear(layer, format, compute)
+                    setattr(parent, name, quantized[id(layer)])
+        return len(quantized)
 
     def describe(self) -> dict[str, Any]:
-        found = {"library": self._chosen(), "bits": self.bits, "kind": self.kind}
-        return found | ({"nested": self.nested} if self.bits == 4 else {}) | {"compute": self.compute}
+        settings = {"library": self._choose_library(), "bits": self.bits, "kind": self.kind}
+        return settings | ({"nested": self.nested} if self.bits == 4 else {}) | {"compute": self.compute}
 
     def try_on(self, device: torch.device) -> None:
         format, weight = self._format(), torch.linspace(-1, 1, 128).view(2, 64)
         packed = {name: tensor.to(device) for name, tensor in format.pack(weight).items()}
         try:
-            found = format.unpack(packed, weight.shape, torch.float32).cpu()
+            unpacked = format.unpack(packed, weight.shape, torch.float32).cpu()
         except Exception as error:  # every library has its own way to fail
             raise ValueError(f"{format.library} has no {self.bits} bits on {device.type}: {error}") from error
-        if not torch.allclose(found, weight, atol=0.2):
+        if not torch.allclose(unpacked, weight, atol=0.2):
             raise ValueError(f"{format.library} computes wrong numbers with {self.bits} bits on {device.type}.")
 
-    def _chosen(self) -> str:
+    def _choose_library(self) -> str:
         """The library that is used: the one asked for, or the first that is installed, or the preferred one."""
         able = _LIBRARIES[self.bits] if self.library == "auto" else (self.library,)
         return next((name for name in able if libraries.installed(name)), able[0])
 
     def _format(self) -> Format:
         """Raises ValueError, with the command that mends it, where the library cannot be used."""
-        library = self._chosen()
+        library = self._choose_library()
         getattr(libraries, library)()
         return Format(self.kind, self.nested, library)
 

@@ -39,7 +39,7 @@ class QuantizedLinear(nn.Linear):
         self.train(linear.training)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]  # torch declares a parameter, and here it is computed
         """(out, in): the weight unpacked, float32. A copy: changing it changes nothing."""
         return self.format.unpack(self._packed(), self._shape, torch.float32)
 
@@ -48,8 +48,9 @@ class QuantizedLinear(nn.Linear):
         dtype = self.compute or plain
         packed = self._packed()
         with without_autocast(inputs.device):
-            found = _Product.apply(inputs.to(dtype), self.bias, self.format, self._shape, self._names, *packed.values())
-        return found.to(plain)
+            tensors = packed.values()
+            product = _Product.apply(inputs.to(dtype), self.bias, self.format, self._shape, self._names, *tensors)
+        return product.to(plain)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.format.kind}"
