@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from toolbox import base
 from toolbox import plugin as interface
 from toolbox.builtins import plugin as core
 from toolbox.builtins.early_stop import EarlyStop
@@ -144,7 +145,10 @@ def test_components_are_named_once_and_their_kinds_exist():
     components = core.toolbox_components()
     assert len({component.name for component in components}) == len(components)
     assert {component.kind for component in components} <= set(interface.KINDS)
-    assert all(component.target.endswith(f":{component.name}") and component.summary for component in components)
+    assert all(component.summary for component in components)
+    for component in components:  # the class of one that is called as its contract has another name
+        same_name = component.target.endswith(f":{component.name}")
+        assert same_name != hasattr(base, component.name), component
 
 
 def test_declaring_components_imports_nothing_heavy():

@@ -41,8 +41,10 @@ def test_one_extra_installs_every_plugin():
 
 def test_each_recipe_is_covered_by_the_extra_of_a_job():
     jobs = {name: plugins | {"core"} for name, plugins in extras().items() if name != "all"}
+    recipes = list_recipes()
     assert jobs
-    for recipe in list_recipes():
+    assert recipes
+    for recipe in recipes:
         config = to_dict(load_config(recipe.path))
         made = {data["dataset"].partition(".")[0] for data in config.get("prepare") or []}
         needs = list_namespaces(config) | made
