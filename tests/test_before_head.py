@@ -15,7 +15,7 @@ from toolbox.base import Batch
 from toolbox.cli import train
 from toolbox.engine.evaluation.before_head import compare_with_head
 from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
-from toolbox.utils.model_io import unit_embeddings
+from toolbox.utils.model_io import get_unit_embeddings
 
 SHORT = {"train_cfg.max_steps": 4, "train_cfg.val_interval": 2, "evaluate_before": False}
 COLLAPSED = {"model.head": {"type": "core.Projection", "dim": 1, "bias": False}}
@@ -93,7 +93,7 @@ def test_what_is_retrieved_by_must_exist():
 
 
 def embeddings_of(outputs, batch):
-    return unit_embeddings(outputs, batch.ids).numpy()
+    return get_unit_embeddings(outputs, batch.ids).numpy()
 
 
 def _batch(encoder, pictures):

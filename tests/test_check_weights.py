@@ -66,7 +66,7 @@ def test_ids_that_cannot_be_had(toy, backbone, monkeypatch, tmp_path):
     assert "hf download" in told[0]
     assert api.plan(recipe, data=False).problems == []  # only --check looks
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "unreachable", lambda *_: None)
+    monkeypatch.setattr(hub, "explain_unreachable", lambda *_: None)
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download",
         lambda *_, local_files_only=False, **__: (

@@ -412,7 +412,7 @@ def cached(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "unreachable", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hub, "explain_unreachable", lambda *_: pytest.fail("the network was asked"))
     repository = tmp_path / "cache" / "models--someone--tiny"
     model = scattered(AutoModel.from_config(AutoConfig.for_model("dinov2", **HF, image_size=32)))
     model.save_pretrained(repository / "snapshots" / ("0" * 40))

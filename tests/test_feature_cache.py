@@ -17,10 +17,10 @@ from toy_plugin import Noise, Patches, ToTensor
 from toolbox.base import Tower
 from toolbox.builtins.augment import RandomViews
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.key import data_identity, digest, plain, tower_identity, weights_digest
+from toolbox.feature_cache.key import data_identity, describe_tower, digest, plain, weights_digest
 from toolbox.feature_cache.shards import ShardLayout
 from toolbox.feature_cache.store import Store
-from toolbox.feature_cache.views import draw_of, view_of
+from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.feature_cache.writer import MANIFEST, Writer
 from toolbox.registry import build
 from toolbox.utils.key_paths import find_differences
@@ -36,7 +36,7 @@ def tower(seed: int = 0, pool: str = "mean", **arguments) -> Tower:
 
 def of_tower(found: Tower | None = None, preprocess=None, **changes) -> dict:
     given = dict(input="image", dtype="fp16", precision="fp32") | changes
-    return tower_identity(found or tower(), preprocess or ToTensor(16), **given)
+    return describe_tower(found or tower(), preprocess or ToTensor(16), **given)
 
 
 class Normalised(ToTensor):
@@ -305,10 +305,10 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(tmp_path, monke
 
 
 def test_views_are_drawn_evenly_and_from_numbers_alone():
-    views = view_of(0, range(4000), 4)
+    views = choose_view(0, range(4000), 4)
     assert np.bincount(views).min() > 900
-    assert (views == view_of(0, range(4000), 4)).all()
-    assert (views != view_of(1, range(4000), 4)).any()
-    assert view_of(0, [7], 4) == views[7:8]
-    assert (view_of(3, range(9), 1) == 0).all()
-    assert len({draw_of(index, view, 10) for index in range(10) for view in range(3)}) == 30
+    assert (views == choose_view(0, range(4000), 4)).all()
+    assert (views != choose_view(1, range(4000), 4)).any()
+    assert choose_view(0, [7], 4) == views[7:8]
+    assert (choose_view(3, range(9), 1) == 0).all()
+    assert len({get_draw(index, view, 10) for index in range(10) for view in range(3)}) == 30

@@ -14,7 +14,7 @@ from test_feature_cache_runs import FROZEN, run
 
 from toolbox.base import Dataset, read_image
 from toolbox.cli import cache
-from toolbox.feature_cache.key import item_digests
+from toolbox.feature_cache.key import digest_item_files
 from toolbox.feature_cache.store import Store
 from toolbox.registry import catalog
 
@@ -194,6 +194,6 @@ class Tiles(Dataset):
 
 
 def test_items_that_share_files_are_not_kept_by_their_files(grown):
-    assert item_digests(Tiles()) is None
+    assert digest_item_files(Tiles()) is None
     Path("r.jsonl").write_text("".join(f'{{"query": "a {i}", "positive": "b {i}"}}\n' for i in range(9)))
-    assert item_digests(catalog().resolve("datasets.Records")("r.jsonl", mode="t2t")) is None
+    assert digest_item_files(catalog().resolve("datasets.Records")("r.jsonl", mode="t2t")) is None

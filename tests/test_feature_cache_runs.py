@@ -24,7 +24,7 @@ from toolbox.cli import extract
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.store import Store
-from toolbox.feature_cache.views import draw_of, view_of
+from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.feature_cache.writer import Writer
 
 FROZEN = {"model.backbone.tune": dict(mode="frozen"), "train_dataloader.augment": None}
@@ -128,8 +128,8 @@ def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     dataset, source = toy_plugin.Noise(), InputSpec("image", toy_plugin.ToTensor(16))
     live = BatchBuilder(dataset, {"image": source}, augment=RandomViews(), seed=0)
     draws = [(1000, 5), (1001, 5), (77, 63)]
-    chosen = view_of(0, [draw for draw, _ in draws], 3)
-    batch = live[[(draw_of(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
+    chosen = choose_view(0, [draw for draw, _ in draws], 3)
+    batch = live[[(get_draw(index, int(view), 64), index) for (_, index), view in zip(draws, chosen, strict=True)]]
     got = BatchBuilder(dataset, {"image": source}, seed=0, stored={"image": store})[draws]
     with torch.no_grad():
         torch.testing.assert_close(got.inputs["image"], model.pool_features(batch))
@@ -155,7 +155,7 @@ def test_an_augmentation_of_two_views_is_stored_as_two(toy):
         toy_plugin.Noise(), {"image": InputSpec("image", toy_plugin.ToTensor(16))}, stored={"image": store}
     )[[(0, 4), (1, 9)]]
     assert batch.views == {"image": 2}
-    views = view_of(0, [0, 1], 3) * 2
+    views = choose_view(0, [0, 1], 3) * 2
     expected = torch.cat([store.rows([4, 9], views), store.rows([4, 9], views + 1)])
     assert torch.equal(batch.inputs["image"], expected)
 
@@ -168,9 +168,9 @@ def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     source = InputSpec("image", toy_plugin.ToTensor(16))
     inputs, dataset = {"image": source, "teacher": source}, toy_plugin.Noise()
     mixed = BatchBuilder(dataset, inputs, augment=RandomViews(), seed=0, stored={"teacher": store})[[(900, 7)]]
-    view = int(view_of(0, [900], 2)[0])
+    view = int(choose_view(0, [900], 2)[0])
     plain = BatchBuilder(dataset, {"image": source}, augment=RandomViews(), seed=0)
-    assert torch.equal(mixed.inputs["image"], plain[[(draw_of(7, view, 64), 7)]].inputs["image"])
+    assert torch.equal(mixed.inputs["image"], plain[[(get_draw(7, view, 64), 7)]].inputs["image"])
     assert torch.equal(mixed.inputs["teacher"], store.rows([7], view))
 
 

@@ -15,7 +15,7 @@ from toolbox_retrieval.report_items import make_group_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from toolbox.utils.neighbours import nearest
+from toolbox.utils.neighbours import find_nearest
 
 MB = 2**20
 
@@ -79,8 +79,8 @@ def test_neighbours_of_parts_are_those_of_the_whole():
     own = torch.full((70,), -1)
     own[:20] = torch.arange(20) * 3
     queries[:20] = gallery[own[:20]]
-    whole = nearest(queries, gallery, own, 40, memory_mb=512)
-    parts = nearest(queries, gallery, own, 40, memory_mb=0.05)
+    whole = find_nearest(queries, gallery, own, 40, memory_mb=512)
+    parts = find_nearest(queries, gallery, own, 40, memory_mb=0.05)
     assert torch.equal(whole[1], parts[1])
     assert torch.allclose(whole[0], parts[0], atol=1e-6)
     assert not (parts[1][:20] == own[:20, None]).any()

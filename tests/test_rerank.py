@@ -17,7 +17,7 @@ from toolbox_retrieval.whitening import Whitening
 
 from benchmarks import rerank as benchmark
 from toolbox.base import Batch
-from toolbox.utils.neighbours import expand, nearest, unit_rows
+from toolbox.utils.neighbours import expand_queries, find_nearest, make_unit_rows
 from toolbox.utils.ranking import rank_queries, summarize
 
 
@@ -95,7 +95,7 @@ def numbers_of(score, query_labels, gallery_labels, own, ks=(1, 5)):
 
 def distances(x, k1, k2, weight, **arguments):
     """The final distances of the sparse implementation, dense."""
-    units = unit_rows(x)
+    units = make_unit_rows(x)
     encoded = KReciprocal(units, len(x), k1, k2, weight, **arguments)
     scores = units @ units.T
     encoded.rescore(torch.arange(len(x)), torch.arange(len(x)), scores)
@@ -186,7 +186,7 @@ def test_chunks_change_no_distance(monkeypatch):
     expected = distances(x, 20, 6, 0.3)
     monkeypatch.setattr(k_reciprocal, "_PAIRS", 50)
     assert torch.allclose(distances(x, 20, 6, 0.3), expected, atol=1e-6)
-    units = unit_rows(x)
+    units = make_unit_rows(x)
     whole = k_reciprocal.list_neighbours(units, 20, 512)
     assert torch.equal(k_reciprocal.list_neighbours(units, 20, 0), whole)
     sets = k_reciprocal.find_reciprocal_sets(whole, 20, 512)
@@ -220,7 +220,7 @@ def test_queries_apart_from_the_gallery_are_ranked_within_the_union():
 
 def test_memory_stays_bounded():
     x, _ = items(n=3000, dim=16, classes=600)
-    units = unit_rows(x)
+    units = make_unit_rows(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         KReciprocal(units, 3000, 20, 6, 0.3, memory_mb=4)
     largest = max(event.self_cpu_memory_usage for event in profile.events())
@@ -240,15 +240,15 @@ def test_the_benchmark_reports_its_promise():
 def test_nearest_are_the_others_in_order_and_the_first_of_equals():
     x, _ = items(n=60)
     x[20:24] = x[5]
-    units = unit_rows(x)
+    units = make_unit_rows(x)
     order = order_of(unit(x) @ unit(x).T)
     for k in (1, 7, 59, 60, 200):
-        cosines, places = nearest(units, units, torch.arange(60), k)
+        cosines, places = find_nearest(units, units, torch.arange(60), k)
         assert places.shape == (60, min(k, 60))
         filled = min(k, 59)
         assert places[:, :filled].tolist() == [row[:filled] for row in order]
         assert (cosines[:, filled:] == -torch.inf).all()
-    assert torch.equal(nearest(units, units, torch.arange(60), 7, memory_mb=0)[1], torch.tensor(order)[:, :7])
+    assert torch.equal(find_nearest(units, units, torch.arange(60), 7, memory_mb=0)[1], torch.tensor(order)[:, :7])
 
 
 def reference_expansion(queries, gallery, own, k, alpha):
@@ -266,8 +266,8 @@ def test_expansion_equals_its_formula(k, alpha, gallery_too):
     x, labels = items()
     own = torch.arange(120)
     expected = reference_expansion(x, x, own, k, alpha)
-    units = unit_rows(x)
-    torch.testing.assert_close(expand(units, units, own, k, alpha).double(), expected, atol=2e-6, rtol=0)
+    units = make_unit_rows(x)
+    torch.testing.assert_close(expand_queries(units, units, own, k, alpha).double(), expected, atol=2e-6, rtol=0)
     score = expected @ (expected if gallery_too else unit(x)).T
     metric = Recall(ks=[1, 5], alpha_qe=[k, alpha], expand_gallery=gallery_too)
     found = under(feed(metric, 7 * x, labels), "alpha_qe")
@@ -288,9 +288,9 @@ def test_expansion_of_queries_apart_from_the_gallery():
 
 
 def test_chunks_change_no_expansion():
-    units = unit_rows(items()[0])
-    expected = expand(units, units, torch.arange(120), 10, 3.0)
-    assert torch.allclose(expand(units, units, torch.arange(120), 10, 3.0, memory_mb=0), expected, atol=1e-6)
+    units = make_unit_rows(items()[0])
+    expected = expand_queries(units, units, torch.arange(120), 10, 3.0)
+    assert torch.allclose(expand_queries(units, units, torch.arange(120), 10, 3.0, memory_mb=0), expected, atol=1e-6)
 
 
 # whitening

@@ -16,7 +16,7 @@ from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
 from toolbox.engine.precision import Precision
 from toolbox.registry import build
-from toolbox.utils.model_io import unit_embeddings
+from toolbox.utils.model_io import get_unit_embeddings
 
 NAMES = ("6 items", "37 items", "some unreadable", "whole batches unreadable", "a first batch unreadable")
 
@@ -35,7 +35,7 @@ class Keep(Metric):
 
 
 def embeddings_of(outputs, batch):
-    return unit_embeddings(outputs, batch.ids).numpy()
+    return get_unit_embeddings(outputs, batch.ids).numpy()
 
 
 def classes_of(outputs, batch):

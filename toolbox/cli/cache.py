@@ -45,13 +45,13 @@ def main(argv: list[str] | None = None) -> int:
 def _manage_stores(arguments: argparse.Namespace) -> int:
     prepare_process()
     from toolbox.errors import ToolboxError
-    from toolbox.feature_cache.inventory import list_stores, remove_store, superseded
+    from toolbox.feature_cache.inventory import find_superseded, list_stores, remove_store
 
     folder = Path(arguments.folder).expanduser()
     if not folder.is_dir():
         raise ToolboxError(f"There is no folder {folder}.", hint="--folder takes the `features.folder` of a recipe.")
     stores = list_stores(folder)
-    old = {store.folder for store in superseded(stores)}
+    old = {store.folder for store in find_superseded(stores)}
     chosen = _choose_stores(arguments, stores, old, folder)
     if arguments.remove and not arguments.dry_run:
         for store in chosen:

@@ -173,10 +173,10 @@ def collect_outputs(
 
 def embed_dataset(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> ImageOutputs:
     """Embed a dataset as the arguments say; `rows` is (N, D) float32, of length 1. Otherwise as `collect_outputs`."""
-    from toolbox.utils.model_io import unit_embeddings
+    from toolbox.utils.model_io import get_unit_embeddings
 
     return collect_outputs(
-        model, dataset, arguments, lambda outputs, batch: unit_embeddings(outputs, batch.ids).numpy()
+        model, dataset, arguments, lambda outputs, batch: get_unit_embeddings(outputs, batch.ids).numpy()
     )
 
 

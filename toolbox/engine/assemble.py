@@ -83,11 +83,11 @@ def weight_problems(recipe: dict[str, Any]) -> list[Problem]:
         if backbone.weights_id is None:
             continue
         try:
-            with hub.look_only():
+            with hub.forbid_downloads():
                 backbone.find_weights()
                 if sum(p.numel() * p.element_size() for p in backbone.parameters()) <= _LARGEST:
                     backbones(build(recipe["model"], "model", where="model"))[path].load_weights()
-        except hub.NotDownloaded:
+        except hub.DownloadNeeded:
             continue  # it is downloaded when the run starts
         except (OSError, ValueError) as error:
             problems.append(Problem(str(error), f"model.{path}"))

@@ -71,7 +71,7 @@ def list_stores(root: Path) -> list[StoreInfo]:
     return sorted(stores, key=lambda store: (-store.changed, store.folder.name))
 
 
-def superseded(stores: list[StoreInfo]) -> list[StoreInfo]:
+def find_superseded(stores: list[StoreInfo]) -> list[StoreInfo]:
     """Those of which a newer store has the same encoder and the same dataset with its items of today.
 
     - `stores`: the newest first, as `list_stores` returns them.

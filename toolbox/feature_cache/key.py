@@ -38,7 +38,7 @@ _NOT_NUMBERS = {
 }
 
 
-def tower_identity(tower: Tower, preprocess: Preprocess, *, input: str, dtype: str, precision: str) -> dict[str, Any]:
+def describe_tower(tower: Tower, preprocess: Preprocess, *, input: str, dtype: str, precision: str) -> dict[str, Any]:
     """What a tower makes of any data, readable and plain enough for JSON.
 
     - `input`: the name under which the model reads them; it chooses the field of a sample.
@@ -76,7 +76,7 @@ def data_identity(
     - `augment`: of the `views` random views, with the `seed` and the `stream` of its randomness; None for none.
     """
     random = {"views": views, "seed": seed, "stream": stream, "augment": plain(augment)} if augment else None
-    return {"dataset": dataset_identity(dataset, arguments), "augment": random}
+    return {"dataset": describe_dataset(dataset, arguments), "augment": random}
 
 
 def digest(of: Any) -> str:
@@ -84,7 +84,7 @@ def digest(of: Any) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
 
-def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def describe_dataset(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's class, arguments (defaults filled in), length, labels, classes, and its files' sizes and dates."""
     cls = type(dataset)
     defaults = {
@@ -105,7 +105,7 @@ def dataset_identity(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
     }
 
 
-def item_digests(dataset: Dataset) -> list[str] | None:
+def digest_item_files(dataset: Dataset) -> list[str] | None:
     """Of each item its file's digest: path, size and time of the last change. None where items are not files."""
     files = dataset.item_files()
     return None if files is None else [_file_digest(os.fspath(path)) for path in files]

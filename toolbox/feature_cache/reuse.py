@@ -17,18 +17,18 @@ OF_THE_ITEMS = {"dataset.items", "dataset.labels", "dataset.classes", "dataset.f
 """What may differ between two stores that share items; rows of one item are the same numbers in both."""
 
 
-class KnownItem(NamedTuple):
+class ReusableItem(NamedTuple):
     """The stored rows (views, width) of an item, in the store's dtype, and its id."""
 
     rows: Tensor
     id: int | str
 
 
-class KnownItems:
+class ReusableItems:
     """What older stores hold of the items of a dataset.
 
     - `root`: the folder of the stores; `identity`: of the features that are computed; `layout`: of their store.
-    - `files`: the digest of each item's file (`key.item_digests`), None where items are not files.
+    - `files`: the digest of each item's file (`key.digest_item_files`), None where items are not files.
 
     An item is known where an older store of the same features holds a row of the same file. Random views are never
     taken: they are seeded by the place of an item in its dataset. Items with roles are not taken either, since a role
@@ -67,9 +67,9 @@ class KnownItems:
             if folder not in self.folders:
                 self.folders.append(folder)
 
-    def read(self, indices: range) -> dict[int, KnownItem]:
+    def read(self, indices: range) -> dict[int, ReusableItem]:
         """The known ones of some items, by index."""
-        items: dict[int, KnownItem] = {}
+        items: dict[int, ReusableItem] = {}
         shards: dict[tuple[Path, int], tuple[Tensor, list[Any]]] = {}
         for index in indices:
             if index not in self.places:
@@ -78,7 +78,7 @@ class KnownItems:
             if (folder, shard.number) not in shards:
                 shards[folder, shard.number] = _read_shard(folder, layout, shard)
             rows, ids = shards[folder, shard.number]
-            items[index] = KnownItem(rows[row], ids[row])
+            items[index] = ReusableItem(rows[row], ids[row])
         return items
 
 

@@ -9,7 +9,7 @@ import numpy as np
 _STEP, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
-def view_of(seed: int, draws: Sequence[int], views: int) -> np.ndarray:
+def choose_view(seed: int, draws: Sequence[int], views: int) -> np.ndarray:
     """The view, below `views`, that each draw gets, as if at random (Steele et al. 2014: SplitMix64)."""
     if views == 1:
         return np.zeros(len(draws), np.int64)
@@ -21,6 +21,6 @@ def view_of(seed: int, draws: Sequence[int], views: int) -> np.ndarray:
     return ((x ^ (x >> np.uint64(31))) % np.uint64(views)).astype(np.int64)
 
 
-def draw_of(index: int, view: int, items: int) -> int:
+def get_draw(index: int, view: int, items: int) -> int:
     """The draw that seeds the augmentation of a stored view: view k of item i is what epoch k of plain order draws."""
     return view * items + index

@@ -31,19 +31,19 @@ class Items:
     gallery: Tensor
 
     @property
-    def alone(self) -> bool:
+    def is_symmetric(self) -> bool:
         """Whether every item is a query against all others."""
         return self.queries is self.gallery
 
-    def of(self, rows: Tensor) -> Tensor:
+    def select(self, rows: Tensor) -> Tensor:
         """The values of queries or of the gallery, not copied where they are all there are."""
         return self.values if len(rows) == len(self.values) else self.values[rows]
 
-    def own(self) -> Tensor:
+    def find_self_rows(self) -> Tensor:
         """(Q,): which gallery item a query is itself, -1 where the gallery does not hold it."""
         return find_items(self.ids[self.queries], self.ids[self.gallery])
 
-    def labelling(self) -> dict[str, Tensor]:
+    def get_ranking_arguments(self) -> dict[str, Tensor]:
         """The labels and ids that ranking takes."""
         return {
             "query_labels": self.labels[self.queries],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolbox.base import LoadedModel
 from toolbox.utils.image_list import ImageList
-from toolbox.utils.model_io import check_reads_images, input_modalities, unit_embeddings
+from toolbox.utils.model_io import check_reads_images, get_unit_embeddings, list_input_modalities
 
 
 class Encoder(LoadedModel):
@@ -27,7 +27,7 @@ class Encoder(LoadedModel):
     @cached_property
     def dim(self) -> int | None:
         """The width of an embedding; None for a model that gives none, or reads more than images."""
-        if list(input_modalities(self.model).values()) != ["image"]:
+        if list(list_input_modalities(self.model).values()) != ["image"]:
             return None
         outputs = next(self.run(ImageList(Image.new("RGB", (32, 32))), batch_size=1))
         return outputs["embeddings"].shape[-1] if "embeddings" in outputs else None
@@ -45,7 +45,7 @@ class Encoder(LoadedModel):
         rows: list[Tensor] = []
         for outputs in self.run_over_images(images, batch_size=batch_size, progress=progress):
             start = sum(map(len, rows))
-            rows.append(unit_embeddings(outputs, range(start, start + len(next(iter(outputs.values()))))))
+            rows.append(get_unit_embeddings(outputs, range(start, start + len(next(iter(outputs.values()))))))
         return torch.cat(rows)
 
     def run_over_images(

@@ -88,7 +88,7 @@ def save_timm(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def timm_code(
+def write_timm_code(
     preprocess: ImagePreprocess,
     tokens: list[str],
     prefix: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolbox.base import Backbone, Tune
 
 
-class Frozen(Tune):
+class FrozenBackbone(Tune):
     """Nothing of the backbone trains: what a recipe says by `tune=dict(mode="frozen")`."""
 
     mode = "frozen"

@@ -16,16 +16,16 @@ DEADLINE = 15.0
 RANDOM_WEIGHTS = "Or try the recipe with random weights: the override model.backbone.weights=False"
 
 
-class NotDownloaded(OSError):
-    """Files are not here but can be had: nothing was downloaded, as `look_only` wants it."""
+class DownloadNeeded(OSError):
+    """Files are not here but can be had: nothing was downloaded, as `forbid_downloads` wants it."""
 
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 
 
 @contextmanager
-def look_only() -> Iterator[None]:
-    """Inside, `snapshot` raises NotDownloaded where it would download."""
+def forbid_downloads() -> Iterator[None]:
+    """Inside, `snapshot` raises DownloadNeeded where it would download."""
     token = _looking.set(True)
     try:
         yield
@@ -67,11 +67,11 @@ def snapshot(
         pass  # not, or only partly, in the cache
     if constants.HF_HUB_OFFLINE:
         raise OSError(steps("HF_HUB_OFFLINE is set, and they are not in the local cache"))
-    reason = unreachable(repository, revision)
+    reason = explain_unreachable(repository, revision)
     if reason is not None:
         raise OSError(steps(reason))
     if _looking.get():
-        raise NotDownloaded(steps("they are not in the local cache yet"))
+        raise DownloadNeeded(steps("they are not in the local cache yet"))
     try:
         return get_folder(cached=False)
     except Exception as error:  # the client's network library, and with it the type of error, differs by version
@@ -106,7 +106,7 @@ def format_download_steps(
     return "\n".join([f"{subject} not on this machine: {reason}.", *numbered, *alternatives])
 
 
-def unreachable(
+def explain_unreachable(
     repository: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model"
 ) -> str | None:
     """Why the Hub will not give the files; None when it will. One small request, bounded by `DEADLINE`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from toolbox.base.image_preprocess import ChannelOrder, ImagePreprocess, Interpolation
 from toolbox.utils.hf_logging import quiet_transformers
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """The files of a folder in Hugging Face format that say how its images are scaled."""
@@ -80,7 +80,9 @@ def read_image_processor(folder: Path) -> ProcessorSettings:
             f"its {PROCESSOR_FILES[0]}."
         ) from None
     except Exception as error:  # the types of transformers' own complaints differ by version
-        raise ValueError(f"transformers cannot read the image processor in {folder}: {one_line(error)}.") from error
+        raise ValueError(
+            f"transformers cannot read the image processor in {folder}: {shorten_error(error)}."
+        ) from error
 
 
 def read_timm_images(description: Mapping[str, Any]) -> ProcessorSettings:
@@ -198,7 +200,7 @@ def _process(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
     try:
         pixels = processor(images=[picture], return_tensors="pt", **options)["pixel_values"]
     except Exception as error:  # every processor has its own way to refuse
-        raise _UnsupportedProcessor(f"of one picture it makes no pixel_values ({one_line(error)})") from None
+        raise _UnsupportedProcessor(f"of one picture it makes no pixel_values ({shorten_error(error)})") from None
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
         raise _UnsupportedProcessor(f"of one picture it makes pixel_values of shape {shape}, not (1, 3, height, width)")

@@ -11,7 +11,7 @@ from toolbox.base import Model, l2_normalize
 from toolbox.errors import ToolboxError
 
 
-def unit_embeddings(outputs: dict[str, Tensor], ids: Sequence[int | str]) -> Tensor:
+def get_unit_embeddings(outputs: dict[str, Tensor], ids: Sequence[int | str]) -> Tensor:
     """The embeddings that a model gave, (B, D) float32 of length 1, on the CPU; `ids`: of the items, for messages.
 
     Raises ToolboxError for outputs without embeddings, and for embeddings that are not finite.
@@ -34,14 +34,14 @@ def require_finite(rows: Tensor, what: str, ids: Sequence[int | str]) -> None:
         raise ToolboxError(f"{what} hold NaN or infinity: {listed}.", hint="Training diverged: use another checkpoint.")
 
 
-def input_modalities(model: Model) -> dict[str, str]:
+def list_input_modalities(model: Model) -> dict[str, str]:
     """What each of a model's inputs reads, "image" or "text"; those that only training has are left out."""
     return {name: part.modality for name, part in model.inputs.items() if name not in model.training_only}
 
 
 def check_reads_images(model: Model) -> None:
     """Raise ToolboxError for a model that reads more than images, or none."""
-    modalities = input_modalities(model)
+    modalities = list_input_modalities(model)
     others = sorted(name for name, modality in modalities.items() if modality != "image")
     if others or not modalities:
         raise ToolboxError(f"This model cannot encode images alone: it also reads {', '.join(others) or 'nothing'}.")

@@ -11,12 +11,14 @@ _SPARE = 16
 """How many equally near rows are looked at beyond the k, to choose the first ones among them."""
 
 
-def unit_rows(x: Tensor) -> Tensor:
+def make_unit_rows(x: Tensor) -> Tensor:
     """A copy in float32 (float64 stays) whose rows have length 1; zero rows stay zero."""
     return normalize_rows(x.to(torch.promote_types(x.dtype, torch.float32), copy=True))
 
 
-def nearest(queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: float = 512) -> tuple[Tensor, Tensor]:
+def find_nearest(
+    queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: float = 512
+) -> tuple[Tensor, Tensor]:
     """The k gallery rows of largest cosine for each query, itself left out; all of them where k is larger.
 
     - `queries`: (Q, D), `gallery`: (G, D), rows of length 1. It computes on the device of the queries, to which parts
@@ -70,13 +72,15 @@ def _select_nearest(values: Tensor, places: Tensor, count: int) -> tuple[Tensor,
     return values.gather(1, order), places.gather(1, order)
 
 
-def expand(queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512) -> Tensor:
+def expand_queries(
+    queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512
+) -> Tensor:
     """Alpha query expansion: q + sum over its k nearest x of max(q·x, 0)^alpha x, made of length 1.
 
     Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018. The query itself has
-    weight 1. The arguments are those of `nearest`; alpha 0 weighs the k alike (average query expansion).
+    weight 1. The arguments are those of `find_nearest`; alpha 0 weighs the k alike (average query expansion).
     """
-    cosines, places = nearest(queries, gallery, own, k, memory_mb=memory_mb)
+    cosines, places = find_nearest(queries, gallery, own, k, memory_mb=memory_mb)
     weights = (cosines.clamp(min=0) ** alpha).masked_fill(cosines == -torch.inf, 0)
     step = max(1, memory_mb * 2**18 // max(1, places.shape[1] * gallery.shape[1]))
     parts = [

@@ -38,10 +38,10 @@ def bootstrap_counts(
         drawn[:, kinds] = torch.from_numpy(generator.multinomial(total, flat[kinds] / total, size=len(rows))).double()
         for name, numbers in compute(drawn.view(-1, *counts.shape)).items():
             values.setdefault(name, []).append(numbers)
-    return {name: percentiles(torch.cat(numbers)) for name, numbers in values.items()}
+    return {name: compute_percentiles(torch.cat(numbers)) for name, numbers in values.items()}
 
 
-def percentiles(values: Tensor) -> tuple[float, float]:
+def compute_percentiles(values: Tensor) -> tuple[float, float]:
     """(low, high) that leave (1 - LEVEL) / 2 of the resamples' values out at either end."""
     ends = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     low, high = values.double().quantile(ends).tolist()

@@ -86,10 +86,12 @@ def write_embeddings(
     check_ids(path, names)
     if path.suffix == ".npz":
         with new_file(path) as file, file.open("wb") as stream:
-            arrays = {"ids": np.asarray(names, dtype=np.str_), "embeddings": embeddings}
+            text_ids = np.asarray(names, dtype=np.str_)
             if about:
-                arrays["about"] = np.asarray(json.dumps(dict(about)))
-            np.savez(stream, allow_pickle=True, **arrays)
+                description = np.asarray(json.dumps(dict(about)))
+                np.savez(stream, ids=text_ids, embeddings=embeddings, about=description)
+            else:
+                np.savez(stream, ids=text_ids, embeddings=embeddings)
     elif path.suffix == ".npy":
         with new_file(path) as file, new_file(_beside(path)) as listing:
             with file.open("wb") as stream:

@@ -10,7 +10,7 @@ from toolbox.errors import ToolboxError, command_line
 from toolbox.utils.model_io import require_finite
 
 
-def top_classes(
+def list_top_classes(
     outputs: dict[str, Tensor], top: int, ids: Sequence[int | str], names: Sequence[str] | None
 ) -> list[list[tuple[str, float]]]:
     """(name, probability) of the `top` likeliest classes of each item, best first; arguments as of `rank_classes`.

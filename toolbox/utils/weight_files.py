@@ -13,7 +13,7 @@ from torch import Tensor, nn
 _POINTER = b"version https://git-lfs"
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """The safetensors in a folder of Hugging Face format: model.safetensors, or the parts that its index lists.
 
     Raises FileNotFoundError where there are none, ValueError for an index that is none.
@@ -99,18 +99,18 @@ def check_weight_file(file: Path) -> None:
 
 
 def check_weight_files(folder: Path) -> None:
-    """`check_weight_file` for each of `weight_files`. Raises ValueError for a folder with an adapter."""
+    """`check_weight_file` for each of `list_weight_files`. Raises ValueError for a folder with an adapter."""
     check_no_adapter(folder)
-    for file in weight_files(folder):
+    for file in list_weight_files(folder):
         check_weight_file(file)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of `weight_files`, checked first."""
+    """All tensors of `list_weight_files`, checked first."""
     from safetensors.torch import load_file
 
     check_weight_files(folder)
-    return {key: tensor for file in weight_files(folder) for key, tensor in load_file(file).items()}
+    return {key: tensor for file in list_weight_files(folder) for key, tensor in load_file(file).items()}
 
 
 def read_weight_file(file: Path) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def read_weight_file(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path, hint: str) -> None:
+def fill_module(module: nn.Module, tensors: Mapping[str, Tensor], where: str | Path, hint: str) -> None:
     """Copy `tensors` into the state of `module`, which keeps its own precision; all or none.
 
     - `where`, `hint`: for the message: what the weights come from, and what to try.

@@ -16,7 +16,7 @@ from toolbox_datasets import hf_source
 from toolbox_datasets.hf import HF
 
 from toolbox.engine.trained_items import items_of
-from toolbox.feature_cache.key import dataset_identity
+from toolbox.feature_cache.key import describe_dataset
 
 datasets = pytest.importorskip("datasets")
 
@@ -312,7 +312,7 @@ def prepared(cache: Path, name: str, parts: dict, commit: str, config: str = "de
 
 
 def test_a_copy_in_the_cache_is_used_without_a_network(cache, monkeypatch):
-    monkeypatch.setattr(hf_source, "unreachable", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hf_source, "explain_unreachable", lambda *_: pytest.fail("the network was asked"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     parts = {"train": table([0, 1, 2] * 10), "test": table([2, 1, 0])}
     prepared(cache, "uoft-cs/cifar10", parts, "1" * 40)
@@ -328,7 +328,7 @@ def test_a_copy_in_the_cache_is_used_without_a_network(cache, monkeypatch):
     assert newer.labels == [0, 0, 0]
     assert newer.fingerprint() != before
     assert "2 versions" in newer.notes()[1]
-    same, other = dataset_identity(dataset, {"name": "cifar10"}), dataset_identity(newer, {"name": "cifar10"})
+    same, other = describe_dataset(dataset, {"name": "cifar10"}), describe_dataset(newer, {"name": "cifar10"})
     assert {key for key in same if same[key] != other[key]} == {"labels", "fingerprint"}  # features are stored anew
     chosen = HF("cifar10", "test", revision="1" * 40)
     assert (chosen.labels, chosen.fingerprint()) == ([2, 1, 0], before)
@@ -361,9 +361,9 @@ def test_an_unknown_name_without_a_network_tells_the_steps(monkeypatch):
     for text in ("HF_HUB_OFFLINE", "hf auth login", "datasets.load_dataset('ethz/food101')", "save_to_disk"):
         assert text in message
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hf_source, "unreachable", lambda *_: "their licence has to be accepted first")
+    monkeypatch.setattr(hf_source, "explain_unreachable", lambda *_: "their licence has to be accepted first")
     assert "licence has to be accepted" in problem(HF("imagenet-1k"))
-    monkeypatch.setattr(hf_source, "unreachable", lambda *_: None)
+    monkeypatch.setattr(hf_source, "explain_unreachable", lambda *_: None)
 
     def fail(*_, **__):
         raise RuntimeError("disk full\nmore")
@@ -375,7 +375,7 @@ def test_an_unknown_name_without_a_network_tells_the_steps(monkeypatch):
 
 def test_a_download_is_the_same_to_this_run_and_to_later_ones(cache, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hf_source, "unreachable", lambda *_: None)
+    monkeypatch.setattr(hf_source, "explain_unreachable", lambda *_: None)
     parts = {"train": table([0, 1, 2] * 10), "test": table([2, 1, 0])}
     asked = []
 

@@ -313,7 +313,7 @@ def test_cached_weights_need_no_network(empty_cache, tmp_path, monkeypatch):
     source.model.save_pretrained(snapshot)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    monkeypatch.setattr(hub, "unreachable", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hub, "explain_unreachable", lambda *_: pytest.fail("the network was asked"))
     net = ConvNeXt("convnext-tiny", size=32).eval()
     net.load_weights()
     assert torch.equal(net(PIXELS).tokens, source(PIXELS).tokens)

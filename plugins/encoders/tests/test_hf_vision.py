@@ -462,7 +462,7 @@ def cache(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub, "unreachable", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hub, "explain_unreachable", lambda *_: pytest.fail("the network was asked"))
 
     def fill(kind, name):
         repository = tmp_path / "cache" / f"models--{name.replace('/', '--')}"

@@ -485,7 +485,7 @@ def test_cached_weights_need_no_network(tmp_path, monkeypatch):
     from toolbox.utils import hub
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "unreachable", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr(hub, "explain_unreachable", lambda *_: pytest.fail("the network was asked"))
     cfg = timm.get_pretrained_cfg("test_vit")
     theirs = scattered(timm.create_model("test_vit"))
     repository = tmp_path / f"models--{cfg.hf_hub_id.replace('/', '--')}"

@@ -20,8 +20,8 @@ from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.data.workers import WorkerStatus
 from toolbox.errors import Problem, ToolboxError
 from toolbox.feature_cache.store import Store
-from toolbox.feature_cache.views import draw_of, view_of
-from toolbox.utils.messages import one_line
+from toolbox.feature_cache.views import choose_view, get_draw
+from toolbox.utils.messages import shorten_error
 
 
 @dataclass
@@ -155,7 +155,7 @@ class BatchBuilder(torch.utils.data.Dataset):
             )
         for name, store in self.stored.items():
             images = store.layout.views // store.calls
-            view = view_of(self.seed, [draw for draw, _ in draws], store.calls) * images
+            view = choose_view(self.seed, [draw for draw, _ in draws], store.calls) * images
             batch.inputs[name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
             batch.views[name] = images
         batch.stored = sorted(self.stored)
@@ -166,7 +166,7 @@ class BatchBuilder(torch.utils.data.Dataset):
         item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
         item["role"] = sample.get("role")
         if self.calls > 1:  # what is live sees what is stored beside it
-            draw = draw_of(index, int(view_of(self.seed, [draw], self.calls)[0]), len(self.dataset))
+            draw = get_draw(index, int(choose_view(self.seed, [draw], self.calls)[0]), len(self.dataset))
         for name, source in self.live.items():
             if source.field not in sample:
                 raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
@@ -219,7 +219,7 @@ def _shared(batch: Batch) -> Batch | Problem:
         map_tensors(batch, lambda tensor: tensor.share_memory_() if _can_share(tensor) else tensor)
     except (RuntimeError, OSError) as error:
         return Problem(
-            f"A batch finds no room in the memory that data workers share (/dev/shm): {one_line(error)}.",
+            f"A batch finds no room in the memory that data workers share (/dev/shm): {shorten_error(error)}.",
             hint="Fewer workers or a smaller prefetch_factor need less, and num_workers=0 needs none; a container gets "
             "more with --shm-size or --ipc=host.",
         )

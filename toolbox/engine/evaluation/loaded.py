@@ -14,7 +14,7 @@ from toolbox.base import Batch, Dataset, LoadedModel, Model, Sample
 from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.inference import compute_outputs
 from toolbox.errors import ToolboxError
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 
 def user_class(model: Model, name: str) -> type[LoadedModel]:
@@ -28,7 +28,7 @@ def user_class(model: Model, name: str) -> type[LoadedModel]:
     except Exception as error:
         raise ToolboxError(
             f"{name} cannot be used: its user_class {model.user_class!r} cannot be imported "
-            f"({type(error).__name__}: {one_line(error)}).",
+            f"({type(error).__name__}: {shorten_error(error)}).",
             hint="It is 'module:Class'.",
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, LoadedModel)):

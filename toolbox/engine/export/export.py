@@ -24,7 +24,7 @@ from toolbox.engine.export.export_readme import ExportedPart, write_readme
 from toolbox.engine.export.whole import export_whole, write_whole_readme, writes_itself
 from toolbox.engine.parts import backbones, model_state
 from toolbox.errors import ToolboxError
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 RECORD = "export.json"
 _HINT = "Choose another folder."
@@ -250,6 +250,6 @@ def _run(part: ExportedPart, root: Path, pixels: Tensor, embedding: list[str], *
     except Exception as error:  # every library has its own way to fail
         library = part.exported.library
         raise ToolboxError(
-            f"{library} cannot load what was exported of {part.path} ({type(error).__name__}: {one_line(error)}).",
+            f"{library} cannot load what was exported of {part.path} ({type(error).__name__}: {shorten_error(error)}).",
             hint="Nothing was left behind." + (" With merge=True no base has to be found." if part.adapted else ""),
         ) from error

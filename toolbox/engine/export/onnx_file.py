@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Batch, Model
 from toolbox.errors import ToolboxError
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 _ONE_FILE = 1_500_000_000  # bytes of tensors; the format's limit is 2 GiB, larger models get model.onnx.data beside it
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -105,7 +105,7 @@ def _answer(session: Any, names: list[str], values: list[Tensor]) -> dict[str, A
         return dict(zip(names, session.run(names, fed), strict=True))
     except Exception as error:  # onnxruntime's errors share no base class
         raise ToolboxError(
-            f"model.onnx does not take {len(values[0])} images ({one_line(error)}).",
+            f"model.onnx does not take {len(values[0])} images ({shorten_error(error)}).",
             hint="Leave onnx out. A net that reads the size of a batch by len() is fixed to it, by shape[0] not.",
         ) from error
 
@@ -129,6 +129,6 @@ def _translate(predict: Predict, values: tuple[Tensor, ...], file: Path, inputs:
             )
     except Exception as error:  # a model can be untranslatable in many ways
         raise ToolboxError(
-            f"torch cannot translate this model to ONNX ({type(error).__name__}: {one_line(error)}).",
+            f"torch cannot translate this model to ONNX ({type(error).__name__}: {shorten_error(error)}).",
             hint="Leave onnx out.",
         ) from error

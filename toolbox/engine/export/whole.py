@@ -14,7 +14,7 @@ from toolbox.base.exported_backbone import run_lines
 from toolbox.engine.export import onnx_file
 from toolbox.engine.export.compare import compare
 from toolbox.errors import ToolboxError
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 
 def writes_itself(model: Model) -> bool:
@@ -50,7 +50,7 @@ def export_whole(
         same = sorted(outputs.keys() & predicted.keys())
     except Exception as error:  # every library has its own way to fail
         raise ToolboxError(
-            f"{exported.library} cannot use what the model wrote ({type(error).__name__}: {one_line(error)}).",
+            f"{exported.library} cannot use what the model wrote ({type(error).__name__}: {shorten_error(error)}).",
             hint="Nothing was left behind.",
         ) from error
     if not same:

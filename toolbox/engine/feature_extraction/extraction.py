@@ -15,9 +15,9 @@ from toolbox.engine.data.loader import batches
 from toolbox.engine.inference import compute_outputs
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.reuse import KnownItem, KnownItems
+from toolbox.feature_cache.reuse import ReusableItem, ReusableItems
 from toolbox.feature_cache.shards import Shard, ShardLayout
-from toolbox.feature_cache.views import draw_of
+from toolbox.feature_cache.views import get_draw
 from toolbox.feature_cache.writer import Writer
 from toolbox.plugin import Device
 
@@ -65,7 +65,7 @@ class Job:
 
     def draws(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Of some items, an item's views one after another."""
-        return [(draw_of(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
+        return [(get_draw(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
 
     def features(self, stream: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor | None]]:
         """Each batch with its features, (draws, copies, width) float32 on the CPU; None where it has no item.
@@ -96,7 +96,7 @@ class Job:
 class _Pieces:
     """The draws of the unknown items of some shards, in batches that end where a shard does."""
 
-    def __init__(self, job: Job, shards: list[Shard], known: KnownItems) -> None:
+    def __init__(self, job: Job, shards: list[Shard], known: ReusableItems) -> None:
         self.start, self.job = 0, job
         self.of_shard: dict[Shard, list[Sequence[int]]] = {}
         for shard in shards:
@@ -115,7 +115,7 @@ def compute(
     job: Job,
     writer: Writer,
     shards: list[Shard],
-    known: KnownItems,
+    known: ReusableItems,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Compute and write shards. What is written stays, whatever ends this early.
@@ -159,7 +159,7 @@ class _Shard:
         self.record["files"] = job.files and job.files[shard.first : shard.stop]
         self.record["unreadable"] = {}
 
-    def keep(self, known: dict[int, KnownItem]) -> None:
+    def keep(self, known: dict[int, ReusableItem]) -> None:
         """Take in items that are stored elsewhere; their labels are those of the dataset today."""
         labels = self.job.dataset.labels
         for index, item in known.items():

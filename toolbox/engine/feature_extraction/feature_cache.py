@@ -24,8 +24,8 @@ from toolbox.engine.feature_extraction.verification import check_some
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.key import data_identity, digest, item_digests, plain, tower_identity
-from toolbox.feature_cache.reuse import KnownItems
+from toolbox.feature_cache.key import data_identity, describe_tower, digest, digest_item_files, plain
+from toolbox.feature_cache.reuse import ReusableItems
 from toolbox.feature_cache.shards import Shard, ShardLayout
 from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.writer import Writer, read_manifest
@@ -70,7 +70,7 @@ class FeatureCache:
         self._told: set[str] = set()
         try:
             self._of = {
-                name: tower_identity(
+                name: describe_tower(
                     tower,
                     self.inputs[name].preprocess,
                     input=name,
@@ -185,8 +185,8 @@ class FeatureCache:
             missing = self.distributed.run_on_main(lambda: self._open(writer, job, alone))
             known = None
             if missing:  # else no file is looked at twice
-                job = replace(job, files=item_digests(job.dataset))
-                known = KnownItems(self.root, of, layout, job.files)  # each process may see others
+                job = replace(job, files=digest_item_files(job.dataset))
+                known = ReusableItems(self.root, of, layout, job.files)  # each process may see others
                 self._compute(job, writer, missing, known)
                 self.distributed.barrier()
             self.distributed.run_on_main(lambda: self._finish(writer, job, missing))
@@ -227,7 +227,7 @@ class FeatureCache:
             self.console.info(f"{writer.folder} holds {whole} of {total} parts; the others are computed now.")
         return missing
 
-    def _compute(self, job: Job, writer: Writer, missing: list[Shard], known: KnownItems) -> None:
+    def _compute(self, job: Job, writer: Writer, missing: list[Shard], known: ReusableItems) -> None:
         own = missing[self.distributed.rank :: self.distributed.world_size]
         total = _count_unknown(missing, known)
         name = f"Features of {job.where.removesuffix('_dataloader')} ({job.name})"
@@ -288,6 +288,6 @@ class FeatureCache:
             self.console.info(f"{folder} is of other features, which differ in {shown}: it is not used.")
 
 
-def _count_unknown(shards: list[Shard], known: KnownItems) -> int:
+def _count_unknown(shards: list[Shard], known: ReusableItems) -> int:
     """How many items of some shards no older store holds."""
     return sum(index not in known.places for shard in shards for index in range(shard.first, shard.stop))

@@ -21,7 +21,7 @@ from toolbox.engine.parts import backbones
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
 from toolbox.utils.key_paths import get_value, set_value
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 if TYPE_CHECKING:
     from toolbox.engine.trainer import Trainer
@@ -72,7 +72,7 @@ def evaluating(where: str, batch: Batch) -> Iterator[None]:
             else "The batch is one item already: another device, or smaller images."
         )
         raise ToolboxError(
-            f"Out of memory while {size} items were evaluated: {one_line(error)}.", where=where, hint=hint
+            f"Out of memory while {size} items were evaluated: {shorten_error(error)}.", where=where, hint=hint
         ) from error
 
 
@@ -80,7 +80,7 @@ def _advice(
     recipe: dict[str, Any], classes: int | None, rows: dict[str, int], step: int, device: Device, error: BaseException
 ) -> ToolboxError:
     listed = ", ".join(f"{count} {name}s" for name, count in rows.items())
-    message = f"Out of memory at step {step}, with {listed} in a batch: {one_line(error)}."
+    message = f"Out of memory at step {step}, with {listed} in a batch: {shorten_error(error)}."
     found = _parts(recipe, classes, rows)
     if found:
         named = ", ".join(f"{name} {_size(size)}" for name, size in found.items())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from toolbox.base import Backbone, Batch, Head, Loss, Pool, without_autocast
 from toolbox.plugin import Problem
-from toolbox.utils.frozen import Frozen
+from toolbox.utils.frozen import FrozenBackbone
 from toolbox.utils.tower_model import TowerModel
 from toolbox_classification.class_heads import Linear
 
@@ -40,7 +40,7 @@ class Classifier(TowerModel):
         if self.pool.keeps_tokens:
             raise ValueError("a classifier reads one vector an item, and this pool keeps tokens: try pool='cls'")
         if backbone.tune is None:
-            backbone.tune = Frozen()
+            backbone.tune = FrozenBackbone()
 
     @property
     def fixed_embeddings(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import l2_normalize, without_autocast
-from toolbox.utils.neighbours import nearest, unit_rows
+from toolbox.utils.neighbours import find_nearest, make_unit_rows
 from toolbox.utils.ranking import full_precision
 
 LEAST = -100.0
@@ -77,7 +77,7 @@ class NearestNeighbours(FittedClassifier):
         device = embeddings.device
         no_rows = torch.full((len(embeddings),), -1, device=device)
         with without_autocast(device):
-            queries, ks, memory_mb = unit_rows(embeddings.float()), [int(k)], self.memory_mb
+            queries, ks, memory_mb = make_unit_rows(embeddings.float()), [int(k)], self.memory_mb
             chunks = count_votes(
                 queries, no_rows, self.memory, self.labels, classes, ks, temperature, memory_mb=memory_mb, device=device
             )
@@ -159,7 +159,7 @@ def count_votes(
         chunk = slice(start, min(start + rows, len(queries)))
         chunk_queries, chunk_rows = queries[chunk].to(device), gallery_rows[chunk].to(device)
         neighbour_memory = max(memory_mb / 2, 0.5)
-        cosines, places = nearest(chunk_queries, gallery, chunk_rows, max(ks), memory_mb=neighbour_memory)
+        cosines, places = find_nearest(chunk_queries, gallery, chunk_rows, max(ks), memory_mb=neighbour_memory)
         weights = cosines.sub_(cosines[:, :1].clone()).div_(temperature).exp_()  # nothing overflows
         voters = index[places.to(index.device)].to(device)
         votes = weights.new_zeros(len(weights), classes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolbox.plugin import ToolboxError
 from toolbox.utils.encoder import Encoder
-from toolbox.utils.top_classes import top_classes
+from toolbox.utils.top_classes import list_top_classes
 
 
 class ImageClassifier(Encoder):
@@ -29,5 +29,5 @@ class ImageClassifier(Encoder):
         rows: list[list[tuple[str, float]]] = []
         for outputs in self.run_over_images(images, batch_size=batch_size, progress=progress):
             ids = range(len(rows), len(rows) + len(next(iter(outputs.values()))))
-            rows += top_classes(outputs, top, ids, self.classes)
+            rows += list_top_classes(outputs, top, ids, self.classes)
         return rows

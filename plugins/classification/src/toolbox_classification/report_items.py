@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Dataset, Example, Gallery, Matrix, Outcomes, ReportItem, Table
-from toolbox.utils.class_names import class_namer, super_classes
+from toolbox.utils.class_names import list_super_classes, make_class_namer
 from toolbox_classification.predictions import Predictions
 
 MOST_CLASSES = 50
@@ -22,7 +22,7 @@ def make_report_items(predictions: Predictions, dataset: Dataset, left_out: list
 
     - `dataset`: the one that the predictions are of; `left_out`: the K of top-K without a number.
     """
-    name = class_namer(dataset)
+    name = make_class_namer(dataset)
     confusions = ClassConfusions(predictions)
     report_items = [
         make_class_table(predictions, confusions, name, left_out),
@@ -138,4 +138,4 @@ def make_outcomes(predictions: Predictions, dataset: Dataset) -> Outcomes:
     """Whether each item is predicted right."""
     ids = [str(name) for name in predictions.names]
     right = predictions.right.long().tolist()
-    return Outcomes("right answers", ids, right, super_classes(dataset, predictions.indices), mean="top1")
+    return Outcomes("right answers", ids, right, list_super_classes(dataset, predictions.indices), mean="top1")

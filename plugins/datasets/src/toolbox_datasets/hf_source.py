@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from toolbox.utils.hub import unreachable
+from toolbox.utils.hub import explain_unreachable
 
 FULL_NAMES = {
     "food101": "ethz/food101",
@@ -175,7 +175,7 @@ def load_from_hub(datasets: Any, name: str, config: str | None, revision: str | 
         raise OSError(
             explain_absence(full, "it is not in the local cache, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set")
         )
-    reason = unreachable(full, revision, "dataset")
+    reason = explain_unreachable(full, revision, "dataset")
     if reason is not None:
         raise OSError(explain_absence(full, f"it is not in the local cache, and {reason}"))
     loaded = call_library(

@@ -57,7 +57,7 @@ def _fill(model: nn.Module, family: Family, tensors: dict[str, Tensor], source: 
     _check_positions(model, tensors, where)
     names = {key.removeprefix("model."): key for key in model.state_dict()}
     converted = to_transformers(family, tensors)
-    weight_files.fill(model, {names.get(key, key): tensor for key, tensor in converted.items()}, where, hint)
+    weight_files.fill_module(model, {names.get(key, key): tensor for key, tensor in converted.items()}, where, hint)
 
 
 def _check_positions(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:

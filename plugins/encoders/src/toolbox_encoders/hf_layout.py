@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Features
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 from toolbox_encoders.find_blocks import find_blocks
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _complete_layout(
         hidden = layout.run(model, pixels, 1, None).last_hidden_state
     except Exception as error:  # every model has its own way to refuse
         raise ValueError(
-            f"{name!r} does not take images of {height} x {width} pixels ({one_line(error)}); its own size is "
+            f"{name!r} does not take images of {height} x {width} pixels ({shorten_error(error)}); its own size is "
             f"{own_size[0]} x {own_size[1]}."
         ) from error
     fields = {"dim": hidden.shape[1 if hidden.ndim == 4 else 2], "patch": None, "pooled": True}

@@ -14,7 +14,7 @@ import torch
 from toolbox.utils import hub, weight_files
 from toolbox.utils.hf_logging import quiet_transformers
 from toolbox.utils.image_processor import PROCESSOR_FILES, ProcessorSettings, read_image_processor
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -151,7 +151,7 @@ def load(model: PreTrainedModel, source: HFSource) -> None:
     hint = "Download it again, or correct its config.json."
     weight_files.raise_misfit(problems, folder, hint)
     state = loaded.state_dict()
-    weight_files.fill(model, {key: state[key] for key in names if key in state}, folder, hint)
+    weight_files.fill_module(model, {key: state[key] for key in names if key in state}, folder, hint)
 
 
 def save(model: PreTrainedModel, source: HFSource, folder: Path | None) -> str:
@@ -223,7 +223,7 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(kind, **fields)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        raise ValueError(f"These fields make no {kind!r}: {one_line(error)}.") from error
+        raise ValueError(f"These fields make no {kind!r}: {shorten_error(error)}.") from error
 
 
 def _read(folder: Path) -> PretrainedConfig:
@@ -239,7 +239,7 @@ def _read(folder: Path) -> PretrainedConfig:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        raise ValueError(f"transformers cannot read {file}: {one_line(error)}.") from error
+        raise ValueError(f"transformers cannot read {file}: {shorten_error(error)}.") from error
     _forget_code(config)
     return config
 

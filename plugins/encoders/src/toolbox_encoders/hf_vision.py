@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
 from toolbox.utils.export_formats import save_processor
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 from toolbox_encoders import hf_source
 from toolbox_encoders.arguments import check_image_arguments
 from toolbox_encoders.find_blocks import find_blocks
@@ -144,5 +144,5 @@ def _create(source: hf_source.HFSource, config: Any) -> PreTrainedModel:
     try:
         return hf_source.create(config)
     except Exception as error:  # the types of transformers' own complaints differ by version
-        what = f"{type(error).__name__}: {one_line(error)}"
+        what = f"{type(error).__name__}: {shorten_error(error)}"
         raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error

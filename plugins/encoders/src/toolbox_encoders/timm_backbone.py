@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
-from toolbox.utils.export_formats import save_timm, timm_code
+from toolbox.utils.export_formats import save_timm, write_timm_code
 from toolbox.utils.image_processor import read_timm_images
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 from toolbox_encoders import timm_source
 from toolbox_encoders.arguments import check_image_arguments
 from toolbox_encoders.find_blocks import find_blocks, list_outer_parts
@@ -132,7 +132,7 @@ class Timm(Backbone):
             cfg = source.cfg.to_dict(remove_source=True, remove_null=True)
             cfg["fixed_input_size"] = self._built_for is not None
             save_timm(self.model, folder, source.architecture, arguments, cfg, self.preprocess())
-        exported = timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
+        exported = write_timm_code(self.preprocess(), tokens, self.prefix, hub, arguments)
         if self.weights_id is not None and source.cfg.license not in (None, "apache-2.0", "mit"):
             exported.notes.append(f"LICENSE: timm's description of these weights says {source.cfg.license!r}.")
         return exported
@@ -235,7 +235,7 @@ def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple
             pooled = net.forward_head(output, pre_logits=True)
     except (AssertionError, RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"{name!r} does not take images of {size[0]} x {size[1]} pixels ({one_line(error)}); its own size is "
+            f"{name!r} does not take images of {size[0]} x {size[1]} pixels ({shorten_error(error)}); its own size is "
             f"{own_size[0]} x {own_size[1]}."
         ) from error
     if not isinstance(output, Tensor) or output.ndim not in (3, 4) or pooled.ndim != 2:

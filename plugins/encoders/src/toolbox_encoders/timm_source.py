@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from toolbox.utils import hub, weight_files
-from toolbox.utils.messages import one_line
+from toolbox.utils.messages import shorten_error
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -120,7 +120,7 @@ def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -
     try:
         net = _construct(source, size, drop_path)
     except _REFUSALS as error:
-        raise ValueError(f"timm cannot build {source.name!r} so: {one_line(error)}.") from error
+        raise ValueError(f"timm cannot build {source.name!r} so: {shorten_error(error)}.") from error
     if drop_path and not any(getattr(module, "drop_prob", None) for module in net.modules()):
         raise ValueError(f"{source.name!r} has no residual branches to skip: remove drop_path.")
     for module in net.modules():
@@ -195,10 +195,12 @@ def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> No
     try:
         loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except _REFUSALS as error:
-        raise ValueError(f"The weights in {file} do not fit {source.name!r}: {one_line(error)}. {_HINT}") from error
+        raise ValueError(
+            f"The weights in {file} do not fit {source.name!r}: {shorten_error(error)}. {_HINT}"
+        ) from error
     state = loaded.state_dict()
     names = net.state_dict().keys()
-    weight_files.fill(net, {key: tensor for key, tensor in state.items() if key in names}, file, _HINT)
+    weight_files.fill_module(net, {key: tensor for key, tensor in state.items() if key in names}, file, _HINT)
 
 
 _HINT = "Name the net that they are of, without arch, or set weights=False."

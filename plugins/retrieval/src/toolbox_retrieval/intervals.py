@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.utils.ranking import Lone
-from toolbox.utils.resampling import DRAWS, SEED, percentiles
+from toolbox.utils.resampling import DRAWS, SEED, compute_percentiles
 
 
 def estimate_intervals(
@@ -47,7 +47,9 @@ def estimate_intervals(
     result = {}
     for index, name in enumerate(outcomes):
         total, count = totals[:, 2 * index], totals[:, 2 * index + 1]
-        result[name] = percentiles((total / count)[count > 0])  # a draw without any query that counts says nothing
+        result[name] = compute_percentiles(
+            (total / count)[count > 0]
+        )  # a draw without any query that counts says nothing
     return result
 
 

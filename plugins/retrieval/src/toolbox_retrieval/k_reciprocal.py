@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.utils.neighbours import nearest
+from toolbox.utils.neighbours import find_nearest
 
 TIE = 1e-6
 """Scores are sums of many terms in float32; nearer ones than this count as equal."""
@@ -82,7 +82,7 @@ class KReciprocal:
 def list_neighbours(items: Tensor, k: int, memory_mb: int) -> Tensor:
     """(N, 1 + min(k, N - 1)): each item itself, then the others nearest to it."""
     rows = torch.arange(len(items), device=items.device)
-    _, others = nearest(items, items, rows, min(k, len(items) - 1), memory_mb=memory_mb)
+    _, others = find_nearest(items, items, rows, min(k, len(items) - 1), memory_mb=memory_mb)
     return torch.cat([rows[:, None], others], dim=1)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
-from toolbox.utils.neighbours import unit_rows
+from toolbox.utils.neighbours import make_unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores, summarize
 from toolbox_retrieval.queries import (
     check_answerable,
@@ -75,8 +75,8 @@ class LateInteractionRecall(Metric):
         check_finite(items.values.flatten(1), "token")
         if empty := int((~items.values.flatten(1).any(dim=1)).sum()):
             raise ValueError(f"{empty} of {len(items.values)} items have no token that is not zero: nothing to compare")
-        gallery, queries = items.of(items.gallery), items.of(items.queries)
-        (rank, size), labelling = get_dist_info(), items.labelling()
+        gallery, queries = items.select(items.gallery), items.select(items.queries)
+        (rank, size), labelling = get_dist_info(), items.get_ranking_arguments()
         share = torch.arange(rank, len(queries), size, device=queries.device)
         labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
         ranked = queries[share] if size > 1 else queries
@@ -127,7 +127,7 @@ def rank_token_sets(
 
     def score(chunk: Tensor) -> Tensor:
         scores = gallery.new_full((len(chunk), layout.columns), -torch.inf)
-        query_rows = unit_rows(queries[chunk].flatten(0, 1)).view(len(chunk), *queries.shape[1:])
+        query_rows = make_unit_rows(queries[chunk].flatten(0, 1)).view(len(chunk), *queries.shape[1:])
         step = max(1, budget // (len(chunk) * queries.shape[1] * gallery.shape[1]))
         for start in range(0, len(gallery), step):
             part = gallery[layout.order[start : start + step]]
@@ -142,8 +142,8 @@ def score_late_interaction(queries: Tensor, documents: Tensor) -> Tensor:
 
     Zero tokens count on neither side; every set must hold another one.
     """
-    query_rows = unit_rows(queries.flatten(0, 1))
-    document_rows = unit_rows(documents.flatten(0, 1))
+    query_rows = make_unit_rows(queries.flatten(0, 1))
+    document_rows = make_unit_rows(documents.flatten(0, 1))
     with full_precision():
         similar = (query_rows @ document_rows.T).view(*queries.shape[:2], *documents.shape[:2])
     nearest = similar.masked_fill_(~documents.any(dim=2), -torch.inf).amax(dim=3)

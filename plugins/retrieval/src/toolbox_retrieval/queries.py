@@ -51,7 +51,7 @@ def check_labels(dataset: Dataset, ks: Sequence[int]) -> list[Problem]:
 
 def find_largest_k(items: Items) -> int:
     """How many items of the gallery a query is compared with: all of them but itself."""
-    within = items.alone or bool((items.own() >= 0).all())
+    within = items.is_symmetric or bool((items.find_self_rows() >= 0).all())
     return len(items.gallery) - int(within)
 
 

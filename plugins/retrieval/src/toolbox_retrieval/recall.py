@@ -12,7 +12,7 @@ from torch import Tensor
 from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, Items
-from toolbox.utils.neighbours import expand, unit_rows
+from toolbox.utils.neighbours import expand_queries, make_unit_rows
 from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
 from toolbox_retrieval import k_reciprocal
 from toolbox_retrieval.intervals import estimate_intervals
@@ -190,8 +190,8 @@ class Recall(Metric):
 
     def _variants(self, items: Items) -> Iterator[tuple[str, _Variant]]:
         """Yield (prefix, embeddings to rank); each is made when the one before it is done with."""
-        gallery = items.of(items.gallery)
-        queries = gallery if items.alone else items.of(items.queries)
+        gallery = items.select(items.gallery)
+        queries = gallery if items.is_symmetric else items.select(items.queries)
         yield "", _Variant(queries, gallery)
         for d in self.dims:
             if d > gallery.shape[1]:
@@ -200,7 +200,7 @@ class Recall(Metric):
         if self._whitening is not None:
             whiten = self._fit_whitening(self._whitening, gallery)
             whitened = whiten(gallery)
-            yield "whiten", _Variant(whitened if items.alone else whiten(queries), whitened)
+            yield "whiten", _Variant(whitened if items.is_symmetric else whiten(queries), whitened)
         if self.alpha_qe:
             yield "alpha_qe", self._expand(queries, gallery, items, *self.alpha_qe)
         if self.rerank:
@@ -220,18 +220,22 @@ class Recall(Metric):
         return whitening.fit()
 
     def _expand(self, queries: Tensor, gallery: Tensor, items: Items, k: int, alpha: float) -> _Variant:
-        units = unit_rows(gallery)
-        query_units = units if items.alone else unit_rows(queries)
-        expanded = expand(query_units, units, items.own(), k, alpha, memory_mb=self.memory_mb)
+        units = make_unit_rows(gallery)
+        query_units = units if items.is_symmetric else make_unit_rows(queries)
+        expanded = expand_queries(query_units, units, items.find_self_rows(), k, alpha, memory_mb=self.memory_mb)
         if self.expand_gallery:
             rows = torch.arange(len(units), device=units.device)
-            units = expanded if items.alone else expand(units, units, rows, k, alpha, memory_mb=self.memory_mb)
+            units = (
+                expanded
+                if items.is_symmetric
+                else expand_queries(units, units, rows, k, alpha, memory_mb=self.memory_mb)
+            )
         return _Variant(expanded, units)
 
     def _rerank(self, queries: Tensor, gallery: Tensor, items: Items, k1: int, k2: int, weight: float) -> _Variant:
-        units = unit_rows(gallery)
-        query_units = units if items.alone else unit_rows(queries)
-        nodes_of_queries = items.own()
+        units = make_unit_rows(gallery)
+        query_units = units if items.is_symmetric else make_unit_rows(queries)
+        nodes_of_queries = items.find_self_rows()
         outside = torch.nonzero(nodes_of_queries < 0)[:, 0]  # queries that the gallery does not hold
         nodes_of_queries[outside] = len(gallery) + torch.arange(len(outside), device=outside.device)
         nodes = torch.cat([units, query_units[outside]]) if len(outside) else units
@@ -245,7 +249,7 @@ class Recall(Metric):
     def _rank(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
         """The result of `rank_queries`; this process ranks for its share of the queries."""
         rank, size = get_dist_info()
-        queries, rescore, labelling = variant.queries, variant.rescore, items.labelling()
+        queries, rescore, labelling = variant.queries, variant.rescore, items.get_ranking_arguments()
         if size > 1:
             share = torch.arange(rank, len(queries), size, device=queries.device)
             labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}

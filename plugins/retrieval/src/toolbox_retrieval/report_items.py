@@ -10,8 +10,8 @@ from torch import Tensor
 
 from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Outcomes, ReportItem, Table
 from toolbox.utils.accumulators import Items
-from toolbox.utils.class_names import class_namer, super_classes
-from toolbox.utils.neighbours import unit_rows
+from toolbox.utils.class_names import list_super_classes, make_class_namer
+from toolbox.utils.neighbours import make_unit_rows
 from toolbox.utils.ranking import TIE, Lone, full_precision, summarize
 from toolbox_retrieval.intervals import compute_query_outcomes
 from toolbox_retrieval.queries import find_largest_k
@@ -49,11 +49,13 @@ def make_report_items(
         make_similarity_histogram(plain),
         make_rank_table(plain["rank"]),
     ]
-    groups = super_classes(dataset, [items.indices[row] for row in items.queries.tolist()] if items.indices else [])
+    groups = list_super_classes(
+        dataset, [items.indices[row] for row in items.queries.tolist()] if items.indices else []
+    )
     if groups and by_group:
         report_items.append(make_group_table(plain, groups, ks, lone))
     confusions = QueryConfusions(items, plain)
-    name = class_namer(dataset)
+    name = make_class_namer(dataset)
     report_items.append(confusions.table(name))
     if items.indices:
         spread, misses = list_spread_examples(items, plain["rank"], 24, lone), list_hardest_misses(items, plain, 12)
@@ -220,9 +222,9 @@ def make_examples(items: Items, queries: list[int], notes: Sequence[str] = ()) -
         return []
     rows = items.queries[torch.tensor(queries, device=items.values.device)]
     gallery = items.gallery
-    units = unit_rows(items.values[rows])
+    units = make_unit_rows(items.values[rows])
     with full_precision():
-        similar = torch.cat([units @ unit_rows(items.values[part]).T for part in gallery.split(4096)], dim=1)
+        similar = torch.cat([units @ make_unit_rows(items.values[part]).T for part in gallery.split(4096)], dim=1)
     right = items.labels[rows][:, None] == items.labels[gallery][None]
     same_item = items.ids[rows][:, None] == items.ids[gallery][None]
     order = (similar - TIE * right).masked_fill_(same_item, -torch.inf)

@@ -55,7 +55,7 @@ def _predict(arguments: argparse.Namespace, distributed: Any) -> int:
 
     - `distributed`: the processes that predict together.
     """
-    from toolbox.utils.top_classes import top_classes
+    from toolbox.utils.top_classes import list_top_classes
     from toolbox_classification.commands.prediction_files import ENDINGS, write_predictions
 
     _check_targets(arguments, ENDINGS)
@@ -75,7 +75,7 @@ def _predict(arguments: argparse.Namespace, distributed: Any) -> int:
     top = arguments.top or TOP
 
     def convert(outputs: dict[str, Tensor], batch: Batch) -> list[list[tuple[str, float]]]:
-        return top_classes(outputs, top, batch.ids, names)
+        return list_top_classes(outputs, top, batch.ids, names)
 
     predictions = toolbox.collect_outputs(model, dataset, arguments, convert, what="classifying")
     if not distributed.is_main:
