@@ -486,10 +486,10 @@ def test_a_package_that_is_not_there_is_named_with_its_command(toy, monkeypatch)
 
 
 def test_what_mlflow_is_told_of_a_recipe():
-    from toolbox.builtins.trackers import flat
+    from toolbox.builtins.trackers import flatten
 
     given = {"a": {"b": [1, {"c": None}], "d": {}}, "parts": {"model.head[0]": 2}}
-    assert flat(given) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "parts.model.head_0_": 2}
+    assert flatten(given) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "parts.model.head_0_": 2}
 
 
 def test_only_the_main_process_opens_a_tracker(service, toy, monkeypatch):

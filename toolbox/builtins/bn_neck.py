@@ -45,14 +45,14 @@ class BNNeck(Head):
         x = self.linear(x)
         if not self.training:
             return self.norm(x)
-        everything, own = gather_rows(x)
-        if len(everything) < 2:
+        all_rows, local = gather_rows(x)
+        if len(all_rows) < 2:
             raise ToolboxError(
                 "The statistics of BNNeck need at least 2 items in a training batch, and there is 1.",
                 where="train_dataloader",
                 hint="Use a larger batch, or leave an incomplete last one out.",
             )
-        return self.norm(everything)[own]
+        return self.norm(all_rows)[local]
 
     def in_plain_torch(self, name: str) -> list[str]:
         linear, norm = f"{name}.linear", f"{name}.norm"

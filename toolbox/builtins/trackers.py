@@ -50,7 +50,7 @@ class Tracker(Hook):
                 self.finish(failed=True)
             name = type(self).__name__
             raise ToolboxError(
-                f"core.{name} cannot start: {_told(error)}",
+                f"core.{name} cannot start: {_describe_error(error)}",
                 where="custom_hooks",
                 hint=f"Log in, update the package, try mode='offline' where there is one, or remove core.{name}.",
             ) from error
@@ -69,7 +69,7 @@ class Tracker(Hook):
             self._failed = True
             run.warn(
                 f"core.{type(self).__name__} failed at step {run.step} and is left out for the rest of the run: "
-                f"{_told(error)}. metrics.jsonl holds every number."
+                f"{_describe_error(error)}. metrics.jsonl holds every number."
             )
 
     def after_run(self, run: Run) -> None:
@@ -81,7 +81,7 @@ class Tracker(Hook):
         except Exception as error:
             if self._failed:
                 return  # it was told already that this one does not work
-            run.warn(f"core.{type(self).__name__} could not be closed: {_told(error)}.")
+            run.warn(f"core.{type(self).__name__} could not be closed: {_describe_error(error)}.")
 
 
 class TensorBoard(Tracker):
@@ -283,17 +283,17 @@ class MLflow(Service):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        here = f"sqlite:///{run.work_dir.resolve() / 'mlflow.db'}"
-        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or here
+        default = f"sqlite:///{run.work_dir.resolve() / 'mlflow.db'}"
+        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
         self._client = MlflowClient(tracking_uri=uri)
         if self.resumed:
             self._client.update_run(self.id, status="RUNNING")
             return
-        found = self._client.get_experiment_by_name(self.experiment)
-        experiment = found.experiment_id if found else self._client.create_experiment(self.experiment)
-        self.id = self._client.create_run(experiment, run_name=self.name or run.work_dir.name).info.run_id
+        experiment = self._client.get_experiment_by_name(self.experiment)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.experiment)
+        self.id = self._client.create_run(experiment_id, run_name=self.name or run.work_dir.name).info.run_id
         self._step, self._names = -1, set()
-        keys = [Param(key, str(value)[:_LONGEST]) for key, value in flat(run.config).items()]
+        keys = [Param(key, str(value)[:_LONGEST]) for key, value in flatten(run.config).items()]
         for start in range(0, len(keys), _AT_ONCE):
             self._client.log_batch(self.id, params=keys[start : start + _AT_ONCE])
 
@@ -314,13 +314,13 @@ class MLflow(Service):
 _LONGEST, _AT_ONCE = 500, 100  # what every MLflow server takes: characters of a parameter, parameters of one call
 
 
-def flat(value: Any, path: str = "") -> dict[str, Any]:
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
     """{"key.path": plain value} of nested dicts and lists; "_" stands for letters that MLflow refuses."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, item in items:
-        found |= flat(item, f"{path}.{key}" if path else str(key))
-    return found or {re.sub(r"[^\w\-. :/]", "_", path): value}
+        values |= flatten(item, f"{path}.{key}" if path else str(key))
+    return values or {re.sub(r"[^\w\-. :/]", "_", path): value}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -330,5 +330,5 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -102,12 +102,12 @@ def _last(backbone: Backbone, count: int) -> set[str]:
 def _train_only(backbone: Backbone, names: Iterable[str]) -> None:
     """Freeze all parameters but those named, and the modules that are left with none to train.
 
-    Modules without parameters keep following `train()`: dropout and drop path between adapters are still wanted. Those
+    Modules without parameters keep following `train()`: dropout and drop path between adapters stay on. Those
     with running statistics do not: the statistics belong to the frozen weights, and no adapter would save them.
     """
-    wanted = set(names)
+    trained = set(names)
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(name in wanted)
+        parameter.requires_grad_(name in trained)
     frozen = []
     for module in backbone.modules():
         parameters = list(module.parameters())

@@ -33,19 +33,19 @@ def before_peft() -> None:
 
 def bitsandbytes() -> ModuleType:
     """The module. Raises ValueError, with the command that mends it, where it is absent or too old."""
-    return _imported("bitsandbytes")
+    return _import("bitsandbytes")
 
 
 def torchao() -> ModuleType:
     """The module `torchao.quantization`. Raises ValueError where torchao is absent or too old."""
-    _imported("torchao")
+    _import("torchao")
     with _silent():
         import torchao.quantization
 
     return torchao.quantization
 
 
-def _imported(name: str) -> ModuleType:
+def _import(name: str) -> ModuleType:
     if not installed(name):
         raise ValueError(f"{name} is not installed. Try: pip install {name}")
     version, least = metadata.version(name), LEAST[name]

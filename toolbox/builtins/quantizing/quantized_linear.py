@@ -84,11 +84,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = None
+        input_gradient = None
         if ctx.needs_input_grad[0]:
             packed = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
-            found = gradient @ ctx.format.unpack(packed, ctx.shape, gradient.dtype)
-        return (found, *[None] * (4 + len(ctx.names)))
+            input_gradient = gradient @ ctx.format.unpack(packed, ctx.shape, gradient.dtype)
+        return (input_gradient, *[None] * (4 + len(ctx.names)))
 
 
 def _plain_dtype(inputs: Tensor) -> torch.dtype:

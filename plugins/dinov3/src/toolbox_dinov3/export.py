@@ -20,7 +20,7 @@ _LICENSE = (
 
 
 def export(encoder: TransformersBackbone, folder: Path, *, as_base: bool) -> ExportedBackbone:
-    """What `Backbone.export` says."""
+    """Write the encoder as `Backbone.export` describes."""
     hub = encoder._source.hub_id if as_base and encoder.weights_id is not None else None
     pixels, notes = save_processor(folder, encoder.preprocess())
     if hub is None:

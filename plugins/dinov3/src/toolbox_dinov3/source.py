@@ -1,4 +1,4 @@
-"""Where an encoder's structure comes from: a released name, a folder, or sizes written in the recipe."""
+"""The source of an encoder: a released name, a folder, or sizes in the recipe."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved encoder: how it is built, how it wants its images, and whose weights it takes.
+    """A resolved encoder: its structure, its preprocessing of images, and its weights.
 
     - `fields`: of its transformers configuration; `images`: of its image processor.
     - `known`, `folder`: the released encoder, or the folder, that has its weights.

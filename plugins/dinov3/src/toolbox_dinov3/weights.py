@@ -1,4 +1,4 @@
-"""Pretrained weights into an encoder that stands already, and one clear message for every way that fails."""
+"""Loading of pretrained weights into an encoder, with one clear message for each failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(model: nn.Module, family: Family, source: Source, revision: str | None)
         with torch.device("cpu"):
             whole = type(model)(model.config)
         _fill(whole, family, tensors, source, where)
-        _give_values(model, whole)
+        _assign_values(model, whole)
     else:
         _fill(model, family, tensors, source, where)
     return has_mask_token(tensors)
@@ -63,17 +63,17 @@ def _fill(model: nn.Module, family: Family, tensors: dict[str, Tensor], source: 
 def _check_positions(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> None:
     """Raise ValueError where the authors' file has rotary positions of other frequencies than the model."""
     periods = tensors.get("rope_embed.periods")
-    own = next((buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")), None)
-    if periods is None or own is None:
+    frequencies = next((buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")), None)
+    if periods is None or frequencies is None:
         return
-    expected = 1 / own.float().cpu()
+    expected = 1 / frequencies.float().cpu()
     if periods.shape != expected.shape or not torch.allclose(periods.float(), expected, rtol=0.01):
         raise ValueError(
             f"The rotary positions in {where} have other frequencies: say their base as arch's rope_theta."
         )
 
 
-def _give_values(model: nn.Module, whole: nn.Module) -> None:
+def _assign_values(model: nn.Module, whole: nn.Module) -> None:
     """Move a model from torch's meta device to the values of `whole`."""
     model.load_state_dict(whole.state_dict(), assign=True)
     for name, buffer in whole.named_buffers():  # such as rotary frequencies, which no state dict has

@@ -1,4 +1,4 @@
-"""Where a model of transformers comes from: its configuration first, its weights when they are asked for."""
+"""The source of a model of transformers: its configuration, and its weights where these are loaded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HFSource:
     """A vision model of transformers.
 
     - `name`: as the user wrote it; `config`: of the vision part alone.
-    - `images`: how it wants its images.
+    - `images`: the settings of its image processor.
     - `folder`, `repository`, `revision`: where its weights are; none for a model that `arch` describes.
     """
 

@@ -68,16 +68,16 @@ class HFVision(Backbone):
         hf_source.set_drop_path(config, drop_path)
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0  # or it would drop patches in evaluation too
-        own = pair(getattr(config, "image_size", 224))
+        own_size = pair(getattr(config, "image_size", 224))
         if size is None and arch is None and self._source.images.size is None:
             raise ValueError(
                 f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
-                f"for example size={own[0]}."
+                f"for example size={own_size[0]}."
             )
-        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own
+        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own_size
         with torch.device("meta"):
             draft = _create(self._source, config)
-        self._layout = find_layout(draft, self._source.name, self.size, own)
+        self._layout = find_layout(draft, self._source.name, self.size, own_size)
         self.model = draft if torch.empty(0).is_meta else _create(self._source, config)
         self.dim: int = self._layout.dim
         self.prefix: int = self._layout.prefix

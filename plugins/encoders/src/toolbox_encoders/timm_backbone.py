@@ -246,10 +246,10 @@ def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple
     else:
         reduction = net.feature_info[-1]["reduction"]
         classed = _has_class_token(net)
-        own = getattr(net, "num_prefix_tokens", int(classed))
+        prefix = getattr(net, "num_prefix_tokens", int(classed))
         pooled_first = not classed or getattr(net, "attn_pool", None) is not None
         layers = frozenset({"layers"}) if _gives_blocks(net) else frozenset()
-        layout = TokenLayout(name, output.shape[2], None, own, pooled_first, reduction, checkpointing | layers)
+        layout = TokenLayout(name, output.shape[2], None, prefix, pooled_first, reduction, checkpointing | layers)
     with torch.no_grad():
         features = layout.features(net, output, pixels)
     rows, columns = layout.grid(output, pixels)

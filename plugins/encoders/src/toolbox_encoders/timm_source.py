@@ -1,4 +1,4 @@
-"""Which net of timm a name means, how it is built, and where its weights are."""
+"""The source of a net of timm: its name, its construction and its weights."""
 
 from __future__ import annotations
 
