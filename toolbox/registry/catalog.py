@@ -20,6 +20,7 @@ from toolbox.registry.commands import CommandEntry, list_commands
 from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
 from toolbox.registry.kinds import Kinds
 from toolbox.registry.local import load_local
+from toolbox.registry.messages import add_article, list_names, suggest_nearest
 
 # Where the name to install is not the name to import.
 _PACKAGES = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
@@ -134,14 +135,12 @@ class Catalog:
         if entry is None:
             plugin = self.plugin(namespace, hint=self._suggest(fullname, kind))
             names = [e.fullname for e in self.entries if (e.plugin is plugin if kind is None else e.kind == kind)]
-            hint = self._suggest(fullname, kind) or _list_names(
-                f"Of kind {kind} there are" if kind else "It has", names
-            )
+            hint = self._suggest(fullname, kind) or list_names(f"Of kind {kind} there are" if kind else "It has", names)
             raise ToolboxError(f"the plugin {namespace!r} has no component {name!r}.", hint=hint)
         if kind is not None and entry.kind != kind:
-            expects = f"{where} expects {_with_article(kind)}" if where else f"{_with_article(kind)} is expected here"
-            hint = _list_names(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
-            raise ToolboxError(f"{fullname!r} is {_with_article(entry.kind)}, and {expects}.", hint=hint)
+            expects = f"{where} expects {add_article(kind)}" if where else f"{add_article(kind)} is expected here"
+            hint = list_names(f"Of kind {kind} there are", [e.fullname for e in self.entries if e.kind == kind])
+            raise ToolboxError(f"{fullname!r} is {add_article(entry.kind)}, and {expects}.", hint=hint)
         self.kinds.check(entry.kind)
         if entry.missing:
             what = ", ".join(map(repr, entry.missing))
@@ -170,7 +169,7 @@ class Catalog:
             return command
         names = [command.name for command in commands]
         raise ToolboxError(
-            f"there is no command {name!r}.", hint=_nearest(name, names) or _list_names("Commands", names)
+            f"there is no command {name!r}.", hint=suggest_nearest(name, names) or list_names("Commands", names)
         )
 
     def device(self, requested: str) -> Device | None:
@@ -256,7 +255,7 @@ class Catalog:
             hint = f"It is {CORE}-{namespace}, of the toolbox's repository. Try there: {install_command(namespace)}"
             return ToolboxError(message, hint=hint)
         names = sorted({plugin.namespace for plugin in self.plugins})
-        return ToolboxError(message, hint=_nearest(namespace, names) or hint or _list_names("Plugins", names))
+        return ToolboxError(message, hint=suggest_nearest(namespace, names) or hint or list_names("Plugins", names))
 
 
 _current: Catalog | None = None
@@ -314,12 +313,12 @@ def _import_class(entry: ComponentEntry, base: type, where: str) -> type:
     try:
         value: Any = attrgetter(path)(module)
     except AttributeError as error:
-        hint = _nearest(error.name or path, [name for name in dir(error.obj) if name[0] != "_"])
+        hint = suggest_nearest(error.name or path, [name for name in dir(error.obj) if name[0] != "_"])
         message = f"{source} cannot be imported: {module_name!r} has no {error.name!r}."
         raise ToolboxError(message, where=where, hint=hint) from error
     if not (isinstance(value, type) and issubclass(value, base)):
         raise ToolboxError(
-            f"{source} is declared as {_with_article(entry.kind)}, but {entry.target} is no subclass of "
+            f"{source} is declared as {add_article(entry.kind)}, but {entry.target} is no subclass of "
             f"{'toolbox.base' if base.__module__.startswith('toolbox.base.') else base.__module__}.{base.__name__}.",
             where=where,
         )
@@ -343,17 +342,3 @@ def _unusable(plugin: Plugin) -> ToolboxError:
 
 def _describe_failure(plugin: Plugin) -> str:
     return f"the plugin {plugin.namespace!r} of {plugin.owner} failed in"
-
-
-def _with_article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeio" else f"a {kind}"
-
-
-def _nearest(word: str, words: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}?" if near else ""
-
-
-def _list_names(title: str, names: Iterable[str]) -> str:
-    names = list(names)
-    return f"{title}: {', '.join(names)}." if names else f"{title}: none."
