@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from toolbox.base.image_preprocess import Interpolation
 from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox.utils.weight_files import read_config
 from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, ReleasedModel
@@ -115,8 +114,8 @@ def resolve(
     origin = find(name, family)
     if isinstance(origin, ReleasedModel):
         by_timm = name.removeprefix("timm/") in BY_TIMM_NAME
-        interpolation: Interpolation = "bicubic" if by_timm else "bilinear"  # as in their repositories
-        images = ProcessorSettings(origin.mean, origin.std, interpolation)
+        # as in their repositories
+        images = ProcessorSettings(origin.mean, origin.std, "bicubic" if by_timm else "bilinear")
         return Source(dict(origin.arch), images, known=origin, file=file, by_timm=by_timm and file is None)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")

@@ -130,15 +130,7 @@ def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -
     return net
 
 
-_REFUSALS = (
-    AssertionError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+_REFUSALS = (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What timm's nets raise, each its own, for arguments and files that do not fit."""
 
 
