@@ -263,7 +263,7 @@ def evaluate(
         for note in adapt(config):
             log(note)
         if folder is not None:
-            is_new = results_folder.claim(folder)
+            is_new = results_folder.claim_folder(folder)
         task = describe_task(recipe, [checkpoint_evaluation.split_of(recipe, split)], distributed.rank_info)
         on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
         found = checkpoint_evaluation.evaluate(
@@ -275,7 +275,7 @@ def evaluate(
         raise placed(error, config) from error
     finally:
         if is_new and folder is not None:
-            results_folder.release(folder)
+            results_folder.release_folder(folder)
     return found.metrics
 
 

@@ -11,7 +11,7 @@ from toolbox.errors import ToolboxError
 FILES = ("config.py", "environment.json", "report_items.json", "test_results.json", "report.html")
 
 
-def add_plugin(folder: Path) -> bool:
+def claim_folder(folder: Path) -> bool:
     """Create the folder of an evaluation, or take one that is empty or of an earlier one; True if it is new.
 
     Raises ToolboxError when it holds anything else, or nothing can be written there.
@@ -30,7 +30,7 @@ def add_plugin(folder: Path) -> bool:
     return is_new
 
 
-def release(folder: Path) -> None:
+def release_folder(folder: Path) -> None:
     """Remove the new folder of an evaluation that failed, if nothing is in it."""
     with suppress(OSError):
         folder.rmdir()
