@@ -249,12 +249,12 @@ def test_an_adapter_is_never_left_out_silently(toy, tmp_path):
     other = toy([*first, vit(tmp_path / "a", TUNES[1]), "model.head.dim=5", "load_from=w/last"])
     assert "another model" in problems(other)
     more = {"load_parts": ["model.backbone"], "optim_wrapper.optimizer.lr": 0.0}
-    toolbox.train(api.changed(other, more), out="v")
+    toolbox.train(api.apply_changes(other, more), out="v")
     there, here = tensors("w/last"), tensors("v/last")
     lora = [name for name in there if "lora_" in name]
     assert lora
     assert all(torch.equal(there[name], here[name]) for name in lora)
-    inside = api.changed(other, {"load_parts": ["model.backbone.model.norm"]})
+    inside = api.apply_changes(other, {"load_parts": ["model.backbone.model.norm"]})
     assert "is part of a backbone with an adapter" in problems(inside)
 
 

@@ -227,7 +227,7 @@ def test_gradients_that_must_be_finite_would_wait(monkeypatch):
 
 def test_torch_own_average_would_wait(monkeypatch):
     def update(average):
-        average._averages.update_parameters(torch.nn.ParameterList(average._own))
+        average._averages.update_parameters(torch.nn.ParameterList(average._weights))
 
     monkeypatch.setattr(WeightAverage, "_take_in", update)
     with pytest.raises(Waits, match="_to_copy from cpu"):
