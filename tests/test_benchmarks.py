@@ -30,6 +30,7 @@ def test_the_engine_and_the_bare_loop_work_on_the_same_images(monkeypatch):
     assert len(found["ratios"]) == len(found["spread"]) == 2
 
 
+@pytest.mark.slow
 def test_stored_features_are_timed_against_the_backbone_at_work():
     found = cache.run(pairs=1, items=8, batch=4, size=32, epochs=2)
     assert len(found["ratios_epoch"]) == len(found["ratios_extraction"]) == 1

@@ -314,6 +314,7 @@ def test_the_foreign_key_itself_is_refused_with_the_answer(key, recipe):
     assert FOREIGN[key].here or FOREIGN[key].note
 
 
+@pytest.mark.slow
 def test_a_recipe_in_yaml_is_told_key_by_key(tmp_path, command):
     file = tmp_path / "dinov3_i2i.yaml"
     file.write_text("model_name: facebook/dinov3-vitb16-pretrain-lvd1689m\nlearning_rate: 0.0001\nnonsense: 3\n")

@@ -227,6 +227,7 @@ def test_memory_stays_bounded():
     assert 2**20 < largest < 16 * 2**20 < 3000 * 3000 * 4
 
 
+@pytest.mark.slow
 def test_the_benchmark_reports_its_promise():
     result = benchmark.run(n=500, dim=16)
     assert result["name"] == "rerank"

@@ -79,7 +79,7 @@ def quoted(*more: str) -> str:
 @pytest.mark.parametrize(
     "kilobytes",
     [
-        160,
+        pytest.param(160, marks=pytest.mark.slow),
         pytest.param(60, marks=pytest.mark.faults),
         pytest.param(100, marks=pytest.mark.faults),
         pytest.param(130, marks=pytest.mark.faults),

@@ -180,6 +180,8 @@ METRICS: dict[str, dict[str, Any]] = {
 }
 
 SLOW = (
+    "chosen",
+    "lora",
     "mixup, MLP",
     "cutmix",
     "probes repeated",

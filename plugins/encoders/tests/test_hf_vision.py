@@ -215,7 +215,12 @@ def test_blocks(kind):
         net(pixels, layers=4)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+ALIKE = ("deit", "beit", "ijepa", "siglip_vision_model", "dinov2_with_registers")  # as others in all that matters here
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in ALIKE else []) for kind in MODELS]
+)
 def test_contract(kind):
     if kind == "resnet":
         pytest.skip("the check compares gradients in training with those in evaluation: not with batch norm")

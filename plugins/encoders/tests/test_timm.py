@@ -162,7 +162,12 @@ def test_patches_are_row_by_row(name):
     assert difference.view(rows, columns).argmax().item() == columns - 1
 
 
-@pytest.mark.parametrize("name", NETS)
+ALIKE = ("deit_tiny_distilled_patch16_224", "swinv2_tiny_window8_256", "vit_medium_patch16_reg4_gap_256")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in NETS]
+)
 def test_contract(name):
     if name in ("test_resnet", "test_efficientnet", "mobilenetv3_small_050"):
         pytest.skip("the check compares gradients in training with those in evaluation: not with batch norm")

@@ -64,7 +64,7 @@ def fixture(case: str, noise: float = 2.0):
 
 CASES = ["pairs", "fours", "lone", "duplicates", "one class", "no positives"]
 cases = pytest.mark.parametrize("case", CASES)
-noises = pytest.mark.parametrize("noise", [1.0, 2.0])
+noises = pytest.mark.parametrize("noise", [1.0, pytest.param(2.0, marks=pytest.mark.slow)])
 
 PAIRS = {
     "multi_similarity": MultiSimilarity(),
