@@ -17,7 +17,7 @@ import toolbox
 from toolbox.engine.console import QuietConsole
 
 ROOT = Path(__file__).resolve().parents[1]
-ONCE = ("validate", "inspect", "build_structure", "Evaluator.__init__", "SOP.__init__", "read_listing")
+ONCE = ("validate", "check_recipe", "build_structure", "Evaluator.__init__", "RetrievalDataset.__init__")
 
 
 class FirstStep(Exception):
