@@ -406,3 +406,24 @@ def test_an_interrupted_binary_layout_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         Glyphs.prepare(str(tmp_path / "cifar"), layout="cifar10", views=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_has_finished_meanwhile_stays(tmp_path, monkeypatch):
+    from PIL import Image
+    from toolbox_glyphs import folder
+
+    out, images = tmp_path / "out", ["a/1.jpg", "b/2.jpg"]
+
+    def draw(path):
+        if not out.exists():
+            monkeypatch.setattr(folder.os, "getpid", lambda: 1)
+            out.mkdir()  # so that the other process does not come by here
+            assert folder.publish_folder(out, {"seed": 0}, {}, images, draw)
+            monkeypatch.undo()
+            inodes.update({path: (out / path).stat().st_ino for path in images})
+        return Image.new("RGB", (4, 4))
+
+    inodes = {}
+    assert not folder.publish_folder(out, {"seed": 0}, {}, images, draw)
+    assert {path: (out / path).stat().st_ino for path in images} == inodes
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

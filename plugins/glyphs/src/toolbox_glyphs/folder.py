@@ -54,6 +54,9 @@ def publish_folder(
     try:
         write_files(partial, texts, images, draw, binaries)
         (partial / MARKER).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")
+        if expected <= list_files(out):  # another process has made it meanwhile, and somebody may be reading it
+            require_same_options(out, options)
+            return False
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
