@@ -62,6 +62,14 @@ class DryRun:
             for name in self.model.preprocess()
         }
 
+    @cached_property
+    def metric_names(self) -> list[str] | None:
+        """The names of the validation metrics; None if one of them does not tell."""
+        evaluators = self.recipe["val_evaluator"] or []
+        evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
+        names = [build(item, "metric", where="val_evaluator").names() for item in evaluators]
+        return None if None in names else [name for metric_names in names for name in metric_names]
+
     @property
     def cached_inputs(self) -> dict[str, Any]:
         """The towers whose features would be read from a cache, by input."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 import torch
 
@@ -29,16 +28,17 @@ def check_schedules(run: DryRun) -> None:
 
 def check_hooks(run: DryRun) -> None:
     """The hooks of the recipe find nothing wrong with themselves, nor with the metrics that they read."""
-    metrics = _metric_names(run.recipe)
     for index, item in enumerate(run.recipe["custom_hooks"] or []):
         with noted(run.plan):
             hook = build(item, "hook", where=f"custom_hooks.{index}")
-            run.plan.problems += [problem.with_prefix(f"custom_hooks.{index}") for problem in hook.check(metrics)]
+            run.plan.problems += [
+                problem.with_prefix(f"custom_hooks.{index}") for problem in hook.check(run.metric_names)
+            ]
 
 
 def check_best_metric(run: DryRun) -> None:
     """The metric that chooses the best checkpoint is one of the validation set's."""
-    metrics, best = _metric_names(run.recipe), run.settings("default_hooks.checkpoint.save_best")
+    metrics, best = run.metric_names, run.settings("default_hooks.checkpoint.save_best")
     if not metrics or best == "auto" or best in metrics:
         return
     near = difflib.get_close_matches(best, metrics, n=1)
@@ -80,7 +80,7 @@ def check_parallel(run: DryRun) -> None:
 
 
 def describe_training(run: DryRun) -> None:
-    """What averaging, compiling and quantising do that a user should know."""
+    """What averaging and compiling do that a user should know."""
     run.plan.notes += average.notes(run.settings("optim_wrapper.average"), run.plan.steps)
     run.plan.notes += speed.notes(run.model, run.settings("env_cfg"))
 
@@ -99,11 +99,3 @@ def describe_parts(run: DryRun) -> None:
     run.plan.notes += norm_notes(run.model)
     run.plan.notes += decay_notes(run.model, groups, run.optimizer.weight_decay)
     run.plan.parts = parts_of(run.model, {name: group for group in groups for name in group.params})
-
-
-def _metric_names(recipe: dict[str, Any]) -> list[str] | None:
-    """The names of the validation metrics; None if one of them does not tell."""
-    evaluators = recipe["val_evaluator"] or []
-    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-    names = [build(item, "metric", where="val_evaluator").names() for item in evaluators]
-    return None if None in names else [name for metric_names in names for name in metric_names]
