@@ -1,9 +1,8 @@
 """Recipes: load, override, validate, complete, dump."""
 
-from mmengine.config import Config
-
 from toolbox.config.load import apply_changes, dump, get_places, list_namespaces, load_config, load_plugins, to_dict
 from toolbox.config.metric_arguments import set_metric_arguments
+from toolbox.config.mmengine_config import Config
 from toolbox.config.recipes import find_recipe, is_shipped, list_recipes
 from toolbox.config.validate import complete, validate
 

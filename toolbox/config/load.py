@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mmengine.config import Config, ConfigDict
-
+from toolbox.config.mmengine_config import Config, ConfigDict
 from toolbox.config.overrides import apply_overrides
 from toolbox.config.places import Places, base_names
 from toolbox.config.recipes import find_base, find_recipe, suggest_recipes

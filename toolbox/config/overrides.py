@@ -7,8 +7,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmengine.config import ConfigDict
-
+from toolbox.config.mmengine_config import ConfigDict
 from toolbox.config.places import Places
 from toolbox.config.references import look_up, target
 from toolbox.config.schema import TOP_LEVEL

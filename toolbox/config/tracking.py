@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mmengine.config import Config
-
+from toolbox.config.mmengine_config import Config
 from toolbox.errors import ToolboxError
 
 TRACKER = "core.Trackio"
