@@ -1,4 +1,4 @@
-"""The first import on a machine: mmengine's yapf keeps a file in the cache that another process may not have finished."""
+"""The first import on a machine: mmengine's yapf keeps a cache file that another process may not have finished."""
 
 from __future__ import annotations
 

@@ -214,17 +214,16 @@ def test_what_does_not_go_together_is_refused_before_a_run(toy, options, message
 def test_two_halves_do_not_mix_and_fp16_gradients_need_scaling():
     from toolbox.engine.quantizing import _contradiction
 
-    class Stand:
-        def __init__(self, compute, frozen=False):
-            self.quantize, self.frozen = LinearQuantization(compute=compute), frozen
+    def contradiction(compute, precision, frozen=False):
+        return _contradiction(compute, precision, able, frozen=frozen)
 
     able = ("fp32", "fp16", "bf16")
     fine = [(None, "fp16"), (None, "bf16"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "bf16"), ("bf16", "fp32")]
-    assert [_contradiction(Stand(compute), precision, able) for compute, precision in fine] == [None] * len(fine)
-    assert "do not mix" in _contradiction(Stand("fp16"), "bf16", able)
-    assert "do not mix" in _contradiction(Stand("bf16"), "fp16", able)
-    assert "need scaling" in _contradiction(Stand("fp16"), "fp32", able)
-    assert _contradiction(Stand("fp16", frozen=True), "fp32", able) is None
+    assert [contradiction(compute, precision) for compute, precision in fine] == [None] * len(fine)
+    assert "do not mix" in contradiction("fp16", "bf16")
+    assert "do not mix" in contradiction("bf16", "fp16")
+    assert "need scaling" in contradiction("fp16", "fp32")
+    assert contradiction("fp16", "fp32", frozen=True) is None
 
 
 def test_the_check_counts_the_bytes_that_are_stored(toy, weights):

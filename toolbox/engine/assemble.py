@@ -109,7 +109,8 @@ def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> 
 
 def _to_encode(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what its model needs in training only."""
-    unused = catalog().resolve(recipe["model"]["type"], "model").training_only
+    model_class = catalog().resolve(recipe["model"]["type"], "model")
+    unused = model_class.training_only if issubclass(model_class, Model) else ()
     return recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
 
 
@@ -143,14 +144,16 @@ def _call(action: Callable[[], None], path: str) -> None:
 
 def keeps_norm_stats(backbone: Backbone) -> bool:
     """Whether batch norms that train keep their running statistics: as `tune` says, else if they are pretrained."""
-    said = None if backbone.tune is None else backbone.tune.norm_stats
-    return backbone.weights_id is not None if said is None else said == "frozen"
+    setting = None if backbone.tune is None else backbone.tune.norm_stats
+    return backbone.weights_id is not None if setting is None else setting == "frozen"
 
 
 def kept_norms(model: Model) -> list[str]:
     """Paths of the backbones that train, whose batch norms keep their running statistics."""
     return [
-        path for path, one in backbones(model).items() if one.batch_norms() and not one.frozen and keeps_norm_stats(one)
+        path
+        for path, backbone in backbones(model).items()
+        if backbone.batch_norms() and not backbone.frozen and keeps_norm_stats(backbone)
     ]
 
 

@@ -113,18 +113,16 @@ def run_over(
 
 
 def gather_in_order(pieces: Iterable[T | None]) -> Iterator[T]:
-    """What processes found in turn, in the order of the data, on the main process; the others get nothing.
+    """Gather what processes have computed in turn, in the order of the data, on the main one; the others get nothing.
 
     - `pieces`: of each batch of `run_over`, None for one that is not this process's own. Equally many everywhere.
     """
     rank, size = get_dist_info()
     for piece in pieces:
-        if size == 1:
-            everyone = [piece]
-        else:
-            everyone = [None] * size if rank == 0 else None
-            dist.gather_object(piece, everyone, dst=0)
-        yield from (found for found in everyone or () if found is not None)
+        everyone: list[T | None] = [piece] * size if rank == 0 else []
+        if size > 1:
+            dist.gather_object(piece, everyone or None, dst=0)
+        yield from (gathered for gathered in everyone if gathered is not None)
 
 
 def _spare_batch(batch: Batch) -> Batch | None:
@@ -139,8 +137,8 @@ def _spare_batch(batch: Batch) -> Batch | None:
     have = [items > 0 for (items,) in gather_integers(len(batch), device=torch.device("cpu"))]
     if not any(have):
         return None
-    if not all(have):
-        box = [batch if have.index(True) == rank else None]
-        dist.broadcast_object_list(box, src=have.index(True))
-        batch = batch if len(batch) else box[0]
-    return batch
+    if all(have):
+        return batch
+    box = [batch if have.index(True) == rank else None]
+    dist.broadcast_object_list(box, src=have.index(True))
+    return batch if len(batch) else box[0]

@@ -63,7 +63,8 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+        query, key, value = ctx.saved_tensors[:3]
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 @contextmanager
@@ -72,29 +73,28 @@ def as_on_a_gpu(dtype: torch.dtype | None) -> Iterator[None]:
 
     Replaces functions of torch.nn.functional, as a mode would not reach what a checkpoint computes again.
     """
-    functional = nn.functional
-    changed = {
-        "scaled_dot_product_attention": lambda query, key, value, *_, **__: FusedAttention.apply(query, key, value)
-    }
-    before = {name: getattr(functional, name) for name in {*changed, *_IN_HALF, *_IN_FULL}}
 
     def casting(function: Callable, target: torch.dtype) -> Callable:
         return lambda *args, **kwargs: function(*_cast(args, target), **_cast(kwargs, target))
 
+    functional, attention = nn.functional, "scaled_dot_product_attention"
+    replaced: dict[tuple[Any, str], Callable] = {
+        (functional, attention): lambda query, key, value, *_, **__: FusedAttention.apply(query, key, value)
+    }
     if dtype is not None:
         for names, target in ((_IN_HALF, dtype), (_IN_FULL, torch.float32)):
-            changed |= {name: casting(changed.get(name, before[name]), target) for name in names}
-    product = Tensor.__matmul__
+            for name in names:
+                function = replaced.get((functional, name), getattr(functional, name))
+                replaced[functional, name] = casting(function, target)
+        replaced[Tensor, "__matmul__"] = casting(Tensor.__matmul__, dtype)
+    before = {(owner, name): getattr(owner, name) for owner, name in replaced}
     try:
-        for name, function in changed.items():
-            setattr(functional, name, function)
-        if dtype is not None:
-            Tensor.__matmul__ = casting(product, dtype)
+        for (owner, name), function in replaced.items():
+            setattr(owner, name, function)
         yield
     finally:
-        Tensor.__matmul__ = product
-        for name, function in before.items():
-            setattr(functional, name, function)
+        for (owner, name), function in before.items():
+            setattr(owner, name, function)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -122,17 +122,20 @@ def step_memory(
     when values would be needed.
     """
     model.train()
-    sizes = {name: preprocess.size for name, preprocess in model.preprocess().items()}
     stored = stored or {}
-    shapes = {name: (3, *size) for name, size in sizes.items() if name not in stored}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (3, *preprocess.size)
+        for name, preprocess in model.preprocess().items()
+        if preprocess.size is not None and name not in stored
+    }
     shapes |= {name: (tower.pool.dim(tower.backbone.dim),) for name, tower in stored.items()}
     inputs = {name: torch.empty(rows[name], *shape, device="meta") for name, shape in shapes.items()}
     part = next(chunks(inputs, chunk_size)) if chunk_size else inputs
     with Peak() as peak, as_on_a_gpu(DTYPES.get(precision)):
         for tensor in (*model.parameters(), *model.buffers(), *inputs.values()):
             peak.leave_out(tensor)
-        found = _forward(model, part, sorted(stored))
-        learning = [value for value in found.values() if value.requires_grad]
+        outputs = _forward(model, part, sorted(stored))
+        learning = [value for value in outputs.values() if value.requires_grad]
         if learning:
             torch.autograd.backward(learning, [torch.ones_like(value) for value in learning])
         peak_bytes = peak.peak

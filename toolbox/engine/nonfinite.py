@@ -32,8 +32,8 @@ class NonFiniteGuard:
         self._buffers: dict[str, Tensor] = {}
         # torch's own name for "step heeds found_inf", which GradScaler asks too
         heeds = getattr(optimizer, "_step_supports_amp_scaling", False)
-        groups = [dict(enumerate(group["params"])) for group in optimizer.param_groups]
-        self._may_fuse = heeds and not any(map(are_sharded, groups))  # found_inf would have to be sharded too
+        parameters = {str(id(item)): item for group in optimizer.param_groups for item in group["params"]}
+        self._may_fuse = heeds and not are_sharded(parameters)  # found_inf would have to be sharded too
         # fused SGD does not set up its momentum in a first step that is left out, so that one is decided on the host
         self._fused = False
 
@@ -72,11 +72,12 @@ class NonFiniteGuard:
     def step(self, bad: Tensor) -> None:
         """Update unless `bad` is 1."""
         if self._fused:
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, bad
+            attributes = vars(self.optimizer)  # GradScaler hands them over in the same way
+            attributes.update(grad_scale=None, found_inf=bad)
             try:
                 self.optimizer.step()
             finally:
-                del self.optimizer.grad_scale, self.optimizer.found_inf
+                del attributes["grad_scale"], attributes["found_inf"]
         elif not bad.item():
             self.optimizer.step()
             self._fused = self._may_fuse
@@ -167,8 +168,8 @@ def overflow(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, bad
 
     - `bad`: 1.0 where it shall do so for another reason; gradients need not show a loss that is not finite.
     """
-    found = scaler._found_inf_per_device(optimizer)  # torch has no public name for it that would not wait
-    for device, infinite in found.items():
+    by_device = scaler._found_inf_per_device(optimizer)  # torch has no public name for it that would not wait
+    for device, infinite in by_device.items():
         if bad is not None:
             infinite.copy_(torch.maximum(infinite, bad.to(device)))
-    return torch.stack(list(found.values())).max()
+    return torch.stack(list(by_device.values())).max()

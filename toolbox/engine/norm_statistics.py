@@ -64,7 +64,7 @@ class NormStatistics:
                 for path, norm in self.norms.items():
                     norm.momentum = momenta[path]
         for path, norm in self.norms.items():
-            if not int(norm.num_batches_tracked):  # `predict` does not come by here
+            if not norm.num_batches_tracked:  # `predict` does not come by here
                 for name, buffer in norm.named_buffers():
                     buffer.copy_(before[f"{path}.{name}"])
 

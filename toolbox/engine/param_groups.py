@@ -10,6 +10,7 @@ from torch import nn
 from toolbox.base import Backbone, Model, Optimizer
 from toolbox.engine.checkpoint.transfer import below
 from toolbox.engine.parts import backbones
+from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
 
 
@@ -64,6 +65,18 @@ def parameter_groups(
     return list(groups.values())
 
 
+def groups_of_recipe(settings: Settings, model: Model, optimizer: Optimizer) -> list[ParamGroup]:
+    """`parameter_groups` with the settings of the recipe's `optim_wrapper`."""
+    return parameter_groups(
+        model,
+        optimizer,
+        settings("optim_wrapper.parts") or {},
+        settings("optim_wrapper.decay_one_dim"),
+        settings("optim_wrapper.layer_decay"),
+        settings("optim_wrapper.decay_tokens"),
+    )
+
+
 def token_names(model: Model) -> set[str]:
     """The `no_weight_decay` of a model's backbones beside vectors, by names in `model.named_parameters()`."""
     parameters = dict(model.named_parameters())
@@ -80,33 +93,34 @@ def distances(model: Model) -> dict[str, int]:
     block is 0 away. A parameter between two blocks belongs to the upper one. (The convention of BEiT and DINOv3.)
     Adapters count with the block that they sit in.
     """
-    found: dict[str, int] = {}
-    for path, backbone in backbones(model).items():
-        prefix = f"{path}." if path else ""
-        found |= {prefix + name: distance for name, distance in _distances(backbone).items()}
-    return found
+    return {
+        f"{path}.{name}" if path else name: distance
+        for path, backbone in backbones(model).items()
+        for name, distance in _distances(backbone).items()
+    }
 
 
 def _distances(backbone: Backbone) -> dict[str, int]:
     layers = backbone.layers()
     inside = {id(parameter): number for number, layer in enumerate(layers) for parameter in layer.parameters()}
-    found, reached = {}, -1
+    below_output: dict[str, int] = {}
+    reached = -1
     upper = max(inside.values(), default=-1)
     for name, parameter in backbone.named_parameters():
         if id(parameter) in inside:
             number = inside[id(parameter)]
             reached = max(reached, number)
-            found[name] = len(layers) - number
+            below_output[name] = len(layers) - number
         elif reached < 0:
-            found[name] = len(layers) + 1
+            below_output[name] = len(layers) + 1
         else:
-            found[name] = 0 if reached == upper else len(layers) - reached - 1
-    return found
+            below_output[name] = 0 if reached == upper else len(layers) - reached - 1
+    return below_output
 
 
 def part_problems(model: Model, parts: dict[str, dict[str, float]], layer_decay: float | None = None) -> list[Problem]:
     """Settings of `optim_wrapper` that cannot have an effect."""
-    factors = {f"parts.{path}.layer_decay": given.get("layer_decay") for path, given in parts.items()}
+    factors = {f"parts.{path}.layer_decay": settings.get("layer_decay") for path, settings in parts.items()}
     problems = [
         Problem(f"layer_decay is above 0 and at most 1, not {factor:g}.", f"optim_wrapper.{where}", "Try 0.75.")
         for where, factor in {"layer_decay": layer_decay, **factors}.items()
@@ -114,16 +128,16 @@ def part_problems(model: Model, parts: dict[str, dict[str, float]], layer_decay:
     ]
     names = dict(model.named_parameters())
     decayed = distances(model).keys()
-    for path, given in parts.items():
+    for path, settings in parts.items():
         where = f"optim_wrapper.parts.{path}"
-        found = {name: parameter for name, parameter in names.items() if below(name, path)}
-        trained = {name for name, parameter in found.items() if parameter.requires_grad}
-        if not found:
+        inside = {name: parameter for name, parameter in names.items() if below(name, path)}
+        trained = {name for name, parameter in inside.items() if parameter.requires_grad}
+        if not inside:
             known = sorted({f"model.{name}".rsplit(".", 1)[0] for name in names}, key=len)[:6]
             problems.append(Problem(f"There is no part '{path}'.", where, f"Parts are, e.g., {', '.join(known)}."))
         elif not trained:
             problems.append(Problem(f"'{path}' is frozen, so its settings have no effect.", where, "Remove them."))
-        elif given.get("layer_decay") is not None and not trained & decayed:
+        elif settings.get("layer_decay") is not None and not trained & decayed:
             message = f"'{path}' holds no backbone that trains, so layer_decay has no effect."
             problems.append(Problem(message, f"{where}.layer_decay", "Remove it, or set lr."))
     if layer_decay is not None and not any(names[name].requires_grad for name in decayed):

@@ -46,7 +46,7 @@ def left_out(model: Model) -> set[str]:
             adapter = module.adapter.parameter_names()
             skipped |= {id(parameter) for name, parameter in module.named_parameters() if name in adapter}
         if module.weights_id is not None:
-            skipped |= {id(one) for one in module.parameters() if not (one.requires_grad and one.numel())}
+            skipped |= {id(p) for p in module.parameters() if not (p.requires_grad and p.numel())}
             skipped |= {id(buffer) for buffer in module.buffers()} if module.frozen else set()
     return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in skipped}
 
@@ -69,22 +69,22 @@ def model_state(model: Model) -> dict[str, Tensor]:
 def frozen_identity(model: Model) -> dict[str, dict[str, str]]:
     """For each backbone with frozen pretrained tensors: what was loaded, and a checksum of its frozen tensors."""
     skip = left_out(model)
-    found = {}
+    frozen: dict[str, dict[str, str]] = {}
     for path, module in backbones(model).items():
         if module.weights_id is not None:
             adapter = module.adapter.parameter_names() if module.adapter is not None else set()
             prefix = f"{path}." if path else ""
-            own = module.state_dict()
-            names = sorted(name for name in own if prefix + name in skip and name not in adapter and own[name].numel())
+            tensors = module.state_dict()
+            names = sorted(n for n in tensors if prefix + n in skip and n not in adapter and tensors[n].numel())
             if names:
-                found[path] = {"weights": module.weights_id, "sha256": _digest([own[name] for name in names])}
+                frozen[path] = {"weights": module.weights_id, "sha256": _digest([tensors[name] for name in names])}
                 if module.quantized is not None:
-                    found[path]["quantize"] = repr(module.quantize)
-    return found
+                    frozen[path]["quantize"] = repr(module.quantize)
+    return frozen
 
 
 def _digest(tensors: list[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(whole(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(whole(tensor).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

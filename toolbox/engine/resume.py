@@ -32,46 +32,46 @@ def open_folder(folder: Path, resume: bool | str, overwrite: bool, console: Cons
         return None
     recover(folder)
     if isinstance(resume, str):
-        found = checkpoints.read(resume)
-        if found.plain_state() is None:
+        checkpoint = checkpoints.read(resume)
+        if checkpoint.plain_state() is None:
             raise ToolboxError(
-                f"{found.path} holds weights alone: no training can continue from it.",
+                f"{checkpoint.path} holds weights alone: no training can continue from it.",
                 hint="Resume a checkpoint-<step>, or start a new run with load_from.",
             )
-        if found.path.parent != folder.resolve() and run_folder.holds_run(folder):
+        if checkpoint.path.parent != folder.resolve() and run_folder.holds_run(folder):
             raise ToolboxError(
-                f"{folder} already holds another run than {found.path}.",
+                f"{folder} already holds another run than {checkpoint.path}.",
                 hint="Continue that checkpoint in its own folder, or in an empty out folder.",
             )
-        return found
-    found, complaints = checkpoints.newest(folder)
+        return checkpoint
+    newest, complaints = checkpoints.newest(folder)
     for complaint in complaints:
         console.warn(complaint)
-    if found is None and complaints:
+    if newest is None and complaints:
         raise ToolboxError(f"No checkpoint in {folder} is whole.", hint="Start again with overwrite=True.")
-    if found is None:
+    if newest is None:
         console.warn(f"{folder} holds no checkpoint to resume: the run starts from the beginning.")
         run_folder.cut_metrics(folder / "metrics.jsonl", -1)  # of the run that ended before its first checkpoint
     elif complaints:
-        console.warn(f"Falling back to {found.path.name}.")
-    return found
+        console.warn(f"Falling back to {newest.path.name}.")
+    return newest
 
 
 def open_together(
     folder: Path, resume: bool | str, overwrite: bool, console: Console, distributed: DistributedContext
 ) -> checkpoints.Checkpoint | None:
-    """`open_folder` for all processes: the main one looks, and the others take what it has found."""
+    """`open_folder` for all processes: the main one chooses the checkpoint, and the others read it."""
+    checkpoint: checkpoints.Checkpoint | None = None
 
-    def look() -> Path | None:
-        nonlocal found
+    def open_on_main() -> Path | None:
+        nonlocal checkpoint
         # started again by the launcher: what the run itself has saved since is newer than where it was told to begin
         again = distributed.rank_info.restarts > 0 and isinstance(resume, str) and bool(checkpoints.all_in(folder))
-        found = open_folder(folder, again or resume, overwrite, console)
-        return found and found.path
+        checkpoint = open_folder(folder, again or resume, overwrite, console)
+        return None if checkpoint is None else checkpoint.path
 
-    found: checkpoints.Checkpoint | None = None
-    path = distributed.run_on_main(look)
-    return found if distributed.is_main or path is None else checkpoints.read(path, verify=False)
+    path = distributed.run_on_main(open_on_main)
+    return checkpoint if distributed.is_main or path is None else checkpoints.read(path, verify=False)
 
 
 def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoints.Checkpoint | None:
@@ -90,14 +90,14 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
 def check_classes(checkpoint: checkpoints.Checkpoint, names: list[str] | None) -> None:
     """Raise ToolboxError where as many classes have other names than in the checkpoint: labels mean others now.
 
-    - `names`: those of the training data. A checkpoint that tells none is taken as it is.
+    - `names`: those of the training data. A checkpoint without names is taken as it is.
     """
     then = checkpoint.class_names()
     if then is None or names is None or len(then) != len(names):
-        return  # another number is told by `differences`
-    if found := first_difference(then, names):
+        return  # `differences` reports another number
+    if difference := first_difference(then, names):
         raise ToolboxError(
-            f"The training data have other classes than those of the checkpoint {checkpoint.path}: {found}.",
+            f"The training data have other classes than those of the checkpoint {checkpoint.path}: {difference}.",
             where="train_dataloader.dataset",
             hint="Resume with the data that the run began with, or start a new run with load_from.",
         )
@@ -111,46 +111,46 @@ def differences(
     processes: int = 1,
     kept_norms: Sequence[str] = (),
 ) -> list[str]:
-    """What to tell the user: settings, plugins and training classes that are not those of the checkpoint.
+    """Notes on settings, plugins and training classes that are not those of the checkpoint.
 
     - `classes`: how many the training data have now; `processes`: how many train now.
     - `kept_norms`: paths of backbones that train, whose batch norms keep their running statistics.
     """
-    found = []
+    notes = []
     changed = find_differences(checkpoint.manifest["recipe"], recipe, ignored=PLACE_KEYS)
     is_older = "decay_tokens" not in checkpoint.manifest["recipe"]["optim_wrapper"]
     if is_older and kept_norms:
         ways = " and ".join(f"model.{path}.tune.norm_stats='train'" for path in kept_norms)
-        found.append(
+        notes.append(
             "The checkpoint is of a version whose batch norms updated their running statistics in training; in this "
             f"one those of pretrained backbones keep them: {ways} goes on as it did."
         )
     if is_older and not recipe["optim_wrapper"].get("decay_tokens"):
         changed = [path for path in changed if path != "optim_wrapper.decay_tokens"]
-        found.append(
+        notes.append(
             "The checkpoint is of a version that decayed class tokens and position embeddings; this one leaves them "
             "out: optim_wrapper.decay_tokens=True goes on as it did."
         )
     if changed:
-        found.append(f"The recipe differs from the checkpoint's in: {', '.join(changed)}.")
+        notes.append(f"The recipe differs from the checkpoint's in: {', '.join(changed)}.")
     for namespace, then in checkpoint.manifest["plugins"].items():
         now = plugins.get(namespace)
         if now and now["sources"] != then["sources"]:
-            found.append(
+            notes.append(
                 f"The plugin {namespace} has changed since the checkpoint ({then['version']} -> {now['version']}): "
                 "the run may not continue exactly."
             )
     if (then := checkpoint.manifest.get("processes", 1)) != processes:
-        found.append(
+        notes.append(
             f"The checkpoint is of {then} process{'es' * (then > 1)}, and the run goes on with {processes}: batches "
             "stay the same, but sums are rounded and dropout is drawn otherwise."
         )
     if (then := checkpoint.manifest["classes"]) != classes:
-        found.append(
+        notes.append(
             f"The training data had {then or 'no'} classes and have {classes or 'none'} now: batches and labels are "
             "not those that the run would have had."
         )
-    return found
+    return notes
 
 
 def turn_back(folder: Path, step: int, best: dict[str, Any] | None, console: Console) -> dict[str, Any] | None:

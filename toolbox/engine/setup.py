@@ -309,7 +309,7 @@ def _describe_weights(model: Model, start: Checkpoint | None, console: Console) 
     """Say what is quantised, what is frozen without having learned anything, and what `load_from` gives."""
     for path, backbone in backbones(model).items():
         if backbone.quantized is not None:
-            console.info(quantizing.sentence(path, backbone.quantized))
+            console.info(quantizing.describe(path, backbone.quantized))
     for path in random_and_frozen(model) if start is None else ():
         console.warn(
             f"model.{path} is frozen with random weights, which have learned nothing: give it weights or load_from."

@@ -15,7 +15,7 @@ from toolbox.engine.distributed.tensors import local, placed_like, whole
 from toolbox.engine.grad_cache import GradCache
 from toolbox.engine.hooks.profiler import phase
 from toolbox.engine.nonfinite import NonFiniteGuard, SkipCounter, overflow
-from toolbox.engine.param_groups import ParamGroup, parameter_groups, torch_groups
+from toolbox.engine.param_groups import ParamGroup, groups_of_recipe, torch_groups
 from toolbox.engine.precision import Precision
 from toolbox.engine.settings import Settings
 from toolbox.engine.step_metrics import StepMetrics
@@ -77,7 +77,7 @@ class TrainStep:
             alone = self.grad_cache is not None or number < len(batches)
             try:
                 with self.parallel.held_back() if alone else nullcontext():
-                    found = self._gradients(batch, 1 / len(batches))
+                    outputs = self._add_gradients(batch, 1 / len(batches))
             except ValueError as error:  # a batch that does not fit the model's settings
                 raise ToolboxError(f"{error} (at step {step + 1}).", where="model") from error
             except RuntimeError as error:
@@ -88,8 +88,8 @@ class TrainStep:
                     where="env_cfg.parallel",
                     hint="the override env_cfg.parallel.find_unused_parameters=True",
                 ) from error
-            self._parts.append((len(batch), _scalars(found)))
-            values["loss"] = values.get("loss", 0) + found["loss"].detach().float() / len(batches)
+            self._parts.append((len(batch), _scalars(outputs)))
+            values["loss"] = values.get("loss", 0) + outputs["loss"].detach().float() / len(batches)
         self.parallel.finish(held_back=self.grad_cache is not None)
         with phase("optimizer"):
             self._update(values, step)
@@ -103,20 +103,21 @@ class TrainStep:
             extra["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
             values |= extra
         bad = self.skipping.judge(values, scaled=scaler is not None) if self.skipping else None
-        if self.left_out is not None:
-            self.left_out.add(overflow(scaler, self.optimizer, bad) if scaler else bad)
+        left_out = overflow(scaler, self.optimizer, bad) if scaler else bad
+        if self.left_out is not None and left_out is not None:
+            self.left_out.add(left_out)
         self.numbers.add(self._parts, extra, bad)
         self._remember(values, step)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
-        elif self.skipping:
+        elif self.skipping and bad is not None:
             self.skipping.step(bad)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _gradients(self, batch: Batch, share: float) -> dict[str, Tensor]:
+    def _add_gradients(self, batch: Batch, share: float) -> dict[str, Tensor]:
         """Add `share` of a batch's gradients to the parameters."""
 
         def backward(loss: Tensor) -> None:
@@ -124,14 +125,15 @@ class TrainStep:
             with phase("backward"):
                 (self.precision.scaler.scale(loss) if self.precision.scaler else loss).backward()
 
-        passes = self.parallel.passes(self.grad_cache.count(batch)) if self.grad_cache is not None else 1
-        if passes > 1:
-            with phase("forward and backward in chunks"):
-                return self.grad_cache(batch, backward, passes)
+        if self.grad_cache is not None:
+            passes = self.parallel.passes(self.grad_cache.count(batch))
+            if passes > 1:
+                with phase("forward and backward in chunks"):
+                    return self.grad_cache(batch, backward, passes)
         with phase("forward"), self.precision.autocast():
-            found = self.parallel.module(batch, "loss")
-        backward(found["loss"])
-        return found
+            outputs = self.parallel.module(batch, "loss")
+        backward(outputs["loss"])
+        return outputs
 
     def _schedule(self, step: int, steps: int) -> None:
         for key in {schedule.key for schedule in self.schedules}:
@@ -179,8 +181,8 @@ class TrainStep:
         Raises ToolboxError if the loss was not finite, or too many updates were left out.
         """
         self.check_finite()
-        told = {"skipped_steps": self.left_out.count} if self.left_out is not None else {}
-        return {**self.numbers.read(), **told, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
+        skipped = {"skipped_steps": self.left_out.count} if self.left_out is not None else {}
+        return {**self.numbers.read(), **skipped, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state by parameter name, the scaler's, and the means in progress. All processes must ask."""
@@ -195,7 +197,7 @@ class TrainStep:
             "names": [name for names in self.names for name in names],
             "optimizer": by_name,
             "kind": type(self.optimizer).__name__,
-            "groups": [_own(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
+            "groups": [_optimizer_entries(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
             "numbers": self.numbers.state_dict(),
             "skipping": self.skipping.state_dict() if self.skipping else None,
@@ -239,13 +241,14 @@ class TrainStep:
         self.numbers.load_state_dict(saved.get("numbers", []))
 
 
-def _scalars(found: dict[str, Any]) -> dict[str, Tensor]:
+def _scalars(outputs: dict[str, Any]) -> dict[str, Tensor]:
     """What a model gave with its loss, as scalars on the loss's device. Raises ToolboxError, naming what is none."""
     scalars = {}
-    for name, value in found.items():
-        if not isinstance(value, Tensor) or value.device != found["loss"].device:
+    device = outputs["loss"].device
+    for name, value in outputs.items():
+        if not isinstance(value, Tensor) or value.device != device:
             try:
-                value = torch.tensor(as_number(value), device=found["loss"].device)
+                value = torch.tensor(as_number(value), device=device)
             except ValueError as error:
                 raise ToolboxError(
                     f"The model's loss comes with '{name}', where {error}.", where="model", hint="Give a number."
@@ -278,17 +281,19 @@ def _laid_out_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
 _FROM_RECIPE = ("params", "lr", "weight_decay", "base_lr", "base_weight_decay")
 
 
-def _own(group: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def _optimizer_entries(group: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """What an optimizer itself keeps in a group, beyond the settings that the recipe and its schedules give.
 
     - `settings`: what the optimizer was made with; a resumed run takes them from its recipe, as it says.
     """
-    own = {key: value for key, value in group.items() if key not in _FROM_RECIPE}
     return {
         key: value
-        for key, value in own.items()
-        if isinstance(value, Tensor)
-        or (isinstance(value, bool | int | float | str | None) and (key not in settings or value != settings[key]))
+        for key, value in group.items()
+        if key not in _FROM_RECIPE
+        and (
+            isinstance(value, Tensor)
+            or (isinstance(value, bool | int | float | str | None) and (key not in settings or value != settings[key]))
+        )
     }
 
 
@@ -299,14 +304,7 @@ def build_train_step(
     optimizer = build(settings("optim_wrapper.optimizer"), "optimizer", where="optim_wrapper.optimizer")
     if wrong := problems(settings("env_cfg.parallel"), optimizer):
         raise ToolboxError.from_problems(wrong)
-    groups = parameter_groups(
-        model,
-        optimizer,
-        settings("optim_wrapper.parts") or {},
-        settings("optim_wrapper.decay_one_dim"),
-        settings("optim_wrapper.layer_decay"),
-        settings("optim_wrapper.decay_tokens"),
-    )
+    groups = groups_of_recipe(settings, model, optimizer)
     clip, cache = settings("optim_wrapper.clip_grad"), settings("optim_wrapper.grad_cache")
     skips = settings("optim_wrapper.on_nonfinite") == "skip"
     return TrainStep(

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import numpy as np
+
+from toolbox.engine.classes import class_names, label_problems, other_classes
 from toolbox.engine.data import mixing
 from toolbox.engine.feature_extraction import cacheable
-from toolbox.engine.preflight import closed_set, first_batch
 from toolbox.engine.preflight.dry_run import DryRun
-from toolbox.errors import Problem
+from toolbox.errors import Problem, ToolboxError
 
 
 def check_labels(run: DryRun) -> None:
     """The labels are those that a classifier can learn and be evaluated on."""
     if run.dataset is None or not run.model.closed_set:
         return
-    problems = closed_set.problems(run.dataset, run.evaluators)
+    where, problems = "train_dataloader.dataset", []
+    dataset, labels, classes = run.dataset, run.dataset.labels, run.dataset.classes
+    if labels is None or classes is None:
+        message = f"{type(dataset).__name__} has no labels."
+        problems.append(Problem(message, where, "A classifier needs labelled data."))
+    else:
+        problems += [problem.with_prefix(where) for problem in label_problems(dataset)]
+        if not problems and len(np.unique(np.asarray(labels))) < 2:
+            message = f"All {len(dataset)} items have the same label."
+            problems.append(Problem(message, where, "A classifier needs two classes or more."))
+    for name, evaluator in run.evaluators.items():
+        with suppress(ToolboxError, ValueError, OSError):  # reported where the data are opened
+            problems += other_classes(class_names(dataset), evaluator.dataset, f"{name}_dataloader.dataset")
     run.plan.problems += problems
-    run.plan.notes += [] if problems else closed_set.notes(run.dataset)
+    if problems or labels is None or classes is None:
+        return
+    absent = np.flatnonzero(np.bincount(np.asarray(labels), minlength=len(classes)) == 0)
+    if len(absent):
+        run.plan.notes.append(
+            f"{len(absent)} of {len(classes)} classes have no item to learn from, such as '{classes[absent[0]]}'."
+        )
 
 
 def check_augment(run: DryRun) -> None:
@@ -54,9 +76,3 @@ def describe_feature_cache(run: DryRun) -> None:
     if run.with_data and not run.plan.problems and run.recipe.get("features"):
         items = {name: len(dataset) for name, dataset in run.datasets.items()}
         run.plan.notes += cacheable.notes(run.recipe, run.model, items)
-
-
-def check_first_batch(run: DryRun) -> None:
-    """The loss takes the first batch of the sampler."""
-    if run.sampler is not None and run.dataset is not None and not run.plan.problems:
-        run.plan.problems += first_batch.problems(run.model, run.dataset, run.sampler, run.views)

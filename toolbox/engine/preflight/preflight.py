@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolbox.engine.preflight import data_checks, model_checks, training_checks
+from toolbox.engine.preflight import data_checks, forward_checks, model_checks, training_checks
 from toolbox.engine.preflight.dry_run import make_dry_run
 from toolbox.engine.preflight.plan import Plan
 from toolbox.registry import catalog
@@ -35,9 +35,9 @@ MEASUREMENTS = (
     training_checks.describe_training,
     data_checks.describe_feature_cache,
     training_checks.describe_parts,
-    model_checks.measure_memory,
-    data_checks.check_first_batch,
-    model_checks.check_outputs,
+    forward_checks.measure_memory,
+    forward_checks.check_first_batch,
+    forward_checks.check_outputs,
 )
 """What a structure without problems comes to, in this order."""
 

@@ -10,7 +10,7 @@ from toolbox.engine import grad_cache, quantizing, speed
 from toolbox.engine.assemble import norm_notes
 from toolbox.engine.distributed import parallel
 from toolbox.engine.hooks import average, wise_ft
-from toolbox.engine.param_groups import decay_notes, parameter_groups, part_problems
+from toolbox.engine.param_groups import decay_notes, groups_of_recipe, part_problems
 from toolbox.engine.preflight.dry_run import DryRun
 from toolbox.engine.preflight.plan import noted, parts_of
 from toolbox.errors import Problem
@@ -87,14 +87,7 @@ def describe_training(run: DryRun) -> None:
 
 def describe_parts(run: DryRun) -> None:
     """The table of parts, with learning rates and weight decay."""
-    groups = parameter_groups(
-        run.model,
-        run.optimizer,
-        run.settings("optim_wrapper.parts") or {},
-        run.settings("optim_wrapper.decay_one_dim"),
-        run.settings("optim_wrapper.layer_decay"),
-        run.settings("optim_wrapper.decay_tokens"),
-    )
+    groups = groups_of_recipe(run.settings, run.model, run.optimizer)
     run.plan.notes += quantizing.notes(run.model)
     run.plan.notes += norm_notes(run.model)
     run.plan.notes += decay_notes(run.model, groups, run.optimizer.weight_decay)
