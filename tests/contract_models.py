@@ -9,36 +9,42 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from toolbox.base import Backbone, Loss, Model, average_patches, l2_normalize, take_last_token
+from toolbox.base import Backbone, Loss, Model, l2_normalize
+from toolbox.utils.tower import Tower
 
 
 class DualEncoder(Model):
-    """Any number of vision and text towers; the towers of a side are projected side by side and added."""
+    """Any number of vision and text towers; the embeddings of the towers of a side are added."""
 
-    def __init__(self, vision: list[Backbone], text: list[Backbone], loss: Loss, dim: int = 8):
+    def __init__(self, vision: dict[str, Tower], text: dict[str, Tower], loss: Loss):
         super().__init__()
-        self.vision, self.text, self.criterion = nn.ModuleList(vision), nn.ModuleList(text), loss
-        self.vision_heads = nn.ModuleList(nn.Linear(tower.dim, dim) for tower in vision)
-        self.text_heads = nn.ModuleList(nn.Linear(tower.dim, dim) for tower in text)
+        self.vision, self.text, self.criterion = nn.ModuleDict(vision), nn.ModuleDict(text), loss
+
+    @property
+    def towers(self):
+        return dict(self.vision.items()) | dict(self.text.items())
 
     @property
     def inputs(self):
-        names = {f"image{i}": tower for i, tower in enumerate(self.vision)}
-        return names | {f"text{i}": tower for i, tower in enumerate(self.text)}
+        return {name: tower.backbone for name, tower in self.towers.items()}
+
+    def pooled_backbones(self):
+        return {name: tower.pooled_backbone for name, tower in self.towers.items()}
+
+    def connect(self, classes=None):
+        for tower in self.towers.values():
+            tower.connect(classes)
 
     def predict(self, batch):
-        pooled = {
-            name: (average_patches if tower.modality == "image" else take_last_token)(tower(batch.inputs[name]))
-            for name, tower in self.inputs.items()
-        }
+        embeddings = {name: tower.apply_head(self.pool_features(batch, name)) for name, tower in self.towers.items()}
         return {
-            "image": sum(head(pooled[f"image{i}"]) for i, head in enumerate(self.vision_heads)),
-            "text": sum(head(pooled[f"text{i}"]) for i, head in enumerate(self.text_heads)),
+            "image": sum(embeddings[name] for name in self.vision),
+            "text": sum(embeddings[name] for name in self.text),
         }
 
     def loss(self, batch):
         outputs = self.predict(batch)
-        images = outputs["image"].repeat_interleave(batch.inputs["text0"]["captions"], dim=0)
+        images = outputs["image"].repeat_interleave(batch.inputs["text"]["captions"], dim=0)
         return {"loss": self.criterion(images, ref_embeddings=outputs["text"]), "scale": self.criterion.log_scale.exp()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolbox.base import Backbone, Model, Tower
+from toolbox.base import Backbone, Model, PooledBackbone
 from toolbox.plugin import Component, hookimpl
 from toolbox.utils.pool import TokenPool
 
@@ -37,5 +37,5 @@ class Bare(Model):
 
 
 class Loose(Bare):
-    def towers(self):
-        return {"image": Tower(self.backbone, self.pool)}
+    def pooled_backbones(self):
+        return {"image": PooledBackbone(self.backbone, self.pool)}

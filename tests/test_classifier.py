@@ -91,7 +91,7 @@ def test_stored_features_stand_for_the_backbone():
     features = built.pool(built.backbone(data.inputs["image"]))
     stored = replace(data, inputs={"image": features.half()}, stored={"image"})
     torch.testing.assert_close(built(stored, "predict")["logits"], built.head(features.half().float()))
-    assert built.towers().keys() == {"image"}
+    assert built.pooled_backbones().keys() == {"image"}
 
 
 # --- heads -------------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ CASES = [
     ("core.Tune", dict(mode="lora", rank=2)),
     ("core.Tune", dict(mode="last", last=1)),
     *(("core.Pool", dict(mode=mode)) for mode in ("cls", "mean", "cls+mean", "gem", "last")),
+    ("core.Tower", dict(backbone=BACKBONE, head=dict(type="core.Projection", dim=4))),
     ("core.Projection", dict(dim=6)),
     ("classification.Linear", dict()),
     ("classification.Linear", dict(dropout=0.5, norm="batch")),

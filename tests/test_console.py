@@ -13,7 +13,7 @@ from test_import_cost import heavy_after
 
 from toolbox.cli.main import main
 from toolbox.errors import PROGRAM, command_line
-from toolbox.registry import catalog, swap_catalog
+from toolbox.registry import Catalog, catalog, discover, swap_catalog
 
 ROOT = Path(__file__).parents[1]
 OURS = ("core", "retrieval", "classification")
@@ -75,6 +75,21 @@ def test_a_command_that_is_not_there(capsys):
     assert main(["xyz"]) == 2
     assert "list_components" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_a_command_whose_plugin_is_not_there(monkeypatch, capsys):
+    old = swap_catalog(None)
+    try:
+        monkeypatch.setenv("TOOLBOX_PLUGINS", "-classification")
+        assert main(["predict"]) == 2
+        assert "a plugin brings it that cannot be used here: classification (disabled)." in capsys.readouterr().err
+        monkeypatch.delenv("TOOLBOX_PLUGINS")
+        plugins = [plugin for plugin in discover()[0] if plugin.namespace != "classification"]
+        swap_catalog(Catalog(plugins, []))
+        assert main(["predict"]) == 2
+        assert "classification (not installed: pip install ./plugins/classification)." in capsys.readouterr().err
+    finally:
+        swap_catalog(old)
 
 
 def test_commands_of_plugins_are_listed_and_run(tmp_path, monkeypatch, capsys):

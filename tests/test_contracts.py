@@ -20,6 +20,7 @@ from torch.nn import functional
 from toolbox.base import Loss, l2_normalize
 from toolbox.builtins.projection import Projection
 from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
+from toolbox.utils.tower import Tower
 
 
 # --- the smallest loader and loop that keep the contracts --------------------------------------------------------
@@ -95,29 +96,36 @@ def test_a_draw_decides_the_views_and_not_the_place_in_the_batch():
 
 
 # --- (b) N:M dual encoder ----------------------------------------------------------------------------------------
+def align(vision, text):
+    vision = {name: Tower(backbone, "mean", Projection(dim=8)) for name, backbone in vision.items()}
+    text = {name: Tower(backbone, "last", Projection(dim=8)) for name, backbone in text.items()}
+    return DualEncoder(vision, text, Contrastive())
+
+
 def test_dual_encoder_of_two_by_two_towers_with_one_of_each_side_frozen():
-    model = DualEncoder([Patches(16), Patches(8, patch=8)], [Letters(12), Letters(10)], Contrastive())
-    for tower in (model.vision[0], model.text[1]):
-        tower.freeze()
+    model = align({"image": Patches(16), "fine": Patches(8, patch=8)}, {"text": Letters(12), "title": Letters(10)})
+    for tower in (model.vision["image"], model.text["title"]):
+        tower.backbone.freeze()
     for tower in model.inputs.values():
         tower.load_weights()  # once more when training starts, to the same values
     before = copy.deepcopy(model.state_dict())
     losses, batch = train(model, Shades())
     after = model.state_dict()
-    moved = {name.rsplit(".", 1)[0] for name in after if not torch.equal(before[name], after[name])}
+    moved = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
     assert losses[1] < losses[0]
-    assert "text.0.block" in moved
-    assert "vision.1.embed" in moved
-    assert not [name for name in moved if name.startswith(("vision.0", "text.1"))], "a frozen tower was trained"
-    assert not model.train().vision[0].block.training
-    assert model.vision[1].block.training
+    assert "text.text.backbone.block" in moved
+    assert "vision.fine.backbone.embed" in moved
+    frozen = ("vision.image.backbone", "text.title.backbone")
+    assert not [name for name in moved if name.startswith(frozen)], "a frozen tower was trained"
+    assert not model.train().vision["image"].backbone.block.training
+    assert model.vision["fine"].backbone.block.training
     outputs = predict(model, batch)
     assert outputs["image"].shape == (8, 8)
     assert outputs["text"].shape == (16, 8), "two captions an item"
 
 
 def test_dual_encoder_clamps_its_scale():
-    model = DualEncoder([Patches(8)], [Letters(10)], Contrastive())
+    model = align({"image": Patches(8)}, {"text": Letters(10)})
     with torch.no_grad():
         model.criterion.log_scale.fill_(6.0)
     train(model, Shades(), lr=0.0)
@@ -143,7 +151,7 @@ def test_parts_of_a_model_train_at_their_own_rate():
     before = copy.deepcopy(model.state_dict())
     train(model, Questions(), lr=0.0, parts=[("merger", 0.1), ("language.block", 0.1)])
     after = model.state_dict()
-    moved = {name.rsplit(".", 1)[0] for name in after if not torch.equal(before[name], after[name])}
+    moved = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"merger.0", "merger.1", "language.block"}
 
 

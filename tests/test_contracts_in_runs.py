@@ -38,18 +38,26 @@ def data(dataset: str, augment: dict | None = None) -> dict:
     return dict(train_dataloader=train, val_dataloader=dict(dataset=dict(type=dataset), batch_size=4, num_workers=0))
 
 
+HEAD = dict(type="core.Projection", dim=8)
 # the first vision tower is a frozen one as it came; the second text tower is frozen as it was initialised
 ALIGNMENT = RUN | dict(
     model=dict(
         type="contract.DualEncoder",
-        vision=[
-            dict(type="contract.Patches", tune=dict(mode="frozen")),
-            dict(type="contract.Patches", dim=8, patch=8, weights="small"),
-        ],
-        text=[
-            dict(type="contract.Letters", weights="letters"),
-            dict(type="contract.Letters", dim=10, tune=dict(mode="frozen")),
-        ],
+        vision=dict(
+            image=dict(backbone=dict(type="contract.Patches", tune=dict(mode="frozen")), pool="mean", head=HEAD),
+            fine=dict(
+                type="core.Tower",
+                backbone=dict(type="contract.Patches", dim=8, patch=8, weights="small"),
+                pool=dict(type="core.Pool", mode="mean"),
+                head=HEAD,
+            ),
+        ),
+        text=dict(
+            text=dict(backbone=dict(type="contract.Letters", weights="letters"), pool="last", head=HEAD),
+            title=dict(
+                backbone=dict(type="contract.Letters", dim=10, tune=dict(mode="frozen")), pool="last", head=HEAD
+            ),
+        ),
         loss=dict(type="contract.Contrastive"),
     ),
     **data("contract.Shades"),
@@ -174,32 +182,41 @@ def test_a_loaded_model_predicts_what_the_run_measured(job):
 
 # --- alignment ---------------------------------------------------------------------------------------------------
 def test_frozen_towers_stay_as_they_are_and_are_saved_only_if_they_cannot_be_had_again(spied):
-    modes = spied(DualEncoder, "loss", lambda model, batch: [t.block.training for t in (*model.vision, *model.text)])
+    modes = spied(DualEncoder, "loss", lambda model, batch: [t.backbone.block.training for t in model.towers.values()])
     toolbox.train(recipe(ALIGNMENT), out="whole")
     assert modes == [[False, True, True, False]] * STEPS
-    assert {name.rsplit(".", 2)[0] for name in optimized("whole")} >= {"vision.1", "text.0"}
-    assert not [name for name in optimized("whole") if name.startswith(("vision.0", "text.1"))]
+    assert {name.rsplit(".", 2)[0] for name in optimized("whole")} >= {
+        "vision.fine.backbone",
+        "text.text.backbone",
+        "vision.image.head.stack",
+    }
+    frozen = ("vision.image.backbone", "text.title.backbone")
+    assert not [name for name in optimized("whole") if name.startswith(frozen)]
 
     saved = weights("last")
-    assert not [name for name in saved if name.startswith("vision.0.")], "a tower with weights_id was saved"
-    assert checkpoints.read("whole/last").manifest["frozen"].keys() == {"vision.0"}
-    own = {name for name in saved if name.startswith("text.1.")}
-    assert own == {f"text.1.{name}" for name in Letters().state_dict()}, "a tower without weights_id was left out"
+    kept = [name for name in saved if name.startswith("vision.image.backbone.")]
+    assert not kept, "a tower with weights_id was saved"
+    assert checkpoints.read("whole/last").manifest["frozen"].keys() == {"vision.image.backbone"}
+    own = {name for name in saved if name.startswith("text.title.backbone.")}
+    whole = {f"text.title.backbone.{name}" for name in Letters().state_dict()}
+    assert own == whole, "a tower without weights_id was left out"
     changed_names = moved(weights(1), saved)
     assert not own & changed_names
-    assert {name.split(".")[1] for name in changed_names if name.startswith(("vision.", "text."))} == {"0", "1"}
+    trained = {".".join(name.split(".")[:3]) for name in changed_names if name.startswith(("vision.", "text."))}
+    heads = {"vision.image.head", "vision.fine.head", "text.text.head", "text.title.head"}
+    assert trained == heads | {"vision.fine.backbone", "text.text.backbone"}
 
     model = toolbox.load("whole/last").model
     as_it_came = Patches()
     as_it_came.load_weights()
-    assert same(model.vision[0].state_dict(), as_it_came.state_dict())
+    assert same(model.vision["image"].backbone.state_dict(), as_it_came.state_dict())
     assert all(torch.equal(model.state_dict()[name], saved[name]) for name in own)
 
 
 def test_other_frozen_weights_are_refused():
     toolbox.train(recipe(ALIGNMENT, train_cfg__max_steps=1), out="whole")
-    with pytest.raises(toolbox.ToolboxError, match=r"frozen weights of vision\.0 \(other\)"):
-        toolbox.load("whole", overrides={"model.vision.0.weights": "other"})
+    with pytest.raises(toolbox.ToolboxError, match=r"frozen weights of vision\.image\.backbone \(other\)"):
+        toolbox.load("whole", overrides={"model.vision.image.backbone.weights": "other"})
 
 
 def test_every_tower_loads_its_weights_once_and_only_frozen_ones_when_resuming(spied, monkeypatch):

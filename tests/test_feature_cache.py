@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from toy_plugin import Noise, Patches, ToTensor
 
-from toolbox.base import Tower
+from toolbox.base import PooledBackbone
 from toolbox.builtins.augment import RandomViews
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.key import data_identity, describe_tower, digest, plain, weights_digest
@@ -29,12 +29,12 @@ from toolbox.utils.pool import TokenPool
 ITEMS, VIEWS, WIDTH = 70, 2, 5
 
 
-def tower(seed: int = 0, pool: str = "mean", **arguments) -> Tower:
+def tower(seed: int = 0, pool: str = "mean", **arguments) -> PooledBackbone:
     torch.manual_seed(seed)
-    return Tower(Patches(**arguments), TokenPool(pool))
+    return PooledBackbone(Patches(**arguments), TokenPool(pool))
 
 
-def of_tower(found: Tower | None = None, preprocess=None, **changes) -> dict:
+def of_tower(found: PooledBackbone | None = None, preprocess=None, **changes) -> dict:
     given = dict(input="image", dtype="fp16", precision="fp32") | changes
     return describe_tower(found or tower(), preprocess or ToTensor(16), **given)
 
@@ -45,14 +45,14 @@ class Normalised(ToTensor):
         self.mean, self.table = mean, table
 
 
-def shifted() -> Tower:
+def shifted() -> PooledBackbone:
     found = tower()
     with torch.no_grad():
         next(iter(found.backbone.parameters())).view(-1)[0] += 1e-3
     return found
 
 
-def with_a_table() -> Tower:
+def with_a_table() -> PooledBackbone:
     found = tower()
     found.backbone.register_buffer("table", torch.zeros(2), persistent=False)
     return found

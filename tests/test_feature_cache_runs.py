@@ -372,4 +372,4 @@ def test_the_check_counts_memory_of_features_and_says_what_would_be_stored(toy):
 def test_a_model_says_what_is_stored_and_what_is_not(toy):
     plan = api.plan(toy(TAUGHT | {"features": dict(dtype="fp32")}))
     assert "features: what trains is computed as ever: image." in plan.notes
-    assert Model.towers is not type(api.build(toy(TAUGHT))).towers
+    assert Model.pooled_backbones is not type(api.build(toy(TAUGHT))).pooled_backbones

@@ -83,7 +83,8 @@ class Kind:
     """A kind of component that a plugin adds to those of `KINDS`; slots annotated with its class take such components.
 
     - `name`: lower case, as in `Component.kind`: "merger".
-    - `target`: `"module:Class"`, the abstract class that every component of this kind inherits from.
+    - `target`: `"module:Class"`, the class that every component of this kind inherits from: an abstract one, or one
+      that is a component itself.
     - `summary`: one line that says what such a component is for.
     """
 

@@ -48,7 +48,7 @@ from toolbox.base.report_items import Curve, Example, Gallery, Histogram, Matrix
 from toolbox.base.run import Run
 from toolbox.base.sampler import Sampler
 from toolbox.base.splits import SPLITS, split_by_hash, take_by_hash
-from toolbox.base.stored_towers import Tower
+from toolbox.base.stored_features import PooledBackbone
 from toolbox.base.tune import Tune
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "Optimizer",
     "Outcomes",
     "Pool",
+    "PooledBackbone",
     "Preprocess",
     "Quantize",
     "ReportItem",
@@ -86,7 +87,6 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Table",
-    "Tower",
     "Tune",
     "average_patches",
     "check_crop",

@@ -26,7 +26,7 @@ class Batch:
     - `draws`: B places in the run's order over all processes, which seed what is random of an item.
     - `roles`: B times "query" or "gallery"; None where every item is both.
     - `blocks`: the items are so many equally long blocks, item i of each belonging together; 1: independent items.
-    - `stored`: the names of inputs that hold stored features, (rows, P): what their `Tower` made of them.
+    - `stored`: the names of inputs that hold stored features, (rows, P): what their `PooledBackbone` made of them.
     - `mixed`: where images were mixed in pairs, (the partner's row (B,), share of the image itself (B,)); labels are
       the image's own.
     - `share`: (number, count): which of how many parts of a step's items these are, over accumulated batches and

@@ -11,7 +11,7 @@ from toolbox.base.backbone import Backbone
 from toolbox.base.batch import Batch
 from toolbox.base.model_export import ModelExport
 from toolbox.base.preprocess import Preprocess
-from toolbox.base.stored_towers import StoredTowers
+from toolbox.base.stored_features import StoredFeatures
 from toolbox.base.training_steps import TrainingSteps
 from toolbox.base.validation_choice import ValidationChoice
 from toolbox.errors import Problem
@@ -19,7 +19,7 @@ from toolbox.errors import Problem
 Mode = Literal["loss", "predict", "baseline", "encode", "compute_loss"]
 
 
-class Model(TrainingSteps, StoredTowers, ValidationChoice, ModelExport, ABC):
+class Model(TrainingSteps, StoredFeatures, ValidationChoice, ModelExport, ABC):
     """An objective over one or several backbones. The engine only ever calls the model itself.
 
         class Regress(Model):

@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from toolbox.plugin import Command, Component, Device, hookimpl
+from toolbox.plugin import Command, Component, Device, Kind, hookimpl
+
+
+@hookimpl
+def toolbox_kinds() -> list[Kind]:
+    return [Kind("tower", "toolbox.utils.tower:Tower", "one side of a model with several: backbone, pool and head")]
 
 
 @hookimpl
@@ -33,6 +38,7 @@ def toolbox_components() -> list[Component]:
             default=True,
         ),
         Component("pool", "Pool", "toolbox.utils.pool:TokenPool", "cls, mean, cls+mean, gem or last token"),
+        Component("tower", "Tower", "toolbox.utils.tower:Tower", "a backbone, its pool and a head", default=True),
         Component("head", "Projection", "toolbox.builtins.projection:Projection", "one linear layer or an MLP"),
         Component(
             "head", "BNNeck", "toolbox.builtins.bn_neck:BNNeck", "batch norm without shift, after a linear layer"

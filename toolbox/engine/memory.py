@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from toolbox.base import Batch, Loss, Model, Tower
+from toolbox.base import Batch, Loss, Model, PooledBackbone
 from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
 
@@ -106,7 +106,7 @@ def step_memory(
     rows: dict[str, int],
     precision: str,
     chunk_size: int | None,
-    stored: Mapping[str, Tower] | None = None,
+    stored: Mapping[str, PooledBackbone] | None = None,
 ) -> tuple[dict[str, int], list[str]]:
     """({what: bytes that one step takes}, names of trainable parameters that no gradient reaches).
 

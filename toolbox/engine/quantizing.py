@@ -135,7 +135,7 @@ def _megabytes(size: int) -> str:
 
 def _features(model: Model, backbone: Backbone, images: Tensor) -> Tensor:
     """(B, P): what the pool behind a backbone makes of it, or its tokens where the model names no pool."""
-    tower = next((tower for tower in model.towers().values() if tower.backbone is backbone), None)
+    tower = next((tower for tower in model.pooled_backbones().values() if tower.backbone is backbone), None)
     was_training = backbone.training
     backbone.eval()
     with torch.no_grad():

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Augment, Dataset, Preprocess, Tower
+from toolbox.base import Augment, Dataset, PooledBackbone, Preprocess
 
 FORMAT = 1
 """Of the numbers themselves: raised when the same key would give others."""
@@ -38,7 +38,9 @@ _NOT_NUMBERS = {
 }
 
 
-def describe_tower(tower: Tower, preprocess: Preprocess, *, input: str, dtype: str, precision: str) -> dict[str, Any]:
+def describe_tower(
+    tower: PooledBackbone, preprocess: Preprocess, *, input: str, dtype: str, precision: str
+) -> dict[str, Any]:
     """What a tower makes of any data, readable and plain enough for JSON.
 
     - `input`: the name under which the model reads them; it chooses the field of a sample.
@@ -111,7 +113,7 @@ def digest_item_files(dataset: Dataset) -> list[str] | None:
     return None if files is None else [_file_digest(os.fspath(path)) for path in files]
 
 
-def weights_digest(tower: Tower) -> str:
+def weights_digest(tower: PooledBackbone) -> str:
     """SHA-256 over all tensors of a tower, names, types and shapes included, whatever they are packed in."""
     digest = hashlib.sha256()
     for name, module in (("backbone", tower.backbone), ("pool", tower.pool)):
@@ -168,7 +170,7 @@ def _is_open(value: Any) -> bool:
     return usual and hasattr(value, "__dict__") and not inspect.isroutine(value) and not isinstance(value, type)
 
 
-def _structure(tower: Tower) -> dict[str, Any]:
+def _structure(tower: PooledBackbone) -> dict[str, Any]:
     text = re.sub(r" at 0x[0-9a-f]+", "", f"{tower.backbone!r}\n{tower.pool!r}")
     return plain(tower.backbone) | {"modules": hashlib.sha256(text.encode()).hexdigest()}
 

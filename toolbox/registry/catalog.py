@@ -168,9 +168,16 @@ class Catalog:
             command.check()
             return command
         names = [command.name for command in commands]
-        raise ToolboxError(
-            f"there is no command {name!r}.", hint=suggest_nearest(name, names) or list_names("Commands", names)
-        )
+        hint = suggest_nearest(name, names) or list_names("Commands", names)
+        states = {plugin.namespace: plugin.state for plugin in self.plugins}
+        unusable = [
+            f"{namespace} ({states.get(namespace) or 'not installed: ' + install_command(namespace)})"
+            for namespace in IN_REPOSITORY
+            if states.get(namespace) != "ready"
+        ]
+        if unusable:
+            hint += f" Or a plugin brings it that cannot be used here: {', '.join(unusable)}."
+        raise ToolboxError(f"there is no command {name!r}.", hint=hint)
 
     def device(self, requested: str) -> Device | None:
         """The first plugin's answer for `requested` ("auto", "cpu", "cuda:1" ...); `core` is asked last.

@@ -45,7 +45,7 @@ def read_declarations(namespace: str, module: ModuleType) -> dict[str, Any]:
     for kind in declared["kinds"]:
         if kind.name in KINDS:
             raise ValueError(f"kind {kind.name!r} is one of the toolbox's own; give yours another name")
-    kinds = KINDS if namespace == "core" else [kind.name for kind in declared["kinds"]]
+    kinds = [*(KINDS if namespace == "core" else ()), *(kind.name for kind in declared["kinds"])]
     _check_defaults([component for component in declared["components"] if component.default], kinds)
     return declared
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, Tower, l2_normalize
+from toolbox.base import Backbone, Batch, Head, Loss, Model, Pool, PooledBackbone, l2_normalize
 from toolbox.errors import Problem
-from toolbox.utils.pool import make_pool
+from toolbox.utils.tower import Tower
 
 
-class TowerModel(Model):
-    """backbone -> pool -> head, trained by a loss: the base of models with one tower.
+class TowerModel(Model, Tower):
+    """A tower that is trained by a loss: backbone -> pool -> head, and nothing beside it.
 
     - `backbone`: reads `batch.inputs["image"]`.
     - `pool`: a pool, or the mode of one, as in `TokenPool("cls")`.
@@ -21,10 +21,7 @@ class TowerModel(Model):
     """
 
     def __init__(self, backbone: Backbone, pool: Pool | str, head: Head | None, loss: Loss | None):
-        super().__init__()
-        self.backbone = backbone
-        self.pool = make_pool(pool)
-        self.head = head
+        Tower.__init__(self, backbone, pool, head)
         self.criterion = loss
         self._connected = False
 
@@ -32,20 +29,14 @@ class TowerModel(Model):
     def inputs(self) -> dict[str, Backbone]:
         return {"image": self.backbone}
 
-    def towers(self) -> dict[str, Tower]:
-        return {"image": Tower(self.backbone, self.pool)}
-
-    @property
-    def out_dim(self) -> int:
-        """The width of what the head gives, or of the pooled features without one."""
-        return self.pool.dim(self.backbone.dim) if self.head is None else self.head.out_dim
+    def pooled_backbones(self) -> dict[str, PooledBackbone]:
+        return {"image": self.pooled_backbone}
 
     def connect(self, classes: int | None = None) -> None:
         if self._connected:
             raise ValueError("this model is already connected to its data: build a new one for other data")
         self._connected = True
-        if self.head is not None:
-            self.head.connect(self.pool.dim(self.backbone.dim), classes)
+        Tower.connect(self, classes)
         if self.criterion is not None:
             self.criterion.connect(self.out_dim, classes)
 

@@ -20,7 +20,7 @@ from toolbox.engine.data_line import describe_data
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator
-from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.feature_extraction.feature_cache import FeatureCache
 from toolbox.engine.precision import eval_precision
 from toolbox.engine.settings import Settings
@@ -109,7 +109,7 @@ def evaluate(
     how = eval_precision(evaluated, device, precision or recipe["env_cfg"]["eval_precision"])
     mode = "predict" if checkpoint else "baseline"
     feature_cache = None
-    if recipe.get("features") and stored_towers(model):
+    if recipe.get("features") and list_cacheable(model):
         feature_cache = FeatureCache(recipe, model, device, how, console=CallbackConsole(log), distributed=distributed)
         feature_cache.add(name, target.dataset, target.loader)
         if choosing is not None:

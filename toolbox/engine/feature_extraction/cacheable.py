@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from toolbox.base import Model, Tower
+from toolbox.base import Model, PooledBackbone
 from toolbox.errors import Problem
 
 
-def stored_towers(model: Model) -> dict[str, Tower]:
+def list_cacheable(model: Model) -> dict[str, PooledBackbone]:
     """The towers in which nothing trains, by input."""
-    return {name: tower for name, tower in model.towers().items() if not _trained(tower)}
+    return {name: tower for name, tower in model.pooled_backbones().items() if not _trained(tower)}
 
 
 def problems(recipe: dict[str, Any], model: Model) -> list[Problem]:
@@ -20,7 +20,7 @@ def problems(recipe: dict[str, Any], model: Model) -> list[Problem]:
     where = "features"
     if recipe.get("features") is None:
         return []
-    towers, frozen = model.towers(), stored_towers(model)
+    towers, frozen = model.pooled_backbones(), list_cacheable(model)
     if not towers:
         return [Problem(f"{type(model).__name__} names no towers whose features could be stored.", where, "Remove it.")]
     if not frozen:
@@ -57,9 +57,9 @@ def notes(recipe: dict[str, Any], model: Model, items: dict[str, int]) -> list[s
     """
     if recipe.get("features") is None:
         return []
-    frozen, settings = stored_towers(model), recipe["features"]
+    frozen, settings = list_cacheable(model), recipe["features"]
     found = []
-    if live := sorted(model.towers().keys() - frozen.keys()):
+    if live := sorted(model.pooled_backbones().keys() - frozen.keys()):
         found.append(f"features: what trains is computed as ever: {', '.join(live)}.")
     width = sum(tower.pool.dim(tower.backbone.dim) for tower in frozen.values())
     number = 4 if settings["dtype"] == "fp32" else 2
@@ -73,7 +73,7 @@ def notes(recipe: dict[str, Any], model: Model, items: dict[str, int]) -> list[s
     return found
 
 
-def _views(recipe: dict[str, Any], model: Model, frozen: dict[str, Tower]) -> list[Problem]:
+def _views(recipe: dict[str, Any], model: Model, frozen: dict[str, PooledBackbone]) -> list[Problem]:
     augment, views = recipe["train_dataloader"]["augment"], recipe["features"]["views"]
     images = [name for name in frozen if model.preprocess()[name].size is not None]
     augmented = bool(augment) and ("type" in augment or any(name in augment for name in images)) and bool(images)
@@ -89,7 +89,7 @@ def _views(recipe: dict[str, Any], model: Model, frozen: dict[str, Tower]) -> li
     return []
 
 
-def _trained(tower: Tower) -> list[str]:
+def _trained(tower: PooledBackbone) -> list[str]:
     """Names of what trains in a tower."""
     return [
         f"{part}.{name}"

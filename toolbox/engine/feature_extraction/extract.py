@@ -14,7 +14,7 @@ from toolbox.engine.console import Console, NullConsole
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator
-from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.feature_extraction.feature_cache import FeatureCache
 from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.settings import Settings
@@ -55,7 +55,7 @@ def extract(
     model = build_model(
         recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=checkpoints.start_of(recipe)
     )
-    if not stored_towers(model):
+    if not list_cacheable(model):
         raise ToolboxError(
             "No tower of this model stays the same while it trains.",
             where="features",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.base import Augment, Batch, Dataset, Tower
+from toolbox.base import Augment, Batch, Dataset, PooledBackbone
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.loader import batches
 from toolbox.engine.inference import compute_outputs
@@ -33,7 +33,7 @@ class Job:
     """
 
     name: str
-    tower: Tower
+    tower: PooledBackbone
     source: InputSpec
     dataset: Dataset
     loader: dict[str, Any]

@@ -18,7 +18,7 @@ from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator, check_bad
-from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.feature_extraction.extraction import Job, compute
 from toolbox.engine.feature_extraction.verification import check_some
 from toolbox.engine.precision import Precision
@@ -62,7 +62,7 @@ class FeatureCache:
         self.precisions = {True: precision, False: eval_precision or precision}  # of training, and of judging
         self.distributed, self.console, self.mend = distributed, console or Console(), mend
         self.root = Path(self.settings["folder"]).expanduser()
-        self.inputs, self.towers = input_specs(model, training=True), stored_towers(model)
+        self.inputs, self.towers = input_specs(model, training=True), list_cacheable(model)
         self.computed = self.found = 0
         self.folders: list[Path] = []
         self._stores: dict[tuple[str, bool], dict[str, Store]] = {}

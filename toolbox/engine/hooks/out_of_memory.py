@@ -15,7 +15,7 @@ import torch
 from toolbox.base import Batch, Hook, Model, Run
 from toolbox.engine import grad_cache as grad_cache
 from toolbox.engine.assemble import apply_tuning, build_structure
-from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import backbones
 from toolbox.errors import ToolboxError
@@ -159,7 +159,7 @@ def _parts(recipe: dict[str, Any], classes: int | None, rows: dict[str, int]) ->
         model = _structure(recipe, classes)
         if any(source.size is None for source in model.preprocess().values()):
             return None
-        stored = stored_towers(model) if recipe.get("features") else None
+        stored = list_cacheable(model) if recipe.get("features") else None
         found, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"], stored)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, ToolboxError):
         return None  # an estimate is not worth another message

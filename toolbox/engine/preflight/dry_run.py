@@ -14,7 +14,7 @@ from toolbox.engine.classes import label_problems
 from toolbox.engine.data_line import describe_data
 from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.evaluation.evaluator import Evaluator
-from toolbox.engine.feature_extraction.cacheable import stored_towers
+from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.length import RunLength
 from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.preflight.plan import Plan, noted
@@ -73,7 +73,7 @@ class DryRun:
     @property
     def cached_inputs(self) -> dict[str, Any]:
         """The towers whose features would be read from a cache, by input."""
-        return stored_towers(self.model) if self.recipe.get("features") else {}
+        return list_cacheable(self.model) if self.recipe.get("features") else {}
 
 
 def make_dry_run(recipe: dict[str, Any], plan: Plan, *, with_data: bool = True) -> DryRun | None:

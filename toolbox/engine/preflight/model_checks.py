@@ -19,7 +19,7 @@ def check_model(run: DryRun) -> None:
 
 def check_pools(run: DryRun) -> None:
     """Pools read no more blocks than the backbone before them gives."""
-    for name, (backbone, pool) in run.model.towers().items():
+    for name, (backbone, pool) in run.model.pooled_backbones().items():
         if pool.layers > 1 and ("layers" not in backbone.abilities or pool.layers > len(backbone.layers())):
             count = len(backbone.layers()) if "layers" in backbone.abilities else 1
             can = f"has {count}" if count > 1 else "gives its last one alone"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from toolbox.base import Backbone, Batch, Model, Tower, gather, l2_normalize, without_autocast
+from toolbox.base import Backbone, Batch, Model, PooledBackbone, gather, l2_normalize, without_autocast
 from toolbox.plugin import Problem, ToolboxError
 from toolbox_classification.classifiers import LEAST, FittedClassifier, LinearLogits, NearestNeighbours
 from toolbox_classification.probe_inputs import plan_pool
@@ -98,8 +98,8 @@ class Probe(Model):
     def inputs(self) -> dict[str, Backbone]:
         return {"image": self.backbone}
 
-    def towers(self) -> dict[str, Tower]:
-        return {"image": Tower(self.backbone, self.pool)}
+    def pooled_backbones(self) -> dict[str, PooledBackbone]:
+        return {"image": PooledBackbone(self.backbone, self.pool)}
 
     def lr_factors(self) -> dict[str, float]:
         return {f"heads.{number}": rate for number, rate in enumerate(self.rates)}

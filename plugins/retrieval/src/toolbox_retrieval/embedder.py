@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from toolbox.base import Backbone, Batch, Head, Loss, Pool, Tower
+from toolbox.base import Backbone, Batch, Head, Loss, Pool, PooledBackbone
 from toolbox.plugin import Problem
 from toolbox.utils.pool import make_pool
 from toolbox.utils.stored_embeddings import StoredEmbeddings
@@ -72,9 +72,9 @@ class Embedder(TowerModel):
     def inputs(self) -> dict[str, Backbone]:
         return super().inputs | ({} if self.teacher is None else {"teacher": self.teacher})
 
-    def towers(self) -> dict[str, Tower]:
-        teacher = {} if self.teacher is None else {"teacher": Tower(self.teacher, self.teacher_pool)}
-        return super().towers() | teacher
+    def pooled_backbones(self) -> dict[str, PooledBackbone]:
+        teacher = {} if self.teacher is None else {"teacher": PooledBackbone(self.teacher, self.teacher_pool)}
+        return super().pooled_backbones() | teacher
 
     def check(self) -> list[Problem]:
         loss = self.criterion
@@ -131,7 +131,7 @@ class Embedder(TowerModel):
         return []
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = {"embeddings": self._embed(batch)}
+        outputs = {"embeddings": self.apply_head(self.pool_features(batch))}
         if self.teacher is not None:
             with torch.no_grad():
                 outputs["teacher"] = self.pool_features(batch, "teacher")
@@ -173,16 +173,8 @@ class Embedder(TowerModel):
         return self.head is not None and self.retrieve == "embeddings"
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        return self.normalize(self._embed(batch) if self.predicts_through_head else self.pool_features(batch))
-
-    def _embed(self, batch: Batch) -> Tensor:
         pooled = self.pool_features(batch)
-        if self.head is None:
-            return pooled
-        embeddings = self.head(pooled)
-        if self.pool.keeps_tokens:  # padding stays padding, whatever the head's bias
-            embeddings = embeddings * pooled.any(dim=-1, keepdim=True)
-        return embeddings
+        return self.normalize(self.apply_head(pooled) if self.predicts_through_head else pooled)
 
     def _read_stored(self, path: str, ids: Sequence[int | str]) -> Tensor:
         if self._stored is None:

@@ -11,21 +11,21 @@ from toolbox.base.batch import Batch
 from toolbox.base.pool import Pool
 
 
-class Tower(NamedTuple):
+class PooledBackbone(NamedTuple):
     """A backbone and the pool behind it: what stands between an input and all that trains, where both are frozen."""
 
     backbone: Backbone
     pool: Pool
 
     def __call__(self, value: Any) -> Tensor:
-        """What the backbone reads, finished -> the pooled features, (rows, P)."""
+        """The pooled features, (rows, P), of what the backbone reads, finished."""
         return self.pool(self.backbone(value, layers=self.pool.layers))
 
 
-class StoredTowers:
+class StoredFeatures:
     """A model of which the pooled features of some inputs may be stored."""
 
-    def towers(self) -> dict[str, Tower]:
+    def pooled_backbones(self) -> dict[str, PooledBackbone]:
         """Backbone and pool of each input whose pooled features may be stored.
 
         A model that has some calls `pool_features`. A recipe with `features` stores those that are frozen, and batches
@@ -35,9 +35,12 @@ class StoredTowers:
 
     @final
     def pool_features(self, batch: Batch, name: str = "image") -> Tensor:
-        """(rows, P): the pooled features of the tower `name`, computed from its input or stored."""
+        """(rows, P): the pooled features of the input `name`, computed or stored."""
         value = batch.inputs[name]
-        return value if name in batch.stored else self.towers()[name](value)
+        if name in batch.stored:
+            return value
+        backbone, pool = self.pooled_backbones()[name]
+        return pool(backbone(value, layers=pool.layers))
 
     @property
     def fixed_embeddings(self) -> bool:
