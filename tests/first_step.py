@@ -6,6 +6,7 @@ that the recipe prepares are written before the count begins.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from collections import Counter
@@ -35,7 +36,8 @@ def count(recipe: str, overrides: list[str]) -> tuple[Counter[tuple[str, str]], 
         code = frame.f_code
         if not code.co_filename.startswith(str(ROOT)) or "/.venv/" in code.co_filename:
             return
-        if "<" not in code.co_qualname:  # functions that have a name: no comprehension, no local one
+        # functions that have a name: no body of a class or module, no comprehension, no local one
+        if code.co_flags & inspect.CO_OPTIMIZED and "<" not in code.co_qualname:
             calls[str(Path(code.co_filename).relative_to(ROOT)), code.co_qualname] += 1
         if code.co_qualname == "ConvNeXt.forward" and not above_backbone:
             above_backbone.extend(list_frames(frame))
@@ -62,7 +64,7 @@ def list_frames(frame: FrameType | None) -> list[str]:
     """Our own functions from the training step's call of the model to `frame`; none where no step is made."""
     names: list[str] = []
     while frame is not None:
-        if frame.f_code.co_qualname == "TrainStep._gradients":
+        if frame.f_code.co_qualname == "TrainStep._add_gradients":
             return names[::-1]
         name = frame.f_code.co_filename
         if name.startswith(str(ROOT)) and "/.venv/" not in name:
@@ -75,7 +77,7 @@ def main() -> None:
     recipe, *overrides = sys.argv[1:] or [str(ROOT / "configs/demo/dinov3_sop.py")]
     calls, frames = count(recipe, ["evaluate_before=False", *overrides])
     print(f"{len(calls)} functions in {len({file for file, _ in calls})} files from the recipe to the first step")
-    print(f"{len(frames)} frames down to the backbone: {' > '.join(frames)}")
+    print(f"{len(frames) - 1} frames between the step and the backbone: {' > '.join(frames)}")
     for name in ONCE:
         print(f"{name}: {sum(times for (_, function), times in calls.items() if function == name)}")
 
