@@ -6,6 +6,7 @@ import pytest
 
 import toolbox
 from toolbox.config import complete, to_dict
+from toolbox.engine.length import RunLength
 from toolbox.engine.settings import Settings
 
 
@@ -22,7 +23,8 @@ from toolbox.engine.settings import Settings
 )
 def test_intervals_are_epochs_unless_given_in_steps(toy, length, checkpoint, validate, save):
     settings = Settings(complete(to_dict(toy([f"train_cfg={length}", f"default_hooks.checkpoint={checkpoint}"]))))
-    assert (settings.validate_every(10), settings.save_every(10)) == (validate, save)
+    run_length = RunLength(settings, 10)
+    assert (run_length.validate_every, run_length.save_every) == (validate, save)
 
 
 def test_more_workers_than_cores_are_said_and_change_nothing_else(toy, capsys):

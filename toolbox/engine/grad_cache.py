@@ -1,6 +1,6 @@
 """A large batch in chunks: the gradient of the whole batch with the activations of one chunk.
 
-A first pass without gradients represents every chunk, the objective of all representations gives each of them its
+A first pass without gradients encodes every chunk, the loss of all encodings gives each of them its
 gradient, and a second pass carries these on into the model. Random numbers of the first pass are drawn again in the
 second, so dropout is the same in both. Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup", 2021.
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Loss, Model
+from toolbox.base import Batch, Model
 from toolbox.engine.device import random_state, set_random_state
+from toolbox.engine.parts import training_norms
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -35,41 +36,43 @@ class GradCache:
         return -(-row_count(batch.inputs) // self.chunk_size)
 
     def __call__(self, batch: Batch, backward: Callable[[Tensor], None], passes: int = 0) -> dict[str, Tensor]:
-        """Add the batch's gradients to the parameters; returns what the objective found.
+        """Add the batch's gradients to the parameters; returns the loss and what comes with it.
 
         - `backward`: is given the loss and scales it and calls its `backward`.
         - `passes`: how many chunks pass the model at least; what the batch lacks is made up by some that count nothing.
         """
         states, parts = [], []
         pieces = list(chunks(batch.inputs, self.chunk_size))
-        own = len(pieces)
-        pieces += pieces[-1:] * (passes - own)
+        count = len(pieces)
+        pieces += pieces[-1:] * (passes - count)
         with torch.no_grad():
             for chunk in pieces:
                 states.append(random_state(self.device))
-                parts.append(self._represent(chunk, batch))
-        del parts[own:]
+                parts.append(self._encode(chunk, batch))
+        del parts[count:]
         cached = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         sizes = [len(next(iter(part.values()))) for part in parts]
         del parts
         for rows in cached.values():
             rows.requires_grad_(rows.is_floating_point())
         with self.precision.autocast():
-            found = self.model(batch, "compute_loss", cached)
-        backward(found["loss"])
-        found = {name: value.detach() for name, value in found.items()}
+            outputs = self.model(batch, "compute_loss", cached)
+        backward(outputs["loss"])
+        outputs = {name: value.detach() for name, value in outputs.items()}
         after = random_state(self.device)
         gradients = {name: rows.grad.split(sizes) for name, rows in cached.items() if rows.grad is not None}
         for number, chunk in enumerate(pieces):
             set_random_state(self.device, states[number])
-            again = self._represent(chunk, batch)
+            again = self._encode(chunk, batch)
             learning = [name for name in gradients if again[name].requires_grad]
-            wanted = [gradients[name][number] if number < own else torch.zeros_like(again[name]) for name in learning]
-            torch.autograd.backward([again[name] for name in learning], wanted)
+            torch.autograd.backward(
+                [again[name] for name in learning],
+                [gradients[name][number] if number < count else torch.zeros_like(again[name]) for name in learning],
+            )
         set_random_state(self.device, after)
-        return found
+        return outputs
 
-    def _represent(self, inputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
+    def _encode(self, inputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         with self.precision.autocast():
             return self.model(Batch(inputs=inputs, stored=batch.stored), "encode")
 
@@ -104,8 +107,6 @@ def problems(model: Model) -> list[Problem]:
                 "Remove optim_wrapper.grad_cache; gradients over several batches: accumulative_counts.",
             )
         ]
-    model.train()
-    inside_losses = {id(part) for loss in model.modules() if isinstance(loss, Loss) for part in loss.modules()}
     return [
         Problem(
             f"{type(module).__name__} takes its statistics from a chunk instead of the batch, which changes training.",
@@ -113,8 +114,7 @@ def problems(model: Model) -> list[Problem]:
             "Use another norm, freeze this part, or set norm_stats='frozen' in its backbone's tune; "
             "or remove optim_wrapper.grad_cache.",
         )
-        for path, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and id(module) not in inside_losses
+        for path, module in training_norms(model).items()
     ]
 
 

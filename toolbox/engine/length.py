@@ -14,34 +14,42 @@ class RunLength:
     last step. Epochs may end within a step; they are complete with it.
 
     - `settings`: of a complete recipe; `batches`: in an epoch.
+
+    `validate_every` and `save_every` are in steps.
     """
 
     def __init__(self, settings: Settings, batches: int) -> None:
-        self._settings, self._per_epoch = settings, batches
-        self._accumulate = settings("optim_wrapper.accumulative_counts")
-        self.steps = settings.steps(batches)
-        steps = settings.steps_per_epoch(batches)
-        self.steps_per_epoch: int | float = int(steps) if steps.denominator == 1 else float(steps)
-        self._validate, self._save = settings.validate_every(steps), settings.save_every(steps)
-        epochs = settings("train_cfg.max_epochs")
-        by_epoch = settings("train_cfg.max_steps") is None
-        self._total = epochs * batches if by_epoch else self.steps * self._accumulate
+        self._batches_per_epoch, self._accumulate = batches, settings("optim_wrapper.accumulative_counts")
+        epochs, max_steps = settings("train_cfg.max_epochs"), settings("train_cfg.max_steps")
+        by_epoch = max_steps is None
+        self.steps: int = max(1, epochs * batches // self._accumulate) if by_epoch else max_steps
+        self._total_batches = epochs * batches if by_epoch else self.steps * self._accumulate
+        epoch = Fraction(batches, self._accumulate)  # it may end within a step
+        self.steps_per_epoch: int | float = int(epoch) if epoch.denominator == 1 else float(epoch)
+        interval = settings("train_cfg.val_interval")
+        self.validate_every = (interval or 1) * (epoch if by_epoch or interval is None else 1)
+        interval, by_setting = (
+            settings("default_hooks.checkpoint.interval"),
+            settings("default_hooks.checkpoint.by_epoch"),
+        )
+        save_by_epoch = by_epoch or interval is None if by_setting is None else by_setting
+        self.save_every = (interval or 1) * (epoch if save_by_epoch else 1)
 
     def batches(self, step: int) -> int:
         """How many batches the first `step` steps take."""
-        return self._total if step >= self.steps else step * self._accumulate
+        return self._total_batches if step >= self.steps else step * self._accumulate
 
     def epoch(self, step: int) -> float:
         """How many epochs the first `step` steps take."""
-        return self.batches(step) / self._per_epoch
+        return self.batches(step) / self._batches_per_epoch
 
     def validates(self, step: int) -> bool:
         """Whether step number `step` (1 is the first) completes `val_interval`."""
-        return self._completes(step, self._validate)
+        return self._completes(step, self.validate_every)
 
     def saves(self, step: int) -> bool:
         """Whether step number `step` completes the interval of checkpoints."""
-        return self._completes(step, self._save)
+        return self._completes(step, self.save_every)
 
     def _completes(self, step: int, every: Fraction | int) -> bool:
         """- `every`: an interval in steps of `accumulative_counts` batches, maybe a part of one more."""

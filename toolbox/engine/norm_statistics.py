@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Loss
+from toolbox.base import Batch
 from toolbox.engine.data.loader import ready
 from toolbox.engine.device import random_state, set_random_state
+from toolbox.engine.parts import modules_on_path, training_norms
 
 if TYPE_CHECKING:
     from toolbox.engine.setup import RunSetup
@@ -23,23 +24,12 @@ BATCHES = 32
 class NormStatistics:
     """The running means and variances of those batch norms of a model that take them from training batches.
 
-    - `model`: tuned. What it holds in losses is left alone: it judges nothing.
+    - `model`: tuned.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        was_training = model.training
-        model.train()
-        inside_losses = {id(part) for loss in model.modules() if isinstance(loss, Loss) for part in loss.modules()}
-        self.norms = {
-            path: module
-            for path, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-            and module.training
-            and module.track_running_stats
-            and id(module) not in inside_losses
-        }
-        model.train(was_training)
+        self.norms = {path: norm for path, norm in training_norms(model).items() if norm.track_running_stats}
 
     def tensors(self) -> dict[str, Tensor]:
         """The statistics, by their names in the model."""
@@ -70,14 +60,14 @@ class NormStatistics:
 
     @contextmanager
     def _collecting(self) -> Iterator[None]:
-        """Norms look at batches, and all else is as it is judged."""
+        """Within, these norms look at batches, and all else is in evaluation mode."""
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         for path in self.norms:
-            names = path.split(".")
-            owners = [self.model.get_submodule(".".join(names[:end])) for end in range(len(names) + 1)]
+            *owners, norm = modules_on_path(self.model, path)
+            norm.train()
             for owner in owners:
-                if owner is owners[-1] or getattr(owner, "gathers_rows", False):  # it lets its norm see all rows
+                if getattr(owner, "gathers_rows", False):  # it lets its norm see all rows
                     owner.train()
         try:
             yield

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from toolbox.base import Backbone, Model
+from toolbox.base import Backbone, Loss, Model
 from toolbox.engine.distributed.tensors import whole
 
 
@@ -28,6 +28,26 @@ def backbones(model: Model) -> dict[str, Backbone]:
 def adapted(model: Model) -> dict[str, Backbone]:
     """Backbones with an adapter, by their module path."""
     return {path: backbone for path, backbone in backbones(model).items() if backbone.adapter is not None}
+
+
+def modules_on_path(model: nn.Module, path: str) -> list[nn.Module]:
+    """The modules that a path leads through: the model first, last the module at the path."""
+    names = path.split(".")
+    return [model.get_submodule(".".join(names[:end])) for end in range(len(names) + 1)]
+
+
+def training_norms(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The batch norms that normalise by training batches, by path; not those of losses, which nothing evaluates."""
+    was_training = model.training
+    model.train()
+    inside_losses = {id(part) for loss in model.modules() if isinstance(loss, Loss) for part in loss.modules()}
+    norms = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and id(module) not in inside_losses
+    }
+    model.train(was_training)
+    return norms
 
 
 def random_and_frozen(model: Model) -> list[str]:

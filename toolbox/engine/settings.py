@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -28,44 +27,20 @@ class Settings:
 
     def schedules(self) -> list[dict[str, Any]]:
         """The schedules' configs."""
-        given = self.recipe.get("param_scheduler") or []
-        return given if isinstance(given, list) else [given]
+        schedules = self.recipe.get("param_scheduler") or []
+        return schedules if isinstance(schedules, list) else [schedules]
 
-    def steps(self, batches: int) -> int:
-        """The length of the run, for `batches` an epoch; what accumulation leaves over is the last step's too."""
-        max_steps = self("train_cfg.max_steps")
-        if max_steps is not None:
-            return max_steps
-        return max(1, self("train_cfg.max_epochs") * batches // self("optim_wrapper.accumulative_counts"))
-
-    def steps_per_epoch(self, batches: int) -> Fraction:
-        """The steps that an epoch of `batches` takes; it may end within one."""
-        return Fraction(batches, self("optim_wrapper.accumulative_counts"))
-
-    def validate_every(self, steps_per_epoch: Fraction | int) -> Fraction | int:
-        """Steps between two validations."""
-        interval = self("train_cfg.val_interval")
-        by_epoch = interval is None or self("train_cfg.max_steps") is None
-        return (interval or 1) * (steps_per_epoch if by_epoch else 1)
-
-    def save_every(self, steps_per_epoch: Fraction | int) -> Fraction | int:
-        """Steps between two checkpoints."""
-        interval, by_epoch = self("default_hooks.checkpoint.interval"), self("default_hooks.checkpoint.by_epoch")
-        if by_epoch is None:
-            by_epoch = interval is None or self("train_cfg.max_steps") is None
-        return (interval or 1) * (steps_per_epoch if by_epoch else 1)
-
-    def best_metric(self, found: dict[str, float], better: dict[str, str]) -> tuple[str, bool]:
+    def best_metric(self, metrics: dict[str, float], better: dict[str, str]) -> tuple[str, bool]:
         """The metric that chooses the best checkpoint, and whether greater is better.
 
         - `better`: "greater" or "less" for each metric, as the metrics declare; the recipe's `rule` goes first.
         """
-        name = self._best(found)
-        if name not in found or not math.isfinite(found[name]):
+        name = self._best(metrics)
+        if name not in metrics or not math.isfinite(metrics[name]):
             raise ToolboxError(
                 f"There is no finite validation metric '{name}'.",
                 where="default_hooks.checkpoint.save_best",
-                hint=f"There are: {', '.join(found) or 'none'}.",
+                hint=f"There are: {', '.join(metrics) or 'none'}.",
             )
         rule = self("default_hooks.checkpoint.rule")
         return name, (rule or better.get(name, "greater")) == "greater"
@@ -86,9 +61,11 @@ class Settings:
 
 
 def _namespaces(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        own = {value["type"].split(".")[0]} if isinstance(value.get("type"), str) else set()
-        return own.union(*map(_namespaces, value.values()))
     if isinstance(value, list):
         return set().union(*map(_namespaces, value))
-    return set()
+    if not isinstance(value, dict):
+        return set()
+    namespaces = set().union(*map(_namespaces, value.values()))
+    if isinstance(value.get("type"), str):
+        namespaces.add(value["type"].split(".")[0])
+    return namespaces

@@ -34,7 +34,7 @@ from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.feature_extraction.feature_cache import FeatureCache
 from toolbox.engine.length import RunLength
 from toolbox.engine.norm_statistics import NormStatistics
-from toolbox.engine.parts import backbones, frozen_identity, random_and_frozen
+from toolbox.engine.parts import frozen_identity, random_and_frozen
 from toolbox.engine.precision import Precision, eval_precision
 from toolbox.engine.settings import Settings
 from toolbox.engine.train_step import TrainStep, build_train_step
@@ -60,7 +60,6 @@ class RunSetup:
     """
 
     recipe: dict[str, Any]
-    settings: Settings
     work_dir: Path
     source: str
     overridden: Sequence[str]
@@ -83,11 +82,12 @@ class RunSetup:
     feature_cache: FeatureCache | None
     parallel: Parallel
     sampler: Sampler
-    length: RunLength
     train_step: TrainStep
     hooks: list[Hook]
     bad_items: BadItems
     frozen: dict[str, dict[str, str]]
+    settings: Settings = field(init=False)
+    length: RunLength = field(init=False)
     inputs: dict[str, InputSpec] = field(init=False)
     training_inputs: dict[str, InputSpec] = field(init=False)
     norm_statistics: NormStatistics = field(init=False)
@@ -95,6 +95,8 @@ class RunSetup:
     random: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.settings = Settings(self.recipe)
+        self.length = RunLength(self.settings, len(self.sampler))
         self.inputs, self.training_inputs = input_specs(self.model), input_specs(self.model, training=True)
         self.norm_statistics = NormStatistics(self.model)
         self.torch_device = torch.device(str(self.device))
@@ -110,8 +112,7 @@ class RunSetup:
     @property
     def quantization(self) -> dict[str, Any] | None:
         """What quantising changed, by backbone; None where nothing is quantised."""
-        found = {path: backbone.quantized for path, backbone in backbones(self.model).items()}
-        return {path: record for path, record in found.items() if record is not None} or None
+        return quantizing.records(self.model) or None
 
     @property
     def final(self) -> Evaluator | None:
@@ -205,25 +206,21 @@ def set_up(
         if resume_from is not None:
             resuming.check_classes(resume_from, names)
         start = resume_from or resuming.start_of(recipe, work_dir, overwrite)
-        images = partial(few_images, dataset) if resume_from is None and distributed.is_main else None
-        classes = None if names is None else len(names)
         model = build_model(
             recipe,
             seed=settings("randomness.seed"),
-            classes=classes,
+            classes=None if names is None else len(names),
             checkpoint=start,
-            images=images,
+            images=partial(few_images, dataset) if resume_from is None and distributed.is_main else None,
             structure=structure,
         )
         _describe_weights(model, start, console)
         frozen = frozen_identity(model)
         speed.prepare(model, settings("env_cfg"), torch.device(str(device)))
         precision, evaluated = Precision(settings("optim_wrapper.precision"), device), eval_precision(recipe, device)
-        val, test = ((evaluators or {}).get(name) or _evaluator(recipe, name) for name in ("val", "test"))
+        val, test = _build_evaluators(recipe, evaluators or {})
         targets = [target for target in (val, test) if target is not None]
         trained_items = _count_trained_items(dataset, start, targets, console, distributed)
-        if val is not None and test is not None:
-            test.share(val.shared)
         feature_cache = None
         if recipe.get("features"):  # computed by the model as one process has it
             model.to(torch.device(str(device)))
@@ -232,17 +229,8 @@ def set_up(
             )
             feature_cache.fill(dataset, settings("train_dataloader"), targets)
         parallel = spread(model, distributed, settings("env_cfg.parallel"), device, precision, idle=idle)
-        sampler = _build_sampler(settings, dataset, distributed)
-        train_step = build_train_step(settings, model, parallel, precision, device)
-        hooks = [
-            build(item, "hook", where=f"custom_hooks.{index}")
-            for index, item in enumerate(recipe["custom_hooks"] or [])
-        ]
-        loader = settings("train_dataloader")
-        bad_items = BadItems(work_dir / "bad_items.jsonl", len(dataset), loader, console, distributed.is_main)
         return RunSetup(
             recipe=recipe,
-            settings=settings,
             work_dir=work_dir,
             source=source,
             overridden=overridden,
@@ -264,11 +252,19 @@ def set_up(
             trained_items=trained_items,
             feature_cache=feature_cache,
             parallel=parallel,
-            sampler=sampler,
-            length=RunLength(settings, len(sampler)),
-            train_step=train_step,
-            hooks=hooks,
-            bad_items=bad_items,
+            sampler=_build_sampler(settings, dataset, distributed),
+            train_step=build_train_step(settings, model, parallel, precision, device),
+            hooks=[
+                build(item, "hook", where=f"custom_hooks.{index}")
+                for index, item in enumerate(recipe["custom_hooks"] or [])
+            ],
+            bad_items=BadItems(
+                work_dir / "bad_items.jsonl",
+                len(dataset),
+                settings("train_dataloader"),
+                console,
+                distributed.is_main,
+            ),
             frozen=frozen,
         )
     except BaseException:
@@ -307,9 +303,8 @@ def _check_same(
 
 def _describe_weights(model: Model, start: Checkpoint | None, console: Console) -> None:
     """Say what is quantised, what is frozen without having learned anything, and what `load_from` gives."""
-    for path, backbone in backbones(model).items():
-        if backbone.quantized is not None:
-            console.info(quantizing.describe(path, backbone.quantized))
+    for path, record in quantizing.records(model).items():
+        console.info(quantizing.describe(path, record))
     for path in random_and_frozen(model) if start is None else ():
         console.warn(
             f"model.{path} is frozen with random weights, which have learned nothing: give it weights or load_from."
@@ -318,8 +313,22 @@ def _describe_weights(model: Model, start: Checkpoint | None, console: Console) 
         console.info(f"load_from {start.path}: {loading.compare(model, start).summary()}.")
 
 
-def _evaluator(recipe: dict[str, Any], name: str) -> Evaluator | None:
-    return Evaluator.of(recipe, name) if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"] else None
+def _build_evaluators(
+    recipe: dict[str, Any], evaluators: Mapping[str, Evaluator]
+) -> tuple[Evaluator | None, Evaluator | None]:
+    """The evaluators of the validation and the test set, which share what they compute; None without such a set.
+
+    - `evaluators`: those that are made already.
+    """
+    val, test = (
+        evaluators.get(name) or Evaluator.of(recipe, name)
+        if recipe[f"{name}_dataloader"] and recipe[f"{name}_evaluator"]
+        else None
+        for name in ("val", "test")
+    )
+    if val is not None and test is not None:
+        test.share(val.shared)
+    return val, test
 
 
 def _count_trained_items(

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from toolbox.base import Model, Optimizer
 from toolbox.base.functional import gather_integers
 from toolbox.engine.distributed.context import DistributedContext
-from toolbox.engine.parts import backbones
+from toolbox.engine.parts import backbones, modules_on_path
 from toolbox.engine.precision import DTYPES, Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -165,8 +165,10 @@ def _synchronise_norms(model: Model, device: torch.device) -> None:
     """Let batch norms that train see all processes' rows. Raises ToolboxError for one that cannot."""
     model.train()
     for path, module in list(model.named_modules()):
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.training or _gathers(model, path):
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or not module.training:
             continue
+        if any(getattr(owner, "gathers_rows", False) for owner in modules_on_path(model, path)[:-1]):
+            continue  # its owner gathers the rows of all processes
         if device.type == "cpu" or type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             raise ToolboxError(
                 f"{type(module).__name__} takes its statistics from one process's share of the batch, which changes "
@@ -177,12 +179,6 @@ def _synchronise_norms(model: Model, device: torch.device) -> None:
             )
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, nn.SyncBatchNorm.convert_sync_batchnorm(module))
-
-
-def _gathers(model: Model, path: str) -> bool:
-    """Whether a module stands in one that gathers the rows of all processes itself (`gathers_rows`)."""
-    names = path.split(".")
-    return any(getattr(model.get_submodule(".".join(names[:end])), "gathers_rows", False) for end in range(len(names)))
 
 
 def _average(parameters: Iterable[nn.Parameter]) -> None:
