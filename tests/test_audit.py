@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance
 from toolbox_datasets.imagefolder import ImageFolder
 
 from toolbox.cli.audit_data import main
-from toolbox.engine import audit
-from toolbox.engine.audit import (
+from toolbox.engine.data import audit
+from toolbox.engine.data.audit import (
     MASKS,
     Counts,
     Fingerprint,

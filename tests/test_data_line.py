@@ -11,7 +11,7 @@ from toolbox_datasets.imagefolder import ImageFolder
 
 import toolbox
 from toolbox.base import Dataset
-from toolbox.engine.data_line import count_data, describe_data
+from toolbox.engine.descriptions import count_data, describe_data
 from toolbox.planning import plan
 
 

@@ -128,11 +128,11 @@ def train(
     Returns what `train_results.json` holds, as a dict with paths, tables and the trained model (`load()`). Raises
     ToolboxError with every problem of the recipe before anything is loaded or written.
     """
+    from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
     from toolbox.engine.run_results import collect_report_items
     from toolbox.engine.setup import set_up
     from toolbox.engine.speed import explained
-    from toolbox.engine.start_line import describe_task
     from toolbox.engine.trainer import Trainer
     from toolbox.progress import console as standard_console
     from toolbox.report import save_report_items, write_report
@@ -241,9 +241,9 @@ def evaluate(
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """
+    from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
     from toolbox.engine.evaluation import checkpoint_evaluation, results_folder
-    from toolbox.engine.start_line import describe_task
 
     distributed = distributed or SINGLE_PROCESS
     log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
@@ -320,9 +320,9 @@ def extract(
     with what is wrong with the recipe, the model or the data.
     """
     from toolbox.engine.console import Console
+    from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
     from toolbox.engine.feature_extraction import extract as storing
-    from toolbox.engine.start_line import describe_task
 
     plain, distributed, console = as_plain(config), distributed or SINGLE_PROCESS, console or Console()
     if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):

@@ -90,7 +90,7 @@ def as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def adapt(config: Mapping[str, Any]) -> list[str]:
     """Fit a loaded recipe, in place and once, to the encoders that its overrides name; returns notes on it."""
-    from toolbox.engine.other_encoder import adapt_recipe
+    from toolbox.other_encoder import adapt_recipe
 
     if not getattr(config, "overridden", None) or isinstance(config, dict):
         return []

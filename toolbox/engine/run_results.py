@@ -1,4 +1,4 @@
-"""What a run comes to: the entries of train_results.json."""
+"""What a run writes about itself: its recipe and environment, then the entries of train_results.json."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.base import Dataset, ReportItem
 from toolbox.base.scalars import as_plain
-from toolbox.engine.checkpoint.files import write_json
-from toolbox.engine.data_line import count_data
-from toolbox.engine.device import peak_memory
+from toolbox.engine.checkpoint import run_folder
+from toolbox.engine.checkpoint.files import write_json, write_text
+from toolbox.engine.descriptions import count_data, describe_data
+from toolbox.engine.device import cores, peak_memory
 from toolbox.engine.evaluation.before_head import compare_with_head
 from toolbox.engine.evaluation.start_comparison import worse_than_start
 from toolbox.errors import Problem, ToolboxError
 
 if TYPE_CHECKING:
+    from toolbox.engine.setup import RunSetup
     from toolbox.engine.trainer import Trainer
+
+
+def write_identity(setup: RunSetup) -> None:
+    """Write what a run is into its folder, and log what it will train on."""
+    if setup.overwrite:
+        run_folder.clear(setup.work_dir)
+    setup.distributed.begin()
+    write_text(setup.work_dir / "config.py", setup.source)
+    environment = run_folder.environment(str(setup.device), setup.plugins, setup.overridden)
+    write_json(setup.work_dir / "environment.json", environment)
+    console = setup.console
+    console.log_file = setup.work_dir / "train.log"
+    for note in (describe_data(setup.datasets), *setup.dataset.notes(), *setup.sampler.notes()):
+        console.info(note)
+    workers = setup.settings("train_dataloader.num_workers")
+    if workers > cores():
+        console.info(f"{workers} data workers share {cores()} cores: fewer may be as fast.")
 
 
 def write_first_results(run: Trainer) -> None:

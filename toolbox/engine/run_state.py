@@ -1,7 +1,8 @@
-"""The state of a run between two steps: written to a checkpoint, and taken back from one."""
+"""The state of a run between two steps: how far it has come, written to a checkpoint, and taken back from one."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,77 @@ from toolbox.engine.device import random_state
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.hooks.average import WeightAveraging, restore_weights
 from toolbox.engine.resume import differences, turn_back
-from toolbox.engine.run_progress import RunProgress
 
 if TYPE_CHECKING:
     from toolbox.engine.trainer import Trainer
+
+
+@dataclass
+class RunProgress:
+    """How far a run has come.
+
+    - `seconds`, `data_wait_seconds`: spent in steps, and of these waiting for data; `items`: read by all processes.
+    - `pixels`, `before`, `start`: metrics of raw pixels, of the backbone as it was, and of step 0; None if not known.
+    - `best`: step, metric, value and all metrics of the best validation; `validated`: the step of the last one.
+    - `stopped`: why the run ended early; `lines`: of metrics.jsonl.
+    - `quantization`: what quantising changed, by backbone.
+    """
+
+    seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    items: int = 0
+    pixels: dict[str, float] | None = None
+    before: dict[str, float] | None = None
+    start: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
+    validated: int = 0
+    stopped: str | None = None
+    lines: int = 0
+    quantization: dict[str, Any] | None = None
+
+    def rates(self, since: RunProgress) -> dict[str, float]:
+        """Items a second, and the share of the time that was spent waiting for data, since an earlier progress."""
+        seconds = self.seconds - since.seconds
+        waited = self.data_wait_seconds - since.data_wait_seconds
+        return {
+            "items_per_second": round((self.items - since.items) / seconds, 2),
+            "data_wait_share": round(waited / seconds, 4),
+        }
+
+    def update_best(self, step: int, name: str, metrics: dict[str, float], *, greater: bool) -> bool:
+        """Remember a validation that is the best so far by the metric `name`; whether it is.
+
+        - `greater`: whether greater values are better; of equal ones the first is best.
+        """
+        value = metrics[name]
+        if self.best is not None and not (value > self.best["value"] if greater else value < self.best["value"]):
+            return False
+        self.best = {"step": step, "metric": name, "value": value, "metrics": metrics}
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> RunProgress:
+        """The progress that a checkpoint has kept."""
+        known = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in state.items() if name in known})
+
+    def results(self) -> dict[str, Any]:
+        """What train_results.json tells of it."""
+        return {
+            "pixels": self.pixels or None,
+            "before": self.before or None,
+            "best": self.best,
+            "start": self.start,
+            "stopped": self.stopped,
+            "seconds": round(self.seconds, 3),
+            "items_per_second": round(self.items / self.seconds, 2) if self.seconds else None,
+            "data_wait_seconds": round(self.data_wait_seconds, 3),
+            "quantization": self.quantization,
+        }
 
 
 def save_run(run: Trainer) -> Path:

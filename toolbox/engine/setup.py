@@ -17,7 +17,7 @@ from toolbox.engine import resume as resuming
 from toolbox.engine.assemble import build_model
 from toolbox.engine.checkpoint import loading, run_folder
 from toolbox.engine.checkpoint.checkpoint import Checkpoint
-from toolbox.engine.checkpoint.files import as_json, sha256_of, write_json, write_text
+from toolbox.engine.checkpoint.files import as_json, sha256_of
 from toolbox.engine.classes import class_names
 from toolbox.engine.console import Console, NullConsole
 from toolbox.engine.data.bad_items import BadItems
@@ -26,8 +26,7 @@ from toolbox.engine.data.batch_plan import share
 from toolbox.engine.data.few_images import few_images
 from toolbox.engine.data.loader import training_batches
 from toolbox.engine.data.mixing import together
-from toolbox.engine.data_line import describe_data
-from toolbox.engine.device import choose_device, cores, random_state, seed_everything, set_threads
+from toolbox.engine.device import choose_device, random_state, seed_everything, set_threads
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext, check_same
 from toolbox.engine.distributed.parallel import Parallel, spread
 from toolbox.engine.evaluation.evaluator import Evaluator
@@ -127,8 +126,7 @@ class RunSetup:
 
     def batches(self, first: int, last: int) -> Generator[Batch, None, None]:
         """The training batches from number `first` until before `last`, this process's share of each."""
-        loader = self.settings("train_dataloader")
-        stored = self.feature_cache.of(loader, training=True) if self.feature_cache else None
+        stored = self.feature_cache.of(self.settings("train_dataloader"), training=True) if self.feature_cache else None
         return training_batches(
             self.settings,
             self.dataset,
@@ -140,21 +138,6 @@ class RunSetup:
             log=self.console.warn,
             stored=stored,
         )
-
-    def write_identity(self) -> None:
-        """Write what the run is into its folder, and say what it will train on."""
-        if self.overwrite:
-            run_folder.clear(self.work_dir)
-        self.distributed.begin()
-        write_text(self.work_dir / "config.py", self.source)
-        about = run_folder.environment(str(self.device), self.plugins, self.overridden)
-        write_json(self.work_dir / "environment.json", about)
-        self.console.log_file = self.work_dir / "train.log"
-        for note in (describe_data(self.datasets), *self.dataset.notes(), *self.sampler.notes()):
-            self.console.info(note)
-        workers = self.settings("train_dataloader.num_workers")
-        if workers > cores():
-            self.console.info(f"{workers} data workers share {cores()} cores: fewer may be as fast.")
 
     def unlock(self) -> None:
         """Let other runs use the folder."""
@@ -197,13 +180,12 @@ def set_up(
     lock = run_folder.lock(work_dir, console.warn) if distributed.is_main else None
     try:
         resume_from = resuming.open_together(work_dir, resume, overwrite, console, distributed)
-        if resume_from is not None:  # a new run has no train.log yet
-            console.log_file = work_dir / "train.log"
         if dataset is None:
             dataset = build(settings("train_dataloader.dataset"), "dataset", where="train_dataloader.dataset")
         names = class_names(dataset)
         _check_same(distributed, settings, work_dir, device, plugins, dataset, names)
         if resume_from is not None:
+            console.log_file = work_dir / "train.log"  # a new run has none yet
             resuming.check_classes(resume_from, names)
         start = resume_from or resuming.start_of(recipe, work_dir, overwrite)
         model = build_model(
@@ -259,11 +241,7 @@ def set_up(
                 for index, item in enumerate(recipe["custom_hooks"] or [])
             ],
             bad_items=BadItems(
-                work_dir / "bad_items.jsonl",
-                len(dataset),
-                settings("train_dataloader"),
-                console,
-                distributed.is_main,
+                work_dir / "bad_items.jsonl", len(dataset), settings("train_dataloader"), console, distributed.is_main
             ),
             frozen=frozen,
         )
@@ -290,8 +268,8 @@ def _check_same(
     recipe = {key: value for key, value in settings.recipe.items() if key != "work_dir"}
     facts |= {f"the recipe's {key}": sha256_of(as_json(value))[:8] for key, value in recipe.items()}
     facts |= {"device type": device.type, "training items": len(dataset)}
-    facts |= {"training classes": None if names is None else len(names)}
-    facts |= {"names of the training classes": sha256_of(json.dumps(names))[:8]}
+    classes = None if names is None else len(names)
+    facts |= {"training classes": classes, "names of the training classes": sha256_of(json.dumps(names))[:8]}
     check_same(distributed, facts)
     if not all(distributed.all_gather((work_dir / ".lock").is_file())):
         raise ToolboxError(

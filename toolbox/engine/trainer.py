@@ -24,9 +24,8 @@ from toolbox.engine.device import set_random_state
 from toolbox.engine.evaluation.run_evaluator import RunEvaluator
 from toolbox.engine.hooks.engine_hooks import build_engine_hooks
 from toolbox.engine.hooks.profiler import phase
-from toolbox.engine.run_progress import RunProgress
-from toolbox.engine.run_results import write_first_results, write_results
-from toolbox.engine.run_state import restore_run, save_run
+from toolbox.engine.run_results import write_first_results, write_identity, write_results
+from toolbox.engine.run_state import RunProgress, restore_run, save_run
 from toolbox.engine.setup import RunSetup
 from toolbox.engine.signals import Interrupted, StopSignal
 from toolbox.errors import ToolboxError
@@ -73,7 +72,7 @@ class Trainer:
                 at_end.callback(hook.after_run, self)  # of each hook, also where another one's fails
             at_end.callback(self._close)
             try:
-                self.distributed.run_on_main(self.setup.write_identity)
+                self.distributed.run_on_main(lambda: write_identity(self.setup))
                 for hook in self.engine_hooks:
                     hook.before_run(self)
                 self.evaluate_before()

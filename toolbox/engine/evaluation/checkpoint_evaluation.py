@@ -16,7 +16,7 @@ from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.classes import other_classes
 from toolbox.engine.console import CallbackConsole
 from toolbox.engine.data.batch_builder import input_specs
-from toolbox.engine.data_line import describe_data
+from toolbox.engine.descriptions import describe_data
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator

@@ -11,7 +11,7 @@ import torch
 from toolbox.base import Dataset, Model, Optimizer, Sampler
 from toolbox.engine.assemble import apply_tuning, build_augment, build_mix, build_structure
 from toolbox.engine.classes import label_problems
-from toolbox.engine.data_line import describe_data
+from toolbox.engine.descriptions import describe_data
 from toolbox.engine.device import choose_device, limit_images
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.feature_extraction.cacheable import list_cacheable
