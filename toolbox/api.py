@@ -15,18 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import config as recipes
-from toolbox import prerequisites
-from toolbox.config import (  # noqa: F401
-    apply_changes,
-    complete,
-    dump,
-    get_places,
-    set_metric_arguments,
-    to_dict,
-    validate,
-)
+from toolbox.config import apply_changes, dump, get_places, set_metric_arguments, to_dict, validate  # noqa: F401
 from toolbox.errors import Problem, ToolboxError
-from toolbox.planning import adapt, as_plain, located, name_of, on_device, placed, plan, planned, runnable
+from toolbox.planning import adapt, as_plain, locate_error, locate_problems, name_of, plan, runnable  # noqa: F401
 from toolbox.registry import ComponentEntry, catalog, get_provenance
 from toolbox.registry import build as build_component
 from toolbox.results import TrainResults
@@ -128,88 +119,32 @@ def train(
     Returns what `train_results.json` holds, as a dict with paths, tables and the trained model (`load()`). Raises
     ToolboxError with every problem of the recipe before anything is loaded or written.
     """
-    from toolbox.engine.descriptions import describe_task
-    from toolbox.engine.distributed.context import SINGLE_PROCESS
-    from toolbox.engine.run_results import collect_report_items
-    from toolbox.engine.setup import set_up
-    from toolbox.engine.speed import explained
-    from toolbox.engine.trainer import Trainer
-    from toolbox.progress import console as standard_console
-    from toolbox.report import save_report_items, write_report
+    from toolbox.training import train_recipe
 
     if profile is not None and profile < 1:
         raise ToolboxError(f"profile takes a number of steps from 1 up, not {profile}.")
     if resume and overwrite:
         raise ToolboxError("resume continues a run and overwrite replaces it: give one of them.")
-    distributed, console = distributed or SINGLE_PROCESS, console or standard_console()
-    config = _loaded(recipe, overrides, plugins, data=data, model=model)
-    try:
-        is_valid = _make(config, device, console, distributed)
-    except ToolboxError as error:
-        raise placed(error, config) from error
-    settings, found = planned(config, device, is_valid=is_valid)
-    for note in adapt(config) if distributed.is_main else ():
-        console.info(note)
-    if resume is None:
-        resume = settings["resume"] and not overwrite
-    folder = Path(out).expanduser() if out else prerequisites.folder_of(settings, name_of(config))
-    settings["work_dir"] = str(folder)
-    try:
-        if distributed.is_main:
-            task = describe_task(settings, ["train"], distributed.rank_info)
-            console.info(f"Training {name_of(config)}: {task}, into {folder}")
-        setup = set_up(
-            settings,
-            folder,
-            source=dump(settings),
-            resume=resume,
-            overwrite=overwrite,
-            console=console,
-            distributed=distributed,
-            idle=found.idle != [],
-            dataset=found.dry_run.dataset,
-            evaluators=found.dry_run.evaluators,
-            structure=found.dry_run.model,
-            overridden=sorted(getattr(config, "overridden", ())),
-        )
-        run = Trainer(setup, profile=profile)
-        with explained():
-            results = run.run()
-        if run.is_main:
-            shown = collect_report_items(run, results)
-            results["report"] = str(write_report(folder, results, shown))
-            save_report_items(folder, shown[1] if shown else [])
-    except ToolboxError as error:
-        raise placed(error, config) from error
-    return TrainResults(results, folder)
-
-
-def _loaded(recipe: str | Path | Mapping[str, Any], overrides, plugins, **arguments) -> Mapping[str, Any]:
-    """The recipe that a name, a file or a loaded recipe means."""
     if isinstance(recipe, str | Path):
-        return load_config(recipe, overrides, plugins, **arguments)
-    given = {"overrides": overrides, "plugins": plugins, **arguments}
-    if names := [name for name, value in given.items() if value]:
-        raise ToolboxError(
-            f"This recipe is loaded already: it takes no {' and no '.join(names)}.",
-            hint="Give them to load_config, or name the recipe here.",
-        )
-    return recipe
-
-
-def _make(config: Mapping[str, Any], device: str | None, console: Console, distributed: DistributedContext) -> bool:
-    """Make what a valid recipe needs first, its data and the run that it starts from; returns whether it is valid."""
-    from toolbox.engine.device import choose_device
-
-    recipe = as_plain(config)
-    if validate(recipe):
-        return False
-    if recipe.get("prepare"):
-        name = on_device(complete(recipe), device)["env_cfg"]["device"]
-        distributed.start(choose_device(name, distributed.rank_info))
-        prerequisites.prepare_data(recipe, console, distributed)
-    prerequisites.train_start(recipe, train, device=device, console=console, distributed=distributed)
-    return True
+        config: Mapping[str, Any] = load_config(recipe, overrides, plugins, data=data, model=model)
+    else:
+        config = recipe
+        arguments = {"overrides": overrides, "plugins": plugins, "data": data, "model": model}
+        if names := [name for name, value in arguments.items() if value]:
+            raise ToolboxError(
+                f"This recipe is loaded already: it takes no {' and no '.join(names)}.",
+                hint="Give them to load_config, or name the recipe here.",
+            )
+    return train_recipe(
+        config,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        console=console,
+        profile=profile,
+        distributed=distributed,
+    )
 
 
 def evaluate(
@@ -248,57 +183,54 @@ def evaluate(
     distributed = distributed or SINGLE_PROCESS
     log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
     folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, as_plain(config), False
-    if metrics:
-        problems = validate(recipe)
-        if problems:
-            raise ToolboxError.from_problems(located(problems, get_places(config)))
+    if metrics and (problems := validate(recipe)):
+        raise ToolboxError.from_problems(locate_problems(problems, get_places(config)))
     try:
-        if metrics:
-            for name, paths in set_metric_arguments(
-                recipe, checkpoint_evaluation.split_of(recipe, split), metrics
-            ).items():
-                if len(paths) > 1:
-                    log(f"{name} is set in {', '.join(paths)}.")
-        recipe = runnable(recipe, device, training=False)
-        for note in adapt(config):
-            log(note)
-        if folder is not None:
-            is_new = results_folder.claim_folder(folder)
-        task = describe_task(recipe, [checkpoint_evaluation.split_of(recipe, split)], distributed.rank_info)
-        on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
-        found = checkpoint_evaluation.evaluate(
-            recipe, checkpoint, split, log, precision=precision, distributed=distributed
-        )
-        if folder is not None:
-            _write_evaluation(folder, recipe, found)
-    except ToolboxError as error:
-        raise placed(error, config) from error
+        with locate_error(config):
+            if metrics:
+                split = checkpoint_evaluation.split_of(recipe, split)
+                for name, paths in set_metric_arguments(recipe, split, metrics).items():
+                    if len(paths) > 1:
+                        log(f"{name} is set in {', '.join(paths)}.")
+            recipe = runnable(recipe, device, training=False)
+            for note in adapt(config):
+                log(note)
+            if folder is not None:
+                is_new = results_folder.claim_folder(folder)
+            task = describe_task(recipe, [checkpoint_evaluation.split_of(recipe, split)], distributed.rank_info)
+            on_start(f"Evaluating {checkpoint or 'the backbone as it comes'}: {task}")
+            evaluation = checkpoint_evaluation.evaluate(
+                recipe, checkpoint, split, log, precision=precision, distributed=distributed
+            )
+            if folder is not None:
+                _write_evaluation(folder, recipe, evaluation)
     finally:
         if is_new and folder is not None:
             results_folder.release_folder(folder)
-    return found.metrics
+    return evaluation.metrics
 
 
-def _write_evaluation(folder: Path, recipe: dict[str, Any], found: Evaluation) -> None:
+def _write_evaluation(folder: Path, recipe: dict[str, Any], evaluation: Evaluation) -> None:
     from toolbox.engine.checkpoint.files import write_json, write_text
     from toolbox.engine.checkpoint.run_folder import environment
     from toolbox.engine.settings import Settings
     from toolbox.report import save_report_items, write_report
 
     write_text(folder / "config.py", dump(recipe))
-    write_json(folder / "environment.json", environment(found.device, get_provenance(Settings(recipe).namespaces())))
-    save_report_items(folder, found.report_items)
-    write_json(folder / "test_results.json", found.as_json())
-    judged = {"before" if found.checkpoint is None else "after": found.metrics}
-    facts = {
-        "device": found.device,
-        "split": found.split,
-        "eval_precision": found.precision,
-        "better": found.better,
-        "settings": found.settings,
-        "checkpoint": found.checkpoint,
+    provenance = get_provenance(Settings(recipe).namespaces())
+    write_json(folder / "environment.json", environment(evaluation.device, provenance))
+    save_report_items(folder, evaluation.report_items)
+    write_json(folder / "test_results.json", evaluation.as_json())
+    results = {
+        "before" if evaluation.checkpoint is None else "after": evaluation.metrics,
+        "device": evaluation.device,
+        "split": evaluation.split,
+        "eval_precision": evaluation.precision,
+        "better": evaluation.better,
+        "settings": evaluation.settings,
+        "checkpoint": evaluation.checkpoint,
     }
-    write_report(folder, judged | facts, (found.dataset, found.report_items))
+    write_report(folder, results, (evaluation.dataset, evaluation.report_items))
 
 
 def extract(
@@ -322,23 +254,22 @@ def extract(
     from toolbox.engine.console import Console
     from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
-    from toolbox.engine.feature_extraction import extract as storing
+    from toolbox.engine.feature_extraction import extract as extraction
+    from toolbox.training import make_prerequisites
 
     plain, distributed, console = as_plain(config), distributed or SINGLE_PROCESS, console or Console()
     if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):
         plain["features"] = {}
         plain["train_dataloader"] = plain["train_dataloader"] | {"augment": None}
-    try:
-        _make(plain, device, console, distributed)
+    with locate_error(config):
+        make_prerequisites(plain, device, console, distributed)
         recipe = runnable(plain, device, training=False)
-        for note in adapt(config) if distributed.is_main else ():
-            console.info(note)
         if distributed.is_main:
-            task = describe_task(recipe, splits or storing.SPLITS, distributed.rank_info)
+            for note in adapt(config):
+                console.info(note)
+            task = describe_task(recipe, splits or extraction.SPLITS, distributed.rank_info)
             console.info(f"Storing features: {task}")
-        return storing.extract(recipe, splits, mend=mend, console=console, distributed=distributed)
-    except ToolboxError as error:
-        raise placed(error, config) from error
+        return extraction.extract(recipe, splits, mend=mend, console=console, distributed=distributed)
 
 
 def load(
@@ -404,13 +335,13 @@ def export(
     exports.check_target(target, overwrite=overwrite)
     if onnx:
         check_packages()
-    found = checkpoints.read(checkpoint)
-    log(f"Exporting {found.path}, step {found.step}")
-    model = open_checkpoint(found, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
+    trained = checkpoints.read(checkpoint)
+    log(f"Exporting {trained.path}, step {trained.step}")
+    model = open_checkpoint(trained, device="cpu", precision="fp32", overrides=overrides or {}, plugins=plugins)
     origin = {
-        "checkpoint": f"{found.path.parent.name}/{found.path.name}",
-        "step": found.step,
+        "checkpoint": f"{trained.path.parent.name}/{trained.path.name}",
+        "step": trained.step,
         "model": model.recipe["model"],
-        "plugins": found.manifest["plugins"],
+        "plugins": trained.manifest["plugins"],
     }
     return exports.export(model.model, target, origin=origin, classes=model.classes, merge=merge, onnx=onnx, log=log)

@@ -1,18 +1,20 @@
-"""A recipe made ready to run: complete, its local plugins loaded, and all that is wrong with it found first."""
+"""What a recipe would do, and the complete recipe: all that is wrong with it is reported before anything runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox import prerequisites
-from toolbox.config import complete, get_places, load_plugins, to_dict, validate
+from toolbox.config import Config, complete, get_places, load_plugins, to_dict, validate
 from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
+    from toolbox.engine.preflight.dry_run import DryRun
     from toolbox.engine.preflight.plan import Plan
 
 
@@ -34,48 +36,52 @@ def plan(
     from toolbox.engine.preflight.preflight import check_recipe
 
     recipe, places, notes = as_plain(config), get_places(config), adapt(config)
-    found = Plan(problems=[] if is_valid else validate(recipe), notes=notes)
-    if not found.problems:
+    plan = Plan(problems=[] if is_valid else validate(recipe), notes=notes)
+    if not plan.problems:
         try:
             start = prerequisites.start_from(recipe)
-            found = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
-            found.notes = [*notes, *found.notes]
-            if weights and found.parts and not recipe.get("load_from"):
-                found.problems += weight_problems(recipe)
+            plan = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
+            plan.notes = [*notes, *plan.notes]
+            if weights and plan.parts and not recipe.get("load_from"):
+                plan.problems += weight_problems(recipe)
         except ToolboxError as error:
-            found.problems += error.problems
+            plan.problems += error.problems
         else:
             if start is None and recipe.get("load_from"):
-                found.notes.append(f"{recipe['load_from']} is trained first.")
-    if found.problems:
-        found.problems += [
+                plan.notes.append(f"{recipe['load_from']} is trained first.")
+    if plan.problems:
+        plan.problems += [
             Problem(
-                f"{given['out']} is not there yet.", f"prepare.{index}.out", f"{command_line('train')} writes it first."
+                f"{entry['out']} is not there yet.", f"prepare.{index}.out", f"{command_line('train')} writes it first."
             )
-            for index, given in enumerate(recipe.get("prepare") or [])
-            if isinstance(given, dict) and isinstance(given.get("out"), str) and not Path(given["out"]).exists()
+            for index, entry in enumerate(recipe.get("prepare") or [])
+            if isinstance(entry, dict) and isinstance(entry.get("out"), str) and not Path(entry["out"]).exists()
         ]
-    found.problems = located(found.problems, places)
-    return found
+    plan.problems = locate_problems(plan.problems, places)
+    return plan
 
 
 def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
     """The complete recipe. Raises ToolboxError with all its problems."""
-    return planned(config, device, training=training)[0]
+    return plan_run(config, device, training=training)[0]
 
 
-def planned(
+def plan_run(
     config: Mapping[str, Any], device: str | None, *, training: bool = True, is_valid: bool = False
-) -> tuple[dict[str, Any], Plan]:
-    """`runnable`, and what the recipe would do; `is_valid` as of `plan`."""
-    found = plan(config, data=training, device=device, is_valid=is_valid)
-    if found.problems or found.dry_run is None:
-        raise ToolboxError.from_problems(found.problems)
-    recipe = found.dry_run.recipe
-    return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, found
+) -> tuple[dict[str, Any], Plan, DryRun]:
+    """The complete recipe, what it would do, and the dry run that showed it; `is_valid` as of `plan`.
+
+    Raises ToolboxError with all problems of the recipe.
+    """
+    checked = plan(config, data=training, device=device, is_valid=is_valid)
+    if checked.problems or checked.dry_run is None:
+        raise ToolboxError.from_problems(checked.problems)
+    recipe = checked.dry_run.recipe
+    return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, checked, checked.dry_run
 
 
 def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
+    """The complete recipe with its device replaced, unless `device` is None."""
     if device is not None:
         recipe["env_cfg"]["device"] = device
     return recipe
@@ -92,7 +98,7 @@ def adapt(config: Mapping[str, Any]) -> list[str]:
     """Fit a loaded recipe, in place and once, to the encoders that its overrides name; returns notes on it."""
     from toolbox.other_encoder import adapt_recipe
 
-    if not getattr(config, "overridden", None) or isinstance(config, dict):
+    if not isinstance(config, Config) or not getattr(config, "overridden", None):
         return []
     notes = config.__dict__.get("adapted")
     if notes is None:
@@ -103,16 +109,21 @@ def adapt(config: Mapping[str, Any]) -> list[str]:
 
 def name_of(config: Mapping[str, Any]) -> str:
     """A recipe's name: its file's, without the ending."""
-    filename = getattr(config, "filename", None) if not isinstance(config, dict) else None
+    filename = getattr(config, "filename", None) if isinstance(config, Config) else None
     return Path(filename).stem if filename else "run"
 
 
-def placed(error: ToolboxError, config: Mapping[str, Any]) -> ToolboxError:
-    return ToolboxError.from_problems(located(list(error.problems), get_places(config)))
+@contextmanager
+def locate_error(config: Mapping[str, Any]) -> Iterator[None]:
+    """An error inside says in which file and line of the recipe its key paths are."""
+    try:
+        yield
+    except ToolboxError as error:
+        raise ToolboxError.from_problems(locate_problems(list(error.problems), get_places(config))) from error
 
 
-def located(problems: list[Problem], places: Places | None) -> list[Problem]:
-    """Key paths get the file and line of the literal nearest to them."""
+def locate_problems(problems: list[Problem], places: Places | None) -> list[Problem]:
+    """The problems, with file and line of the literal nearest to their key paths."""
     if places is None:
         return problems
     located = []

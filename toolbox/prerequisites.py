@@ -1,6 +1,6 @@
 """What a recipe needs and can make itself, once: data that `prepare` writes, and the run that `load_from` starts from.
 
-Both are looked for first, and what is made is said aloud.
+Both are looked for first, and a message says what is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
 
 if TYPE_CHECKING:
+    from toolbox.base import Dataset
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.context import DistributedContext
 
@@ -28,16 +29,17 @@ def prepare_data(recipe: Mapping[str, Any], console: Console, distributed: Distr
     """
 
     def write() -> None:
-        for index, given in enumerate(recipe.get("prepare") or []):
-            options = dict(given)
+        for index, entry in enumerate(recipe.get("prepare") or []):
+            options = dict(entry)
             where, name, out = f"prepare.{index}", options.pop("dataset"), options.pop("out")
             if not Path(out).exists():
                 console.info(f"Preparing {out}, once ...")
+            dataset_class: type[Dataset] = catalog().resolve(name, "dataset", where=where)
             try:
-                done = catalog().resolve(name, "dataset", where=where).prepare(out, **options)
+                summary = dataset_class.prepare(out, **options)
             except (OSError, ValueError) as error:
                 raise ToolboxError(str(error), where=where) from error
-            console.info(done)
+            console.info(summary)
 
     distributed.run_on_main(write)
 
@@ -50,11 +52,11 @@ def start_from(recipe: Mapping[str, Any]) -> str | None:
     named = recipe.get("load_from")
     if not is_recipe(named):
         return named
-    wanted = to_dict(load_config(named))
-    folder = folder_of(wanted, Path(named).stem)
+    start_recipe = to_dict(load_config(named))
+    folder = folder_of(start_recipe, Path(named).stem)
     if not finished(folder):
         return None
-    differing = _differences(folder, wanted)
+    differing = _differences(folder, start_recipe)
     if differing:
         raise ToolboxError(
             f"{folder} holds a run of another recipe than {named}: {', '.join(differing)}.",
@@ -119,12 +121,12 @@ def finished(folder: Path) -> bool:
     )
 
 
-def _differences(folder: Path, wanted: dict[str, Any]) -> list[str]:
+def _differences(folder: Path, recipe: dict[str, Any]) -> list[str]:
     """The keys in which the run in `folder` differs from the recipe as it is now."""
     from toolbox.config import complete
     from toolbox.engine.checkpoint import checkpoint as checkpoints
     from toolbox.engine.resume import PLACE_KEYS
     from toolbox.utils.key_paths import find_differences
 
-    recipe = checkpoints.read(folder, verify=False).manifest["recipe"]
-    return find_differences(recipe, complete(wanted), ignored=PLACE_KEYS)
+    trained = checkpoints.read(folder, verify=False).manifest["recipe"]
+    return find_differences(trained, complete(recipe), ignored=PLACE_KEYS)

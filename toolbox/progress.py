@@ -6,16 +6,16 @@ import sys
 import time
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from toolbox.engine.console import Console
 
-WORTH_SAYING = 0.1
-"""The share of the time that is spent waiting for data from which on a narrow line names it."""
+NOTABLE_WAIT = 0.1
+"""The share of the time spent waiting for data from which on a narrow line names it."""
 
 
-def console() -> Console:
-    """The console that fits standard output."""
+def choose_console() -> Console:
+    """The console that fits standard output: a bar on a terminal, else lines."""
     return LiveConsole() if sys.stdout.isatty() else LineConsole()
 
 
@@ -53,36 +53,26 @@ class LiveConsole(Console):
         self._terminal.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def start(self, step: int, steps: int) -> None:
-        self._bar = Progress(
-            BarColumn(bar_width=10),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(compact=True),
-            console=self._terminal,
-        )
-        self._task = self._bar.add_task("training", total=steps, completed=step, numbers="")
-        self._bar.start()
+        bar = (BarColumn(bar_width=10), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+        self._start_bar(bar, steps, step)
 
     def reach(self, what: str, done: int, total: int) -> None:
-        if self._bar is None:
-            self._bar = Progress(
-                TextColumn(what),
-                BarColumn(bar_width=10),
-                MofNCompleteColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(compact=True),
-                console=self._terminal,
-            )
-            self._task = self._bar.add_task("", total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done)
+        bar = self._bar or self._start_bar((TextColumn(what), BarColumn(bar_width=10), MofNCompleteColumn()), total)
+        bar.update(self._task, completed=done)
+
+    def _start_bar(self, columns: tuple[ProgressColumn, ...], total: int, completed: int = 0) -> Progress:
+        columns = (*columns, TextColumn("ETA"), TimeRemainingColumn(compact=True))
+        self._bar = bar = Progress(*columns, console=self._terminal)
+        self._task = bar.add_task("", total=total, completed=completed, numbers="")
+        bar.start()
+        return bar
 
     def advance(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
             return
-        self._bar.update(self._task, completed=step, **({"numbers": summarize(values)} if values else {}))
+        self._bar.update(self._task, completed=step)
         if values:
+            self._bar.update(self._task, numbers=summarize(values))
             self._keep(f"step {step} " + describe(values))
 
     def stop(self) -> None:
@@ -110,7 +100,7 @@ def summarize(values: dict[str, float]) -> str:
     if values.get("skipped_steps"):
         return f"{text} {values['skipped_steps']} skipped"
     waiting = values["data_wait_share"]
-    return f"{text} wait {waiting:.0%}" if waiting >= WORTH_SAYING else text
+    return f"{text} wait {waiting:.0%}" if waiting >= NOTABLE_WAIT else text
 
 
 def clock(seconds: float) -> str:

@@ -25,20 +25,20 @@ def argument_overrides(
     Raises ToolboxError where the recipe does not say which key that is, an override sets it too, or no encoder has
     that name.
     """
-    given = {"data": data, "model": model}
+    names = {"data": data, "model": model}
     overrides: dict[str, Any] = {}
-    for key, name in argument_keys(config, given).items():
+    for key, name in argument_keys(config, names).items():
         if key in getattr(config, "overridden", ()):
             raise ToolboxError(f"`{name}` sets {key}, and so does another override.", hint="Leave one of them out.")
-        overrides[key] = str(given[name])
+        overrides[key] = str(names[name])
     if model is not None:
         overrides |= _component_override(to_dict(config), _key_of(config, "model"), str(model))
     return overrides
 
 
-def argument_keys(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
-    """{key of the recipe: "data" or "model"} of those that are given. Raises ToolboxError as `argument_overrides`."""
-    return {_key_of(config, name): name for name, value in given.items() if value is not None}
+def argument_keys(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """{key of the recipe: "data" or "model"} of those that are set. Raises ToolboxError as `argument_overrides`."""
+    return {_key_of(config, name): name for name, value in arguments.items() if value is not None}
 
 
 def _key_of(config: Mapping[str, Any], name: str) -> str:
@@ -58,8 +58,8 @@ def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[st
     owner, _, last = key.rpartition(".")
     node = get_value(recipe, owner)
     current = node.get("type") if isinstance(node, dict) else None
-    is_backbone = any(entry.fullname == current for entry in catalog().find("backbone"))
-    if last != "name" or not is_backbone or takes_name(current, model):
+    backbones = [entry.fullname for entry in catalog().find("backbone")]
+    if last != "name" or current not in backbones or takes_name(current, model):
         return {}
     if Path(model).exists() and find_model_kind(model) == "checkpoint":
         raise ToolboxError(

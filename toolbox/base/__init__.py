@@ -4,7 +4,7 @@ from toolbox.base.augment import Augment
 from toolbox.base.backbone import Backbone
 from toolbox.base.batch import Batch
 from toolbox.base.checks import check_images, check_rate
-from toolbox.base.dataset import Dataset, Sample
+from toolbox.base.dataset import Dataset, Sample, lazy_attribute
 from toolbox.base.exported_backbone import ExportedBackbone
 from toolbox.base.exported_model import ExportedModel
 from toolbox.base.features import Features
@@ -105,6 +105,7 @@ __all__ = [
     "identify_files",
     "is_ignored_name",
     "l2_normalize",
+    "lazy_attribute",
     "list_folders",
     "natural_sort_key",
     "new_file",

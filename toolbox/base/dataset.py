@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from toolbox.errors import Problem
 
@@ -14,6 +15,16 @@ Sample = dict[str, Any]
 
 Whole numbers of NumPy and torch, bytes and paths are made plain; other ids and labels are refused when they are read.
 """
+
+
+T = TypeVar("T")
+
+
+class lazy_attribute(cached_property[T]):
+    """A `functools.cached_property` that stands for an attribute of a base class, as `labels` of `Dataset`.
+
+    Type checkers take a plain one for read-only, and refuse it there.
+    """
 
 
 class Dataset(ABC):

@@ -141,7 +141,7 @@ def name_options(text: str) -> str:
     return text
 
 
-_OPTIONS = [
+_OPTIONS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"plugins=\[([^]]*)\]", lambda match: " ".join(f"--plugin {name}" for name in ast.literal_eval(f"[{match[1]}]"))),
     (r"\bthe override (?=[\w.{<]+=)", "--cfg-options "),
     (r"(?:^|(?<=, ))overrides\b", "--cfg-options"),  # as a place

@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> int:
 def _extract(arguments: argparse.Namespace) -> int:
     def extract(distributed: DistributedContext) -> int:
         from toolbox import api
-        from toolbox.progress import console
+        from toolbox.progress import choose_console
 
         counts = api.extract(
             load_recipe(arguments),
             splits=arguments.split,
             device=arguments.device,
             mend=arguments.verify,
-            console=console(),
+            console=choose_console(),
             distributed=distributed,
         )
         read = " All checksums are right." if arguments.verify else ""

@@ -63,7 +63,8 @@ def _list_components(options: argparse.Namespace) -> int:
     installed = catalog()
     code = 2 if any(plugin.error for plugin in local) else 0
     commands = [command.try_import() for command in installed.commands()] if options.strict else installed.commands()
-    bad = any(item.state in ("broken", "conflict") for item in [*installed.plugins, *commands]) or installed.problems
+    states = [plugin.state for plugin in installed.plugins] + [command.state for command in commands]
+    bad = not {"broken", "conflict"}.isdisjoint(states) or installed.problems
     code = code or (1 if options.strict and (bad or installed.kinds.conflicts()) else 0)
 
     entries = (

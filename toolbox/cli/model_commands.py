@@ -232,9 +232,9 @@ def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int
     After Ctrl-C or SIGTERM its next call raises Interrupted, when the loader's workers are at rest.
     """
     from toolbox.engine.signals import Interrupted, StopSignal
-    from toolbox.progress import console
+    from toolbox.progress import choose_console
 
-    display = console()
+    display = choose_console()
     with StopSignal() as stop:
 
         def advance(done: int) -> None:

@@ -8,12 +8,15 @@ import re
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolbox.cli.common import expand_arguments, run_command
 from toolbox.cli.list_components import find_entries
 from toolbox.errors import ToolboxError, command_line
 from toolbox.registry import catalog
+
+if TYPE_CHECKING:
+    from toolbox.base import Dataset
 
 USAGE = f"usage: {command_line('prepare_data')} NAME --out FOLDER [options]    (options of one dataset: NAME --help)"
 
@@ -35,13 +38,13 @@ def prepare_dataset(arguments: list[str]) -> int:
     if name.startswith("-"):
         raise ToolboxError(f"the name of the dataset comes first, not {name!r}.", hint=USAGE)
     fullname = find_dataset(name)
-    prepare = catalog().resolve(fullname, kind="dataset").prepare
+    dataset_class: type[Dataset] = catalog().resolve(fullname, kind="dataset")
     try:
-        options = vars(make_dataset_parser(fullname, prepare).parse_args(flags))
+        options = vars(make_dataset_parser(fullname, dataset_class.prepare).parse_args(flags))
     except SystemExit as exit:
         return int(exit.code or 0)
     try:
-        summary = prepare(options.pop("out"), **options)
+        summary = dataset_class.prepare(options.pop("out"), **options)
     except (OSError, ValueError) as error:
         raise ToolboxError(str(error)) from error
     print(summary)

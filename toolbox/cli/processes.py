@@ -11,6 +11,7 @@ from toolbox.cli.common import prepare_process, report_interruption
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.context import DistributedContext
+    from toolbox.engine.signals import Interrupted
 
 
 def run_in_processes(
@@ -40,13 +41,17 @@ def run_in_processes(
                 except Interrupted as interrupted:
                     if leaves_together or distributed.world_size == 1:
                         raise
-                    raise _UnsharedInterruption from interrupted  # which ends the others
-    except (Interrupted, _UnsharedInterruption) as ended:
-        interrupted = ended if isinstance(ended, Interrupted) else ended.__cause__
-        return 128 + interrupted.signum if place.rank else report_interruption(interrupted)
+                    raise _UnsharedInterruption(interrupted) from interrupted  # which ends the others
+    except (Interrupted, _UnsharedInterruption) as error:
+        signal = error if isinstance(error, Interrupted) else error.interrupted
+        return 128 + signal.signum if place.rank else report_interruption(signal)
     except OtherProcessFailed as failure:  # that one says why
         return failure.code
 
 
 class _UnsharedInterruption(Exception):
     """A signal has ended this process's work, and the others may not have heard of it."""
+
+    def __init__(self, interrupted: Interrupted) -> None:
+        super().__init__(str(interrupted))
+        self.interrupted = interrupted

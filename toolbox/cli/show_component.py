@@ -80,8 +80,8 @@ def _drop_bullets(document: str, names: list[str]) -> list[str]:
     kept: list[str] = []
     inside = False
     for line in document.splitlines():
-        if re.match(r"- `(\w+)`", line):
-            inside = re.match(r"- `(\w+)`", line)[1] in names
+        if bullet := re.match(r"- `(\w+)`", line):
+            inside = bullet[1] in names
         elif inside and not line.startswith(" "):
             inside = False
         if not inside and (line.strip() or (kept and kept[-1])):

@@ -92,7 +92,7 @@ def _train(arguments: argparse.Namespace) -> int:
     def run(distributed: DistributedContext) -> int:
         from toolbox import api
         from toolbox.cli.tables import print_results
-        from toolbox.progress import console
+        from toolbox.progress import choose_console
 
         kept = complete_resume(arguments)
         resume, overwrite = arguments.resume, arguments.overwrite
@@ -106,7 +106,7 @@ def _train(arguments: argparse.Namespace) -> int:
             resume=resume,
             overwrite=overwrite,
             device=arguments.device,
-            console=console(),
+            console=choose_console(),
             distributed=distributed,
             profile=arguments.profile,
         )

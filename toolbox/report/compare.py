@@ -184,8 +184,7 @@ def _pair_runs(runs: list[RunRecord]) -> Iterator[RunPair]:
 def _find_disagreements(run: RunRecord) -> list[str]:
     """Where the outcomes of a run are of another evaluation than its metrics."""
     outcomes = next((item for item in run.select_items(Outcomes) if not describe_misfit(item)), None)
-    share = run.metrics.get(outcomes.mean or "recall@1") if outcomes is not None else None
-    if not is_finite(share):
+    if outcomes is None or not is_finite(share := run.metrics.get(outcomes.mean or "recall@1")):
         return []
     count, right = len(outcomes.ids), sum(find_hits(outcomes.values))
     ranked = sum(math.isfinite(value) for value in outcomes.values)

@@ -37,7 +37,7 @@ def draw_learning_curves(series: dict[str, Series], best_step: int | None = None
     return [charts[name] for name in main], [charts[name] for name in charts if name not in main]
 
 
-def draw_learning_curve(name: str, points: Series, last_step: int, best_step: int | None = None) -> Chart:
+def draw_learning_curve(name: str, points: Series, last_step: float, best_step: int | None = None) -> Chart:
     """The chart of one logged number; `last_step` ends the x axis, so that all charts of a run share it."""
     values = [value for _, value in points if is_drawable(value)]
     chart = draw_curve(

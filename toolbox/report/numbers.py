@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 MISSING = "–"
 MINUS = "\N{MINUS SIGN}"
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether this is a number, NaN included; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> TypeGuard[float]:
     """Whether this is a number that can be drawn or subtracted."""
     return is_number(value) and math.isfinite(value)
 

@@ -21,7 +21,8 @@ def draw_learning_charts(runs: list[RunRecord]) -> tuple[list[Chart], list[Chart
     )
     names = {name: None for name in ("loss", *names) if name in names}
     last = max((points[-1][0] for run in runs for points in run.series.values() if points), default=0)
-    main, other = [], []
+    main: list[Chart] = []
+    other: list[Chart] = []
     for name in names:
         series = {run.label: run.series[name] for run in runs if run.series.get(name)}
         styles = {run.label: choose_style(number) for number, run in enumerate(runs)}

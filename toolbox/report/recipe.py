@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toolbox.utils.key_paths import flatten
@@ -19,7 +19,7 @@ def find_evaluated_split(recipe: Mapping[str, Any]) -> str:
 
 
 def list_differences(
-    recipes: list[Mapping[str, Any] | None], *, text: Callable[[Any], str] = repr
+    recipes: Sequence[Mapping[str, Any] | None], *, text: Callable[[Any], str] = repr
 ) -> list[tuple[str, list[str]]]:
     """(key path, what each recipe sets it to) of the keys that are not the same in all.
 

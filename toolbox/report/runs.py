@@ -213,16 +213,15 @@ def _count_parameters(folder: Path) -> int | None:
     if checkpoint is None:
         return None
     files = [checkpoint / "model.safetensors", *sorted(checkpoint.glob("adapters/*/adapter_model.safetensors"))]
-    counts = [_count_numbers(file) for file in files if file.exists()]
-    return sum(counts) if counts and None not in counts else None
-
-
-def _count_numbers(path: Path) -> int | None:
-    """How many numbers a safetensors file holds, by its header."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, 2**26)))
-        return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        return sum(_count_numbers(file) for file in files if file.exists()) or None
     except (OSError, ValueError, TypeError, KeyError, struct.error):
         return None
+
+
+def _count_numbers(path: Path) -> int:
+    """How many numbers a safetensors file holds, by its header."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(min(length, 2**26)))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

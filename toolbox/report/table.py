@@ -104,10 +104,10 @@ def is_worse(before: Any, after: Any, better: str = "greater") -> bool:
 
 def is_unchanged(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool:
     """Whether all that was measured before and after is the same, as where only a probe beside it was trained."""
-    shared = [name for name, value in (before or {}).items() if is_finite(value) and is_finite((after or {}).get(name))]
-    return any(isinstance(before[name], float) for name in shared) and all(
-        before[name] == after[name] for name in shared
-    )
+    before, after = before or {}, after or {}
+    shared = [(value, after.get(name)) for name, value in before.items() if is_finite(value)]
+    shared = [(old, new) for old, new in shared if is_finite(new)]
+    return any(isinstance(old, float) for old, _ in shared) and all(old == new for old, new in shared)
 
 
 def _make_row(

@@ -415,4 +415,4 @@ def test_the_original_pickles_of_python_2_are_read(tmp_path):
     pickletools.dis(batch.getvalue(), io.StringIO())  # well formed
     (source / "data_batch_1").write_bytes(batch.getvalue())
     CIFAR10.prepare(str(tmp_path / "out"), source=str(source))
-    assert (CIFAR10(str(tmp_path / "out"), val_share=0).records[0][:, 1:] == data).all()
+    assert (CIFAR10(str(tmp_path / "out"), val_share=0).batches[0][:, 1:] == data).all()

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from toolbox.base import Sample
+from toolbox.base import Sample, lazy_attribute
 from toolbox.plugin import command_line
 from toolbox_datasets.cifar10_python import convert_pickles
 from toolbox_datasets.classification_dataset import ClassificationDataset
 from toolbox_datasets.fetch import Archive, fetch_dataset
 from toolbox_datasets.files import find_first, read_lines
+from toolbox_datasets.subsets import Split
 
 SIDE, CLASSES = 32, 10
 RECORD = 1 + 3 * SIDE * SIDE
@@ -49,36 +49,20 @@ class CIFAR10(ClassificationDataset):
 
     published = {"train": (50_000, 10), "test": (10_000, 10)}
 
-    def __init__(
-        self,
-        root: str,
-        split: Literal["train", "val", "test"] = "train",
-        ratio: float = 1.0,
-        shots: int | None = None,
-        val_share: float = 0.1,
-        seed: int = 42,
-    ) -> None:
-        super().__init__(split, ratio, shots, val_share, seed)
-        self.root = os.path.expanduser(root)
-
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "records"}  # mapped again elsewhere
-
-    @property
-    def location(self) -> str:
-        return self.root
+        return {name: value for name, value in self.__dict__.items() if name != "batches"}  # mapped again elsewhere
 
     @cached_property
     def folder(self) -> Path:
         """The folder of the files. Raises FileNotFoundError if there is none."""
         return find_first(Path(self.root), ["batches.meta.txt", f"{FOLDER}/batches.meta.txt"]).parent
 
-    def list_parts(self) -> Sequence[str]:
+    def list_parts(self) -> Sequence[Split]:
         find_first(self.folder, ["data_batch_1.bin"])
         return ("train", "test")
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         path = self.folder / "batches.meta.txt"
         names = read_lines(path)
         if len(names) != CLASSES or len(set(names)) != CLASSES:
@@ -86,9 +70,9 @@ class CIFAR10(ClassificationDataset):
         return names
 
     @cached_property
-    def records(self) -> list[np.ndarray]:
+    def batches(self) -> list[np.ndarray]:
         """(images, `RECORD`) uint8 of each file of the part. Raises OSError or ValueError naming a file."""
-        arrays = []
+        batches = []
         for name in FILES[self.part]:
             path = find_first(self.folder, [name])
             size = path.stat().st_size
@@ -96,31 +80,31 @@ class CIFAR10(ClassificationDataset):
                 raise ValueError(
                     f"{path} has {size:,} bytes, which is no multiple of {RECORD:,}, one image: is the download whole?"
                 )
-            arrays.append(np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD))
-        return arrays
+            batches.append(np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, RECORD))
+        return batches
 
     def read_labels(self) -> np.ndarray:
-        for name, records in zip(FILES[self.part], self.records, strict=True):
-            highest = int(records[:, 0].max())
+        for name, batch in zip(FILES[self.part], self.batches, strict=True):
+            highest = int(batch[:, 0].max())
             if highest >= CLASSES:
                 raise ValueError(
                     f"{self.folder / name} has the label {highest}, and CIFAR-10 has 0 to {CLASSES - 1}: is it the "
                     "binary version of CIFAR-10 (not CIFAR-100)?"
                 )
-        return np.concatenate([records[:, 0] for records in self.records]).astype(np.int64)
+        return np.concatenate([batch[:, 0] for batch in self.batches]).astype(np.int64)
 
     def list_keys(self) -> Sequence[str]:
-        files = zip(FILES[self.part], self.records, strict=True)
-        return [f"{name}/{row}" for name, records in files for row in range(len(records))]
+        files = zip(FILES[self.part], self.batches, strict=True)
+        return [f"{name}/{row}" for name, batch in files for row in range(len(batch))]
 
     def identities(self) -> list[str]:
         places = (self.locate(index) for index in range(len(self)))
-        return [blake2b(self.records[file][row], digest_size=16).hexdigest() for file, row in places]
+        return [blake2b(self.batches[file][row], digest_size=16).hexdigest() for file, row in places]
 
     @cached_property
     def starts(self) -> np.ndarray:
         """Index of the first image of each file of the part."""
-        return np.cumsum([0, *(len(records) for records in self.records[:-1])])
+        return np.cumsum([0, *(len(batch) for batch in self.batches[:-1])])
 
     def locate(self, index: int) -> tuple[int, int]:
         """(number of the file, number of the image in it) of an item."""
@@ -133,7 +117,7 @@ class CIFAR10(ClassificationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         file, row = self.locate(index)
-        pixels = self.records[file][row, 1:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)
+        pixels = self.batches[file][row, 1:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return {"image": image, "label": self.labels[index], "id": f"{FILES[self.part][file]}/{row}"}
 

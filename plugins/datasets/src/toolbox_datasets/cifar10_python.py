@@ -16,7 +16,8 @@ class ArrayStub:
     """Stands for NumPy's array and dtype: it keeps what the pickle says of them, and computes nothing."""
 
     def __init__(self, *arguments: Any) -> None:
-        self.arguments, self.state = arguments, None
+        self.arguments = arguments
+        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -63,7 +64,8 @@ def convert_pickles(source: Path, out: Path, files: Mapping[str, Sequence[str]])
 def read_images(path: Path) -> np.ndarray:
     """(images, 3073) uint8: label and pixels of each image of one pickle. Raises ValueError if it has another form."""
     content = read_pickle(path)
-    labels, data = content.get(b"labels"), content.get(b"data")
+    labels: Any = content.get(b"labels")
+    data: Any = content.get(b"data")
     try:
         _, shape, dtype, by_columns, buffer = data.state
         pixels = np.frombuffer(buffer, dtype=np.uint8).reshape(shape)

@@ -18,8 +18,9 @@ from toolbox.base import (
     list_folders,
     natural_sort_key,
 )
+from toolbox_datasets.subsets import Split
 
-SPLIT_NAMES = {
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),

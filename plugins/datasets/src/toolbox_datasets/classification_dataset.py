@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, Self
 
 import numpy as np
 
-from toolbox.base import SPLITS, Dataset, split_by_hash
+from toolbox.base import lazy_attribute, split_by_hash
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
+from toolbox_datasets.published_dataset import PublishedDataset, summarize_parts
 
 
-class ClassificationDataset(Dataset):
+class ClassificationDataset(PublishedDataset):
     """Labelled images in parts of their own ("train", maybe "val" and "test"), and the splits made of them.
 
     A split is the part of its name. Where the data have no "val", it is about `val_share` of the training images of
@@ -24,39 +26,34 @@ class ClassificationDataset(Dataset):
 
     Subclasses say which parts there are, how they are labelled and how an item is read.
 
-    - `split_names`: the splits that may be asked for.
-    - `published`: {part: (images, classes)} as published.
+    - `test_share`: share of the training images that "test" gets where the data have none.
     """
 
-    split_names: ClassVar[tuple[str, ...]] = SPLITS
-    published: ClassVar[dict[str, tuple[int, int]]] = {}
+    split: str
+    test_share = 0.0
 
     def __init__(
-        self, split: str, ratio: float, shots: int | None, val_share: float, seed: int, test_share: float = 0.0
+        self,
+        root: str,
+        split: subsets.Split = "train",
+        ratio: float = 1.0,
+        shots: int | None = None,
+        val_share: float = 0.1,
+        seed: int = 42,
     ) -> None:
-        subsets.require_split(split, self.split_names)
+        subsets.require_split(split)
         subsets.require_subset(ratio, shots, seed)
-        subsets.require_held_out(val_share=val_share, **({"test_share": test_share} if test_share else {}))
-        self.split, self.ratio, self.shots, self.seed = split, ratio, shots, seed
-        self.val_share, self.test_share = val_share, test_share
-
-    @property
-    @abstractmethod
-    def location(self) -> str:
-        """What the data are called in messages: a folder or a name."""
+        subsets.require_held_out(val_share=val_share)
+        self.root = self.location = os.path.expanduser(root)
+        self.split, self.ratio, self.shots, self.val_share, self.seed = split, ratio, shots, val_share, seed
 
     @abstractmethod
-    def list_parts(self) -> Sequence[str]:
+    def list_parts(self) -> Sequence[subsets.Split]:
         """Which of "train", "val" and "test" the data have themselves. Raises OSError or ValueError if unreadable."""
 
     @abstractmethod
     def read_labels(self) -> np.ndarray:
         """(N,) int64: the class of each image of `part`, in its order. Raises OSError or ValueError."""
-
-    @classmethod
-    @abstractmethod
-    def explain_download(cls, root: str) -> str:
-        """The steps that lead to complete data."""
 
     @cached_property
     def carved_shares(self) -> dict[str, float]:
@@ -95,8 +92,11 @@ class ClassificationDataset(Dataset):
         """Indices into `part` of the whole split, before `ratio` or `shots`."""
         if self.part != "train" or not self.carved_shares:
             return np.arange(len(self.part_labels))
-        shares = {f"{name}_share": self.carved_shares.get(name, 0) for name in ("val", "test")}
-        return split_by_hash(self.list_keys(), **shares, seed=self.seed, labels=self.part_labels)[self.split]
+        val_share, test_share = (self.carved_shares.get(name, 0) for name in ("val", "test"))
+        splits = split_by_hash(
+            self.list_keys(), val_share=val_share, test_share=test_share, seed=self.seed, labels=self.part_labels
+        )
+        return splits[self.split]
 
     @cached_property
     def indices(self) -> np.ndarray:
@@ -113,7 +113,7 @@ class ClassificationDataset(Dataset):
             raise ValueError(f"{self.location}, '{self.split}': {error}") from None
         return self.split_indices[subset]
 
-    @cached_property
+    @lazy_attribute
     def labels(self) -> list[int]:
         return self.part_labels[self.indices].tolist()
 
@@ -152,54 +152,34 @@ class ClassificationDataset(Dataset):
         )
 
     def check(self) -> list[Problem]:
-        """Data that are missing, malformed or incomplete, a split that holds nothing, a single class."""
-        try:
-            problems, classes = self.find_missing(), self.classes
-        except OSError as error:
-            return [Problem(f"{str(error).rstrip('.')}.", "", self.explain_download(self.location))]
-        except ValueError as error:
-            return [Problem(str(error))]
-        if not problems and len(classes) < 2:
-            names = ", ".join(map(repr, classes)) or "none"
+        """As of `PublishedDataset`, or a single class."""
+        problems = super().check()
+        if not problems and len(self.classes) < 2:
+            names = ", ".join(map(repr, self.classes)) or "none"
             return [Problem(f"{self.location} has fewer than two classes ({names}): there is nothing to tell apart.")]
         return problems
 
     def find_missing(self) -> list[Problem]:
-        """What the split lacks, when its labels can be read. Raises OSError or ValueError where they cannot."""
         len(self.labels)
         return []
 
     @classmethod
-    def check_parts(cls, out: str, **arguments: object) -> str:
-        """Check all parts of the data in `out` and return what is there, beside what was published.
+    def check_parts(cls, out: str, **arguments: Any) -> str:
+        """Check all parts of the data in `out` and return what is there, as `summarize_parts`."""
+        return summarize_parts(out, cls.open_parts(out, **arguments))
 
-        Raises ValueError with what is missing, and the steps that mend it.
-        """
-        summaries, as_published = [], True
+    @classmethod
+    def open_parts(cls, out: str, **arguments: Any) -> dict[str, Self]:
+        """{part: all of its images, nothing carved}. Raises ValueError where there are none, with the steps to take."""
         parts = cls(out, "train", val_share=0, **arguments).require_parts()
-        for part in parts:
-            dataset = cls(out, part, val_share=0, **arguments)  # the whole part, nothing carved
-            problems = dataset.check()
-            if problems:
-                raise ValueError("\n".join(map(str, problems)))
-            counts = (len(dataset), len(dataset.classes))
-            expected = cls.published.get(part)
-            fits = expected is None or counts == expected
-            as_published = as_published and fits
-            note = "" if fits else f" (published: {expected[0]:,} of {expected[1]:,})"
-            summaries.append(f"{part} {counts[0]:,} images of {counts[1]:,} classes{note}")
-        as_published = as_published and set(cls.published) <= set(parts)
-        verdict = "complete" if as_published and cls.published else "readable"
-        if cls.published and not as_published:
-            verdict = "readable, but not the published dataset"
-        return f"{out} is {verdict}: " + ", ".join(summaries)
+        return {part: cls(out, part, val_share=0, **arguments) for part in parts}
 
-    def require_parts(self) -> Sequence[str]:
+    def require_parts(self) -> Sequence[subsets.Split]:
         """`list_parts`. Raises ValueError with the steps to take where there are none, or they cannot be read."""
         try:
             parts = self.list_parts()
         except OSError as error:
-            raise ValueError(f"{str(error).rstrip('.')}. {self.explain_download(self.location)}") from None
+            raise ValueError(f"{str(error).rstrip('.')}. {self.explain_download(self.location)}".rstrip()) from None
         if not parts:
             raise ValueError(f"{self.location} holds no images. {self.explain_download(self.location)}")
         return parts

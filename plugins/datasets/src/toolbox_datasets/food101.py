@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
+from toolbox.base import lazy_attribute
 from toolbox.plugin import command_line
 from toolbox_datasets.fetch import Archive, fetch_dataset
 from toolbox_datasets.files import find_first, read_lines
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
+from toolbox_datasets.subsets import Split
 
 ARCHIVE = Archive(
     "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87"
@@ -38,19 +38,7 @@ class Food101(ImageFileDataset):
 
     published = {"train": (75_750, 101), "test": (25_250, 101)}
 
-    def __init__(
-        self,
-        root: str,
-        split: Literal["train", "val", "test"] = "train",
-        ratio: float = 1.0,
-        shots: int | None = None,
-        val_share: float = 0.1,
-        seed: int = 42,
-    ) -> None:
-        super().__init__(split, ratio, shots, val_share, seed)
-        self.root = os.path.expanduser(root)
-
-    def list_parts(self) -> Sequence[str]:
+    def list_parts(self) -> Sequence[Split]:
         find_first(Path(self.root), ["meta/classes.txt"])
         return ("train", "test")
 
@@ -59,8 +47,8 @@ class Food101(ImageFileDataset):
         """The folder of each class."""
         return read_lines(find_first(Path(self.root), ["meta/classes.txt"]))
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         path = Path(self.root) / "meta" / "labels.txt"
         names = read_lines(path) if path.is_file() else self.folders
         if len(names) != len(self.folders):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, identify_files
+from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labels, identify_files, lazy_attribute
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classification_dataset import ClassificationDataset
@@ -25,6 +25,7 @@ from toolbox_datasets.hf_columns import (
     read_image_cell,
 )
 from toolbox_datasets.hf_source import HFData, is_local, load_data
+from toolbox_datasets.published_dataset import count_images
 
 
 class HF(ClassificationDataset):
@@ -58,6 +59,8 @@ class HF(ClassificationDataset):
     wrong. Raises ValueError for an unknown split or part, and numbers out of range.
     """
 
+    place = "name"
+
     def __init__(
         self,
         name: str,
@@ -74,23 +77,21 @@ class HF(ClassificationDataset):
         parts: dict[str, str] | None = None,
         missing_labels: list[str] | None = None,
     ) -> None:
-        super().__init__(split, ratio, shots, val_share, seed, test_share)
+        subsets.require_held_out(val_share=val_share, test_share=test_share)
+        super().__init__(name, split, ratio, shots, val_share, seed)
         if not name:
             raise ValueError("name is empty: give one such as 'ethz/food101', or a folder")
-        unknown = set(parts or {}) - set(subsets.SPLITS)
+        unknown = set(parts or {}) - set(SPLIT_NAMES)
         if unknown or (parts is not None and "train" not in parts):
             raise ValueError(
                 f"parts maps 'train' and, where there are any, 'val' and 'test' to its own splits, not {parts}"
             )
         if parts is not None and len(set(parts.values())) < len(parts):
             raise ValueError(f"parts={parts} takes one split for two")
-        self.name, self.config, self.image, self.label = name, config, image, label
+        self.location = self.name = name
+        self.test_share, self.config, self.image, self.label = test_share, config, image, label
         self.revision, self.part_names = revision, parts
         self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
-
-    @property
-    def location(self) -> str:
-        return self.name
 
     @cached_property
     def data(self) -> HFData:
@@ -120,8 +121,8 @@ class HF(ClassificationDataset):
             splits["test"] = splits.pop("val")
         return splits
 
-    def list_parts(self) -> Sequence[str]:
-        return tuple(self.source_splits)
+    def list_parts(self) -> Sequence[subsets.Split]:
+        return [part for part in SPLIT_NAMES if part in self.source_splits]
 
     def describe_part(self, part: str) -> str:
         """What a part is called in messages."""
@@ -137,8 +138,8 @@ class HF(ClassificationDataset):
         part, where = self.open_part("train"), self.describe_part("train")
         return find_image_column(part, self.image, where), find_label_column(part.features, self.label, where)
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         name = self.columns[1]
         train = self.open_part("train")
         values, where = read_column(train, name), self.describe_part("train")
@@ -243,15 +244,14 @@ def save_dataset(out: Path, name: str, config: str | None, revision: str | None)
             raise ValueError(f"{out} holds other files already: choose another --out")
         write_parts(load_data(name, config, revision).parts, out)
     summaries = []
-    for part in HF(str(out)).list_parts():
-        dataset = HF(str(out), part, val_share=0, test_share=0)
+    for part, dataset in HF.open_parts(str(out), test_share=0).items():
         problems = "\n".join(map(str, dataset.check()))
         if problems and part == "train":
             raise ValueError(problems)
         if problems:  # hidden labels, say
             summaries.append(f"{part} without use ({problems})")
             continue
-        summaries.append(f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes")
+        summaries.append(count_images(part, dataset))
     return f"{'found' if is_saved else 'saved'} in {out}: " + ", ".join(summaries)
 
 

@@ -147,7 +147,7 @@ def make_image_keys(rows: Any, name: str, folder: Path) -> list[str]:
 
 def describe_type(feature: Any) -> str:
     """A column's type, as a message says it."""
-    return getattr(feature, "dtype", None) if type(feature).__name__ == "Value" else type(feature).__name__
+    return str(feature.dtype) if type(feature).__name__ == "Value" else type(feature).__name__
 
 
 def is_text(feature: Any) -> bool:
@@ -233,7 +233,8 @@ def number_labels(
 
 def read_texts(values: Any, where: str, name: str, missing: Collection[str]) -> list[str]:
     """Labels of an Arrow array as `toolbox.base.read_label` reads them. Raises ValueError where one is missing."""
-    count, texts = LabelCount(), []
+    count = LabelCount()
+    texts: list[str] = []
     text_of: dict[Any, str | None] = {}
     for row, value in enumerate(values.to_pylist()):
         if value not in text_of:
@@ -241,8 +242,10 @@ def read_texts(values: Any, where: str, name: str, missing: Collection[str]) -> 
                 text_of[value] = read_label(value, missing=missing)
             except ValueError as error:
                 raise ValueError(f"{where}: row {row}: '{name}' {error}") from None
-        count.add(row, text_of[value], value)
-        texts.append(text_of[value])
+        text = text_of[value]
+        count.add(row, text, value)
+        if text is not None:
+            texts.append(text)
     if count.missing:
         raise ValueError(
             f"{where}: row {count.first[False]} has no '{name}' ({count.missing:,} rows have none"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from toolbox.base import Sample, compose_unicode, identify_files, read_image
-from toolbox.plugin import Problem
 from toolbox_datasets.classification_dataset import ClassificationDataset
-from toolbox_datasets.files import list_first, missing_files
+from toolbox_datasets.published_dataset import FileDataset
 
 
 class LabelledFile(NamedTuple):
@@ -24,18 +22,12 @@ class LabelledFile(NamedTuple):
     label: int
 
 
-class ImageFileDataset(ClassificationDataset):
+class ImageFileDataset(FileDataset, ClassificationDataset):
     """A `ClassificationDataset` whose images are files below a folder, `root`."""
-
-    root: str
 
     @abstractmethod
     def list_images(self) -> list[LabelledFile]:
         """The images of `part`. Raises OSError or ValueError saying what is missing or malformed, and where."""
-
-    @property
-    def location(self) -> str:
-        return self.root
 
     @cached_property
     def part_images(self) -> list[LabelledFile]:
@@ -49,7 +41,6 @@ class ImageFileDataset(ClassificationDataset):
 
     @property
     def paths(self) -> list[str]:
-        """The path of each image of the split, relative to `root`."""
         return [path for path, _ in self.items]
 
     def list_keys(self) -> Sequence[str]:
@@ -57,9 +48,6 @@ class ImageFileDataset(ClassificationDataset):
 
     def read_labels(self) -> np.ndarray:
         return np.array([image.label for image in self.part_images], dtype=np.int64)
-
-    def item_files(self) -> Sequence[str | os.PathLike[str]]:
-        return [Path(self.root) / path for path in self.paths]
 
     def identities(self) -> list[str]:
         keys = self.list_keys()
@@ -70,10 +58,3 @@ class ImageFileDataset(ClassificationDataset):
         name, label = self.items[index]
         path = Path(self.root) / name
         return {"image": read_image(path), "label": label, "id": name, "path": str(path)}
-
-    def find_missing(self) -> list[Problem]:
-        absent = missing_files(Path(self.root), self.paths)
-        if not absent:
-            return []
-        message = f"{len(absent):,} of {len(self):,} images of {self.root} do not exist: {list_first(absent)}."
-        return [Problem(message, "root", self.explain_download(self.root))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,15 @@ from toolbox.base import (
     compose_unicode,
     format_ending_counts,
     identify_files,
+    lazy_attribute,
     list_folders,
     natural_sort_key,
     split_by_hash,
 )
 from toolbox.plugin import Problem
+from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import (
+    SPLIT_NAMES,
     ClassFiles,
     FolderLayout,
     find_layout,
@@ -28,7 +30,9 @@ from toolbox_datasets.class_folders import (
 )
 from toolbox_datasets.files import list_first
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
+from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.splits import LEAST, require_share
+from toolbox_datasets.subsets import Split
 
 
 class ImageFolder(ImageFileDataset):
@@ -59,8 +63,6 @@ class ImageFolder(ImageFileDataset):
     extension.
     """
 
-    split_names = (*SPLITS, "all")
-
     def __init__(
         self,
         root: str,
@@ -73,14 +75,16 @@ class ImageFolder(ImageFileDataset):
         shots: int | None = None,
         seed: int = 42,
     ) -> None:
+        subsets.require_split(split, (*SPLITS, "all"))
         require_share("val_share", val_share)
         require_share("test_share", test_share)
-        super().__init__(split, ratio, shots, val_share, seed, test_share)
+        subsets.require_held_out(val_share=val_share, test_share=test_share)
+        super().__init__(root, "train", ratio, shots, val_share, seed)
         if extensions is not None and not extensions:
             raise ValueError("extensions is empty: name at least one, such as ['jpg'], or leave it out")
         if divide not in ("classes", "images"):
             raise ValueError(f"divide must be 'classes' or 'images', not {divide!r}")
-        self.root, self.divide = os.path.expanduser(root), divide
+        self.split, self.divide, self.test_share = split, divide, test_share
         self.extensions = extensions and tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
 
     @cached_property
@@ -89,12 +93,12 @@ class ImageFolder(ImageFileDataset):
         return find_layout(Path(self.root))
 
     @property
-    def split_folders(self) -> list[str]:
+    def split_folders(self) -> list[Split]:
         """Which of "train", "val" and "test" have folders of their own; none if `root` itself holds the classes."""
-        return list(self.layout.splits)
+        return [split for split in SPLIT_NAMES if split in self.layout.splits]
 
-    def list_parts(self) -> Sequence[str]:
-        return self.split_folders or (["train"] if self.divide == "images" else SPLITS)
+    def list_parts(self) -> Sequence[Split]:
+        return self.split_folders or (["train"] if self.divide == "images" else list(SPLIT_NAMES))
 
     @cached_property
     def carved_shares(self) -> dict[str, float]:
@@ -157,12 +161,11 @@ class ImageFolder(ImageFileDataset):
                 f"share no class take {3 * LEAST}, {LEAST} each: make train/, val/ and test/ in it with class folders "
                 "each. These may share classes, with other images"
             )
-        shares = {"val_share": self.val_share, "test_share": self.test_share}
-        indices = split_by_hash(names, **shares, seed=self.seed, least=LEAST)[self.split]
-        return [names[index] for index in indices]
+        splits = split_by_hash(names, val_share=self.val_share, test_share=self.test_share, seed=self.seed, least=LEAST)
+        return [names[index] for index in splits[self.split]]
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         names = list(self.class_files.files)
         if "train" in self.split_folders and self.split in ("val", "test"):
             folder = Path(self.root) / self.layout.base / self.layout.splits["train"]
@@ -253,11 +256,10 @@ class ImageFolder(ImageFileDataset):
         - `out`: the folder that holds one folder a class. Raises ValueError with what is wrong in it.
         """
         summaries = []
-        for split in cls(out).split_folders or ["all"]:
+        splits: list[Literal["train", "val", "test", "all"]] = [*cls(out).split_folders] or ["all"]
+        for split in splits:
             dataset = cls(out, split=split)
-            problems = dataset.check()
-            if problems:
-                raise ValueError("\n".join(map(str, problems)))
+            require_valid(dataset)
             left_out = sum(dataset.ignored.values())
             note = f" ({left_out:,} other files ignored)" if left_out else ""
             summaries.append(f"{split} {len(dataset):,} images of {len(dataset.class_files.files):,} classes{note}")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from toolbox.base import list_folders, natural_sort_key
+from toolbox.base import lazy_attribute, list_folders, natural_sort_key
 from toolbox.plugin import command_line
-from toolbox_datasets.class_folders import list_class_files
+from toolbox_datasets.class_folders import SPLIT_NAMES, list_class_files
 from toolbox_datasets.files import list_first, read_lines
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
+from toolbox_datasets.subsets import Split
 
 SOLUTIONS = ("LOC_val_solution.csv", "val_labels.csv", "val.txt")
 """Files beside val/ that say the class of images that lie in it without folders."""
@@ -50,10 +50,10 @@ class ImageNet(ImageFileDataset):
         val_share: float = 0.1,
         seed: int = 42,
     ) -> None:
-        super().__init__(split, ratio, shots, val_share, seed)
+        super().__init__(root, split, ratio, shots, val_share, seed)
         if classes is not None and not classes:
             raise ValueError("classes is empty: name some, such as ['n01440764', 'n01443537'], or leave it out")
-        self.root, self.selection = os.path.expanduser(root), classes
+        self.selection = classes
 
     @cached_property
     def has_test(self) -> bool:
@@ -66,10 +66,10 @@ class ImageNet(ImageFileDataset):
         names = {"train": "train", "val": "val", "test": "test"} if self.has_test else {"train": "train", "test": "val"}
         return {part: name for part, name in names.items() if (Path(self.root) / name).is_dir()}
 
-    def list_parts(self) -> Sequence[str]:
+    def list_parts(self) -> Sequence[Split]:
         if not Path(self.root).is_dir():
             raise FileNotFoundError(f"The folder {self.root} does not exist.")
-        return tuple(self.folder_of)
+        return [part for part in SPLIT_NAMES if part in self.folder_of]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -115,8 +115,8 @@ class ImageNet(ImageFileDataset):
             raise ValueError(f"{base} has no folder for {len(absent):,} of the chosen classes: {list_first(absent)}")
         return [wnid for wnid in ordered if wnid in set(selected)]
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         names = [self.names.get(wnid, wnid) for wnid in self.wnids]
         count = Counter(names)  # two classes are a crane, two a maillot
         return [name if count[name] == 1 else f"{name} ({wnid})" for name, wnid in zip(names, self.wnids, strict=True)]

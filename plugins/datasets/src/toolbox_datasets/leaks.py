@@ -9,7 +9,7 @@ from typing import Any
 from toolbox.plugin import Problem
 from toolbox_datasets.hf_source import FULL_NAMES
 
-CARVING = {
+CARVING: dict[str, dict[str, Any]] = {
     "datasets.HF": {"seed": 42, "val_share": 0.1, "test_share": 0.2, "parts": None, "config": None, "revision": None},
     "datasets.Food101": {"seed": 42, "val_share": 0.1},
     "datasets.CIFAR10": {"seed": 42, "val_share": 0.1},

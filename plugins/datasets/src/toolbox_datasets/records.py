@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, read_image
+from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, lazy_attribute, read_image
 from toolbox.plugin import Problem, command_line
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import list_first, missing_files
+from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.records_fields import RecordReader, check_columns
-from toolbox_datasets.records_index import ImageIndex, Relations, describe_oddities, read_pairs
+from toolbox_datasets.records_index import ImageIndex, Relation, describe_oddities, read_pairs
 from toolbox_datasets.records_samples import RecordSamples, read_samples
 from toolbox_datasets.splits import require_share
 
@@ -74,6 +76,7 @@ class Records(Dataset):
         tables.find_format(self.file)
         self.folder = Path(root).expanduser() if root else self.file.parent
         self.mode, self.columns, self.split, self.val_share = mode, dict(columns or {}), split, val_share
+        self.unit = Dataset.unit if mode == "i2i" else "samples"
         self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
     @cached_property
@@ -86,25 +89,21 @@ class Records(Dataset):
             return module.take_split(whole, self.split, self.val_share, self.file)
         return whole
 
-    @cached_property
+    @lazy_attribute
     def labels(self) -> list[int]:
         return self.index.labels.tolist()
 
-    @property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         return self.index.classes
 
-    @property
-    def groups(self) -> list[str] | None:
+    @lazy_attribute
+    def groups(self) -> Sequence[str] | None:
         return self.index.groups
 
-    @property
-    def records(self) -> Relations | None:
+    @lazy_attribute
+    def records(self) -> Sequence[Relation] | None:
         return self.index.relations if isinstance(self.index, ImageIndex) else None
-
-    @property
-    def unit(self) -> str:
-        return "pictures" if self.mode == "i2i" else "samples"
 
     def notes(self) -> list[str]:
         """What is odd in the file, with counts; what was guessed of its columns."""
@@ -210,9 +209,7 @@ class Records(Dataset):
         Raises ValueError with what is wrong in it.
         """
         dataset = cls(out, root, mode)
-        problems = dataset.check()
-        if problems:
-            raise ValueError("\n".join(map(str, problems)))
+        require_valid(dataset)
         records = f" in {len(dataset.records):,} records" if dataset.records is not None else ""
         unit = "images" if mode == "i2i" else "samples"
         summary = f"{out} is readable: {len(dataset):,} {unit} of {len(dataset.classes):,} classes{records}"

@@ -63,10 +63,9 @@ class RecordReader:
     def read_label(self, row: Mapping[str, Any], number: int) -> str | None:
         """The label of a record, None where it has none; `has_labels` checks, after the last one, that all have one."""
         label = self.read_scalar(row, number, "label")
-        column = self.column["label"]
-        self._labels.add(number, label, None if column is None else row.get(column))
+        self._labels.add(number, label, self._get_value(row, "label"))
         # a column of labels that the first records do not have
-        if column is None and "label" not in self.mapped and not row.keys().isdisjoint(LABELS):
+        if self.column["label"] is None and "label" not in self.mapped and not row.keys().isdisjoint(LABELS):
             raise ValueError(
                 f"{self.format_place(number)} has a label, and the first records have none: give it to all"
             )
@@ -104,9 +103,13 @@ class RecordReader:
         name = f"'{field}'" if column == field else f"'{column}' ({field})"
         return ValueError(f"{self.format_place(number)}: {name} {what}")
 
+    def _get_value(self, row: Mapping[str, Any], field: str) -> Any:
+        column = self.column[field]
+        return None if column is None else row.get(column)
+
     def read_one(self, row: Mapping[str, Any], number: int, field: str) -> str:
         """The one string of a field that must be there."""
-        value = row.get(self.column[field])
+        value = self._get_value(row, field)
         if type(value) is str and value and not value.isspace():
             return value
         if is_empty(value):
@@ -115,7 +118,7 @@ class RecordReader:
 
     def read_several(self, row: Mapping[str, Any], number: int, field: str) -> list[str]:
         """The strings of a field that may hold one or several, each of them once; none if it is absent."""
-        value = row.get(self.column[field])
+        value = self._get_value(row, field)
         if type(value) is str and value and not value.isspace() and not (self.csv and value.lstrip()[0] == "["):
             return [value]
         if is_empty(value):
@@ -134,8 +137,7 @@ class RecordReader:
 
     def read_scalar(self, row: Mapping[str, Any], number: int, field: str) -> str | None:
         """A label or a group as `toolbox.base.read_label` reads it; None if it is absent."""
-        column = self.column[field]
-        value = None if column is None else row.get(column)
+        value = self._get_value(row, field)
         if value is None or value == []:
             return None
         try:

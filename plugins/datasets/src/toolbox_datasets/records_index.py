@@ -6,10 +6,11 @@ import os
 import posixpath
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -45,8 +46,12 @@ class IntegerLists:
         return IntegerLists(self.values[kept], np.concatenate([[0], np.cumsum(counts)]))
 
 
-class Relations(Sequence):
-    """(query, positives, negatives) of each record, as indices of items; 1e6 records take some 30 MB."""
+Relation = tuple[int, Sequence[int], Sequence[int]]
+"""A query, its positives and its negatives, as indices of items."""
+
+
+class Relations(Sequence[Relation]):
+    """The relation that each record states; 1e6 records take some 30 MB."""
 
     def __init__(self, query: np.ndarray, positives: IntegerLists, negatives: IntegerLists) -> None:
         self.query, self.positives, self.negatives = query, positives, negatives
@@ -54,12 +59,17 @@ class Relations(Sequence):
     def __len__(self) -> int:
         return len(self.query)
 
-    def __getitem__(self, index: int) -> tuple[int, list[int], list[int]]:
+    @overload
+    def __getitem__(self, index: int) -> Relation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Relation]: ...
+
+    def __getitem__(self, index: int | slice) -> Relation | list[Relation]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
         index = range(len(self))[index]
         return int(self.query[index]), self.positives[index], self.negatives[index]
-
-    def __iter__(self) -> Iterator[tuple[int, list[int], list[int]]]:
-        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass

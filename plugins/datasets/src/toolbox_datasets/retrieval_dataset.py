@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from toolbox.base import Dataset, Sample, identify_files, read_image
-from toolbox.plugin import Problem
-from toolbox_datasets.files import list_first, missing_files
+from toolbox.base import Sample, identify_files, lazy_attribute, read_image
+from toolbox_datasets.published_dataset import FileDataset, summarize_parts
 from toolbox_datasets.splits import carve_classes, require_share
 
 
@@ -31,7 +31,7 @@ class ListedImage(NamedTuple):
     role: str | None = None
 
 
-class RetrievalDataset(Dataset):
+class RetrievalDataset(FileDataset):
     """A benchmark whose "test" has other classes than its "trainval", which "train" and "val" divide by classes.
 
     "val" gets about `val_share` of the classes, at least two. Which ones depends on their own ids
@@ -43,15 +43,14 @@ class RetrievalDataset(Dataset):
     - `published`: {"train" or "test": (images, classes)} as published, "train" being all but the test.
     """
 
-    published: ClassVar[dict[str, tuple[int, int]]] = {}
-
     def __init__(
         self, root: str, split: Literal["train", "val", "trainval", "test"] = "train", val_share: float = 0.1
     ) -> None:
         if split not in ("train", "val", "trainval", "test"):
             raise ValueError(f"split must be 'train', 'val', 'trainval' or 'test', not {split!r}")
         require_share("val_share", val_share)
-        self.root, self.split, self.val_share = os.path.expanduser(root), split, val_share
+        self.root = self.location = os.path.expanduser(root)
+        self.split, self.val_share = split, val_share
 
     @abstractmethod
     def read_list(self, part: Literal["train", "test"]) -> list[ListedImage]:
@@ -60,11 +59,6 @@ class RetrievalDataset(Dataset):
         Raises FileNotFoundError with a sentence that names what is missing, OSError if it cannot be read, and
         ValueError naming file and line where it is malformed.
         """
-
-    @classmethod
-    @abstractmethod
-    def explain_download(cls, root: str) -> str:
-        """The steps that lead to a complete `root`."""
 
     def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
         """The name of a class with these images."""
@@ -85,13 +79,13 @@ class RetrievalDataset(Dataset):
         """The benchmark's own number or name of each class."""
         return sorted({item.class_id for item in self.items})
 
-    @cached_property
+    @lazy_attribute
     def labels(self) -> list[int]:
         label_of = {class_id: label for label, class_id in enumerate(self.class_ids)}
         return [label_of[item.class_id] for item in self.items]
 
-    @cached_property
-    def classes(self) -> list[str]:
+    @lazy_attribute
+    def classes(self) -> Sequence[str]:
         members: dict[int | str, list[ListedImage]] = {class_id: [] for class_id in self.class_ids}
         for item in self.items:
             members[item.class_id].append(item)
@@ -99,24 +93,26 @@ class RetrievalDataset(Dataset):
         unique = all(names) and len(set(names)) == len(names)
         return names if unique else [str(class_id) for class_id in self.class_ids]
 
-    @cached_property
-    def groups(self) -> list[str] | None:
+    @lazy_attribute
+    def groups(self) -> Sequence[str] | None:
         groups = [item.group for item in self.items]
         return groups if any(groups) else None
 
-    @cached_property
-    def roles(self) -> list[str] | None:
+    @lazy_attribute
+    def roles(self) -> Sequence[str] | None:
         roles = [item.role for item in self.items if item.role]
         return roles if len(roles) == len(self.items) and roles else None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def item_files(self) -> list[Path]:
-        return [Path(self.root) / item.path for item in self.items]
+    @property
+    def paths(self) -> list[str]:
+        return [item.path for item in self.items]
 
     def identities(self) -> list[str]:
-        return identify_files((f"{self.root}/{item.path}" for item in self.items), (item.path for item in self.items))
+        paths = self.paths
+        return identify_files((f"{self.root}/{path}" for path in paths), paths)
 
     def fingerprint(self) -> str:
         """Of what the list says: ids, groups and roles can change where no image does."""
@@ -133,38 +129,10 @@ class RetrievalDataset(Dataset):
             sample["role"] = item.role
         return sample
 
-    def check(self) -> list[Problem]:
-        """A missing folder or list, a malformed list, or images that the list names and that are not there."""
-        steps = self.explain_download(self.root)
-        try:
-            absent = missing_files(Path(self.root), (item.path for item in self.items))
-        except OSError as error:
-            return [Problem(f"{str(error).rstrip('.')}.", "root", steps)]
-        except ValueError as error:  # a malformed line, or a split that holds nothing: the message says which
-            return [Problem(str(error), "root")]
-        if not absent:
-            return []
-        message = f"{len(absent):,} of {len(self):,} images of {self.root} do not exist: {list_first(absent)}."
-        return [Problem(message, "root", steps)]
-
     @classmethod
     def check_parts(cls, out: str) -> str:
-        """Check the dataset in `out` and return what is there, beside what was published.
-
-        Raises ValueError with what is missing, and the steps that mend it.
-        """
-        summaries, as_published = [], True
-        for part, (images, classes) in cls.published.items():
-            dataset = cls(out, split="test" if part == "test" else "trainval")
-            problems = dataset.check()
-            if problems:
-                raise ValueError("\n".join(map(str, problems)))
-            fits = (len(dataset), len(dataset.classes)) == (images, classes)
-            as_published = as_published and fits
-            note = "" if fits else f" (published: {images:,} of {classes:,})"
-            summaries.append(f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes{note}")
-        verdict = "complete" if as_published else "readable, but not the published dataset"
-        return f"{out} is {verdict}: " + ", ".join(summaries)
+        """Check the dataset in `out` and return what is there, as `summarize_parts`."""
+        return summarize_parts(out, {"train": cls(out, "trainval"), "test": cls(out, "test")})
 
     @classmethod
     def prepare(cls, out: str) -> str:

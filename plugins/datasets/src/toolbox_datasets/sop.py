@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from toolbox.base import lazy_attribute
 from toolbox.plugin import command_line
 from toolbox_datasets import sop_prepare
 from toolbox_datasets.files import find_first
@@ -42,7 +42,7 @@ class SOP(RetrievalDataset):
         stems = {Path(item.path).stem.rpartition("_")[0] for item in items}
         return stems.pop() if len(stems) == 1 else ""
 
-    @cached_property
+    @lazy_attribute
     def groups(self) -> list[str]:
         return [item.group for item in self.items]
 

@@ -22,8 +22,8 @@ def read_index(path: Path) -> list[ListedImage]:
     if not lines or lines[0].strip() != HEADER:
         raise ValueError(f"{path}:1: the header must be '{HEADER}', not '{lines[0].strip()[:80] if lines else ''}'")
     items: list[ListedImage] = []
-    seen: set[int] = set()
-    group_of: dict[int, str] = {}
+    seen: set[int | str] = set()
+    group_of: dict[int | str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         item = parse_line(line)
         if item is None:

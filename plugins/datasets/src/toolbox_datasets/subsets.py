@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from toolbox.base import SPLITS, take_by_hash
 from toolbox_datasets.files import list_first
+
+Split = Literal["train", "val", "test"]
 
 
 def require_split(split: str, names: Sequence[str] = SPLITS) -> None:
@@ -50,7 +53,7 @@ def choose_subset(
     counts = np.bincount(labels, minlength=len(classes))
     short = np.flatnonzero((counts > 0) & (counts < (shots or 0)))
     if len(short):
-        examples = list_first([f"'{classes[label]}' has {counts[label]}" for label in short])
+        examples = _list_counts(counts, short, classes)
         raise ValueError(
             f"shots={shots}, and {len(short):,} classes have fewer images ({examples}): take at most "
             f"{int(counts[short].min())}"
@@ -79,7 +82,7 @@ def describe_subset(
     counts = np.bincount(labels)
     small = np.flatnonzero((counts > 0) & (counts < splits))
     if splits > 1 and len(small):
-        examples = list_first([f"'{classes[label]}' has {counts[label]}" for label in small])
+        examples = _list_counts(counts, small, classes)
         notes.append(
             f"{len(small):,} classes have fewer than {splits} images, too few to divide: they are in 'train' alone "
             f"({examples})"
@@ -88,3 +91,8 @@ def describe_subset(
         how = f"shots={shots}" if shots is not None else f"ratio={ratio:g}"
         notes.append(f"{how} takes {kept:,} of the {available:,} images of '{split}', with seed {seed}")
     return notes
+
+
+def _list_counts(counts: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
+    """How many images the first of some classes have."""
+    return list_first([f"'{classes[label]}' has {counts[label]}" for label in labels.tolist()])

@@ -75,9 +75,10 @@ def lay_out_cifar10(splits: Splits, views: int) -> LayoutContent:
         part: [pair for turn in zip(*images_of_letters, strict=True) for pair in enumerate(turn)]
         for part, images_of_letters in parts.items()
     }
-    records = {f"data_batch_{number}.bin": [] for number in range(1, BATCHES + 1)}
+    files = [f"data_batch_{number}.bin" for number in range(1, BATCHES + 1)]
+    records: dict[str, list[tuple[int, LetterImage]]] = {name: [] for name in files}
     for place, pair in enumerate(mixed["train"]):
-        records[f"data_batch_{place // len(letters) % BATCHES + 1}.bin"].append(pair)
+        records[files[place // len(letters) % BATCHES]].append(pair)
     records["test_batch.bin"] = mixed["test"]
     names = "".join(f"{make_file_name(letter).lower()}\n" for letter in letters)
     return LayoutContent({}, {"batches.meta.txt": names}, records)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from toolbox.base import Dataset, Sample, split_by_hash
+from toolbox.base import Dataset, Sample, lazy_attribute, split_by_hash
 from toolbox_glyphs.classification import lay_out_cifar10, lay_out_food101, lay_out_imagenet
 from toolbox_glyphs.folder import publish_folder
 from toolbox_glyphs.layouts import LayoutContent, LetterImage, lay_out_image_folder, lay_out_sop
@@ -67,15 +67,15 @@ class Glyphs(Dataset):
         """The letter of each class."""
         return choose_letters(self.split)
 
-    @cached_property
+    @lazy_attribute
     def labels(self) -> list[int]:
         return np.repeat(np.arange(len(self.letters)), self.views * len(FACES)).tolist()
 
-    @cached_property
+    @lazy_attribute
     def classes(self) -> list[str]:
         return [letter.name for letter in self.letters]
 
-    @cached_property
+    @lazy_attribute
     def groups(self) -> list[str]:
         return [self.letters[label].script for label in self.labels]
 
