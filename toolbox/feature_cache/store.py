@@ -57,7 +57,7 @@ class Store:
     def __len__(self) -> int:
         return self.layout.items
 
-    def rows(self, indices: Sequence[int], views: Sequence[int] | int = 0) -> Tensor:
+    def rows(self, indices: Sequence[int], views: Sequence[int] | np.ndarray | int = 0) -> Tensor:
         """(len(indices), width) float32: of each item one view, in one gather.
 
         - `views`: which, for each item or for all.

@@ -127,7 +127,8 @@ class Checkpoint:
         if not (self.path / "state").is_dir():
             return join(value, load_file(self.path / "state.safetensors"))
         shapes = shard_shapes(self.path / "state")
-        owners = {path: into[name] for path in shapes for name in path.split("/") if name in (into or {})}
+        trained = into or {}
+        owners = {path: trained[name] for path in shapes for name in path.split("/") if name in trained}
         parts = {
             path: torch.zeros_like(owner.detach())
             for path, owner in owners.items()
@@ -309,7 +310,7 @@ def _misfit(manifest: dict[str, Any]) -> str:
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint of a run that is whole, and what was wrong with newer ones."""
-    complaints = []
+    complaints: list[str] = []
     for path in reversed(all_in(folder)):
         try:
             return read(path), complaints
@@ -322,8 +323,8 @@ def all_in(folder: Path) -> list[Path]:
     """The checkpoints of a run's folder, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    checkpoints = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(checkpoints)]
 
 
 def rotate(folder: Path, keep: int) -> None:

@@ -89,7 +89,7 @@ def _filled(shapes: dict[str, torch.Size]) -> set[str]:
 
 
 def _plain_shapes(model: Model, path: str) -> dict[str, torch.Size]:
-    return {f"{path}.{name}": shape for name, shape in model.get_submodule(path).plain.items()}
+    return {f"{path}.{name}": shape for name, shape in (backbones(model)[path].plain or {}).items()}
 
 
 def load_into(model: Model, checkpoint: Checkpoint) -> None:

@@ -125,7 +125,7 @@ def cut_metrics(path: Path, step: int, lines: int | None = None) -> int:
 def environment(device: str, plugins: dict[str, Any], overridden: Sequence[str] = ()) -> dict[str, Any]:
     """Versions, plugins, device and revision, for environment.json; `overridden`: keys that overrides have set."""
     packages = ("torch", "torchvision", "transformers", "peft", "timm", "numpy", "pillow", "mmengine")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in packages:
         try:
             versions[name] = metadata.version(name)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
-from toolbox.engine.data.bad_items import Unreadable
+from toolbox.engine.data.bad_items import Unreadable, unreadable_error
 from toolbox.engine.data.mixing import STREAM, mix_pairs
 from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.structures import map_tensors
@@ -127,10 +127,19 @@ class BatchBuilder(torch.utils.data.Dataset):
                 )
             if wrong:
                 return wrong
-        found = _shared(batch) if get_worker_info() else batch
+        problem = _share_memory(batch) if get_worker_info() else None
         if self.board is not None:
             self.board.idle()
-        return found
+        return problem or batch
+
+    def build(self, draws: list[tuple[int, int]]) -> Batch:
+        """The batch of `draws`, where it is wanted in this process. Raises ToolboxError at what cannot be read."""
+        batch = self[draws]
+        if isinstance(batch, Problem):
+            raise ToolboxError.from_problems([batch])
+        if isinstance(batch, Unreadable):
+            raise unreadable_error(self.dataset, batch.items)
+        return batch
 
     def _stored_batch(
         self, items: list[dict[str, Any]], draws: list[tuple[int, int]], bad: list[tuple[int, str]]
@@ -143,13 +152,13 @@ class BatchBuilder(torch.utils.data.Dataset):
             batch = _collate(items, self.live, self.blocks, bad)
         else:
             first = next(iter(self.stored.values()))
-            roles = None if first.roles[indices[0]] is None else [first.roles[index] for index in indices]
+            roles = [role for index in indices if (role := first.roles[index]) is not None]  # of all items or of none
             batch = Batch(
                 labels=first.labels_of(indices),
                 ids=[first.ids[index] for index in indices],
                 indices=indices,
                 draws=[draw for draw, _ in draws],
-                roles=roles,
+                roles=roles or None,
                 blocks=self.blocks,
                 bad=bad,
             )
@@ -213,8 +222,8 @@ def _collate(items: list[dict], inputs: dict[str, InputSpec], blocks: int, bad: 
     )
 
 
-def _shared(batch: Batch) -> Batch | Problem:
-    """The batch, its tensors in shared memory. Torch would put them there later, where a failure is only printed."""
+def _share_memory(batch: Batch) -> Problem | None:
+    """Put a batch's tensors into shared memory. Torch would do it later, where a failure is only printed."""
     try:
         map_tensors(batch, lambda tensor: tensor.share_memory_() if _can_share(tensor) else tensor)
     except (RuntimeError, OSError) as error:
@@ -223,7 +232,7 @@ def _shared(batch: Batch) -> Batch | Problem:
             hint="Fewer workers or a smaller prefetch_factor need less, and num_workers=0 needs none; a container gets "
             "more with --shm-size or --ipc=host.",
         )
-    return batch
+    return None
 
 
 def _can_share(value: Any) -> bool:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from toolbox.base import Sampler, get_dist_info
 from toolbox.errors import ToolboxError
+
+
+class BatchPlan(Protocol):
+    """The draws (draw, index) of every batch from number `start` on."""
+
+    start: int
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]: ...
+    def __len__(self) -> int: ...
 
 
 class TrainBatches:

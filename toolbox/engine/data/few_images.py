@@ -24,5 +24,5 @@ def few_images(dataset: Dataset, model: Model, backbone: Backbone) -> Tensor | N
     count = min(COUNT, len(dataset))
     chosen = [round(number * (len(dataset) - 1) / max(count - 1, 1)) for number in range(count)]
     inputs = {name: every[name]}
-    batch = BatchBuilder(dataset, inputs, skip_bad=True)[list(enumerate(chosen))]
+    batch = BatchBuilder(dataset, inputs, skip_bad=True).build(list(enumerate(chosen)))
     return ready(batch, inputs, torch.device("cpu")).inputs[name] if len(batch) else None

@@ -17,7 +17,7 @@ from toolbox.base import Batch, Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
 from toolbox.engine.data.bad_items import Unreadable, unreadable_error
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
-from toolbox.engine.data.batch_plan import TrainBatches
+from toolbox.engine.data.batch_plan import BatchPlan, TrainBatches
 from toolbox.engine.data.mixing import together
 from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.data.workers import WorkerMonitor
@@ -35,7 +35,7 @@ def _start_worker(max_pixels: int | None, _: int) -> None:
 class _Pinnable:
     """A batch on its way through torch's loader, which would rewrite structures that it pins itself."""
 
-    def __init__(self, batch: Batch | Problem) -> None:
+    def __init__(self, batch: Any) -> None:
         self.batch = batch
 
     def pin_memory(self) -> _Pinnable:
@@ -46,7 +46,7 @@ class _Pinnable:
 
 def batches(
     fetch: BatchBuilder,
-    plan: TrainBatches,
+    plan: BatchPlan,
     *,
     workers: int,
     prefetch: int = 2,

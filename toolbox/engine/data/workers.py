@@ -17,6 +17,7 @@ from typing import Any
 
 from torch.utils.data import get_worker_info
 
+from toolbox.engine.data.batch_plan import BatchPlan
 from toolbox.errors import ToolboxError
 
 PATIENCE = 60.0
@@ -77,7 +78,7 @@ class WorkerMonitor:
 
     def __init__(
         self,
-        plan: Any,
+        plan: BatchPlan,
         workers: int,
         *,
         dataset: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -59,18 +59,18 @@ class Replicated(Parallel):
         self.model = model
         # of depthwise convolutions: strides over a dimension of size one, where nothing is lost
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        super().__init__(
-            DistributedDataParallel(
-                model,
-                device_ids=None if device.type == "cpu" else [device],
-                find_unused_parameters=find_unused,
-                gradient_as_bucket_view=True,
-                **{_SYNC_BUFFERS: False},
-            )
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        self.replica = DistributedDataParallel(
+            model,
+            device_ids=None if device.type == "cpu" else [device],
+            find_unused_parameters=find_unused,
+            gradient_as_bucket_view=True,
+            **options,
         )
+        super().__init__(self.replica)
 
     def held_back(self) -> AbstractContextManager:
-        return self.module.no_sync()
+        return self.replica.no_sync()
 
     def finish(self, held_back: bool) -> None:
         if held_back:
@@ -193,18 +193,21 @@ def _average(parameters: Iterable[nn.Parameter]) -> None:
     for parameter, has in zip(parameters, have.tolist(), strict=True):
         if has and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    for bucket in _split_into_buckets(parameter.grad for parameter in parameters if parameter.grad is not None):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _split_into_buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The gradients in order, those of one dtype together, about `_BUCKET` numbers at a time."""
     bucket: list[Tensor] = []
-    for parameter in [*parameters, None]:
-        if bucket and (parameter is None or sum(map(Tensor.numel, bucket)) >= _BUCKET or _other(bucket[0], parameter)):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
-            flat /= dist.get_world_size()
-            for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
-                gradient.copy_(part.view_as(gradient))
+    for gradient in gradients:
+        if bucket and (gradient.dtype != bucket[0].dtype or sum(map(Tensor.numel, bucket)) >= _BUCKET):
+            yield bucket
             bucket = []
-        if parameter is not None and parameter.grad is not None:
-            bucket.append(parameter.grad)
-
-
-def _other(gradient: Tensor, parameter: nn.Parameter) -> bool:
-    return parameter.grad is not None and parameter.grad.dtype != gradient.dtype
+        bucket.append(gradient)
+    if bucket:
+        yield bucket

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -54,12 +55,13 @@ def are_sharded(tensors: Mapping[str, Tensor]) -> bool:
 
 def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """Write each process's parts to safetensors files in `folder`. Every process must call it."""
-    writer = dcp.HuggingFaceStorageWriter(str(folder), **{_EACH_ITS_OWN: True})
+    options: dict[str, Any] = {_EACH_ITS_OWN: True}
+    writer = dcp.HuggingFaceStorageWriter(str(folder), **options)
     try:
         dcp.save(dict(tensors), storage_writer=writer)
     except dcp.CheckpointException as error:
-        found = list(error.failures.values())
-        raise found[0][0] if found else OSError("the shards cannot be written") from error
+        failures = list(error.failures.values())
+        raise failures[0][0] if failures else OSError("the shards cannot be written") from error
 
 
 def load_shards(folder: Path, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

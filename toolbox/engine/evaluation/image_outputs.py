@@ -70,7 +70,7 @@ def run_over_images(
             if not own:
                 yield None
                 continue
-            rows = convert(outputs, batch) if len(batch) else None
+            rows = convert(outputs, batch) if len(batch) and outputs is not None else None
             yield ImageOutputs(rows, list(batch.ids), list(batch.indices), batch.bad)
 
     model.eval()

@@ -9,7 +9,7 @@ from typing import Any
 
 from toolbox.base import Dataset, Sample, find_images, get_image_suffixes, read_image, read_label
 from toolbox.base.image_files import format_ending_counts
-from toolbox.errors import ToolboxError
+from toolbox.errors import Problem, ToolboxError
 
 LISTS = (".txt", ".jsonl")
 _FIELDS = ("image", "path", "query_image")
@@ -55,15 +55,16 @@ def find_image_sources(*sources: str | Path) -> ImageSource:
     far as these were given, and a picture that several name counts once. Raises ToolboxError, naming all sources that
     make no sense, and where there is no picture.
     """
-    found, problems = [], []
+    image_sources: list[ImageSource] = []
+    problems: list[Problem] = []
     for source in sources:
         try:
-            found.append(_in_source(Path(source).expanduser()))
+            image_sources.append(_in_source(Path(source).expanduser()))
         except ToolboxError as error:
             problems += error.problems
     if problems:
         raise ToolboxError.from_problems(problems)
-    return found[0] if len(found) == 1 else _together(found)
+    return image_sources[0] if len(image_sources) == 1 else _together(image_sources)
 
 
 def _in_source(path: Path) -> ImageSource:

@@ -66,7 +66,7 @@ def compute(
             device=loaded.device,
             precision=loaded.precision,
         ):
-            yield outputs
+            yield outputs or {}
             if bar is not None:
                 bar.update(len(batch))
 

@@ -80,62 +80,78 @@ def export(
     whole = writes_itself(model)
     _check_parts(parts, merge, whole)
     pixels = {path: _pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
-    if whole:
-        if onnx:
-            _prepare_onnx(model)
-        with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
-            exported, inputs, found = export_whole(model, folder, parts=parts, pixels=pixels, log=log)
-            _write_classes(folder, classes)
-            if onnx:
-                found |= onnx_file.write(model, folder / "model.onnx", inputs, compare, log, classes=classes)
-            write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
-            _write_record(folder, {**origin, "library": exported.library, "merged": True, "differences": found})
-        return found
-    with torch.no_grad():
-        tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
     if onnx:
         _prepare_onnx(model)
-    lines, why_not = _embedding_lines(model, parts)
-    predicted = _predicted(model, parts, pixels) if lines else {}
-    found: dict[str, float] = {}
     with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
-        left = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
-        if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
-            left = {name: tensor for name, tensor in left.items() if any(f'head["{name}"]' in line for line in lines)}
-        _write_classes(folder, classes)
-        if left:
-            save_file(left, folder / "head.safetensors", metadata={"format": "pt"})
-        written: list[ExportedPart] = []
-        for path, backbone in parts.items():
-            part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
-            written.append(part)
-            result = _run(part, folder, pixels[path], lines, named=classes is not None)
-            found[path] = compare(f"tokens of {path} by {part.exported.library}", tokens[path], result["tokens"], log)
-            for name, key in (("embedding", "embeddings"), ("logits", "logits")):
-                if key in predicted:
-                    found[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), log)
-            if "answers" in result and result["answers"] != _answers(predicted["logits"], classes):
-                raise ToolboxError("The export is wrong: its lines name other classes than the model.")
+        if classes is not None:
+            (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
+        if whole:
+            exported, inputs, differences = export_whole(model, folder, parts=parts, pixels=pixels, log=log)
+            record = {"library": exported.library, "merged": True}
+            write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
+        else:
+            written, differences = _export_parts(model, folder, parts, pixels, origin, classes, merge, onnx, log)
+            inputs = _inputs(model, parts, pixels)
+            record = {"library": {part.path: part.exported.library for part in written}, "merged": merge}
         if onnx:
-            for backbone in parts.values():
-                if backbone.adapter is not None:
-                    backbone.adapter.merge()
-            file = folder / "model.onnx"
-            found |= onnx_file.write(model, file, _inputs(model, parts, pixels), compare, log, classes=classes)
-        write_readme(
-            folder,
-            written,
-            origin,
-            embedding=lines,
-            why_not=why_not,
-            head=sorted(left),
-            onnx=onnx,
-            classes=classes,
-            predictor=model.predictor,
-        )
-        libraries = {part.path: part.exported.library for part in written}
-        _write_record(folder, {**origin, "library": libraries, "merged": merge, "differences": found})
-    return found
+            differences |= onnx_file.write(model, folder / "model.onnx", inputs, compare, log, classes=classes)
+        record = {**origin, **record, "differences": differences}
+        (folder / RECORD).write_text(as_json(record), encoding="utf-8")
+    return differences
+
+
+def _export_parts(
+    model: Model,
+    folder: Path,
+    parts: dict[str, Backbone],
+    pixels: dict[str, Tensor],
+    origin: dict[str, Any],
+    classes: list[str] | None,
+    merge: bool,
+    onnx: bool,
+    log: Callable[[str], None],
+) -> tuple[list[ExportedPart], dict[str, float]]:
+    """Write each backbone and what is left of the model; returns the parts, and the differences that were found."""
+    with torch.no_grad():
+        tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
+    lines, why_not = _embedding_lines(model, parts)
+    predicted = _predict(model, parts, pixels) if lines else {}
+    head = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
+    if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
+        head = {name: tensor for name, tensor in head.items() if any(f'head["{name}"]' in line for line in lines)}
+    if head:
+        save_file(head, folder / "head.safetensors", metadata={"format": "pt"})
+    written: list[ExportedPart] = []
+    differences: dict[str, float] = {}
+    for path, backbone in parts.items():
+        part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
+        written.append(part)
+        result = _run(part, folder, pixels[path], lines, named=classes is not None)
+        library = part.exported.library
+        differences[path] = compare(f"tokens of {path} by {library}", tokens[path], result["tokens"], log)
+        for name, key in (("embedding", "embeddings"), ("logits", "logits")):
+            if key in predicted:
+                differences[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), log)
+        if classes is not None and "answers" in result:
+            answers = [classes[label] for label in predicted["logits"].argmax(dim=1).tolist()]
+            if result["answers"] != answers:
+                raise ToolboxError("The export is wrong: its lines name other classes than the model.")
+    write_readme(
+        folder,
+        written,
+        origin,
+        embedding=lines,
+        why_not=why_not,
+        head=sorted(head),
+        onnx=onnx,
+        classes=classes,
+        predictor=model.predictor,
+    )
+    if onnx:
+        for backbone in parts.values():
+            if backbone.adapter is not None:
+                backbone.adapter.merge()
+    return written, differences
 
 
 def _prepare_onnx(model: Model) -> None:
@@ -143,15 +159,6 @@ def _prepare_onnx(model: Model) -> None:
         model.prepare_export()
     except ValueError as error:
         raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
-
-
-def _write_classes(folder: Path, classes: list[str] | None) -> None:
-    if classes is not None:
-        (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
-
-
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    (folder / RECORD).write_text(as_json(record), encoding="utf-8")
 
 
 @contextmanager
@@ -195,7 +202,9 @@ def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
 
 
 def _pixels(backbone: Backbone) -> Tensor:
-    height, width = backbone.preprocess().size
+    size = backbone.preprocess().size
+    assert size is not None, "an encoder of images has a size"
+    height, width = size
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -205,7 +214,7 @@ def _inputs(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor])
     return {name: pixels[path_of[id(backbone)]] for name, backbone in model.inputs.items()}
 
 
-def _predicted(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+def _predict(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
         return onnx_file.Predict(model, list(model.inputs))(*_inputs(model, parts, pixels).values())
 
@@ -237,10 +246,6 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
         save_file(tensors, folder / "adapter" / "adapter_model.safetensors", metadata={"format": "pt"})
         adapter.save_config(folder / "adapter", base=exported.hub or "base")
     return ExportedPart(path, where, exported, adapted=adapter is not None)
-
-
-def _answers(logits: Tensor, classes: list[str]) -> list[str]:
-    return [classes[label] for label in logits.argmax(dim=1).tolist()]
 
 
 def _run(part: ExportedPart, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Job:
         return BatchBuilder(
             self.dataset,
             {self.name: self.source},
-            augment={self.name: self.augment},
+            augment={self.name: self.augment} if self.augment else None,
             seed=self.seed,
             skip_bad=skip_bad,
             streams={self.name: self.stream},
@@ -137,18 +137,18 @@ def compute(
     computed = job.features(stream)
     try:
         for shard in shards:
-            found = _Shard(shard, writer.layout, job)
-            found.keep(known.read(range(shard.first, shard.stop)))
+            contents = _ShardContents(shard, writer.layout, job)
+            contents.keep(known.read(range(shard.first, shard.stop)))
             for piece in plan.of_shard[shard]:
-                found.add(*next(computed))
+                contents.add(*next(computed))
                 done += len(piece)
                 progress(done)
-            writer.write(shard, found.rows, found.record)
+            writer.write(shard, contents.rows, contents.record)
     finally:
         stream.close()
 
 
-class _Shard:
+class _ShardContents:
     """A shard under way."""
 
     def __init__(self, shard: Shard, layout: ShardLayout, job: Job) -> None:
@@ -180,18 +180,19 @@ class _Shard:
                 where="features",
                 hint="Its dim() must be the width of what forward() returns.",
             )
-        labels = [None] * len(batch) if batch.labels is None else batch.labels.tolist()
-        roles = batch.roles or [None] * len(batch)
+        nothing: list[None] = [None] * len(batch)
+        labels = nothing if batch.labels is None else batch.labels.tolist()
+        roles = batch.roles or nothing
         places: dict[int, list[int]] = {}
         for place, index in enumerate(batch.indices):
             places.setdefault(index, []).append(place)
-        for index, own in places.items():
+        for index, rows_of_item in places.items():
             if str(index) in bad:  # one of its views failed
                 continue
             here = index - self.shard.first
-            self.rows[here] = rows[own].flatten(0, 1)
+            self.rows[here] = rows[rows_of_item].flatten(0, 1)
             for name, values in (("ids", batch.ids), ("labels", labels), ("roles", roles)):
-                self.record[name][here] = _json(values[own[0]])
+                self.record[name][here] = _json(values[rows_of_item[0]])
 
 
 def _json(value: Any) -> Any:

@@ -140,20 +140,19 @@ class FeatureCache:
         augment: Augment | dict[str, Augment] | None,
         precision: Precision,
     ) -> Job:
-        several = isinstance(augment, dict)
-        own = augment.get(name) if several else augment
-        if self.inputs[name].preprocess.size is None:
-            own = None
+        stream = 0
+        if isinstance(augment, dict):
+            augment, stream = augment.get(name), sorted(self.inputs).index(name)
         job = Job(name, self.towers[name], self.inputs[name], dataset, loader, where, self.device, precision)
-        if own is None:
+        if augment is None or self.inputs[name].preprocess.size is None:
             return job
         return replace(
             job,
-            augment=own,
-            stream=sorted(self.inputs).index(name) if several else 0,
+            augment=augment,
+            stream=stream,
             seed=self.seed,
             calls=self.settings["views"] or 1,
-            copies=getattr(own, "views", 1),
+            copies=getattr(augment, "views", 1),
         )
 
     def _store(self, job: Job) -> Store:

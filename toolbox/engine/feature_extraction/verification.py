@@ -1,6 +1,6 @@
 """A second look at features that were stored before: some items are computed again and compared.
 
-What the key does not see (a library, the code of a dataset, pictures without files) shows here.
+What the key does not see (a library, the code of a dataset, images without files) shows here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_some(store: Store, job: Job) -> None:
     """Compute `ITEMS` items again, the same for every run. Raises ToolboxError where one differs."""
     readable = [index for index in range(len(store)) if index not in store.unreadable]
     chosen = sorted(random.Random(0).sample(readable, min(ITEMS, len(readable))))
-    batch = job.fetch(skip_bad=True)[job.draws(chosen)] if chosen else Batch()
+    batch = job.fetch(skip_bad=True).build(job.draws(chosen)) if chosen else Batch()
     if batch.bad:
         index, message = batch.bad[0]
         raise ToolboxError(
@@ -32,10 +32,10 @@ def check_some(store: Store, job: Job) -> None:
             where=job.where,
             hint=f"Mend the file, or remove {store.folder} to store anew.",
         )
-    if not len(batch):
+    ((_, features),) = job.features([batch])
+    if features is None:
         return
-    ((_, rows),) = job.features([batch])
-    now = rows.flatten(0, 1).view(len(chosen), store.layout.views, -1)
+    now = features.flatten(0, 1).view(len(chosen), store.layout.views, -1)
     allowed = max(TOLERANCE[store.layout.dtype], TOLERANCE[job.precision.name])
     for index, rows in zip(chosen, now, strict=True):
         then = torch.stack([store.rows([index], view)[0] for view in range(store.layout.views)])

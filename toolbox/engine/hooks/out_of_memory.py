@@ -81,17 +81,20 @@ def _advice(
 ) -> ToolboxError:
     listed = ", ".join(f"{count} {name}s" for name, count in rows.items())
     message = f"Out of memory at step {step}, with {listed} in a batch: {shorten_error(error)}."
-    found = _parts(recipe, classes, rows)
-    if found:
-        named = ", ".join(f"{name} {_size(size)}" for name, size in found.items())
-        message += f" The step needs an estimated {_size(sum(found.values()))} ({named}), beside the loss."
+    parts = _parts(recipe, classes, rows) or {}
+    total = sum(parts.values())
+    if parts:
+        named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+        message += f" The step needs an estimated {_size(total)} ({named}), beside the loss."
     ways = proposals(recipe, classes, rows, device)
-    told = [
+    ways_to_save = [
         f"the override {' '.join(f'{key}={value}' for key, value in changes.items())}"
-        + (f" saves about {_size(saved)} ({saved / sum(found.values()):.0%})" if saved is not None else "")
+        + (f" saves about {_size(saved)} ({saved / total:.0%})" if saved is not None else "")
         for changes, saved in ways
     ]
-    hint = f"Each of these helps: {'; '.join(told)}." if told else "Try smaller images, or another device."
+    hint = (
+        f"Each of these helps: {'; '.join(ways_to_save)}." if ways_to_save else "Try smaller images, or another device."
+    )
     if any("optim_wrapper.accumulative_counts" in changes for changes, _ in ways):
         hint += (
             " With accumulative_counts a loss that compares items sees fewer of them at a time, with grad_cache not."
@@ -109,14 +112,14 @@ def proposals(
     The savings are None where a step cannot be counted: with inputs that are no images.
     """
     model = _structure(recipe, classes)
-    now = _parts(recipe, classes, rows)
-    found: list[tuple[Changes, int | None]] = []
+    now = sum((_parts(recipe, classes, rows) or {}).values())
+    ways: list[tuple[Changes, int | None]] = []
     for changes, left in (*_smaller(recipe, rows), *_cheaper(recipe, model, rows, device)):
         then = _parts(_changed(recipe, changes), classes, left) if now else None
-        saved = sum(now.values()) - sum(then.values()) if now and then else None
-        if saved is None or saved > _WORTH * sum(now.values()):
-            found.append((changes, saved))
-    return sorted(found, key=lambda one: -(one[1] or 0))
+        saved = now - sum(then.values()) if then else None
+        if saved is None or saved > _WORTH * now:
+            ways.append((changes, saved))
+    return sorted(ways, key=lambda way: -(way[1] or 0))
 
 
 def _smaller(recipe: dict[str, Any], rows: dict[str, int]) -> Iterator[tuple[Changes, dict[str, int]]]:
@@ -160,10 +163,10 @@ def _parts(recipe: dict[str, Any], classes: int | None, rows: dict[str, int]) ->
         if any(source.size is None for source in model.preprocess().values()):
             return None
         stored = list_cacheable(model) if recipe.get("features") else None
-        found, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"], stored)
+        parts, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"], stored)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, ToolboxError):
         return None  # an estimate is not worth another message
-    return found
+    return parts
 
 
 def _structure(recipe: dict[str, Any], classes: int | None) -> Model:

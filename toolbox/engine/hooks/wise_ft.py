@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from toolbox.base import Backbone, Curve, Hook, Model, ReportItem, Run
 from toolbox.engine.assemble import pretrained
@@ -210,7 +210,7 @@ def problems(recipe: dict[str, Any], model: Model) -> list[Problem]:
     return found
 
 
-def _mixed(model: nn.Module) -> dict[str, Backbone]:
+def _mixed(model: Model) -> dict[str, Backbone]:
     """Backbones with pretrained weights of which something trains."""
     return {
         path: backbone
