@@ -17,9 +17,9 @@ from toy_plugin import Noise, Patches, ToTensor
 from toolbox.base import PooledBackbone
 from toolbox.builtins.augment import RandomViews
 from toolbox.errors import ToolboxError
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.key import data_identity, describe_tower, digest, plain, weights_digest
 from toolbox.feature_cache.shards import ShardLayout
-from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.feature_cache.writer import MANIFEST, Writer
 from toolbox.registry import build
@@ -191,7 +191,7 @@ def write(folder: Path, dtype: str = "fp32", only: range | None = None, values: 
 @pytest.mark.parametrize(("dtype", "error"), [("fp32", 0), ("fp16", 1e-3), ("bf16", 1e-2)])
 def test_rows_come_back_in_any_order_from_any_shard(tmp_path, dtype, error):
     write(tmp_path / "s", dtype)
-    store = Store(tmp_path / "s")
+    store = FeatureStore(tmp_path / "s")
     assert len(list((tmp_path / "s").glob("shard-*.json"))) == 3
     wanted = [69, 0, 31, 32, 5, 5, 64]
     views = [1, 0, 1, 0, 0, 1, 1]
@@ -226,7 +226,7 @@ def test_a_damaged_shard_is_found_and_alone_is_written_again(tmp_path, damage, n
     assert quick == thorough or (damage is flip and name == "shard-00001")  # a size says nothing of a flipped bit
     if quick:
         with pytest.raises(ToolboxError, match="shard-00001 is not what was written"):
-            Store(tmp_path / "s")
+            FeatureStore(tmp_path / "s")
         with pytest.raises(ToolboxError, match=r"1 of 3 shards .* not whole"):
             writer.finish({"calls": VIEWS})
 
@@ -245,7 +245,7 @@ def test_a_broken_manifest_is_no_store_and_is_written_again(tmp_path, text):
     good = (tmp_path / "s" / MANIFEST).read_text()
     (tmp_path / "s" / MANIFEST).write_text(text)
     with pytest.raises(ToolboxError, match=r"manifest\.json cannot be read"):
-        Store(tmp_path / "s")
+        FeatureStore(tmp_path / "s")
     writer.finish({"calls": VIEWS})
     assert (tmp_path / "s" / MANIFEST).read_text() == good
     assert json.loads(good)["of"] == {"weights": "x"}
@@ -256,7 +256,7 @@ def test_what_was_written_before_an_interruption_stays(tmp_path):
     (tmp_path / "s/.shard-00002.1.partial").write_bytes(b"half")
     (tmp_path / "s/shard-00002").write_bytes(b"without its record")
     with pytest.raises(ToolboxError, match=r"manifest\.json cannot be read"):
-        Store(tmp_path / "s")
+        FeatureStore(tmp_path / "s")
     assert [shard.number for shard in writer.missing()] == [2]
     before = (tmp_path / "s/shard-00000").stat().st_mtime_ns
     with writer.alone():
@@ -264,7 +264,7 @@ def test_what_was_written_before_an_interruption_stays(tmp_path):
     assert not list((tmp_path / "s").glob(".*.partial"))
     write(tmp_path / "s")
     assert (tmp_path / "s/shard-00000").stat().st_mtime_ns == before
-    torch.testing.assert_close(Store(tmp_path / "s").rows([69], 1)[0], rows()[69, 1])
+    torch.testing.assert_close(FeatureStore(tmp_path / "s").rows([69], 1)[0], rows()[69, 1])
 
 
 @pytest.mark.parametrize(

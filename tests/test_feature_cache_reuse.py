@@ -14,8 +14,8 @@ from test_feature_cache_runs import FROZEN, run
 
 from toolbox.base import Dataset, read_image
 from toolbox.cli import cache
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.key import digest_item_files
-from toolbox.feature_cache.store import Store
 from toolbox.registry import catalog
 
 FOLDER = dict(type="datasets.ImageFolder", root="pictures", split="train")
@@ -44,13 +44,18 @@ def grown(toy):
     def run_again(changes: dict | None = None, name: str = "run"):
         results, _, said = run(toy(GROWING | (changes or {})), name, overwrite=True)
         features = results["features"]
-        return features["computed"], features["found"], [Store(Path(folder)) for folder in features["folders"]], said
+        return (
+            features["computed"],
+            features["found"],
+            [FeatureStore(Path(folder)) for folder in features["folders"]],
+            said,
+        )
 
     assert run_again()[:2] == (50, 0)
     return run_again
 
 
-def assert_stored_as_computed_anew(grown, stores: list[Store]) -> None:
+def assert_stored_as_computed_anew(grown, stores: list[FeatureStore]) -> None:
     """What was kept and what was computed is what a store made from nothing holds."""
     _, found, anew, _ = grown({"features.folder": "other"}, "anew")
     assert found == 0
@@ -130,7 +135,7 @@ def test_the_command_lists_stores_and_removes_what_is_out_of_date(grown, capsys)
     assert "2 stores" in capsys.readouterr().out
     picture("train/b/001.png", 1)
     grown()
-    old, new, _ = sorted(Path("work_dirs/features").iterdir(), key=lambda path: Store(path).layout.items != 40)
+    old, new, _ = sorted(Path("work_dirs/features").iterdir(), key=lambda path: FeatureStore(path).layout.items != 40)
     os.utime(old / "manifest.json", (1, 1))
     for file in old.iterdir():
         os.utime(file, (1, 1))

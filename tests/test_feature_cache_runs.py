@@ -23,7 +23,7 @@ from toolbox.builtins.augment import RandomViews
 from toolbox.cli import extract
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.feature_cache.writer import Writer
 
@@ -116,7 +116,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(toy, monkeypatch, st
 
 def test_views_are_those_that_the_loader_makes_and_draws_choose_from_them(toy):
     results, _, _ = run(toy(VIEWS), "a")
-    store = Store(Path(results["features"]["folders"][0]))
+    store = FeatureStore(Path(results["features"]["folders"][0]))
     assert (store.calls, store.layout.views) == (3, 3)
     model = api.build(toy(VIEWS))
     from safetensors.torch import load_file
@@ -149,7 +149,7 @@ def test_an_augmentation_of_two_views_is_stored_as_two(toy):
         }
     )
     results, _, _ = run(recipe, "a")
-    store = Store(Path(results["features"]["folders"][0]))
+    store = FeatureStore(Path(results["features"]["folders"][0]))
     assert (store.calls, store.layout.views) == (3, 6)
     batch = BatchBuilder(
         toy_plugin.Noise(), {"image": InputSpec("image", toy_plugin.ToTensor(16))}, stored={"image": store}
@@ -164,7 +164,7 @@ def test_what_is_live_sees_the_view_that_is_stored_beside_it(toy):
     """A student at work learns from a stored teacher: both of the same picture."""
     augment = {"train_dataloader.augment": dict(type="core.Augment")}
     results, _, _ = run(toy(TAUGHT | augment | {"features": dict(dtype="fp32", views=2)}), "a")
-    store = Store(Path(results["features"]["folders"][0]))
+    store = FeatureStore(Path(results["features"]["folders"][0]))
     source = InputSpec("image", toy_plugin.ToTensor(16))
     inputs, dataset = {"image": source, "teacher": source}, toy_plugin.Noise()
     mixed = BatchBuilder(dataset, inputs, augment=RandomViews(), seed=0, stored={"teacher": store})[[(900, 7)]]

@@ -23,7 +23,7 @@ _PUBLIC = {
 
 _FOR_COMMANDS = {
     "Console": "toolbox.engine.console:Console",
-    "FeatureStore": "toolbox.feature_cache.store:Store",
+    "FeatureStore": "toolbox.feature_cache.feature_store:FeatureStore",
     "HtmlPage": "toolbox.report.page:HtmlPage",
     "add_model_arguments": "toolbox.cli.model_commands:add_model_arguments",
     "add_recipe_arguments": "toolbox.cli.common:add_recipe_arguments",

@@ -17,7 +17,7 @@ from toolbox.engine.data.loader import batches, ready
 from toolbox.engine.hooks import out_of_memory
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.plugin import Device
 from toolbox.registry import build
 
@@ -75,7 +75,7 @@ def run_over(
     workers: int = 2,
     prefetch: int = 2,
     skip_bad: bool = False,
-    stored: Mapping[str, Store] | None = None,
+    stored: Mapping[str, FeatureStore] | None = None,
     where: str = "",
 ) -> Iterator[tuple[Batch, Outputs | None, bool]]:
     """A model's outputs for every item of a dataset, in its order, without augmentation.

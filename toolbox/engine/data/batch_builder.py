@@ -19,7 +19,7 @@ from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.data.workers import WorkerStatus
 from toolbox.errors import Problem, ToolboxError
-from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.utils.messages import shorten_error
 
@@ -64,7 +64,7 @@ class BatchBuilder(torch.utils.data.Dataset):
         seed: int = 0,
         blocks: int = 1,
         skip_bad: bool = False,
-        stored: Mapping[str, Store] | None = None,
+        stored: Mapping[str, FeatureStore] | None = None,
         streams: dict[str, int] | None = None,
         mix: Mix | None = None,
     ) -> None:

@@ -23,7 +23,7 @@ from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.data.workers import WorkerMonitor
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
-from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.feature_store import FeatureStore
 
 
 def _start_worker(max_pixels: int | None, _: int) -> None:
@@ -102,7 +102,7 @@ def training_batches(
     last: int,
     pin_memory: bool,
     log: Callable[[str], None] | None = None,
-    stored: Mapping[str, Store] | None = None,
+    stored: Mapping[str, FeatureStore] | None = None,
 ) -> Generator[Batch, None, None]:
     """The training batches from number `first` until before `last`, as a recipe's train_dataloader says."""
     fetch = BatchBuilder(

@@ -23,11 +23,11 @@ from toolbox.engine.feature_extraction.extraction import Job, compute
 from toolbox.engine.feature_extraction.verification import check_some
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
+from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.inventory import list_stores
 from toolbox.feature_cache.key import data_identity, describe_tower, digest, digest_item_files, plain
 from toolbox.feature_cache.reuse import ReusableItems
 from toolbox.feature_cache.shards import Shard, ShardLayout
-from toolbox.feature_cache.store import Store
 from toolbox.feature_cache.writer import Writer, read_manifest
 from toolbox.plugin import Device
 from toolbox.utils.key_paths import find_differences
@@ -65,8 +65,8 @@ class FeatureCache:
         self.inputs, self.towers = input_specs(model, training=True), list_cacheable(model)
         self.computed = self.found = 0
         self.folders: list[Path] = []
-        self._stores: dict[tuple[str, bool], dict[str, Store]] = {}
-        self._opened: dict[str, Store] = {}
+        self._stores: dict[tuple[str, bool], dict[str, FeatureStore]] = {}
+        self._opened: dict[str, FeatureStore] = {}
         self._told: set[str] = set()
         try:
             self._of = {
@@ -119,7 +119,7 @@ class FeatureCache:
             self.model.train(was_training)
             set_random_state(self.device, state)  # a run is the same whether its features were there or not
 
-    def of(self, loader: dict[str, Any], *, training: bool = False) -> dict[str, Store]:
+    def of(self, loader: dict[str, Any], *, training: bool = False) -> dict[str, FeatureStore]:
         """The stores of a dataset that was added, by input."""
         return self._stores[self._key(loader, training)]
 
@@ -155,7 +155,7 @@ class FeatureCache:
             copies=getattr(augment, "views", 1),
         )
 
-    def _store(self, job: Job) -> Store:
+    def _store(self, job: Job) -> FeatureStore:
         try:
             of = (
                 self._of[job.name]
@@ -189,7 +189,7 @@ class FeatureCache:
                 self._compute(job, writer, missing, known)
                 self.distributed.barrier()
             self.distributed.run_on_main(lambda: self._finish(writer, job, missing))
-        store = Store(folder)
+        store = FeatureStore(folder)
         check_bad(len(store.unreadable), job.dataset, job.loader, job.where.removesuffix("_dataloader"))
         if store.unreadable and job.loader.get("on_bad_item", "raise") == "raise":
             hint = f"Mend the files and remove {folder}, or set on_bad_item='skip' in the dataloader."
@@ -254,7 +254,7 @@ class FeatureCache:
         made_by = {"torch": torch.__version__, "device": self.device.type}
         return {"calls": job.calls, "made_of": made_of, "made_by": made_by}
 
-    def _tell(self, store: Store, job: Job, new: int, seconds: float) -> None:
+    def _tell(self, store: FeatureStore, job: Job, new: int, seconds: float) -> None:
         """Count items, and say what was computed and what was there."""
         old, layout = len(store) - new, store.layout
         self.computed, self.found = self.computed + new, self.found + old

@@ -12,14 +12,14 @@ import torch
 from toolbox.base import Batch
 from toolbox.engine.feature_extraction.extraction import Job
 from toolbox.errors import ToolboxError
-from toolbox.feature_cache.store import Store
+from toolbox.feature_cache.feature_store import FeatureStore
 
 ITEMS = 4
 TOLERANCE = {"fp32": 2e-3, "fp16": 1e-2, "bf16": 3e-2}
 """Length of the difference over that of the features, by the coarser of the stored dtype and the precision."""
 
 
-def check_some(store: Store, job: Job) -> None:
+def check_some(store: FeatureStore, job: Job) -> None:
     """Compute `ITEMS` items again, the same for every run. Raises ToolboxError where one differs."""
     readable = [index for index in range(len(store)) if index not in store.unreadable]
     chosen = sorted(random.Random(0).sample(readable, min(ITEMS, len(readable))))

@@ -15,7 +15,7 @@ from toolbox.feature_cache.shards import DTYPES, ShardLayout, read_record
 from toolbox.feature_cache.writer import MANIFEST, read_manifest
 
 
-class Store:
+class FeatureStore:
     """The features of a dataset, in the order of its items. Raises ToolboxError for a folder that holds no whole one.
 
     - `folder`: the store's own.
