@@ -179,11 +179,11 @@ def test_buffers_are_as_before_the_left_out_step(fused):
     update = step_of(model, adamw(fused))
     for factor in (1.0, 2.0):
         update([batch_with(factor)], 0, 10)
-    assert update.skipping._fused == fused
+    assert update.guard._fused == fused
     before = {name: value.clone() for name, value in model.state_dict().items()}
     update([batch_with(float("inf"))], 2, 10)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert update.skipping.count == 1
+    assert update.guard.count == 1
 
 
 def test_a_fused_optimizer_decides_without_the_host(monkeypatch):
@@ -198,7 +198,7 @@ def test_a_fused_optimizer_decides_without_the_host(monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, read)
     update([batch_with(float("nan"))], 1, 10)
     monkeypatch.undo()
-    assert update.skipping.count == 1
+    assert update.guard.count == 1
 
 
 @pytest.mark.parametrize("max_norm", [None, 1.0])
@@ -210,10 +210,10 @@ def test_the_scaler_of_fp16_goes_on_and_its_own_overflows_are_not_counted(max_no
     kept, scale = model.weight.detach().clone(), scaler.get_scale()
     update([batch_with(float("nan"))], 1, 10)
     assert torch.equal(model.weight, kept)
-    assert update.skipping.count == 1
+    assert update.guard.count == 1
     update([batch_with(1e35)], 2, 10)  # finite, and infinite once it is scaled
     assert torch.equal(model.weight, kept)
-    assert update.skipping.count == 1
+    assert update.guard.count == 1
     assert scaler.get_scale() < scale
     update([batch_with(1.0)], 3, 10)
     assert not torch.equal(model.weight, kept)
@@ -230,7 +230,7 @@ def test_an_infinite_loss_with_finite_gradients_is_left_out_under_fp16_too():
     kept = model.weight.detach().clone()
     update([batch_with(float("inf"))], 1, 10)
     assert torch.equal(model.weight, kept)
-    assert update.skipping.count == 1
+    assert update.guard.count == 1
 
 
 def test_the_limit_is_told_where_it_is_set():

@@ -1,4 +1,4 @@
-"""A recipe of one encoder, used with another one: what the other lacks is left out, and said."""
+"""A recipe of one encoder, used with another one: what the other lacks is left out, and noted."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def adapt_recipe(
         node = get_value(recipe, path)
         if not _is_backbone(node):
             continue
-        own = {name for name in overridden if name.startswith(f"{path}.")}
+        overrides = {name for name in overridden if name.startswith(f"{path}.")}
         if f"{path}.type" in overridden and node["type"] != get_value(original, f"{path}.type"):
-            notes += _drop_arguments(node, path, own)
+            notes += _drop_arguments(node, path, overrides)
         notes += _drop_start(recipe, path, overridden)
         try:
             with torch.device("meta"):
                 backbone = build(_plain(node), "backbone", where=path)
         except (ToolboxError, OSError, ValueError):
             continue  # the check of the recipe says it
-        notes += _fit_slots(node, path, own, backbone)
+        notes += _fit_slots(node, path, overrides, backbone)
         notes += _drop_blocks(recipe, path, overridden, backbone)
     return notes
 
 
-def _drop_arguments(node: dict[str, Any], path: str, own: set[str]) -> list[str]:
+def _drop_arguments(node: dict[str, Any], path: str, overrides: set[str]) -> list[str]:
     """Drop what the new component has no argument for; `arch` is in the words of the old one."""
     known = {parameter.name for parameter in read_parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
     known |= {"type", *SLOT_KEYS.get("backbone", {})}
-    gone = [key for key in node if key not in known and not any(is_within(name, f"{path}.{key}") for name in own)]
+    gone = [key for key in node if key not in known and not any(is_within(name, f"{path}.{key}") for name in overrides)]
     for key in gone:
         del node[key]
     return [f"{path}.{key} is left out: it is an argument of the recipe's own encoder." for key in gone]
@@ -68,29 +68,33 @@ def _drop_start(recipe: dict[str, Any], path: str, overridden: Collection[str]) 
     return [f"load_from={start!r} is left out: that checkpoint is of another encoder than {path}."]
 
 
-def _fit_slots(node: dict[str, Any], path: str, own: set[str], backbone: Backbone) -> list[str]:
+def _fit_slots(node: dict[str, Any], path: str, overrides: set[str], backbone: Backbone) -> list[str]:
     """Fit `tune`, `quantize` and `gradient_checkpointing` to the layers that there are."""
     notes, name = [], type(backbone).__name__
     layers = backbone.layers()
     inside = [(key, part) for layer in layers for key, part in layer.named_modules() if isinstance(part, nn.Linear)]
     tune = node.get("tune")
     if isinstance(tune, dict):
-        if tune.get("mode") == "lora" and not inside and f"{path}.tune.mode" not in own:
+        if tune.get("mode") == "lora" and not inside and f"{path}.tune.mode" not in overrides:
             node["tune"] = {"mode": "last"}
             notes.append(f"{path}.tune.mode is 'last' instead of 'lora': this {name} has no linear layers to adapt.")
-        elif isinstance(tune.get("targets"), list) and f"{path}.tune.targets" not in own:
+        elif isinstance(tune.get("targets"), list) and f"{path}.tune.targets" not in overrides:
             leaves = {key.rpartition(".")[2] for key, _ in inside}
             if absent := [target for target in tune["targets"] if target not in leaves]:
                 del tune["targets"]
                 notes.append(f"{path}.tune.targets is left out: this {name} has no {', '.join(absent)}.")
-        if isinstance(tune.get("last"), int) and tune["last"] > len(layers) and f"{path}.tune.last" not in own:
+        if isinstance(tune.get("last"), int) and tune["last"] > len(layers) and f"{path}.tune.last" not in overrides:
             tune["last"] = len(layers)
             notes.append(f"{path}.tune.last is {len(layers)}: this {name} has no more blocks.")
-    if node.get("quantize") is not None and not inside and not any(is_within(key, f"{path}.quantize") for key in own):
+    if (
+        node.get("quantize") is not None
+        and not inside
+        and not any(is_within(key, f"{path}.quantize") for key in overrides)
+    ):
         del node["quantize"]
         notes.append(f"{path}.quantize is left out: this {name} has no linear layers.")
     key = f"{path}.gradient_checkpointing"
-    if node.get("gradient_checkpointing") and "checkpointing" not in backbone.abilities and key not in own:
+    if node.get("gradient_checkpointing") and "checkpointing" not in backbone.abilities and key not in overrides:
         del node["gradient_checkpointing"]
         notes.append(f"{key} is left out: this {name} cannot recompute activations.")
     return notes

@@ -36,10 +36,12 @@ def other_classes(
     here = class_names(dataset) or []
     if trained is None and count in (None, len(here)):
         return []
-    found = first_difference(trained, here) if trained is not None else "whose names are not known"
-    if not found:
+    difference = first_difference(trained, here) if trained is not None else "whose names are not known"
+    if not difference:
         return []
-    message = f"It has {len(here)} classes, the training data {count if trained is None else len(trained)}: {found}."
+    message = (
+        f"It has {len(here)} classes, the training data {count if trained is None else len(trained)}: {difference}."
+    )
     return [Problem(message, where, "A classifier is judged on the classes that it was trained on.")]
 
 

@@ -63,7 +63,7 @@ def _ignored(datasets: Iterable[Dataset]) -> str:
 def describe_task(recipe: Mapping[str, Any], splits: Sequence[str], place: RankInfo) -> str:
     """Data, model and device of a recipe, such as:
 
-        datasets.ImageFolder my_pictures, with retrieval.Embedder (dinov3.ViT vits16 lora), on cpu
+        datasets.ImageFolder my_images, with retrieval.Embedder (dinov3.ViT vits16 lora), on cpu
 
     - `recipe`: complete.
     - `splits`: whose datasets are named, of "train", "val" and "test"; equal ones once.

@@ -90,7 +90,7 @@ def run_over(
     - `stored`: features of inputs that are not read.
     - `where`: key of the dataloader, for messages.
 
-    Yields (batch, outputs, own) as `compute_outputs` does; a batch that is not its `own` is computed only to stay in
+    Yields (batch, outputs, is_own) as `compute_outputs` does; a batch that is not its own is computed only to stay in
     step with the other processes, one of which has it.
     """
     sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
@@ -108,8 +108,8 @@ def run_over(
         where=where,
         in_step=True,
     )
-    for (batch, outputs), own in zip(computed, turns.own(), strict=True):
-        yield batch, outputs, own
+    for (batch, outputs), is_own in zip(computed, turns.own(), strict=True):
+        yield batch, outputs, is_own
 
 
 def gather_in_order(pieces: Iterable[T | None]) -> Iterator[T]:

@@ -40,17 +40,17 @@ class Precision:
         return torch.autocast(self.type, DTYPES[self.name])
 
 
-def eval_precision(recipe: Mapping[str, Any], device: Device, given: str | None = None) -> Precision:
+def eval_precision(recipe: Mapping[str, Any], device: Device, requested: str | None = None) -> Precision:
     """How a recipe's model computes wherever it is evaluated or encodes: in the run, by commands, and by the API.
 
-    - `given`: what the caller asks for; default: the recipe's `env_cfg.eval_precision`, else the precision that it
+    - `requested`: what the caller asks for; default: the recipe's `env_cfg.eval_precision`, else the precision that it
       trains in, "fp32" where it says nothing.
 
     Raises ToolboxError if the device cannot do that.
     """
-    if given is not None:
-        return Precision(given, device, where="precision")
-    own = (recipe.get("env_cfg") or {}).get("eval_precision")
-    if own is not None:
-        return Precision(own, device, where="env_cfg.eval_precision")
+    if requested is not None:
+        return Precision(requested, device, where="precision")
+    setting = (recipe.get("env_cfg") or {}).get("eval_precision")
+    if setting is not None:
+        return Precision(setting, device, where="env_cfg.eval_precision")
     return Precision((recipe.get("optim_wrapper") or {}).get("precision") or "fp32", device)

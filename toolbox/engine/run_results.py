@@ -72,7 +72,7 @@ def write_results(run: Trainer, after: dict[str, float] | None) -> dict[str, Any
 
 def _collect(run: Trainer, after: dict[str, float] | None) -> dict[str, Any]:
     setup, target = run.setup, run.setup.final
-    left_out = setup.train_step.left_out
+    skip_counter = setup.train_step.skip_counter
     return run.progress.results() | {
         "after": after,
         "better": target.better if target else {},
@@ -86,7 +86,7 @@ def _collect(run: Trainer, after: dict[str, float] | None) -> dict[str, Any]:
         "processes": run.distributed.world_size,
         "threads": setup.threads,
         "unreadable_items": len(setup.bad_items.found),
-        "skipped_steps": left_out.count if left_out else 0,
+        "skipped_steps": skip_counter.count if skip_counter else 0,
         "features": setup.feature_cache.results() if setup.feature_cache else None,
         "data": count_data(setup.datasets),
     }

@@ -41,37 +41,39 @@ def prepare(model: Model, settings: dict[str, Any], device: torch.device) -> Non
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
     """What is wrong with the switches of a recipe's `env_cfg`."""
-    where, given = "env_cfg.compile", settings["compile"]
-    found = []
+    where, options = "env_cfg.compile", settings["compile"]
+    problems = []
     if settings["channels_last"] and settings["parallel"]["mode"] == "fsdp":
         hint = "Use env_cfg.parallel.mode=ddp, or remove channels_last."
-        found.append(Problem("Weights that are cut up cannot be channels-last.", "env_cfg.channels_last", hint))
-    if not isinstance(given, dict):
-        return found
-    for name, value in given.items():
+        problems.append(Problem("Weights that are cut up cannot be channels-last.", "env_cfg.channels_last", hint))
+    if not isinstance(options, dict):
+        return problems
+    for name, value in options.items():
         if name not in OPTIONS:
-            found.append(Problem(f"There is no key '{name}'.", f"{where}.{name}", f"Keys here: {', '.join(OPTIONS)}."))
+            problems.append(
+                Problem(f"There is no key '{name}'.", f"{where}.{name}", f"Keys here: {', '.join(OPTIONS)}.")
+            )
         elif not isinstance(value, OPTIONS[name]):
-            found.append(Problem(f"{OPTIONS[name].__name__} is expected here, not {value!r}.", f"{where}.{name}"))
-    if found:
-        return found
-    backend = given.get("backend", "inductor")
+            problems.append(Problem(f"{OPTIONS[name].__name__} is expected here, not {value!r}.", f"{where}.{name}"))
+    if problems:
+        return problems
+    backend = options.get("backend", "inductor")
     for key in ("mode", "backend"):
-        if given.get(key) in GRAPHS:
-            message = f"'{given[key]}' records CUDA graphs, which several compiled blocks overwrite for each other."
-            found.append(Problem(message, f"{where}.{key}", "Use mode='max-autotune-no-cudagraphs', or no mode."))
-    if found:
-        return found
+        if options.get(key) in GRAPHS:
+            message = f"'{options[key]}' records CUDA graphs, which several compiled blocks overwrite for each other."
+            problems.append(Problem(message, f"{where}.{key}", "Use mode='max-autotune-no-cudagraphs', or no mode."))
+    if problems:
+        return problems
     if backend not in (known := torch.compiler.list_backends(())):
-        found.append(
+        problems.append(
             Problem(f"torch.compile has no backend '{backend}'.", f"{where}.backend", f"There are: {', '.join(known)}.")
         )
-    if "mode" in given and given["mode"] not in MODES:
+    if "mode" in options and options["mode"] not in MODES:
         hint = f"There are: {', '.join(MODES)}."
-        found.append(Problem(f"torch.compile has no mode '{given['mode']}'.", f"{where}.mode", hint))
-    elif "mode" in given and backend != "inductor":
-        found.append(Problem(f"The backend '{backend}' has no modes.", f"{where}.mode", "Remove the key."))
-    return found
+        problems.append(Problem(f"torch.compile has no mode '{options['mode']}'.", f"{where}.mode", hint))
+    elif "mode" in options and backend != "inductor":
+        problems.append(Problem(f"The backend '{backend}' has no modes.", f"{where}.mode", "Remove the key."))
+    return problems
 
 
 def notes(model: Model, settings: dict[str, Any]) -> list[str]:
@@ -134,10 +136,10 @@ def _refusal(error: Exception) -> ToolboxError:
         "riton": "Triton is missing or does not work here, and torch.compile needs it on a GPU.",
     }
     what = next((text for sign, text in known.items() if any(sign in line for line in lines)), None)
-    said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
+    cause = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
     hint = f"{_HINT}, or install what is missing (a compiler: g++; Triton comes with torch for Linux and CUDA)"
     return ToolboxError(
-        what or f"torch.compile failed: {type(error).__name__}: {said[:300]}",
+        what or f"torch.compile failed: {type(error).__name__}: {cause[:300]}",
         where="env_cfg.compile",
         hint=f"{hint}." if what else f"{_HINT}, or look where it fails: env_cfg.compile=dict(backend='aot_eager').",
     )

@@ -44,33 +44,33 @@ class StepMetrics:
         rows: list[tuple[int, str, int, int]] = []  # step, name, batch, items
         tensors: list[Tensor] = []
         for step, (batches, whole, left_out) in enumerate(self._waiting):
-            for number, (items, found) in [*enumerate(batches), (_STEP, (1, whole))]:
-                rows += [(step, name, number, items) for name in found]
-                tensors += found.values()
+            for number, (items, scalars) in [*enumerate(batches), (_STEP, (1, whole))]:
+                rows += [(step, name, number, items) for name in scalars]
+                tensors += scalars.values()
             if left_out is not None:
                 rows.append((step, "", _STEP, 0))
                 tensors.append(left_out)
         values = torch.stack([tensor.detach().reshape(()).float() for tensor in tensors]).tolist()
-        own: list[_Parts] = [{} for _ in self._waiting]
+        steps: list[_Parts] = [{} for _ in self._waiting]
         for (step, name, number, items), value in zip(rows, values, strict=True):
             if number != _STEP or math.isfinite(value):
-                own[step].setdefault(name, {})[number] = (value, items)
-        everyone: list[Any] = [own]
+                steps[step].setdefault(name, {})[number] = (value, items)
+        everyone: list[Any] = [steps]
         if get_dist_info()[1] > 1:
             everyone *= get_dist_info()[1]
-            dist.all_gather_object(everyone, own)
+            dist.all_gather_object(everyone, steps)
         self._steps += map(_joined, zip(*everyone, strict=True))
         self._waiting = []
 
     def read(self) -> dict[str, float]:
         """Means over the steps since the last call that have the number. Waits for the device."""
         self.settle()
-        found: dict[str, list[float]] = {}
+        by_name: dict[str, list[float]] = {}
         for step in self._steps:
             for name, value in step.items():
-                found.setdefault(name, []).append(value)
+                by_name.setdefault(name, []).append(value)
         self._steps = []
-        return {name: sum(values) / len(values) for name, values in found.items()}
+        return {name: sum(values) / len(values) for name, values in by_name.items()}
 
     def state_dict(self) -> list[dict[str, float]]:
         """What will be read. Every process must ask."""
@@ -90,10 +90,10 @@ def _joined(processes: Sequence[_Parts]) -> dict[str, float]:
     return {name: _mean([parts[name] for parts in processes if name in parts]) for name in names}
 
 
-def _mean(found: list[dict[int, tuple[float, int]]]) -> float:
+def _mean(processes: list[dict[int, tuple[float, int]]]) -> float:
     """Over the batches of a step the mean, each being the mean over its items."""
-    numbers = sorted({number for parts in found for number in parts})
-    batches = [[parts[number] for parts in found if number in parts] for number in numbers]
+    numbers = sorted({number for parts in processes for number in parts})
+    batches = [[parts[number] for parts in processes if number in parts] for number in numbers]
     means = [
         batch[0][0] if len(batch) == 1 else sum(v * n for v, n in batch) / max(1, sum(n for _, n in batch))
         for batch in batches

@@ -56,9 +56,9 @@ class TrainStep:
         self.numbers = StepMetrics()
         self._parts: list[tuple[int, dict[str, Tensor]]] = []  # of the step that is made: each batch's items, scalars
         self._first_bad: Tensor | None = None
-        self.skipping = None if max_skipped is None else NonFiniteGuard(parallel.module, self.optimizer, max_skipped)
-        counts = self.skipping is not None or precision.scaler is not None
-        self.left_out = SkipCounter(self.parameters[0].device, max_in_a_row) if counts else None
+        self.guard = None if max_skipped is None else NonFiniteGuard(parallel.module, self.optimizer, max_skipped)
+        counts = self.guard is not None or precision.scaler is not None
+        self.skip_counter = SkipCounter(self.parameters[0].device, max_in_a_row) if counts else None
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """What is trained, by its names in the model."""
@@ -68,8 +68,8 @@ class TrainStep:
     def __call__(self, batches: list[Batch], step: int, steps: int) -> None:
         """Update from the mean gradient of `batches`; `step` counts from 0."""
         self._schedule(step, steps)
-        if self.skipping:
-            self.skipping.begin()
+        if self.guard:
+            self.guard.begin()
         values: dict[str, Tensor] = {}
         self._parts = []
         for number, batch in enumerate(batches, start=1):
@@ -102,17 +102,17 @@ class TrainStep:
         if self.max_norm is not None:
             extra["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
             values |= extra
-        bad = self.skipping.judge(values, scaled=scaler is not None) if self.skipping else None
+        bad = self.guard.judge(values, scaled=scaler is not None) if self.guard else None
         left_out = overflow(scaler, self.optimizer, bad) if scaler else bad
-        if self.left_out is not None and left_out is not None:
-            self.left_out.add(left_out)
+        if self.skip_counter is not None and left_out is not None:
+            self.skip_counter.add(left_out)
         self.numbers.add(self._parts, extra, bad)
         self._remember(values, step)
         if scaler:
             scaler.step(self.optimizer)
             scaler.update()
-        elif self.skipping and bad is not None:
-            self.skipping.step(bad)
+        elif self.guard and bad is not None:
+            self.guard.step(bad)
         else:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -162,10 +162,10 @@ class TrainStep:
 
         Where such steps are left out: if they are more than allowed.
         """
-        if self.skipping:
-            self.skipping.check()
-        if self.left_out is not None:
-            self.left_out.check()
+        if self.guard:
+            self.guard.check()
+        if self.skip_counter is not None:
+            self.skip_counter.check()
         hint = (
             "Checkpoints of the run are from before. Try a lower learning rate, more warm-up, clip_grad, or "
             "precision='fp32'; a temperature near 0 or a broken image can cause it too."
@@ -181,7 +181,7 @@ class TrainStep:
         Raises ToolboxError if the loss was not finite, or too many updates were left out.
         """
         self.check_finite()
-        skipped = {"skipped_steps": self.left_out.count} if self.left_out is not None else {}
+        skipped = {"skipped_steps": self.skip_counter.count} if self.skip_counter is not None else {}
         return {**self.numbers.read(), **skipped, "lr": max(group["lr"] for group in self.optimizer.param_groups)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,8 +200,8 @@ class TrainStep:
             "groups": [_optimizer_entries(group, self.optimizer.defaults) for group in self.optimizer.param_groups],
             "scaler": self.precision.scaler.state_dict() if self.precision.scaler else None,
             "numbers": self.numbers.state_dict(),
-            "skipping": self.skipping.state_dict() if self.skipping else None,
-            "left_out": self.left_out.state_dict() if self.left_out is not None else None,
+            "skipping": self.guard.state_dict() if self.guard else None,
+            "left_out": self.skip_counter.state_dict() if self.skip_counter is not None else None,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -234,10 +234,10 @@ class TrainStep:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.precision.scaler and saved["scaler"]:
             self.precision.scaler.load_state_dict(saved["scaler"])
-        if self.skipping:
-            self.skipping.load_state_dict(saved.get("skipping"))
-        if self.left_out is not None:
-            self.left_out.load_state_dict(saved.get("left_out"))
+        if self.guard:
+            self.guard.load_state_dict(saved.get("skipping"))
+        if self.skip_counter is not None:
+            self.skip_counter.load_state_dict(saved.get("left_out"))
         self.numbers.load_state_dict(saved.get("numbers", []))
 
 

@@ -1,7 +1,7 @@
 """Which items a run was trained on: kept in its checkpoints, so that no evaluation counts them as new without a word.
 
-An item is known by a digest of what its dataset says identifies it (`Dataset.identities`), 8 bytes each: for a picture
-its class, name and size, wherever its folder lies. Pictures of other data may share these; so of files up to `SAMPLED`,
+An item is known by a digest of what its dataset says identifies it (`Dataset.identities`), 8 bytes each: for an image
+its class, name and size, wherever its folder lies. Images of other data may share these; so of files up to `SAMPLED`,
 those with the smallest digests, the beginning of their content is kept too, and those that begin otherwise are others.
 """
 
@@ -40,22 +40,22 @@ class TrainedItems:
 
     def __or__(self, other: TrainedItems) -> TrainedItems:
         """The items of both."""
-        pairs = [np.stack([one.sampled, one.contents], axis=1) for one in (self, other)]
+        pairs = [np.stack([part.sampled, part.contents], axis=1) for part in (self, other)]
         sampled, contents = np.unique(np.concatenate(pairs), axis=0).T
         return TrainedItems(np.union1d(self.items, other.items), sampled, contents)
 
     def count_in(self, dataset: Dataset) -> int:
         """How many items of a dataset are among these; 0 where it does not say what identifies them."""
-        found = _digests(dataset.identities())
-        known = np.flatnonzero(np.isin(found, self.items))
+        digests = _digests(dataset.identities())
+        known = np.flatnonzero(np.isin(digests, self.items))
         files = _files_of(dataset)
         if files is None or not len(known) or not len(self.sampled):
             return len(known)
-        is_sampled = np.isin(found[known], self.sampled)
+        is_sampled = np.isin(digests[known], self.sampled)
         here = known[is_sampled].tolist()
         pairs = set(zip(self.sampled.tolist(), self.contents.tolist(), strict=True))
         contents = _contents([files[index] for index in here]).tolist()
-        same = sum(pair in pairs for pair in zip(found[here].tolist(), contents, strict=True))
+        same = sum(pair in pairs for pair in zip(digests[here].tolist(), contents, strict=True))
         others = int((~is_sampled).sum())
         return same + (others if same or not len(here) else 0)  # where all that were looked at are others, so are these
 
@@ -68,25 +68,25 @@ class TrainedItems:
     def load(cls, path: Path) -> TrainedItems:
         """Raises ValueError for a file that `save` has not written."""
         try:
-            with np.load(path, allow_pickle=False) as found:
-                items, sampled, contents = (found[name] for name in ("items", "sampled", "contents"))
+            with np.load(path, allow_pickle=False) as archive:
+                items, sampled, contents = (archive[name] for name in ("items", "sampled", "contents"))
         except Exception as error:  # of the archive, of its compression, of NumPy's: the file may be anyone's
             raise ValueError(f"{path.name} holds no digests of items ({type(error).__name__}: {error})") from error
         arrays = (items, sampled, contents)
-        if any(one.dtype.kind != "u" or one.ndim != 1 for one in arrays) or len(sampled) != len(contents):
+        if any(array.dtype.kind != "u" or array.ndim != 1 for array in arrays) or len(sampled) != len(contents):
             raise ValueError(f"{path.name} holds no digests of items, or not as many of contents as of sampled ones")
-        return cls(*(one.astype(np.uint64) for one in arrays))
+        return cls(*(array.astype(np.uint64) for array in arrays))
 
 
 def items_of(dataset: Dataset) -> TrainedItems:
     """The items of a dataset; none where it does not say what identifies them."""
-    found = _digests(dataset.identities())
-    items = np.unique(found)
+    digests = _digests(dataset.identities())
+    items = np.unique(digests)
     files = _files_of(dataset)
     if files is None or not len(items):
         return TrainedItems(items)
-    smallest = np.argsort(found, kind="stable")[:SAMPLED]
-    return TrainedItems(items, found[smallest], _contents([files[index] for index in smallest.tolist()]))
+    smallest = np.argsort(digests, kind="stable")[:SAMPLED]
+    return TrainedItems(items, digests[smallest], _contents([files[index] for index in smallest.tolist()]))
 
 
 def sentence(count: int, total: int, name: str) -> str:
@@ -108,10 +108,10 @@ def unknown(checkpoint: str | os.PathLike[str]) -> str:
 
 
 def _digests(identities: Iterable[str] | None) -> np.ndarray:
-    found = bytearray()
+    digests = bytearray()
     for identity in identities or ():
-        found += blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return np.frombuffer(bytes(found), dtype="<u8").astype(np.uint64)
+        digests += blake2b(identity.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64)
 
 
 def _files_of(dataset: Dataset) -> list[str] | None:

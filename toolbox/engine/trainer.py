@@ -145,8 +145,8 @@ class Trainer:
                     self.save()
                 if self._signum:
                     self._leave()
-        if setup.train_step.left_out:
-            setup.train_step.left_out.check_end(self.step)
+        if setup.train_step.skip_counter:
+            setup.train_step.skip_counter.check_end(self.step)
         if progress.stopped:
             self.console.info(f"Stopped at step {self.step}: {progress.stopped}.")
 

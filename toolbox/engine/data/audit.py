@@ -62,26 +62,26 @@ def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: i
     """A fingerprint of each item, in order; unreadable items have an `error`. Several threads decode."""
     labels, classes = dataset.labels, dataset.classes
 
-    def take(index: int) -> Fingerprint:
+    def read(index: int) -> Fingerprint:
         name = None if labels is None or classes is None else str(classes[labels[index]])
-        found = Fingerprint(split, index, index, label=name)
+        fingerprint = Fingerprint(split, index, index, label=name)
         try:
             sample = read_sample(dataset, index)
-            found.id, found.path = sample["id"], str(sample.get("path") or "")
+            fingerprint.id, fingerprint.path = sample["id"], str(sample.get("path") or "")
             if "image" not in sample:
                 raise ValueError("the item holds no image")
-            if found.path and Path(found.path).is_file():
-                found.file = hashlib.sha256(Path(found.path).read_bytes()).digest()
-            found.pixels = pixel_digest(sample["image"])
-            found.hash = difference_hash(sample["image"]) if near else 0
+            if fingerprint.path and Path(fingerprint.path).is_file():
+                fingerprint.file = hashlib.sha256(Path(fingerprint.path).read_bytes()).digest()
+            fingerprint.pixels = pixel_digest(sample["image"])
+            fingerprint.hash = difference_hash(sample["image"]) if near else 0
         except (OSError, ValueError) as error:
-            found.error = str(error) or type(error).__name__
-        return found
+            fingerprint.error = str(error) or type(error).__name__
+        return fingerprint
 
     window = 64 * workers  # not all at once: a stop waits for what has begun
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(dataset), window):
-            yield from pool.map(take, range(start, min(start + window, len(dataset))))
+            yield from pool.map(read, range(start, min(start + window, len(dataset))))
 
 
 def pixel_digest(image: Image.Image) -> bytes:
@@ -100,49 +100,49 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), "big")
 
 
-def duplicates(found: Sequence[Fingerprint]) -> Iterator[Pair]:
+def duplicates(items: Sequence[Fingerprint]) -> Iterator[Pair]:
     """The exact duplicates: each item beside the first copy of it in its own split, and in each split before.
 
     Of several copies the first with the same file counts, else the first with the same pixels.
     """
-    splits = list(dict.fromkeys(one.split for one in found))
+    splits = list(dict.fromkeys(item.split for item in items))
     first: dict[tuple[str, bytes], int] = {}
-    for place, one in enumerate(found):
-        if one.error or one.pixels is None:
+    for place, item in enumerate(items):
+        if item.error or item.pixels is None:
             continue
-        for split in splits[: splits.index(one.split) + 1]:
-            same_file = None if one.file is None else first.get((split, b"f" + one.file))
-            same_pixels = first.get((split, b"p" + one.pixels))
+        for split in splits[: splits.index(item.split) + 1]:
+            same_file = None if item.file is None else first.get((split, b"f" + item.file))
+            same_pixels = first.get((split, b"p" + item.pixels))
             if same_file is not None:
                 yield Pair("same file", same_file, place)
             elif same_pixels is not None:
                 yield Pair("same pixels", same_pixels, place)
-        if one.file is not None:
-            first.setdefault((one.split, b"f" + one.file), place)
-        first.setdefault((one.split, b"p" + one.pixels), place)
+        if item.file is not None:
+            first.setdefault((item.split, b"f" + item.file), place)
+        first.setdefault((item.split, b"p" + item.pixels), place)
 
 
-def near_duplicates(found: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
+def near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
     """Pairs of different images whose hashes differ in at most `NEAR` bits: candidates, to be looked at.
 
     Of exact copies in a split only the first takes part. Returns the pairs, and how many images were left out because
     more than `CROWD` share their hash.
     """
     places: dict[tuple[str, bytes], int] = {}
-    for place, one in enumerate(found):
-        if not one.error and one.pixels is not None:
-            places.setdefault((one.split, one.pixels), place)
+    for place, item in enumerate(items):
+        if not item.error and item.pixels is not None:
+            places.setdefault((item.split, item.pixels), place)
     chosen = np.fromiter(places.values(), dtype=np.int64, count=len(places))
     hashes, of, sizes = np.unique(
-        np.array([found[place].hash for place in chosen], dtype=np.uint64), return_inverse=True, return_counts=True
+        np.array([items[place].hash for place in chosen], dtype=np.uint64), return_inverse=True, return_counts=True
     )
     members = np.split(chosen[np.argsort(of, kind="stable")], np.cumsum(sizes)[:-1])
     crowded = sizes > CROWD
     kept = np.flatnonzero(~crowded)
 
     def pairs() -> Iterator[Pair]:
-        for one in kept[sizes[kept] > 1].tolist():
-            group = members[one].tolist()
+        for number in kept[sizes[kept] > 1].tolist():
+            group = members[number].tolist()
             for at, first in enumerate(group):
                 yield from (Pair("near", first, second, 0) for second in group[at + 1 :] if differ(first, second))
         for a, b, distance in close(hashes[kept]):
@@ -151,7 +151,7 @@ def near_duplicates(found: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
                     yield Pair("near", min(first, second), max(first, second), distance)
 
     def differ(first: int, second: int) -> bool:
-        return found[first].pixels != found[second].pixels
+        return items[first].pixels != items[second].pixels
 
     return pairs(), int(sizes[crowded].sum())
 
@@ -183,26 +183,26 @@ def close(hashes: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, int
                     yield i, j, int(other[row, column]).bit_count()
 
 
-def where(found: Sequence[Fingerprint], pair: Pair) -> str:
+def where(items: Sequence[Fingerprint], pair: Pair) -> str:
     """The split that both items are in, or the two, as "train+test"."""
-    splits = found[pair.first].split, found[pair.second].split
+    splits = items[pair.first].split, items[pair.second].split
     return splits[0] if splits[0] == splits[1] else "+".join(splits)
 
 
-def conflicts(found: Sequence[Fingerprint], pair: Pair) -> bool:
+def conflicts(items: Sequence[Fingerprint], pair: Pair) -> bool:
     """Whether the items are of different classes, in one split or in two. An item without a label contradicts none."""
-    labels = found[pair.first].label, found[pair.second].label
+    labels = items[pair.first].label, items[pair.second].label
     return None not in labels and labels[0] != labels[1]
 
 
 class Counts:
     """The numbers of an audit: {name of the row: {split, or "train+test": number}}."""
 
-    def __init__(self, found: Sequence[Fingerprint]) -> None:
-        self.found = found
+    def __init__(self, items: Sequence[Fingerprint]) -> None:
+        self.items = items
         self.rows: dict[str, Counter[str]] = {
-            "images": Counter(one.split for one in found),
-            "unreadable": Counter(one.split for one in found if one.error),
+            "images": Counter(item.split for item in items),
+            "unreadable": Counter(item.split for item in items if item.error),
             "same file": Counter(),
             "same pixels": Counter(),
             "label conflicts": Counter(),
@@ -210,8 +210,8 @@ class Counts:
             "classes in both": Counter(),
         }
         names: dict[str, set[str]] = {}
-        for one in found:
-            names.setdefault(one.split, set()).update(() if one.label is None else [one.label])
+        for item in items:
+            names.setdefault(item.split, set()).update(() if item.label is None else [item.label])
         splits = list(names)
         for at, second in enumerate(splits):
             for first in splits[:at]:
@@ -219,7 +219,7 @@ class Counts:
 
     def add(self, pair: Pair) -> None:
         """Count a pair."""
-        place = where(self.found, pair)
+        place = where(self.items, pair)
         self.rows[pair.kind][place] += 1
         if pair.kind != "near":
-            self.rows["label conflicts"][place] += conflicts(self.found, pair)
+            self.rows["label conflicts"][place] += conflicts(self.items, pair)
