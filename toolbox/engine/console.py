@@ -42,7 +42,7 @@ class Console:
 
     def __init__(self) -> None:
         self.log_file: Path | None = None
-        self._task, self._reported = "", 0.0
+        self._activity, self._reported = "", 0.0
 
     def info(self, text: str) -> None:
         """Say something."""
@@ -72,8 +72,8 @@ class Console:
     def reach(self, what: str, done: int, total: int) -> None:
         """`done` of `total` items of some work beside training are done; `stop` ends it. Said every few seconds."""
         now = time.monotonic()
-        if what != self._task:
-            self._task, self._reported = what, now
+        if what != self._activity:
+            self._activity, self._reported = what, now
         elif now - self._reported >= 5:
             self._reported = now
             self.show(f"{what}: {done:,} of {total:,}")
