@@ -35,9 +35,9 @@ from toolbox.builtins.bn_neck import BNNeck
 from toolbox.builtins.projection import Projection
 from toolbox.builtins.tune import BackboneTuning
 from toolbox.cli.export import main
-from toolbox.engine.export import export as exports
-from toolbox.engine.export.export import check_target
 from toolbox.errors import ToolboxError
+from toolbox.export import export as exports
+from toolbox.export.export import check_target
 from toolbox.testing.material import image
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.pool import TokenPool
@@ -690,7 +690,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_stopped_export_leaves_nothing(trained, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nfrom toolbox.engine.export import export\nfrom toolbox.cli.export import main\n"
+        "import sys, time\nfrom toolbox.export import export\nfrom toolbox.cli.export import main\n"
         "def slow(*_, **__):\n    print('half', flush=True)\n    time.sleep(60)\n"
         "export.write_readme = slow\nsys.exit(main(sys.argv[1:]))\n"
     )

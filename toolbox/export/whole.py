@@ -11,9 +11,9 @@ from torch import Tensor
 
 from toolbox.base import Backbone, ExportedModel, Model
 from toolbox.base.exported_backbone import run_lines
-from toolbox.engine.export import onnx_file
-from toolbox.engine.export.compare import compare
 from toolbox.errors import ToolboxError
+from toolbox.export import onnx_file
+from toolbox.export.compare import compare
 from toolbox.utils.messages import shorten_error
 
 
