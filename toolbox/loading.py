@@ -63,7 +63,7 @@ def load_model(
 
 
 def open_checkpoint(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     *,
     name: str | None = None,
     device: str = "auto",
@@ -73,21 +73,25 @@ def open_checkpoint(
     baseline: bool = False,
 ) -> LoadedModel:
     """The model of a checkpoint; arguments as of `load_model`, `name` being what the user calls it."""
-    recipe = apply_changes(found.manifest["recipe"], overrides, plugins, str(found.path))
+    recipe = apply_changes(checkpoint.manifest["recipe"], overrides, plugins, str(checkpoint.path))
     problems = validate(recipe)
     if problems:
         raise ToolboxError.from_problems(problems)
-    description = f"{name or found.path}, step {found.step}" + (", without its head" if baseline else "")
+    description = f"{name or checkpoint.path}, step {checkpoint.step}" + (", without its head" if baseline else "")
     return _loaded(
         recipe,
         device,
         precision,
-        found,
+        checkpoint,
         description=description,
         mode="baseline" if baseline else "predict",
-        classes=found.class_names(),
-        step=found.step,
-        identity={"step": found.step, "files": found.manifest["files"], "frozen": found.manifest["frozen"]},
+        classes=checkpoint.class_names(),
+        step=checkpoint.step,
+        identity={
+            "step": checkpoint.step,
+            "files": checkpoint.manifest["files"],
+            "frozen": checkpoint.manifest["frozen"],
+        },
     )
 
 
@@ -145,14 +149,14 @@ def component_of(name: str) -> str:
 
     Raises ToolboxError with what each of them says when none does.
     """
-    said: list[tuple[str, Problem]] = []
+    refusals: list[tuple[str, Problem]] = []
     classes: dict[str, type[Backbone]] = {}
     for entry in catalog().find("backbone"):
         if not entry.missing:
             try:
                 classes[entry.fullname] = catalog().resolve(entry.fullname)
             except ToolboxError as error:
-                said.append((entry.fullname, error.problems[0]))
+                refusals.append((entry.fullname, error.problems[0]))
     for fullname in sorted(classes, key=lambda fullname: classes[fullname].takes_any_name):
         known = {parameter.name: parameter for parameter in read_parameters(classes[fullname])}
         if "name" not in known or any(p.required for p in known.values() if p.name != "name"):
@@ -160,11 +164,11 @@ def component_of(name: str) -> str:
         try:
             backbone = _build_by_name(fullname, name)
         except ToolboxError as error:
-            said.append((fullname, error.problems[0]))
+            refusals.append((fullname, error.problems[0]))
             continue
         if backbone.modality == "image":
             return fullname
-    hint = " ".join(f"{fullname}: {problem.message}" for fullname, problem in said)
+    hint = " ".join(f"{fullname}: {problem.message}" for fullname, problem in refusals)
     raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
 
 

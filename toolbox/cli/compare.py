@@ -66,7 +66,7 @@ def open_evaluated_dataset(comparison: Comparison, plugins: list[str]) -> tuple[
                 len(dataset)
                 return dataset, ""
             why = f"the data of {run.label} are not here: {problems[0].message}"
-        except Exception as error:  # data may be gone in any way, and nothing but pictures is lost
+        except Exception as error:  # data may be gone in any way, and nothing but images on the page is lost
             why = f"the data of {run.label} cannot be read: {error}"
     return None, why.rstrip(".")
 

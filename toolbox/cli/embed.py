@@ -1,4 +1,4 @@
-"""The command `embed`: embeddings of pictures, or of a recipe's data, in a file."""
+"""The command `embed`: embeddings of images, or of a recipe's data, in a file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from toolbox.cli.model_commands import add_model_arguments
 
-    parser = new_parser("embed", "Write the embeddings of pictures to a file.", epilog=EPILOG)
+    parser = new_parser("embed", "Write the embeddings of images to a file.", epilog=EPILOG)
     parser.add_argument("model", metavar="MODEL", help="a checkpoint, a run's folder, a recipe, or a backbone's id")
     parser.add_argument("images", metavar="IMAGES", nargs="*", help="folders, images, or lists of images")
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")

@@ -216,12 +216,12 @@ def test_pictures_are_turned_and_unreadable_ones_named(tmp_path):
     name = saved(tmp_path / "x", train=part)
     dataset = HF(name, label="label", val_share=0, test_share=0)
     assert dataset[0]["image"].size == (3, 6)
-    for row, expected in enumerate(("", "cannot be read", "has no picture", "float", "32-bit")):
+    for row, expected in enumerate(("", "cannot be read", "has no image", "float", "32-bit")):
         if row:
             with pytest.raises((OSError, ValueError), match=rf"row {row} of 'train'.*({expected})"):
                 dataset[row]
     dataset.encoded = [{"image": {"bytes": None, "path": "/none/a.png"}}]
-    with pytest.raises(ValueError, match=r"row 0 of 'train' has no picture, only the path /none/a\.png"):
+    with pytest.raises(ValueError, match=r"row 0 of 'train' has no image, only the path /none/a\.png"):
         dataset[0]
 
 
@@ -508,5 +508,5 @@ def test_plain_columns_that_are_no_images_are_refused(tmp_path):
     assert "the column 'point' holds no images" in problem(HF(name, image="point"))
     parquet.write_table(pa.table({"image": ["gone.png", "a.png"], "label": [0, 1]}), tmp_path / "train.parquet")
     dataset = HF(name, val_share=0, test_share=0)
-    with pytest.raises(ValueError, match=r"has no picture, only the path gone\.png"):
+    with pytest.raises(ValueError, match=r"has no image, only the path gone\.png"):
         dataset[0]

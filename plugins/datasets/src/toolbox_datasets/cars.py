@@ -10,7 +10,7 @@ from toolbox.plugin import command_line
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import list_class_files, merge_class_files
 from toolbox_datasets.files import find_first
-from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset, name_common_folder
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 
 CLASSES, TRAINING = 196, 98
 """Classes 1 to 98 are trained on, the others are the test: the convention of metric learning."""
@@ -53,9 +53,6 @@ class Cars(RetrievalDataset):
         return [
             ListedImage(path, class_id, path) for path, class_id in pairs if (class_id <= TRAINING) == (part == "train")
         ]
-
-    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
-        return name_common_folder(items)
 
     @classmethod
     def explain_download(cls, root: str) -> str:

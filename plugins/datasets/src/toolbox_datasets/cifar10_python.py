@@ -13,7 +13,7 @@ from toolbox_datasets.files import new_folder
 
 
 class ArrayStub:
-    """Stands for NumPy's array and dtype: it keeps what the pickle says of them, and computes nothing."""
+    """Stands for what NumPy's pickles call: it keeps what they say of an array or dtype, and computes nothing."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -23,14 +23,9 @@ class ArrayStub:
         self.state = state
 
 
-def make_stub(*arguments: Any) -> ArrayStub:
-    """Stands for the function that NumPy's pickles begin an array with."""
-    return ArrayStub(*arguments)
-
-
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): make_stub,
-    ("numpy._core.multiarray", "_reconstruct"): make_stub,
+    ("numpy.core.multiarray", "_reconstruct"): ArrayStub,
+    ("numpy._core.multiarray", "_reconstruct"): ArrayStub,
     ("numpy", "ndarray"): ArrayStub,
     ("numpy", "dtype"): ArrayStub,
 }

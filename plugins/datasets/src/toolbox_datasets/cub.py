@@ -7,7 +7,7 @@ from typing import Literal
 
 from toolbox.plugin import command_line
 from toolbox_datasets.files import find_first
-from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset, name_common_folder
+from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 from toolbox_datasets.unpack import unpack_dataset
 
 PAGE = "https://data.caltech.edu/records/65de6-vp158"
@@ -50,9 +50,6 @@ class CUB(RetrievalDataset):
             for number, name in names.items()
             if (int(labels[number]) <= TRAINING) == (part == "train")
         ]
-
-    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
-        return name_common_folder(items)
 
     @classmethod
     def explain_download(cls, root: str) -> str:

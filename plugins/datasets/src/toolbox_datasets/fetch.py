@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from toolbox_datasets.files import require_free
 from toolbox_datasets.unpack import unpack_dataset
 
 DEADLINE = 30.0
@@ -35,8 +36,7 @@ def fetch_dataset(out: Path, archive: Archive, landmark: str, source: str | None
     if source is not None:
         unpack_dataset(Path(source), out, landmark)
     elif download and not (out / landmark).is_file():
-        if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out} holds other files already: choose another --out")
+        require_free(out)
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
         file = out.resolve().with_name(archive.name)
         if not (file.is_file() and compute_md5(file) == archive.md5):

@@ -61,14 +61,19 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
+def require_free(out: Path, content: str = "other files already:") -> None:
+    """Raise ValueError if `out` is a file or holds any."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds {content} choose another --out")
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A folder to fill; it appears as `out` when the block ends without an error, and is gone after one.
 
     Raises ValueError if `out` is a file or holds any.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} holds files already: leave --source out to check them, or choose another --out")
+    require_free(out, "files already: leave --source out to check them, or")
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")

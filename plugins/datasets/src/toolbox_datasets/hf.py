@@ -13,7 +13,7 @@ from toolbox.base import MISSING_LABELS, Sample, decode_image, find_similar_labe
 from toolbox_datasets import subsets
 from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classification_dataset import ClassificationDataset
-from toolbox_datasets.files import new_folder
+from toolbox_datasets.files import new_folder, require_free
 from toolbox_datasets.hf_columns import (
     find_image_column,
     find_label_column,
@@ -52,9 +52,9 @@ class HF(ClassificationDataset):
     - `missing_labels`: strings that mean "no label"; None: those of `toolbox.base.MISSING_LABELS`, such as NA, nan and
       None; []: only an empty one does, so that a class may be called NA. A row without a label is an error.
 
-    What is carved and taken of local data depends on the pictures themselves, not on their rows: a file that is added
+    What is carved and taken of local data depends on the images themselves, not on their rows: a file that is added
     moves no other. What is in the local cache is used without asking the network. A sample holds "image", "label" and
-    "id" ("train/17": its own split and row). Pictures are turned, and brought to RGB as `toolbox.base.read_image` does;
+    "id" ("train/17": its own split and row). Images are turned, and brought to RGB as `toolbox.base.read_image` does;
     of several frames the first is taken. The data are read on first use: OSError or ValueError then tells what is
     wrong. Raises ValueError for an unknown split or part, and numbers out of range.
     """
@@ -180,7 +180,7 @@ class HF(ClassificationDataset):
         if data is None:
             if path is None or not path.is_file():
                 raise ValueError(
-                    f"{where} has no picture" + (f", only the path {path}, where no file is" if path else "")
+                    f"{where} has no image" + (f", only the path {path}, where no file is" if path else "")
                 )
             data = path.read_bytes()
         return {"image": decode_image(data, where), "label": self.labels[index], "id": f"{split}/{row}"}
@@ -233,31 +233,19 @@ class HF(ClassificationDataset):
 
         Raises ValueError if `out` holds something else, OSError if the dataset cannot be had.
         """
-        return save_dataset(Path(out), name, config, revision)
+        is_saved = (Path(out) / "dataset_dict.json").is_file()
+        if not is_saved:
+            require_free(Path(out))
+            parts = load_data(name, config, revision).parts
+            import datasets  # which `load_data` explains where it is missing
 
-
-def save_dataset(out: Path, name: str, config: str | None, revision: str | None) -> str:
-    """Save the dataset `name` in `out`, all of it or nothing, and check it."""
-    is_saved = (out / "dataset_dict.json").is_file()
-    if not is_saved:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"{out} holds other files already: choose another --out")
-        write_parts(load_data(name, config, revision).parts, out)
-    summaries = []
-    for part, dataset in HF.open_parts(str(out), test_share=0).items():
-        problems = "\n".join(map(str, dataset.check()))
-        if problems and part == "train":
-            raise ValueError(problems)
-        if problems:  # hidden labels, say
-            summaries.append(f"{part} without use ({problems})")
-            continue
-        summaries.append(count_images(part, dataset))
-    return f"{'found' if is_saved else 'saved'} in {out}: " + ", ".join(summaries)
-
-
-def write_parts(parts: dict[str, Any], out: Path) -> None:
-    """Write all parts to the folder `out`, which appears when it is whole."""
-    import datasets
-
-    with new_folder(out) as partial:
-        datasets.DatasetDict(parts).save_to_disk(str(partial))
+            with new_folder(Path(out)) as partial:
+                datasets.DatasetDict(parts).save_to_disk(str(partial))
+        summaries = []
+        for part, dataset in cls.open_parts(out, test_share=0).items():
+            problems = "\n".join(map(str, dataset.check()))
+            if problems and part == "train":
+                raise ValueError(problems)
+            # hidden labels, say
+            summaries.append(f"{part} without use ({problems})" if problems else count_images(part, dataset))
+        return f"{'found' if is_saved else 'saved'} in {out}: " + ", ".join(summaries)

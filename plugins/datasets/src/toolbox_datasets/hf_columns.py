@@ -14,7 +14,7 @@ from toolbox_datasets.files import list_first
 from toolbox_datasets.label_count import LabelCount
 
 ENDS = 2048
-"""Bytes of a picture's beginning and of its end that tell it from others, with its length."""
+"""Bytes of an image's beginning and of its end that tell it from others, with its length."""
 
 
 def find_image_column(part: Any, column: str | None, where: str) -> str:

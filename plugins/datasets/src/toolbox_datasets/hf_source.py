@@ -195,20 +195,16 @@ def join_fingerprints(parts: Mapping[str, Any]) -> str:
 
 def explain_absence(name: str, reason: str) -> str:
     """Why a dataset of the Hub is not here, and how it gets here."""
+    import datasets
+
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    cache = datasets.config.HF_DATASETS_CACHE
     return (
         f"{name}: {reason}. Check the name at {endpoint}/datasets/{name}, where a gated dataset's terms are accepted; "
         f'log in with `hf auth login`; then, where there is a network, run `python -c "import datasets; '
-        f"datasets.load_dataset('{name}')\"`, and copy the cache ({find_cache_folder()}) to a machine without one. Or "
+        f"datasets.load_dataset('{name}')\"`, and copy the cache ({cache}) to a machine without one. Or "
         "give `name` a local folder (save_to_disk, Parquet or images)"
     )
-
-
-def find_cache_folder() -> str:
-    """Where the library keeps what it prepared."""
-    import datasets
-
-    return str(datasets.config.HF_DATASETS_CACHE)
 
 
 def call_library(work: Callable[[], Any], message: str) -> Any:

@@ -31,8 +31,7 @@ from toolbox_datasets.class_folders import (
 from toolbox_datasets.files import list_first
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
 from toolbox_datasets.published_dataset import require_valid
-from toolbox_datasets.splits import LEAST, require_share
-from toolbox_datasets.subsets import Split
+from toolbox_datasets.subsets import LEAST, Split, require_share
 
 
 class ImageFolder(ImageFileDataset):

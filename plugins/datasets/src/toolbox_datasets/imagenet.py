@@ -109,7 +109,9 @@ class ImageNet(ImageFileDataset):
             ordered = sorted(present, key=natural_sort_key)
         if self.selection is None:
             return ordered
-        selected = read_first_words(Path(self.selection)) if isinstance(self.selection, str) else self.selection
+        selected = self.selection
+        if isinstance(selected, str):
+            selected = [line.replace(",", " ").split()[0] for line in read_lines(Path(selected))]
         absent = [wnid for wnid in selected if wnid not in present_set]
         if absent:
             raise ValueError(f"{base} has no folder for {len(absent):,} of the chosen classes: {list_first(absent)}")
@@ -187,8 +189,3 @@ class ImageNet(ImageFileDataset):
         Raises ValueError, with the steps to take, if something is missing.
         """
         return cls.check_parts(out, classes=classes)
-
-
-def read_first_words(path: Path) -> list[str]:
-    """The first word of each line. Raises OSError or ValueError if there are none."""
-    return [line.replace(",", " ").split()[0] for line in read_lines(path)]

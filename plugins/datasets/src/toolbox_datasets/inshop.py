@@ -42,6 +42,9 @@ class InShop(RetrievalDataset):
             if (item.role is None) == (part == "train")
         ]
 
+    def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
+        return str(class_id)
+
     @classmethod
     def explain_download(cls, root: str) -> str:
         return (

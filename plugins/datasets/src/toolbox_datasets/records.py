@@ -16,7 +16,7 @@ from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.records_fields import RecordReader, check_columns
 from toolbox_datasets.records_index import ImageIndex, Relation, describe_oddities, read_pairs
 from toolbox_datasets.records_samples import RecordSamples, read_samples
-from toolbox_datasets.splits import require_share
+from toolbox_datasets.subsets import require_share
 
 Mode = Literal["i2i", "t2i", "i2t", "t2t", "m2i", "m2t"]
 TEXT_INSTEAD = {"i2i": "i2t", "t2i": "t2t", "m2i": "m2t"}

@@ -17,7 +17,7 @@ import numpy as np
 from toolbox.base import find_similar_labels, natural_sort_key
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import RecordReader
-from toolbox_datasets.splits import carve_classes
+from toolbox_datasets.subsets import carve_classes
 
 UNTIDY = re.compile(r"\\|//|/\.|^[~/.\s]|[\s/]$")
 

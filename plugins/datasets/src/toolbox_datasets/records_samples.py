@@ -14,7 +14,7 @@ from toolbox.base import find_similar_labels
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import MODES, RecordReader
 from toolbox_datasets.records_index import ImageNumbers, find_components, sort_labels
-from toolbox_datasets.splits import carve_classes
+from toolbox_datasets.subsets import carve_classes
 
 COMPOSED = ("m2i", "m2t")
 """Modes whose query is an image with a text: alone neither of them says what is meant."""

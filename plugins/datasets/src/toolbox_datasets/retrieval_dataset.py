@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from toolbox.base import Sample, identify_files, lazy_attribute, read_image
 from toolbox_datasets.published_dataset import FileDataset, summarize_parts
-from toolbox_datasets.splits import carve_classes, require_share
+from toolbox_datasets.subsets import carve_classes, require_share
 
 
 class ListedImage(NamedTuple):
@@ -61,8 +61,9 @@ class RetrievalDataset(FileDataset):
         """
 
     def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
-        """The name of a class with these images."""
-        return str(class_id)
+        """The name of a class with these images: their folder's, empty where they lie in several."""
+        names = {Path(item.path).parent.name for item in items}
+        return names.pop() if len(names) == 1 else ""
 
     @cached_property
     def items(self) -> list[ListedImage]:
@@ -141,9 +142,3 @@ class RetrievalDataset(FileDataset):
         - `out`: the folder that holds it. Raises ValueError, with the steps to take, if something is missing.
         """
         return cls.check_parts(out)
-
-
-def name_common_folder(items: list[ListedImage]) -> str:
-    """The name of the folder that holds all of these images, empty where there are several."""
-    names = {Path(item.path).parent.name for item in items}
-    return names.pop() if len(names) == 1 else ""

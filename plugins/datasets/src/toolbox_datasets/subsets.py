@@ -1,4 +1,4 @@
-"""Subsets of a split: a share of the images of each class, or a few shots, and the notes that say so."""
+"""Splits of data, and subsets of a split: what may be asked for, what each holds, and the notes that say so."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Literal
 
 import numpy as np
 
-from toolbox.base import SPLITS, take_by_hash
+from toolbox.base import SPLITS, split_by_hash, take_by_hash
 from toolbox_datasets.files import list_first
 
 Split = Literal["train", "val", "test"]
+
+LEAST = 2
+"""Classes of a split: with one alone every neighbour is right, and there is nothing to tell apart."""
 
 
 def require_split(split: str, names: Sequence[str] = SPLITS) -> None:
@@ -31,6 +34,12 @@ def require_held_out(**shares: float) -> None:
         )
 
 
+def require_share(name: str, share: float) -> None:
+    """Raise ValueError unless 0 < `share` < 1."""
+    if not 0 < share < 1:
+        raise ValueError(f"{name} must lie between 0 and 1 (0.1 holds out a tenth of the classes), not {share}")
+
+
 def require_subset(ratio: float, shots: int | None, seed: int) -> None:
     """Raise ValueError for a ratio outside (0, 1], shots below 1, both at once, or a negative seed."""
     if not 0 < ratio <= 1:
@@ -41,6 +50,21 @@ def require_subset(ratio: float, shots: int | None, seed: int) -> None:
         raise ValueError(f"ratio={ratio} and shots={shots} both say how many images are taken: give one of them")
     if seed < 0 or seed != int(seed):
         raise ValueError(f"seed must be a whole number that is not negative: {seed}")
+
+
+def carve_classes(classes: Sequence[object], share: float, split: str, source: object) -> list[int]:
+    """Indices of the classes of the split "train" or "val"; "val" gets about `share` of them, as of `split_by_hash`.
+
+    - `classes`: their names or numbers; `source`: what they were read from, for the message.
+
+    Raises ValueError if there are fewer than two classes for each.
+    """
+    if len(classes) < 2 * LEAST:
+        raise ValueError(
+            f"{source}: 'train' and 'val' share no class and take {LEAST} each, and there are {len(classes)}: use "
+            "another split, or more data"
+        )
+    return split_by_hash([str(name) for name in classes], val_share=share, least=LEAST)[split].tolist()
 
 
 def choose_subset(

@@ -6,10 +6,11 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 from toolbox_datasets.files import new_folder
 
@@ -23,12 +24,12 @@ def unpack_dataset(source: Path, out: Path, landmark: str) -> None:
     Raises OSError if `source` is missing or no archive; ValueError if it has no landmark, a path that leads out of the
     folder, or if `out` exists and is not empty.
     """
-    with new_folder(out.resolve()) as partial:
+    with new_folder(out.resolve()) as folder:
         if source.is_dir():
-            copy_folder(source.resolve(), partial, landmark)
+            copy_folder(source.resolve(), folder, landmark)
         else:
-            with open_archive(source) as archive:
-                extract_files(archive, source, partial, landmark)
+            with open_archive(source) as files:
+                extract_files(files, source, folder, landmark)
 
 
 def copy_folder(source: Path, target: Path, landmark: str) -> None:
@@ -50,69 +51,51 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+class ArchivedFile(NamedTuple):
+    """A regular file in an archive: its size as the table of contents says, and a function that opens it."""
+
+    size: int
+    open: Callable[[], IO[bytes] | None]
+
+
 @contextmanager
-def open_archive(source: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
-    """The archive in `source`. Raises OSError if it is missing or of another format."""
+def open_archive(source: Path) -> Iterator[dict[str, ArchivedFile]]:
+    """{name: file} of the archive in `source`. Raises OSError if it is missing or of another format."""
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
-            yield archive
+            infos = [info for info in archive.infolist() if not info.is_dir()]
+            yield {info.filename: ArchivedFile(info.file_size, partial(archive.open, info)) for info in infos}
     elif source.is_file() and tarfile.is_tarfile(source):
-        with tarfile.open(source) as archive:
-            yield archive
+        with tarfile.open(source) as tar:
+            members = [member for member in tar.getmembers() if member.isfile()]
+            yield {member.name: ArchivedFile(member.size, partial(tar.extractfile, member)) for member in members}
     elif source.exists():
         raise OSError(f"{source} is neither a .zip nor a .tar archive: is the download complete?")
     else:
         raise FileNotFoundError(f"{source} does not exist: --source is the downloaded archive, or its unpacked folder")
 
 
-def extract_files(archive: zipfile.ZipFile | tarfile.TarFile, source: Path, target: Path, landmark: str) -> None:
-    """Write the files of `archive` below the landmark's folder into `target`."""
-    names = list_files(archive)
-    for name in names:
+def extract_files(files: dict[str, ArchivedFile], source: Path, target: Path, landmark: str) -> None:
+    """Write the files of the archive `source` that lie below the landmark's folder into `target`."""
+    for name in files:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             raise ValueError(f"{source} holds the path '{name}', which leads out of the folder: do not trust it")
     marks = PurePosixPath(landmark).parts
-    paths = [PurePosixPath(name) for name in names]
-    holders = (path.parents[len(marks) - 1] for path in paths if path.parts[-len(marks) :] == marks)
-    tops = sorted(holders, key=count_folders)
-    if not tops:
+    paths = {name: PurePosixPath(name) for name in files}
+    holders = [path.parents[len(marks) - 1] for path in paths.values() if path.parts[-len(marks) :] == marks]
+    if not holders:
         raise ValueError(f"{source} holds no {landmark}: is it another dataset?")
-    needed, free = sum_sizes(archive), shutil.disk_usage(target).free
+    top = min(holders, key=lambda path: len(path.parts))
+    needed, free = sum(file.size for file in files.values()), shutil.disk_usage(target).free
     if needed > free:
         raise OSError(
             f"{source} unpacks to {needed / 2**30:,.1f} GiB, and {target.parent} has {free / 2**30:,.1f} GiB free"
         )
-    for name in names:
-        if PurePosixPath(name).is_relative_to(tops[0]):
-            file = target / PurePosixPath(name).relative_to(tops[0])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with open_file(archive, name) as read, open(file, "wb") as write:
-                shutil.copyfileobj(read, write)
-
-
-def count_folders(path: PurePosixPath) -> int:
-    """How many folders deep `path` is."""
-    return len(path.parts)
-
-
-def list_files(archive: zipfile.ZipFile | tarfile.TarFile) -> list[str]:
-    """Names of the regular files in `archive`."""
-    if isinstance(archive, zipfile.ZipFile):
-        return [info.filename for info in archive.infolist() if not info.is_dir()]
-    return [member.name for member in archive.getmembers() if member.isfile()]
-
-
-def sum_sizes(archive: zipfile.ZipFile | tarfile.TarFile) -> int:
-    """Bytes of the regular files in `archive`, as its table of contents says; no more is ever unpacked of a file."""
-    if isinstance(archive, zipfile.ZipFile):
-        return sum(info.file_size for info in archive.infolist())
-    return sum(member.size for member in archive.getmembers() if member.isfile())
-
-
-def open_file(archive: zipfile.ZipFile | tarfile.TarFile, name: str) -> IO[bytes]:
-    """The opened file `name`. Raises OSError if it cannot be had."""
-    file = archive.open(name) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(name)
-    if file is None:
-        raise OSError(f"{name} cannot be read from the archive")
-    return file
+    for name, path in paths.items():
+        content = files[name].open() if path.is_relative_to(top) else None
+        if content is not None:
+            written = target / path.relative_to(top)
+            written.parent.mkdir(parents=True, exist_ok=True)
+            with content, open(written, "wb") as file:
+                shutil.copyfileobj(content, file)
