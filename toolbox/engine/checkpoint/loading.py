@@ -32,17 +32,18 @@ def compare(model: Model, checkpoint: Checkpoint) -> Transfer:
             hint="An adapter is loaded whole: name the backbone.",
         )
     model.fit_buffers({name: shape for name, shape in held.items() if chosen(name, parts)})
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     # an adapter counts as one tensor; its own are compared when they are loaded
     whole = torch.Size()
     skip = left_out(model)
     for name in plain:  # what went in, or would have, before its tensors were given other names
-        own = {key: shape for key, shape in own.items() if not key.startswith(f"{name}.")} | _plain_shapes(model, name)
+        others = {key: shape for key, shape in shapes.items() if not key.startswith(f"{name}.")}
+        shapes = others | _plain_shapes(model, name)
         if model.get_submodule(name).weights_id is not None:
             skip |= _plain_shapes(model, name).keys()
-    found = match(own | dict.fromkeys(here, whole), skip, held | dict.fromkeys(there, whole), parts)
-    found.check(path)
-    return found
+    transfer = match(shapes | dict.fromkeys(here, whole), skip, held | dict.fromkeys(there, whole), parts)
+    transfer.check(path)
+    return transfer
 
 
 def load_plain(model: Model, checkpoint: Checkpoint) -> set[str]:
@@ -56,31 +57,36 @@ def load_plain(model: Model, checkpoint: Checkpoint) -> set[str]:
         for path, backbone in backbones(model).items()
         if backbone.weights_id is None and not (backbone.quantize is None and backbone.tune is None)
     }
-    found = {path for path, one in changing.items() if chosen(path, checkpoint.parts) and _holds(checkpoint, path, one)}
-    tensors = checkpoint.model_tensors() if found else {}
-    for path in found:
+    paths = {
+        path
+        for path, backbone in changing.items()
+        if chosen(path, checkpoint.parts) and _holds(checkpoint, path, backbone)
+    }
+    tensors = checkpoint.model_tensors() if paths else {}
+    for path in paths:
         prefix = f"{path}."
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        changing[path].load_state_dict(own)
-    return found
+        changing[path].load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
+    return paths
 
 
 def _holds(checkpoint: Checkpoint, path: str, backbone: Backbone) -> bool:
-    own = {f"{path}.{name}": tensor.shape for name, tensor in backbone.state_dict().items()}
-    return {name: shape for name, shape in checkpoint.shapes().items() if name.startswith(f"{path}.")} == own
+    shapes = {f"{path}.{name}": tensor.shape for name, tensor in backbone.state_dict().items()}
+    return {name: shape for name, shape in checkpoint.shapes().items() if name.startswith(f"{path}.")} == shapes
 
 
 def _held_plain(model: Model, checkpoint: Checkpoint) -> list[str]:
     """Paths of backbones that a checkpoint holds as they were before `quantize` or `tune` changed their tensors."""
     names = _filled(checkpoint.shapes())
-    found = []
+    paths = []
     for path, backbone in backbones(model).items():
         held = {name for name in names if name.startswith(f"{path}.")}
         plain = _filled(_plain_shapes(model, path)) if backbone.plain is not None else None
         changed = plain != _filled({f"{path}.{name}": one.shape for name, one in backbone.state_dict().items()})
         if chosen(path, checkpoint.parts) and held == plain and changed:
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def _filled(shapes: dict[str, torch.Size]) -> set[str]:
@@ -101,10 +107,10 @@ def load_into(model: Model, checkpoint: Checkpoint) -> None:
     """
     taken = set(compare(model, checkpoint).taken)
     _check_frozen(model, checkpoint)
-    own = model.state_dict()
+    state = model.state_dict()
     taken -= {name for path in _held_plain(model, checkpoint) for name in _plain_shapes(model, path)}
-    found = {name: placed_like(t, own[name]) for name, t in checkpoint.model_tensors().items() if name in taken}
-    model.load_state_dict(found, strict=False)
+    tensors = {name: placed_like(t, state[name]) for name, t in checkpoint.model_tensors().items() if name in taken}
+    model.load_state_dict(tensors, strict=False)
     for name, backbone in adapted(model).items():
         if f"{name}.adapter" not in taken:
             continue

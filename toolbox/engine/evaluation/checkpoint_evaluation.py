@@ -136,7 +136,7 @@ def evaluate(
         settings=target.settings,
         split=name,
         dataset=target.dataset,
-        report_items=[item for metric in target.judges for item in metric.report_items(target.dataset)],
+        report_items=[item for metric in target.active_metrics for item in metric.report_items(target.dataset)],
         checkpoint=None if trained is None else str(trained.path),
         step=None if trained is None else trained.step,
         device=str(device),

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.base import Dataset, Metric, get_dist_info
+from toolbox.base import Batch, Dataset, Metric, get_dist_info
 from toolbox.base.functional import gather_integers
 from toolbox.base.scalars import as_numbers
 from toolbox.engine.classes import label_problems
@@ -36,8 +36,8 @@ class Evaluator:
     - `name`: "val" or "test", for messages.
     - `training_data`: the dataset of `training` where it is made already; else it is made on first use, and kept.
     - `trained_items`: how many of its items the model was trained on, as far as known; counted in the numbers.
-    - `judges`: the metrics that judged last; `left_out`: what the others missed in a "baseline"; `remarks`: what must
-      be said with the numbers.
+    - `active_metrics`: those of the last evaluation; `left_out`: what the others missed in a "baseline"; `remarks`:
+      sentences that belong to the numbers.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Evaluator:
             build(metric, "metric", where=f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.evaluator)
         ]
-        self.judges = self.metrics
+        self.active_metrics = self.metrics
         self.left_out: list[Problem] = []
         self.remarks: list[str] = []
         self.classifiers: list[nn.Module] = []
@@ -71,7 +71,7 @@ class Evaluator:
     def without_learning(self) -> Evaluator:
         """The same without the metrics that must see the training set."""
         other = copy.copy(self)
-        other.metrics = other.judges = [metric for metric in self.metrics if not metric.wants_training()]
+        other.metrics = other.active_metrics = [metric for metric in self.metrics if not metric.wants_training()]
         return other
 
     @classmethod
@@ -94,7 +94,7 @@ class Evaluator:
     @property
     def learning(self) -> list[Metric]:
         """The metrics that must see the training set."""
-        return [metric for metric in self.judges if metric.wants_training()]
+        return [metric for metric in self.active_metrics if metric.wants_training()]
 
     def evaluate(
         self,
@@ -122,7 +122,7 @@ class Evaluator:
             metric.reset()
             metric.chooses, metric.chosen = self.name == "val", chosen
         self.classifiers = []
-        self.judges, self.left_out, self.remarks = self.metrics, [], []
+        self.active_metrics, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad = model.training, 0
         passes = [(self.dataset, self.loader, self.name)]
         if not self._has_learned(model):
@@ -131,8 +131,7 @@ class Evaluator:
         try:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
                 for dataset, loader, name in passes:
-                    bad, checked = 0, False
-                    for batch, outputs, is_own in run_over(
+                    batches = run_over(
                         model,
                         dataset,
                         inputs,
@@ -145,7 +144,9 @@ class Evaluator:
                         where=f"{name}_dataloader",
                         skip_bad=loader.get("on_bad_item", "raise") == "skip",
                         stored=feature_cache.of(loader) if feature_cache else {},
-                    ):
+                    )
+                    bad, checked = 0, False
+                    for batch, outputs, is_own in batches:
                         if stop():
                             return None
                         bad += len(batch.bad) if is_own else 0
@@ -153,13 +154,12 @@ class Evaluator:
                         if outputs is None:
                             continue
                         if not checked:  # at once, not when everything is embedded
-                            self._choose_judges(outputs, mode)
+                            self._choose_metrics(outputs, mode)
                             checked = True
-                        if not self.judges:
+                        if not self.active_metrics:
                             return {}
                         if is_own and len(batch):
-                            for metric in self.learning if name == "train" else self.judges:
-                                self._say(metric.fit if name == "train" else metric.update, outputs, batch)
+                            self._update_metrics(outputs, batch, training=name == "train")
                     if name == "train":
                         self.shared["learned of"] = model
         finally:
@@ -167,24 +167,33 @@ class Evaluator:
         if get_dist_info()[1] > 1:
             bad = sum(count for (count,) in gather_integers(bad, device=torch.device(str(device))))
             check_bad(bad, self.dataset, self.loader, self.name)
+        numbers = self._compute_metrics()
+        self._end_learning(model)
+        trained = self.trained_items if mode == "predict" else 0
+        return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": trained} if trained else {})
+
+    def _update_metrics(self, outputs: dict[str, Tensor], batch: Batch, *, training: bool) -> None:
+        for metric in self.learning if training else self.active_metrics:
+            self._call_metric(metric.fit if training else metric.update, outputs, batch)
+
+    def _compute_metrics(self) -> dict[str, float]:
+        """The numbers of all metrics; raises ToolboxError where two have one name."""
         numbers: dict[str, float] = {}
         directions: dict[str, str] = {}
-        for metric in self.judges:
-            found = _agreed(metric, _numbers(metric, self._say(metric.compute), self.name), self.name)
-            if twice := sorted(found.keys() & numbers.keys()):
+        for metric in self.active_metrics:
+            values = _agreed(metric, _numbers(metric, self._call_metric(metric.compute), self.name), self.name)
+            if twice := sorted(values.keys() & numbers.keys()):
                 raise ToolboxError(
                     f"Two metrics give the same numbers: {', '.join(twice)}.",
                     where=f"{self.name}_evaluator",
                     hint="Remove one of them.",
                 )
-            numbers |= found
-            directions |= {name: self._say(metric.direction, name) for name in found}
+            numbers |= values
+            directions |= {name: self._call_metric(metric.direction, name) for name in values}
             self.remarks += metric.remarks()
         # in the order of the numbers, of which "auto" is the first; a new dictionary: copies of this set keep theirs
         self.better = directions | self.better
-        self._end_learning(model)
-        seen = self.trained_items if mode == "predict" else 0
-        return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": seen} if seen else {})
+        return numbers
 
     def _has_learned(self, model: nn.Module) -> bool:
         """Whether the metrics need not see the training set (again); else what they know of one is dropped."""
@@ -199,7 +208,7 @@ class Evaluator:
         """Keep what was learned for the next evaluation where it will be the same, and what was fitted to it."""
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         if getattr(inner, "fixed_embeddings", False):
-            fitted = [metric.classifier() for metric in self.judges]
+            fitted = [metric.classifier() for metric in self.active_metrics]
             self.classifiers = [classifier for classifier in fitted if classifier is not None]
         else:
             self._forget()
@@ -222,12 +231,12 @@ class Evaluator:
         self.training_data = build(self.training["dataset"], "dataset", where="train_dataloader.dataset")
         return self.training_data
 
-    def _choose_judges(self, outputs: dict[str, Tensor], mode: str) -> None:
-        """Leave out what cannot judge a "baseline". Raises ToolboxError with all that metrics miss in other outputs."""
+    def _choose_metrics(self, outputs: dict[str, Tensor], mode: str) -> None:
+        """Leave out metrics that a "baseline" has no outputs for. Raises ToolboxError where others miss some."""
         self.left_out = self.missing(outputs)
         if self.left_out and mode != "baseline":
             raise ToolboxError.from_problems(self.left_out)
-        self.judges = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
+        self.active_metrics = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
 
     def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
         """What the metrics miss in a model's outputs."""
@@ -237,8 +246,8 @@ class Evaluator:
             for problem in metric.check_outputs(outputs)
         ]
 
-    def _say(self, action: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a metric; what it refuses is said with its place."""
+    def _call_metric(self, action: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a metric; a ValueError becomes a ToolboxError that names its place."""
         try:
             return action(*arguments)
         except ValueError as error:
@@ -246,9 +255,8 @@ class Evaluator:
 
     def problems(self) -> list[Problem]:
         """What the dataset and the metrics find wrong before anything runs."""
-        found = self.dataset.check() or label_problems(self.dataset)
-        if found:
-            return [problem.with_prefix(f"{self.name}_dataloader.dataset") for problem in found]
+        if problems := self.dataset.check() or label_problems(self.dataset):
+            return [problem.with_prefix(f"{self.name}_dataloader.dataset") for problem in problems]
         return [
             problem.with_prefix(f"{self.name}_evaluator.{index}")
             for index, metric in enumerate(self.metrics)
@@ -271,14 +279,14 @@ def check_bad(bad: int, dataset: Dataset, loader: dict[str, Any], name: str) -> 
     check_share(bad, loader, len(dataset), where=f"{name}_dataloader", hint=hint)
 
 
-def _numbers(metric: Metric, found: Any, name: str) -> dict[str, float]:
+def _numbers(metric: Metric, values: Any, name: str) -> dict[str, float]:
     """What a metric computed, as plain numbers. Raises ToolboxError, naming the metric, where it is anything else."""
     who, where = type(metric).__name__, f"{name}_evaluator"
-    if not isinstance(found, Mapping):
-        message = f"{who}.compute gives a {type(found).__name__}, and {{name: number}} is needed."
+    if not isinstance(values, Mapping):
+        message = f"{who}.compute gives a {type(values).__name__}, and {{name: number}} is needed."
         raise ToolboxError(message, where=where, hint="Return a dict of numbers.")
     try:
-        return as_numbers(found)
+        return as_numbers(values)
     except ValueError as error:
         raise ToolboxError(f"{who}.compute gives {error}.", where=where, hint="Return a dict of numbers.") from error
 
@@ -294,15 +302,15 @@ def _agreed(metric: Metric, numbers: dict[str, float], name: str) -> dict[str, f
     everyone: list[Any] = [None] * processes
     dist.all_gather_object(everyone, numbers)
     main = everyone[0]
-    for other, found in enumerate(everyone):
-        if found.keys() != main.keys():
-            different = sorted(found.keys() ^ main.keys())
+    for other, theirs in enumerate(everyone):
+        if theirs.keys() != main.keys():
+            different = sorted(theirs.keys() ^ main.keys())
         else:
             different = [
                 key
                 for key in main
-                if not math.isclose(main[key], found[key], rel_tol=1e-4, abs_tol=1e-6)
-                and not (math.isnan(main[key]) and math.isnan(found[key]))
+                if not math.isclose(main[key], theirs[key], rel_tol=1e-4, abs_tol=1e-6)
+                and not (math.isnan(main[key]) and math.isnan(theirs[key]))
             ]
         if different:
             raise ToolboxError(

@@ -93,7 +93,7 @@ class RunEvaluator:
         chosen = self.choose_baseline(target, model)
         metrics = self.evaluate_or_leave(target, "baseline", model=model, chosen=chosen)
         if metrics:
-            others = [type(metric).__name__ for metric in target.metrics if metric not in target.judges]
+            others = [type(metric).__name__ for metric in target.metrics if metric not in target.active_metrics]
             if others:
                 console.info(f"{name}: {', '.join(others)} cannot judge it (a check of the recipe says why)")
         else:
