@@ -15,7 +15,7 @@ from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
-from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, install_command
+from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, install_command, list_unusable
 from toolbox.registry.commands import CommandEntry, list_commands
 from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
 from toolbox.registry.kinds import Kinds
@@ -169,13 +169,7 @@ class Catalog:
             return command
         names = [command.name for command in commands]
         hint = suggest_nearest(name, names) or list_names("Commands", names)
-        states = {plugin.namespace: plugin.state for plugin in self.plugins}
-        unusable = [
-            f"{namespace} ({states.get(namespace) or 'not installed: ' + install_command(namespace)})"
-            for namespace in IN_REPOSITORY
-            if states.get(namespace) != "ready"
-        ]
-        if unusable:
+        if unusable := list_unusable({plugin.namespace: plugin.state for plugin in self.plugins}):
             hint += f" Or a plugin brings it that cannot be used here: {', '.join(unusable)}."
         raise ToolboxError(f"there is no command {name!r}.", hint=hint)
 

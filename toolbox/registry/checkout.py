@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -57,6 +58,15 @@ def find_uninstalled(root: Path | None = None) -> list[PluginFolder]:
 def install_command(namespace: str) -> str:
     """How to install one of the repository's own plugins."""
     return f"pip install ./plugins/{namespace}"
+
+
+def list_unusable(states: Mapping[str, str]) -> list[str]:
+    """The repository's own plugins that are not ready, each with why; `states`: those of the installed ones."""
+    return [
+        f"{namespace} ({states.get(namespace) or 'not installed: ' + install_command(namespace)})"
+        for namespace in IN_REPOSITORY
+        if states.get(namespace) != "ready"
+    ]
 
 
 def _difference(name: str, declared: dict[str, str]) -> str:

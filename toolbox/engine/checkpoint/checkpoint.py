@@ -54,8 +54,8 @@ def _readable(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self, *arguments, **options)
         except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
-            what = method.__name__.replace("_", " ")
-            raise ToolboxError(f"The {what} of the checkpoint {self.path} cannot be read: {error}.") from error
+            name = method.__name__.replace("_", " ")
+            raise ToolboxError(f"The {name} of the checkpoint {self.path} cannot be read: {error}.") from error
 
     return reading
 
@@ -113,8 +113,7 @@ class Checkpoint:
     @_readable
     def trained_items(self) -> TrainedItems | None:
         """The items that the model was trained on; None where they are not known."""
-        known = TRAINED_ITEMS in self.manifest["files"]
-        return TrainedItems.load(self.path / TRAINED_ITEMS) if known else None
+        return TrainedItems.load(self.path / TRAINED_ITEMS) if TRAINED_ITEMS in self.manifest["files"] else None
 
     @_readable
     def state(self, into: Mapping[str, Tensor] | None = None) -> dict[str, Any] | None:
@@ -127,8 +126,7 @@ class Checkpoint:
         if not (self.path / "state").is_dir():
             return join(value, load_file(self.path / "state.safetensors"))
         shapes = shard_shapes(self.path / "state")
-        trained = into or {}
-        owners = {path: trained[name] for path in shapes for name in path.split("/") if name in trained}
+        owners = {path: into[name] for path in shapes for name in path.split("/") if into and name in into}
         parts = {
             path: torch.zeros_like(owner.detach())
             for path, owner in owners.items()
