@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from toolbox.base.report_items import Curve, Histogram
-from toolbox.report.axes import LARGE_BOX, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
+from toolbox.report.axes import LARGE_BOX, Axis, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
 from toolbox.report.numbers import format_short, is_number
-from toolbox.report.series import is_drawable, split_at_gaps, thin_series
+from toolbox.report.series import Series, is_drawable, split_at_gaps, thin_series
 
 COLORS = 6
 MOST_SERIES = 12
@@ -97,24 +97,9 @@ def draw_curve(
     y_axis = make_y_axis(box, *choose_limits(values))
     lines = []
     for number, name in enumerate(names):
-        stretches = split_at_gaps(thin_series(points[name]))
-        drawable = [point for point in points[name] if is_drawable(point[1])]
-        lone = [stretch[0] for stretch in stretches if len(stretch) == 1]
-        dotted = drawable if len(points[name]) <= most_dots else lone
         label = f"{name}, {curve.x}" if name else curve.x
-        color, dash = (styles or {}).get(name, choose_style(number))
-        line = Line(
-            name,
-            color,
-            dash,
-            paths=[
-                "M" + "L".join(f"{x_axis.place(x)} {y_axis.place(y)}" for x, y in stretch)
-                for stretch in stretches
-                if len(stretch) > 1
-            ],
-            dots=[(x_axis.place(x), y_axis.place(y), f"{label} {_format_x(x)}: {format_short(y)}") for x, y in dotted],
-        )
-        lines.append(line)
+        style = (styles or {}).get(name, choose_style(number))
+        lines.append(_draw_line(name, label, points[name], style, (x_axis, y_axis), most_dots))
     return Chart(
         curve.title,
         curve.note,
@@ -128,6 +113,18 @@ def draw_curve(
         marked_x=x_axis.place(marked_x) if marked_x is not None and low <= marked_x <= high else None,
         box=box,
     )
+
+
+def _draw_line(name: str, label: str, points: Series, style: Style, axes: tuple[Axis, Axis], most_dots: int) -> Line:
+    """The line of a series, with dots where it has few points or no line reaches."""
+    x_axis, y_axis = axes
+    stretches = split_at_gaps(thin_series(points))
+    paths = ["L".join(f"{x_axis.place(x)} {y_axis.place(y)}" for x, y in part) for part in stretches if len(part) > 1]
+    dotted = [part[0] for part in stretches if len(part) == 1]
+    if len(points) <= most_dots:
+        dotted = [point for point in points if is_drawable(point[1])]
+    dots = [(x_axis.place(x), y_axis.place(y), f"{label} {_format_x(x)}: {format_short(y)}") for x, y in dotted]
+    return Line(name, *style, [f"M{path}" for path in paths], dots=dots)
 
 
 def draw_histogram(

@@ -18,8 +18,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from toolbox_datasets import unpack
 from toolbox_datasets.retrieval_dataset import ListedImage
-from toolbox_datasets.sop import SOP
-from toolbox_datasets.sop_index import HEADER
+from toolbox_datasets.sop import HEADER, SOP
 from toolbox_datasets.sop_prepare import find_next_of_class
 
 from toolbox.base import read_image
