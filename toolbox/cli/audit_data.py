@@ -196,13 +196,12 @@ def _write_line(out: TextIO | None, line: dict[str, Any]) -> None:
 def _print_counts(counts: Counts, *, near: bool) -> None:
     """The table of counts; what nothing can be counted for stays empty."""
     from rich.console import Console
-    from rich.table import Table
+
+    from toolbox.cli.tables import make_number_table
 
     splits = list(counts.rows["images"])
     both = [f"{first}+{second}" for at, second in enumerate(splits) for first in splits[:at]]
-    table = Table("", *splits, *both)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = make_number_table("", *splits, *both)
     for name, row in counts.rows.items():
         if name == "near" and not near:
             continue

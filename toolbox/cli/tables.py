@@ -33,7 +33,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     make_terminal().print(table)
 
 
-def _make_number_table(first: str, *columns: str, title: str | None = None, show_header: bool = True) -> Table:
+def make_number_table(first: str, *columns: str, title: str | None = None, show_header: bool = True) -> Table:
     """A table of one column of names, and columns of numbers."""
     table = Table(first, title=title, show_header=show_header)
     for column in columns:
@@ -51,7 +51,7 @@ def print_results(results: dict[str, Any]) -> None:
     columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else [])]
     columns += [*(["before the head"] if features else []), "after"]
     columns += [*(["95 %"] if bounds else []), *(["change"] if before else [])]
-    table = _make_number_table("", *columns)
+    table = make_number_table("", *columns)
     for name in names:
         a, b = before.get(name), after.get(name)
         cells = [*([format_number(pixels.get(name))] if pixels else []), *([format_number(a)] if before else [])]
@@ -85,7 +85,7 @@ def print_metrics(numbers: dict[str, float], title: str) -> None:
     prefixes = [""] + [prefix for prefix in prefixes if prefix] if "" in prefixes else prefixes
     headed = len(prefixes) > 1 or bool(bounds) or prefixes != [""]
     columns = [column for prefix in prefixes for column in ([prefix, "95 %"] if prefix == "" and bounds else [prefix])]
-    table = _make_number_table("", *(column or "plain" for column in columns), title=title, show_header=headed)
+    table = make_number_table("", *(column or "plain" for column in columns), title=title, show_header=headed)
     for name in dict.fromkeys(name.rpartition("/")[2] for name in plain):
         cells = []
         for column in columns:
@@ -99,7 +99,7 @@ def print_metrics(numbers: dict[str, float], title: str) -> None:
 
 def print_plan(plan: Plan) -> None:
     """The table of parts, the length of the run and the memory estimate."""
-    table = _make_number_table("part", "parameters", "trainable", "learning rate", "weight decay")
+    table = make_number_table("part", "parameters", "trainable", "learning rate", "weight decay")
     for part in plan.parts:
         frozen, spread = part.lr is None, part.lowest_lr is not None
         rate = "frozen" if frozen else f"{part.lowest_lr:.3g} to {part.lr:g}" if spread else f"{part.lr:g}"
