@@ -36,8 +36,8 @@ from toolbox.builtins.projection import Projection
 from toolbox.builtins.tune import BackboneTuning
 from toolbox.cli.export import main
 from toolbox.errors import ToolboxError
-from toolbox.export import export as exports
-from toolbox.export.export import check_target
+from toolbox.exporters import export as exports
+from toolbox.exporters.export import check_target
 from toolbox.testing.material import image
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.pool import TokenPool
@@ -690,7 +690,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 def test_a_stopped_export_leaves_nothing(trained, tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(
-        "import sys, time\nfrom toolbox.export import export\nfrom toolbox.cli.export import main\n"
+        "import sys, time\nfrom toolbox.exporters import export\nfrom toolbox.cli.export import main\n"
         "def slow(*_, **__):\n    print('half', flush=True)\n    time.sleep(60)\n"
         "export.write_readme = slow\nsys.exit(main(sys.argv[1:]))\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 import time
@@ -45,6 +46,14 @@ def test_every_public_name_is_there():
     import toolbox
 
     assert {name for name in toolbox.__all__ if getattr(toolbox, name, None) is None} == set()
+
+
+def test_no_module_of_the_package_hides_a_public_name():
+    """An imported submodule becomes an attribute of its package, before `__getattr__` is asked."""
+    import toolbox
+
+    modules = {module.name for module in pkgutil.iter_modules(toolbox.__path__)}
+    assert not modules & set(toolbox.__all__)
 
 
 def test_the_check_can_fail():

@@ -327,8 +327,8 @@ def export(
     ten-thousandth, and where a backbone belongs to no other library.
     """
     from toolbox.engine.checkpoint import checkpoint as checkpoints
-    from toolbox.export import export as exports
-    from toolbox.export.onnx_file import check_packages
+    from toolbox.exporters import export as exports
+    from toolbox.exporters.onnx_file import check_packages
     from toolbox.loading import open_checkpoint
 
     target = Path(folder).expanduser().resolve()

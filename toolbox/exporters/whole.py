@@ -12,8 +12,8 @@ from torch import Tensor
 from toolbox.base import Backbone, ExportedModel, Model
 from toolbox.base.exported_backbone import run_lines
 from toolbox.errors import ToolboxError
-from toolbox.export import onnx_file
-from toolbox.export.compare import compare
+from toolbox.exporters import onnx_file
+from toolbox.exporters.compare import compare
 from toolbox.utils.messages import shorten_error
 
 

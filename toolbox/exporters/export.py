@@ -20,10 +20,10 @@ from toolbox.base.files import check_folder
 from toolbox.engine.checkpoint.files import as_json, new_folder
 from toolbox.engine.parts import backbones, model_state
 from toolbox.errors import ToolboxError
-from toolbox.export import onnx_file
-from toolbox.export.compare import compare
-from toolbox.export.export_readme import ExportedPart, write_readme
-from toolbox.export.whole import export_whole, write_whole_readme, writes_itself
+from toolbox.exporters import onnx_file
+from toolbox.exporters.compare import compare
+from toolbox.exporters.export_readme import ExportedPart, write_readme
+from toolbox.exporters.whole import export_whole, write_whole_readme, writes_itself
 from toolbox.utils.messages import shorten_error
 
 RECORD = "export.json"
