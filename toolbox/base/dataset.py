@@ -28,7 +28,7 @@ class lazy_attribute(cached_property[T]):
 
 
 class Dataset(ABC):
-    """Raw samples. The constructor does no I/O; the index is read on first use.
+    """Raw samples. The constructor does no I/O; the index is read on first use, as a `lazy_attribute`.
 
         class Squares(Dataset):
             def __init__(self, count: int = 10):
