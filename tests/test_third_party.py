@@ -68,7 +68,7 @@ def test_the_installed_wheel_is_listed(stranger):
     assert names == dict.fromkeys(
         ["acme.PatchMixer", "acme.Angular", "acme.TokenMLP", "acme.TokenMean"], "toolbox-acme"
     )
-    assert [(kind["name"], kind["namespace"]) for kind in record["kinds"]] == [("token_mixer", "acme")]
+    assert ("token_mixer", "acme") in [(kind["name"], kind["namespace"]) for kind in record["kinds"]]
     assert "mixer: TokenMixer | None = None" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
     assert "find_similar     print the images of a folder" in stranger("-m", "toolbox", "--help")
     assert "patch: int = 4" in stranger(ROOT / "tools" / "list_components.py", "patchmixer")
