@@ -39,7 +39,7 @@ class StoredFeatures:
         value = batch.inputs[name]
         if name in batch.stored:
             return value
-        backbone, pool = self.pooled_backbones()[name]
+        backbone, pool = self.pooled_backbones()[name]  # not called as a whole: a frame less in every stack of a step
         return pool(backbone(value, layers=pool.layers))
 
     @property

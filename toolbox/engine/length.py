@@ -28,11 +28,10 @@ class RunLength:
         self.steps_per_epoch: int | float = int(epoch) if epoch.denominator == 1 else float(epoch)
         interval = settings("train_cfg.val_interval")
         self.validate_every = (interval or 1) * (epoch if by_epoch or interval is None else 1)
-        interval, by_setting = (
-            settings("default_hooks.checkpoint.interval"),
-            settings("default_hooks.checkpoint.by_epoch"),
-        )
-        save_by_epoch = by_epoch or interval is None if by_setting is None else by_setting
+        checkpoint = settings("default_hooks.checkpoint")
+        interval, save_by_epoch = checkpoint["interval"], checkpoint["by_epoch"]
+        if save_by_epoch is None:
+            save_by_epoch = by_epoch or interval is None
         self.save_every = (interval or 1) * (epoch if save_by_epoch else 1)
 
     def batches(self, step: int) -> int:

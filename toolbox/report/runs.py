@@ -214,9 +214,10 @@ def _count_parameters(folder: Path) -> int | None:
         return None
     files = [checkpoint / "model.safetensors", *sorted(checkpoint.glob("adapters/*/adapter_model.safetensors"))]
     try:
-        return sum(_count_numbers(file) for file in files if file.exists()) or None
+        counts = [_count_numbers(file) for file in files if file.exists()]
     except (OSError, ValueError, TypeError, KeyError, struct.error):
         return None
+    return sum(counts) if counts else None
 
 
 def _count_numbers(path: Path) -> int:

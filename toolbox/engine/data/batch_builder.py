@@ -132,14 +132,13 @@ class BatchBuilder(torch.utils.data.Dataset):
             self.board.idle()
         return problem or batch
 
-    def build(self, draws: list[tuple[int, int]]) -> Batch:
-        """The batch of `draws`, where it is wanted in this process. Raises ToolboxError at what cannot be read."""
-        batch = self[draws]
-        if isinstance(batch, Problem):
-            raise ToolboxError.from_problems([batch])
-        if isinstance(batch, Unreadable):
-            raise unreadable_error(self.dataset, batch.items)
-        return batch
+    def require_batch(self, result: Batch | Problem | Unreadable, where: str = "") -> Batch:
+        """The batch that `self[draws]` gave. Raises ToolboxError where it gave none; `where`: the dataloader's key."""
+        if isinstance(result, Unreadable):
+            raise unreadable_error(self.dataset, result.items, where=where)
+        if isinstance(result, Problem):
+            raise ToolboxError.from_problems([result.with_prefix(where) if where else result])
+        return result
 
     def _stored_batch(
         self, items: list[dict[str, Any]], draws: list[tuple[int, int]], bad: list[tuple[int, str]]

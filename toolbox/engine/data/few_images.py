@@ -24,5 +24,6 @@ def few_images(dataset: Dataset, model: Model, backbone: Backbone) -> Tensor | N
     count = min(COUNT, len(dataset))
     chosen = [round(number * (len(dataset) - 1) / max(count - 1, 1)) for number in range(count)]
     inputs = {name: every[name]}
-    batch = BatchBuilder(dataset, inputs, skip_bad=True).build(list(enumerate(chosen)))
+    builder = BatchBuilder(dataset, inputs, skip_bad=True)
+    batch = builder.require_batch(builder[list(enumerate(chosen))])
     return ready(batch, inputs, torch.device("cpu")).inputs[name] if len(batch) else None

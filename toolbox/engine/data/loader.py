@@ -15,14 +15,12 @@ from torch.utils.data import DataLoader
 
 from toolbox.base import Batch, Dataset, Sampler
 from toolbox.engine.assemble import build_augment, build_mix
-from toolbox.engine.data.bad_items import Unreadable, unreadable_error
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import BatchPlan, TrainBatches
 from toolbox.engine.data.mixing import together
 from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.data.workers import WorkerMonitor
 from toolbox.engine.settings import Settings
-from toolbox.errors import Problem, ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
 
 
@@ -83,11 +81,7 @@ def batches(
         for _ in range(len(plan)):
             with watch.awaiting():
                 batch = next(stream).batch
-            if isinstance(batch, Unreadable):
-                raise unreadable_error(fetch.dataset, batch.items, where=where)
-            if isinstance(batch, Problem):
-                raise ToolboxError.from_problems([batch.with_prefix(where)])
-            yield batch
+            yield fetch.require_batch(batch, where)
     finally:
         watch.close(stream)
 

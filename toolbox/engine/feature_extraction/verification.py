@@ -23,7 +23,8 @@ def check_some(store: FeatureStore, job: Job) -> None:
     """Compute `ITEMS` items again, the same for every run. Raises ToolboxError where one differs."""
     readable = [index for index in range(len(store)) if index not in store.unreadable]
     chosen = sorted(random.Random(0).sample(readable, min(ITEMS, len(readable))))
-    batch = job.fetch(skip_bad=True).build(job.draws(chosen)) if chosen else Batch()
+    builder = job.fetch(skip_bad=True)
+    batch = builder.require_batch(builder[job.draws(chosen)]) if chosen else Batch()
     if batch.bad:
         index, message = batch.bad[0]
         raise ToolboxError(

@@ -36,12 +36,12 @@ def check_start(run: DryRun) -> None:
         assert checkpoint is not None  # as load_from names one
         if run.model.closed_set and run.dataset is not None and checkpoint.parts is None:
             then, now = checkpoint.class_names(), class_names(run.dataset)
-            known = then is not None and now is not None and len(then) == len(now)
-            difference = first_difference(then or [], now or []) if known else ""
-            if difference:
-                message = f"The classes of {checkpoint.path} are not those of the training data: {difference}."
-                hint = "Leave its head out: load_parts=['model.backbone']."
-                run.plan.problems.append(Problem(message, "load_from", hint))
+            if then is not None and now is not None and len(then) == len(now):
+                difference = first_difference(then, now)
+                if difference:
+                    message = f"The classes of {checkpoint.path} are not those of the training data: {difference}."
+                    hint = "Leave its head out: load_parts=['model.backbone']."
+                    run.plan.problems.append(Problem(message, "load_from", hint))
         if not run.data_problems:  # else the model may not be as large as it will be
             transfer = loading.compare(run.model, checkpoint)
             run.plan.notes += [f"load_from: {transfer.summary()}."] if checkpoint.parts else []

@@ -82,20 +82,20 @@ def count_images(part: str, dataset: PublishedDataset) -> str:
 def summarize_parts(out: str, parts: Mapping[str, PublishedDataset]) -> str:
     """What is there of a dataset, beside what was published.
 
-    - `parts`: {part: all of its images}.
+    - `parts`: {part: all of its images}, of one dataset, at least one part.
 
     Raises ValueError with what is missing, and the steps that mend it.
     """
-    summaries, missing = [], False
+    published = next(iter(parts.values())).published
+    summaries, is_complete = [], published.keys() <= parts.keys()
     for part, dataset in parts.items():
         require_valid(dataset)
         counts = len(dataset), len(dataset.classes)
-        images, classes = dataset.published.get(part, counts)
+        images, classes = published.get(part, counts)
         fits = counts == (images, classes)
-        missing = missing or not fits or not dataset.published.keys() <= parts.keys()
+        is_complete = is_complete and fits
         summaries.append(count_images(part, dataset) + ("" if fits else f" (published: {images:,} of {classes:,})"))
-    is_published = any(dataset.published for dataset in parts.values())
-    verdict = "complete" if is_published and not missing else "readable"
-    if is_published and missing:
-        verdict += ", but not the published dataset"
+    verdict = "readable"
+    if published:
+        verdict = "complete" if is_complete else "readable, but not the published dataset"
     return f"{out} is {verdict}: " + ", ".join(summaries)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from toolbox.base import Sample, identify_files, lazy_attribute, read_image
+from toolbox.plugin import Problem
 from toolbox_datasets.published_dataset import FileDataset, summarize_parts
 from toolbox_datasets.subsets import carve_classes, require_share
 
@@ -106,6 +107,9 @@ class RetrievalDataset(FileDataset):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def check(self) -> list[Problem]:
+        return [problem if problem.where else problem.with_prefix(self.place) for problem in super().check()]
 
     @property
     def paths(self) -> list[str]:
