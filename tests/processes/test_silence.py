@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch.distributed as dist
 
 from toolbox.engine.distributed import context as contexts
-from toolbox.engine.distributed.context import DistributedContext
+from toolbox.engine.distributed.context import DistributedContext, OtherProcessFailed
 from toolbox.engine.distributed.rank_info import RankInfo
+from toolbox.errors import ToolboxError
 
 
 def member(store: dist.Store, rank: int) -> DistributedContext:
@@ -36,3 +38,17 @@ def test_whoever_failed_first_is_named(monkeypatch):
     assert member(store, 1)._who_failed() is None
     assert member(store, 1)._who_failed(claim="1:2").rank == 1
     assert member(store, 0)._who_failed(claim="0:1").rank == 1
+
+
+def test_who_has_heard_of_a_failure_does_not_claim_its_own_once_the_store_is_gone(monkeypatch):
+    store = dist.HashStore()
+    other = member(store, 1)
+    assert member(store, 0)._who_failed(claim="0:2").rank == 0
+    assert other._who_failed().rank == 0  # as the watcher hears of it: the main process may end now, with the store
+
+    def gone(*arguments):
+        raise dist.DistNetworkError("Connection reset by peer")
+
+    monkeypatch.setattr(other, "_store", type("Gone", (), {"compare_set": gone, "check": gone, "get": gone})())
+    with pytest.raises(OtherProcessFailed):
+        other._fail(ToolboxError("its own"))

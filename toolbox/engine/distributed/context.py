@@ -68,6 +68,7 @@ class DistributedContext:
         self._control: dist.ProcessGroup | None = None
         self._watcher: threading.Thread | None = None
         self._left = threading.Event()
+        self._first_failure: OtherProcessFailed | None = None  # as far as this process has heard
 
     def __enter__(self) -> DistributedContext:
         """Meet the others. Raises ToolboxError when they do not come, or cannot."""
@@ -267,12 +268,13 @@ class DistributedContext:
         except (dist.DistError, RuntimeError):
             if claim is None:
                 raise
-            return None
+            return self._first_failure  # the main process may end, and the store with it, once the watcher has heard
         rank, code = map(int, told.split(":"))
+        self._first_failure = OtherProcessFailed(rank, code)
         if rank != self.rank:
             with suppress(dist.DistError, RuntimeError):
                 self._store.set(f"heard/{self.rank}", "")
-        return OtherProcessFailed(rank, code)
+        return self._first_failure
 
 
 def check_same(distributed: DistributedContext, facts: dict[str, Any]) -> None:
