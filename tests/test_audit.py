@@ -15,9 +15,9 @@ import pytest
 from PIL import Image, ImageEnhance
 from toolbox_datasets.imagefolder import ImageFolder
 
+from toolbox import data_audit as audit
 from toolbox.cli.audit_data import main
-from toolbox.engine.data import audit
-from toolbox.engine.data.audit import (
+from toolbox.data_audit import (
     MASKS,
     Counts,
     Fingerprint,

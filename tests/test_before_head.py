@@ -14,7 +14,7 @@ import toolbox
 from toolbox.base import Batch
 from toolbox.cli import train
 from toolbox.engine.evaluation.before_head import compare_with_head
-from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
+from toolbox.inference.image_outputs import join_outputs, run_over_images
 from toolbox.utils.model_io import get_unit_embeddings
 
 SHORT = {"train_cfg.max_steps": 4, "train_cfg.val_interval": 2, "evaluate_before": False}

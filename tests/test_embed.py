@@ -19,8 +19,8 @@ import toolbox
 from toolbox.base import files
 from toolbox.cli import model_commands
 from toolbox.cli.embed import main
-from toolbox.engine.evaluation.image_sources import find_image_sources
 from toolbox.errors import ToolboxError
+from toolbox.inference.image_sources import find_image_sources
 from toolbox.utils.stored_embeddings import KINDS, StoredEmbeddings, read_embeddings, write_embeddings
 
 ROOT = Path(__file__).parent.parent

@@ -175,7 +175,7 @@ def test_a_recipe_is_its_backbone_as_it_comes(run, pixels):
 def test_a_user_class_that_cannot_be_used_is_named(named, said):
     from types import SimpleNamespace
 
-    from toolbox.engine.evaluation.loaded import user_class
+    from toolbox.inference.loaded import user_class
 
     with pytest.raises(ToolboxError, match=said):
         user_class(SimpleNamespace(user_class=named), "toy.Model")

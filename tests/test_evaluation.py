@@ -21,9 +21,9 @@ from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.precision import Precision
-from toolbox.engine.preflight.preflight import check_recipe
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
+from toolbox.preflight.preflight import check_recipe
 from toolbox.report import load_report_items
 
 RECALL = {"type": "retrieval.Recall", "ks": [1, 10]}
@@ -355,7 +355,7 @@ def test_out_holds_numbers_findings_and_a_page(trained, tmp_path, capsys):
 
 def test_out_refuses_a_folder_of_something_else(trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "toolbox.engine.evaluation.checkpoint_evaluation.evaluate",
+        "toolbox.inference.checkpoint_evaluation.evaluate",
         lambda *a: pytest.fail("evaluated before it was refused"),
     )
     for name, files in (("run", []), ("mine", ["letter.txt"]), ("half", ["report.html"])):
@@ -375,7 +375,7 @@ def test_an_evaluation_that_fails_leaves_no_folder_behind(trained, tmp_path, mon
     def fail(*_, **__):
         raise ToolboxError("no")
 
-    monkeypatch.setattr("toolbox.engine.evaluation.checkpoint_evaluation.evaluate", fail)
+    monkeypatch.setattr("toolbox.inference.checkpoint_evaluation.evaluate", fail)
     (tmp_path / "own").mkdir()
     for name in ("new", "own"):
         assert main([*trained, "--out", name]) == 2

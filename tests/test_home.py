@@ -13,7 +13,7 @@ import toolbox
 from toolbox.cli import audit_data, embed, prepare_data, test, train
 from toolbox.cli.common import expand_arguments
 from toolbox.engine.checkpoint import checkpoint as checkpoints
-from toolbox.engine.evaluation.image_sources import find_image_sources
+from toolbox.inference.image_sources import find_image_sources
 from toolbox.registry import build, expand_home
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from PIL import Image
 
 from toolbox.base import image_files
 from toolbox.base.image_files import find_images, get_image_suffixes, list_folders
-from toolbox.engine.evaluation.image_sources import find_image_sources
+from toolbox.inference.image_sources import find_image_sources
 
 
 def fill(root: Path, *paths: str) -> Path:

@@ -13,7 +13,7 @@ from toolbox.base.images import MAX_IMAGE_PIXELS
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches
-from toolbox.engine.evaluation.image_sources import ImageSource
+from toolbox.inference.image_sources import ImageSource
 from toolbox.registry import build
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from toolbox import api
-from toolbox.engine.preflight.preflight import CHECKS, MEASUREMENTS
+from toolbox.preflight.preflight import CHECKS, MEASUREMENTS
 
 CHECKER = """
 from toolbox.errors import Problem
@@ -66,7 +66,7 @@ def test_data_are_opened_and_the_structure_is_built_once_before_it_gets_weights(
 
     monkeypatch.setattr(toy_plugin.Noise, "__init__", count_data)
     monkeypatch.setattr(assemble, "build_structure", lambda *given: built.append(1) or build(*given))
-    monkeypatch.setattr("toolbox.engine.preflight.dry_run.build_structure", assemble.build_structure)
+    monkeypatch.setattr("toolbox.preflight.dry_run.build_structure", assemble.build_structure)
     toolbox.train(toy(["train_cfg.max_steps=2"]), out="w")
     assert len(opened) == 2  # training and validation
     assert len(built) == 2  # on the meta device, and with weights

@@ -458,7 +458,7 @@ def test_names_in_pages_are_text(tmp_path):
     """Names of classes, files and items, and numbers' names, come from others' data."""
     from toolbox_classification.commands.prediction_page import write_page
 
-    from toolbox.engine.evaluation.image_sources import find_image_sources
+    from toolbox.inference.image_sources import find_image_sources
     from toolbox.report import save_report_items, write_report
     from toolbox.report.compare import compare_runs
     from toolbox.report.compare_page import write_comparison

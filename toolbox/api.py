@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from toolbox.config import Config
     from toolbox.engine.console import Console
     from toolbox.engine.distributed.context import DistributedContext
-    from toolbox.engine.evaluation.checkpoint_evaluation import Evaluation
+    from toolbox.inference.checkpoint_evaluation import Evaluation
 
 __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_components", "load", "load_config", "train"]
 
@@ -178,7 +178,7 @@ def evaluate(
     """
     from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
-    from toolbox.engine.evaluation import checkpoint_evaluation, results_folder
+    from toolbox.inference import checkpoint_evaluation, results_folder
 
     distributed = distributed or SINGLE_PROCESS
     log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
@@ -254,7 +254,7 @@ def extract(
     from toolbox.engine.console import Console
     from toolbox.engine.descriptions import describe_task
     from toolbox.engine.distributed.context import SINGLE_PROCESS
-    from toolbox.engine.feature_extraction import extract as extraction
+    from toolbox.inference import extract as extraction
     from toolbox.training import make_prerequisites
 
     plain, distributed, console = as_plain(config), distributed or SINGLE_PROCESS, console or Console()

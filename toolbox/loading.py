@@ -111,8 +111,8 @@ def _loaded(
 
     from toolbox.engine.assemble import build_model
     from toolbox.engine.device import choose_device, limit_images
-    from toolbox.engine.evaluation.loaded import compute, user_class
     from toolbox.engine.precision import eval_precision
+    from toolbox.inference.loaded import compute, user_class
 
     chosen = choose_device(device)
     how = eval_precision(recipe, chosen, precision)

@@ -14,8 +14,8 @@ from toolbox.config.places import Places
 from toolbox.errors import Problem, ToolboxError, command_line
 
 if TYPE_CHECKING:
-    from toolbox.engine.preflight.dry_run import DryRun
-    from toolbox.engine.preflight.plan import Plan
+    from toolbox.preflight.dry_run import DryRun
+    from toolbox.preflight.plan import Plan
 
 
 def plan(
@@ -32,8 +32,8 @@ def plan(
     - `is_valid`: whether the recipe was validated already.
     """
     from toolbox.engine.assemble import weight_problems
-    from toolbox.engine.preflight.plan import Plan
-    from toolbox.engine.preflight.preflight import check_recipe
+    from toolbox.preflight.plan import Plan
+    from toolbox.preflight.preflight import check_recipe
 
     recipe, places, notes = as_plain(config), get_places(config), adapt(config)
     plan = Plan(problems=[] if is_valid else validate(recipe), notes=notes)

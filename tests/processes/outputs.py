@@ -13,8 +13,8 @@ from toolbox.base import Metric
 from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator
-from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
 from toolbox.engine.precision import Precision
+from toolbox.inference.image_outputs import join_outputs, run_over_images
 from toolbox.registry import build
 from toolbox.utils.model_io import get_unit_embeddings
 

@@ -15,7 +15,7 @@ from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
-    from toolbox.engine.data.audit import Counts, Fingerprint, Pair
+    from toolbox.data_audit import Counts, Fingerprint, Pair
 
 EPILOG = """\
 Looks at every image of train_dataloader, val_dataloader and test_dataloader, without augmentation, or at those of a
@@ -55,7 +55,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise ToolboxError(f"{arguments.out} must end in .jsonl.", where="--out")
     prepare_process()
     from toolbox.base.files import check_file
-    from toolbox.engine.data.audit import Counts, duplicates, near_duplicates
+    from toolbox.data_audit import Counts, duplicates, near_duplicates
     from toolbox.engine.device import cores
 
     if arguments.out is not None:
@@ -85,9 +85,9 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
     """The fingerprints of all splits."""
     from toolbox.cli.model_commands import find_model_kind, load_named_recipe, show_progress
     from toolbox.config import apply_changes, load_plugins, validate
-    from toolbox.engine.data.audit import fingerprints as read_fingerprints
+    from toolbox.data_audit import fingerprints as read_fingerprints
     from toolbox.engine.device import limit_images
-    from toolbox.engine.evaluation.image_sources import find_image_sources
+    from toolbox.inference.image_sources import find_image_sources
 
     load_plugins(arguments.plugin)
     if _means_images(arguments.config):
@@ -171,7 +171,7 @@ def _open_lines(path: Path | None) -> Iterator[TextIO | None]:
 
 def _count_pair(pair: Pair, fingerprints: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:
     """Count a pair and write it down."""
-    from toolbox.engine.data.audit import conflicts, where
+    from toolbox.data_audit import conflicts, where
 
     counts.add(pair)
     first, second = fingerprints[pair.first], fingerprints[pair.second]

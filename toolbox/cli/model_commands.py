@@ -16,9 +16,9 @@ from toolbox.registry import build
 if TYPE_CHECKING:
     from toolbox.base import Batch, Dataset, LoadedModel
     from toolbox.engine.distributed.context import DistributedContext
-    from toolbox.engine.evaluation.image_outputs import ImageOutputs
-    from toolbox.engine.evaluation.image_sources import ImageSource
     from toolbox.engine.inference import Outputs
+    from toolbox.inference.image_outputs import ImageOutputs
+    from toolbox.inference.image_sources import ImageSource
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True) -> None:
@@ -151,7 +151,7 @@ def collect_outputs(
     Returns `rows`, their `ids` and `indices` in the dataset's order, and the `bad`, (index, message) of unreadable
     images. Of several processes only the main one gets them.
     """
-    from toolbox.engine.evaluation.image_outputs import join_outputs, run_over_images
+    from toolbox.inference.image_outputs import join_outputs, run_over_images
 
     with show_progress(len(dataset), what) as advance:
         pieces = run_over_images(
@@ -201,7 +201,7 @@ def load_images(arguments: argparse.Namespace) -> ImageSource:
     Raises ToolboxError naming what is not there; images that a list names may be absent with `--on-bad-item skip`: they
     are found unreadable later, and left out.
     """
-    from toolbox.engine.evaluation.image_sources import find_image_sources
+    from toolbox.inference.image_sources import find_image_sources
 
     dataset = find_image_sources(*arguments.images)
     missing = dataset.missing()

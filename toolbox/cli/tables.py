@@ -17,7 +17,7 @@ from toolbox.engine.console import digits
 from toolbox.report.table import is_unchanged, is_worse, separate_settings
 
 if TYPE_CHECKING:
-    from toolbox.engine.preflight.plan import Plan
+    from toolbox.preflight.plan import Plan
 
 
 def make_terminal() -> Console:

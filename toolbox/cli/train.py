@@ -20,7 +20,7 @@ LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.rank
 
 if TYPE_CHECKING:
     from toolbox.engine.distributed.context import DistributedContext
-    from toolbox.engine.preflight.plan import Plan
+    from toolbox.preflight.plan import Plan
 
 
 def main(argv: list[str] | None = None) -> int:

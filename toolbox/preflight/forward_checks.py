@@ -17,8 +17,8 @@ from toolbox.engine.data.samples import read_sample
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
-from toolbox.engine.preflight.dry_run import DryRun
 from toolbox.errors import Problem, ToolboxError
+from toolbox.preflight.dry_run import DryRun
 
 
 def measure_memory(run: DryRun) -> None:

@@ -11,9 +11,9 @@ from toolbox.engine.assemble import norm_notes
 from toolbox.engine.distributed import parallel
 from toolbox.engine.hooks import average, wise_ft
 from toolbox.engine.param_groups import decay_notes, groups_of_recipe, part_problems
-from toolbox.engine.preflight.dry_run import DryRun
-from toolbox.engine.preflight.plan import noted, parts_of
 from toolbox.errors import Problem
+from toolbox.preflight.dry_run import DryRun
+from toolbox.preflight.plan import noted, parts_of
 from toolbox.registry import build
 
 

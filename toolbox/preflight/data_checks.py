@@ -9,8 +9,8 @@ import numpy as np
 from toolbox.engine.classes import class_names, label_problems, other_classes
 from toolbox.engine.data import mixing
 from toolbox.engine.feature_extraction import cacheable
-from toolbox.engine.preflight.dry_run import DryRun
 from toolbox.errors import Problem, ToolboxError
+from toolbox.preflight.dry_run import DryRun
 
 
 def check_labels(run: DryRun) -> None:

@@ -6,9 +6,9 @@ from toolbox.engine import quantizing
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import loading
 from toolbox.engine.classes import class_names, first_difference
-from toolbox.engine.preflight.dry_run import DryRun
-from toolbox.engine.preflight.plan import noted
 from toolbox.errors import Problem
+from toolbox.preflight.dry_run import DryRun
+from toolbox.preflight.plan import noted
 
 
 def check_model(run: DryRun) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from toolbox.engine.preflight import data_checks, forward_checks, model_checks, training_checks
-from toolbox.engine.preflight.dry_run import make_dry_run
-from toolbox.engine.preflight.plan import Plan
+from toolbox.preflight import data_checks, forward_checks, model_checks, training_checks
+from toolbox.preflight.dry_run import make_dry_run
+from toolbox.preflight.plan import Plan
 from toolbox.registry import catalog
 
 CHECKS = (

@@ -17,10 +17,10 @@ from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.feature_extraction.cacheable import list_cacheable
 from toolbox.engine.length import RunLength
 from toolbox.engine.precision import Precision, eval_precision
-from toolbox.engine.preflight.plan import Plan, noted
 from toolbox.engine.settings import Settings
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
+from toolbox.preflight.plan import Plan, noted
 from toolbox.registry import build
 
 

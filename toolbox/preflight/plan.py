@@ -13,7 +13,7 @@ from toolbox.engine.parts import backbones
 from toolbox.errors import Problem, ToolboxError
 
 if TYPE_CHECKING:
-    from toolbox.engine.preflight.dry_run import DryRun
+    from toolbox.preflight.dry_run import DryRun
 
 
 @dataclass
