@@ -47,9 +47,9 @@ def _few_threads():
 def toy(tmp_path, monkeypatch):
     """`toy(overrides) -> recipe`: the toy recipe, run in an empty folder."""
     from toolbox.config import load_config
-    from toolbox.registry import add_local, catalog
+    from toolbox.registry import add_local, get_catalog
 
-    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "toy" not in {plugin.namespace for plugin in get_catalog().plugins}:
         add_local([str(HERE / "toy_plugin.py")])
     monkeypatch.chdir(tmp_path)
     return lambda overrides=(): load_config(HERE / "toy_recipe.py", overrides)

@@ -14,7 +14,7 @@ from toolbox.cli.test import main
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint.files import sha256
 from toolbox.engine.classes import first_difference
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 CLASSIFIER = [
     "model=dict(type='classification.Classifier',backbone=dict(type='toy.Patches'),pool='mean',"
@@ -30,7 +30,7 @@ CLASSIFIER = [
 def named(toy, monkeypatch):
     """`named(names)`: from now on the classes of the toy data are called so, the others by their numbers."""
     toy()
-    noise = catalog().resolve("toy.Noise")
+    noise = get_catalog().resolve("toy.Noise")
     whole = noise.__init__
 
     def call(names):
@@ -124,4 +124,4 @@ def test_an_embedder_is_judged_on_any_classes(toy, named):
     toolbox.train(toy(["train_cfg.max_steps=3", "evaluate_before=False"]), out="w")
     named({5: "dog"})
     assert toolbox.evaluate(toy(["val_dataloader.dataset.count=60"]), "w")["nearest"] >= 0
-    assert issubclass(catalog().resolve("toy.Nearest"), Metric)
+    assert issubclass(get_catalog().resolve("toy.Nearest"), Metric)

@@ -197,9 +197,9 @@ class Odd(Noise):
 
 @pytest.fixture
 def odd(toy):
-    from toolbox.registry import add_local, catalog
+    from toolbox.registry import add_local, get_catalog
 
-    if "odd" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "odd" not in {plugin.namespace for plugin in get_catalog().plugins}:
         toy()
         Path("odd.py").write_text(DATA)
         add_local(["odd.py"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toolbox_classification.probe_accuracy import ProbeAccuracy
 
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.testing import LabelledImages, check_component, check_metric, check_plugin
 from toolbox.testing.material import image
 from toolbox.testing.training import ITEMS
@@ -227,7 +227,7 @@ def test_plugin(namespace):
 
 @pytest.mark.parametrize(("fullname", "arguments"), CASES, ids=name_of)
 def test_component(fullname, arguments, folders, monkeypatch):
-    entry = next(entry for entry in catalog().entries if entry.fullname == fullname)
+    entry = next(entry for entry in get_catalog().entries if entry.fullname == fullname)
     if missing := entry.missing:
         pytest.skip(f"needs {', '.join(missing)}")
     monkeypatch.chdir(folders)
@@ -235,7 +235,7 @@ def test_component(fullname, arguments, folders, monkeypatch):
 
 
 def test_no_component_is_forgotten():
-    shipped = {entry.fullname for entry in catalog().entries if entry.namespace in PLUGINS}
+    shipped = {entry.fullname for entry in get_catalog().entries if entry.namespace in PLUGINS}
     assert {fullname for fullname, _ in CASES} | {"classification.ProbeAccuracy"} == shipped
 
 
@@ -270,7 +270,7 @@ def test_plugins_import_four_modules_of_the_toolbox():
 
 
 def test_the_command_line_names_no_component():
-    names = {entry.fullname for entry in catalog().entries}
+    names = {entry.fullname for entry in get_catalog().entries}
     for file in ("train", "test", "model_commands", "common", "main"):
         text = (ROOT / "toolbox" / "cli" / f"{file}.py").read_text(encoding="utf-8")
         assert not [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)], file

@@ -12,12 +12,12 @@ import pytest
 from test_import_cost import heavy_after
 
 from toolbox.cli.main import main
-from toolbox.errors import PROGRAM, command_line
-from toolbox.registry import Catalog, catalog, discover, swap_catalog
+from toolbox.errors import PROGRAM, format_command
+from toolbox.registry import Catalog, discover, get_catalog, swap_catalog
 
 ROOT = Path(__file__).parents[1]
 OURS = ("core", "retrieval", "classification")
-COMMANDS = {entry.name: entry.summary for entry in catalog().commands() if entry.plugin.namespace in OURS}
+COMMANDS = {entry.name: entry.summary for entry in get_catalog().commands() if entry.plugin.namespace in OURS}
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
 fake = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fake)
@@ -44,13 +44,13 @@ def main(arguments):
 
 
 def test_every_command_has_a_short_script_in_tools():
-    scripts = {path.stem: path.read_text() for path in (ROOT / "tools").glob("*.py")}
+    scripts = {path.stem: path.read_text() for path in (ROOT / "tools").glob("[!_]*.py")}
     assert scripts.keys() == COMMANDS.keys() | {"benchmark"}
     assert "from benchmarks.command import main" in scripts["benchmark"]  # no command: only a checkout has benchmarks
     assert len(scripts.pop("benchmark").splitlines()) <= 15
     for name, text in scripts.items():
         assert len(text.splitlines()) <= 15, name
-        assert f'main(["{name}", *sys.argv[1:]])' in text
+        assert f'    run_command("{name}")\n' in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -139,7 +139,7 @@ def test_python_m_toolbox_is_the_same(tmp_path):
 def test_messages_word_a_command_as_it_was_started(started, worded, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [started])
-    assert command_line("train") == worded
+    assert format_command("train") == worded
 
 
 def test_messages_leave_the_wording_to_one_function():

@@ -20,7 +20,7 @@ from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches
 from toolbox.errors import ToolboxError
-from toolbox.registry import build, catalog
+from toolbox.registry import build, get_catalog
 
 PLAIN = ["evaluate_before=False", "val_dataloader=None", "val_evaluator=None"]
 
@@ -29,7 +29,7 @@ PLAIN = ["evaluate_before=False", "val_dataloader=None", "val_evaluator=None"]
 def reads(toy, monkeypatch):
     """`reads(action)`: before item 17 of toy.Noise is read, `action()` is called by whoever reads it."""
     toy()
-    noise = catalog().resolve("toy.Noise", "dataset")
+    noise = get_catalog().resolve("toy.Noise", "dataset")
     original = noise.__getitem__
 
     def install(action, at=17):

@@ -27,9 +27,9 @@ TINY_VIT = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     from toolbox.config import load_config
-    from toolbox.registry import add_local, catalog
+    from toolbox.registry import add_local, get_catalog
 
-    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "toy" not in {plugin.namespace for plugin in get_catalog().plugins}:
         add_local([str(ROOT / "tests/toy_plugin.py")])
     folder = tmp_path_factory.mktemp("encoder") / "run"
     toolbox.train(load_config(ROOT / "tests/toy_recipe.py", SHORT), out=folder)
@@ -241,7 +241,7 @@ def test_messages_name_arguments_and_commands_name_options(tmp_path, monkeypatch
 
 def test_an_id_means_the_backbone_that_knows_it_before_one_that_takes_any_name(tmp_path):
     """Though its namespace is the last of the alphabet."""
-    from toolbox.loading import component_of
+    from toolbox.loading import find_component
     from toolbox.registry import add_local, swap_catalog
 
     (tmp_path / "zoo.py").write_text(
@@ -260,10 +260,10 @@ def test_an_id_means_the_backbone_that_knows_it_before_one_that_takes_any_name(t
     )
     old = swap_catalog(None)
     try:
-        assert component_of("resnet18") == "encoders.Timm"
+        assert find_component("resnet18") == "encoders.Timm"
         add_local([str(tmp_path / "zoo.py")])
-        assert component_of("resnet18") == "zoo.Net"
-        assert component_of("resnet34") == "encoders.Timm"
+        assert find_component("resnet18") == "zoo.Net"
+        assert find_component("resnet34") == "encoders.Timm"
     finally:
         swap_catalog(old)
         sys.modules.pop("zoo", None)

@@ -16,7 +16,7 @@ from toolbox.base import Dataset, read_image
 from toolbox.cli import cache
 from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.key import digest_item_files
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 FOLDER = dict(type="datasets.ImageFolder", root="pictures", split="train")
 GROWING = FROZEN | {
@@ -201,4 +201,4 @@ class Tiles(Dataset):
 def test_items_that_share_files_are_not_kept_by_their_files(grown):
     assert digest_item_files(Tiles()) is None
     Path("r.jsonl").write_text("".join(f'{{"query": "a {i}", "positive": "b {i}"}}\n' for i in range(9)))
-    assert digest_item_files(catalog().resolve("datasets.Records")("r.jsonl", mode="t2t")) is None
+    assert digest_item_files(get_catalog().resolve("datasets.Records")("r.jsonl", mode="t2t")) is None

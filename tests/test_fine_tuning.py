@@ -21,7 +21,7 @@ from toolbox.builtins.optim import AdamW
 from toolbox.builtins.tune import BackboneTuning
 from toolbox.engine.checkpoint.transfer import below
 from toolbox.engine.param_groups import distances, parameter_groups
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -200,7 +200,7 @@ def test_parts_of_a_checkpoint_go_into_a_model_with_another_head_and_loss(toy):
 
 def test_the_zero_shot_numbers_are_those_of_the_loaded_part(toy, monkeypatch):
     toy()
-    nearest = catalog().resolve("toy.Nearest")
+    nearest = get_catalog().resolve("toy.Nearest")
     monkeypatch.setattr(nearest, "compute", lambda self: {"nearest": float(torch.cat(self.rows).sum())})
     toolbox.train(toy(), out="w")
     other = toy(["model.head.dim=5", "load_from=w/last", "load_parts=['model.backbone']"])

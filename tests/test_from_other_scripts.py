@@ -12,7 +12,7 @@ from PIL import Image
 from toolbox.api import check_config
 from toolbox.cli.train import make_parser
 from toolbox.config import load_config
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.registry.foreign_keys import load_foreign_keys, read_foreign_keys
 
 FOREIGN = load_foreign_keys().keys
@@ -200,7 +200,7 @@ def test_every_key_has_an_answer():
 
 
 def test_no_two_tables_answer_one_key_and_a_broken_one_is_left_out(tmp_path, monkeypatch):
-    files = [path for paths in catalog().foreign_key_files().values() for path in paths]
+    files = [path for paths in get_catalog().foreign_key_files().values() for path in paths]
     assert len(files) == 3
     assert sum(len(read_foreign_keys(file).keys) for file in files) == len(FOREIGN)
     broken = tmp_path / "broken.toml"
@@ -208,7 +208,7 @@ def test_no_two_tables_answer_one_key_and_a_broken_one_is_left_out(tmp_path, mon
         broken.write_text(text)
         with pytest.raises(ValueError):
             read_foreign_keys(broken)
-        monkeypatch.setattr(catalog(), "foreign_key_files", lambda: {"core": [broken, *files]})
+        monkeypatch.setattr(get_catalog(), "foreign_key_files", lambda: {"core": [broken, *files]})
         assert load_foreign_keys().keys == FOREIGN
 
 

@@ -32,7 +32,7 @@ def heavy_after(code: str) -> set[str]:
         "import toolbox.plugin",
         "import toolbox.errors",
         "import toolbox.registry",
-        "from toolbox.registry import catalog; catalog().get('dinov3.ViT')",
+        "from toolbox.registry import get_catalog; get_catalog().get('dinov3.ViT')",
         LISTING.format(""),
         LISTING.format("'--json'"),
         LISTING.format("'--kind', 'loss'"),

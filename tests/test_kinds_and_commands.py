@@ -15,7 +15,7 @@ import pytest
 
 from toolbox.cli.list_components import main
 from toolbox.errors import ToolboxError
-from toolbox.registry import Parameter, build, catalog, discover, read_parameters, swap_catalog
+from toolbox.registry import Parameter, build, discover, get_catalog, read_parameters, swap_catalog
 from toolbox.registry.signature import check_plain
 from toolbox.testing import check_plugin
 
@@ -131,7 +131,8 @@ def listed(capsys, *arguments):
 def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
     install_kinds(site)
     whole = {
-        p.name: (p.kind_of_component, p.container) for p in read_parameters(catalog().resolve("house.Whole", "head"))
+        p.name: (p.kind_of_component, p.container)
+        for p in read_parameters(get_catalog().resolve("house.Whole", "head"))
     }
     assert whole == {
         "merger": ("merger", ""),
@@ -164,7 +165,7 @@ def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
     assert "'core.AdamW' is an optimizer, and model.head.merger expects a merger." in text
     assert "house.Mean" in text
     assert "does not implement merge" in fails(merger=dict(type="house.Lazy"))
-    assert "is a merger, and a head is expected here" in message(catalog().get, "house.Mean", "head")
+    assert "is a merger, and a head is expected here" in message(get_catalog().get, "house.Mean", "head")
 
     code, out = listed(capsys, "--kind", "merger")
     assert (code, [line.split()[:2] for line in out.splitlines()]) == (
@@ -173,7 +174,7 @@ def test_a_slot_of_a_plugins_kind_is_known_checked_and_built(site, capsys):
     )
     assert "merger=dict(type='house.Mean')" in listed(capsys, "house.Mean")[1]
     assert "weight: float = 1.0" in listed(capsys, "mean")[1]
-    assert "Did you mean 'merger'?" in message(catalog().find, "mergr")
+    assert "Did you mean 'merger'?" in message(get_catalog().find, "mergr")
     record = json.loads(listed(capsys, "--json")[1])
     assert next(kind for kind in record["kinds"] if kind["namespace"] != "core") == {
         "name": "merger",
@@ -287,8 +288,8 @@ def test_a_kind_of_the_core_belongs_to_it(site, name):
     bad = plugin_of("house")
     assert (bad.state, bad.components, bad.kinds) == ("broken", (), ())
     assert f"kind '{name}' is one of the toolbox's own" in bad.reason
-    assert catalog().get("other.L", "loss")
-    assert catalog().resolve("core.AdamW", "optimizer")
+    assert get_catalog().get("other.L", "loss")
+    assert get_catalog().resolve("core.AdamW", "optimizer")
 
 
 def test_two_owners_of_a_kind_are_both_named(site, capsys, monkeypatch):
@@ -301,7 +302,7 @@ def test_two_owners_of_a_kind_are_both_named(site, capsys, monkeypatch):
         assert "TOOLBOX_PLUGINS=-rival" in text
         slot = dict(type=f"{name}.Whole", merger=dict(type=f"{name}.Mean"))
         assert "model.head.merger: the kind 'merger' is declared by" in message(build, slot, where="model.head")
-    assert "is declared by" in message(catalog().find, "merger")
+    assert "is declared by" in message(get_catalog().find, "merger")
     assert build(dict(type="house.Codes"), "codebook"), "its other kind is usable"
     code, out = listed(capsys)
     [line] = [line for line in out.splitlines() if line.startswith("conflict")]
@@ -309,7 +310,7 @@ def test_two_owners_of_a_kind_are_both_named(site, capsys, monkeypatch):
     assert "kind merger  the kind 'merger' is declared by house-dist" in line
     assert listed(capsys, "--strict")[0] == 1
     monkeypatch.setenv("TOOLBOX_PLUGINS", "-rival")
-    catalog(refresh=True)
+    get_catalog(refresh=True)
     assert build(dict(type="house.Mean"), "merger").weight == 1.0
 
 
@@ -336,7 +337,7 @@ def test_a_slot_of_a_kind_whose_plugin_is_switched_off_or_says_nothing(site, mon
     # The plugin's module and its classes are files beside each other here; in a package they share its name.
     off = next(p for p in discover()[0] if p.namespace == "house")
     assert off.module_name == plugin.module_name
-    catalog(refresh=True)
+    get_catalog(refresh=True)
     text = message(build, recipe, "head", where="model.head")
     assert text.startswith("model.head.merger: a component is given, and no usable plugin declares Merger as a kind")
     monkeypatch.setattr(sys.modules["fake_house_classes"].Merger, "__module__", plugin.module_name)
@@ -368,10 +369,10 @@ def test_a_kind_that_is_no_kind(site, declared, expected):
 def test_a_kind_that_cannot_be_imported(site, target, expected):
     hook = f"from toolbox.plugin import Kind\n@hookimpl\ndef toolbox_kinds(): return [Kind('merger', '{target}', 's')]"
     site("bad", fake.module("'merger', 'M', 'json:JSONDecoder', 's'\n'loss', 'L', 'm:L', 's'", hook))
-    text = message(catalog().resolve, "bad.M", where="model.merger")
+    text = message(get_catalog().resolve, "bad.M", where="model.merger")
     assert text.startswith("model.merger: the kind 'merger' of bad-dist 1.0 ")
     assert expected in text
-    assert catalog().get("bad.L")
+    assert get_catalog().get("bad.L")
     with pytest.raises(AssertionError, match="merger"):
         check_plugin("bad")
 
@@ -392,15 +393,15 @@ def install_command(site, namespace, name="count", target="fake_fine:run", files
 
 def test_a_command_runs_and_costs_nothing_before(site, capsys):
     install_command(site, "acme")
-    names = [(command.name, command.state) for command in catalog().commands()]
+    names = [(command.name, command.state) for command in get_catalog().commands()]
     assert names[0][0] == "train"
     assert {("acme", "ready"), ("count", "ready")} <= set(names)
     assert "fake_fine" not in sys.modules
-    command = catalog().command("count")
+    command = get_catalog().command("count")
     assert (command.summary, command.plugin.namespace) == ("counts", "acme")
     assert command.load()(["a", "b"]) == 2
     assert capsys.readouterr().out == "ran a b\n"
-    assert "Did you mean 'count'?" in message(catalog().command, "cuont")
+    assert "Did you mean 'count'?" in message(get_catalog().command, "cuont")
     record = json.loads(listed(capsys, "--json")[1])
     assert {
         "name": "count",
@@ -415,15 +416,15 @@ def test_a_command_runs_and_costs_nothing_before(site, capsys):
 def test_two_owners_of_a_command_are_both_named_and_neither_runs(site, capsys):
     install_command(site, "acme")
     install_command(site, "rival")
-    text = message(catalog().command, "count")
+    text = message(get_catalog().command, "count")
     assert text.startswith("the command 'count' is declared by acme-dist 1.0 ")
     assert " and by rival-dist 1.0 " in text
-    for command in catalog().commands():
+    for command in get_catalog().commands():
         if command.name == "count":
             assert command.state == "conflict"
             assert message(command.load) == text
-    assert catalog().command("acme").load()([]) == 0, "their other commands run"
-    assert catalog().get("rival.L", "loss")
+    assert get_catalog().command("acme").load()([]) == 0, "their other commands run"
+    assert get_catalog().get("rival.L", "loss")
     lines = [line for line in listed(capsys)[1].splitlines() if line.startswith("conflict")]
     assert len(lines) == 2
     assert all("command count" in line for line in lines)
@@ -432,10 +433,10 @@ def test_two_owners_of_a_command_are_both_named_and_neither_runs(site, capsys):
 
 def test_a_command_of_the_core_stays_its_own(site, capsys):
     install_command(site, "acme", "train")
-    assert catalog().command("train").target == "toolbox.cli.train:main"
-    [taken] = [command for command in catalog().commands() if command.name == "train" and command.error]
+    assert get_catalog().command("train").target == "toolbox.cli.train:main"
+    [taken] = [command for command in get_catalog().commands() if command.name == "train" and command.error]
     assert "belongs to the toolbox; it is declared by acme-dist 1.0 " in message(taken.load)
-    assert catalog().command("acme").load()([]) == 0
+    assert get_catalog().command("acme").load()([]) == 0
     assert "conflict  command train" in listed(capsys)[1]
 
 
@@ -457,17 +458,17 @@ def test_a_command_that_cannot_be_imported_is_listed_and_does_no_harm(site, caps
     assert "command count" in line
     assert expected in line
     assert "acme-dist 1.0" in line
-    assert "the command 'count' of acme-dist 1.0 " in message(catalog().command, "count")
-    assert expected in message(catalog().command, "count")
-    assert catalog().command("acme").load()([]) == 0
-    assert catalog().get("acme.L", "loss")
+    assert "the command 'count' of acme-dist 1.0 " in message(get_catalog().command, "count")
+    assert expected in message(get_catalog().command, "count")
+    assert get_catalog().command("acme").load()([]) == 0
+    assert get_catalog().get("acme.L", "loss")
     assert listed(capsys, "--strict")[0] == 1
 
 
 def test_what_only_an_import_shows_is_said_when_it_is_imported(site, capsys):
     install_command(site, "acme", files={"fake_fine.py": "def run(argv): return 0\n1 / 0"})
     assert listed(capsys)[0] == 0
-    text = message(catalog().command("count").load)
+    text = message(get_catalog().command("count").load)
     assert "of acme-dist 1.0 " in text
     assert "is broken: ZeroDivisionError" in text
     assert "fake_fine.py:2" in text
@@ -481,8 +482,8 @@ def test_what_only_an_import_shows_is_said_when_it_is_imported(site, capsys):
 
 def test_listing_commands_imports_none_of_them(tmp_path):
     code = (
-        "import sys\nfrom toolbox.registry import catalog\n"
-        "assert len(catalog().commands()) > 10\n"
+        "import sys\nfrom toolbox.registry import get_catalog\n"
+        "assert len(get_catalog().commands()) > 10\n"
         "print(*(m for m in sys.modules if m in ('torch', 'numpy') or m.startswith('toolbox.cli')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import discovery
 from toolbox.cli.list_components import main
-from toolbox.registry import build, catalog, swap_catalog
+from toolbox.registry import build, get_catalog, swap_catalog
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
@@ -51,12 +51,12 @@ def test_one_component_a_line(capsys):
     code, out, _ = run(capsys)
     lines = out.splitlines()
     assert code == 0
-    for entry in catalog().entries:
+    for entry in get_catalog().entries:
         [line] = [line for line in lines if line.split()[1] == entry.fullname]
         assert line.split()[0] == entry.kind
         assert entry.summary in line
         assert f"{entry.plugin.distribution} {entry.plugin.version}" in line
-    kinds = [line.split()[0] for line in lines if line.split()[1] in {e.fullname for e in catalog().entries}]
+    kinds = [line.split()[0] for line in lines if line.split()[1] in {e.fullname for e in get_catalog().entries}]
     assert len([k for k, following in zip(kinds, [*kinds[1:], None], strict=True) if k != following]) == len(set(kinds))
     assert not any(character in out for character in "│─\033")
 
@@ -82,7 +82,7 @@ def test_strict_fails_on_what_is_broken(capsys, odd_site):
 
 
 def test_strict_passes_here(capsys):
-    assert [plugin.reason for plugin in catalog().plugins if plugin.error] == []
+    assert [plugin.reason for plugin in get_catalog().plugins if plugin.error] == []
     assert run(capsys, "--strict")[0] == 0
 
 
@@ -145,10 +145,10 @@ def test_snippets_can_be_pasted():
     from toolbox.cli.show_component import make_component_record
 
     built = 0
-    for entry in catalog().entries:
+    for entry in get_catalog().entries:
         if entry.missing:
             continue  # nothing can be shown of a class that cannot be imported
-        snippet = make_component_record(catalog(), entry)["snippet"]
+        snippet = make_component_record(get_catalog(), entry)["snippet"]
         config = eval(snippet.partition("=")[2].strip(), {"dict": dict})
         config = config[0] if isinstance(config, list) else config
         assert config["type"] == entry.fullname

@@ -15,7 +15,7 @@ from toolbox.engine import train_step as step
 from toolbox.engine.device import choose_device
 from toolbox.engine.hooks.out_of_memory import proposals, ran_out
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10 GiB")
 CPU = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
@@ -77,7 +77,7 @@ def test_a_step_without_memory_ends_the_run_with_what_would_help(toy, monkeypatc
 
 
 def test_what_a_proposal_saves_is_what_check_says(toy):
-    recipe = toolbox.api.runnable(toy(VIT), "cpu")
+    recipe = toolbox.api.make_runnable(toy(VIT), "cpu")
     found = proposals(recipe, 16, {"image": 8}, choose_device("cpu"))
     before = sum(toolbox.api.plan(toy(VIT)).memory.values())
     assert len(found) == 4
@@ -108,8 +108,8 @@ def test_a_frozen_backbone_need_not_recompute(toy, monkeypatch):
 
 
 def test_a_model_of_one_piece_gets_no_chunks(toy, monkeypatch):
-    recipe = toolbox.api.runnable(toy(VIT), "cpu")
-    embedder = catalog().resolve("retrieval.Embedder", "model")
+    recipe = toolbox.api.make_runnable(toy(VIT), "cpu")
+    embedder = get_catalog().resolve("retrieval.Embedder", "model")
     assert any(
         "grad_cache" in key for way, _ in proposals(recipe, 16, {"image": 8}, choose_device("cpu")) for key in way
     )
@@ -125,7 +125,7 @@ def test_a_batch_of_plain_size_is_halved(toy, monkeypatch):
 
 
 def test_an_evaluation_without_memory_proposes_a_smaller_batch(toy, monkeypatch):
-    embedder = catalog().resolve("retrieval.Embedder", "model")
+    embedder = get_catalog().resolve("retrieval.Embedder", "model")
 
     def predict(self, batch):
         raise CUDA

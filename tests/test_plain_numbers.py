@@ -15,7 +15,7 @@ import toolbox
 from toolbox.base.scalars import as_number, as_plain
 from toolbox.engine.checkpoint.state import join, split
 from toolbox.errors import ToolboxError
-from toolbox.registry import add_local, catalog
+from toolbox.registry import add_local, get_catalog
 
 PLUGIN = """
 from toolbox.base import Hook, Metric
@@ -76,13 +76,13 @@ NONE = ["0.5", None, [0.5, 0.6], np.zeros(2), torch.zeros(2), 1j, {}, np.complex
 def gives(toy, monkeypatch, tmp_path):
     """`gives(numbers, logged, concluded, more) -> recipe` with a metric and a hook that give these."""
     toy()
-    if "gives" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "gives" not in {plugin.namespace for plugin in get_catalog().plugins}:
         (tmp_path / "gives_plugin.py").write_text(PLUGIN)
         add_local([str(tmp_path / "gives_plugin.py")])
 
     def recipe(numbers=None, logged=None, concluded=None, more=()):
-        monkeypatch.setattr(catalog().resolve("gives.Numbers", "metric"), "given", numbers or {})
-        hook = catalog().resolve("gives.Logs", "hook")
+        monkeypatch.setattr(get_catalog().resolve("gives.Numbers", "metric"), "given", numbers or {})
+        hook = get_catalog().resolve("gives.Logs", "hook")
         monkeypatch.setattr(hook, "logged", logged or {})
         monkeypatch.setattr(hook, "concluded", concluded or {})
         return toy(
@@ -116,7 +116,7 @@ def test_whole_numbers_and_truth_values_are_counts():
 
 
 def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
-    embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
+    embedder = get_catalog().resolve("retrieval.Embedder", "model") if toy() else None
     original = embedder.compute_loss
     monkeypatch.setattr(embedder, "compute_loss", lambda self, *given: original(self, *given) | KINDS)
     toolbox.train(toy([*SHORT, "default_hooks.logger.interval=1"]), out="w")
@@ -126,7 +126,7 @@ def test_what_comes_with_a_loss_may_be_any_number(toy, monkeypatch):
 
 @pytest.mark.parametrize("value", ["0.5", torch.zeros(2)], ids=repr)
 def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, value):
-    embedder = catalog().resolve("retrieval.Embedder", "model") if toy() else None
+    embedder = get_catalog().resolve("retrieval.Embedder", "model") if toy() else None
     original = embedder.compute_loss
     monkeypatch.setattr(embedder, "compute_loss", lambda self, *given: original(self, *given) | {"more": value})
     with pytest.raises(ToolboxError, match="The model's loss comes with 'more'"):
@@ -135,7 +135,7 @@ def test_what_comes_with_a_loss_and_is_no_number_is_named(toy, monkeypatch, valu
 
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor])
 def test_a_schedule_may_give_numbers_of_any_library(toy, monkeypatch, kind):
-    cosine = catalog().resolve("core.WarmupCosine", "schedule") if toy() else None
+    cosine = get_catalog().resolve("core.WarmupCosine", "schedule") if toy() else None
     original = cosine.factor
     toolbox.train(toy(SHORT), out="plain")
     monkeypatch.setattr(cosine, "factor", lambda self, step, steps: kind(original(self, step, steps)))

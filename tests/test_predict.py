@@ -21,7 +21,7 @@ import toolbox
 from toolbox.base import Batch, read_image
 from toolbox.cli.main import main
 from toolbox.loading import load_model
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.report import page as report_page
 from toolbox.utils.top_classes import rank_classes
 
@@ -33,9 +33,9 @@ def trained(tmp_path_factory):
     from toolbox.registry import add_local
 
     here = Path(__file__).parent
-    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "toy" not in {plugin.namespace for plugin in get_catalog().plugins}:
         add_local([str(here / "toy_plugin.py")])
-    noise, folder = catalog().resolve("toy.Noise"), tmp_path_factory.mktemp("trained")
+    noise, folder = get_catalog().resolve("toy.Noise"), tmp_path_factory.mktemp("trained")
     whole = noise.__init__
 
     def init(self, count: int = 64, per_class: int = 4, seed: int = 0, bad: list[int] | None = None):

@@ -60,7 +60,7 @@ def toys(monkeypatch):
             return Toy
 
     monkeypatch.setattr(prepare_data, "find_dataset", lambda name: "toys.Toy")
-    monkeypatch.setattr(prepare_data, "catalog", Catalog)
+    monkeypatch.setattr(prepare_data, "get_catalog", Catalog)
 
 
 @pytest.mark.parametrize(

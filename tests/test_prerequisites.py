@@ -89,7 +89,7 @@ def test_an_interrupted_start_is_continued(folder, capsys, monkeypatch):
         assert train.main(["recipes/recipe.py"]) == 130
     assert "The same command goes on from there" in capsys.readouterr().err
     assert toolbox.api.train is original
-    assert not prerequisites.finished(folder / "work_dirs/start")
+    assert not prerequisites.is_finished(folder / "work_dirs/start")
     assert train.main(["recipes/recipe.py"]) == 0
     assert "Resuming at step 4" in capsys.readouterr().out
 

@@ -63,7 +63,7 @@ def test_what_it_says_of_the_features_is_so(toy, weights):
     from toolbox.engine.assemble import build_structure
     from toolbox.registry import build
 
-    recipe = api.runnable(config, "cpu")
+    recipe = api.make_runnable(config, "cpu")
     dataset = build(recipe["train_dataloader"]["dataset"], "dataset")
     backbone = build_structure(recipe, 2).backbone
     backbone.load_weights()

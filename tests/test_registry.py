@@ -17,9 +17,9 @@ from toolbox.registry import (
     Plugin,
     add_local,
     build,
-    catalog,
     discover,
     find_uninstalled,
+    get_catalog,
     get_provenance,
     load_local,
     read_parameters,
@@ -108,7 +108,7 @@ def test_a_broken_plugin_is_a_value_and_harms_nobody(site, case):
     assert "\n" not in bad.reason
     assert found("good")[0].state == "ready"
     with pytest.raises(ToolboxError, match=r"'bad' of bad-dist 1\.0 .* is broken") as info:
-        catalog().get("bad.L")
+        get_catalog().get("bad.L")
     assert type(info.value.__cause__) is type(bad.error)
     assert info.value.__cause__.__traceback__ is not None
 
@@ -120,7 +120,7 @@ def test_two_owners_of_a_namespace_are_both_unusable(site, monkeypatch):
     owners = found("acme")
     assert [owner.state for owner in owners] == ["conflict", "conflict"]
     assert all(owner.module is None for owner in owners)
-    text = message(catalog().get, "acme.L")
+    text = message(get_catalog().get, "acme.L")
     for part in ("first-dist 1.0", "second-dist 7.0", "first_dist-1.0.dist-info", "second_dist-7.0.dist-info"):
         assert part in text
     monkeypatch.setenv("TOOLBOX_PLUGINS", "-second-dist")
@@ -141,7 +141,7 @@ def test_nobody_else_owns_core(site):
     site("thief-dist", "core", fake.module("'loss', 'L', 'm:L', 's'"))
     states = {plugin.distribution: plugin.state for plugin in found("core")}
     assert states == {"thief-dist": "conflict", "vision-encoder-toolbox": "ready"}
-    assert catalog().get("core.PooledFeatures", "model").target.startswith("toolbox.builtins")
+    assert get_catalog().get("core.PooledFeatures", "model").target.startswith("toolbox.builtins")
 
 
 def test_another_interface_is_listed_and_never_imported(site):
@@ -150,7 +150,7 @@ def test_another_interface_is_listed_and_never_imported(site):
     assert plugin.state == "interface"
     assert plugin.reason == "targets interface 2, this toolbox has 1"
     assert name not in sys.modules
-    assert "targets interface 2" in message(catalog().get, "future.L")
+    assert "targets interface 2" in message(get_catalog().get, "future.L")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_switch_allows_and_denies(site, monkeypatch, switch, ready):
     assert states["core"] == "ready"
     assert problems == []
     for name in {"one", "two"} - ready:
-        assert "switched off by TOOLBOX_PLUGINS" in message(catalog(refresh=True).get, f"{name}.L")
+        assert "switched off by TOOLBOX_PLUGINS" in message(get_catalog(refresh=True).get, f"{name}.L")
 
 
 def test_the_switch_reports_what_it_does_not_know(monkeypatch):
@@ -195,10 +195,10 @@ def test_local_file(site, tmp_path, monkeypatch):
     (tmp_path / "my_neighbor.py").write_text("class L: pass")
     [plugin] = add_local([str(path)])
     assert (plugin.namespace, plugin.state, plugin.path) == ("my_file", "ready", str(path))
-    assert catalog().get("my_file.L").plugin is plugin
-    assert "is no subclass of toolbox.base.Loss" in message(catalog().resolve, "my_file.L")
+    assert get_catalog().get("my_file.L").plugin is plugin
+    assert "is no subclass of toolbox.base.Loss" in message(get_catalog().resolve, "my_file.L")
     add_local([str(path)])
-    assert [p.state for p in catalog().plugins if p.namespace == "my_file"] == ["ready"]
+    assert [p.state for p in get_catalog().plugins if p.namespace == "my_file"] == ["ready"]
 
     (tmp_path / "my_named.py").write_text("namespace = 'house'\n" + fake.module("'loss', 'L', 'm:L', 's'"))
     monkeypatch.chdir(tmp_path)
@@ -229,15 +229,15 @@ def test_a_local_plugin_may_not_take_a_namespace(site, tmp_path):
     site("acme-dist", "acme", fake.module("'loss', 'L', 'm:L', 's'"))
     path = tmp_path / "my_rival.py"
     path.write_text("namespace = 'acme'\n" + fake.module("'loss', 'L', 'm:L', 's'"))
-    assert catalog().get("acme.L")
+    assert get_catalog().get("acme.L")
     add_local([str(path)])
-    text = message(catalog().get, "acme.L")
+    text = message(get_catalog().get, "acme.L")
     assert "acme-dist 1.0" in text
     assert "my_rival.py" in text
 
 
 def test_names_that_do_not_exist_get_the_nearest(site):
-    get = catalog().get
+    get = get_catalog().get
     assert "Did you mean 'dinov3.ViT'?" in message(get, "ViT")
     assert "Did you mean 'dinov3.ViT'?" in message(get, "dinov3.vit", "backbone")
     assert "Did you mean 'losses.SupCon'?" in message(get, "losses.SupConn", "loss")
@@ -251,13 +251,13 @@ def test_names_that_do_not_exist_get_the_nearest(site):
     assert "is an optimizer, and a loss is expected here" in message(get, "core.AdamW", "loss")
     for nonsense in ("", ".", "a.", ".b", "a.b.c", None, 3):
         assert message(get, nonsense)
-    assert "Did you mean 'loss'?" in message(catalog().find, "los")
-    assert {entry.kind for entry in catalog().find("loss")} == {"loss"}
+    assert "Did you mean 'loss'?" in message(get_catalog().find, "los")
+    assert {entry.kind for entry in get_catalog().find("loss")} == {"loss"}
 
 
 def test_a_component_that_has_moved_is_found_by_its_old_name(site):
     site("new-dist", "newhome", fake.module("'loss', 'Moved', 'm:M', 's'\n'head', 'Part', 'm:P', 's'"))
-    get = catalog().get
+    get = get_catalog().get
     for name in ("Timm", "HFVision"):
         text = message(get, f"core.{name}", "backbone", where="model.backbone")
         says = f"model.backbone: the plugin 'core' has no component '{name}'."
@@ -284,11 +284,11 @@ def test_missing_requirements_are_seen_without_an_import(site):
         fake.module("'loss', 'L', 'm:L', 's', ('json', 'no_such_library')\n'loss', 'P', 'm:P', 's', ('wave',)"),
     )
     sys.modules.pop("wave", None)
-    entry = next(entry for entry in catalog().entries if entry.fullname == "acme.L")
+    entry = next(entry for entry in get_catalog().entries if entry.fullname == "acme.L")
     assert entry.missing == ("no_such_library",)
-    assert "needs 'no_such_library'" in message(catalog().get, "acme.L")
-    assert "pip install no_such_library" in message(catalog().get, "acme.L")
-    assert catalog().get("acme.P").missing == ()
+    assert "needs 'no_such_library'" in message(get_catalog().get, "acme.L")
+    assert "pip install no_such_library" in message(get_catalog().get, "acme.L")
+    assert get_catalog().get("acme.P").missing == ()
     assert "wave" not in sys.modules
 
 
@@ -314,9 +314,9 @@ def test_resolve_imports_and_checks_the_class(site):
     """
     files = {"fake_targets.py": good, "fake_targets_bad.py": "import no_such_dependency"}
     site("acme-dist", "acme", fake.module(rows + "\n'loss', 'Good', 'fake_targets:Loss2', 's'"), files=files)
-    assert catalog().resolve("acme.Good", "loss").__name__ == "Loss2"
+    assert get_catalog().resolve("acme.Good", "loss").__name__ == "Loss2"
     for name, (_, expected) in TARGETS.items():
-        text = message(catalog().resolve, f"acme.{name}", "loss", where="model.loss")
+        text = message(get_catalog().resolve, f"acme.{name}", "loss", where="model.loss")
         assert expected in text
         assert "acme-dist 1.0" in text
         assert text.startswith("model.loss: ")
@@ -337,15 +337,15 @@ def test_hooks_of_one_plugin_do_not_spoil_the_others(site, tmp_path):
     """
     site("acme-dist", "acme", fake.module("", hooks))
     site("bad-dist", "bad", fake.module("", "@hookimpl\ndef toolbox_check_config(config): 1 / 0"))
-    assert catalog().device("meta").type == "meta"
-    assert catalog().device("cpu").type == "cpu"
-    assert catalog().device("warp drive") is None
-    assert "'acme' of acme-dist" in message(catalog().device, "fail")
-    assert message(catalog().device, "refuse") == "use another"
-    problems = catalog().check_config({})
+    assert get_catalog().device("meta").type == "meta"
+    assert get_catalog().device("cpu").type == "cpu"
+    assert get_catalog().device("warp drive") is None
+    assert "'acme' of acme-dist" in message(get_catalog().device, "fail")
+    assert message(get_catalog().device, "refuse") == "use another"
+    problems = get_catalog().check_config({})
     assert Problem("odd", "model") in problems
     assert any("ZeroDivisionError" in problem.message for problem in problems)
-    assert catalog().config_dirs()["acme"] == [Path("recipes")]
+    assert get_catalog().config_dirs()["acme"] == [Path("recipes")]
 
 
 def test_provenance_follows_the_sources(site, tmp_path):

@@ -21,7 +21,7 @@ from toolbox.engine.console import Console
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.signals import Interrupted
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 
 class Said(Console):
@@ -279,7 +279,7 @@ def test_starting_from_a_checkpoint_takes_its_weights_and_nothing_else(toy):
 
 def test_a_gradient_that_is_not_finite_leaves_weights_and_checkpoints_whole(toy, monkeypatch):
     toy()
-    pull = catalog().resolve("toy.Pull")
+    pull = get_catalog().resolve("toy.Pull")
     original = pull.compute
 
     def compute(self, *arguments):
@@ -306,7 +306,7 @@ def test_two_metrics_with_the_same_number_are_refused(toy):
 
 def test_a_metric_that_is_better_when_less_chooses_the_least(toy, monkeypatch):
     toy()
-    nearest = catalog().resolve("toy.Nearest")
+    nearest = get_catalog().resolve("toy.Nearest")
     alone = ["evaluate_before=False", "evaluate_features=False"]
     values = iter([0.9, 0.5])
     monkeypatch.setattr(nearest, "compute", lambda self: {"error": next(values)})

@@ -25,7 +25,7 @@ import toolbox
 from toolbox.base.report_items import Gallery, Outcomes, Table
 from toolbox.cli.main import main as console
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog, discover, swap_catalog
+from toolbox.registry import discover, get_catalog, swap_catalog
 from toolbox.utils import weight_files
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def trained(tmp_path_factory):
     from toolbox.config import load_config
     from toolbox.registry import add_local
 
-    if "toy" not in {plugin.namespace for plugin in catalog().plugins}:
+    if "toy" not in {plugin.namespace for plugin in get_catalog().plugins}:
         add_local([str(ROOT / "tests/toy_plugin.py")])
     folder = tmp_path_factory.mktemp("trained") / "run"
     recipe = load_config(ROOT / "tests/toy_recipe.py", ["train_cfg.max_steps=2", "env_cfg.device=cpu"])
@@ -122,7 +122,7 @@ def test_a_plugin_that_a_checkpoint_names_is_not_loaded(run, ran, how, monkeypat
         with pytest.raises(ToolboxError, match=r"needs the plugin 'evil'.*never is.*plugins=") as caught:
             use()
         assert named in str(caught.value)
-    assert "evil" not in {plugin.namespace for plugin in catalog().plugins}
+    assert "evil" not in {plugin.namespace for plugin in get_catalog().plugins}
 
 
 def test_a_plugin_that_the_caller_names_is_loaded(run, tmp_path):
@@ -138,7 +138,7 @@ def test_a_plugin_that_the_caller_names_is_loaded(run, tmp_path):
     )
     with pytest.raises(ToolboxError, match="friendly_plugin"):
         toolbox.load(run)
-    held = swap_catalog(type(catalog())(list(catalog().plugins)))
+    held = swap_catalog(type(get_catalog())(list(get_catalog().plugins)))
     try:
         assert toolbox.load(run, plugins=[str(file)]).recipe["plugins"] == [str(file)]
     finally:
@@ -151,7 +151,7 @@ def test_commands_load_no_plugin_of_a_run(run, ran, capsys):
     tamper(run, lambda manifest: manifest["recipe"].update(plugins=[evil_plugin(run, ran, "in the run")]))
     (run.parent / "photos").mkdir()
     Image.new("RGB", (16, 16)).save(run.parent / "photos" / "a.png")
-    held = swap_catalog(type(catalog())([plugin for plugin in catalog().plugins if plugin.namespace != "toy"]))
+    held = swap_catalog(type(get_catalog())([plugin for plugin in get_catalog().plugins if plugin.namespace != "toy"]))
     try:
         for command, more in (("embed", ["photos", "out.npz"]), ("export", ["out"]), ("mine_negatives", ["n.jsonl"])):
             assert console([command, str(run), *more]) == 2

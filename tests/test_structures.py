@@ -21,7 +21,7 @@ from toolbox.engine.data.loader import _Pinnable, batches, ready, to_device
 from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.structures import map_tensors
 from toolbox.errors import ToolboxError
-from toolbox.registry import build, catalog
+from toolbox.registry import build, get_catalog
 from toolbox.utils.accumulators import EmbeddingAccumulator
 
 Pair = namedtuple("Pair", "left right")
@@ -108,7 +108,7 @@ def test_a_batch_is_not_finished_twice():
 def loaded(toy, monkeypatch, change, *, workers=0, pin=False):
     """The batches of eight items of toy.Noise, whose samples `change(sample, index)` has changed."""
     config = toy()
-    noise = catalog().resolve("toy.Noise", "dataset")
+    noise = get_catalog().resolve("toy.Noise", "dataset")
     original = noise.__getitem__
     monkeypatch.setattr(noise, "__getitem__", lambda self, index: change(original(self, index), index))
     dataset = build({"type": "toy.Noise", "count": 8})
@@ -216,7 +216,7 @@ def test_ids_from_numpy_are_the_ids_of_a_run(toy, monkeypatch):
     """As tensors, every item had an id of its own, whatever its number: it was ranked against itself."""
     config = toy(["val_evaluator=[dict(type='retrieval.Recall', ks=[1])]", "train_cfg.max_steps=2"])
     plain = toolbox.train(config, out="plain")
-    noise = catalog().resolve("toy.Noise", "dataset")
+    noise = get_catalog().resolve("toy.Noise", "dataset")
     original = noise.__getitem__
 
     def number(self, index):
@@ -259,7 +259,7 @@ def test_two_items_with_one_id_are_noticed_whatever_made_it():
 
 
 def test_a_sampler_may_count_with_numpy(toy, monkeypatch):
-    epoch_sampler = catalog().resolve("core.Sequential", "sampler")
+    epoch_sampler = get_catalog().resolve("core.Sequential", "sampler")
     original = epoch_sampler.draws
     monkeypatch.setattr(
         epoch_sampler, "draws", lambda self, number: [tuple(np.array(pair)) for pair in original(self, number)]

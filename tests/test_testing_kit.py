@@ -31,7 +31,7 @@ from toolbox.base import (
     gather,
 )
 from toolbox.plugin import Component, hookimpl
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.testing import (
     LabelledImages,
     check_augment,
@@ -738,15 +738,15 @@ def test_plugin_catches_a_name_that_is_not_installed():
 
 
 def test_isolation_hides_what_is_installed(monkeypatch):
-    before = catalog()
+    before = get_catalog()
     component = Component("schedule", "S", "kit_classes:Documented", "a ramp")
     with isolated_catalog(_module(monkeypatch, "kit_inline", component)) as inside:
-        assert catalog() is inside
+        assert get_catalog() is inside
         assert [plugin.namespace for plugin in inside.plugins] == ["core", "kit_inline"]
         assert inside.get("kit_inline.S").target == "kit_classes:Documented"
-    assert catalog() is before
+    assert get_catalog() is before
     with isolated_catalog(core=False) as empty:
         assert empty.entries == []
     with pytest.raises(RuntimeError), isolated_catalog():
         raise RuntimeError
-    assert catalog() is before
+    assert get_catalog() is before

@@ -84,7 +84,7 @@ def test_the_installed_wheel_keeps_the_contracts(stranger):
 @pytest.mark.slow
 def test_the_installed_wheel_ships_its_recipe(stranger):
     """`tools/train.py acme:patchmixer_glyphs` starts from here: the name leads to a file inside the wheel."""
-    code = "from toolbox.registry import catalog; print(*catalog().config_dirs()['acme'][0].glob('*.py'))"
+    code = "from toolbox.registry import get_catalog; print(*get_catalog().config_dirs()['acme'][0].glob('*.py'))"
     folder = stranger.site / "toolbox_acme" / "configs"
     names = ("patchmixer_glyphs.py", "token_mean_glyphs.py")
     assert sorted(stranger("-c", code).split()) == [str(folder / name) for name in names]

@@ -23,7 +23,7 @@ from toolbox.base import Hook
 from toolbox.cli import train
 from toolbox.engine.data import bad_items
 from toolbox.engine.signals import Interrupted
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.registry.catalog import _is_installed
 from toolbox.testing import isolated_catalog
 
@@ -480,7 +480,7 @@ def test_a_package_that_is_not_there_is_named_with_its_command(toy, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with looked_for_again(), isolated_catalog("toolbox_retrieval.plugin"):
         found = api.check_config(toy(["custom_hooks=[dict(type='core.WandB',project='chairs')]"]))
-        entry = next(entry for entry in catalog().entries if entry.fullname == "core.WandB")
+        entry = next(entry for entry in get_catalog().entries if entry.fullname == "core.WandB")
     assert entry.missing == ("wandb",)
     assert "pip install wandb" in "\n".join(map(str, found))
 

@@ -18,7 +18,7 @@ from toolbox.config import complete, to_dict
 from toolbox.engine.assemble import pretrained
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.hooks.wise_ft import Interpolation, best_alpha
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 WISE = "train_cfg.wise_ft=dict()"
 PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ class Steps:
 
     def __init__(self, monkeypatch, numbers):
         self.numbers = dict(numbers)
-        nearest = catalog().resolve("retrieval.Recall")
+        nearest = get_catalog().resolve("retrieval.Recall")
         monkeypatch.setattr(nearest, "compute", lambda metric: {"recall@1": self.numbers[self.alpha]})
         original = Interpolation.set
 

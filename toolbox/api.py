@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from toolbox import config as recipes
 from toolbox.config import apply_changes, dump, get_places, set_metric_arguments, to_dict, validate  # noqa: F401
 from toolbox.errors import Problem, ToolboxError
-from toolbox.planning import adapt, as_plain, locate_error, locate_problems, name_of, plan, runnable  # noqa: F401
-from toolbox.registry import ComponentEntry, catalog, get_provenance
+from toolbox.planning import adapt, get_recipe_name, locate_error, locate_problems, make_plain, make_runnable, plan  # noqa: F401
+from toolbox.registry import ComponentEntry, get_catalog, get_provenance
 from toolbox.registry import build as build_component
 from toolbox.results import TrainResults
 
@@ -34,7 +34,7 @@ __all__ = ["build", "check_config", "evaluate", "export", "extract", "list_compo
 
 def list_components(kind: str | None = None) -> list[ComponentEntry]:
     """The components that can be named in a recipe, of one kind or of all."""
-    return catalog().find(kind)
+    return get_catalog().find(kind)
 
 
 def load_config(
@@ -62,9 +62,9 @@ def load_config(
     config = recipes.load_config(path, overrides, plugins)
     if data is None and model is None:
         return config
-    from toolbox.recipe_arguments import argument_overrides
+    from toolbox.recipe_arguments import make_overrides
 
-    added = argument_overrides(config, data=data, model=model)
+    added = make_overrides(config, data=data, model=model)
     pairs = overrides if isinstance(overrides, Mapping) else (text.partition("=")[::2] for text in overrides)
     return recipes.load_config(path, dict(pairs) | added, plugins)
 
@@ -74,7 +74,7 @@ def build(config: Mapping[str, Any]) -> Any:
 
     Raises ToolboxError for an unknown name, argument or value.
     """
-    recipe = as_plain(config)
+    recipe = make_plain(config)
     if "type" in recipe:
         return build_component(recipe)
     if "model" not in recipe:
@@ -182,7 +182,7 @@ def evaluate(
 
     distributed = distributed or SINGLE_PROCESS
     log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
-    folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, as_plain(config), False
+    folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, make_plain(config), False
     if metrics and (problems := validate(recipe)):
         raise ToolboxError.from_problems(locate_problems(problems, get_places(config)))
     try:
@@ -192,7 +192,7 @@ def evaluate(
                 for name, paths in set_metric_arguments(recipe, split, metrics).items():
                     if len(paths) > 1:
                         log(f"{name} is set in {', '.join(paths)}.")
-            recipe = runnable(recipe, device, training=False)
+            recipe = make_runnable(recipe, device, training=False)
             for note in adapt(config):
                 log(note)
             if folder is not None:
@@ -257,13 +257,13 @@ def extract(
     from toolbox.inference import extract as extraction
     from toolbox.training import make_prerequisites
 
-    plain, distributed, console = as_plain(config), distributed or SINGLE_PROCESS, console or Console()
+    plain, distributed, console = make_plain(config), distributed or SINGLE_PROCESS, console or Console()
     if plain.get("features") is None and isinstance(plain.get("train_dataloader"), dict):
         plain["features"] = {}
         plain["train_dataloader"] = plain["train_dataloader"] | {"augment": None}
     with locate_error(config):
         make_prerequisites(plain, device, console, distributed)
-        recipe = runnable(plain, device, training=False)
+        recipe = make_runnable(plain, device, training=False)
         if distributed.is_main:
             for note in adapt(config):
                 console.info(note)

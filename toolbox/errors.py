@@ -55,7 +55,7 @@ class ToolboxError(Exception):
         return (ToolboxError.from_problems, (self.problems,))
 
 
-def command_line(name: str) -> str:
+def format_command(name: str) -> str:
     """The words that run a sub-command, for messages, in the way in which this process was started.
 
     In a checkout they are `python tools/train.py`, and where the toolbox is installed `vision-encoder-toolbox train`.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox.config import apply_changes, complete, is_shipped, load_config, load_plugins, validate
 from toolbox.errors import Problem, ToolboxError
-from toolbox.planning import runnable
-from toolbox.registry import build, catalog, read_parameters
+from toolbox.planning import make_runnable
+from toolbox.registry import build, get_catalog, read_parameters
 
 if TYPE_CHECKING:
     from toolbox.base import Backbone, LoadedModel
@@ -51,15 +51,15 @@ def load_model(
             baseline=baseline,
         )
     if kind == "recipe":
-        recipe = runnable(load_config(name, overrides, plugins), device, training=False)
+        recipe = make_runnable(load_config(name, overrides, plugins), device, training=False)
         description = f"{name}, zero-shot: pooled features of its backbone"
-        return _zero_shot(recipe, description, recipe["env_cfg"]["device"], precision)
-    component = backbone or component_of(name)
+        return _load_zero_shot(recipe, description, recipe["env_cfg"]["device"], precision)
+    component = backbone or find_component(name)
     bare = {"model": {"type": "core.PooledFeatures", "backbone": {"type": component, "name": name}}}
     recipe = complete(apply_changes(bare, overrides, plugins))
     pool = recipe["model"].get("pool", "cls")
     pool = pool if isinstance(pool, str) else "none" if pool is None else pool.get("type", "?")
-    return _zero_shot(recipe, f"{component} {name}, zero-shot, pool '{pool}'", device or "auto", precision)
+    return _load_zero_shot(recipe, f"{component} {name}, zero-shot, pool '{pool}'", device or "auto", precision)
 
 
 def open_checkpoint(
@@ -78,7 +78,7 @@ def open_checkpoint(
     if problems:
         raise ToolboxError.from_problems(problems)
     description = f"{name or checkpoint.path}, step {checkpoint.step}" + (", without its head" if baseline else "")
-    return _loaded(
+    return _load(
         recipe,
         device,
         precision,
@@ -95,15 +95,15 @@ def open_checkpoint(
     )
 
 
-def _zero_shot(recipe: dict[str, Any], description: str, device: str, precision: str | None) -> LoadedModel:
+def _load_zero_shot(recipe: dict[str, Any], description: str, device: str, precision: str | None) -> LoadedModel:
     """The model of a recipe with its backbone as it comes, or as `load_from` has it."""
     from toolbox.engine.checkpoint import checkpoint as checkpoints
 
     start = checkpoints.start_of(recipe)
-    return _loaded(recipe, device, precision, start, description=description, mode="baseline")
+    return _load(recipe, device, precision, start, description=description, mode="baseline")
 
 
-def _loaded(
+def _load(
     recipe: dict[str, Any], device: str, precision: str | None, checkpoint: Checkpoint | None, **facts: Any
 ) -> LoadedModel:
     """A recipe's model on its device, in the class that its users get; `facts`: the other fields of that."""
@@ -144,17 +144,17 @@ def find_model_kind(name: str) -> str:
     return "recipe" if is_shipped(name) or path.suffix == ".py" or path.is_file() else "backbone"
 
 
-def component_of(name: str) -> str:
+def find_component(name: str) -> str:
     """The first backbone component that takes `name`; those for the names of a whole library are asked last.
 
     Raises ToolboxError with what each of them says when none does.
     """
     refusals: list[tuple[str, Problem]] = []
     classes: dict[str, type[Backbone]] = {}
-    for entry in catalog().find("backbone"):
+    for entry in get_catalog().find("backbone"):
         if not entry.missing:
             try:
-                classes[entry.fullname] = catalog().resolve(entry.fullname)
+                classes[entry.fullname] = get_catalog().resolve(entry.fullname)
             except ToolboxError as error:
                 refusals.append((entry.fullname, error.problems[0]))
     for fullname in sorted(classes, key=lambda fullname: classes[fullname].takes_any_name):

@@ -10,7 +10,7 @@ from torch import nn
 
 from toolbox.base import Backbone
 from toolbox.errors import ToolboxError
-from toolbox.registry import SLOT_KEYS, build, catalog, read_parameters
+from toolbox.registry import SLOT_KEYS, build, get_catalog, read_parameters
 from toolbox.utils.key_paths import get_value, is_within
 
 
@@ -44,8 +44,8 @@ def adapt_recipe(
 
 def _drop_arguments(node: dict[str, Any], path: str, overrides: set[str]) -> list[str]:
     """Drop what the new component has no argument for; `arch` is in the words of the old one."""
-    known = {parameter.name for parameter in read_parameters(catalog().resolve(node["type"], "backbone"))} - {"arch"}
-    known |= {"type", *SLOT_KEYS.get("backbone", {})}
+    parameters = read_parameters(get_catalog().resolve(node["type"], "backbone"))
+    known = {parameter.name for parameter in parameters} - {"arch"} | {"type", *SLOT_KEYS.get("backbone", {})}
     gone = [key for key in node if key not in known and not any(is_within(name, f"{path}.{key}") for name in overrides)]
     for key in gone:
         del node[key]
@@ -119,7 +119,7 @@ def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str],
 def _is_backbone(node: Any) -> bool:
     """Whether `node` describes a backbone."""
     named = node.get("type") if isinstance(node, dict) else None
-    return any(entry.fullname == named for entry in catalog().find("backbone"))
+    return any(entry.fullname == named for entry in get_catalog().find("backbone"))
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from toolbox import prerequisites
 from toolbox.config import Config, complete, get_places, load_plugins, to_dict, validate
 from toolbox.config.places import Places
-from toolbox.errors import Problem, ToolboxError, command_line
+from toolbox.errors import Problem, ToolboxError, format_command
 
 if TYPE_CHECKING:
     from toolbox.preflight.dry_run import DryRun
@@ -35,12 +35,12 @@ def plan(
     from toolbox.preflight.plan import Plan
     from toolbox.preflight.preflight import check_recipe
 
-    recipe, places, notes = as_plain(config), get_places(config), adapt(config)
+    recipe, places, notes = make_plain(config), get_places(config), adapt(config)
     plan = Plan(problems=[] if is_valid else validate(recipe), notes=notes)
     if not plan.problems:
         try:
-            start = prerequisites.start_from(recipe)
-            plan = check_recipe(on_device(complete(recipe | {"load_from": start}), device), with_data=data)
+            start = prerequisites.find_start(recipe)
+            plan = check_recipe(set_device(complete(recipe | {"load_from": start}), device), with_data=data)
             plan.notes = [*notes, *plan.notes]
             if weights and plan.parts and not recipe.get("load_from"):
                 plan.problems += weight_problems(recipe)
@@ -52,7 +52,9 @@ def plan(
     if plan.problems:
         plan.problems += [
             Problem(
-                f"{entry['out']} is not there yet.", f"prepare.{index}.out", f"{command_line('train')} writes it first."
+                f"{entry['out']} is not there yet.",
+                f"prepare.{index}.out",
+                f"{format_command('train')} writes it first.",
             )
             for index, entry in enumerate(recipe.get("prepare") or [])
             if isinstance(entry, dict) and isinstance(entry.get("out"), str) and not Path(entry["out"]).exists()
@@ -61,7 +63,7 @@ def plan(
     return plan
 
 
-def runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
+def make_runnable(config: Mapping[str, Any], device: str | None, *, training: bool = True) -> dict[str, Any]:
     """The complete recipe. Raises ToolboxError with all its problems."""
     return plan_run(config, device, training=training)[0]
 
@@ -80,14 +82,14 @@ def plan_run(
     return recipe | {"load_from": recipe["load_from"] or config.get("load_from")}, checked, checked.dry_run
 
 
-def on_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
+def set_device(recipe: dict[str, Any], device: str | None) -> dict[str, Any]:
     """The complete recipe with its device replaced, unless `device` is None."""
     if device is not None:
         recipe["env_cfg"]["device"] = device
     return recipe
 
 
-def as_plain(config: Mapping[str, Any]) -> dict[str, Any]:
+def make_plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe as plain dicts, its local plugins loaded."""
     load_plugins(to_dict(config).get("plugins") or [])
     adapt(config)
@@ -107,7 +109,7 @@ def adapt(config: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def name_of(config: Mapping[str, Any]) -> str:
+def get_recipe_name(config: Mapping[str, Any]) -> str:
     """A recipe's name: its file's, without the ending."""
     filename = getattr(config, "filename", None) if isinstance(config, Config) else None
     return Path(filename).stem if filename else "run"

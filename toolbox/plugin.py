@@ -17,7 +17,7 @@ from typing import Any
 
 import pluggy
 
-from toolbox.errors import Problem, ToolboxError, command_line
+from toolbox.errors import Problem, ToolboxError, format_command
 
 __all__ = [
     "GROUP",
@@ -28,7 +28,7 @@ __all__ = [
     "Kind",
     "Problem",
     "ToolboxError",
-    "command_line",
+    "format_command",
     "hookimpl",
     "hookspec",
 ]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from toolbox.config import load_config, to_dict
-from toolbox.errors import ToolboxError, command_line
-from toolbox.registry import catalog
+from toolbox.errors import ToolboxError, format_command
+from toolbox.registry import get_catalog
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -34,7 +34,7 @@ def prepare_data(recipe: Mapping[str, Any], console: Console, distributed: Distr
             where, name, out = f"prepare.{index}", options.pop("dataset"), options.pop("out")
             if not Path(out).exists():
                 console.info(f"Preparing {out}, once ...")
-            dataset_class: type[Dataset] = catalog().resolve(name, "dataset", where=where)
+            dataset_class: type[Dataset] = get_catalog().resolve(name, "dataset", where=where)
             try:
                 summary = dataset_class.prepare(out, **options)
             except (OSError, ValueError) as error:
@@ -44,7 +44,7 @@ def prepare_data(recipe: Mapping[str, Any], console: Console, distributed: Distr
     distributed.run_on_main(write)
 
 
-def start_from(recipe: Mapping[str, Any]) -> str | None:
+def find_start(recipe: Mapping[str, Any]) -> str | None:
     """What `load_from` means: a checkpoint, or the folder of the run that it names by its recipe.
 
     None where that run has not come to its end yet. Raises ToolboxError where its folder holds another run.
@@ -53,15 +53,15 @@ def start_from(recipe: Mapping[str, Any]) -> str | None:
     if not is_recipe(named):
         return named
     start_recipe = to_dict(load_config(named))
-    folder = folder_of(start_recipe, Path(named).stem)
-    if not finished(folder):
+    folder = get_run_folder(start_recipe, Path(named).stem)
+    if not is_finished(folder):
         return None
-    differing = _differences(folder, start_recipe)
+    differing = _list_differences(folder, start_recipe)
     if differing:
         raise ToolboxError(
             f"{folder} holds a run of another recipe than {named}: {', '.join(differing)}.",
             where="load_from",
-            hint=f"Train it again: {command_line('train')} {named} --overwrite",
+            hint=f"Train it again: {format_command('train')} {named} --overwrite",
         )
     return str(folder)
 
@@ -77,16 +77,16 @@ def train_start(
     from toolbox.engine.signals import Interrupted
 
     named = recipe.get("load_from")
-    if not is_recipe(named) or start_from(recipe) is not None:
+    if not is_recipe(named) or find_start(recipe) is not None:
         return
     if distributed.world_size > 1:
         raise ToolboxError(
             f"{named} has not been trained yet, and one process does that.",
             where="load_from",
-            hint=f"Run it first: {command_line('train')} {named}",
+            hint=f"Run it first: {format_command('train')} {named}",
         )
     config = load_config(named)
-    folder = folder_of(to_dict(config), Path(named).stem)
+    folder = get_run_folder(to_dict(config), Path(named).stem)
     console.info(f"This recipe starts from what {named} trains: doing that first, once, in {folder}.")
     try:
         train(config, out=folder, device=device, console=console, resume=holds_run(folder))
@@ -101,12 +101,12 @@ def is_recipe(load_from: Any) -> TypeGuard[str]:
     return isinstance(load_from, str) and load_from.endswith(".py")
 
 
-def folder_of(recipe: Mapping[str, Any], name: str) -> Path:
+def get_run_folder(recipe: Mapping[str, Any], name: str) -> Path:
     """Where the run of a recipe of this name lies: its `work_dir`, or work_dirs/<name>."""
     return Path(recipe.get("work_dir") or Path("work_dirs") / name)
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether the run in a folder has come to its end."""
     from toolbox.base.files import resolve_run_link
 
@@ -121,7 +121,7 @@ def finished(folder: Path) -> bool:
     )
 
 
-def _differences(folder: Path, recipe: dict[str, Any]) -> list[str]:
+def _list_differences(folder: Path, recipe: dict[str, Any]) -> list[str]:
     """The keys in which the run in `folder` differs from the recipe as it is now."""
     from toolbox.config import complete
     from toolbox.engine.checkpoint import checkpoint as checkpoints

@@ -8,12 +8,12 @@ from typing import Any
 
 from toolbox.config import to_dict
 from toolbox.errors import ToolboxError
-from toolbox.loading import component_of, find_model_kind, takes_name
-from toolbox.registry import catalog
+from toolbox.loading import find_component, find_model_kind, takes_name
+from toolbox.registry import get_catalog
 from toolbox.utils.key_paths import get_value
 
 
-def argument_overrides(
+def make_overrides(
     config: Mapping[str, Any], *, data: str | Path | None = None, model: str | Path | None = None
 ) -> dict[str, Any]:
     """The overrides that `data` and `model` stand for in a loaded recipe, `{"a.b": value}`.
@@ -27,21 +27,21 @@ def argument_overrides(
     """
     names = {"data": data, "model": model}
     overrides: dict[str, Any] = {}
-    for key, name in argument_keys(config, names).items():
+    for key, name in find_keys(config, names).items():
         if key in getattr(config, "overridden", ()):
             raise ToolboxError(f"`{name}` sets {key}, and so does another override.", hint="Leave one of them out.")
         overrides[key] = str(names[name])
     if model is not None:
-        overrides |= _component_override(to_dict(config), _key_of(config, "model"), str(model))
+        overrides |= _replace_component(to_dict(config), _get_key(config, "model"), str(model))
     return overrides
 
 
-def argument_keys(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """{key of the recipe: "data" or "model"} of those that are set. Raises ToolboxError as `argument_overrides`."""
-    return {_key_of(config, name): name for name, value in arguments.items() if value is not None}
+def find_keys(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """{key of the recipe: "data" or "model"} of those that are set. Raises ToolboxError as `make_overrides`."""
+    return {_get_key(config, name): name for name, value in arguments.items() if value is not None}
 
 
-def _key_of(config: Mapping[str, Any], name: str) -> str:
+def _get_key(config: Mapping[str, Any], name: str) -> str:
     keys = config.get("arguments")
     key = keys.get(name) if isinstance(keys, Mapping) else None
     if not isinstance(key, str):
@@ -53,12 +53,12 @@ def _key_of(config: Mapping[str, Any], name: str) -> str:
     return key
 
 
-def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[str, str]:
+def _replace_component(recipe: dict[str, Any], key: str, model: str) -> dict[str, str]:
     """The component to put in the place of the one that `key` belongs to, where that has no encoder called `model`."""
     owner, _, last = key.rpartition(".")
     node = get_value(recipe, owner)
     current = node.get("type") if isinstance(node, dict) else None
-    backbones = [entry.fullname for entry in catalog().find("backbone")]
+    backbones = [entry.fullname for entry in get_catalog().find("backbone")]
     if last != "name" or current not in backbones or takes_name(current, model):
         return {}
     if Path(model).exists() and find_model_kind(model) == "checkpoint":
@@ -67,6 +67,6 @@ def _component_override(recipe: dict[str, Any], key: str, model: str) -> dict[st
             hint=f"To start from it, set the override load_from={model}.",
         )
     try:
-        return {f"{owner}.type": component_of(model)}
+        return {f"{owner}.type": find_component(model)}
     except ToolboxError as error:
         raise ToolboxError(f"No encoder here is called '{model}'.", hint=error.problems[0].hint) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolbox import prerequisites
 from toolbox.config import complete, dump, validate
-from toolbox.planning import adapt, as_plain, locate_error, name_of, on_device, plan_run
+from toolbox.planning import adapt, get_recipe_name, locate_error, make_plain, plan_run, set_device
 from toolbox.results import TrainResults
 
 if TYPE_CHECKING:
@@ -45,12 +45,12 @@ def train_recipe(
         console.info(note)
     if resume is None:
         resume = recipe["resume"] and not overwrite
-    folder = Path(out).expanduser() if out else prerequisites.folder_of(recipe, name_of(config))
+    folder = Path(out).expanduser() if out else prerequisites.get_run_folder(recipe, get_recipe_name(config))
     recipe["work_dir"] = str(folder)
     with locate_error(config):
         if distributed.is_main:
             task = describe_task(recipe, ["train"], distributed.rank_info)
-            console.info(f"Training {name_of(config)}: {task}, into {folder}")
+            console.info(f"Training {get_recipe_name(config)}: {task}, into {folder}")
         setup = set_up(
             recipe,
             folder,
@@ -81,11 +81,11 @@ def make_prerequisites(
     """Make what a valid recipe needs first, its data and the run that it starts from; returns whether it is valid."""
     from toolbox.engine.device import choose_device
 
-    recipe = as_plain(config)
+    recipe = make_plain(config)
     if validate(recipe):
         return False
     if recipe.get("prepare"):
-        name = on_device(complete(recipe), device)["env_cfg"]["device"]
+        name = set_device(complete(recipe), device)["env_cfg"]["device"]
         distributed.start(choose_device(name, distributed.rank_info))
         prerequisites.prepare_data(recipe, console, distributed)
     prerequisites.train_start(recipe, train_recipe, device=device, console=console, distributed=distributed)

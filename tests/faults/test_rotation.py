@@ -20,10 +20,10 @@ def steps(folder: str) -> list[int]:
 @pytest.fixture
 def best_is(toy, monkeypatch):
     """`best_is(values)`: what the validations of the next run find."""
-    from toolbox.registry import catalog
+    from toolbox.registry import get_catalog
 
     toy()
-    nearest = catalog().resolve("toy.Nearest")
+    nearest = get_catalog().resolve("toy.Nearest")
 
     def set_values(*values: float) -> None:
         left = iter(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradients
 import pytest
 
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 LIMIT = 1e-10
 ROW_BY_ROW = {"CrossEntropy", "ArcFace", "SubCenterArcFace"}
@@ -22,7 +22,7 @@ def largest_difference(one: list[dict], many: list[dict]) -> float:
 def test_every_loss_is_looked_at():
     registered = {
         name.partition(".")[2]
-        for name in (entry.fullname for entry in catalog().find("loss"))
+        for name in (entry.fullname for entry in get_catalog().find("loss"))
         if name.startswith("losses.")
     }
     assert set(gradients.LOSSES) == registered

@@ -15,10 +15,10 @@ from toolbox.engine.checkpoint import checkpoint as checkpoints
 
 @pytest.fixture(scope="session")
 def folder(found):
-    from toolbox.registry import add_local, catalog
+    from toolbox.registry import add_local, get_catalog
 
     here = runs.RECIPE.parent
-    known = {plugin.namespace for plugin in catalog().plugins}
+    known = {plugin.namespace for plugin in get_catalog().plugins}
     places = {"toy": here / "toy_plugin.py", "processes": here / "processes" / "processes_plugin.py"}
     add_local([str(path) for name, path in places.items() if name not in known])
     return found["folder"]

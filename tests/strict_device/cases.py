@@ -27,7 +27,7 @@ import toolbox
 from toolbox.base import Batch
 from toolbox.config import load_config
 from toolbox.engine.console import QuietConsole
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 RECIPE = Path(__file__).parent.parent / "toy_recipe.py"
 
@@ -211,7 +211,7 @@ def folder_of_pictures(count: int = 6) -> list[str]:
 
 def command(name: str, *arguments: str) -> None:
     """A command in this process, of the core or of a plugin."""
-    code = catalog().command(name).load()([str(argument) for argument in arguments])
+    code = get_catalog().command(name).load()([str(argument) for argument in arguments])
     assert code == 0, f"{name} ended with {code}"
 
 
@@ -281,9 +281,9 @@ def stored() -> None:
 
 def metric_of_a_plugin() -> None:
     """The example in the docstring of Metric, on outputs of the device."""
-    from toolbox.registry import catalog
+    from toolbox.registry import get_catalog
 
-    nearest = catalog().resolve("toy.Nearest", "metric")
+    nearest = get_catalog().resolve("toy.Nearest", "metric")
     original = nearest.update
 
     def update(self: Any, outputs: dict[str, Any], batch: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
-from toolbox.errors import command_line
+from toolbox.errors import format_command
 
 if TYPE_CHECKING:
     from toolbox.feature_cache.inventory import StoreInfo
@@ -79,7 +79,7 @@ def _choose_stores(
     by_name = {store.folder.name: store for store in stores}
     for name in arguments.names:
         if name not in by_name:
-            raise ToolboxError(f"{folder} holds no store {name!r}.", hint=f"{command_line('cache')} lists them.")
+            raise ToolboxError(f"{folder} holds no store {name!r}.", hint=f"{format_command('cache')} lists them.")
     filtered = arguments.names or arguments.superseded or arguments.incomplete
     if arguments.remove and not (filtered or arguments.all):
         raise ToolboxError(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from toolbox.errors import Problem, ToolboxError, command_line
+from toolbox.errors import Problem, ToolboxError, format_command
 
 if TYPE_CHECKING:
     from toolbox.config import Config
@@ -54,7 +54,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 def new_parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """The parser of a sub-command. In its texts `{command}` stands for what a user types to run it."""
-    command = command_line(name)
+    command = format_command(name)
     return argparse.ArgumentParser(
         prog=command,
         description=description.replace("{command}", command),
@@ -114,11 +114,11 @@ def load_recipe(arguments: argparse.Namespace, kept: Sequence[str] = ()) -> Conf
     - `kept`: those of its options that a resumed run was started with; `--data` and `--model` replace them.
     """
     from toolbox import api
-    from toolbox.recipe_arguments import argument_keys
+    from toolbox.recipe_arguments import find_keys
 
     options, named = arguments.cfg_options, {"data": arguments.data, "model": arguments.model}
     if kept and any(named.values()):
-        keys = argument_keys(api.load_config(arguments.config, (), arguments.plugin), named)
+        keys = find_keys(api.load_config(arguments.config, (), arguments.plugin), named)
         options = [text for text in options if text not in kept or text.partition("=")[0] not in keys]
     return api.load_config(arguments.config, options, arguments.plugin, **named)
 

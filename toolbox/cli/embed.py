@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolbox.cli.common import expand_arguments, new_parser, run_command
 from toolbox.cli.processes import run_in_processes
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -110,7 +110,7 @@ def _load_split(arguments: argparse.Namespace, overrides: list[str]) -> Dataset:
     if not arguments.images and find_model_kind(arguments.model) == "backbone":
         raise ToolboxError(
             f"--split names data of a recipe, and {arguments.model} is a backbone.",
-            hint=f"Say whose: {command_line('embed')} {arguments.model} RECIPE {arguments.out} --split train",
+            hint=f"Say whose: {format_command('embed')} {arguments.model} RECIPE {arguments.out} --split train",
         )
     recipe = load_named_recipe((arguments.images or [arguments.model])[0], overrides, arguments.plugin)
     return build_split(recipe, arguments.split)

@@ -13,7 +13,7 @@ from typing import Any
 from toolbox.cli.common import new_parser
 from toolbox.cli.show_component import format_component, make_component_record
 from toolbox.errors import ToolboxError
-from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, catalog
+from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, get_catalog
 from toolbox.registry.checkout import find_uninstalled
 from toolbox.registry.commands import CommandEntry
 from toolbox.registry.discovery import INTERFACE, Plugin
@@ -60,7 +60,7 @@ def find_entries(installed: Catalog, name: str, kind: str | None = None) -> list
 
 def _list_components(options: argparse.Namespace) -> int:
     local = add_local(options.plugin)
-    installed = catalog()
+    installed = get_catalog()
     code = 2 if any(plugin.error for plugin in local) else 0
     commands = [command.try_import() for command in installed.commands()] if options.strict else installed.commands()
     states = [plugin.state for plugin in installed.plugins] + [command.state for command in commands]
@@ -91,7 +91,7 @@ def _make_parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 --strict found something broken, 2 the request was wrong.",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="a component (dinov3.ViT or vit) or a plugin (dinov3)")
-    parser.add_argument("--kind", metavar="K", help=f"only this kind: {', '.join(catalog().kinds.names)}")
+    parser.add_argument("--kind", metavar="K", help=f"only this kind: {', '.join(get_catalog().kinds.names)}")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     parser.add_argument("--strict", action="store_true", help="import all commands; exit with 1 if something is broken")
     parser.add_argument("--plugin", action="append", default=[], metavar="PATH", help="also a local file or module")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from toolbox.cli.common import expand_arguments, run_command
 from toolbox.errors import PROGRAM
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {toolbox.__version__}")
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, by whichever command
-    return run_command(lambda: catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
+    return run_command(lambda: get_catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
 
 
 def _make_help() -> str:
-    commands = catalog().commands()
+    commands = get_catalog().commands()
     width = max(len(command.name) for command in commands)
     lines = [f"  {command.name:{width}}  {_describe_command(command)}" for command in commands]
     return "\n".join([f"usage: {PROGRAM} COMMAND ...    (COMMAND --help: its arguments)", "", *lines])

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolbox.cli.common import expand_arguments, run_command
 from toolbox.cli.list_components import find_entries
-from toolbox.errors import ToolboxError, command_line
-from toolbox.registry import catalog
+from toolbox.errors import ToolboxError, format_command
+from toolbox.registry import get_catalog
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
 
-USAGE = f"usage: {command_line('prepare_data')} NAME --out FOLDER [options]    (options of one dataset: NAME --help)"
+USAGE = f"usage: {format_command('prepare_data')} NAME --out FOLDER [options]    (options of one dataset: NAME --help)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,14 +31,14 @@ def prepare_dataset(arguments: list[str]) -> int:
     """Prepare the dataset named by the first argument; without one, list the datasets."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
-        for entry in catalog().find(kind="dataset"):
+        for entry in get_catalog().find(kind="dataset"):
             print(f"  {entry.fullname:24} {entry.summary}")
         return 0
     name, *flags = arguments
     if name.startswith("-"):
         raise ToolboxError(f"the name of the dataset comes first, not {name!r}.", hint=USAGE)
     fullname = find_dataset(name)
-    dataset_class: type[Dataset] = catalog().resolve(fullname, kind="dataset")
+    dataset_class: type[Dataset] = get_catalog().resolve(fullname, kind="dataset")
     try:
         options = vars(make_dataset_parser(fullname, dataset_class.prepare).parse_args(flags))
     except SystemExit as exit:
@@ -56,7 +56,7 @@ def find_dataset(name: str) -> str:
 
     Raises ToolboxError with the nearest names if it means none, or several.
     """
-    entries = find_entries(catalog(), name, "dataset")
+    entries = find_entries(get_catalog(), name, "dataset")
     if len(entries) != 1:
         names = ", ".join(entry.fullname for entry in entries)
         message = f"{name!r} may be {names}." if entries else f"the plugin {name!r} has no dataset."
@@ -69,7 +69,9 @@ def make_dataset_parser(fullname: str, prepare: Callable[..., str]) -> argparse.
     document = inspect.getdoc(prepare) or ""
     bullets = dict(re.findall(r"^- `(\w+)`: (.+?)(?=^- `|^$|\Z)", document, re.DOTALL | re.MULTILINE))
     parser = argparse.ArgumentParser(
-        prog=f"{command_line('prepare_data')} {fullname}", description=document.partition("\n\n")[0], allow_abbrev=False
+        prog=f"{format_command('prepare_data')} {fullname}",
+        description=document.partition("\n\n")[0],
+        allow_abbrev=False,
     )
     hints = typing.get_type_hints(prepare)
     for parameter in inspect.signature(prepare).parameters.values():

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from toolbox.cli.common import expand_arguments, new_parser, run_command
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def _print_recipes(*, as_json: bool) -> int:
     for record in records:
         print(f"{record['name']:{width}}  {record['summary']}")
         print(f"{'':{width}}  needs {', '.join(record['plugins'])}{' (see below)' if record['problems'] else ''}")
-    print(f"\nTrain one: {command_line('train')} NAME")
+    print(f"\nTrain one: {format_command('train')} NAME")
     print("Change one: a file of your own that begins with `_base_ = ['core:NAME']` and sets what differs")
     for problem in dict.fromkeys(problem for record in records for problem in record["problems"]):
         print(problem)
@@ -38,7 +38,7 @@ def _print_recipes(*, as_json: bool) -> int:
 def _make_record(recipe) -> dict[str, Any]:
     """One recipe as `--json` shows it; keys are only ever added."""
     from toolbox.config import list_namespaces, load_config, to_dict
-    from toolbox.registry import catalog
+    from toolbox.registry import get_catalog
 
     record = {"name": recipe.name, "path": str(recipe.path), "summary": recipe.summary, "plugins": [], "problems": []}
     try:
@@ -49,7 +49,7 @@ def _make_record(recipe) -> dict[str, Any]:
         record["problems"].append(str(error))
     for namespace in record["plugins"]:
         try:
-            catalog().plugin(namespace)
+            get_catalog().plugin(namespace)
         except ToolboxError as error:
             record["problems"].append(str(error))
     return record

@@ -72,4 +72,4 @@ def _find_run_folder(arguments: argparse.Namespace) -> Path:
     if arguments.work_dir:
         return Path(arguments.work_dir)
     config = api.load_config(arguments.config, arguments.cfg_options, arguments.plugin)
-    return prerequisites.folder_of(to_dict(config), api.name_of(config))
+    return prerequisites.get_run_folder(to_dict(config), api.get_recipe_name(config))

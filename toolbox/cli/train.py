@@ -122,7 +122,7 @@ def _load_recipe(arguments: argparse.Namespace, kept: list[str]):
 
     config = load_recipe(arguments, kept)
     if arguments.track is not None:
-        add_tracker(config, arguments.track or api.name_of(config))
+        add_tracker(config, arguments.track or api.get_recipe_name(config))
     return config
 
 

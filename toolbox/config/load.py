@@ -17,7 +17,7 @@ from toolbox.config.recipes import find_base, find_recipe, suggest_recipes
 from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
-from toolbox.registry import add_local, catalog, expand_home
+from toolbox.registry import add_local, expand_home, get_catalog
 
 
 def load_config(
@@ -87,7 +87,7 @@ def replace_local_plugins(recipe: dict[str, Any], plugins: Iterable[str], where:
     trusted = list(plugins)
     load_plugins(trusted)
     untrusted = [name for name in recipe.get("plugins") or [] if name not in trusted]
-    absent = sorted(list_namespaces(recipe) - {plugin.namespace for plugin in catalog().plugins})
+    absent = sorted(list_namespaces(recipe) - {plugin.namespace for plugin in get_catalog().plugins})
     if untrusted and absent:
         files = ", ".join(map(str, untrusted))
         raise ToolboxError(

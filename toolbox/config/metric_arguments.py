@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.config.overrides import apply_overrides
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog, read_parameters
+from toolbox.registry import get_catalog, read_parameters
 
 
 def set_metric_arguments(
@@ -49,7 +49,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _list_arguments(fullname: str) -> list[str]:
-    return [parameter.name for parameter in read_parameters(catalog().resolve(fullname, "metric"))]
+    return [parameter.name for parameter in read_parameters(get_catalog().resolve(fullname, "metric"))]
 
 
 def _suggest(name: str, arguments: Iterable[str]) -> str:
@@ -57,7 +57,7 @@ def _suggest(name: str, arguments: Iterable[str]) -> str:
     if near := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
         return f"Did you mean {near[0]!r}?"
     owners = []
-    for entry in catalog().find("metric"):
+    for entry in get_catalog().find("metric"):
         try:
             if not entry.missing and name in _list_arguments(entry.fullname):
                 owners.append(entry.fullname)

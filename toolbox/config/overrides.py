@@ -13,7 +13,7 @@ from toolbox.config.references import look_up, target
 from toolbox.config.schema import TOP_LEVEL
 from toolbox.config.types import wants_string
 from toolbox.errors import ToolboxError
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.registry.signature import read_parameters
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -117,7 +117,7 @@ def _find_annotation(node: dict[str, Any], names: list[str]) -> Any:
     """The declared type of a key: a constructor's, or the schema's."""
     if isinstance(node.get("type"), str):
         try:
-            parameters = [p for p in read_parameters(catalog().resolve(node["type"])) if p.name == names[-1]]
+            parameters = [p for p in read_parameters(get_catalog().resolve(node["type"])) if p.name == names[-1]]
         except ToolboxError:
             return None  # validation reports the name
         return parameters[0].annotation if parameters else None

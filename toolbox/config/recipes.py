@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolbox.config.yaml_recipe import translate_keys
-from toolbox.errors import ToolboxError, command_line
-from toolbox.registry import catalog
+from toolbox.errors import ToolboxError, format_command
+from toolbox.registry import get_catalog
 
 CORE = "core"
 """The plugin whose recipes need no namespace."""
@@ -43,7 +43,7 @@ def list_recipes() -> list[ShippedRecipe]:
     Files and folders that begin with `_` are none.
     """
     recipes = []
-    for namespace in sorted(catalog().config_dirs(), key=lambda name: (name != CORE, name)):
+    for namespace in sorted(get_catalog().config_dirs(), key=lambda name: (name != CORE, name)):
         prefix = "" if namespace == CORE else f"{namespace}:"
         files = _list_files(namespace, bases=False)
         recipes += [
@@ -56,7 +56,7 @@ def is_shipped(name: str) -> bool:
     """Whether a name means a recipe that is installed: `dinov3_sop`, `namespace:recipe`."""
     namespace, colon, _ = name.partition(":")
     if colon:
-        return namespace in {plugin.namespace for plugin in catalog().plugins}
+        return namespace in {plugin.namespace for plugin in get_catalog().plugins}
     return name in _list_files(CORE, bases=False)
 
 
@@ -101,7 +101,7 @@ def suggest_recipes(path: Path, *, base: bool = False) -> str:
     """
     bases = base or "_base_" in path.parts
     names_by_file: dict[Path, str] = {}
-    for namespace in catalog().config_dirs():
+    for namespace in get_catalog().config_dirs():
         prefix = "" if namespace == CORE and not base else f"{namespace}:"
         names_by_file |= {file.resolve(): prefix + name for name, file in _list_files(namespace, bases=bases).items()}
     local_files = [*path.parent.glob("*.py"), *_find_recipes_below(Path("configs"), bases=bases)]
@@ -116,7 +116,7 @@ def suggest_recipes(path: Path, *, base: bool = False) -> str:
     if names:
         return f"Did you mean {' or '.join(names)}?"
     examples = ", ".join(recipe.name for recipe in list_recipes()[:3])
-    return f"Recipes are, e.g., {examples}; `{command_line('recipes')}` lists all."
+    return f"Recipes are, e.g., {examples}; `{format_command('recipes')}` lists all."
 
 
 def _find_shipped(fullname: str) -> Path:
@@ -124,7 +124,7 @@ def _find_shipped(fullname: str) -> Path:
     files = _list_files(namespace, bases=True)
     path = files.get(recipe.removesuffix(".py"))
     if path is None:
-        catalog().plugin(namespace)  # an unknown plugin is the better message
+        get_catalog().plugin(namespace)  # an unknown plugin is the better message
         shipped = [f"{namespace}:{name}" for name in sorted(_list_files(namespace, bases=False))]
         close = difflib.get_close_matches(fullname, shipped, n=2)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"It ships {', '.join(shipped) or 'none'}."
@@ -134,7 +134,7 @@ def _find_shipped(fullname: str) -> Path:
 
 def _list_files(namespace: str, *, bases: bool) -> dict[str, Path]:
     """{name: file} of the recipes that a plugin ships; `bases`: also those that begin with `_`."""
-    folders = catalog().config_dirs().get(namespace, [])
+    folders = get_catalog().config_dirs().get(namespace, [])
     return {
         file.relative_to(folder).with_suffix("").as_posix(): file
         for folder in folders

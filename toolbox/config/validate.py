@@ -10,7 +10,7 @@ from typing import Any
 from toolbox.config.schema import REQUIRED, TOP_LEVEL, Key
 from toolbox.config.types import fits
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.foreign_keys import load_foreign_keys
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, read_parameters
@@ -22,7 +22,7 @@ def validate(recipe: dict[str, Any]) -> list[Problem]:
     problems = _check_dict(recipe, TOP_LEVEL, "")
     if not problems:
         problems += _check_combinations(recipe)
-        problems += catalog().check_config(recipe)
+        problems += get_catalog().check_config(recipe)
     return problems
 
 
@@ -91,7 +91,7 @@ def _check_prepare(entries: list[dict[str, Any]]) -> list[Problem]:
             )
             continue
         try:
-            cls: Any = catalog().resolve(entry["dataset"], "dataset", where=f"{where}.dataset")
+            cls: Any = get_catalog().resolve(entry["dataset"], "dataset", where=f"{where}.dataset")
         except ToolboxError as error:
             problems += error.problems
             continue
@@ -184,13 +184,13 @@ def _check_component(value: Any, kind: str, where: str) -> list[Problem]:
     if not isinstance(value, dict):
         return [Problem(f"{'An' if kind[0] in 'aeio' else 'A'} {kind} is a dict with 'type', not {value!r}.", where)]
     arguments = dict(value)
-    fullname = arguments.pop("type", None) or catalog().default(kind)
+    fullname = arguments.pop("type", None) or get_catalog().default(kind)
     if not isinstance(fullname, str):
         message = f"The 'type' of this {kind} is missing." if fullname is None else "'type' must be a string."
-        fullnames = ", ".join(entry.fullname for entry in catalog().find(kind))
+        fullnames = ", ".join(entry.fullname for entry in get_catalog().find(kind))
         return [Problem(message, where, f"There are: {fullnames}.")]
     try:
-        cls = catalog().resolve(fullname, kind, where=f"{where}.type")
+        cls = get_catalog().resolve(fullname, kind, where=f"{where}.type")
         accepted = {parameter.name: parameter for parameter in read_parameters(cls)}
     except ToolboxError as error:
         return [*error.problems, *_find_absent_plugins(arguments, where)]
@@ -217,7 +217,7 @@ def _find_absent_plugins(value: Any, where: str) -> list[Problem]:
     problems = []
     if isinstance(fullname := value.get("type"), str) and fullname.count(".") == 1:
         try:
-            catalog().plugin(fullname.partition(".")[0])
+            get_catalog().plugin(fullname.partition(".")[0])
         except ToolboxError as error:
             problems = [Problem(p.message, f"{where}.type", p.hint) for p in error.problems]
     return problems + [p for name, item in value.items() for p in _find_absent_plugins(item, f"{where}.{name}")]
@@ -232,7 +232,7 @@ def _check_argument(value: Any, parameter: Parameter, where: str) -> list[Proble
     if value is None:
         if parameter.default is None or accepts(parameter.annotation, type(None)):
             return []
-        hint = f"{kind.capitalize()}s: {', '.join(entry.fullname for entry in catalog().find(kind))}."
+        hint = f"{kind.capitalize()}s: {', '.join(entry.fullname for entry in get_catalog().find(kind))}."
         return [Problem("It must not be None.", where, hint)]
     if isinstance(value, str) and parameter.accepts_string:
         return [] if fits(value, parameter.annotation) else _check_component(value, kind, where)

@@ -16,7 +16,7 @@ from toolbox.engine.checkpoint.transfer import chosen
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry import build, catalog
+from toolbox.registry import build, get_catalog
 from toolbox.utils import hub
 
 
@@ -109,7 +109,7 @@ def pretrained(recipe: dict[str, Any], classes: int | None, names: set[str]) -> 
 
 def _to_encode(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe without what its model needs in training only."""
-    model_class = catalog().resolve(recipe["model"]["type"], "model")
+    model_class = get_catalog().resolve(recipe["model"]["type"], "model")
     unused = model_class.training_only if issubclass(model_class, Model) else ()
     return recipe | {"model": {key: value for key, value in recipe["model"].items() if key not in unused}}
 

@@ -10,7 +10,7 @@ from toolbox.base import Dataset
 from toolbox.base.image_files import format_ending_counts
 from toolbox.engine.device import choose_device
 from toolbox.engine.distributed.rank_info import RankInfo
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 SHOWN = 2
 
@@ -90,7 +90,7 @@ def _encoders(node: Any) -> list[str]:
         return [text for item in node for text in _encoders(item)]
     if not isinstance(node, Mapping):
         return []
-    kinds = {entry.fullname: entry.kind for entry in catalog().entries}
+    kinds = {entry.fullname: entry.kind for entry in get_catalog().entries}
     if kinds.get(node.get("type", "")) == "backbone":
         tune = node.get("tune")
         return [f"{_name(node)} {tune['mode']}" if isinstance(tune, Mapping) and "mode" in tune else _name(node)]

@@ -14,7 +14,7 @@ from toolbox.base import set_max_image_pixels
 from toolbox.engine.distributed.rank_info import RankInfo
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 
 def choose_device(requested: str, place: RankInfo | None = None) -> Device:
@@ -41,7 +41,7 @@ def choose_device(requested: str, place: RankInfo | None = None) -> Device:
 
 def _offered(requested: str) -> Device:
     try:
-        device = catalog().device(requested)
+        device = get_catalog().device(requested)
     except ValueError as error:
         raise ToolboxError(str(error), where="device") from error
     if device is None:

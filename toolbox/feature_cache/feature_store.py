@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 from toolbox.feature_cache.shards import DTYPES, ShardLayout, read_record
 from toolbox.feature_cache.writer import MANIFEST, read_manifest
 
@@ -84,5 +84,5 @@ class FeatureStore:
         return ToolboxError(
             f"{self.folder} holds no whole features: {reason}.",
             where="features.folder",
-            hint=f"{command_line('extract')} makes and mends them.",
+            hint=f"{format_command('extract')} makes and mends them.",
         )

@@ -7,7 +7,7 @@ from typing import Any
 from toolbox.preflight import data_checks, forward_checks, model_checks, training_checks
 from toolbox.preflight.dry_run import make_dry_run
 from toolbox.preflight.plan import Plan
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 CHECKS = (
     training_checks.check_schedules,
@@ -53,7 +53,7 @@ def check_recipe(recipe: dict[str, Any], *, with_data: bool = True) -> Plan:
         return plan
     for check in CHECKS:
         check(run)
-    plan.problems += catalog().check_config(recipe, run)
+    plan.problems += get_catalog().check_config(recipe, run)
     if len(plan.problems) == run.data_problems:
         for measure in MEASUREMENTS:
             measure(run)

@@ -1,7 +1,7 @@
 """From installed plugins to objects: discover, list, find, suggest, resolve, build. Imports nothing heavy."""
 
 from toolbox.registry.build import SLOT_KEYS, build, expand_home
-from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, catalog, swap_catalog
+from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, get_catalog, swap_catalog
 from toolbox.registry.checkout import find_uninstalled
 from toolbox.registry.commands import CommandEntry
 from toolbox.registry.discovery import Plugin, discover
@@ -18,10 +18,10 @@ __all__ = [
     "Plugin",
     "add_local",
     "build",
-    "catalog",
     "discover",
     "expand_home",
     "find_uninstalled",
+    "get_catalog",
     "get_provenance",
     "load_local",
     "read_parameters",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry.catalog import catalog
+from toolbox.registry.catalog import get_catalog
 from toolbox.registry.signature import Parameter, check_plain, read_parameters
 
 SLOT_KEYS: dict[str, dict[str, type | str]] = {
@@ -39,11 +39,11 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     if not isinstance(config, Mapping):
         return config
     arguments = dict(config)
-    fullname = arguments.pop("type", None) or catalog().default(kind)
+    fullname = arguments.pop("type", None) or get_catalog().default(kind)
     if fullname is None:
         raise ToolboxError("a component needs 'type', the name of one as in type='core.AdamW'.", where=where)
-    entry = catalog().get(fullname, kind, where=where)
-    cls = catalog().resolve(fullname, kind, where=where)
+    entry = get_catalog().get(fullname, kind, where=where)
+    cls = get_catalog().resolve(fullname, kind, where=where)
     slots = {
         key: _build_slot(key, arguments.pop(key, None), expected, where)
         for key, expected in SLOT_KEYS.get(entry.kind, {}).items()

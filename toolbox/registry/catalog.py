@@ -262,7 +262,7 @@ class Catalog:
 _current: Catalog | None = None
 
 
-def catalog(refresh: bool = False) -> Catalog:
+def get_catalog(refresh: bool = False) -> Catalog:
     """The catalog of this process, made on first use; `refresh` looks at the installed plugins again."""
     global _current
     if _current is None or refresh:
@@ -281,8 +281,8 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
     """Load unpackaged plugins into this process's catalog; they are returned, those with an `error` included."""
     plugins = [load_local(item) for item in paths_or_modules]
     for plugin in plugins:
-        catalog().add(plugin)
-    checked = {(plugin.namespace, plugin.path): plugin for plugin in catalog().plugins}
+        get_catalog().add(plugin)
+    checked = {(plugin.namespace, plugin.path): plugin for plugin in get_catalog().plugins}
     return [plugin if plugin.error else checked.get((plugin.namespace, plugin.path), plugin) for plugin in plugins]
 
 

@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolbox.registry.catalog import catalog
+from toolbox.registry.catalog import get_catalog
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_foreign_keys(path: Path) -> ForeignKeys:
 def load_foreign_keys() -> ForeignKeys:
     """The tables of all plugins, the core's first; one that cannot be read is left out: `check_plugin` says why."""
     whole = ForeignKeys()
-    for paths in catalog().foreign_key_files().values():
+    for paths in get_catalog().foreign_key_files().values():
         for path in paths:
             try:
                 table = read_foreign_keys(path)

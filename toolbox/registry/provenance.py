@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from toolbox.registry.catalog import catalog
+from toolbox.registry.catalog import get_catalog
 from toolbox.registry.discovery import Plugin
 
 
@@ -18,7 +18,7 @@ def get_provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
     """
     records = {}
     for namespace in sorted(set(namespaces)):
-        plugin = catalog().plugin(namespace)
+        plugin = get_catalog().plugin(namespace)
         record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
         records[namespace] = record
     return records

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
-from toolbox.registry.catalog import catalog
+from toolbox.registry.catalog import get_catalog
 
 EMPTY = inspect.Parameter.empty
 
@@ -85,11 +85,11 @@ def read_parameters(cls: type) -> list[Parameter]:
 def find_component_kind(annotation: Any) -> tuple[str | None, str]:
     """The kind of component that an annotation is or contains, as (kind, container); (None, "") without one."""
     if isinstance(annotation, str):
-        kinds = [kind for kind in map(catalog().kinds.find_by_class_name, re.findall(r"\w+", annotation)) if kind]
+        kinds = [kind for kind in map(get_catalog().kinds.find_by_class_name, re.findall(r"\w+", annotation)) if kind]
         container = next((name for name in ("dict", "list", "tuple") if f"{name}[" in annotation.lower()), "")
         return (kinds[0], container.replace("tuple", "list")) if kinds else (None, "")
     if isinstance(annotation, type) and not typing.get_args(annotation):
-        return catalog().kinds.find_by_class(annotation), ""
+        return get_catalog().kinds.find_by_class(annotation), ""
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return None, ""
@@ -112,7 +112,7 @@ def check_plain(value: Any, parameter: Parameter, where: str) -> list[Problem]:
         return []
     names = " | ".join(describe(cls) for cls in classes)
     packages = {getattr(cls, "__module__", "").partition(".")[0] for cls in classes}
-    owners = [p for p in catalog().plugins if p.error is not None and p.module_name.partition(".")[0] in packages]
+    owners = [p for p in get_catalog().plugins if p.error is not None and p.module_name.partition(".")[0] in packages]
     hint = " ".join(f"The plugin {owner.namespace!r} of {owner.owner}: {owner.reason}." for owner in owners)
     message = f"a component is given, and no usable plugin declares {names} as a kind of components."
     return [Problem(message, where, hint or "The hook toolbox_kinds of the plugin that has this class declares it.")]

@@ -12,7 +12,7 @@ from typing import Any
 
 from toolbox.base.files import resolve_run_link
 from toolbox.base.report_items import ReportItem
-from toolbox.errors import Problem, ToolboxError, command_line
+from toolbox.errors import Problem, ToolboxError, format_command
 from toolbox.recipe_text import read_recipe
 from toolbox.report.files import read_text
 from toolbox.report.numbers import is_number
@@ -66,7 +66,7 @@ def read_runs(paths: list[str | Path]) -> list[RunRecord]:
     """
     if len(paths) < 2:
         raise ToolboxError(
-            "A comparison takes two runs or more.", hint=f"{command_line('compare')} work_dirs/a work_dirs/b"
+            "A comparison takes two runs or more.", hint=f"{format_command('compare')} work_dirs/a work_dirs/b"
         )
     folders = [path.parent if path.name in (TRAINED, TESTED) else path for path in map(Path, paths)]
     problems: list[Problem] = []

@@ -16,7 +16,7 @@ from toolbox.registry.local import default_namespace, load_local
 
 @contextmanager
 def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> Iterator[Catalog]:
-    """Within the block, `toolbox.registry.catalog()` holds `core` and the given plugins only.
+    """Within the block, `toolbox.registry.get_catalog()` holds `core` and the given plugins only.
 
         @pytest.fixture
         def catalog():

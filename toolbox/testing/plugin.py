@@ -11,7 +11,7 @@ from typing import Any
 
 from toolbox.errors import ToolboxError
 from toolbox.registry.build import build
-from toolbox.registry.catalog import catalog
+from toolbox.registry.catalog import get_catalog
 from toolbox.registry.discovery import Plugin
 from toolbox.registry.foreign_keys import read_foreign_keys
 from toolbox.registry.signature import EMPTY, read_parameters
@@ -48,7 +48,7 @@ def check_plugin(namespace: str) -> None:
 
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
-    plugins = catalog()
+    plugins = get_catalog()
     try:
         plugin = plugins.plugin(namespace)
     except ToolboxError as error:
@@ -102,7 +102,7 @@ def check_component(fullname: str, **arguments: Any) -> None:
     - `fullname`: `namespace.Name`.
     - `arguments`: of its constructor, as in a recipe: `check_component("acme.PatchMixer", dim=16, depth=1)`.
     """
-    entry = catalog().get(fullname)
+    entry = get_catalog().get(fullname)
 
     def make() -> Any:
         return build({"type": fullname, **arguments}, entry.kind, where=fullname)
@@ -116,7 +116,7 @@ def _check_kinds(plugin: Plugin) -> None:
     for kind in plugin.kinds:
         _check_summary(f"the kind {kind.name}", kind.summary)
         try:
-            cls = catalog().kinds.base_class(kind.name)
+            cls = get_catalog().kinds.base_class(kind.name)
         except ToolboxError as error:
             raise AssertionError(f"{plugin.namespace}: {error}") from error
         is_component = any(component.target == kind.target for component in plugin.components)

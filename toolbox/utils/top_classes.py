@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 from toolbox.utils.model_io import require_finite
 
 
@@ -38,7 +38,7 @@ def rank_classes(
     if logits is None or logits.ndim != 2:
         raise ToolboxError(
             f"This model gives no logits, but {', '.join(outputs) or 'nothing'}: it does not classify.",
-            hint=f"Use a checkpoint of a classifier. {command_line('embed')} writes embeddings.",
+            hint=f"Use a checkpoint of a classifier. {format_command('embed')} writes embeddings.",
         )
     if names is not None and len(names) != logits.shape[1]:
         raise ToolboxError(f"The checkpoint names {len(names)} classes, and its model tells {logits.shape[1]} apart.")

@@ -7,7 +7,7 @@ import inspect
 import pytest
 from toolbox_datasets.leaks import CARVING, find_leaks
 
-from toolbox.registry import catalog
+from toolbox.registry import get_catalog
 
 
 def recipe(train, val=None, test=None):
@@ -27,7 +27,7 @@ def test_another_seed_or_share_is_refused():
     assert "train_dataloader.dataset 1" in problem.message
     (problem,) = find_leaks(recipe(food("train"), food("val", val_share=0.2)))
     assert problem.where == "val_dataloader.dataset.val_share"
-    assert catalog().check_config(recipe(food("train", seed=1), food("val")))
+    assert get_catalog().check_config(recipe(food("train", seed=1), food("val")))
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ def test_a_folder_is_the_same_however_it_is_written(root):
 
 @pytest.mark.parametrize("name", CARVING)
 def test_the_defaults_are_those_of_the_datasets(name):
-    parameters = inspect.signature(catalog().resolve(name, kind="dataset")).parameters
+    parameters = inspect.signature(get_catalog().resolve(name, kind="dataset")).parameters
     assert {key: parameters[key].default for key in CARVING[name]} == CARVING[name]

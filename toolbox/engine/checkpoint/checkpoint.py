@@ -39,7 +39,7 @@ from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContex
 from toolbox.engine.distributed.tensors import are_sharded, load_shards, save_shards, shard_shapes, whole
 from toolbox.engine.parts import adapted, model_state
 from toolbox.engine.trained_items import TrainedItems
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 
 FORMAT = 1
 WISE_FT, TRAINED_ITEMS = "wise_ft", "trained_items.npz"
@@ -340,7 +340,7 @@ def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
         raise ToolboxError(
             f"{start} has not been trained yet.",
             where="load_from",
-            hint=f"Run it first: {command_line('train')} {start}",
+            hint=f"Run it first: {format_command('train')} {start}",
         )
     return replace(read(start), parts=recipe.get("load_parts")) if start else None
 

@@ -14,9 +14,9 @@ from toolbox.base import Batch, Dataset
 from toolbox.engine.checkpoint.files import write_text
 from toolbox.engine.console import Console
 from toolbox.engine.device import cores
-from toolbox.errors import ToolboxError, command_line
+from toolbox.errors import ToolboxError, format_command
 
-AUDIT = f"`{command_line('audit_data')}` lists every unreadable file of a recipe's data or of a folder"
+AUDIT = f"`{format_command('audit_data')}` lists every unreadable file of a recipe's data or of a folder"
 """The end of a hint."""
 
 SHARE, FEW = 0.01, 5

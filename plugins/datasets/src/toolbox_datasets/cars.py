@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolbox.base import list_folders, read_label
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets import tables
 from toolbox_datasets.class_folders import list_class_files, merge_class_files
 from toolbox_datasets.files import find_first
@@ -60,7 +60,7 @@ class Cars(RetrievalDataset):
             "The original site (https://ai.stanford.edu/~jkrause/cars/car_dataset.html) is often down; copies have "
             "either car_ims/ and cars_annos.mat, or one folder a class, as in "
             f"https://www.kaggle.com/datasets/jutrera/stanford-car-dataset-by-classes-folder. Put either into {root} "
-            f"and check with `{command_line('prepare_data')} cars --out {root}`."
+            f"and check with `{format_command('prepare_data')} cars --out {root}`."
         )
 
 

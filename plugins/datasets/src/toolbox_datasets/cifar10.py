@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Sample, lazy_attribute
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets.cifar10_python import convert_pickles
 from toolbox_datasets.classification_dataset import ClassificationDataset
 from toolbox_datasets.fetch import Archive, fetch_dataset
@@ -124,9 +124,10 @@ class CIFAR10(ClassificationDataset):
     @classmethod
     def explain_download(cls, root: str) -> str:
         return (
-            f"Run `{command_line('prepare_data')} cifar10 --out {root} --download` (170 MB), or download {ARCHIVE.url} "
-            "and give it as --source; a folder cifar-10-batches-py is converted likewise. To try it on embedded data: "
-            f"`{command_line('prepare_data')} glyphs --layout cifar10 --out data/glyphs_cifar10`."
+            f"Run `{format_command('prepare_data')} cifar10 --out {root} --download` (170 MB), or download "
+            f"{ARCHIVE.url} and give it as --source; a folder cifar-10-batches-py is converted likewise. "
+            "To try it on embedded data: "
+            f"`{format_command('prepare_data')} glyphs --layout cifar10 --out data/glyphs_cifar10`."
         )
 
     @classmethod

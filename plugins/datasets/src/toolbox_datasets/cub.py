@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets.files import find_first
 from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 from toolbox_datasets.unpack import unpack_dataset
@@ -54,7 +54,7 @@ class CUB(RetrievalDataset):
     @classmethod
     def explain_download(cls, root: str) -> str:
         return (
-            f"Download CUB_200_2011.tgz from {PAGE} and run `{command_line('prepare_data')} cub --out {root} "
+            f"Download CUB_200_2011.tgz from {PAGE} and run `{format_command('prepare_data')} cub --out {root} "
             "--source CUB_200_2011.tgz`; without --source it checks what is there."
         )
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from toolbox.base import lazy_attribute
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets.fetch import Archive, fetch_dataset
 from toolbox_datasets.files import find_first, read_lines
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
@@ -87,9 +87,9 @@ class Food101(ImageFileDataset):
     @classmethod
     def explain_download(cls, root: str) -> str:
         return (
-            f"Run `{command_line('prepare_data')} food101 --out {root} --download` (5 GB), or download {ARCHIVE.name} "
-            f"from {PAGE} and give it as --source. To try it on embedded data: `{command_line('prepare_data')} glyphs "
-            "--layout food101 --out data/glyphs_food101`."
+            f"Run `{format_command('prepare_data')} food101 --out {root} --download` (5 GB), or download "
+            f"{ARCHIVE.name} from {PAGE} and give it as --source. To try it on embedded data: "
+            f"`{format_command('prepare_data')} glyphs --layout food101 --out data/glyphs_food101`."
         )
 
     @classmethod

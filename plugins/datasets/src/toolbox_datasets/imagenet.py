@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from toolbox.base import lazy_attribute, list_folders, natural_sort_key
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets.class_folders import SPLIT_NAMES, list_class_files
 from toolbox_datasets.files import list_first, read_lines
 from toolbox_datasets.image_file_dataset import ImageFileDataset, LabelledFile
@@ -174,9 +174,9 @@ class ImageNet(ImageFileDataset):
         return (
             "Log in at https://image-net.org/download-images or https://www.kaggle.com/c/"
             "imagenet-object-localization-challenge, accept the terms, and put train/<wnid>/*.JPEG, val/ and "
-            f"labels.txt into {root}; `{command_line('prepare_data')} imagenet --out {root}` checks them. With a login "
-            "at Hugging Face, datasets.HF reads ILSVRC/imagenet-1k. To try it on embedded data: "
-            f"`{command_line('prepare_data')} glyphs --layout imagenet --out data/glyphs_imagenet`."
+            f"labels.txt into {root}; `{format_command('prepare_data')} imagenet --out {root}` checks them. With a "
+            "login at Hugging Face, datasets.HF reads ILSVRC/imagenet-1k. To try it on embedded data: "
+            f"`{format_command('prepare_data')} glyphs --layout imagenet --out data/glyphs_imagenet`."
         )
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets.files import find_first
 from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
 
@@ -50,7 +50,7 @@ class InShop(RetrievalDataset):
         return (
             f"The dataset is given out at {PAGE}: download Eval/list_eval_partition.txt and Img/img.zip, put the first "
             f"to {root}/Eval/, unpack the second to {root}/img/, and check with "
-            f"`{command_line('prepare_data')} inshop --out {root}`."
+            f"`{format_command('prepare_data')} inshop --out {root}`."
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, lazy_attribute, read_image
-from toolbox.plugin import Problem, command_line
+from toolbox.plugin import Problem, format_command
 from toolbox_datasets import records_index, records_samples, tables
 from toolbox_datasets.files import list_first, missing_files
 from toolbox_datasets.published_dataset import require_valid
@@ -194,7 +194,7 @@ class Records(Dataset):
     def explain_format(self) -> str:
         return (
             'Write one JSON object a line, such as {"query_image": "a.jpg", "positive": "b.jpg", "label": 7}. For '
-            f"Stanford Online Products: `{command_line('prepare_data')} sop --out data/stanford_online_products "
+            f"Stanford Online Products: `{format_command('prepare_data')} sop --out data/stanford_online_products "
             "--jsonl`."
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from toolbox.base import lazy_attribute
-from toolbox.plugin import command_line
+from toolbox.plugin import format_command
 from toolbox_datasets import sop_prepare
 from toolbox_datasets.files import find_first
 from toolbox_datasets.retrieval_dataset import ListedImage, RetrievalDataset
@@ -50,7 +50,7 @@ class SOP(RetrievalDataset):
     def explain_download(cls, root: str) -> str:
         return (
             f"{explain_manual_download(root)}, or let `--download` fetch it from Kaggle; without either it checks what "
-            f"is there. To try the same recipe on embedded data: `{command_line('train')} demo/dinov3_sop`."
+            f"is there. To try the same recipe on embedded data: `{format_command('train')} demo/dinov3_sop`."
         )
 
     @classmethod
@@ -129,6 +129,6 @@ def parse_line(line: str) -> ListedImage | None:
 def explain_manual_download(root: str) -> str:
     """How to get the dataset without Kaggle."""
     return (
-        f"Download Stanford_Online_Products.zip from {PAGE} and run `{command_line('prepare_data')} sop --out {root} "
+        f"Download Stanford_Online_Products.zip from {PAGE} and run `{format_command('prepare_data')} sop --out {root} "
         "--source Stanford_Online_Products.zip`"
     )
