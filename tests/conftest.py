@@ -43,6 +43,16 @@ def _few_threads():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_flush_to_disk():
+    """Files reach the disk when the system likes: no test cuts the power, and a run flushes forty times."""
+    import os
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """`toy(overrides) -> recipe`: the toy recipe, run in an empty folder."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from PIL import Image
@@ -94,10 +96,15 @@ class Noise(Dataset):
     def __getitem__(self, index):
         if index in self.bad:
             raise OSError(f"item-{index}.png: broken data stream")
-        tint = np.random.default_rng((self.seed, self.labels[index])).integers(60, 200, 3)
-        noise = np.random.default_rng((self.seed, 1000 + index)).integers(-50, 50, (20, 20, 3))
-        image = Image.fromarray((tint + noise).clip(0, 255).astype(np.uint8))
-        return {"image": image, "label": self.labels[index], "id": index}
+        label = self.labels[index]
+        return {"image": draw_noise(self.seed, index, label).copy(), "label": label, "id": index}
+
+
+@cache
+def draw_noise(seed: int, index: int, label: int) -> Image.Image:
+    tint = np.random.default_rng((seed, label)).integers(60, 200, 3)
+    noise = np.random.default_rng((seed, 1000 + index)).integers(-50, 50, (20, 20, 3))
+    return Image.fromarray((tint + noise).clip(0, 255).astype(np.uint8))
 
 
 class Nearest(Metric):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ def load_template(name: str, folder: Path = HERE) -> Template:
     What it shows is escaped, and a name that it misses is an error. The filter `grid` makes of a
     `toolbox.base.report_items.Table` what the macro `table` prints.
     """
+    return _environment(folder).get_template(name)
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    """The templates of a folder, each compiled once; Jinja looks whether a file has changed."""
     environment = Environment(
         loader=FileSystemLoader([folder, HERE]),
         autoescape=True,
@@ -32,7 +39,7 @@ def load_template(name: str, folder: Path = HERE) -> Template:
         lstrip_blocks=True,
     )
     environment.filters["grid"] = make_grid
-    return environment.get_template(name)
+    return environment
 
 
 def render_page(page: Template, when: datetime, pictures: ThumbnailSheet | None, **values: Any) -> str:

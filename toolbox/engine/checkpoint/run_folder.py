@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -125,17 +126,11 @@ def cut_metrics(path: Path, step: int, lines: int | None = None) -> int:
 def environment(device: str, plugins: dict[str, Any], overridden: Sequence[str] = ()) -> dict[str, Any]:
     """Versions, plugins, device and revision, for environment.json; `overridden`: keys that overrides have set."""
     packages = ("torch", "torchvision", "transformers", "peft", "timm", "numpy", "pillow", "mmengine")
-    versions: dict[str, str | None] = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
-        "versions": versions,
+        "versions": {name: _version(name) for name in packages},
         "plugins": plugins,
         "command": sys.argv,
         "overridden": list(overridden),
@@ -143,7 +138,17 @@ def environment(device: str, plugins: dict[str, Any], overridden: Sequence[str] 
     }
 
 
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@cache
 def _git_revision() -> str | None:
+    """Of the code as this process has imported it."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
