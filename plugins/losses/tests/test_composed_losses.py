@@ -303,7 +303,7 @@ def test_a_loss_that_would_see_self_pairs_is_refused_before_training(loss):
         connected(loss)
 
 
-def test_the_trial_of_a_loss_leaves_no_trace():
+def test_connecting_a_memory_draws_nothing_and_works_without_values():
     state = torch.get_rng_state()
     memory = connected(SigLIP())
     assert torch.equal(torch.get_rng_state(), state)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_positive, log_one_plus_exp, masked_logsumexp, masked_mean, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_positive, log_one_plus_exp, masked_logsumexp, masked_mean
 
 
-class Circle(Loss):
+class Circle(PairLoss):
     """Positives are pulled and negatives pushed, each as strongly as it is far from its optimum.
 
         loss_i = log(1 + sum over positives p and negatives n of exp(gamma * e_pn))
@@ -27,19 +26,13 @@ class Circle(Loss):
     range, or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, m: float = 0.4, gamma: float = 80.0):
         super().__init__()
         if not 0 <= m < 1:
             raise ValueError(f"m must be at least 0 and below 1, not {m}: try 0.4")
         self.m, self.gamma = float(m), check_positive("gamma", gamma, "try 80")
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T
         fixed = scores.detach()
         pull = self.gamma * (1 + self.m - fixed).relu() * (1 - self.m - scores)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_positive, log_one_plus_exp, masked_logsumexp, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_positive, log_one_plus_exp, masked_logsumexp
 
 
-class CoSENT(Loss):
+class CoSENT(PairLoss):
     """Compares pairs with pairs, in one logarithm for the whole batch.
 
         loss = log(1 + sum over positive pairs p and negative pairs n of exp(scale * (cos_n - cos_p)))
@@ -28,21 +27,15 @@ class CoSENT(Loss):
     there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, scale: float = 20.0, within_anchor: bool = False):
         super().__init__()
         self.scale = check_positive("scale", scale, "20 is usual")
         self.within_anchor = bool(within_anchor)
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = self.scale * anchors @ candidates.T
         if not self.within_anchor:
-            if ref_embeddings is None:
+            if candidates is anchors:
                 positive, negative = positive.triu(), negative.triu()
             scores, positive, negative = (x.reshape(1, -1) for x in (scores, positive, negative))
         both = positive.any(dim=1) & negative.any(dim=1)

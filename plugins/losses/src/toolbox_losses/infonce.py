@@ -5,18 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import (
-    check_temperature,
-    log_one_plus_exp,
-    masked_logsumexp,
-    masked_mean,
-    pair_masks,
-    views,
-)
+from toolbox_losses.pairs import PairLoss, check_temperature, log_one_plus_exp, masked_logsumexp, masked_mean
 
 
-class InfoNCE(Loss):
+class InfoNCE(PairLoss):
     """The mean over positive pairs of the cross-entropy of that pair against the anchor's negatives.
 
         loss_ap = -log( exp(cos_ap / T) / (exp(cos_ap / T) + sum over negatives n of a of exp(cos_an / T)) )
@@ -38,8 +30,6 @@ class InfoNCE(Loss):
     or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, temperature: float = 0.07, symmetric: bool = False, hardest: int | None = None):
         super().__init__()
         if hardest is not None and (isinstance(hardest, bool) or not isinstance(hardest, int) or hardest < 1):
@@ -47,14 +37,10 @@ class InfoNCE(Loss):
         self.temperature = check_temperature(temperature)
         self.symmetric, self.hardest = symmetric, hardest
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T / self.temperature
         loss = compute_direction(scores, positive, negative, self.hardest)
-        if self.symmetric and ref_embeddings is not None:
+        if self.symmetric and candidates is not anchors:
             loss = (loss + compute_direction(scores.T, positive.T, negative.T, self.hardest)) / 2
         return loss
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Loss
-from toolbox_losses.left_out import leaving_out
+from toolbox_losses.pairs import PairLoss, leave_out
 from toolbox_losses.parts import check_loss_object, list_leaves
 
 
@@ -51,6 +51,13 @@ class CrossBatchMemory(Loss):
             )
         if any(isinstance(part, CrossBatchMemory) for part in loss.modules()):
             raise ValueError("a memory inside a memory keeps the same embeddings twice: give one a larger size")
+        others = {type(part).__name__ for part in list_leaves(loss) if not isinstance(part, PairLoss)}
+        if others:
+            raise ValueError(
+                f"{' or '.join(sorted(others))} does not compare pairs one by one, so an embedding would be its own "
+                "positive in the memory: use a loss such as losses.SupCon here, and add others in a losses.Sum beside "
+                "this one"
+            )
         self.loss, self.size, self.warmup = loss, int(size), int(warmup)
         self.register_buffer("memory", None)
 
@@ -60,7 +67,6 @@ class CrossBatchMemory(Loss):
         self.register_buffer("memory_labels", torch.zeros(self.size, dtype=torch.long))
         self.register_buffer("remembered", torch.zeros((), dtype=torch.long))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
-        self._try_loss(dim)
 
     def compute(
         self, embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None, ref_labels: Tensor | None
@@ -82,29 +88,12 @@ class CrossBatchMemory(Loss):
         numbers = torch.arange(self.size, device=embeddings.device)
         absent = (numbers >= self.remembered) | (self.batches < self.warmup)
         self_pairs = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
-        value = self._compare(
-            embeddings,
-            labels,
-            torch.cat([embeddings.detach(), memory.to(embeddings.dtype)]),
-            torch.cat([labels, self.memory_labels]),
-            torch.cat([self_pairs, absent.expand(len(embeddings), -1)], dim=1),
-        )
+        refs = torch.cat([embeddings.detach(), memory.to(embeddings.dtype)])
+        ref_labels = torch.cat([labels, self.memory_labels])
+        with leave_out(torch.cat([self_pairs, absent.expand(len(embeddings), -1)], dim=1)):
+            value = self.loss.compute(embeddings, labels, refs, ref_labels)
         if self.training:
             self._remember(memory, embeddings, labels)
-        return value
-
-    def _compare(
-        self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor, left_out: Tensor
-    ) -> Tensor:
-        with leaving_out(left_out) as pairs:
-            value = self.loss.compute(embeddings, labels, refs, ref_labels)
-        parts = list_leaves(self.loss)
-        if pairs.uses < len(parts):
-            names = " or ".join(sorted({type(part).__name__ for part in parts}))
-            raise ValueError(
-                f"{names} does not compare pairs one by one, so an embedding would be its own positive in the memory: "
-                "use a loss such as losses.SupCon here, and add others in a losses.Sum beside this one"
-            )
         return value
 
     @torch.no_grad()
@@ -117,14 +106,3 @@ class CrossBatchMemory(Loss):
         self.memory_labels.index_copy_(0, places, labels[-count:].to(self.memory_labels.dtype))
         self.remembered += len(embeddings)
         self.batches += 1
-
-    @torch.no_grad()
-    def _try_loss(self, dim: int) -> None:
-        """Let a loss that cannot be used here say so before training."""
-        rows = torch.linspace(-1, 1, 4 * dim).sin().view(4, dim)
-        labels = torch.tensor([0, 0, 1, 1])
-        try:
-            self._compare(rows, labels, rows, labels, torch.eye(4, dtype=torch.bool))
-        except (RuntimeError, NotImplementedError):
-            if rows.device.type != "meta":  # where nothing has a value, losses that look at values cannot be tried
-                raise

@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_positive, log_one_plus_exp, masked_logsumexp, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_positive, log_one_plus_exp, masked_logsumexp
 
 
-class MultiSimilarity(Loss):
+class MultiSimilarity(PairLoss):
     """Each anchor pulls its positives and pushes its negatives, the far positives and the near negatives the most.
 
         loss_i = 1/alpha * log(1 + sum over positives p of exp(-alpha * (cos_ip - base)))
@@ -33,8 +32,6 @@ class MultiSimilarity(Loss):
     range, or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(
         self, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5, mine: bool = False, epsilon: float = 0.1
     ):
@@ -47,11 +44,7 @@ class MultiSimilarity(Loss):
             raise ValueError(f"epsilon must be 0 or more, not {epsilon}: try 0.1")
         self.base, self.mine, self.epsilon = float(base), mine, float(epsilon)
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T
         if self.mine:
             positive, negative = informative(scores.detach(), positive, negative, self.epsilon)

@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-from toolbox_losses.left_out import without_left_out
+from toolbox.base import Loss
+
+_left_out: ContextVar[Tensor | None] = ContextVar("left_out", default=None)
+
+
+class PairLoss(Loss):
+    """The base of losses that compare pairs one by one, by the directions of two embeddings."""
+
+    needs_labels = False
+
+    @abstractmethod
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """The scalar loss.
+
+        - `anchors`: (B, D) of length 1; `candidates`: (R, D) of length 1, `anchors` itself without a second view.
+        - `positive`, `negative`: (B, R) bool, as of `pair_masks`.
+        """
+
+    def compute(
+        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
+    ) -> Tensor:
+        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
+        return self.compare(*views(embeddings, ref_embeddings), positive, negative)
+
+
+@contextmanager
+def leave_out(pairs: Tensor) -> Iterator[None]:
+    """Inside, `pair_masks` of labels with a second view has True nowhere in `pairs`, (B, R) bool."""
+    token = _left_out.set(pairs)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
 
 
 def directions(x: Tensor) -> Tensor:
@@ -36,11 +72,10 @@ def pair_masks(
     rows, device = len(embeddings), embeddings.device
     if labels is not None:
         positive = labels[:, None] == (labels if ref_labels is None else ref_labels)[None]
-        negative = ~positive
         if ref_embeddings is None:
-            positive = positive & ~torch.eye(rows, dtype=torch.bool, device=device)
-            return positive, negative
-        return without_left_out(positive, negative)
+            return positive & ~torch.eye(rows, dtype=torch.bool, device=device), ~positive
+        left_out = _left_out.get()
+        return (positive, ~positive) if left_out is None else (positive & ~left_out, ~positive & ~left_out)
     if ref_embeddings is None:
         raise ValueError(
             "this loss has neither labels nor a second view, so no pair is positive: use a labelled dataset, "

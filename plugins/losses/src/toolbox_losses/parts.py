@@ -10,20 +10,58 @@ from torch import Tensor, nn
 from toolbox.base import Loss
 
 
-def take_over_needs(loss: Loss, parts: Iterable[Loss]) -> None:
-    """Give `loss` the needs of its parts. Raises ValueError when only some of them read tokens, or logits."""
-    parts = list(parts)
-    loss.needs_labels = any(part.needs_labels for part in parts)
-    loss.needs_teacher = any(part.needs_teacher for part in parts)
-    loss.reads_tokens = any(part.reads_tokens for part in parts)
-    loss.reads_logits = any(part.reads_logits for part in parts)
-    # means over the same rows add up; those with weights of their own need not be over the same
-    loss.gathers = any(part.gathers or type(part).weigh is not Loss.weigh for part in parts)
-    read = {"sets of tokens": "reads_tokens", "logits": "reads_logits"}
-    if not all(getattr(part, key) == getattr(loss, key) for part in parts for key in read.values()):
-        what = [next((what for what, key in read.items() if getattr(part, key)), "one vector") for part in parts]
-        kinds = [f"{type(part).__name__} {name}" for part, name in zip(parts, what, strict=True)]
-        raise ValueError(f"the losses read different embeddings of an item: {', '.join(kinds)}")
+class CombinedLoss(Loss):
+    """The base of weighted sums of losses: it needs what one of them needs, and they are given the same rows.
+
+    - `losses`: the parts; `what`: what `weights` are of, for messages.
+
+    Raises ValueError for weights that do not fit, and when only some of the parts read tokens, or logits.
+    """
+
+    def __init__(self, losses: Iterable[Loss], weights: list[float] | None, what: str):
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+        parts = list_losses(self.losses)
+        self.weights = check_weights(weights, len(parts), what)
+        self.needs_labels = any(part.needs_labels for part in parts)
+        self.needs_teacher = any(part.needs_teacher for part in parts)
+        self.reads_tokens = any(part.reads_tokens for part in parts)
+        self.reads_logits = any(part.reads_logits for part in parts)
+        # means over the same rows add up; those with weights of their own need not be over the same
+        self.gathers = any(part.gathers or type(part).weigh is not Loss.weigh for part in parts)
+        kinds = ["sets of tokens" if p.reads_tokens else "logits" if p.reads_logits else "one vector" for p in parts]
+        if len(set(kinds)) > 1:
+            described = ", ".join(f"{type(part).__name__} {kind}" for part, kind in zip(parts, kinds, strict=True))
+            raise ValueError(f"the losses read different embeddings of an item: {described}")
+
+    def list_widths(self, dim: int) -> list[int]:
+        """How many of the `dim` components of an embedding each part reads, the first ones."""
+        return [dim] * len(self.losses)
+
+    def connect(self, dim: int, classes: int | None = None) -> None:
+        for loss, width in zip(list_losses(self.losses), self.list_widths(dim), strict=True):
+            loss.connect(width, classes)
+
+    def check_teacher(self, dim: int, teacher_dim: int) -> None:
+        for loss, width in zip(list_losses(self.losses), self.list_widths(dim), strict=True):
+            loss.check_teacher(width, teacher_dim)
+
+    def compute(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        ref_embeddings: Tensor | None,
+        ref_labels: Tensor | None,
+        teacher: Tensor | None = None,
+        ref_teacher: Tensor | None = None,
+    ) -> Tensor:
+        values = []
+        widths = self.list_widths(embeddings.shape[-1])
+        for loss, width, weight in zip(list_losses(self.losses), widths, self.weights, strict=True):
+            refs = None if ref_embeddings is None else ref_embeddings[..., :width]
+            extra = {"teacher": teacher, "ref_teacher": ref_teacher} if loss.needs_teacher else {}
+            values.append(weight * loss.compute(embeddings[..., :width], labels, refs, ref_labels, **extra))
+        return sum(values[1:], start=values[0])
 
 
 def check_loss_object(value: Loss, name: str) -> None:
@@ -40,20 +78,6 @@ def check_weights(weights: Iterable[float] | None, count: int, what: str) -> lis
     if not all(weight >= 0 and math.isfinite(weight) for weight in values) or not any(values):
         raise ValueError(f"weights must be 0 or more, and not all 0, not {values}")
     return values
-
-
-def compute_part(
-    loss: Loss,
-    embeddings: Tensor,
-    labels: Tensor | None,
-    ref_embeddings: Tensor | None,
-    ref_labels: Tensor | None,
-    teacher: Tensor | None,
-    ref_teacher: Tensor | None,
-) -> Tensor:
-    """`compute` of a part: its arguments are gathered and promoted already."""
-    extra = {"teacher": teacher, "ref_teacher": ref_teacher} if loss.needs_teacher else {}
-    return loss.compute(embeddings, labels, ref_embeddings, ref_labels, **extra)
 
 
 def list_losses(modules: Iterable[nn.Module]) -> list[Loss]:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_positive, masked_mean, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_positive, masked_mean
 
 COMPARISONS = 2**22  # how many are held at a time
 
 
-class RecallAtK(Loss):
+class RecallAtK(PairLoss):
     """One minus a Recall@k whose two steps, being ahead and being within the first k, are sigmoids.
 
         rank_ip = 1 + sum over candidates c other than p of sigmoid((cos_ic - cos_ip) / rank_temperature)
@@ -37,8 +36,6 @@ class RecallAtK(Loss):
     range, or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, ks: list[int] | None = None, rank_temperature: float = 0.01, k_temperature: float = 1.0):
         super().__init__()
         self.ks = [1, 2, 4, 8, 16] if ks is None else list(ks)
@@ -47,11 +44,7 @@ class RecallAtK(Loss):
         self.rank_temperature = check_positive("rank_temperature", rank_temperature, "try 0.01")
         self.k_temperature = check_positive("k_temperature", k_temperature, "try 1")
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         counts = positive.sum(dim=1)
         # positives first: of each row as many columns as the anchor with the most positives has
         chosen, columns = positive.int().topk(int(counts.max()), dim=1)

@@ -7,11 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_positive, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_positive
 
 
-class SigLIP(Loss):
+class SigLIP(PairLoss):
     """Every pair by itself is classified as positive or negative, with a learned scale and bias.
 
         loss = 1/B * sum over pairs of log(1 + exp(-y * (exp(log_scale) * cos + bias))),  y = +1 or -1
@@ -29,8 +28,6 @@ class SigLIP(Loss):
     for a start that is not finite or above the limit, or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, log_scale: float = 2.6592, bias: float = -10.0, max_scale: float | None = 100.0):
         super().__init__()
         for name, value in (("log_scale", log_scale), ("bias", bias)):
@@ -45,15 +42,11 @@ class SigLIP(Loss):
         self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T
         logits = self.log_scale.to(scores.dtype).exp() * scores + self.bias.to(scores.dtype)
         losses = -nn.functional.logsigmoid(torch.where(positive, logits, -logits))
-        return torch.where(positive | negative, losses, 0).sum() / len(embeddings)
+        return torch.where(positive | negative, losses, 0).sum() / len(anchors)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import check_temperature, masked_logsumexp, masked_mean, pair_masks, views
+from toolbox_losses.pairs import PairLoss, check_temperature, masked_logsumexp, masked_mean
 
 
-class SupCon(Loss):
+class SupCon(PairLoss):
     """For each anchor, the mean over its positives of the cross-entropy against all candidates.
 
         loss_i = -1/|P_i| * sum over p in P_i of log( exp(cos_ip / T) / sum over all candidates c of exp(cos_ic / T) )
@@ -26,17 +25,11 @@ class SupCon(Loss):
     Raises ValueError when the temperature is not positive, or when there are neither labels nor a second view.
     """
 
-    needs_labels = False
-
     def __init__(self, temperature: float = 0.1):
         super().__init__()
         self.temperature = check_temperature(temperature)
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T / self.temperature
         count = positive.sum(dim=1)
         mean_positive = torch.where(positive, scores, 0).sum(dim=1) / count.clamp(min=1)

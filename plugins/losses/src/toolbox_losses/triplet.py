@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from toolbox.base import Loss
-from toolbox_losses.pairs import masked_mean, pair_masks, views
+from toolbox_losses.pairs import PairLoss, masked_mean
 
 
-class Triplet(Loss):
+class Triplet(PairLoss):
     """Every positive should be nearer to the anchor than every negative, by a margin.
 
         loss_apn = max(0, d_ap - d_an + margin)
@@ -32,8 +31,6 @@ class Triplet(Loss):
     et al., "FaceNet", 2015 (semi-hard); Hermans et al., "In Defense of the Triplet Loss for Person
     Re-Identification", 2017 (batch-hard).
     """
-
-    needs_labels = False
 
     def __init__(
         self,
@@ -56,11 +53,7 @@ class Triplet(Loss):
         self.margin, self.miner, self.distance = float(margin), miner, distance
         self.reducer = reducer or ("mean" if miner == "hard" else "nonzero")
 
-    def compute(
-        self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
-    ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        anchors, candidates = views(embeddings, ref_embeddings)
+    def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         distances = euclidean(anchors, candidates) if self.distance == "euclidean" else -(anchors @ candidates.T)
         if self.miner == "hard":
             return self._hard(distances, positive, negative)
