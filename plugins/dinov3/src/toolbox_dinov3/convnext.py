@@ -66,7 +66,7 @@ class ConvNeXt(TransformersBackbone):
         self.patch, self.dim = 4 * 2 ** (len(widths) - 1), widths[-1]
         self.size = check_size(size, self.patch)
         self.prefix = 1
-        self._set_source(origin, revision, weights, crop)
+        self._set_source(origin, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of 32."""

@@ -1,4 +1,4 @@
-"""The base of DINOv3 encoders: the source of their weights, and the preprocessing of images."""
+"""The base of DINOv3 encoders: their weights, the preprocessing of images, and their export for transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from toolbox.base import Backbone, ExportedBackbone, ImagePreprocess, check_crop
-from toolbox_dinov3.export import export
+from toolbox.utils.export_formats import save_processor
+from toolbox.utils.hf_logging import quiet_transformers
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
 from toolbox_dinov3.weights import find, load
@@ -16,13 +17,18 @@ from toolbox_dinov3.weights import find, load
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_LICENSE = (
+    "LICENSE: these weights derive from DINOv3, copyright Meta Platforms. The DINOv3 License applies to them, whatever "
+    "the licence of the code that trained them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/. "
+    "Whoever passes them on passes on a copy of that licence with them."
+)
+
 
 class TransformersBackbone(Backbone):
     """A backbone around a model of transformers.
 
     - `family`: which of the two this is.
     - `model`: that model; `size`: height and width of its images; `crop`: share of the sides that they show.
-    - `revision`: of a download.
     """
 
     modality = "image"
@@ -33,30 +39,47 @@ class TransformersBackbone(Backbone):
     size: int
     crop: float
 
-    def _set_source(self, source: Source, revision: str | None, weights: bool, crop: float) -> None:
+    def _set_source(self, source: Source, weights: bool, crop: float) -> None:
         if source.file is not None and not weights:
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
-        self._source, self.revision, self.crop = source, revision, check_crop(crop)
+        self._source, self.crop = source, check_crop(crop)
         self.weights_id = source.weights_id if weights else None
         if weights and source.by_timm:
-            self._drop_mask_ability()
-
-    def _drop_mask_ability(self) -> None:
-        self.abilities = self.abilities - {"mask"}
+            self.abilities -= {"mask"}
 
     def preprocess(self) -> ImagePreprocess:
         return self._source.images.preprocess((self.size, self.size), self.crop)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
-            find(self._source, self.revision)
+            find(self._source)
 
     def load_weights(self) -> None:
-        if self.weights_id is not None and not load(self.model, self.family, self._source, self.revision):
-            self._drop_mask_ability()
+        if self.weights_id is not None and not load(self.model, self.family, self._source):
+            self.abilities -= {"mask"}
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
-        return export(self, folder, as_base=as_base)
+        hub = self._source.hub_id if as_base and self.weights_id is not None else None
+        pixels, notes = save_processor(folder, self.preprocess())
+        source = "folder"
+        if hub is None:
+            with quiet_transformers():
+                self.model.save_pretrained(folder)
+        else:
+            revision = self._source.revision
+            source = repr(hub) + ("" if revision is None else f", revision={revision!r}")
+        if self.weights_id is not None:
+            notes.append(_LICENSE)
+        return ExportedBackbone(
+            library="transformers",
+            imports=["import torch", "from transformers import AutoImageProcessor, AutoModel"],
+            load=[f"model = AutoModel.from_pretrained({source}, trust_remote_code=False).eval()"],
+            pixels=pixels,
+            tokens=["tokens = model(pixel_values=pixels).last_hidden_state"],
+            prefix=self.prefix,
+            hub=hub,
+            notes=notes,
+        )
 
     def adapter_root(self) -> nn.Module:
         return self.model

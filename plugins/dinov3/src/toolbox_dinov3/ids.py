@@ -70,50 +70,39 @@ _TIMM = {
 }
 
 
-def _web(short: str, family: Family, arch: dict[str, Any]) -> ReleasedModel:
-    return ReleasedModel(
-        short, f"facebook/dinov3-{short}-pretrain-lvd1689m", family, arch, _timm(short, arch, "lvd1689m")
+def _released(short: str, arch: dict[str, Any], data: str = "lvd1689m") -> ReleasedModel:
+    timm = f"{short.replace('-', '_')}.dinov3_{data}"
+    if short in _TIMM:
+        biases = "_qkvb" if arch["query_bias"] else ""  # timm has a net with and one without biases of query and value
+        timm = f"vit_{_TIMM[short]}_patch16_dinov3{biases}.{data}"
+    family: Family = "vit" if short in _TIMM else "convnext"
+    name, mean, std = (
+        (short, IMAGENET_MEAN, IMAGENET_STD) if data == "lvd1689m" else (f"{short}-sat", SAT_MEAN, SAT_STD)
     )
-
-
-def _satellite(short: str, arch: dict[str, Any]) -> ReleasedModel:
-    timm = _timm(short, arch, "sat493m")
-    return ReleasedModel(
-        f"{short}-sat", f"facebook/dinov3-{short}-pretrain-sat493m", "vit", arch, timm, SAT_MEAN, SAT_STD
-    )
-
-
-def _timm(short: str, arch: dict[str, Any], data: str) -> str:
-    if short not in _TIMM:
-        return f"{short.replace('-', '_')}.dinov3_{data}"
-    biases = "_qkvb" if arch["query_bias"] else ""  # timm keeps a net with and one without biases of query and value
-    return f"vit_{_TIMM[short]}_patch16_dinov3{biases}.{data}"
+    return ReleasedModel(name, f"facebook/dinov3-{short}-pretrain-{data}", family, arch, timm, mean, std)
 
 
 KNOWN = (
-    _web("vits16", "vit", _vit(384, 12, 6, 1536)),
-    _web("vits16plus", "vit", _vit(384, 12, 6, 1536, gated=True)),
-    _web("vitb16", "vit", _vit(768, 12, 12, 3072)),
-    _web("vitl16", "vit", _vit(1024, 24, 16, 4096)),
-    _web("vith16plus", "vit", _vit(1280, 32, 20, 5120, gated=True)),
-    _web("vit7b16", "vit", _vit(4096, 40, 32, 8192, gated=True, biases=False)),
-    _satellite("vitl16", _vit(1024, 24, 16, 4096)),
-    _satellite("vit7b16", _vit(4096, 40, 32, 8192, gated=True, biases=False)),
-    _web("convnext-tiny", "convnext", _convnext(96, 9)),
-    _web("convnext-small", "convnext", _convnext(96, 27)),
-    _web("convnext-base", "convnext", _convnext(128, 27)),
-    _web("convnext-large", "convnext", _convnext(192, 27)),
+    _released("vits16", _vit(384, 12, 6, 1536)),
+    _released("vits16plus", _vit(384, 12, 6, 1536, gated=True)),
+    _released("vitb16", _vit(768, 12, 12, 3072)),
+    _released("vitl16", _vit(1024, 24, 16, 4096)),
+    _released("vith16plus", _vit(1280, 32, 20, 5120, gated=True)),
+    _released("vit7b16", _vit(4096, 40, 32, 8192, gated=True, biases=False)),
+    _released("vitl16", _vit(1024, 24, 16, 4096), "sat493m"),
+    _released("vit7b16", _vit(4096, 40, 32, 8192, gated=True, biases=False), "sat493m"),
+    _released("convnext-tiny", _convnext(96, 9)),
+    _released("convnext-small", _convnext(96, 27)),
+    _released("convnext-base", _convnext(128, 27)),
+    _released("convnext-large", _convnext(192, 27)),
 )
 
 BY_NAME = {name: known for known in KNOWN for name in (known.short, known.id)}
 
 
-def _without_biases(known: ReleasedModel) -> ReleasedModel:
-    return replace(
-        known, arch={**known.arch, "query_bias": False, "value_bias": False}, timm=known.timm.replace("_qkvb", "")
-    )
-
-
-BY_TIMM_NAME = {
-    known.timm: known for known in (*KNOWN, *(_without_biases(known) for known in KNOWN if "_qkvb" in known.timm))
+_NO_BIASES = {"query_bias": False, "value_bias": False}
+BY_TIMM_NAME = {known.timm: known for known in KNOWN} | {
+    known.timm.replace("_qkvb", ""): replace(known, arch=known.arch | _NO_BIASES, timm=known.timm.replace("_qkvb", ""))
+    for known in KNOWN
+    if "_qkvb" in known.timm
 }

@@ -62,7 +62,7 @@ class Source:
 
     - `fields`: of its transformers configuration; `images`: of its image processor.
     - `known`, `folder`: the released encoder, or the folder, that has its weights.
-    - `file`: a checkpoint that has them instead.
+    - `file`: a checkpoint that has them instead; `revision`: of a download, None for main.
     - `by_timm`: whether they are timm's copy, or a folder in its format.
     """
 
@@ -71,6 +71,7 @@ class Source:
     known: ReleasedModel | None = None
     folder: Path | None = None
     file: Path | None = None
+    revision: str | None = None
     by_timm: bool = False
 
     @property
@@ -116,7 +117,8 @@ def resolve(
         by_timm = name.removeprefix("timm/") in BY_TIMM_NAME
         # as in their repositories
         images = ProcessorSettings(origin.mean, origin.std, "bicubic" if by_timm else "bilinear")
-        return Source(dict(origin.arch), images, known=origin, file=file, by_timm=by_timm and file is None)
+        by_timm = by_timm and file is None
+        return Source(dict(origin.arch), images, known=origin, file=file, revision=revision, by_timm=by_timm)
     if revision is not None:
         raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
     source = _from_folder(origin, family)

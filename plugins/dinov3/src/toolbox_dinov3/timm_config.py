@@ -44,7 +44,8 @@ def read_timm_fields(family: Family, architecture: str, arguments: Mapping[str, 
     if rest.pop("in_chans", 3) != 3:
         raise ValueError(f"{COMPONENTS[family]} reads images of three channels, and in_chans={arguments['in_chans']}.")
     if family == "vit":
-        _set_biases(fields, rest)
+        if "qkv_bias" in rest:
+            fields["query_bias"] = fields["value_bias"] = bool(rest.pop("qkv_bias"))
         _set_mlp(fields, rest)
     for key in list(rest):
         if key in _FIELDS[family]:
@@ -55,11 +56,6 @@ def read_timm_fields(family: Family, architecture: str, arguments: Mapping[str, 
             f"encoders.Timm."
         )
     return fields
-
-
-def _set_biases(fields: dict[str, Any], rest: dict[str, Any]) -> None:
-    if "qkv_bias" in rest:
-        fields["query_bias"] = fields["value_bias"] = bool(rest.pop("qkv_bias"))
 
 
 def _set_mlp(fields: dict[str, Any], rest: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ class ViT(TransformersBackbone):
         self.dim: int = self.model.config.hidden_size
         self.prefix: int = 1 + self.model.config.num_register_tokens
         self.size = check_size(size, self.patch)
-        self._set_source(origin, revision, weights, crop)
+        self._set_source(origin, weights, crop)
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels, H and W multiples of the patch size.

@@ -1,4 +1,4 @@
-"""Loading of pretrained weights into an encoder, with one clear message for each failure."""
+"""Pretrained weights of an encoder: from a file, the local cache or the Hub, and into a model."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from toolbox.utils import weight_files
+from toolbox.utils import hub, weight_files
 from toolbox_dinov3.convert import has_mask_token, to_transformers
-from toolbox_dinov3.hub import snapshot
-from toolbox_dinov3.ids import Family
+from toolbox_dinov3.ids import COMPONENTS, Family, ReleasedModel
 from toolbox_dinov3.source import Source
 
+_HUB_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
-def load(model: nn.Module, family: Family, source: Source, revision: str | None) -> bool:
+
+def load(model: nn.Module, family: Family, source: Source) -> bool:
     """Replace the values of all parameters of `model` by those of `source`, in float32.
 
     Returns whether there was a mask token among them: timm's files have none, and it is zero then.
     Raises OSError when the weights cannot be had or read, ValueError when they do not fit the model.
     """
-    where = find(source, revision)
+    where = find(source)
     if where is None:
         return True  # built from sizes: there are no weights to have
     tensors = weight_files.read_weight_file(where) if where.is_file() else weight_files.read_weights(where)
@@ -34,7 +35,7 @@ def load(model: nn.Module, family: Family, source: Source, revision: str | None)
     return has_mask_token(tensors)
 
 
-def find(source: Source, revision: str | None) -> Path | None:
+def find(source: Source) -> Path | None:
     """The file or folder with the weights of `source`, downloaded if need be; None if it has none. Raises OSError."""
     if source.file is not None:
         if not source.file.is_file():
@@ -42,12 +43,33 @@ def find(source: Source, revision: str | None) -> Path | None:
         if source.file.suffix == ".safetensors":
             weight_files.check_weight_file(source.file)
         return source.file
-    folder = source.folder
-    if source.known is not None:
-        folder = snapshot(source.known, revision, timm=source.by_timm)
+    folder = source.folder if source.known is None else _download(source.known, source)
     if folder is not None:
         weight_files.check_weight_files(folder)
     return folder
+
+
+def _download(known: ReleasedModel, source: Source) -> Path:
+    """The folder with released weights, downloaded unless the cache has it. Raises OSError, with the steps to take."""
+    repository, folder = known.timm_id if source.by_timm else known.id, f"weights/{known.short}"
+    access, alternatives = [], [hub.RANDOM_WEIGHTS]
+    if source.by_timm:  # which can be downloaded by anyone
+        folder += "-timm"
+    else:
+        access = [f"Accept the licence, signed in, at https://huggingface.co/{repository}", "hf auth login"]
+        copy = f"Or take timm's copy, which anyone can download: the override model.backbone.name=timm/{known.timm}"
+        alternatives.insert(0, copy)
+    subject, revision = f"The weights of {COMPONENTS[known.family]} {known.short!r} ({repository}) are", source.revision
+
+    def is_complete(folder: Path) -> bool:
+        return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
+
+    def format_message(reason: str) -> str:
+        return hub.format_download_steps(
+            subject, repository, folder, reason, revision=revision, access=access, alternatives=alternatives
+        )
+
+    return hub.snapshot(repository, _HUB_FILES, is_complete, format_message, revision)
 
 
 def _fill(model: nn.Module, family: Family, tensors: dict[str, Tensor], source: Source, where: Path) -> None:
