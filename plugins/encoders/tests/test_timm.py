@@ -411,7 +411,7 @@ def test_folders_that_are_none(tmp_path):
     config = tmp_path / "config.json"
     for content, message in (
         ("{", "is no valid JSON"),
-        ("[]", "names no architecture that timm has"),
+        ("[]", "holds no JSON object"),
         ('{"architecture": "nonsense"}', "names no architecture that timm has"),
         ('{"model_type": "dinov2"}', "describes transformers' 'dinov2': use encoders.HFVision"),
     ):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from toolbox.base import Features
 from toolbox.utils.messages import shorten_error
 from toolbox_encoders.find_blocks import find_blocks
+from toolbox_encoders.library_backbone import TokenLayout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,32 +25,21 @@ NormCall = tuple[str, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class ModelLayout:
-    """How the output of a model becomes tokens.
+class ModelLayout(TokenLayout):
+    """How the output of a model of transformers becomes tokens.
 
-    - `name`: of the model, for messages; `dim`: width of the tokens.
     - `own_size`: the size of images that its positions are for, None where it takes any without being told.
     - `patch`: pixels a side of a patch, None for a map.
-    - `own`: how many prefix tokens are in the output; `pooled`: whether the pooled output is put before them.
     - `norm`: the path of a norm that the model applies to its pooled output only.
     - `final`: the path of the norm between the last block and the tokens.
     - `noise`: whether the model shuffles its patches unless it is told their order.
     """
 
-    name: str
-    dim: int = 0
     own_size: tuple[int, int] | None = None
     patch: tuple[int, int] | None = None
-    own: int = 0
-    pooled: bool = False
     norm: str | None = None
     final: str | None = None
     noise: bool = False
-    abilities: frozenset[str] = frozenset()
-
-    @property
-    def prefix(self) -> int:
-        return self.own + self.pooled
 
     def encode(self, model: nn.Module, inputs: Tensor, layers: int, mask: Tensor | None) -> Features:
         """The tokens of `inputs`, arguments as of `Backbone.forward`. Raises ValueError for sizes that do not fit."""
@@ -63,10 +53,10 @@ class ModelLayout:
         if self.patch is None:
             grid = (hidden.shape[2], hidden.shape[3])
             hidden = hidden.flatten(2).transpose(1, 2)
-        elif hidden.shape[1] != self.own + grid[0] * grid[1]:
+        elif hidden.shape[1] != self.prefix_tokens + grid[0] * grid[1]:
             raise ValueError(
                 f"{self.name!r} makes {hidden.shape[1]} tokens of {inputs.shape[-2]} x {inputs.shape[-1]} pixels, not "
-                f"{self.own} + {grid[0]} * {grid[1]}: give images of {self.own_size} pixels."
+                f"{self.prefix_tokens} + {grid[0]} * {grid[1]}: give images of {self.own_size} pixels."
             )
         tokens = self.apply_norm(model, hidden, self.norm)
         blocks = None
@@ -133,8 +123,8 @@ def find_layout(model: PreTrainedModel, name: str, size: tuple[int, int], own_si
     """Find out the layout of a model on the meta device, by sending an empty image through it."""
     takes = inspect.signature(model.forward).parameters
     patch = pair(getattr(model.config, "patch_size", 1))
-    own = own_size if "interpolate_pos_encoding" in takes else None
-    layout = ModelLayout(name, own_size=own, patch=patch, noise=model.config.model_type == "vit_mae")
+    position_size = own_size if "interpolate_pos_encoding" in takes else None
+    layout = ModelLayout(name, own_size=position_size, patch=patch, noise=model.config.model_type == "vit_mae")
     pixels = torch.empty(2, 3, *size, device="meta")
     blocks = find_blocks(model)
     if "pixel_values" not in takes or not blocks:
@@ -203,11 +193,11 @@ def _divide_tokens(
             break
     else:
         raise ValueError(f"encoders.HFVision cannot read {name!r}: {count} tokens of {height} x {width} pixels.")
-    own, keys = count - patches, [key for key, _ in model.named_parameters()]
+    extra, keys = count - patches, [key for key, _ in model.named_parameters()]
     classed = any(re.search(r"(cls|class)_(token|embedding)s?$", key) for key in keys)
-    if own and (not classed or any("detection_tokens" in key for key in keys)):
-        raise ValueError(f"encoders.HFVision cannot tell what the first {own} tokens of {name!r} are.")
-    return {"patch": patch, "own": own, "pooled": own == 0}
+    if extra and (not classed or any("detection_tokens" in key for key in keys)):
+        raise ValueError(f"encoders.HFVision cannot tell what the first {extra} tokens of {name!r} are.")
+    return {"patch": patch, "prefix_tokens": extra, "pooled": extra == 0}
 
 
 @contextmanager

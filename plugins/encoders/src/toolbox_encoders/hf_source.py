@@ -102,9 +102,13 @@ def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
     return config
 
 
-def create(config: PretrainedConfig) -> PreTrainedModel:
-    """A model of random weights, without a pooler that the tokens do not need."""
-    return _model_class(config)._from_config(config, **_options(config))
+def create(source: HFSource) -> PreTrainedModel:
+    """A model of random weights, without a pooler that the tokens do not need. Raises ValueError if there is none."""
+    try:
+        return _model_class(source.config)._from_config(source.config, **_options(source.config))
+    except Exception as error:  # the types of transformers' own complaints differ by version
+        what = f"{type(error).__name__}: {shorten_error(error)}"
+        raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
 
 
 def find(source: HFSource) -> Path:

@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
+from toolbox.base import ExportedBackbone, Features, check_images
 from toolbox.utils.export_formats import save_processor
-from toolbox.utils.messages import shorten_error
 from toolbox_encoders import hf_source
-from toolbox_encoders.arguments import check_image_arguments
-from toolbox_encoders.find_blocks import find_blocks
-from toolbox_encoders.hf_layout import find_layout, pair
+from toolbox_encoders.hf_layout import ModelLayout, find_layout, pair
+from toolbox_encoders.library_backbone import LibraryBackbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class HFVision(Backbone):
+class HFVision(LibraryBackbone):
     """An image encoder of transformers: DINOv2, ViT, BEiT, MAE, the vision tower of CLIP or SigLIP, Swin, ConvNeXt ...
 
     Its tokens are those after the final norm (a norm that the net applies to its pooled output only is applied to each
@@ -47,8 +44,8 @@ class HFVision(Backbone):
     the steps to take, where a configuration cannot be had.
     """
 
-    modality = "image"
-    takes_any_name = True
+    model: PreTrainedModel
+    _layout: ModelLayout
 
     def __init__(
         self,
@@ -60,28 +57,23 @@ class HFVision(Backbone):
         drop_path: float = 0.0,
         crop: float = 1.0,
     ):
-        super().__init__()
-        check_image_arguments(size=size, drop_path=drop_path, crop=crop)
-        self.crop = crop
+        super().__init__(size=size, drop_path=drop_path, crop=crop)
         self._source = hf_source.resolve(name, revision, arch, size)
-        config = self._source.config
+        config, self._images = self._source.config, self._source.images
         hf_source.set_drop_path(config, drop_path)
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0  # or it would drop patches in evaluation too
         own_size = pair(getattr(config, "image_size", 224))
-        if size is None and arch is None and self._source.images.size is None:
+        if size is None and arch is None and self._images.size is None:
             raise ValueError(
                 f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
                 f"for example size={own_size[0]}."
             )
-        self.size: tuple[int, int] = (size, size) if size is not None else self._source.images.size or own_size
-        with torch.device("meta"):
-            draft = _create(self._source, config)
-        self._layout = find_layout(draft, self._source.name, self.size, own_size)
-        self.model = draft if torch.empty(0).is_meta else _create(self._source, config)
-        self.dim: int = self._layout.dim
-        self.prefix: int = self._layout.prefix
-        self.abilities = self._layout.abilities
+        self.size = (size, size) if size is not None else self._images.size or own_size
+        self.model, self._layout = self._build(
+            lambda: hf_source.create(self._source),
+            lambda draft: find_layout(draft, self._source.name, self.size, own_size),
+        )
         self.weights_id = self._source.weights_id if weights else None
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
@@ -91,18 +83,10 @@ class HFVision(Backbone):
         - `mask`: (B, H/patch * W/patch) bool, row by row; True puts the mask token in a patch's place.
         """
         check_images(inputs)
-        depth = len(self.layers()) if "layers" in self.abilities else 1
-        if not 1 <= layers <= depth:
-            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
+        self._check_layers(layers)
         if mask is not None and "mask" not in self.abilities:
             raise ValueError(f"{self._source.name!r} has no mask token.")
         return self._layout.encode(self.model, inputs, layers, mask)
-
-    def preprocess(self) -> ImagePreprocess:
-        return self._source.images.preprocess(self.size, self.crop)
-
-    def layers(self) -> list[nn.Module]:
-        return find_blocks(self.model)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
@@ -111,9 +95,6 @@ class HFVision(Backbone):
     def load_weights(self) -> None:
         if self.weights_id is not None:
             hf_source.load(self.model, self._source)
-
-    def adapter_root(self) -> nn.Module:
-        return self.model
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         pixels, notes = save_processor(folder, self.preprocess())
@@ -134,15 +115,6 @@ class HFVision(Backbone):
         )
 
     def enable_checkpointing(self) -> None:
-        if "checkpointing" not in self.abilities:
-            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
+        super().enable_checkpointing()
         newer = getattr(self.model, "activation_checkpointing_enable", None)  # what transformers 5 renamed it to
         (newer or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
-
-
-def _create(source: hf_source.HFSource, config: Any) -> PreTrainedModel:
-    try:
-        return hf_source.create(config)
-    except Exception as error:  # the types of transformers' own complaints differ by version
-        what = f"{type(error).__name__}: {shorten_error(error)}"
-        raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error

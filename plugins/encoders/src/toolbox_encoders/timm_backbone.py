@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, ExportedBackbone, Features, ImagePreprocess, check_images
+from toolbox.base import ExportedBackbone, Features, check_images
 from toolbox.utils.export_formats import save_timm, write_timm_code
 from toolbox.utils.image_processor import read_timm_images
 from toolbox.utils.messages import shorten_error
 from toolbox_encoders import timm_source
-from toolbox_encoders.arguments import check_image_arguments
-from toolbox_encoders.find_blocks import find_blocks, list_outer_parts
+from toolbox_encoders.find_blocks import list_outer_parts
+from toolbox_encoders.library_backbone import LibraryBackbone, TokenLayout
 
 if TYPE_CHECKING:
     from toolbox_encoders.timm_source import TimmNet
 
 
-class Timm(Backbone):
+class Timm(LibraryBackbone):
     """An image encoder of timm (https://github.com/huggingface/pytorch-image-models), without its classifier.
 
     Its tokens are those after the final norm (that of a net which norms only after pooling is applied to each token).
@@ -48,8 +48,8 @@ class Timm(Backbone):
     each batch twice. Raises ValueError for values that fit nothing, naming what does.
     """
 
-    modality = "image"
-    takes_any_name = True
+    model: TimmNet
+    _layout: NetLayout
 
     def __init__(
         self,
@@ -62,43 +62,28 @@ class Timm(Backbone):
         drop_path: float = 0.0,
         crop: float = 1.0,
     ):
-        super().__init__()
-        check_image_arguments(size=size, drop_path=drop_path, crop=crop)
-        self.crop = crop
+        super().__init__(size=size, drop_path=drop_path, crop=crop)
         if checkpoint is not None and not weights:
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
         self._source = timm_source.resolve(name, checkpoint, revision, arch)
         cfg = self._source.cfg
         self._images = read_timm_images(cfg.to_dict())
         _, height, width = cfg.input_size
-        self.size: tuple[int, int] = (height, width) if size is None else (size, size)
+        self.size = (height, width) if size is None else (size, size)
         self._built_for = self.size if cfg.fixed_input_size else None
         if weights and self._source.weights_id is None:
             raise ValueError(f"timm has no weights of {name!r}: set weights=False, or give a checkpoint.")
-        with torch.device("meta"):
-            draft = timm_source.create(self._source, self._built_for, drop_path)
-        self._layout = _find_layout(draft, name, self.size, (height, width))
-        if size is not None and size % self._layout.patch and self.size != (height, width):
-            below = max(size // self._layout.patch, 1) * self._layout.patch
-            raise ValueError(
-                f"{name!r} reads patches of {self._layout.patch} pixels: size must be a multiple of it, not {size}: "
-                f"try {below} or {below + self._layout.patch}."
-            )
-        self.model = draft
-        if not torch.empty(0).is_meta:
-            self.model = timm_source.create(self._source, self._built_for, drop_path)
-        self.dim: int = self._layout.dim
-        self.prefix: int = self._layout.prefix
-        self.abilities = self._layout.abilities
+        self.model, self._layout = self._build(
+            lambda: timm_source.create(self._source, self._built_for, drop_path),
+            lambda draft: _find_layout(draft, name, self.size, (height, width)),
+        )
         self.weights_id = self._source.weights_id if weights else None
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels; nets with learned positions take their own H and W only."""
         if mask is not None:
             raise ValueError("nets of timm have no mask token: encoders.HFVision and dinov3.ViT take masked input.")
-        depth = len(self.model.blocks) if "layers" in self.abilities else 1
-        if not 1 <= layers <= depth:
-            raise ValueError(f"layers must be between 1 and {depth} for {self._source.name!r}, not {layers}.")
+        self._check_layers(layers)
         check_images(inputs)
         try:
             if layers == 1:
@@ -107,11 +92,8 @@ class Timm(Backbone):
         except AssertionError as error:  # of a net that was built for another size
             raise ValueError(f"{self._source.name!r} does not take these images: {error}.") from error
 
-    def preprocess(self) -> ImagePreprocess:
-        return self._images.preprocess(self.size, self.crop)
-
     def layers(self) -> list[nn.Module]:
-        return find_blocks(self.model) or list_outer_parts(self.model)
+        return super().layers() or list_outer_parts(self.model)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
@@ -120,9 +102,6 @@ class Timm(Backbone):
     def load_weights(self) -> None:
         if self.weights_id is not None:
             timm_source.load(self.model, self._source, self._built_for)
-
-    def adapter_root(self) -> nn.Module:
-        return self.model
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         source, tokens = self._source, self._layout.in_plain_torch()
@@ -138,8 +117,7 @@ class Timm(Backbone):
         return exported
 
     def enable_checkpointing(self) -> None:
-        if "checkpointing" not in self.abilities:
-            raise ValueError(f"{self._source.name!r} has no gradient checkpointing.")
+        super().enable_checkpointing()
         self.model.set_grad_checkpointing(True)
 
     def _encode_blocks(self, inputs: Tensor, layers: int) -> Features:
@@ -154,26 +132,15 @@ class Timm(Backbone):
 
 
 @dataclass(frozen=True)
-class TokenLayout:
+class NetLayout(TokenLayout):
     """How the output of a net's `forward_features` becomes tokens.
 
-    - `name`: of the net, for messages; `dim`: width of the tokens.
     - `cells`: "NCHW" or "NHWC" for a map, None for tokens.
-    - `own`: how many prefix tokens are in the output; `pooled`: whether the pooled output is put before them.
     - `reduction`: pixels a side of a patch.
     """
 
-    name: str
-    dim: int
-    cells: str | None
-    own: int
-    pooled: bool
-    reduction: int
-    abilities: frozenset[str]
-
-    @property
-    def prefix(self) -> int:
-        return self.own + self.pooled
+    cells: str | None = None
+    reduction: int = 1
 
     @property
     def patch(self) -> int:
@@ -217,15 +184,15 @@ class TokenLayout:
         height, width = inputs.shape[-2:]
         for extra in (0, self.reduction - 1):  # most nets cut a remainder off, some pad it
             rows, columns = (height + extra) // self.reduction, (width + extra) // self.reduction
-            if rows * columns + self.own == output.shape[1]:
+            if rows * columns + self.prefix_tokens == output.shape[1]:
                 return rows, columns
         raise ValueError(
-            f"encoders.Timm cannot read {self.name!r}: it makes {output.shape[1] - self.own} patch tokens of "
+            f"encoders.Timm cannot read {self.name!r}: it makes {output.shape[1] - self.prefix_tokens} patch tokens of "
             f"{height} x {width} pixels, and its patches have {self.reduction} x {self.reduction}."
         )
 
 
-def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> TokenLayout:
+def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> NetLayout:
     """Find out the layout of a net on the meta device, by sending an empty image through it."""
     pixels = torch.empty(2, 3, *size, device="meta")
     net.eval()
@@ -240,27 +207,36 @@ def _find_layout(net: TimmNet, name: str, size: tuple[int, int], own_size: tuple
         ) from error
     if not isinstance(output, Tensor) or output.ndim not in (3, 4) or pooled.ndim != 2:
         raise ValueError(f"encoders.Timm cannot read {name!r}: its features are neither one map nor one row of tokens.")
-    checkpointing = frozenset({"checkpointing"}) if _can_checkpoint(net) else frozenset()
+    abilities = {"checkpointing"} if _can_checkpoint(net) else set()
     if output.ndim == 4:
-        layout = TokenLayout(name, pooled.shape[1], getattr(net, "output_fmt", "NCHW"), 0, True, 1, checkpointing)
+        cells = getattr(net, "output_fmt", "NCHW")
+        layout = NetLayout(name, pooled.shape[1], pooled=True, abilities=frozenset(abilities), cells=cells)
     else:
-        reduction = net.feature_info[-1]["reduction"]
-        classed = _has_class_token(net)
-        prefix = getattr(net, "num_prefix_tokens", int(classed))
-        pooled_first = not classed or getattr(net, "attn_pool", None) is not None
-        layers = frozenset({"layers"}) if _gives_blocks(net) else frozenset()
-        layout = TokenLayout(name, output.shape[2], None, prefix, pooled_first, reduction, checkpointing | layers)
+        classed = any(key.rpartition(".")[2].startswith("cls_token") for key, _ in net.named_parameters())
+        if _gives_blocks(net):
+            abilities.add("layers")
+        layout = NetLayout(
+            name,
+            output.shape[2],
+            prefix_tokens=getattr(net, "num_prefix_tokens", int(classed)),
+            pooled=not classed or getattr(net, "attn_pool", None) is not None,
+            abilities=frozenset(abilities),
+            reduction=net.feature_info[-1]["reduction"],
+        )
     with torch.no_grad():
         features = layout.features(net, output, pixels)
     rows, columns = layout.grid(output, pixels)
     if features.tokens.shape[-1] != layout.dim or rows * columns < 1:
         raise ValueError(f"encoders.Timm cannot read {name!r}: its pooled output and its tokens differ in width.")
+    patch = layout.patch
+    if size[0] % patch and size != own_size:
+        below = max(size[0] // patch, 1) * patch
+        raise ValueError(
+            f"{name!r} reads patches of {patch} pixels: size must be a multiple of it, not {size[0]}: try {below} or "
+            f"{below + patch}."
+        )
     net.train()
     return layout
-
-
-def _has_class_token(net: nn.Module) -> bool:
-    return any(key.rpartition(".")[2].startswith("cls_token") for key, _ in net.named_parameters())
 
 
 def _gives_blocks(net: nn.Module) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -175,15 +174,11 @@ def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> No
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
     file = find(source)
-    overlay: dict[str, Any] = {"custom_load": False, "source": None, "label_offset": 0}
-    if file.suffix == ".safetensors":
-        overlay["file"] = str(file)
-        shapes = _read_shapes(file)
-    else:
-        tensors = overlay["state_dict"] = _read_pickle(file)
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    tensors, classifier = _read_tensors(file), source.cfg.classifier
+    weights = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
     # timm compares keys strictly only where the classifier fits too
-    overlay["num_classes"] = classes = _count_classes(shapes, source.cfg.classifier)
+    classes = next((len(tensors[name]) for name in weights if name in tensors), 0)
+    overlay = {"custom_load": False, "source": None, "label_offset": 0, "state_dict": tensors, "num_classes": classes}
     try:
         loaded = _construct(source, size, 0.0, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=classes)
     except _REFUSALS as error:
@@ -236,22 +231,15 @@ def _from_folder(name: str, folder: Path, file: Path | None, arch: dict[str, Any
     from timm.models import PretrainedCfg, is_model
 
     config = folder / "config.json"
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if (folder / "open_clip_config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds a model of open_clip (open_clip_config.json), without timm's config.json: give timm's "
-                f"name of its image tower, such as 'vit_base_patch16_clip_224.openai', and its weights as checkpoint."
-            ) from None
+    if not config.is_file() and (folder / "open_clip_config.json").is_file():
         raise FileNotFoundError(
-            f"{folder} has no config.json. A folder in timm's format holds it and model.safetensors, "
-            f"as `hf download timm/NAME --local-dir {folder}` writes them."
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{config} is no valid JSON ({error}). Download it again.") from error
-    if not isinstance(content, dict) or not is_model(content.get("architecture", "")):
-        other = content.get("model_type") if isinstance(content, dict) else None
+            f"{folder} holds a model of open_clip (open_clip_config.json), without timm's config.json: give timm's "
+            f"name of its image tower, such as 'vit_base_patch16_clip_224.openai', and its weights as checkpoint."
+        )
+    files = f" and model.safetensors, as `hf download timm/NAME --local-dir {folder}` writes them."
+    content = weight_files.read_config(config, files)
+    if not is_model(content.get("architecture", "")):
+        other = content.get("model_type")
         hint = f"It describes transformers' {other!r}: use encoders.HFVision." if other else "Download it again."
         raise ValueError(f"{config} names no architecture that timm has. {hint}")
     known = {field.name for field in dataclasses.fields(PretrainedCfg)} - {"file", "state_dict", "source"}
@@ -313,21 +301,8 @@ def _find_file(folder: Path) -> Path | None:
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
-def _count_classes(shapes: Mapping[str, tuple[int, ...]], classifier: str | tuple[str, ...] | None) -> int:
-    """How many classes the classifier in a checkpoint tells apart, 0 where it has none."""
-    names = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
-    return next((shapes[name][0] for name in names if name in shapes), 0)
-
-
-def _read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as content:
-        return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
-
-
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .bin; nothing else in it is unpickled, so that no code of it runs."""
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file; nothing else in a .pth, .pt or .bin is unpickled, so that no code of it runs."""
     from timm.models import load_state_dict
 
     try:
