@@ -217,8 +217,9 @@ def _write_evaluation(folder: Path, recipe: dict[str, Any], evaluation: Evaluati
     from toolbox.report import save_report_items, write_report
 
     write_text(folder / "config.py", dump(recipe))
-    provenance = get_provenance(Settings(recipe).namespaces())
-    write_json(folder / "environment.json", environment(evaluation.device, provenance))
+    write_json(
+        folder / "environment.json", environment(evaluation.device, get_provenance(Settings(recipe).namespaces()))
+    )
     save_report_items(folder, evaluation.report_items)
     write_json(folder / "test_results.json", evaluation.as_json())
     results = {

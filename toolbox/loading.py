@@ -74,8 +74,7 @@ def open_checkpoint(
 ) -> LoadedModel:
     """The model of a checkpoint; arguments as of `load_model`, `name` being what the user calls it."""
     recipe = apply_changes(checkpoint.manifest["recipe"], overrides, plugins, str(checkpoint.path))
-    problems = validate(recipe)
-    if problems:
+    if problems := validate(recipe):
         raise ToolboxError.from_problems(problems)
     description = f"{name or checkpoint.path}, step {checkpoint.step}" + (", without its head" if baseline else "")
     return _load(
@@ -99,8 +98,7 @@ def _load_zero_shot(recipe: dict[str, Any], description: str, device: str, preci
     """The model of a recipe with its backbone as it comes, or as `load_from` has it."""
     from toolbox.engine.checkpoint import checkpoint as checkpoints
 
-    start = checkpoints.start_of(recipe)
-    return _load(recipe, device, precision, start, description=description, mode="baseline")
+    return _load(recipe, device, precision, checkpoints.start_of(recipe), description=description, mode="baseline")
 
 
 def _load(

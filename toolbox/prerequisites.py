@@ -56,8 +56,7 @@ def find_start(recipe: Mapping[str, Any]) -> str | None:
     folder = get_run_folder(start_recipe, Path(named).stem)
     if not is_finished(folder):
         return None
-    differing = _list_differences(folder, start_recipe)
-    if differing:
+    if differing := _list_differences(folder, start_recipe):
         raise ToolboxError(
             f"{folder} holds a run of another recipe than {named}: {', '.join(differing)}.",
             where="load_from",

@@ -48,8 +48,7 @@ class TrainResults(dict):
     @property
     def history(self) -> list[dict[str, Any]]:
         """A row a logged step or evaluation: the lines of metrics.jsonl."""
-        lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def load(self, **options: Any) -> LoadedModel:
         """The trained model, ready to use; arguments as of `toolbox.load`."""

@@ -108,8 +108,7 @@ def gather_integers(
     - `group`: the processes that take part; None for all.
     """
     # reading them from a device would wait for all that it has to do
-    place = "cpu" if "cpu:" in str(dist.get_backend_config(group)) else device
-    local = torch.tensor(values, device=place)
+    local = torch.tensor(values, device="cpu" if "cpu:" in str(dist.get_backend_config(group)) else device)
     by_rank = [torch.empty_like(local) for _ in range(get_dist_info()[1])]
     dist.all_gather(by_rank, local, group=group)
     return [tuple(numbers.tolist()) for numbers in by_rank]

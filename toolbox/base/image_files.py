@@ -64,8 +64,7 @@ class ImageFiles:
 
     def describe_repeated(self) -> list[str]:
         """How many links were left out, if any."""
-        note = f"{self.repeated:,} links left out: what they lead to is read by its own name"
-        return [note] if self.repeated else []
+        return [f"{self.repeated:,} links left out: what they lead to is read by its own name"] if self.repeated else []
 
 
 def get_image_suffixes() -> frozenset[str]:

@@ -69,5 +69,4 @@ class EarlyStop(Hook):
     def _improves(self, value: float, less: bool) -> bool:
         if self.best is None:
             return value == value  # a NaN never is the best
-        gain = self.best - value if less else value - self.best
-        return gain > self.min_delta
+        return (self.best - value if less else value - self.best) > self.min_delta

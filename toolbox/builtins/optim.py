@@ -51,8 +51,9 @@ class AdamW8bit(AdamW):
     shardable = False
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        optim = libraries.bitsandbytes().optim
-        return optim.AdamW8bit(groups, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps)
+        return libraries.bitsandbytes().optim.AdamW8bit(
+            groups, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps
+        )
 
 
 class SGD(Optimizer):

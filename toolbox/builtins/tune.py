@@ -45,8 +45,7 @@ class BackboneTuning(Tune):
             raise ValueError(f"tune mode must be one of {', '.join(map(repr, _MODES))}, not {mode!r}.")
         of_lora = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
         for owner, arguments in (("lora", of_lora), ("last", {"last": last})):
-            ignored = [name for name, value in arguments.items() if value is not None and mode != owner]
-            if ignored:
+            if ignored := [name for name, value in arguments.items() if value is not None and mode != owner]:
                 raise ValueError(
                     f"tune mode {mode!r} has no {', '.join(ignored)}: give tune as a whole, "
                     f"\"model.backbone.tune=dict(mode='{mode}')\", or set mode to {owner!r}."
@@ -79,8 +78,7 @@ class BackboneTuning(Tune):
         elif self.mode == "last":
             _train_only(backbone, _last(backbone, self.last))
         else:
-            adapter = inject(backbone, self.rank, self.alpha, self.dropout, self.targets)
-            _train_only(backbone, adapter.parameter_names())
+            _train_only(backbone, inject(backbone, self.rank, self.alpha, self.dropout, self.targets).parameter_names())
 
 
 def _last(backbone: Backbone, count: int) -> set[str]:

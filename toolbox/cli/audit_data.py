@@ -97,8 +97,7 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
         if find_model_kind(arguments.config) == "backbone":
             raise ToolboxError(f"{arguments.config} is no recipe, no checkpoint and no run's folder.")
         recipe = load_named_recipe(arguments.config, arguments.cfg_options, arguments.plugin)
-        problems = validate(recipe)
-        if problems:
+        if problems := validate(recipe):
             raise ToolboxError.from_problems(problems)
         limit_images(recipe)
         splits = _build_datasets(recipe)

@@ -108,8 +108,7 @@ def build_split(recipe: dict[str, Any], split: str) -> Dataset:
         names = [name for name in ("train", "val", "test") if recipe.get(f"{name}_dataloader")]
         raise ToolboxError(f"The recipe has no {split}_dataloader.", hint=f"It has {', '.join(names)}.")
     dataset = build(loader["dataset"], "dataset", where=where)
-    problems = [problem.with_prefix(where) for problem in dataset.check()]
-    if problems:
+    if problems := [problem.with_prefix(where) for problem in dataset.check()]:
         raise ToolboxError.from_problems(problems)
     return dataset
 

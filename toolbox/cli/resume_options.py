@@ -35,12 +35,12 @@ def complete_resume(arguments: argparse.Namespace) -> list[str]:
         arguments.config = str(Path(arguments.work_dir) / "config.py")
     if arguments.config is None:
         reason = f", and {named} is no folder of a run and no checkpoint in one" if isinstance(named, str) else ""
-        hint = "Name a recipe, or continue a run with --resume work_dirs/RUN."
-        raise ToolboxError(f"No recipe is named{reason}.", hint=hint)
+        raise ToolboxError(
+            f"No recipe is named{reason}.", hint="Name a recipe, or continue a run with --resume work_dirs/RUN."
+        )
     if not arguments.resume or arguments.overwrite:
         return []
-    folder = _find_run_folder(arguments)
-    kept = list_kept_options(folder, [text.partition("=")[0] for text in arguments.cfg_options])
+    kept = list_kept_options(_find_run_folder(arguments), [text.partition("=")[0] for text in arguments.cfg_options])
     arguments.cfg_options = [*kept, *arguments.cfg_options]
     return kept
 

@@ -51,8 +51,7 @@ def make_component_record(installed: Catalog, entry: ComponentEntry) -> dict[str
 
 def write_snippet(installed: Catalog, entry: ComponentEntry, arguments: list[Parameter]) -> str:
     """A line for a recipe that sets every required argument to a value of its type."""
-    inner = _write_call(installed, entry, arguments, depth=0)
-    return SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(inner)
+    return SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(_write_call(installed, entry, arguments, depth=0))
 
 
 def format_component(record: dict[str, Any], terminal: bool) -> str:

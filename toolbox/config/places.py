@@ -94,7 +94,6 @@ def _descend(values: dict[str, ast.expr], names: list[str]) -> tuple[int, int]:
 
 
 def _list_names(node: ast.expr, path: str) -> list[tuple[str, str]]:
-    children = _list_children(node)
-    if children:
+    if children := _list_children(node):
         return [pair for key, child in children.items() for pair in _list_names(child, f"{path}.{key}")]
     return [(path, name.id) for name in ast.walk(node) if isinstance(name, ast.Name)]

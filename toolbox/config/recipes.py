@@ -121,8 +121,7 @@ def suggest_recipes(path: Path, *, base: bool = False) -> str:
 
 def _find_shipped(fullname: str) -> Path:
     namespace, _, recipe = fullname.partition(":")
-    files = _list_files(namespace, bases=True)
-    path = files.get(recipe.removesuffix(".py"))
+    path = _list_files(namespace, bases=True).get(recipe.removesuffix(".py"))
     if path is None:
         get_catalog().plugin(namespace)  # an unknown plugin is the better message
         shipped = [f"{namespace}:{name}" for name in sorted(_list_files(namespace, bases=False))]

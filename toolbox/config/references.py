@@ -74,8 +74,7 @@ def look_up(recipe: dict[str, Any], path: str, where: str, visited: tuple[str, .
         if step is None:
             keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
             hint = f"Set below '{'.'.join(names[:depth])}': {', '.join(map(str, keys)) or 'none'}." if depth else ""
-            message = f"'{{{path}}}' refers to a key that the recipe does not set."
-            raise ToolboxError(message, where=where, hint=hint)
+            raise ToolboxError(f"'{{{path}}}' refers to a key that the recipe does not set.", where=where, hint=hint)
         key, count = step
         node, depth = node[key], depth + count
     return node

@@ -70,8 +70,7 @@ def _check_combinations(recipe: dict[str, Any]) -> list[Problem]:
     for part, settings in ((recipe.get("optim_wrapper") or {}).get("parts") or {}).items():
         for name, value in settings.items():
             if value is not None and value < 0:
-                where = f"optim_wrapper.parts.{part}.{name}"
-                problems.append(Problem(f"It must be at least 0, not {value}.", where))
+                problems.append(Problem(f"It must be at least 0, not {value}.", f"optim_wrapper.parts.{part}.{name}"))
     for path, lowest in _LOWEST.items():
         value = get_value(recipe, path)
         if value is not None and value < lowest:
@@ -84,8 +83,7 @@ def _check_prepare(entries: list[dict[str, Any]]) -> list[Problem]:
     problems = []
     for index, entry in enumerate(entries):
         where = f"prepare.{index}"
-        missing = [name for name in ("dataset", "out") if not isinstance(entry.get(name), str)]
-        if missing:
+        if missing := [name for name in ("dataset", "out") if not isinstance(entry.get(name), str)]:
             problems.append(
                 Problem(f"It needs '{missing[0]}', a text.", where, "dict(dataset='glyphs.Glyphs', out=...)")
             )

@@ -121,8 +121,7 @@ class Writer:
         stored = rows.to(DTYPES[self.layout.dtype])
         unread = [int(index) - shard.first for index in record["unreadable"]]
         stored[unread] = 0
-        bad = torch.nonzero(~stored.isfinite().flatten(1).all(1))[:, 0].tolist()
-        if bad:
+        if bad := torch.nonzero(~stored.isfinite().flatten(1).all(1))[:, 0].tolist():
             were_finite = bool(rows[bad].isfinite().all())
             names = ", ".join(str(record["ids"][place]) for place in bad[:3]) + (" ..." if len(bad) > 3 else "")
             what = f"are too large for {self.layout.dtype}" if were_finite else "hold NaN or infinity"
@@ -148,8 +147,7 @@ class Writer:
         """
         records = {shard.name: read_record(self.folder, shard, self.layout) for shard in self.layout.shards()}
         whole = {name: record for name, record in records.items() if record is not None}
-        absent = [name for name in records if name not in whole]
-        if absent:
+        if absent := [name for name in records if name not in whole]:
             raise ToolboxError(
                 f"{len(absent)} of {len(records)} shards of {self.folder} are not whole, such as {absent[0]}.",
                 where="features.folder",

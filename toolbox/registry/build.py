@@ -49,8 +49,7 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
         for key, expected in SLOT_KEYS.get(entry.kind, {}).items()
     }
     accepted = {parameter.name: parameter for parameter in read_parameters(cls)}
-    problems = check_names(fullname, accepted, arguments, where)
-    if problems:
+    if problems := check_names(fullname, accepted, arguments, where):
         raise ToolboxError.from_problems(problems)
     arguments = {name: _build_argument(value, accepted[name], _join(where, name)) for name, value in arguments.items()}
     try:

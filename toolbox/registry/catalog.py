@@ -237,13 +237,11 @@ class Catalog:
         """
         namespace, _, name = text.lower().rpartition(".")
         for entries in ([e for e in self.entries if kind in (None, e.kind)], self.entries):
-            same = [e.fullname for e in entries if name in (e.name.lower(), f"{e.namespace}{e.name}".lower())]
-            if same:
+            if same := [e.fullname for e in entries if name in (e.name.lower(), f"{e.namespace}{e.name}".lower())]:
                 same.sort(key=lambda fullname: not fullname.startswith(f"{namespace}."))
                 return f"Did you mean {' or '.join(map(repr, same[:1] if namespace else same[:3]))}?"
             fullnames = {e.name.lower(): e.fullname for e in entries if not namespace or e.namespace == namespace}
-            near = difflib.get_close_matches(name, fullnames, n=1, cutoff=0.6)
-            if near:
+            if near := difflib.get_close_matches(name, fullnames, n=1, cutoff=0.6):
                 return f"Did you mean {fullnames[near[0]]!r}?"
         return ""
 

@@ -34,8 +34,7 @@ def load_local(path_or_module: str) -> Plugin:
         module = _import_file(Path(plugin.path)) if is_file else _import_module(path_or_module)
         namespace = getattr(module, "namespace", name)
         path = getattr(module, "__file__", None) or plugin.path
-        declared = read_declarations(namespace, module)
-        return replace(plugin, namespace=namespace, path=path, module=module, **declared)
+        return replace(plugin, namespace=namespace, path=path, module=module, **read_declarations(namespace, module))
 
     return catch_plugin_error(load, plugin)
 

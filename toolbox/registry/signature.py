@@ -147,8 +147,7 @@ def _names_component(value: Any) -> bool:
 def accepts(annotation: Any, cls: type) -> bool:
     """Whether `cls` (str, type(None) ...) is the annotation or one of its alternatives."""
     if isinstance(annotation, str):
-        name = "None" if cls is type(None) else cls.__name__
-        return name in (word.strip() for word in annotation.split("|"))
+        return ("None" if cls is type(None) else cls.__name__) in (word.strip() for word in annotation.split("|"))
     if annotation is cls or annotation is Any:
         return True
     origin = typing.get_origin(annotation)
@@ -206,8 +205,7 @@ def _read_bullets(document: str) -> dict[str, str]:
     bullets: dict[str, str] = {}
     names: list[str] = []
     for line in inspect.cleandoc(document).splitlines():
-        match = re.match(r"\s*[-*] ((?:`\w+`(?:, | and )?)+): (.*)", line)
-        if match:
+        if match := re.match(r"\s*[-*] ((?:`\w+`(?:, | and )?)+): (.*)", line):
             names = re.findall(r"`(\w+)`", match[1])
             bullets |= dict.fromkeys(names, match[2].strip())
         elif names and line.startswith("  ") and line.strip():

@@ -85,8 +85,7 @@ def draw_curve(
         for name in names
     }
     values = [value for series in points.values() for _, value in series if is_drawable(value)]
-    gaps = sum(len(curve.series[name]) for name in names) - len(values)
-    if gaps:
+    if gaps := sum(len(curve.series[name]) for name in names) - len(values):
         why = "is not finite or has no place on a logarithmic axis" if curve.log_x else "is not finite"
         remarks.append(f"{gaps:,} of the points cannot be drawn: a number {why}.")
     if not values:
@@ -136,8 +135,7 @@ def draw_histogram(
     """
     remarks, names = _choose_series(histogram.series)
     edges, box = histogram.edges, LARGE_BOX
-    problem = _describe_shape_problem(histogram, names)
-    if problem:
+    if problem := _describe_shape_problem(histogram, names):
         return Chart(histogram.title, histogram.note, remarks=[problem, *remarks])
     top = top or find_highest_share(histogram) or 1.0
     x_axis = make_x_axis(box, x_limits or (edges[0], edges[-1]))

@@ -34,8 +34,7 @@ class Grid:
 
 def make_grid(table: Table) -> Grid:
     """A table of MOST_ROWS rows at most; a column of shares (fractions between 0 and 1) gets bars."""
-    uneven = [row for row in table.rows if len(row) != len(table.columns)]
-    if uneven:
+    if uneven := [row for row in table.rows if len(row) != len(table.columns)]:
         what = f"a row holds {len(uneven[0])} values for {len(table.columns)} columns"
         return Grid(table.title, table.note, remarks=[f"It cannot be shown: {what}."])
     if not table.rows:

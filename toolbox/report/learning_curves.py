@@ -49,8 +49,11 @@ def draw_learning_curve(name: str, points: Series, last_step: float, best_step: 
         most_dots=MOST_DOTS if name.startswith("val/") else MOST_TRAINING_DOTS,
     )
     gaps = len(points) - len(values)
-    remarks = [f"{gaps} {'value is' if gaps == 1 else 'values are'} not finite and left out."] if gaps else []
-    return replace(chart, caption=_describe_course(values), remarks=remarks)
+    return replace(
+        chart,
+        caption=_describe_course(values),
+        remarks=[f"{gaps} {'value is' if gaps == 1 else 'values are'} not finite and left out."] if gaps else [],
+    )
 
 
 def _describe_course(values: list[float]) -> str:

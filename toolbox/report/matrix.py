@@ -64,8 +64,9 @@ def draw_matrix(matrix: Matrix) -> MatrixDrawing:
     """The drawing of a matrix: its first MOST_NAMES rows and columns. Zero, or the least, has no color."""
     rows, columns = matrix.rows[:MOST_NAMES], matrix.columns[:MOST_NAMES]
     if [len(row) for row in matrix.values] != [len(matrix.columns)] * len(matrix.rows):
-        remark = "It cannot be drawn: its values, rows and columns differ in length."
-        return MatrixDrawing(matrix.title, matrix.note, remarks=[remark])
+        return MatrixDrawing(
+            matrix.title, matrix.note, remarks=["It cannot be drawn: its values, rows and columns differ in length."]
+        )
     if not rows or not columns:
         return MatrixDrawing(matrix.title, matrix.note, remarks=["There is no value to draw."])
     values = [list(row[: len(columns)]) for row in matrix.values[: len(rows)]]

@@ -53,8 +53,10 @@ def _check_attributes(backbone: Backbone, name: str) -> None:
     require(isinstance(dim, int) and dim > 0, f"{name}.dim must be the width of its tokens, a positive int.")
     unknown = set(backbone.abilities) - {"layers", "mask", "checkpointing"}
     require(not unknown, f"{name}.abilities holds unknown words: {sorted(unknown)}.")
-    fine = backbone.weights_id is None or isinstance(backbone.weights_id, str)
-    require(fine, f"{name}.weights_id must be a string or None.")
+    require(
+        backbone.weights_id is None or isinstance(backbone.weights_id, str),
+        f"{name}.weights_id must be a string or None.",
+    )
 
 
 def _check_preprocess(backbone: Backbone, name: str) -> Any:
@@ -85,8 +87,10 @@ def _check_forward(backbone: Backbone, inputs: Any, name: str) -> Features:
         again = backbone(inputs)
     require(isinstance(features, Features), f"{name}.forward must return toolbox.base.Features.")
     tokens, prefix, grid = features.tokens, features.prefix, features.grid
-    fine = tokens.ndim == 3 and tokens.shape[0] == 3 and tokens.shape[2] == backbone.dim
-    require(fine, f"{name}: tokens must be (B, N, dim={backbone.dim}), not {tuple(tokens.shape)} for a batch of 3.")
+    require(
+        tokens.ndim == 3 and tokens.shape[0] == 3 and tokens.shape[2] == backbone.dim,
+        f"{name}: tokens must be (B, N, dim={backbone.dim}), not {tuple(tokens.shape)} for a batch of 3.",
+    )
     require(bool(tokens.isfinite().all()), f"{name}: tokens must be finite.")
     require(0 <= prefix <= tokens.shape[1], f"{name}: prefix={prefix} must count some of the {tokens.shape[1]} tokens.")
     if backbone.modality == "image":
@@ -97,12 +101,13 @@ def _check_forward(backbone: Backbone, inputs: Any, name: str) -> Features:
             f"{tokens.shape[1]}.",
         )
     if features.valid is not None:
-        fine = features.valid.dtype == torch.bool and features.valid.shape == tokens.shape[:2]
-        require(fine, f"{name}: valid must be (B, N) bool.")
+        require(
+            features.valid.dtype == torch.bool and features.valid.shape == tokens.shape[:2],
+            f"{name}: valid must be (B, N) bool.",
+        )
     require(features.blocks is None, f"{name}: blocks must be None when one layer is asked for.")
     require(torch.equal(tokens, again.tokens), f"{name}: in eval mode the same input must give the same tokens.")
-    differ = not close(tokens[0], tokens[1])
-    require(differ, f"{name}: different inputs must give different tokens.")
+    require(not close(tokens[0], tokens[1]), f"{name}: different inputs must give different tokens.")
     if isinstance(inputs, Tensor) and backbone.modality == "image":
         with torch.no_grad():
             alone = backbone(inputs[:1]).tokens
@@ -112,8 +117,10 @@ def _check_forward(backbone: Backbone, inputs: Any, name: str) -> Features:
 
 def _check_layers(backbone: Backbone, name: str) -> None:
     layers = backbone.layers()
-    fine = isinstance(layers, list) and layers and all(isinstance(layer, nn.Module) for layer in layers)
-    require(fine, f"{name}.layers() must be a list of at least one module.")
+    require(
+        isinstance(layers, list) and layers and all(isinstance(layer, nn.Module) for layer in layers),
+        f"{name}.layers() must be a list of at least one module.",
+    )
     inside = set(map(id, backbone.modules()))
     require(all(id(layer) in inside for layer in layers), f"{name}.layers() must hold modules of the backbone itself.")
     require(len(set(map(id, layers))) == len(layers), f"{name}.layers() must not repeat a module.")
@@ -125,10 +132,14 @@ def _check_abilities(make: Callable[[], Backbone], inputs: Any, features: Featur
     if "layers" in backbone.abilities:
         with torch.no_grad():
             several = backbone(inputs, layers=2)
-        fine = isinstance(several.blocks, tuple) and len(several.blocks) == 2
-        require(fine, f"{name} declares 'layers': layers=2 must return two blocks.")
-        shapes = {block.shape for block in several.blocks} == {features.tokens.shape}
-        require(shapes, f"{name} declares 'layers': every block must have the shape of the tokens.")
+        require(
+            isinstance(several.blocks, tuple) and len(several.blocks) == 2,
+            f"{name} declares 'layers': layers=2 must return two blocks.",
+        )
+        require(
+            {block.shape for block in several.blocks} == {features.tokens.shape},
+            f"{name} declares 'layers': every block must have the shape of the tokens.",
+        )
         require(
             close(several.blocks[-1], several.tokens),
             f"{name} declares 'layers': blocks are normed, the earliest first, so the last one equals the tokens.",
@@ -170,16 +181,20 @@ def _check_gradients(backbone: Backbone, inputs: Any, features: Features, name: 
         backbone.enable_checkpointing()
         backbone.train()
         again = gradients()
-        equal = plain.keys() == again.keys() and all(close(plain[key], again[key]) for key in plain)
-        require(equal, f"{name} declares 'checkpointing': it must not change gradients (without dropout).")
+        require(
+            plain.keys() == again.keys() and all(close(plain[key], again[key]) for key in plain),
+            f"{name} declares 'checkpointing': it must not change gradients (without dropout).",
+        )
 
 
 def _check_freeze(backbone: Backbone, inputs: Any, name: str) -> None:
     backbone.freeze()
     backbone.train()
     require(backbone.frozen, f"{name}: after freeze() nothing may train.")
-    modes = not any(module.training for module in backbone.modules())
-    require(modes, f"{name}: a frozen backbone must stay in eval mode, also after train().")
+    require(
+        not any(module.training for module in backbone.modules()),
+        f"{name}: a frozen backbone must stay in eval mode, also after train().",
+    )
     require(not backbone(inputs).tokens.requires_grad, f"{name}: tokens of a frozen backbone must need no gradient.")
 
 
@@ -194,8 +209,10 @@ def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
         tokens = run_lines(lines, folder=folder, pixels=inputs).get("tokens")
     with torch.no_grad():
         features = backbone(inputs)
-    fine = isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and close(tokens, features.tokens)
-    require(fine, f"{name}.export: {exported.library} must give the tokens of forward for what was written.")
+    require(
+        isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and close(tokens, features.tokens),
+        f"{name}.export: {exported.library} must give the tokens of forward for what was written.",
+    )
     require(exported.prefix == features.prefix, f"{name}.export: prefix must be that of its features.")
 
 

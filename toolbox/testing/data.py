@@ -26,23 +26,25 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
     require(count > 0, f"{name} must hold at least one item.")
     labels, classes, groups = dataset.labels, dataset.classes, dataset.groups
     for attribute, values in (("labels", labels), ("groups", groups)):
-        fine = values is None or len(values) == count
-        require(fine, f"{name}.{attribute} must have one value per item: {count}.")
+        require(values is None or len(values) == count, f"{name}.{attribute} must have one value per item: {count}.")
     require((labels is None) == (classes is None), f"{name}: labels and classes go together.")
     if labels is not None and classes is not None:
-        fine = all(0 <= int(label) < len(classes) for label in labels)
-        require(fine, f"{name}.labels must index into its {len(classes)} classes.")
+        require(
+            all(0 <= int(label) < len(classes) for label in labels),
+            f"{name}.labels must index into its {len(classes)} classes.",
+        )
         require(len(set(classes)) == len(classes), f"{name}.classes must be different names.")
 
     other = make()
     require(len(other) == count, f"{name} must have the same length in every instance.")
     identities = dataset.identities()
-    fine = identities is None or (len(identities) == count and all(isinstance(text, str) for text in identities))
-    require(fine, f"{name}.identities must have one string per item.")
+    require(
+        identities is None or (len(identities) == count and all(isinstance(text, str) for text in identities)),
+        f"{name}.identities must have one string per item.",
+    )
     require(identities == other.identities(), f"{name}.identities must be the same in every instance.")
     ids = set()
-    indices = sorted({round(i * (count - 1) / max(limit - 1, 1)) for i in range(min(limit, count))})
-    for index in indices:
+    for index in sorted({round(i * (count - 1) / max(limit - 1, 1)) for i in range(min(limit, count))}):
         seed_everything(0)
         sample = dataset[index]
         seed_everything(1)
@@ -50,8 +52,7 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
         require(same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance.")
         require(same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
         if labels is not None:
-            fine = sample.get("label") == labels[index]
-            require(fine, f"{name}: the label of item {index} must be labels[{index}].")
+            require(sample.get("label") == labels[index], f"{name}: the label of item {index} must be labels[{index}].")
         require(sample["id"] not in ids, f"{name}: the id {sample['id']!r} stands twice; ids are unique.")
         ids.add(sample["id"])
 
@@ -61,12 +62,16 @@ def _check_sample(sample: dict, name: str) -> None:
     require(isinstance(sample.get("id"), (int, str)), f"{name}: an item needs an 'id', an int or a string.")
     require("image" in sample or "text" in sample, f"{name}: an item needs an 'image' or a 'text'.")
     picture = sample.get("image")
-    fine = picture is None or (isinstance(picture, Image.Image) and picture.mode == "RGB")
-    require(fine, f"{name}: 'image' must be a PIL image in RGB.")
+    require(
+        picture is None or (isinstance(picture, Image.Image) and picture.mode == "RGB"),
+        f"{name}: 'image' must be a PIL image in RGB.",
+    )
     text = sample.get("text")
     captions = text if isinstance(text, list) else [text]
-    fine = text is None or (bool(captions) and all(isinstance(caption, str) for caption in captions))
-    require(fine, f"{name}: 'text' must be a string or a list of captions.")
+    require(
+        text is None or (bool(captions) and all(isinstance(caption, str) for caption in captions)),
+        f"{name}: 'text' must be a string or a list of captions.",
+    )
 
 
 def check_sampler(make: Callable[[], Sampler], dataset: Dataset | None = None) -> None:
@@ -91,13 +96,19 @@ def check_sampler(make: Callable[[], Sampler], dataset: Dataset | None = None) -
     seed_everything(0)
     batches = [sampler.batch(number) for number in numbers]
     for batch in batches:
-        fine = isinstance(batch, list) and all(type(index) is int for index in batch)
-        require(fine, f"{name}.batch must return a list of Python ints.")
+        require(
+            isinstance(batch, list) and all(type(index) is int for index in batch),
+            f"{name}.batch must return a list of Python ints.",
+        )
         require(all(0 <= index < len(dataset) for index in batch), f"{name}.batch must index into the dataset.")
-        fine = 0 < len(batch) <= sampler.batch_size
-        require(fine, f"{name}.batch must hold 1 to batch_size={sampler.batch_size} indices, not {len(batch)}.")
-        fine = len(batch) % sampler.blocks == 0
-        require(fine, f"{name}: a batch must consist of blocks={sampler.blocks} equally long blocks.")
+        require(
+            0 < len(batch) <= sampler.batch_size,
+            f"{name}.batch must hold 1 to batch_size={sampler.batch_size} indices, not {len(batch)}.",
+        )
+        require(
+            len(batch) % sampler.blocks == 0,
+            f"{name}: a batch must consist of blocks={sampler.blocks} equally long blocks.",
+        )
 
     seed_everything(1)
     require(
@@ -105,12 +116,16 @@ def check_sampler(make: Callable[[], Sampler], dataset: Dataset | None = None) -
         f"{name}.batch must depend on its number alone, not on earlier calls or on global generators.",
     )
     for number in (numbers[-1], epoch // 2):
-        fine = ready().batch(number) == batches[number]
-        require(fine, f"{name} must start anywhere: batch {number} of a new instance differs.")
+        require(
+            ready().batch(number) == batches[number],
+            f"{name} must start anywhere: batch {number} of a new instance differs.",
+        )
     draws = [draw for number in numbers for draw, _ in sampler.draws(number)]
     require(len(set(draws)) == len(draws), f"{name}.draws must give every item of the run its own number.")
-    indices = [index for _, index in sampler.draws(0)]
-    require(indices == batches[0], f"{name}.draws must hold the indices of batch, in order.")
+    require(
+        [index for _, index in sampler.draws(0)] == batches[0],
+        f"{name}.draws must hold the indices of batch, in order.",
+    )
     notes = sampler.notes()
     require(isinstance(notes, list) and all(isinstance(n, str) for n in notes), f"{name}.notes must list strings.")
 
@@ -138,8 +153,10 @@ def check_augment(make: Callable[[], Augment]) -> None:
         )
         require(picture.tobytes() == before, f"{name} must leave the image that it is given as it is.")
         for view in views if isinstance(views, list) else [views]:
-            fine = isinstance(view, Image.Image) and view.mode == "RGB" and min(view.size) > 0
-            require(fine, f"{name} must return a PIL image in RGB, or a list of them.")
+            require(
+                isinstance(view, Image.Image) and view.mode == "RGB" and min(view.size) > 0,
+                f"{name} must return a PIL image in RGB, or a list of them.",
+            )
         counts.add(len(views) if isinstance(views, list) else None)
     require(counts != {0} and len(counts) == 1, f"{name} must return the same number of views for every image.")
 
@@ -162,14 +179,20 @@ def check_mix(make: Callable[[], Mix]) -> None:
         mix(picture, partner)
         seed_everything(seed)
         again, other = make()(picture, partner)
-        fine = isinstance(share, float) and 0 <= share <= 1
-        require(fine, f"{name} must return the image's share of the mixed one, a float from 0 to 1, not {share!r}.")
+        require(
+            isinstance(share, float) and 0 <= share <= 1,
+            f"{name} must return the image's share of the mixed one, a float from 0 to 1, not {share!r}.",
+        )
         require(mixed.shape == picture.shape, f"{name} must keep the shape {tuple(picture.shape)}.")
-        fine = mixed.dtype == picture.dtype and bool(mixed.isfinite().all())
-        require(fine, f"{name} must return finite numbers of the type that it was given.")
+        require(
+            mixed.dtype == picture.dtype and bool(mixed.isfinite().all()),
+            f"{name} must return finite numbers of the type that it was given.",
+        )
         require(
             torch.equal(mixed, again) and share == other,
             f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, results differ.",
         )
-        fine = torch.equal(picture, before[0]) and torch.equal(partner, before[1])
-        require(fine, f"{name} must leave the images that it is given as they are.")
+        require(
+            torch.equal(picture, before[0]) and torch.equal(partner, before[1]),
+            f"{name} must leave the images that it is given as they are.",
+        )

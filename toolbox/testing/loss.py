@@ -102,8 +102,7 @@ def _value(loss: Loss, arguments: dict[str, Any]) -> Tensor:
     state = {key: value.clone() for key, value in loss.state_dict().items()}
     with torch.no_grad():
         value = loss(**arguments)
-    names = loss.state_dict().keys() & state.keys()
-    loss.load_state_dict({key: state[key] for key in names}, strict=False)
+    loss.load_state_dict({key: state[key] for key in loss.state_dict().keys() & state.keys()}, strict=False)
     return value
 
 
@@ -123,8 +122,10 @@ def _check_value(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     require(value.requires_grad, f"{name} must carry a gradient: is something detached?")
     value.backward()
     gradient = embeddings.grad
-    fine = gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any())
-    require(fine, f"{name}: the embeddings must receive a finite gradient that is not all zero.")
+    require(
+        gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.any()),
+        f"{name}: the embeddings must receive a finite gradient that is not all zero.",
+    )
 
 
 def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
@@ -141,8 +142,10 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     require(double.dtype == torch.float64, f"{name} of float64 embeddings must stay float64, not {double.dtype}.")
     require(close(single, double, 1e-3), f"{name} must agree in float32 and float64: {single:.7g}, {double:.7g}.")
     half, promoted = value(torch.bfloat16), value(torch.bfloat16, torch.float32)
-    fine = half.dtype == torch.float32 and close(half, promoted, 1e-6)
-    require(fine, f"{name} of bfloat16 embeddings must be computed in float32.")
+    require(
+        half.dtype == torch.float32 and close(half, promoted, 1e-6),
+        f"{name} of bfloat16 embeddings must be computed in float32.",
+    )
     autocast = value(torch.float32, autocast=True)
     require(close(autocast, single, 1e-6), f"{name} must be computed without autocast.")
 
@@ -150,8 +153,7 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
 def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
-    fine = close(_value(loss, arguments), _value(loss, permuted))
-    require(fine, f"{name} must not depend on the order of the rows.")
+    require(close(_value(loss, arguments), _value(loss, permuted)), f"{name} must not depend on the order of the rows.")
 
 
 def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
@@ -165,9 +167,8 @@ def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     parts = [part(slice(0, 5)), part(slice(5, ROWS))]
     total = sum(weight for _, weight in parts)
     mean = sum(value * weight for value, weight in parts) / total if total else 0.0
-    fine = close(torch.tensor(mean), _value(loss, arguments).float())
     require(
-        fine,
+        close(torch.tensor(mean), _value(loss, arguments).float()),
         f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
         "it divides by: two parts of a batch, weighted, gave another value than the whole.",
     )
@@ -177,18 +178,24 @@ def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     padded = {
         key: nn.functional.pad(value, (0, 0, 0, 3)) if value.ndim == 3 else value for key, value in arguments.items()
     }
-    fine = close(_value(loss, arguments), _value(loss, padded))
-    require(fine, f"{name}: tokens of zeros are padding and must change nothing.")
+    require(
+        close(_value(loss, arguments), _value(loss, padded)),
+        f"{name}: tokens of zeros are padding and must change nothing.",
+    )
 
 
 def _check_teacher(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     other = {key: value.flip(0) if key.endswith("teacher") else value for key, value in arguments.items()}
-    fine = not close(_value(loss, arguments), _value(loss, other), 1e-6)
-    require(fine, f"{name} must depend on the teacher's embeddings; or set needs_teacher to False.")
+    require(
+        not close(_value(loss, arguments), _value(loss, other), 1e-6),
+        f"{name} must depend on the teacher's embeddings; or set needs_teacher to False.",
+    )
     teacher, embeddings = (arguments[key].clone().requires_grad_() for key in ("teacher", "embeddings"))
     loss(**arguments | {"teacher": teacher, "embeddings": embeddings}).backward()
-    fine = teacher.grad is None or not bool(teacher.grad.any())
-    require(fine, f"{name} must not send a gradient to the teacher: detach its embeddings.")
+    require(
+        teacher.grad is None or not bool(teacher.grad.any()),
+        f"{name} must not send a gradient to the teacher: detach its embeddings.",
+    )
 
 
 def _check_odd_labels(loss: Loss, arguments: dict[str, Any], name: str) -> None:
@@ -208,5 +215,7 @@ def _check_odd_labels(loss: Loss, arguments: dict[str, Any], name: str) -> None:
         require(bool(value.isfinite()), f"{name} must be finite with {case}, not {value.item()}.")
         if value.requires_grad:
             value.backward()
-        fine = embeddings.grad is None or bool(embeddings.grad.isfinite().all())
-        require(fine, f"{name} must have a finite gradient with {case}.")
+        require(
+            embeddings.grad is None or bool(embeddings.grad.isfinite().all()),
+            f"{name} must have a finite gradient with {case}.",
+        )

@@ -33,8 +33,10 @@ def check_pool(make: Callable[[], Pool]) -> None:
     tokens = features.tokens.clone().requires_grad_()
     again = pool(Features(tokens, PREFIX, GRID, blocks=_with_last(features.blocks, tokens)))
     (again * torch.randn_like(pooled)).sum().backward()
-    fine = tokens.grad is not None and bool(tokens.grad.isfinite().all()) and bool(tokens.grad.any())
-    require(fine, f"{name} must pass a finite gradient to the tokens.")
+    require(
+        tokens.grad is not None and bool(tokens.grad.isfinite().all()) and bool(tokens.grad.any()),
+        f"{name} must pass a finite gradient to the tokens.",
+    )
     _check_padding(pool, name)
     check_registered(pool, name)
     check_state_dict(pool, make().eval(), lambda m: m(features).detach(), name)
@@ -56,8 +58,10 @@ def check_head(make: Callable[[], Head]) -> None:
         return head.eval()
 
     head = connected()
-    fine = head.in_dim == WIDTH and isinstance(getattr(head, "out_dim", None), int)
-    require(fine, f"{name}.in_dim and out_dim must be known after connect.")
+    require(
+        head.in_dim == WIDTH and isinstance(getattr(head, "out_dim", None), int),
+        f"{name}.in_dim and out_dim must be known after connect.",
+    )
     features = _features()
     pooled: Tensor | Features = features.tokens[:, 0].clone()
     try:
@@ -77,8 +81,9 @@ def check_head(make: Callable[[], Head]) -> None:
 
 
 def _features(layers: int = 1) -> Features:
-    count = PREFIX + GRID[0] * GRID[1]
-    blocks = torch.randn(layers, 4, count, WIDTH, generator=torch.Generator().manual_seed(0)).unbind()
+    blocks = torch.randn(
+        layers, 4, PREFIX + GRID[0] * GRID[1], WIDTH, generator=torch.Generator().manual_seed(0)
+    ).unbind()
     return Features(blocks[-1], PREFIX, GRID, blocks=blocks if layers > 1 else None)
 
 

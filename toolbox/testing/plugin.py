@@ -53,8 +53,10 @@ def check_plugin(namespace: str) -> None:
         plugin = plugins.plugin(namespace)
     except ToolboxError as error:
         raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
-    declared = plugin.components or plugin.kinds or plugin.commands
-    require(declared, f"{namespace}: its hooks must declare at least one component, kind or command.")
+    require(
+        plugin.components or plugin.kinds or plugin.commands,
+        f"{namespace}: its hooks must declare at least one component, kind or command.",
+    )
     _check_light(plugin)
     for folder in plugins.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
@@ -84,11 +86,12 @@ def check_plugin(namespace: str) -> None:
             raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
         require(vars(cls).get("__doc__"), f"{entry.fullname}: the class needs a docstring.")
         for argument in arguments:
-            fine = argument.annotation is not EMPTY
-            require(fine, f"{entry.fullname}: the argument {argument.name!r} needs an annotation; recipes rely on it.")
-            fine = not isinstance(argument.annotation, str)
             require(
-                fine,
+                argument.annotation is not EMPTY,
+                f"{entry.fullname}: the argument {argument.name!r} needs an annotation; recipes rely on it.",
+            )
+            require(
+                not isinstance(argument.annotation, str),
                 f"{entry.fullname}: the annotation {argument.annotation!r} of {argument.name!r} must be importable at "
                 "run time: keep it out of `if TYPE_CHECKING`.",
             )
@@ -120,8 +123,10 @@ def _check_kinds(plugin: Plugin) -> None:
         except ToolboxError as error:
             raise AssertionError(f"{plugin.namespace}: {error}") from error
         is_component = any(component.target == kind.target for component in plugin.components)
-        message = f"the kind {kind.name}: {kind.target} must be abstract, and say what is needed, or be a component."
-        require(is_component or inspect.isabstract(cls), message)
+        require(
+            is_component or inspect.isabstract(cls),
+            f"the kind {kind.name}: {kind.target} must be abstract, and say what is needed, or be a component.",
+        )
         require(vars(cls).get("__doc__"), f"the kind {kind.name}: its class needs a docstring.")
 
 

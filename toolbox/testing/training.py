@@ -45,12 +45,16 @@ def check_optimizer(make: Callable[[], Optimizer]) -> None:
 
     values, optimizer = start()
     require(isinstance(optimizer, torch.optim.Optimizer), f"{name}.build must return a torch.optim.Optimizer.")
-    fine = [group["lr"] for group in optimizer.param_groups] == [settings.lr, 0.0]
-    require(fine, f"{name}.build must keep the groups in order, each with its own lr.")
+    require(
+        [group["lr"] for group in optimizer.param_groups] == [settings.lr, 0.0],
+        f"{name}.build must keep the groups in order, each with its own lr.",
+    )
     before = [value.detach().clone() for value in values]
     steps(values, optimizer, 3)
-    fine = bool(values[0].detach().square().sum() < before[0].square().sum()) or settings.lr == 0
-    require(fine, f"{name} must lower a convex function in three steps.")
+    require(
+        bool(values[0].detach().square().sum() < before[0].square().sum()) or settings.lr == 0,
+        f"{name} must lower a convex function in three steps.",
+    )
     require(torch.equal(values[1], before[1]), f"{name} must honor a group's lr: with lr=0 nothing may move.")
 
     resumed, other = start()
@@ -79,8 +83,10 @@ def check_schedule(make: Callable[[], Schedule]) -> None:
         numbers = range(steps) if steps < 100 else range(0, steps, 37)
         factors = [schedule.factor(step, steps) for step in numbers]
         for factor in factors:
-            fine = isinstance(factor, (int, float)) and math.isfinite(factor) and factor >= 0
-            require(fine, f"{name}.factor must be a finite number >= 0, not {factor!r}.")
+            require(
+                isinstance(factor, (int, float)) and math.isfinite(factor) and factor >= 0,
+                f"{name}.factor must be a finite number >= 0, not {factor!r}.",
+            )
         again = [make().factor(step, steps) for step in reversed(numbers)][::-1]
         require(again == factors, f"{name}.factor must depend on step and steps alone, not on earlier calls.")
 
@@ -105,8 +111,10 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         outputs["tokens"][::2, 3:] = 0
     labels = torch.arange(ITEMS) % 6
     problems = make().check_outputs(outputs)
-    fine = isinstance(problems, list) and not problems
-    require(fine, f"{name}.check_outputs must return [] where nothing is missing, not {problems!r}.")
+    require(
+        isinstance(problems, list) and not problems,
+        f"{name}.check_outputs must return [] where nothing is missing, not {problems!r}.",
+    )
 
     def measure(metric: Metric, order: Tensor, sizes: tuple[int, ...]) -> dict[str, float]:
         metric.reset()
@@ -120,11 +128,15 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     in_order = torch.arange(ITEMS)
     metric = make()
     result = measure(metric, in_order, (ITEMS,))
-    fine = isinstance(result, dict) and bool(result) and all(isinstance(key, str) for key in result)
-    require(fine, f"{name}.compute must return {{name: number}}.")
+    require(
+        isinstance(result, dict) and bool(result) and all(isinstance(key, str) for key in result),
+        f"{name}.compute must return {{name: number}}.",
+    )
     for key, value in result.items():
-        fine = isinstance(value, (int, float)) and math.isfinite(value)
-        require(fine, f"{name}: {key!r} must be a finite Python number, not {value!r}.")
+        require(
+            isinstance(value, (int, float)) and math.isfinite(value),
+            f"{name}: {key!r} must be a finite Python number, not {value!r}.",
+        )
     for key in result:
         try:
             metric.direction(key)
@@ -133,11 +145,15 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
     report_items = metric.report_items(LabelledImages([4] * 6))
-    fine = isinstance(report_items, list) and all(isinstance(item, get_args(ReportItem)) for item in report_items)
-    require(fine, f"{name}.report items must return a list of toolbox.base.ReportItem.")
+    require(
+        isinstance(report_items, list) and all(isinstance(item, get_args(ReportItem)) for item in report_items),
+        f"{name}.report items must return a list of toolbox.base.ReportItem.",
+    )
     galleries = [item.examples for item in report_items if isinstance(item, Gallery)]
-    fine = all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples)
-    require(fine, f"{name}.report items must name items by their dataset indices.")
+    require(
+        all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples),
+        f"{name}.report items must name items by their dataset indices.",
+    )
     cases = {
         "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
         "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
@@ -145,5 +161,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     }
     for what, (instance, order, sizes) in cases.items():
         other = measure(instance, order, sizes)
-        fine = other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result)
-        require(fine, f"{name} must not depend on {what}: {result} became {other}.")
+        require(
+            other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result),
+            f"{name} must not depend on {what}: {result} became {other}.",
+        )

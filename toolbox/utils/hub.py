@@ -118,8 +118,7 @@ def explain_unreachable(
     def ask() -> None:
         try:
             name = "config.json" if kind == "model" else "README.md"
-            url = hf_hub_url(repository, name, repo_type=kind, revision=revision)
-            get_hf_file_metadata(url, timeout=DEADLINE)
+            get_hf_file_metadata(hf_hub_url(repository, name, repo_type=kind, revision=revision), timeout=DEADLINE)
             answer.append(None)
         except hub.GatedRepoError:
             answer.append("their licence has to be accepted first, or the login is missing")

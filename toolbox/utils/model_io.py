@@ -28,8 +28,7 @@ def require_finite(rows: Tensor, what: str, ids: Sequence[int | str]) -> None:
 
     - `what`: the rows are, for the message; `ids`: of the items.
     """
-    bad = torch.nonzero(~rows.isfinite().all(dim=1))[:, 0].tolist()
-    if bad:
+    if bad := torch.nonzero(~rows.isfinite().all(dim=1))[:, 0].tolist():
         listed = ", ".join(str(ids[row]) for row in bad[:3])
         raise ToolboxError(f"{what} hold NaN or infinity: {listed}.", hint="Training diverged: use another checkpoint.")
 

@@ -196,8 +196,7 @@ def rank_scores(
 
 def check_finite(embeddings: Tensor, name: str) -> None:
     """Raise ValueError that tells how many rows hold NaN or infinity."""
-    bad = sum(int((~part.isfinite().all(dim=1)).sum()) for part in embeddings.split(4096))
-    if bad:
+    if bad := sum(int((~part.isfinite().all(dim=1)).sum()) for part in embeddings.split(4096)):
         raise ValueError(
             f"{bad} of {len(embeddings)} {name} embeddings hold NaN or infinity: training diverged, "
             "try a lower learning rate or precision='fp32'"

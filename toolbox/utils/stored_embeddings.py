@@ -28,8 +28,7 @@ class StoredEmbeddings:
 
     def rows(self, ids: Sequence[int | str]) -> Tensor:
         """(len(ids), D). Raises ValueError naming ids that the file does not hold."""
-        missing = [str(name) for name in ids if str(name) not in self._place]
-        if missing:
+        if missing := [str(name) for name in ids if str(name) not in self._place]:
             raise ValueError(
                 f"{self.path} holds no embedding of {', '.join(missing[:3])} ({len(missing)} items of a batch): store "
                 "them for the training data, with the command `embed`"
@@ -88,8 +87,7 @@ def write_embeddings(
         with new_file(path) as file, file.open("wb") as stream:
             text_ids = np.asarray(names, dtype=np.str_)
             if about:
-                description = np.asarray(json.dumps(dict(about)))
-                np.savez(stream, ids=text_ids, embeddings=embeddings, about=description)
+                np.savez(stream, ids=text_ids, embeddings=embeddings, about=np.asarray(json.dumps(dict(about))))
             else:
                 np.savez(stream, ids=text_ids, embeddings=embeddings)
     elif path.suffix == ".npy":

@@ -131,8 +131,7 @@ def read_weight_file(file: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(tensors, dict):
         raise OSError(f"{file} holds {type(tensors).__name__}, no tensors by name.")
-    others = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
-    if others:
+    if others := [key for key, value in tensors.items() if not isinstance(value, Tensor)]:
         what = ", ".join(map(repr, others[:3]))
         raise OSError(f"{file} holds something else than tensors: {what}. Save the tensors of one encoder alone.")
     return tensors

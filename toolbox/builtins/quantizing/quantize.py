@@ -102,5 +102,4 @@ class LinearQuantization(Quantize):
 
 def _is_plain(layer: nn.Linear) -> bool:
     """Whether a layer computes what its weight and bias say, and nothing else."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return type(layer).forward is nn.Linear.forward and not hooked
+    return type(layer).forward is nn.Linear.forward and not (layer._forward_hooks or layer._forward_pre_hooks)

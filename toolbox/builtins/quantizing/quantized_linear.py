@@ -48,8 +48,9 @@ class QuantizedLinear(nn.Linear):
         dtype = self.compute or plain
         packed = self._packed()
         with without_autocast(inputs.device):
-            tensors = packed.values()
-            product = _Product.apply(inputs.to(dtype), self.bias, self.format, self._shape, self._names, *tensors)
+            product = _Product.apply(
+                inputs.to(dtype), self.bias, self.format, self._shape, self._names, *packed.values()
+            )
         return product.to(plain)
 
     def extra_repr(self) -> str:
