@@ -345,7 +345,7 @@ def test_whole_comparison(run, tmp_path):
     ):
         assert words in page.text
     assert "Not the same test" not in page.text
-    assert "Pictures are not shown: " in page.text
+    assert "Images are not shown: " in page.text
     assert "absent" in page.text  # the reason names the data
 
 
@@ -541,15 +541,15 @@ def test_flipped_items_are_shown(tmp_path):
     first, second = ([chance.choice((1, 1, 2, 40)) for _ in range(200)] for _ in range(2))
     comparison = compare_runs(two(tmp_path, first, second))
     page = Page(write_comparison(tmp_path / "out", comparison, Squares(count=200)))
-    assert len(page.all("span", "picture")) == 24
+    assert len(page.all("span", "image")) == 24
     assert page.source.count("data:image/") == 24
     found = comparison.pairs[0].outcomes
-    shown = [int(a["class"].split()[1][1:]) for a in page.all("span", "picture")]
+    shown = [int(a["class"].split()[1][1:]) for a in page.all("span", "image")]
     assert shown[:12] == [int(flip.id) for flip in found.lost[:12]]
     assert f"the 12 deepest of {len(found.lost)}" in page.text
-    assert "Pictures are not shown" not in page.text
+    assert "Images are not shown" not in page.text
     gone = Page(write_comparison(tmp_path / "out", comparison, None, "the data are gone"))
-    assert "Pictures are not shown: the data are gone." in gone.text
+    assert "Images are not shown: the data are gone." in gone.text
     assert not gone.all("span", "picture")
 
 
@@ -561,7 +561,7 @@ class Foreign(Squares):
 def test_a_dataset_of_other_items(tmp_path):
     page = Page(write_comparison(tmp_path / "out", compare_runs(two(tmp_path)), Foreign(count=4)))
     assert "the dataset of the recipe holds none of these items" in page.text
-    assert not page.all("span", "picture")
+    assert not page.all("span", "image")
 
 
 def test_two_runs_of_the_toy(toy, run):
@@ -587,5 +587,5 @@ def test_two_runs_of_the_toy(toy, run):
     assert "optim_wrapper.optimizer.lr" in out
     assert "21 are right in one alone and 22 in two alone" in out or "22 are right in one alone and 21 in two" in out
     page = Page(Path("work_dirs/compare/compare.html"))
-    assert len(page.all("span", "picture")) == 24
+    assert len(page.all("span", "image")) == 24
     assert "parameters in the checkpoint" in page.text

@@ -148,7 +148,7 @@ def test_few_pictures_are_shown_as_a_table(predict, photos):
 def test_the_page_shows_pictures_and_bars_without_a_network(predict, photos, monkeypatch):
     assert predict("--page", "p.html")[0] == 0
     page = Page(Path("p.html"))
-    assert len(page.all("span", "picture")) == 5
+    assert len(page.all("span", "image")) == 5
     assert len(page.all("dt")) == 25
     assert "<script" not in page.source
     assert not re.search(r"(src|href)=\"http|url\((?!data:)", page.source)
@@ -186,7 +186,7 @@ def test_several_images_folders_and_lists(predict, photos):
     assert code == 0
     listed = [row["path"] for row in table("a.csv")]
     assert listed == ["photos/a/2.jpg", str(photos / "top.png"), "photos/b c/deep/ü.webp", "photos/a/1.png"]
-    assert "1 pictures that are named again are counted once" in said
+    assert "1 images that are named again are counted once" in said
     assert f"4 images of photos/a/2.jpg, {photos}/top.png, photos/b c and 1 more" in said
     assert predict("--out", "b.csv")[0] == 0
     alone = {row["path"]: row for row in table("b.csv")}

@@ -26,6 +26,7 @@ from toolbox.registry import (
     swap_catalog,
 )
 from toolbox.registry.signature import describe, find_component_kind
+from toolbox.testing import check_plugin
 
 _spec = importlib.util.spec_from_file_location("fake_plugins", Path(__file__).with_name("fake_plugins.py"))
 fake = importlib.util.module_from_spec(_spec)
@@ -346,6 +347,17 @@ def test_hooks_of_one_plugin_do_not_spoil_the_others(site, tmp_path):
     assert Problem("odd", "model") in problems
     assert any("ZeroDivisionError" in problem.message for problem in problems)
     assert get_catalog().config_dirs()["acme"] == [Path("recipes")]
+
+
+def test_a_plugin_that_cannot_name_its_recipes_is_told_of(site):
+    site("good-dist", "good", fake.module("", "@hookimpl\ndef toolbox_config_dirs(): return ['recipes']"))
+    site("bad-dist", "bad", fake.module("", "@hookimpl\ndef toolbox_config_dirs(): 1 / 0"))
+    with pytest.warns(RuntimeWarning, match=r"'bad' of bad-dist .* failed in toolbox_config_dirs: ZeroDivisionError"):
+        folders = get_catalog().config_dirs()
+    assert folders["good"] == [Path("recipes")]
+    assert "bad" not in folders
+    with pytest.raises(AssertionError, match="bad: toolbox_config_dirs must return paths, and raises ZeroDivision"):
+        check_plugin("bad")
 
 
 def test_provenance_follows_the_sources(site, tmp_path):

@@ -125,7 +125,7 @@ def gallery(shown, title="Queries and what was found", note=""):
 
 def pictures(page):
     """Their labels, in the order of the page."""
-    return [attrs["aria-label"] for attrs in page.all("span", "picture")]
+    return [attrs["aria-label"] for attrs in page.all("span", "image")]
 
 
 def full_results():
@@ -272,7 +272,7 @@ def test_many_galleries_stay_below_the_cap_and_each_shows_some(tmp_path):
     assert [a + b for a, b in zip(counts, left, strict=True)] == [30] * 8
     # what is written is what is shown
     written = set(re.findall(r"\.p(\d+)\{", page.source))
-    used = {a["class"].split()[1][1:] for a in page.all("span", "picture")}
+    used = {a["class"].split()[1][1:] for a in page.all("span", "image")}
     assert written == used
 
 

@@ -79,10 +79,13 @@ def test_without_a_recipe_and_a_run_there_is_one_message(train):
         assert len(said.splitlines()) == 1
 
 
-def test_keys_in_lists_and_open_dicts_are_kept(tmp_path):
+def test_keys_in_lists_and_open_dicts_are_kept(tmp_path, capsys):
     keys = ["a.0.b", "parts.model.head.lr", "gone.x", "train_cfg.max_steps", "work_dir"]
     (tmp_path / "environment.json").write_text(json.dumps({"overridden": keys}))
     text = "a = [dict(b=[1])]\nparts = {'model.head': dict(lr=0.5)}\ntrain_cfg = dict(max_steps=3)\nwork_dir = 'w'\n"
     (tmp_path / "config.py").write_text(text)
     assert list_kept_options(tmp_path, ["train_cfg"]) == ["a.0.b=[1]", "parts.model.head.lr=0.5"]
     assert list_kept_options(tmp_path / "none", []) == []
+    (tmp_path / "environment.json").write_text("{")
+    assert list_kept_options(tmp_path, []) == []
+    assert "was started with are not kept: " in capsys.readouterr().err

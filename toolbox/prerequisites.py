@@ -111,7 +111,7 @@ def is_finished(folder: Path) -> bool:
 
     try:
         results = json.loads((folder / "train_results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # it is trained on, and writes them anew
         return False
     return (
         isinstance(results, dict)

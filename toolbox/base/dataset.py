@@ -57,7 +57,7 @@ class Dataset(ABC):
     groups: Sequence[str] | None = None
     roles: Sequence[str] | None = None
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None
-    unit: str = "pictures"
+    unit: str = "images"
 
     def item_files(self) -> Sequence[str | os.PathLike[str]] | None:
         """The file of each item, in their order, where an item is all that a file of its own holds.

@@ -68,7 +68,7 @@ def resolve_run_link(path: Path) -> Path:
         if path.name in ("best", "last") and path.is_file() and path.stat().st_size < 256:
             target = path.parent / path.read_text(encoding="utf-8").strip()
             return target if target.parent == path.parent and target.is_dir() else path
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # whoever opens the path says why
         pass
     return path
 

@@ -326,7 +326,7 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # lines are sent again then, with the same numbers
         return {}
 
 

@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from toolbox.cli.common import add_override_arguments, expand_arguments, new_parser, prepare_process, run_command
+from toolbox.cli.common import add_override_arguments, new_parser, parse_and_run, prepare_process
 from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_override_arguments(parser, "e.g. train_dataloader.dataset.root=data/other")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
-    arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return run_command(make_stoppable(lambda: _audit(arguments)))
+    return parse_and_run(parser, argv, make_stoppable(_audit))
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -62,7 +61,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         check_file(arguments.out, overwrite=arguments.overwrite)
     fingerprints = _read_fingerprints(arguments, arguments.workers or cores())
     counts = Counts(fingerprints)
-    with _open_lines(arguments.out) as out:
+    with nullcontext() if arguments.out is None else _open_lines(arguments.out) as out:
         for item in fingerprints:
             if item.error:
                 _write_line(out, {"kind": "unreadable", **_describe_item(item), "error": item.error})
@@ -135,8 +134,7 @@ def _build_datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
         settings = (recipe.get(f"{split}_dataloader") or {}).get("dataset")
         if settings is None:
             continue
-        twin = next((name for name, other in seen if other == settings), None)
-        if twin is not None:
+        if twin := next((name for name, other in seen if other == settings), None):
             print(f"{key} is the same as {twin}_dataloader.dataset: all of it is in both.", file=sys.stderr)
             continue
         seen.append((split, settings))
@@ -157,13 +155,10 @@ def _build_datasets(recipe: dict[str, Any]) -> dict[str, Dataset]:
 
 
 @contextmanager
-def _open_lines(path: Path | None) -> Iterator[TextIO | None]:
-    """The file to write to, whole or absent; None without a path."""
+def _open_lines(path: Path) -> Iterator[TextIO]:
+    """The file to write to, whole or absent."""
     from toolbox.base.files import new_file
 
-    if path is None:
-        yield None
-        return
     with new_file(path) as beside, beside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         yield file
 
@@ -173,12 +168,13 @@ def _count_pair(pair: Pair, fingerprints: list[Fingerprint], counts: Counts, out
     from toolbox.data_audit import conflicts, where
 
     counts.add(pair)
-    first, second = fingerprints[pair.first], fingerprints[pair.second]
-    line = {"kind": pair.kind, "where": where(fingerprints, pair), "distance": pair.distance}
-    line |= {
+    line = {
+        "kind": pair.kind,
+        "where": where(fingerprints, pair),
+        "distance": pair.distance,
         "label_conflict": conflicts(fingerprints, pair),
-        "first": _describe_item(first),
-        "second": _describe_item(second),
+        "first": _describe_item(fingerprints[pair.first]),
+        "second": _describe_item(fingerprints[pair.second]),
     }
     _write_line(out, line)
 

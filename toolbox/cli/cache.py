@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
-from toolbox.errors import format_command
+from toolbox.cli.common import new_parser, parse_and_run, prepare_process
+from toolbox.errors import ToolboxError, format_command
 
 if TYPE_CHECKING:
     from toolbox.feature_cache.inventory import StoreInfo
@@ -38,13 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--remove", action="store_true", help="delete what is chosen")
     parser.add_argument("--dry-run", action="store_true", help="with --remove: only say what would be deleted")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    arguments = parser.parse_args(expand_arguments(argv))
-    return run_command(lambda: _manage_stores(arguments))
+    return parse_and_run(parser, argv, _manage_stores)
 
 
 def _manage_stores(arguments: argparse.Namespace) -> int:
     prepare_process()
-    from toolbox.errors import ToolboxError
     from toolbox.feature_cache.inventory import find_superseded, list_stores, remove_store
 
     folder = Path(arguments.folder).expanduser()
@@ -74,8 +72,6 @@ def _choose_stores(
     arguments: argparse.Namespace, stores: list[StoreInfo], old: set[Path], folder: Path
 ) -> list[StoreInfo]:
     """The stores that the arguments name; all where they name none."""
-    from toolbox.errors import ToolboxError
-
     by_name = {store.folder.name: store for store in stores}
     for name in arguments.names:
         if name not in by_name:

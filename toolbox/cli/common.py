@@ -52,6 +52,17 @@ def run_command(command: Callable[[], int]) -> int:
         return 2
 
 
+def parse_and_run(
+    parser: argparse.ArgumentParser, argv: list[str] | None, command: Callable[[argparse.Namespace], int]
+) -> int:
+    """Run a command with its arguments, options and positional ones in any order; as `run_command`.
+
+    - `argv`: None for those of this process.
+    """
+    arguments = parser.parse_intermixed_args(expand_arguments(argv))
+    return run_command(lambda: command(arguments))
+
+
 def new_parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """The parser of a sub-command. In its texts `{command}` stands for what a user types to run it."""
     command = format_command(name)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
+from toolbox.cli.common import new_parser, parse_and_run, prepare_process
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
@@ -26,8 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load a local plugin")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
-    arguments = parser.parse_args(expand_arguments(argv))
-    return run_command(lambda: _compare(arguments))
+    return parse_and_run(parser, argv, _compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import expand_arguments, new_parser, run_command
+from toolbox.cli.common import new_parser, parse_and_run
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import ToolboxError, format_command
 
@@ -45,8 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="a file that ends in .npz, .npy or .parquet")
     parser.add_argument("--split", choices=["train", "val", "test"], help="embed these data of a recipe")
     add_model_arguments(parser)
-    arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return run_command(lambda: run_in_processes(lambda distributed: _embed(arguments, distributed)))
+    return parse_and_run(parser, argv, lambda arguments: run_in_processes(partial(_embed, arguments)))
 
 
 def _embed(arguments: argparse.Namespace, distributed: DistributedContext) -> int:

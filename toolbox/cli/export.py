@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from toolbox.cli.common import add_override_arguments, expand_arguments, new_parser, prepare_process, run_command
+from toolbox.cli.common import add_override_arguments, new_parser, parse_and_run, prepare_process
 
 EPILOG = """\
 CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wise_ft, else best, else last).
@@ -35,32 +35,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--onnx", action="store_true", help="also the whole model as model.onnx, from pixels on")
     add_override_arguments(parser, "e.g. where frozen weights are now")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return run_command(lambda: _export(arguments))
+    return parse_and_run(parser, argv, _export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
     prepare_process()
+    from toolbox import api
+
     # as Ctrl-C does, so that no partial folder stays
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        _write_export(arguments)
+        api.export(
+            arguments.checkpoint,
+            arguments.folder,
+            merge=arguments.merge,
+            onnx=arguments.onnx,
+            overrides=arguments.cfg_options,
+            plugins=arguments.plugin,
+            overwrite=arguments.overwrite,
+            log=lambda text: print(text, flush=True),
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     print(f"{arguments.folder}: README.md there shows how to load it")
     return 0
-
-
-def _write_export(arguments: argparse.Namespace) -> None:
-    from toolbox import api
-
-    api.export(
-        arguments.checkpoint,
-        arguments.folder,
-        merge=arguments.merge,
-        onnx=arguments.onnx,
-        overrides=arguments.cfg_options,
-        plugins=arguments.plugin,
-        overwrite=arguments.overwrite,
-        log=lambda text: print(text, flush=True),
-    )

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from toolbox.cli.common import add_recipe_arguments, expand_arguments, load_recipe, new_parser, run_command
+from toolbox.cli.common import add_recipe_arguments, load_recipe, new_parser, parse_and_run
 from toolbox.cli.processes import run_in_processes
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="read everything against its checksums, and mend what is damaged"
     )
-    arguments = parser.parse_intermixed_args(expand_arguments(argv))
-    return run_command(lambda: _extract(arguments))
+    return parse_and_run(parser, argv, _extract)
 
 
 def _extract(arguments: argparse.Namespace) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from toolbox.cli.common import new_parser
+from toolbox.cli.common import new_parser, run_command
 from toolbox.cli.show_component import format_component, make_component_record
 from toolbox.errors import ToolboxError
 from toolbox.registry.catalog import Catalog, ComponentEntry, add_local, get_catalog
 from toolbox.registry.checkout import find_uninstalled
 from toolbox.registry.commands import CommandEntry
-from toolbox.registry.discovery import INTERFACE, Plugin
+from toolbox.registry.discovery import INTERFACE
 
 ORDER = ("broken", "conflict", "interface", "disabled")
 
@@ -27,14 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _make_parser().parse_args(argv)
     except SystemExit as exit:
         return int(exit.code or 0)
-    try:
-        return _list_components(options)
-    except ToolboxError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return run_command(lambda: _list_components(options))
 
 
 def find_entries(installed: Catalog, name: str, kind: str | None = None) -> list[ComponentEntry]:
@@ -162,17 +154,13 @@ def _list_unusable(installed: Catalog, commands: list[CommandEntry]) -> list[tup
     """(state, who, why) of every plugin, kind and command that cannot be used, and of mistakes in TOOLBOX_PLUGINS."""
     plugins = [plugin for plugin in installed.plugins if plugin.state != "ready"]
     plugins.sort(key=lambda plugin: (ORDER.index(plugin.state), plugin.namespace))
-    rows = [(plugin.state, plugin.namespace, f"{_format_reason(plugin)}  [{plugin.owner}]") for plugin in plugins]
+    rows = [(p.state, p.namespace, f"{' '.join(p.reason.split())}  [{p.owner}]") for p in plugins]
     rows += [("conflict", f"kind {name}", why) for name, why in installed.kinds.conflicts().items()]
     rows += [(c.state, f"command {c.name}", f"{c.error}  [{c.plugin.owner}]") for c in commands if c.error]
     rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in find_uninstalled()]
     return rows + [
         ("problem", problem.where, f"{problem.message} {problem.hint}".strip()) for problem in installed.problems
     ]
-
-
-def _format_reason(plugin: Plugin) -> str:
-    return " ".join(plugin.reason.split())
 
 
 def _format_source(entry: ComponentEntry) -> str:

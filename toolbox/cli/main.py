@@ -18,7 +18,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or [""]
     if name in ("", "-h", "--help", "help"):
-        print(_make_help())
+        commands = get_catalog().commands()
+        width = max(len(command.name) for command in commands)
+        print(f"usage: {PROGRAM} COMMAND ...    (COMMAND --help: its arguments)\n")
+        for command in commands:
+            text = f"({command.state}: {command.error})" if command.error else command.summary
+            print(f"  {command.name:{width}}  {text}")
         return 0 if name else 2
     if name == "--version":
         import toolbox
@@ -27,14 +32,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, by whichever command
     return run_command(lambda: get_catalog().command(name.replace("-", "_")).load()(expand_arguments(arguments)))
-
-
-def _make_help() -> str:
-    commands = get_catalog().commands()
-    width = max(len(command.name) for command in commands)
-    lines = [f"  {command.name:{width}}  {_describe_command(command)}" for command in commands]
-    return "\n".join([f"usage: {PROGRAM} COMMAND ...    (COMMAND --help: its arguments)", "", *lines])
-
-
-def _describe_command(command) -> str:
-    return f"({command.state}: {command.error})" if command.error else command.summary

@@ -66,7 +66,7 @@ def load_from_arguments(
 
     - `distributed`: the processes that compute together, each on a device of its own.
     """
-    from toolbox.engine.device import set_threads
+    from toolbox.engine.device import choose_device, set_threads
     from toolbox.loading import load_model
 
     kind = find_model_kind(arguments.model)
@@ -74,11 +74,13 @@ def load_from_arguments(
         raise ToolboxError(
             f"--backbone says what an id means, and {arguments.model} is a {kind}.", hint="Leave it out."
         )
-    processes = distributed.rank_info.local_world_size
+    processes, device = distributed.rank_info.local_world_size, arguments.device
+    if distributed.world_size > 1:  # each on a device of its own
+        device = str(choose_device(device or "auto", distributed.rank_info))
     set_threads(None, processes)
     model = load_model(
         arguments.model,
-        device=choose_command_device(arguments, distributed),
+        device=device,
         precision=arguments.precision,
         overrides=overrides,
         plugins=arguments.plugin,
@@ -88,17 +90,6 @@ def load_from_arguments(
     set_threads((model.recipe.get("env_cfg") or {}).get("threads"), processes)
     distributed.start(model.device)
     return model
-
-
-def choose_command_device(arguments: argparse.Namespace, distributed: DistributedContext) -> str | None:
-    """The device that a process of a command computes on: the one asked for, of several processes each its own."""
-    from toolbox.engine.device import choose_device
-
-    return (
-        str(choose_device(arguments.device or "auto", distributed.rank_info))
-        if distributed.world_size > 1
-        else arguments.device
-    )
 
 
 def build_split(recipe: dict[str, Any], split: str) -> Dataset:
@@ -150,6 +141,8 @@ def collect_outputs(
     Returns `rows`, their `ids` and `indices` in the dataset's order, and the `bad`, (index, message) of unreadable
     images. Of several processes only the main one gets them.
     """
+    from toolbox.engine.data.bad_items import list_messages
+    from toolbox.engine.device import cores
     from toolbox.inference.image_outputs import join_outputs, run_over_images
 
     with show_progress(len(dataset), what) as advance:
@@ -161,12 +154,13 @@ def collect_outputs(
             precision=model.precision,
             mode=model.mode,
             batch_size=arguments.batch_size,
-            workers=count_workers(arguments),
+            workers=max(1, cores() // 2) if arguments.num_workers is None else arguments.num_workers,
             skip_bad=arguments.on_bad_item == "skip",
             progress=advance,
         )
         outputs = join_outputs(pieces, len(dataset))
-    list_unreadable(outputs.bad)
+    for _, message in outputs.bad:
+        print(f"Left out: {list_messages([message])}", file=sys.stderr)
     return outputs
 
 
@@ -177,21 +171,6 @@ def embed_dataset(model: LoadedModel, dataset: Dataset, arguments: argparse.Name
     return collect_outputs(
         model, dataset, arguments, lambda outputs, batch: get_unit_embeddings(outputs, batch.ids).numpy()
     )
-
-
-def count_workers(arguments: argparse.Namespace) -> int:
-    """How many processes read."""
-    from toolbox.engine.device import cores
-
-    return max(1, cores() // 2) if arguments.num_workers is None else arguments.num_workers
-
-
-def list_unreadable(bad: list[tuple[int, str]]) -> None:
-    """Name the items that were left out, on standard error."""
-    from toolbox.engine.data.bad_items import list_messages
-
-    for _, message in bad:
-        print(f"Left out: {list_messages([message])}", file=sys.stderr)
 
 
 def load_images(arguments: argparse.Namespace) -> ImageSource:
@@ -236,10 +215,10 @@ def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int
     display = choose_console()
     with StopSignal() as stop:
 
-        def advance(done: int) -> None:
+        def advance(count: int) -> None:
             if stop.received is not None:
                 raise Interrupted(stop.received, "Interrupted: nothing was written.")
-            display.reach(what, done, total)
+            display.reach(what, count, total)
 
         try:
             yield advance
@@ -247,14 +226,14 @@ def show_progress(total: int, what: str = "embedding") -> Iterator[Callable[[int
             display.stop()
 
 
-def make_stoppable(command: Callable[[], int]) -> Callable[[], int]:
+def make_stoppable(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """The command, ending with 128 + n when signal n stopped it."""
 
-    def run() -> int:
+    def run(arguments: argparse.Namespace) -> int:
         from toolbox.engine.signals import Interrupted
 
         try:
-            return command()
+            return command(arguments)
         except Interrupted as interrupted:
             return report_interruption(interrupted)
 

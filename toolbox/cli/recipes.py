@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from toolbox.cli.common import expand_arguments, new_parser, run_command
+from toolbox.cli.common import new_parser, parse_and_run
 from toolbox.errors import ToolboxError, format_command
 
 
@@ -13,8 +13,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = new_parser("recipes", "List the recipes that are installed, and the plugins that each needs.")
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
-    arguments = parser.parse_args(expand_arguments(argv))
-    return run_command(lambda: _print_recipes(as_json=arguments.json))
+    return parse_and_run(parser, argv, lambda arguments: _print_recipes(as_json=arguments.json))
 
 
 def _print_recipes(*, as_json: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from toolbox.errors import ToolboxError
@@ -58,7 +59,10 @@ def list_kept_options(folder: Path, replaced: list[str]) -> list[str]:
     try:
         keys = json.loads((folder / "environment.json").read_text(encoding="utf-8")).get("overridden") or []
         recipe = read_recipe((folder / "config.py").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError:  # a folder without a run keeps nothing
+        return []
+    except ValueError as error:
+        print(f"The options that {folder} was started with are not kept: {error}. Give them again.", file=sys.stderr)
         return []
     keys = [key for key in keys if not any(is_within(key, other) for other in replaced)]
     keys = [key for key in keys if key not in ("work_dir", "resume") and has_key(recipe, key)]

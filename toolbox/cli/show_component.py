@@ -45,13 +45,10 @@ def make_component_record(installed: Catalog, entry: ComponentEntry) -> dict[str
             }
             for argument in arguments
         ],
-        "snippet": write_snippet(installed, entry, arguments),
+        "snippet": SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(
+            _write_call(installed, entry, arguments, depth=0)
+        ),
     }
-
-
-def write_snippet(installed: Catalog, entry: ComponentEntry, arguments: list[Parameter]) -> str:
-    """A line for a recipe that sets every required argument to a value of its type."""
-    return SLOTS.get(entry.kind, f"{entry.kind}={{}}").format(_write_call(installed, entry, arguments, depth=0))
 
 
 def format_component(record: dict[str, Any], terminal: bool) -> str:
@@ -89,11 +86,9 @@ def _drop_bullets(document: str, names: list[str]) -> list[str]:
 
 
 def _write_call(installed: Catalog, entry: ComponentEntry, arguments: list[Parameter], depth: int) -> str:
-    parts = [f"type='{entry.fullname}'"]
-    for argument in arguments:
-        if argument.required:
-            parts.append(f"{argument.name}={_write_example(installed, argument, depth)}")
-    return f"dict({', '.join(parts)})"
+    """A component as a recipe writes it, every required argument set to a value of its type."""
+    parts = [f"{item.name}={_write_example(installed, item, depth)}" for item in arguments if item.required]
+    return f"dict({', '.join([f'type={entry.fullname!r}', *parts])})"
 
 
 def _write_example(installed: Catalog, argument: Parameter, depth: int) -> str:

@@ -44,7 +44,7 @@ class ImageSource(Dataset):
 
 
 def find_image_sources(*sources: str | Path) -> ImageSource:
-    """The pictures that one or several `sources` mean; each of these is
+    """The images that one or several `sources` mean; each of these is
 
     - a folder: all image files below it, by their paths, each once (`toolbox.base.find_images`).
     - an image file: that one.
@@ -84,7 +84,7 @@ def _in_source(path: Path) -> ImageSource:
 
 
 def _together(parts: list[ImageSource]) -> ImageSource:
-    """The pictures of several sources."""
+    """The images of several sources."""
     names: dict[str, str] = {}  # by id
     files: set[str] = set()
     repeated = 0
@@ -101,7 +101,7 @@ def _together(parts: list[ImageSource]) -> ImageSource:
                 raise ToolboxError(message, hint="Give every picture an id of its own.")
             files.add(file)
     notes = [note for part in parts for note in part.notes()]
-    notes += [f"{repeated:,} pictures that are named again are counted once"] if repeated else []
+    notes += [f"{repeated:,} images that are named again are counted once"] if repeated else []
     return ImageSource(Path(), list(names.values()), list(names), notes)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.registry.catalog import get_catalog
+from toolbox.registry.messages import list_names, suggest_nearest
 from toolbox.registry.signature import Parameter, check_plain, read_parameters
 
 SLOT_KEYS: dict[str, dict[str, type | str]] = {
@@ -72,9 +72,7 @@ def check_names(
     problems = []
     for name in arguments:
         if name not in accepted:
-            near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
-            names = ", ".join(accepted) or "none"
-            hint = f"Did you mean {near[0]!r}?" if near else f"Its arguments: {names}."
+            hint = suggest_nearest(name, accepted) or list_names("Its arguments", accepted)
             problems.append(Problem(f"{fullname} has no argument {name!r}.", _join(where, name), hint))
     for name, parameter in accepted.items():
         if parameter.required and name not in arguments:

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from toolbox.errors import Problem, ToolboxError
-from toolbox.plugin import Device
+from toolbox.plugin import Component, Device
 from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, install_command, list_unusable
 from toolbox.registry.commands import CommandEntry, list_commands
 from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
@@ -209,11 +210,11 @@ class Catalog:
         return problems
 
     def config_dirs(self) -> dict[str, list[Path]]:
-        """{namespace: the folders of recipes that the plugin ships}; plugins that fail to answer are left out."""
+        """{namespace: the folders of recipes that the plugin ships}; a warning names plugins that cannot say."""
         return self._call_for_paths("toolbox_config_dirs")
 
     def foreign_key_files(self) -> dict[str, list[Path]]:
-        """{namespace: the tables of foreign keys that the plugin ships}; plugins that fail to answer are left out."""
+        """{namespace: the tables of foreign keys that the plugin ships}; a warning names plugins that cannot say."""
         return self._call_for_paths("toolbox_foreign_keys")
 
     def _call_for_paths(self, hook: str) -> dict[str, list[Path]]:
@@ -221,7 +222,8 @@ class Catalog:
         for plugin in self._list_ready():
             try:
                 answers = [Path(path) for answer in getattr(plugin.hook, hook)() for path in answer]
-            except Exception:
+            except Exception as error:
+                warn(f"{_describe_failure(plugin)} {hook}: {describe_error(error)}", RuntimeWarning, stacklevel=3)
                 continue
             if answers:
                 paths[plugin.namespace] = answers
@@ -284,11 +286,17 @@ def add_local(paths_or_modules: Iterable[str]) -> list[Plugin]:
     return [plugin if plugin.error else checked.get((plugin.namespace, plugin.path), plugin) for plugin in plugins]
 
 
-def _make_entry(plugin: Plugin, component: Any) -> ComponentEntry:
-    missing = tuple(name for name in component.requires if not _is_installed(name.partition(".")[0]))
-    fields = {name: getattr(component, name) for name in ("kind", "name", "target", "summary", "default")}
+def _make_entry(plugin: Plugin, component: Component) -> ComponentEntry:
     return ComponentEntry(
-        **fields, namespace=plugin.namespace, requires=tuple(component.requires), missing=missing, plugin=plugin
+        component.kind,
+        plugin.namespace,
+        component.name,
+        component.target,
+        component.summary,
+        requires=tuple(component.requires),
+        missing=tuple(name for name in component.requires if not _is_installed(name.partition(".")[0])),
+        plugin=plugin,
+        default=component.default,
     )
 
 
@@ -296,7 +304,7 @@ def _make_entry(plugin: Plugin, component: Any) -> ComponentEntry:
 def _is_installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except (ImportError, ValueError):
+    except (ImportError, ValueError):  # one that is broken counts as absent, and is named as that
         return False
 
 

@@ -89,7 +89,7 @@ def discover() -> tuple[list[Plugin], list[Problem]]:
             plugins += [_refuse_core(_unloaded(entry, "ready")) for entry in owners if not _is_core(entry)]
             owners = [entry for entry in owners if _is_core(entry)]
         if len(owners) == 1:
-            plugins.append(_load_entry(owners[0]))
+            plugins.append(load_plugin(_unloaded(owners[0], "ready"), partial(import_module, owners[0].module)))
         elif owners:
             plugins += _conflict(namespace, [_unloaded(entry, "conflict") for entry in owners])
     for entry in others:
@@ -208,13 +208,17 @@ def _unloaded(entry: EntryPoint, state: str, error: BaseException | None = None)
     return Plugin(entry.name, distribution, version, path, error=error, state=state, module_name=entry.module)
 
 
-def _load_entry(entry: EntryPoint) -> Plugin:
-    plugin = _unloaded(entry, "ready")
+def load_plugin(plugin: Plugin, load_module: Callable[[], ModuleType], *, may_rename: bool = False) -> Plugin:
+    """`plugin` with its module and what that declares, or broken with the exception that either raised.
+
+    - `may_rename`: whether a module's attribute `namespace` takes the place of the plugin's.
+    """
 
     def load() -> Plugin:
-        module = import_module(entry.module)
+        module = load_module()
+        namespace = getattr(module, "namespace", plugin.namespace) if may_rename else plugin.namespace
         path = getattr(module, "__file__", None) or plugin.path
-        return replace(plugin, path=path, module=module, **read_declarations(entry.name, module))
+        return replace(plugin, namespace=namespace, path=path, module=module, **read_declarations(namespace, module))
 
     return catch_plugin_error(load, plugin)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 import sys
 from collections.abc import Iterable
 from pkgutil import resolve_name
@@ -11,6 +11,7 @@ from typing import Any
 from toolbox.errors import ToolboxError
 from toolbox.plugin import KINDS, Kind
 from toolbox.registry.discovery import Plugin, describe_error
+from toolbox.registry.messages import list_names, suggest_nearest
 
 CORE_KINDS = tuple(Kind(name, f"toolbox.base:{name.capitalize()}", "") for name in KINDS)
 
@@ -45,8 +46,7 @@ class Kinds:
     def check(self, name: str, where: str = "") -> None:
         """Raise ToolboxError for a kind that nobody declares, with the nearest, or that several plugins declare."""
         if name not in self._declared:
-            near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.6)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Kinds: {', '.join(self.names)}."
+            hint = suggest_nearest(name, self.names) or list_names("Kinds", self.names)
             raise ToolboxError(f"there is no kind {name!r}.", where=where, hint=hint)
         owners = [owner for _, owner in self._declared[name] if owner is not None]
         if len(self._declared[name]) > 1:
@@ -79,11 +79,8 @@ class Kinds:
 
     def find_by_class_name(self, class_name: str) -> str | None:
         """The kind whose abstract class has this name, for annotations that exist as text alone."""
-        for owners in self._declared.values():
-            for kind, _ in owners:
-                if kind.target.rpartition(":")[2].rpartition(".")[2] == class_name:
-                    return kind.name
-        return None
+        kinds = (kind for owners in self._declared.values() for kind, _ in owners)
+        return next((kind.name for kind in kinds if re.split("[:.]", kind.target)[-1] == class_name), None)
 
 
 def _import_kind(kind: Kind) -> type:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 from toolbox.errors import ToolboxError
-from toolbox.registry.declarations import read_declarations
-from toolbox.registry.discovery import Plugin, catch_plugin_error
+from toolbox.registry.discovery import Plugin, load_plugin
 
 
 def load_local(path_or_module: str) -> Plugin:
@@ -29,14 +28,8 @@ def load_local(path_or_module: str) -> Plugin:
     is_file = path_or_module.endswith(".py") or "/" in path_or_module or os.sep in path_or_module
     name = Path(path_or_module).stem if is_file else default_namespace(path_or_module)
     plugin = Plugin(name, path=os.path.abspath(path_or_module) if is_file else path_or_module)
-
-    def load() -> Plugin:
-        module = _import_file(Path(plugin.path)) if is_file else _import_module(path_or_module)
-        namespace = getattr(module, "namespace", name)
-        path = getattr(module, "__file__", None) or plugin.path
-        return replace(plugin, namespace=namespace, path=path, module=module, **read_declarations(namespace, module))
-
-    return catch_plugin_error(load, plugin)
+    load_module = partial(_import_file, Path(plugin.path)) if is_file else partial(_import_module, path_or_module)
+    return load_plugin(plugin, load_module, may_rename=True)
 
 
 def default_namespace(module_name: str) -> str:

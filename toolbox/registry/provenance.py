@@ -16,12 +16,15 @@ def get_provenance(namespaces: Iterable[str]) -> dict[str, dict[str, str]]:
     The files are those of the plugin's package; of `core`, those below toolbox/builtins and toolbox/utils. Raises
     ToolboxError for a namespace without a usable plugin.
     """
-    records = {}
-    for namespace in sorted(set(namespaces)):
-        plugin = get_catalog().plugin(namespace)
-        record = {"distribution": plugin.distribution, "version": plugin.version, "sources": _hash_sources(plugin)}
-        records[namespace] = record
-    return records
+    plugins = [get_catalog().plugin(namespace) for namespace in sorted(set(namespaces))]
+    return {
+        plugin.namespace: {
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "sources": _hash_sources(plugin),
+        }
+        for plugin in plugins
+    }
 
 
 def _hash_sources(plugin: Plugin) -> str:

@@ -108,7 +108,11 @@ def check_plain(value: Any, parameter: Parameter, where: str) -> list[Problem]:
     switched off or broken, or that its plugin does not declare.
     """
     classes = [] if parameter.kind_of_component else _plain_classes(parameter.annotation)
-    if not classes or not any(map(_names_component, _items(value))):
+    names_component = any(
+        isinstance(item, Mapping) and isinstance(item.get("type"), str) and "." in item["type"]
+        for item in _items(value)
+    )
+    if not classes or not names_component:
         return []
     names = " | ".join(describe(cls) for cls in classes)
     packages = {getattr(cls, "__module__", "").partition(".")[0] for cls in classes}
@@ -138,10 +142,6 @@ def _items(value: Any) -> list[Any]:
     if isinstance(value, Mapping) and "type" not in value:
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _names_component(value: Any) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("type"), str) and "." in value["type"]
 
 
 def accepts(annotation: Any, cls: type) -> bool:
@@ -189,7 +189,7 @@ def _resolve_hints(function: Any) -> dict[str, Any]:
     function = inspect.unwrap(function)
     try:
         return typing.get_type_hints(function)
-    except Exception:
+    except Exception:  # `check_plugin` names each one that stays text
         hints: dict[str, Any] = {}
         for name, annotation in getattr(function, "__annotations__", {}).items():
             holder = types.SimpleNamespace(__annotations__={name: annotation})

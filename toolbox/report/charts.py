@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 
 from toolbox.base.report_items import Curve, Histogram
 from toolbox.report.axes import LARGE_BOX, Axis, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
@@ -81,7 +82,7 @@ def draw_curve(
     """
     remarks, names = _choose_series(curve.series)
     points = {
-        name: sorted((point for point in curve.series[name] if _has_place(point[0], curve.log_x)), key=_get_x)
+        name: sorted((point for point in curve.series[name] if _has_place(point[0], curve.log_x)), key=itemgetter(0))
         for name in names
     }
     values = [value for series in points.values() for _, value in series if is_drawable(value)]
@@ -185,10 +186,6 @@ def _choose_series(series: dict[str, list]) -> tuple[list[str], list[str]]:
     names = list(series)
     extra = len(names) - MOST_SERIES
     return ([f"{extra} more series are in report_items.json."] if extra > 0 else []), names[:MOST_SERIES]
-
-
-def _get_x(point: tuple[float, float]) -> float:
-    return point[0]
 
 
 def _has_place(x: float, log: bool) -> bool:

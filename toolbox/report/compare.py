@@ -64,7 +64,7 @@ class Comparison:
                 {
                     "label": run.label,
                     "path": str(run.path),
-                    "metrics": _replace_nonfinite(run.metrics),
+                    "metrics": {name: _get_finite(value) for name, value in run.metrics.items()},
                     "seconds": _get_finite(run.info.get("seconds")),
                     "parameters": run.parameters,
                     "best_step": run.best_step,
@@ -216,10 +216,6 @@ def _make_pair_record(first: str, pair: RunPair) -> dict[str, Any]:
         "difference": outcomes.difference,
         "interval": list(outcomes.interval),
     }
-
-
-def _replace_nonfinite(numbers: dict[str, Any]) -> dict[str, Any]:
-    return {name: _get_finite(value) for name, value in numbers.items()}
 
 
 def _get_finite(value: Any) -> Any:

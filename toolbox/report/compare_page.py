@@ -6,13 +6,13 @@ import math
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolbox.errors import ToolboxError
 from toolbox.report.charts import choose_style
 from toolbox.report.compare import Comparison, RunPair
-from toolbox.report.files import write_text
 from toolbox.report.gallery import MOST_BYTES, Thumbnail, ThumbnailSheet
 from toolbox.report.grid import MOST_ROWS, Cell, Grid, make_column_cells
 from toolbox.report.numbers import (
@@ -25,7 +25,7 @@ from toolbox.report.numbers import (
     is_number,
 )
 from toolbox.report.overlay import draw_curves, draw_histograms, draw_learning_charts, make_table_grids
-from toolbox.report.page import load_template, render_page
+from toolbox.report.page import load_template, write_page
 from toolbox.report.paired import Flip, PairedOutcomes
 from toolbox.report.table import choose_decimals, format_difference
 
@@ -38,12 +38,12 @@ SEARCH_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class FlipTile:
-    """A flipped item on the page: its picture, None where there is none, and its ranks as text."""
+    """A flipped item on the page: its image, None where there is none, and its ranks as text."""
 
     id: str
     group: str
     ranks: str
-    picture: Thumbnail | None
+    image: Thumbnail | None
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class RunPairView:
 def write_comparison(folder: str | Path, comparison: Comparison, dataset: Dataset | None, why: str = "") -> Path:
     """Write `folder/compare.html`. Returns its path.
 
-    - `dataset`: what the runs were evaluated on, for pictures of the items that flipped; None for none.
+    - `dataset`: what the runs were evaluated on, for images of the items that flipped; None for none.
     - `why`: then the reason, for the reader.
 
     Raises ToolboxError when the page cannot be written.
     """
     runs, folder = comparison.runs, Path(folder)
     main, other = draw_learning_charts(runs)
-    pictures = ThumbnailSheet(dataset) if dataset is not None else None
+    images = ThumbnailSheet(dataset) if dataset is not None else None
     positions = {
         flip.id: flip.position
         for pair in comparison.pairs
@@ -78,11 +78,20 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
     }
     indices = find_items(dataset, positions) if dataset is not None else {}
     if dataset is not None and positions and not indices:
-        pictures, why = None, "the dataset of the recipe holds none of these items"
-    page = render_page(
+        images, why = None, "the dataset of the recipe holds none of these items"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolboxError(
+            f"The folder cannot be made: {error.strerror or error}.", where=str(folder), hint="Choose another out."
+        ) from error
+    path = folder / "compare.html"
+    write_page(
+        path,
         load_template("compare.html.j2"),
         datetime.now(),
-        pictures,
+        images,
+        hint="Choose another out.",
         labels=[(label, *choose_style(number)) for number, label in enumerate(comparison.labels)],
         paths=[str(run.path) for run in runs],
         headline=choose_headline(comparison),
@@ -98,17 +107,9 @@ def write_comparison(folder: str | Path, comparison: Comparison, dataset: Datase
         histograms=draw_histograms(runs),
         tables=make_table_grids(runs),
         several=len(runs) > 2,
-        pairs=[_make_view(comparison.labels[0], pair, indices, pictures) for pair in comparison.pairs],
-        no_pictures=why if positions and pictures is None else "",
+        pairs=[_make_view(comparison.labels[0], pair, indices, images) for pair in comparison.pairs],
+        no_images=why if positions and images is None else "",
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ToolboxError(
-            f"The folder cannot be made: {error.strerror or error}.", where=str(folder), hint="Choose another out."
-        ) from error
-    path = folder / "compare.html"
-    write_text(path, page, hint="Choose another out.")
     return path
 
 
@@ -144,7 +145,10 @@ def make_costs_grid(comparison: Comparison) -> Grid:
         ("steps", lambda info: _format_whole(info.get("steps"))),
         ("best step", lambda info: _format_whole((info.get("best") or {}).get("step"))),
         ("training", lambda info: _format_finite(format_duration, info.get("seconds"))),
-        ("items per second", lambda info: _format_finite(_format_rate, info.get("items_per_second"))),
+        (
+            "items per second",
+            lambda info: _format_finite(partial(format_fixed, decimals=1), info.get("items_per_second")),
+        ),
         ("peak memory", lambda info: _format_finite(format_memory, info.get("peak_memory_bytes"))),
         ("device", lambda info: str(info.get("device") or "")),
     ]
@@ -155,10 +159,6 @@ def make_costs_grid(comparison: Comparison) -> Grid:
 
 def _format_whole(value: Any) -> str:
     return format_fixed(value, 0) if is_number(value) else ""
-
-
-def _format_rate(value: float) -> str:
-    return format_fixed(value, 1)
 
 
 def _format_finite(format_value: Any, value: Any) -> str:
@@ -192,17 +192,17 @@ def _read_id(dataset: Dataset, index: int) -> str | None:
     """An item's id, None where it cannot be read."""
     try:
         return str(dataset[index]["id"]) if 0 <= index < len(dataset) else None
-    except Exception:  # whatever a dataset raises, the page is only without this picture
+    except Exception:  # whatever a dataset raises, the page is only without this image
         return None
 
 
-def _make_view(first: str, pair: RunPair, indices: dict[str, int], pictures: ThumbnailSheet | None) -> RunPairView:
+def _make_view(first: str, pair: RunPair, indices: dict[str, int], images: ThumbnailSheet | None) -> RunPairView:
     outcomes = pair.outcomes
     if outcomes is None:
         return RunPairView(pair.label, pair.why, [], None, [])
     right = "Right first" if outcomes.ranked else "Right"
     sides = [
-        (f"{right} in {label} alone", len(flips), _make_tiles(flips, indices, pictures, ranked=outcomes.ranked))
+        (f"{right} in {label} alone", len(flips), _make_tiles(flips, indices, images, ranked=outcomes.ranked))
         for label, flips in ((first, outcomes.lost), (pair.label, outcomes.gained))
     ]
     texts = describe_outcomes(first, pair.label, outcomes)
@@ -274,14 +274,14 @@ def _make_group_grid(first: str, second: str, outcomes: PairedOutcomes) -> Grid 
 
 
 def _make_tiles(
-    flips: list[Flip], indices: dict[str, int], pictures: ThumbnailSheet | None, *, ranked: bool
+    flips: list[Flip], indices: dict[str, int], images: ThumbnailSheet | None, *, ranked: bool
 ) -> list[FlipTile]:
     tiles = []
     for flip in flips[:MOST_FLIPS]:
-        index = indices.get(flip.id) if pictures is not None and pictures.size < MOST_BYTES else None
-        picture = pictures.get(index) if pictures is not None and index is not None else None
+        index = indices.get(flip.id) if images is not None and images.size < MOST_BYTES else None
+        image = images.get(index) if images is not None and index is not None else None
         ranks = f"{_format_rank(flip.first)} → {_format_rank(flip.second)}" if ranked else ""
-        tiles.append(FlipTile(flip.id, flip.group, ranks, picture))
+        tiles.append(FlipTile(flip.id, flip.group, ranks, image))
     return tiles
 
 

@@ -1,4 +1,4 @@
-"""Galleries: query pictures with what the model put first, as small pictures inside the page."""
+"""Galleries: query images with what the model put first, as small images inside the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from toolbox.report.numbers import format_fixed
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
-    from toolbox.base.report_items import Example, Gallery
+    from toolbox.base.report_items import Gallery
 
 MOST_ROWS = 24
 MOST_RESULTS = 10
@@ -26,7 +26,7 @@ PIXELATED = 64
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One picture in the page.
+    """One image in the page.
 
     - `uri`: its data URI, empty when there is none; `note`: then the reason.
     - `pixelated`: small enough to be enlarged pixel by pixel.
@@ -42,9 +42,9 @@ class Thumbnail:
 
 @dataclass
 class ThumbnailSheet:
-    """The pictures of a page: each is read, encoded and written once, however many places show it.
+    """The images of a page: each is read, encoded and written once, however many places show it.
 
-    - `held`: {dataset index: picture}; `size`: bytes of all.
+    - `held`: {dataset index: image}; `size`: bytes of all.
     """
 
     dataset: Dataset
@@ -52,23 +52,23 @@ class ThumbnailSheet:
     size: int = 0
 
     def get(self, index: int) -> Thumbnail:
-        """The picture of an item."""
+        """The image of an item."""
         if index not in self.held:
             self.held[index] = read_thumbnail(self.dataset, index)
             self.size += len(self.held[index].uri)
         return self.held[index]
 
     def drop(self, indices: Iterable[int]) -> None:
-        """Take back pictures that nothing shows."""
+        """Take back images that nothing shows."""
         for index in indices:
             self.size -= len(self.held.pop(index).uri)
 
 
 @dataclass(frozen=True)
 class GalleryResult:
-    """A picture that was found: whether it is right, and its score as text."""
+    """A image that was found: whether it is right, and its score as text."""
 
-    picture: Thumbnail
+    image: Thumbnail
     right: bool
     score: str
 
@@ -115,10 +115,10 @@ class GalleryView:
         return singular if len(self.rows) == 1 else plural
 
 
-def lay_out_galleries(pictures: ThumbnailSheet, galleries: list[Gallery], *, split: str = "") -> list[GalleryView]:
+def lay_out_galleries(images: ThumbnailSheet, galleries: list[Gallery], *, split: str = "") -> list[GalleryView]:
     """What fits on a page: rows of all galleries in turn, so that each shows about as many.
 
-    A gallery shows MOST_ROWS rows at most, all of them MOST_ROWS_TOGETHER, their pictures MOST_BYTES. The sentences
+    A gallery shows MOST_ROWS rows at most, all of them MOST_ROWS_TOGETHER, their images MOST_BYTES. The sentences
     count what is not shown.
     """
     views = [GalleryView(gallery.title) for gallery in galleries]
@@ -131,23 +131,19 @@ def lay_out_galleries(pictures: ThumbnailSheet, galleries: list[Gallery], *, spl
     for number, (view, example) in enumerate(turns):
         if number >= MOST_ROWS_TOGETHER:
             break
-        before = set(pictures.held)
-        row = _make_row(pictures, example)
-        if number and pictures.size > MOST_BYTES:
-            pictures.drop(pictures.held.keys() - before)
+        before = set(images.held)
+        results = [
+            GalleryResult(images.get(index), bool(right), format_fixed(float(score), 2))
+            for index, right, score in example.results[:MOST_RESULTS]
+        ]
+        row = QueryRow(images.get(example.query), results, example.note)
+        if number and images.size > MOST_BYTES:
+            images.drop(images.held.keys() - before)
             break
         view.rows.append(row)
     for view, gallery in zip(views, galleries, strict=True):
-        view.sentence = _describe_selection(view.rows, gallery, len(pictures.dataset), split)
+        view.sentence = _describe_selection(view.rows, gallery, len(images.dataset), split)
     return views
-
-
-def _make_row(pictures: ThumbnailSheet, example: Example) -> QueryRow:
-    results = [
-        GalleryResult(pictures.get(index), bool(right), format_fixed(float(score), 2))
-        for index, right, score in example.results[:MOST_RESULTS]
-    ]
-    return QueryRow(pictures.get(example.query), results, example.note)
 
 
 def _describe_selection(rows: list[QueryRow], gallery: Gallery, size: int, split: str) -> str:
@@ -181,16 +177,16 @@ def find_class_name(dataset: Dataset, index: int) -> str:
 
 
 def read_thumbnail(dataset: Dataset, index: int) -> Thumbnail:
-    """An item as a small picture; one that cannot be had says why instead."""
+    """An item as a small image; one that cannot be had says why instead."""
     name = find_class_name(dataset, index)
     try:
         if not 0 <= index < len(dataset):
             return Thumbnail(index, name, note=f"The dataset has {len(dataset):,} items, and this is number {index:,}")
         image = dataset[index].get("image")
         if image is None:
-            return Thumbnail(index, name, note="This item has no picture")
+            return Thumbnail(index, name, note="This item has no image")
         uri, pixelated = encode_thumbnail(image)
-    except Exception as error:  # the run is over: no single picture may cost the user the page
+    except Exception as error:  # the run is over: no single image may cost the user the page
         return Thumbnail(index, name, note=f"{type(error).__name__}: {error}")
     return Thumbnail(index, name, uri, pixelated)
 

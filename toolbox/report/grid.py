@@ -55,20 +55,15 @@ def make_column_cells(values: list[Any]) -> list[Cell]:
     """The cells of one column, its numbers with equally many decimals."""
     numbers = [value for value in values if is_number(value)]
     places = choose_decimals(*numbers)
-    shares = has_shares(values)
+    present = [value for value in values if value is not None]
+    shares = (
+        numbers == present
+        and any(isinstance(value, float) for value in numbers)
+        and all(0 <= value <= 1 for value in numbers if is_finite(value))
+    )
     return [
         Cell(format_fixed(value, places), True, round(100 * value, 1) if shares and is_finite(value) else None)
         if is_number(value)
         else Cell(MISSING if value is None else str(value), value is None and bool(numbers))
         for value in values
     ]
-
-
-def has_shares(values: list[Any]) -> bool:
-    """Whether these are fractions between 0 and 1."""
-    present = [value for value in values if value is not None]
-    return (
-        all(is_number(value) for value in present)
-        and any(isinstance(value, float) for value in present)
-        and all(0 <= value <= 1 for value in present if is_finite(value))
-    )

@@ -113,8 +113,8 @@ def _join_tables(title: str, tables: dict[str, Table], note: str) -> Grid:
     cells = [[Cell(key[place]) for key in kept] for place in range(width)]
     for name in dict.fromkeys(name for table in tables.values() for name in table.columns[width:]):
         values = {
-            label: [_get_cell(rows.get(key), table, name) for key in kept]
-            for (label, rows), table in zip(keyed.items(), tables.values(), strict=True)
+            label: [dict(zip(table.columns, keyed[label].get(key, ()), strict=False)).get(name) for key in kept]
+            for label, table in tables.items()
         }
         every = list(values.values())
         if all(v == every[0] for v in every) and not any(isinstance(x, float) for x in every[0]):
@@ -138,7 +138,3 @@ def _count_name_columns(table: Table) -> int:
     """How many leading columns hold texts alone: they name the rows. At least the first does."""
     texts = [all(isinstance(value, str) for value in column) for column in zip(*table.rows, strict=True)]
     return max(1, texts.index(False) if False in texts else len(texts))
-
-
-def _get_cell(row: list[Any] | None, table: Table, name: str) -> Any:
-    return row[table.columns.index(name)] if row is not None and name in table.columns else None

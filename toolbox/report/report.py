@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +15,27 @@ from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
 from toolbox.report.charts import Chart, draw_curve, draw_histogram
 from toolbox.report.facts import list_facts
-from toolbox.report.files import read_text, write_text
 from toolbox.report.gallery import ThumbnailSheet, lay_out_galleries
 from toolbox.report.grid import Grid, make_grid
 from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import MatrixDrawing, draw_matrix
 from toolbox.report.numbers import MISSING, format_duration, format_fixed, format_memory, is_finite
-from toolbox.report.page import load_template, render_page
+from toolbox.report.page import load_template, write_page
 from toolbox.report.recipe import find_evaluated_split
 from toolbox.report.report_items import normalize_report_item
-from toolbox.report.series import read_series
+from toolbox.report.series import read_series, read_text
 from toolbox.report.table import is_unchanged, make_headline, make_rows, separate_settings
 
 if TYPE_CHECKING:
     from toolbox.base import Dataset
+
+_DRAW: dict[type, tuple[str, Callable[[Any], Chart | Grid | MatrixDrawing]]] = {
+    Curve: ("charts", draw_curve),
+    Histogram: ("charts", draw_histogram),
+    Table: ("tables", make_grid),
+    Matrix: ("matrices", draw_matrix),
+}
+"""What a kind of report item becomes, and what makes it."""
 
 _RUN_FILES = ("train_results.json", "metrics.jsonl", "config.py")
 
@@ -47,7 +56,10 @@ def write_report(
     dataset, items = report_items or (None, [])
     usable, remarks = _select_usable(items)
     config = read_text(work_dir / "config.py")
-    recipe = _read_recipe(config)
+    try:
+        recipe = read_recipe(config)
+    except ValueError:  # the page shows its text, whatever it is
+        recipe = {}
     split = results.get("split") or find_evaluated_split(recipe)
     split = {"val": "validation"}.get(split, split)
     best = results.get("best") or {}
@@ -56,12 +68,15 @@ def write_report(
     main, other = draw_learning_curves(measured, best.get("step"))
     table = make_rows(*(results.get(name) for name in ("before", "after", "pixels", "better", "before_head")))
     unchanged = is_unchanged(results.get("before"), results.get("after"))
-    pictures = ThumbnailSheet(dataset) if dataset is not None else None
+    images = ThumbnailSheet(dataset) if dataset is not None else None
     galleries = [report_item for report_item in usable if isinstance(report_item, Gallery)]
-    page = render_page(
+    path = work_dir / "report.html"
+    write_page(
+        path,
         load_template("report.html.j2"),
         _find_date(work_dir),
-        pictures,
+        images,
+        hint="The run's numbers are safe in train_results.json. Free some space or make the folder writable.",
         name=work_dir.resolve().name,
         pixels=bool(results.get("pixels")),
         features=bool(results.get("before_head")),
@@ -78,34 +93,18 @@ def write_report(
         best_step=best.get("step"),
         report_items=draw_report_items(usable),
         remarks=remarks,
-        galleries=lay_out_galleries(pictures, galleries, split=split) if pictures and galleries else [],
+        galleries=lay_out_galleries(images, galleries, split=split) if images and galleries else [],
         config=config,
         environment=_format_json(read_text(work_dir / "environment.json")),
         costs=list_costs(results),
-    )
-    path = work_dir / "report.html"
-    write_text(
-        path,
-        page,
-        hint="The run's numbers are safe in train_results.json. Free some space or make the folder writable.",
     )
     return path
 
 
 def draw_report_items(report_items: list[ReportItem]) -> list[tuple[str, list[Chart | Grid | MatrixDrawing]]]:
     """Drawings and tables in the metrics' order, as (kind, those that follow each other)."""
-    kind_of = {Chart: "charts", Grid: "tables", MatrixDrawing: "matrices"}
-    drawings: list[Chart | Grid | MatrixDrawing] = []
-    for report_item in report_items:
-        if isinstance(report_item, Curve):
-            drawings.append(draw_curve(report_item))
-        elif isinstance(report_item, Histogram):
-            drawings.append(draw_histogram(report_item))
-        elif isinstance(report_item, Table):
-            drawings.append(make_grid(report_item))
-        elif isinstance(report_item, Matrix):
-            drawings.append(draw_matrix(report_item))
-    return [(kind, list(members)) for kind, members in groupby(drawings, lambda d: kind_of[type(d)])]
+    drawn = [(*_DRAW[type(item)], item) for item in report_items if type(item) in _DRAW]
+    return [(kind, [draw(item) for _, draw, item in members]) for kind, members in groupby(drawn, itemgetter(0))]
 
 
 def _select_usable(report_items: list[ReportItem]) -> tuple[list[ReportItem], list[str]]:
@@ -149,14 +148,6 @@ def _format_json(text: str) -> str:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except ValueError:
         return text
-
-
-def _read_recipe(config: str) -> dict[str, Any]:
-    """The recipe that a config.py says; empty where it cannot be read as data."""
-    try:
-        return read_recipe(config)
-    except ValueError:
-        return {}
 
 
 def _find_date(work_dir: Path) -> datetime:

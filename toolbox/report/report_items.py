@@ -9,9 +9,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from toolbox.base.files import write_text
 from toolbox.base.report_items import Curve, Example, Gallery, Histogram, Matrix, Outcomes, ReportItem, Table
 from toolbox.errors import ToolboxError
-from toolbox.report.files import write_text
 
 NAME = "report_items.json"
 FORMAT = 1
@@ -31,8 +31,8 @@ def save_report_items(path: str | Path, report_items: Iterable[ReportItem]) -> P
     """
     path = Path(path)
     path = path / NAME if path.is_dir() else path
-    written = [_to_dict(normalize_report_item(report_item)) for report_item in report_items]
-    text = json.dumps({"format": FORMAT, "report_items": written}, allow_nan=False, separators=(",", ":"))
+    content = {"format": FORMAT, "report_items": [_to_dict(normalize_report_item(item)) for item in report_items]}
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     write_text(path, text + "\n", hint="Free some space or make the folder writable.")
     return path
 
@@ -102,16 +102,12 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
-        return _round_float(float(value))
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
         return _to_plain(value.tolist())
     raise TypeError(f"there is a {type(value).__name__} in it")
-
-
-def _round_float(value: float) -> float | int | None:
-    if not math.isfinite(value):
-        return None
-    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
 
 
 def _read_report_item(item: dict[str, Any]) -> ReportItem:

@@ -14,10 +14,9 @@ from toolbox.base.files import resolve_run_link
 from toolbox.base.report_items import ReportItem
 from toolbox.errors import Problem, ToolboxError, format_command
 from toolbox.recipe_text import read_recipe
-from toolbox.report.files import read_text
 from toolbox.report.numbers import is_number
 from toolbox.report.report_items import NAME, load_report_items
-from toolbox.report.series import Series, read_series
+from toolbox.report.series import Series, read_series, read_text
 
 TRAINED, TESTED = "train_results.json", "test_results.json"
 
@@ -101,7 +100,7 @@ def make_labels(folders: list[Path]) -> list[str]:
 
 def _read_run(folder: Path, label: str) -> RunRecord:
     if not folder.is_dir():
-        raise ToolboxError("There is no such folder.", where=str(folder), hint=_suggest_nearest(folder))
+        raise ToolboxError("There is no such folder.", where=str(folder), hint=_suggest_near_folders(folder))
     series = read_series(folder / "metrics.jsonl")
     if (folder / TRAINED).exists():
         run = _read_trained(folder, label, series)
@@ -199,7 +198,7 @@ def _make_missing_error(folder: Path, series: dict[str, Series]) -> ToolboxError
     )
 
 
-def _suggest_nearest(folder: Path) -> str:
+def _suggest_near_folders(folder: Path) -> str:
     if not folder.parent.is_dir():
         return f"Nor is there {folder.parent}."
     names = [path.name for path in folder.parent.iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -14,14 +14,18 @@ _LARGEST = 1e30  # beyond it, or its inverse, the arithmetic of ranges overflows
 Series = list[tuple[float, float]]
 
 
+def read_text(path: Path) -> str:
+    """The text of a run's file, empty where there is none to be had."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def read_series(path: Path) -> dict[str, Series]:
     """{name: [(step, value)]} of a metrics.jsonl, by step; empty without the file. A torn line is left out."""
     points: dict[str, dict[int, float]] = {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    for line in text.splitlines():
+    for line in read_text(path).splitlines():
         try:
             values = json.loads(line)
             step = int(values.pop("step"))

@@ -84,12 +84,27 @@ def make_rows(
     """
     before, after, better = before or {}, after or {}, better or {}
     (after, bounds), (before, _) = split_intervals(after), split_intervals(before)
-    return [
-        _make_row(
-            name, before.get(name), after.get(name), bounds.get(name), better.get(name, "greater"), pixels, features
+    rows = []
+    for name in dict.fromkeys([*after, *before]):
+        old, new = before.get(name), after.get(name)
+        numbers = [value for value in (old, new) if value is not None]
+        places = choose_decimals(*numbers)
+        counts = all(isinstance(value, int) for value in numbers)
+        inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in numbers)
+        rows.append(
+            MetricRow(
+                name,
+                format_fixed(old, places),
+                format_fixed(new, places),
+                "" if counts and old == new else format_difference(old, new, places),
+                (round(100 * numbers[0], 2), round(100 * numbers[-1], 2)) if inside else None,
+                pixels=format_fixed(pixels.get(name), places) if pixels else "",
+                interval=" to ".join(format_fixed(bound, places) for bound in bounds.get(name, ())),
+                worse=is_worse(old, new, better.get(name, "greater")),
+                features=format_fixed(features.get(name), places) if features else "",
+            )
         )
-        for name in dict.fromkeys([*after, *before])
-    ]
+    return rows
 
 
 def is_worse(before: Any, after: Any, better: str = "greater") -> bool:
@@ -108,29 +123,6 @@ def is_unchanged(before: dict[str, Any] | None, after: dict[str, Any] | None) ->
     shared = [(value, after.get(name)) for name, value in before.items() if is_finite(value)]
     shared = [(old, new) for old, new in shared if is_finite(new)]
     return any(isinstance(old, float) for old, _ in shared) and all(old == new for old, new in shared)
-
-
-def _make_row(
-    name: str,
-    before: Any,
-    after: Any,
-    bounds: tuple[float, float] | None,
-    better: str,
-    pixels: dict[str, Any] | None,
-    features: dict[str, Any] | None,
-) -> MetricRow:
-    places = choose_decimals(before, after)
-    counts = all(isinstance(value, int) for value in (before, after) if value is not None)
-    change = "" if counts and before == after else format_difference(before, after, places)
-    inside = not counts and all(is_finite(value) and 0 <= value <= 1 for value in (before, after) if value is not None)
-    start, end = (after if before is None else before), (before if after is None else after)
-    span = (round(100 * start, 2), round(100 * end, 2)) if inside else None
-    floor, bare = (format_fixed(numbers.get(name), places) if numbers else "" for numbers in (pixels, features))
-    interval = f"{format_fixed(bounds[0], places)} to {format_fixed(bounds[1], places)}" if bounds else ""
-    worse = is_worse(before, after, better)
-    return MetricRow(
-        name, format_fixed(before, places), format_fixed(after, places), change, span, floor, interval, worse, bare
-    )
 
 
 def choose_decimals(*values: Any) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 
 from toolbox.registry.catalog import Catalog, swap_catalog
-from toolbox.registry.declarations import read_declarations
-from toolbox.registry.discovery import CORE, Plugin, catch_plugin_error
+from toolbox.registry.discovery import CORE, Plugin, load_plugin
 from toolbox.registry.local import default_namespace, load_local
 
 
@@ -27,26 +26,20 @@ def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> It
       its attribute `namespace`, else its name; of `toolbox_acme.plugin` that is `acme`.
     - `core`: whether the built-in components are there too.
     """
-    names = [("core", "toolbox.builtins.plugin", CORE)] if core else []
-    catalog = Catalog([_load_plugin(import_name, namespace, owner) for namespace, import_name, owner in names])
+    catalog = Catalog([])
+    if core:
+        builtins = "toolbox.builtins.plugin"
+        catalog.add(load_plugin(Plugin("core", distribution=CORE, path=builtins), partial(import_module, builtins)))
     for item in plugin_modules:
-        catalog.add(load_local(item) if isinstance(item, str) and item.endswith(".py") else _load_plugin(item))
+        if isinstance(item, str) and item.endswith(".py"):
+            catalog.add(load_local(item))
+            continue
+        name = item if isinstance(item, str) else item.__name__
+        plugin = Plugin(default_namespace(name), path=name)
+        load_module = partial(import_module, name) if isinstance(item, str) else lambda module=item: module
+        catalog.add(load_plugin(plugin, load_module, may_rename=True))
     old = swap_catalog(catalog)
     try:
         yield catalog
     finally:
         swap_catalog(old)
-
-
-def _load_plugin(item: ModuleType | str, namespace: str = "", owner: str = "") -> Plugin:
-    name = item if isinstance(item, str) else item.__name__
-    guess = default_namespace(name)
-    plugin = Plugin(namespace or guess, distribution=owner, path=name)
-
-    def load() -> Plugin:
-        module = import_module(item) if isinstance(item, str) else item
-        space = namespace or getattr(module, "namespace", guess)
-        path = getattr(module, "__file__", None) or name
-        return replace(plugin, namespace=space, path=path, module=module, **read_declarations(space, module))
-
-    return catch_plugin_error(load, plugin)

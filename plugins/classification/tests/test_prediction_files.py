@@ -43,12 +43,12 @@ def test_names_that_are_no_unicode_come_back_as_they_were(tmp_path):
 def test_a_page_of_a_template_of_its_own(tmp_path):
     template, path = tmp_path / "own.html.j2", tmp_path / "own.html"
     lines = [
-        "{% import 'parts.html.j2' as parts %}{{ parts.sheet(pictures) }}{{ when_iso }}",
+        "{% import 'parts.html.j2' as parts %}{{ parts.sheet(images) }}{{ when_iso }}",
         "{{ title }}{{ parts.table(counts | grid) }}{{ parts.tile(first, title) }}{{ parts.tile(bad, 'bad') }}",
     ]
     template.write_text("\n".join(lines))
     page = toolbox.HtmlPage(template, Squares())
-    values = {"title": EVIL, "first": page.add_picture(0), "bad": page.add_picture(2)}
+    values = {"title": EVIL, "first": page.add_image(0), "bad": page.add_image(2)}
     with pytest.raises(UndefinedError, match="counts"):
         page.write(path, **values)
     assert not path.exists()

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).with_name("predictions.html.j2")
 class Prediction:
     """An image of the page, its path, and (label, score as text, in percent) of its classes, best first."""
 
-    picture: Any
+    image: Any
     path: str
     bars: list[tuple[str, str, float]]
 
@@ -51,7 +51,7 @@ def write_page(
         if page.is_full:
             break
         bars = [(label, f"{score:.1%}", round(100 * score, 1)) for label, score in rows[place]]
-        predictions.append(Prediction(page.add_picture(indices[place]), paths[place], bars))
+        predictions.append(Prediction(page.add_image(indices[place]), paths[place], bars))
     values = {"predictions": predictions, "counts": count_classes(rows), "total": len(rows), "left_out": left_out}
     page.write(path, model=model, **values)
     return path
