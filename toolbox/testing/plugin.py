@@ -53,16 +53,16 @@ def check_plugin(namespace: str) -> None:
         plugin = plugins.plugin(namespace)
     except ToolboxError as error:
         raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
-    require(
-        plugin.components or plugin.kinds or plugin.commands,
-        f"{namespace}: its hooks must declare at least one component, kind or command.",
-    )
-    _check_light(plugin)
     for hook in (plugin.hook.toolbox_config_dirs, plugin.hook.toolbox_foreign_keys):
         try:
             hook()
         except Exception as error:
             raise AssertionError(f"{namespace}: {hook.name} must return paths, and raises {error!r}") from error
+    require(
+        plugin.components or plugin.kinds or plugin.commands,
+        f"{namespace}: its hooks must declare at least one component, kind or command.",
+    )
+    _check_light(plugin)
     for folder in plugins.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
     for path in plugins.foreign_key_files().get(namespace, []):
