@@ -35,17 +35,19 @@ class DualEncoder(Model):
         for tower in self.towers.values():
             tower.connect(classes)
 
-    def predict(self, batch):
+    def encode(self, batch):
         embeddings = {name: tower.apply_head(self.pool_features(batch, name)) for name, tower in self.towers.items()}
         return {
             "image": sum(embeddings[name] for name in self.vision),
             "text": sum(embeddings[name] for name in self.text),
         }
 
-    def loss(self, batch):
-        outputs = self.predict(batch)
-        images = outputs["image"].repeat_interleave(batch.inputs["text"]["captions"], dim=0)
-        return {"loss": self.criterion(images, ref_embeddings=outputs["text"]), "scale": self.criterion.log_scale.exp()}
+    def predict(self, batch):
+        return self.encode(batch)
+
+    def compute_loss(self, representations, batch):
+        loss = self.criterion(representations["image"], ref_embeddings=representations["text"])
+        return {"loss": loss, "scale": self.criterion.log_scale.exp()}
 
 
 class SwappedVisionLanguage(Model):

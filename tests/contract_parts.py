@@ -78,16 +78,14 @@ class Patches(Backbone):
 
 
 class Words(Preprocess):
-    """Text, or several captions of one item, -> token ids; padding is made when a batch is."""
+    """A text -> token ids; padding is made when a batch is."""
 
     def __call__(self, value):
-        captions = [value] if isinstance(value, str) else value
-        return [torch.tensor([1 + ord(letter) % 30 for letter in caption]) for caption in captions]
+        return torch.tensor([1 + ord(letter) % 30 for letter in value])
 
     def collate(self, items):
-        flat = [caption for captions in items for caption in captions]
-        ids = nn.utils.rnn.pad_sequence(flat, batch_first=True)
-        return {"ids": ids, "mask": ids > 0, "captions": torch.tensor([len(captions) for captions in items])}
+        ids = nn.utils.rnn.pad_sequence(items, batch_first=True)
+        return {"ids": ids, "mask": ids > 0}
 
 
 class Chat(Words):
@@ -95,7 +93,7 @@ class Chat(Words):
 
     def __call__(self, value):
         question, answer = value.split("|")
-        ids = super().__call__(question + answer)[0]
+        ids = super().__call__(question + answer)
         return ids, torch.arange(len(ids)) >= len(question)
 
     def collate(self, items):
@@ -158,6 +156,14 @@ class Shades(Dataset):
         return {"image": image, "text": captions, "label": label, "id": index}
 
 
+class Captions(Shades):
+    """The same with one to four captions an item; the first is that of its class, so some items share it."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        return sample | {"text": [sample["text"][0], *(f"{word} {index}" for word in ("a", "b", "c")[: index % 4])]}
+
+
 class Questions(Shades):
     def __getitem__(self, index):
         return super().__getitem__(index) | {"text": f"which color? {'x' * index}|{self.classes[self.labels[index]]}"}
@@ -195,21 +201,21 @@ class Contrastive(Loss):
 
 
 class Matching(Metric):
-    """Of a dual encoder, for a dataset with as many captions for each item."""
+    """Of a dual encoder, for a dataset with any number of captions an item."""
 
     def reset(self):
-        self.images, self.captions, self.labels = [], [], []
+        self.images, self.captions, self.labels, self.caption_labels = [], [], [], []
 
     def update(self, outputs, batch):
         self.images.append(outputs["image"])
         self.captions.append(outputs["text"])
         self.labels.append(batch.labels)
+        self.caption_labels.append(batch.labels[batch.owners["text"]])
 
     def compute(self):
-        images, captions, labels = map(torch.cat, (self.images, self.captions, self.labels))
+        images, captions = torch.cat(self.images), torch.cat(self.captions)
         best = (l2_normalize(captions) @ l2_normalize(images).T).argmax(1)
-        own = labels.repeat_interleave(len(captions) // len(images))
-        return {"matching": (labels[best] == own).float().mean().item()}
+        return {"matching": (torch.cat(self.labels)[best] == torch.cat(self.caption_labels)).float().mean().item()}
 
 
 class Answers(Metric):

@@ -19,6 +19,7 @@ def toolbox_components():
         Component("backbone", "LanguageModel", f"{parts}:LanguageModel", "a text tower of ready embeddings"),
         Component("loss", "Contrastive", f"{parts}:Contrastive", "symmetric InfoNCE with a learned scale"),
         Component("dataset", "Shades", f"{parts}:Shades", "noise around four grays, with captions"),
+        Component("dataset", "Captions", f"{parts}:Captions", "the same with one to four captions"),
         Component("dataset", "Questions", f"{parts}:Questions", "the same with a question and its answer"),
         Component("augment", "RandomCrops", f"{parts}:RandomCrops", "some crops of the size that is wanted"),
         Component("metric", "Matching", f"{parts}:Matching", "share of captions whose class is that of the best image"),

@@ -182,7 +182,7 @@ def write(folder: Path, dtype: str = "fp32", only: range | None = None, values: 
                     "roles": [None] * len(places),
                     "unreadable": bad,
                 }
-                writer.write(shard, values[shard.first : shard.stop].clone(), record)
+                writer.write(shard, values[shard.first : shard.stop].flatten(0, 1).clone(), record)
         if only is None:
             writer.finish({"calls": VIEWS})
     return writer

@@ -21,6 +21,9 @@ class Batch:
     - `inputs`: {name: tensor or dict of tensors}, what the backbone of that input reads; V * B rows, view-major: rows
       0 to B - 1 are the first view of each item.
     - `views`: {name: V}, how many views of an item an input holds.
+    - `owners`: {name: (R,) int64} of the inputs that are texts: which item, of 0 to B - 1, each row belongs to. In
+      training an item has one row, in evaluation and in stores as many as it has texts, one after another.
+    - `texts`: {name: (R,) int64}, a digest of each row's text: equal texts have equal numbers.
     - `labels`: (B,) int64, or None.
     - `ids`: B ints or strings; `indices`: B places in the dataset.
     - `draws`: B places in the run's order over all processes, which seed what is random of an item.
@@ -36,6 +39,8 @@ class Batch:
 
     inputs: dict[str, Any] = field(default_factory=dict)
     views: dict[str, int] = field(default_factory=dict)
+    owners: dict[str, Tensor] = field(default_factory=dict)
+    texts: dict[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     ids: Sequence[int | str] = ()
     indices: Sequence[int] = ()

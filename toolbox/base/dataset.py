@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from toolbox.errors import Problem
 
 Sample = dict[str, Any]
-"""One raw item: "image" (PIL, RGB), "text" (str or a list of captions), "label" (int), "id" (int or str).
+"""One raw item: "image" (PIL, RGB), "text" (str or a list of them), "label" (int), "id" (int or str).
 
+Of several texts training reads one at each draw, chosen by the draw; evaluation and stored features take all of them.
 Whole numbers of NumPy and torch, bytes and paths are made plain; other ids and labels are refused when they are read.
 """
 

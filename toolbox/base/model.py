@@ -88,7 +88,7 @@ class Model(TrainingSteps, StoredFeatures, ValidationChoice, ModelExport, ABC):
 
     @abstractmethod
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """What metrics read, (B, ...) each."""
+        """What metrics read, (B, ...) each; what is of texts has a row for each of them, whose `batch.owners` tells."""
 
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         """`predict` of the backbone as it came, newly initialised heads left out: the honest "before"."""

@@ -106,7 +106,7 @@ def _print_stores(stores: list[StoreInfo], old: set[Path], folder: Path) -> None
         row = store.describe()
         data = " ".join(str(row[key]) for key in ("dataset", "data", "split") if row[key])
         state = "incomplete" if not store.complete else "superseded" if store.folder in old else "complete"
-        shape = f"{row['views']} x {row['width']} {row['dtype']}" if row["width"] else ""
+        shape = f"{row['views'] or 'texts'} x {row['width']} {row['dtype']}" if row["width"] else ""
         items = "" if row["items"] is None else f"{row['items']:,}"
         table.add_row(row["name"], data, items, shape, f"{row['bytes'] / 2**20:,.1f}", row["changed"], state)
     make_terminal().print(table, markup=False)

@@ -95,7 +95,8 @@ def run_over(
     """
     sampler = build({"type": "core.Sequential", "batch_size": min(batch_size, len(dataset))}, "sampler")
     sampler.setup(dataset, seed=0)
-    fetch, turns = BatchBuilder(dataset, inputs, skip_bad=skip_bad, stored=stored), EvalBatches(sampler)
+    fetch = BatchBuilder(dataset, inputs, skip_bad=skip_bad, stored=stored, all_texts=True)
+    turns = EvalBatches(sampler)
     # a single batch is read sooner than a process starts
     workers = min(workers, len(turns) - 1) if fetch.live else 0
     stream = batches(fetch, turns, workers=workers, prefetch=prefetch, pin_memory=device.type != "cpu", where=where)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from toolbox.errors import ToolboxError, format_command
-from toolbox.feature_cache.shards import DTYPES, ShardLayout, read_record
+from toolbox.feature_cache.shards import ShardLayout, map_shard, read_record
 from toolbox.feature_cache.writer import MANIFEST, read_manifest
 
 
@@ -22,6 +22,8 @@ class FeatureStore:
     - `ids`, `labels`, `roles`: of each item, as its sample said; None for an item that could not be read.
     - `unreadable`: {index: message} of the items that have no features.
     - `layout`: its shape; `of`: what it is of; `calls`: how often an item was augmented, 1 without augmentation.
+    - `bytes`: on disk.
+    - `row_counts`: (items,) how many texts each item has; None where the store holds no texts, but views.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,6 +33,7 @@ class FeatureStore:
             raise self._damaged(f"{MANIFEST} cannot be read")
         self.of: dict[str, Any] = manifest["of"]
         self.calls: int = manifest["calls"]
+        self.bytes: int = manifest["bytes"]
         self.layout = ShardLayout(*(manifest[key] for key in ("items", "views", "width", "dtype")))
         shards = self.layout.shards()
         self.ids: list[int | str] = []
@@ -38,6 +41,8 @@ class FeatureStore:
         self.roles: list[str | None] = []
         self.unreadable: dict[int, str] = {}
         self._parts: list[Tensor] = []
+        counts: list[int] = []
+        texts: list[list[int]] = []
         for shard in shards:
             record = read_record(self.folder, shard, self.layout)
             if record is None:
@@ -45,9 +50,12 @@ class FeatureStore:
             for name in ("ids", "labels", "roles"):
                 getattr(self, name).extend(record[name])
             self.unreadable |= {int(index): message for index, message in record["unreadable"].items()}
-            size = self.layout.bytes(shard.stop - shard.first) // DTYPES[self.layout.dtype].itemsize
-            numbers = torch.from_file(str(self.folder / shard.name), size=size, dtype=DTYPES[self.layout.dtype])
-            self._parts.append(numbers.view(-1, self.layout.width))
+            counts += self.layout.count_rows(record)
+            texts += record.get("texts") or []
+            self._parts.append(map_shard(self.folder, shard, self.layout, record))
+        self.row_counts = np.asarray(counts, dtype=np.int64) if self.layout.views is None else None
+        self._first_rows = np.cumsum([0, *counts])  # of each item
+        self._texts = torch.tensor([digest for digests in texts for digest in digests], dtype=torch.int64)
         self._per_shard = shards[0].stop if shards else 1
         whole = [label for index, label in enumerate(self.labels) if index not in self.unreadable]
         self._labels = None
@@ -57,14 +65,25 @@ class FeatureStore:
     def __len__(self) -> int:
         return self.layout.items
 
-    def rows(self, indices: Sequence[int], views: Sequence[int] | np.ndarray | int = 0) -> Tensor:
-        """(len(indices), width) float32: of each item one view, in one gather.
+    @property
+    def views(self) -> int:
+        """How many views of each item there are. Raises ValueError for a store of texts."""
+        if self.layout.views is None:
+            raise ValueError(f"{self.folder} holds texts, and no views")
+        return self.layout.views
+
+    def rows(self, indices: Sequence[int] | np.ndarray, views: Sequence[int] | np.ndarray | int = 0) -> Tensor:
+        """(len(indices), width) float32: of each item one view, or one text, in one gather.
 
         - `views`: which, for each item or for all.
         """
         items = np.asarray(indices, dtype=np.int64)
         part, place = np.divmod(items, self._per_shard)
-        lines = torch.from_numpy(place * self.layout.views + np.asarray(views, dtype=np.int64))
+        if self.row_counts is not None:
+            place = self._first_rows[items] - self._first_rows[part * self._per_shard]
+        else:
+            place = place * self.views
+        lines = torch.from_numpy(place + np.asarray(views, dtype=np.int64))
         if len(self._parts) == 1:
             return self._parts[0][lines].float()
         rows = torch.empty(len(items), self.layout.width)
@@ -72,6 +91,10 @@ class FeatureStore:
             in_part = torch.from_numpy(np.flatnonzero(part == number))
             rows[in_part] = self._parts[number][lines[in_part]].float()
         return rows
+
+    def texts_of(self, indices: Sequence[int] | np.ndarray, numbers: Sequence[int] | np.ndarray) -> Tensor:
+        """(len(indices),) int64: the digest of one text of each item; `numbers`: which."""
+        return self._texts[torch.from_numpy(self._first_rows[np.asarray(indices)] + np.asarray(numbers))]
 
     def labels_of(self, indices: Sequence[int]) -> Tensor | None:
         """The labels of readable items; None where one has none."""

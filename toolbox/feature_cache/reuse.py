@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.shards import DTYPES, Shard, ShardLayout, read_record
+from toolbox.feature_cache.shards import Shard, ShardLayout, map_shard, read_record
 from toolbox.utils.key_paths import find_differences
 
 OF_THE_ITEMS = {"dataset.items", "dataset.labels", "dataset.classes", "dataset.files"}
@@ -31,14 +30,14 @@ class ReusableItems:
     - `files`: the digest of each item's file (`key.digest_item_files`), None where items are not files.
 
     An item is known where an older store of the same features holds a row of the same file. Random views are never
-    taken: they are seeded by the place of an item in its dataset. Items with roles are not taken either, since a role
-    stands in no file of the item. Every shard that rows are taken from is compared with its checksum first.
+    taken: they are seeded by the place of an item in its dataset. Texts and items with roles are not taken, since these
+    do not stand in the file of an item. Every shard that rows are taken from is compared with its checksum first.
     """
 
     def __init__(self, root: Path, identity: dict[str, Any], layout: ShardLayout, files: Sequence[str] | None) -> None:
         self.places: dict[int, tuple[Path, ShardLayout, Shard, int]] = {}
         self.folders: list[Path] = []
-        if files is None or identity["augment"] is not None:
+        if files is None or identity["augment"] is not None or layout.views is None:
             return
         missing: dict[str, list[int]] = {}
         for index, file in enumerate(files):
@@ -84,7 +83,7 @@ class ReusableItems:
 
 def _read_shard(folder: Path, layout: ShardLayout, shard: Shard) -> tuple[Tensor, list[Any]]:
     """The rows (items, views, width) of a shard, memory-mapped, and the ids of its items."""
-    dtype, items = DTYPES[layout.dtype], shard.stop - shard.first
-    rows = torch.from_file(str(folder / shard.name), size=layout.bytes(items) // dtype.itemsize, dtype=dtype)
+    items = shard.stop - shard.first
     record = read_record(folder, shard, layout)
-    return rows.view(items, layout.views, layout.width), record["ids"] if record else [None] * items
+    rows = map_shard(folder, shard, layout, record or {"first": shard.first, "stop": shard.stop})
+    return rows.unflatten(0, (items, -1)), record["ids"] if record else [None] * items

@@ -1,8 +1,8 @@
 """The files of a store: shards, each with a record that is written after it and says what a whole one looks like.
 
 <store>/manifest.json         what the features are of; written last
-<store>/shard-00000           (items, views, width) numbers of the items from `first` on
-<store>/shard-00000.json      checksum, and each item's id, label and role, or why it could not be read
+<store>/shard-00000           (rows, width) numbers of the items from `first` on, an item's rows one after another
+<store>/shard-00000.json      checksum, and each item's id, label, role and texts, or why it could not be read
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ class Shard:
 class ShardLayout:
     """The shape of a store. How items are cut into shards depends on their number alone.
 
-    - `items`: of the dataset; `views`: rows an item; `width`: numbers a row; `dtype`: of them.
+    - `items`: of the dataset; `width`: numbers a row; `dtype`: of them.
+    - `views`: rows an item; None where they are texts, of which items may have differing numbers.
     """
 
     items: int
-    views: int
+    views: int | None
     width: int
     dtype: str
 
@@ -59,14 +60,25 @@ class ShardLayout:
         ]
 
     def bytes(self, items: int | None = None) -> int:
-        """On disk, of so many items; default: all."""
-        return (self.items if items is None else items) * self.views * self.width * DTYPES[self.dtype].itemsize
+        """On disk, of so many items; default: all. Where items differ in their rows, what they need at least."""
+        return self.bytes_of_rows((self.items if items is None else items) * (self.views or 1))
+
+    def bytes_of_rows(self, rows: int) -> int:
+        """On disk, of so many rows."""
+        return rows * self.width * DTYPES[self.dtype].itemsize
+
+    def count_rows(self, record: dict[str, Any]) -> list[int]:
+        """How many rows each item of a shard has; `record`: that of the shard."""
+        if self.views is None:
+            return [len(texts) for texts in record["texts"]]
+        return [self.views] * (record["stop"] - record["first"])
 
 
 def write_shard(folder: Path, shard: Shard, layout: ShardLayout, numbers: torch.Tensor, record: dict[str, Any]) -> None:
     """Write a shard, and then its record. Raises ToolboxError when the disk refuses.
 
-    - `numbers`: (items, views, width) in the store's dtype; `record`: `ids`, `labels`, `roles` and `unreadable`.
+    - `numbers`: (rows, width) in the store's dtype.
+    - `record`: `ids`, `labels`, `roles` and `unreadable`; of texts also `texts`, the digests of those of each item.
     """
     data = numbers.contiguous().view(-1).view(torch.uint8).numpy().data
     with new_file(folder / shard.name, hint=_HINT) as beside:
@@ -100,7 +112,10 @@ def read_record(folder: Path, shard: Shard, layout: ShardLayout, *, checksum: bo
             record[key] for key in ("first", "stop", "views", "width", "dtype")
         ):
             return None
-        if path.stat().st_size != record["bytes"] or record["bytes"] != layout.bytes(shard.stop - shard.first):
+        rows = layout.count_rows(record)
+        if len(rows) != shard.stop - shard.first or record["bytes"] != layout.bytes_of_rows(sum(rows)):
+            return None
+        if path.stat().st_size != record["bytes"]:
             return None
         if checksum:
             with path.open("rb") as file:
@@ -109,6 +124,14 @@ def read_record(folder: Path, shard: Shard, layout: ShardLayout, *, checksum: bo
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record
+
+
+def map_shard(folder: Path, shard: Shard, layout: ShardLayout, record: dict[str, Any]) -> torch.Tensor:
+    """The rows (rows, width) of a shard in the store's dtype, memory-mapped; `record`: that of the shard."""
+    dtype, rows = DTYPES[layout.dtype], sum(layout.count_rows(record))
+    if not rows:
+        return torch.empty(0, layout.width, dtype=dtype)
+    return torch.from_file(str(folder / shard.name), size=rows * layout.width, dtype=dtype).view(rows, layout.width)
 
 
 def _digest(record: dict[str, Any]) -> str:

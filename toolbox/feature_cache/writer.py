@@ -113,16 +113,20 @@ class Writer:
     def write(self, shard: Shard, rows: Tensor, record: dict[str, Any]) -> None:
         """Store a shard.
 
-        - `rows`: (items, views, width) float; those of unreadable items are ignored.
-        - `record`: `ids`, `labels`, `roles`, lists of the items in order; `unreadable`, {index as text: message}.
+        - `rows`: (rows, width) float, those of an item one after another; those of unreadable items are ignored.
+        - `record`: `ids`, `labels`, `roles`, lists of the items in order; `unreadable`, {index as text: message}; of
+          texts also `texts`, the digests of those of each item.
 
         Raises ToolboxError naming items whose features are not finite, or too large for the dtype.
         """
         stored = rows.to(DTYPES[self.layout.dtype])
-        unread = [int(index) - shard.first for index in record["unreadable"]]
-        stored[unread] = 0
-        if bad := torch.nonzero(~stored.isfinite().flatten(1).all(1))[:, 0].tolist():
-            were_finite = bool(rows[bad].isfinite().all())
+        counts = self.layout.count_rows({"first": shard.first, "stop": shard.stop} | record)
+        owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        unread = torch.tensor([int(index) - shard.first for index in record["unreadable"]], dtype=torch.int64)
+        stored[torch.isin(owners, unread)] = 0
+        is_bad = ~stored.isfinite().all(1)
+        if bad := owners[is_bad].unique().tolist():
+            were_finite = bool(rows[is_bad].isfinite().all())
             names = ", ".join(str(record["ids"][place]) for place in bad[:3]) + (" ..." if len(bad) > 3 else "")
             what = f"are too large for {self.layout.dtype}" if were_finite else "hold NaN or infinity"
             hint = (
@@ -147,6 +151,7 @@ class Writer:
         """
         records = {shard.name: read_record(self.folder, shard, self.layout) for shard in self.layout.shards()}
         whole = {name: record for name, record in records.items() if record is not None}
+        written = sum(record["bytes"] for record in whole.values())
         if absent := [name for name in records if name not in whole]:
             raise ToolboxError(
                 f"{len(absent)} of {len(records)} shards of {self.folder} are not whole, such as {absent[0]}.",
@@ -155,7 +160,7 @@ class Writer:
             )
         shards = {name: {key: record[key] for key in ("bytes", "sha256")} for name, record in whole.items()}
         unreadable = sum(len(record["unreadable"]) for record in whole.values())
-        self._write_manifest(MANIFEST, {**about, "unreadable": unreadable, "shards": shards})
+        self._write_manifest(MANIFEST, {**about, "bytes": written, "unreadable": unreadable, "shards": shards})
         (self.folder / UNFINISHED).unlink(missing_ok=True)
 
     def _write_manifest(self, name: str, about: dict[str, Any]) -> None:

@@ -69,8 +69,8 @@ def _check_sample(sample: dict, name: str) -> None:
     text = sample.get("text")
     captions = text if isinstance(text, list) else [text]
     require(
-        text is None or (bool(captions) and all(isinstance(caption, str) for caption in captions)),
-        f"{name}: 'text' must be a string or a list of captions.",
+        text is None or (bool(captions) and all(isinstance(one, str) and one.strip() for one in captions)),
+        f"{name}: 'text' must be a string or a list of strings, none of them empty.",
     )
 
 

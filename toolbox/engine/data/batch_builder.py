@@ -17,10 +17,11 @@ from toolbox.engine.data.bad_items import Unreadable, unreadable_error
 from toolbox.engine.data.mixing import STREAM, mix_pairs
 from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.structures import map_tensors
+from toolbox.engine.data.texts import digest_text, list_texts
 from toolbox.engine.data.workers import WorkerStatus
 from toolbox.errors import Problem, ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
-from toolbox.feature_cache.views import choose_view, get_draw
+from toolbox.feature_cache.views import choose_text, choose_view, get_draw
 from toolbox.utils.messages import shorten_error
 
 
@@ -53,6 +54,7 @@ class BatchBuilder(torch.utils.data.Dataset):
     - `stored`: {input: its features}, taken a batch at a time; where all inputs are stored no item is read.
     - `streams`: {input: which stream of randomness it has}; default: one for all, or one for each augment.
     - `mix`: mixes the images of a batch in pairs; None leaves them as they are.
+    - `all_texts`: read all texts of an item, as evaluation and stores do, instead of the one that its draw chooses.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class BatchBuilder(torch.utils.data.Dataset):
         stored: Mapping[str, FeatureStore] | None = None,
         streams: dict[str, int] | None = None,
         mix: Mix | None = None,
+        all_texts: bool = False,
     ) -> None:
-        self.dataset, self.inputs = dataset, inputs
+        self.dataset, self.inputs, self.all_texts = dataset, inputs, all_texts
         self.stored = {name: store for name, store in (stored or {}).items() if name in inputs}
         self.live = {name: source for name, source in inputs.items() if name not in self.stored}
         self.unstored = {index: text for store in self.stored.values() for index, text in store.unreadable.items()}
@@ -162,23 +165,45 @@ class BatchBuilder(torch.utils.data.Dataset):
                 bad=bad,
             )
         for name, store in self.stored.items():
-            images = store.layout.views // store.calls
+            batch.views[name] = 1
+            if store.row_counts is not None:
+                self._add_stored_texts(batch, name, store, store.row_counts[indices])
+                continue
+            images = store.views // store.calls
             view = choose_view(self.seed, [draw for draw, _ in draws], store.calls) * images
             batch.inputs[name] = torch.cat([store.rows(indices, view + image) for image in range(images)])
             batch.views[name] = images
         batch.stored = sorted(self.stored)
         return batch
 
+    def _add_stored_texts(self, batch: Batch, name: str, store: FeatureStore, counts: np.ndarray) -> None:
+        """Add an input that holds stored texts, of which each item of the batch has so many."""
+        owners, numbers = np.arange(len(counts)), choose_text(self.seed, batch.draws, counts)
+        if self.all_texts:
+            owners = np.repeat(owners, counts)
+            numbers = np.concatenate([np.arange(count) for count in counts])
+        rows = np.asarray(batch.indices)[owners]
+        batch.inputs[name], batch.texts[name] = store.rows(rows, numbers), store.texts_of(rows, numbers)
+        batch.owners[name] = torch.from_numpy(owners)
+
     def _item(self, draw: int, index: int) -> dict[str, Any]:
         sample = read_sample(self.dataset, index)
         item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
-        item["role"] = sample.get("role")
+        item |= {"role": sample.get("role"), "texts": {}}
+        text_draw = draw
         if self.calls > 1:  # what is live sees what is stored beside it
             draw = get_draw(index, int(choose_view(self.seed, [draw], self.calls)[0]), len(self.dataset))
         for name, source in self.live.items():
             if source.field not in sample:
                 raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
             value = sample[source.field]
+            if source.field == "text":
+                texts = list_texts(value)
+                if not self.all_texts:
+                    texts = [texts[choose_text(self.seed, [text_draw], [len(texts)])[0]]]
+                item[name] = [source.preprocess(text) for text in texts]
+                item["texts"][name] = [digest_text(text) for text in texts]
+                continue
             augment = self.augment.get(name)
             preprocess = source.preprocess
             if augment is not None and preprocess.size is not None:
@@ -200,17 +225,23 @@ def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], 
 def _collate(items: list[dict], inputs: dict[str, InputSpec], blocks: int, bad: list[tuple[int, str]]) -> Batch:
     if not items:
         return Batch(blocks=blocks, bad=bad)
-    views = {name: len(items[0][name]) for name in inputs}
-    # view-major: every item's first view, then every item's second
-    collated = {
-        name: source.preprocess.collate([item[name][view] for view in range(views[name]) for item in items])
-        for name, source in inputs.items()
+    texts = items[0]["texts"].keys()
+    views = {name: 1 if name in texts else len(items[0][name]) for name in inputs}
+    # texts item by item, and images view-major: every item's first view, then every item's second
+    rows = {
+        name: [row for item in items for row in item[name]]
+        if name in texts
+        else [item[name][view] for view in range(views[name]) for item in items]
+        for name in inputs
     }
+    counts = {name: torch.tensor([len(item[name]) for item in items]) for name in texts}
     labels = [item["label"] for item in items]
     roles = None if items[0]["role"] is None else [item["role"] for item in items]
     return Batch(
-        inputs=collated,
+        inputs={name: source.preprocess.collate(rows[name]) for name, source in inputs.items()},
         views=views,
+        owners={name: torch.arange(len(items)).repeat_interleave(counts[name]) for name in texts},
+        texts={name: torch.tensor([digest for item in items for digest in item["texts"][name]]) for name in texts},
         labels=None if None in labels else torch.tensor(labels),
         roles=roles,
         ids=[item["id"] for item in items],

@@ -66,9 +66,12 @@ def notes(recipe: dict[str, Any], model: Model, items: dict[str, int]) -> list[s
     size = sum(count * (settings["views"] or 1 if name == "train" else 1) for name, count in items.items())
     counted = ", ".join(f"{name} {count:,}" for name, count in items.items())
     total = size * width * number
+    more = (
+        ", more where items have several texts" if any(t.backbone.modality == "text" for t in frozen.values()) else ""
+    )
     found.append(
         f"features: {', '.join(frozen)} would be stored once in {settings['folder']}, {counted} items of {width} "
-        f"numbers ({settings['dtype']}): {total:,} bytes ({total / 2**20:.1f} MiB) without what is there already."
+        f"numbers ({settings['dtype']}): {total:,} bytes ({total / 2**20:.1f} MiB) without what is there already{more}."
     )
     return found
 

@@ -61,14 +61,15 @@ class Job:
             seed=self.seed,
             skip_bad=skip_bad,
             streams={self.name: self.stream},
+            all_texts=True,
         )
 
     def draws(self, indices: Sequence[int]) -> list[tuple[int, int]]:
         """Of some items, an item's views one after another."""
         return [(get_draw(i, view, len(self.dataset)), i) for i in indices for view in range(self.calls)]
 
-    def features(self, stream: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor | None]]:
-        """Each batch with its features, (draws, copies, width) float32 on the CPU; None where it has no item.
+    def features(self, stream: Iterable[Batch]) -> Iterator[tuple[Batch, Sequence[Tensor] | None]]:
+        """Each batch with the features of each of its draws, (rows, width) float32 on the CPU; None without an item.
 
         - `stream`: batches as the loader makes them.
         """
@@ -80,17 +81,22 @@ class Job:
             precision=self.precision,
             where=self.where,
         ):
-            yield batch, None if rows is None else self._by_draw(rows, len(batch), batch.views[self.name])
+            yield batch, None if rows is None else self._by_draw(rows, batch)
 
-    def _by_draw(self, rows: Tensor, items: int, images: int) -> Tensor:
-        if images != self.copies or rows.ndim != 2 or len(rows) != items * images:
+    def _by_draw(self, rows: Tensor, batch: Batch) -> Sequence[Tensor]:
+        items, images, owners = len(batch), batch.views[self.name], batch.owners.get(self.name)
+        count = items * images if owners is None else len(owners)
+        if images != self.copies or rows.ndim != 2 or len(rows) != count:
             raise ToolboxError(
-                f"The tower '{self.name}' gives {tuple(rows.shape)} for {items} items with {images} views, and a "
-                "store holds one vector a view.",
+                f"The tower '{self.name}' gives {tuple(rows.shape)} for {items} items with {count} views or texts, and "
+                "a store holds one vector for each.",
                 where="features",
-                hint="Give every item as many views or captions.",
+                hint="Give every item as many views, and let the pool give one vector.",
             )
-        return rows.float().cpu().view(images, items, -1).transpose(0, 1)
+        rows = rows.float().cpu()
+        if owners is not None:
+            return rows.split(owners.cpu().bincount(minlength=items).tolist())
+        return list(rows.view(images, items, -1).transpose(0, 1))
 
 
 class _Pieces:
@@ -153,30 +159,37 @@ class _ShardContents:
 
     def __init__(self, shard: Shard, layout: ShardLayout, job: Job) -> None:
         items = shard.stop - shard.first
-        self.shard, self.job = shard, job
-        self.rows = torch.zeros(items, layout.views, layout.width)
+        self.shard, self.job, self.width = shard, job, layout.width
+        self._rows = [torch.zeros(layout.views or 0, layout.width)] * items  # of unreadable items these stay
         self.record: dict[str, Any] = {name: [None] * items for name in ("ids", "labels", "roles")}
+        if layout.views is None:
+            self.record["texts"] = [[] for _ in range(items)]
         self.record["files"] = job.files and job.files[shard.first : shard.stop]
         self.record["unreadable"] = {}
+
+    @property
+    def rows(self) -> Tensor:
+        """(rows, width) float32, those of an item one after another."""
+        return torch.cat(self._rows)
 
     def keep(self, known: dict[int, ReusableItem]) -> None:
         """Take in items that are stored elsewhere; their labels are those of the dataset today."""
         labels = self.job.dataset.labels
         for index, item in known.items():
             row = index - self.shard.first
-            self.rows[row] = item.rows.float()
+            self._rows[row] = item.rows.float()
             self.record["ids"][row] = item.id
             self.record["labels"][row] = None if labels is None else _json(labels[index])
 
-    def add(self, batch: Batch, rows: Tensor | None) -> None:
-        """Take in the items of a batch; `rows`: their features, None where it has none."""
+    def add(self, batch: Batch, rows: Sequence[Tensor] | None) -> None:
+        """Take in the items of a batch; `rows`: the features of each, None where it has none."""
         bad = self.record["unreadable"]
         bad |= {str(index): message for index, message in batch.bad}
         if rows is None:
             return
-        if rows.shape[-1] != self.rows.shape[-1]:
+        if rows[0].shape[-1] != self.width:
             raise ToolboxError(
-                f"The pool of '{self.job.name}' gives {rows.shape[-1]} numbers and promised {self.rows.shape[-1]}.",
+                f"The pool of '{self.job.name}' gives {rows[0].shape[-1]} numbers and promised {self.width}.",
                 where="features",
                 hint="Its dim() must be the width of what forward() returns.",
             )
@@ -190,7 +203,10 @@ class _ShardContents:
             if str(index) in bad:  # one of its views failed
                 continue
             here = index - self.shard.first
-            self.rows[here] = rows[rows_of_item].flatten(0, 1)
+            self._rows[here] = torch.cat([rows[place] for place in rows_of_item])
+            if "texts" in self.record:
+                digests, owners = batch.texts[self.job.name], batch.owners[self.job.name]
+                self.record["texts"][here] = digests[owners == rows_of_item[0]].tolist()
             for name, values in (("ids", batch.ids), ("labels", labels), ("roles", roles)):
                 self.record[name][here] = _json(values[rows_of_item[0]])
 

@@ -176,7 +176,7 @@ class FeatureCache:
         if key in self._opened:  # training and a metric that learns from it may read the same
             return self._opened[key]
         pool, backbone = job.tower.pool, job.tower.backbone
-        rows = job.calls * job.copies
+        rows = None if job.source.field == "text" else job.calls * job.copies
         layout = ShardLayout(len(job.dataset), rows, pool.dim(backbone.dim), self.settings["dtype"])
         folder = self.root / f"{type(job.dataset).__name__}-{job.name}-{key[:16]}"
         writer, started = Writer(folder, of, layout), time.perf_counter()
@@ -259,12 +259,12 @@ class FeatureCache:
         old, layout = len(store) - new, store.layout
         self.computed, self.found = self.computed + new, self.found + old
         self.folders.append(store.folder)
-        views = f" x {layout.views} views" if layout.views > 1 else ""
+        views = f" x {layout.views} views" if layout.views and layout.views > 1 else ""
+        if store.row_counts is not None:
+            views = f" with {store.row_counts.sum():,} texts"
         bad = f", {len(store.unreadable)} unreadable items left out" if store.unreadable else ""
         what = job.where.removesuffix("_dataloader") + (f" ({job.name})" if len(self.towers) > 1 else "")
-        size = (
-            f"{len(store):,} items{views} x {layout.width} numbers, {layout.dtype}, {layout.bytes() / 2**20:,.1f} MiB"
-        )
+        size = f"{len(store):,} items{views} x {layout.width} numbers, {layout.dtype}, {store.bytes / 2**20:,.1f} MiB"
         self.console.info(
             f"Features of {what}: {new:,} computed, {old:,} found{bad}, in {seconds:.1f} s ({size}, {store.folder})"
         )
