@@ -16,7 +16,6 @@ from toolbox.cli.common import (
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
-TRACKER = "core.Trackio"
 """What `--track` adds: the hook that needs no account and no server."""
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.rank_info knows
 
@@ -120,15 +119,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _load_recipe(arguments: argparse.Namespace, kept: list[str]):
     from toolbox import api
+    from toolbox.config.tracking import add_tracker
 
     config = load_recipe(arguments, kept)
     if arguments.track is not None:
-        configured = config.get("custom_hooks") or []
-        hooks = [configured] if isinstance(configured, dict) else list(configured)
-        if any(hook.get("type") == TRACKER for hook in hooks):
-            raise ToolboxError(f"The recipe logs with {TRACKER} already.", hint="Leave --track out.")
-        project = arguments.track or api.get_recipe_name(config)
-        config.custom_hooks = [*hooks, {"type": TRACKER, "project": project}]
+        add_tracker(config, arguments.track or api.get_recipe_name(config))
     return config
 
 
