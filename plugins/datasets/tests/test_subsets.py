@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from toolbox_datasets import subsets
-from toolbox_datasets.subsets import choose_subset, describe_subset
+from toolbox_datasets.subsets import choose_subset, describe_small_classes
 
 
 def test_classes_with_fewer_images_than_shots_are_named():
@@ -24,9 +24,7 @@ def test_a_ratio_leaves_every_class_an_image():
 
 def test_classes_that_are_too_small_to_divide_are_named():
     labels = np.repeat([0, 1, 2, 3, 4], [40, 2, 1, 2, 1])
-    (note,) = describe_subset(
-        labels, 3, "train", available=46, kept=46, ratio=1.0, shots=None, seed=0, classes=list("abcde")
-    )
+    (note,) = describe_small_classes(labels, 3, list("abcde"))
     assert note == (
         "4 classes have fewer than 3 images, too few to divide: they are in 'train' alone ('b' has 2, 'c' has 1, 'd' "
         "has 2 ...)"

@@ -93,30 +93,23 @@ class CIFAR10(ClassificationDataset):
                 )
         return np.concatenate([batch[:, 0] for batch in self.batches]).astype(np.int64)
 
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """(number of the file, number of the image in it) of each image of the part."""
+        return [(file, row) for file, batch in enumerate(self.batches) for row in range(len(batch))]
+
     def list_keys(self) -> Sequence[str]:
-        files = zip(FILES[self.part], self.batches, strict=True)
-        return [f"{name}/{row}" for name, batch in files for row in range(len(batch))]
+        return [f"{FILES[self.part][file]}/{row}" for file, row in self.places]
 
     def identities(self) -> list[str]:
-        places = (self.locate(index) for index in range(len(self)))
+        places = (self.places[index] for index in self.indices.tolist())
         return [blake2b(self.batches[file][row], digest_size=16).hexdigest() for file, row in places]
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """Index of the first image of each file of the part."""
-        return np.cumsum([0, *(len(batch) for batch in self.batches[:-1])])
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """(number of the file, number of the image in it) of an item."""
-        row = int(self.indices[index])
-        file = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return file, row - int(self.starts[file])
 
     def sources(self) -> Sequence[str | os.PathLike[str]]:
         return [self.folder / name for name in FILES[self.part]]
 
     def __getitem__(self, index: int) -> Sample:
-        file, row = self.locate(index)
+        file, row = self.places[self.indices[index]]
         pixels = self.batches[file][row, 1:].reshape(3, SIDE, SIDE).transpose(1, 2, 0)
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return {"image": image, "label": self.labels[index], "id": f"{FILES[self.part][file]}/{row}"}

@@ -13,7 +13,7 @@ import numpy as np
 from toolbox.base import lazy_attribute, split_by_hash
 from toolbox.plugin import Problem
 from toolbox_datasets import subsets
-from toolbox_datasets.published_dataset import PublishedDataset, summarize_parts
+from toolbox_datasets.published_dataset import PublishedDataset
 
 
 class ClassificationDataset(PublishedDataset):
@@ -139,17 +139,15 @@ class ClassificationDataset(PublishedDataset):
 
     def describe_subset(self) -> list[str]:
         """Classes that are too small to divide, and how many images `ratio` or `shots` leave."""
-        return subsets.describe_subset(
-            self.part_labels,
-            1 + len(self.carved_shares) if self.part == "train" else 1,
-            self.split,
-            available=len(self.split_indices),
-            kept=len(self),
-            ratio=self.ratio,
-            shots=self.shots,
-            seed=self.seed,
-            classes=self.classes,
-        )
+        splits = 1 + len(self.carved_shares) if self.part == "train" else 1
+        notes = subsets.describe_small_classes(self.part_labels, splits, self.classes)
+        available = len(self.split_indices)
+        if len(self) < available:
+            how = f"shots={self.shots}" if self.shots is not None else f"ratio={self.ratio:g}"
+            notes.append(
+                f"{how} takes {len(self):,} of the {available:,} images of '{self.split}', with seed {self.seed}"
+            )
+        return notes
 
     def check(self) -> list[Problem]:
         """As of `PublishedDataset`, or a single class."""
@@ -164,22 +162,11 @@ class ClassificationDataset(PublishedDataset):
         return []
 
     @classmethod
-    def check_parts(cls, out: str, **arguments: Any) -> str:
-        """Check all parts of the data in `out` and return what is there, as `summarize_parts`."""
-        return summarize_parts(out, cls.open_parts(out, **arguments))
-
-    @classmethod
     def open_parts(cls, out: str, **arguments: Any) -> dict[str, Self]:
-        """{part: all of its images, nothing carved}. Raises ValueError where there are none, with the steps to take."""
-        parts = cls(out, "train", val_share=0, **arguments).require_parts()
-        return {part: cls(out, part, val_share=0, **arguments) for part in parts}
-
-    def require_parts(self) -> Sequence[subsets.Split]:
-        """`list_parts`. Raises ValueError with the steps to take where there are none, or they cannot be read."""
         try:
-            parts = self.list_parts()
+            parts = cls(out, "train", val_share=0, **arguments).list_parts()
         except OSError as error:
-            raise ValueError(f"{str(error).rstrip('.')}. {self.explain_download(self.location)}".rstrip()) from None
+            raise ValueError(f"{str(error).rstrip('.')}. {cls.explain_download(out)}".rstrip()) from None
         if not parts:
-            raise ValueError(f"{self.location} holds no images. {self.explain_download(self.location)}")
-        return parts
+            raise ValueError(f"{out} holds no images. {cls.explain_download(out)}")
+        return {part: cls(out, part, val_share=0, **arguments) for part in parts}

@@ -13,25 +13,19 @@ def missing_files(root: Path, paths: Iterable[str]) -> list[str]:
     """Those of `paths` that are not there. Lists each folder once: 60,000 files take a tenth of a second.
 
     - `paths`: with forward slashes, relative to `root` or absolute.
+
+    Raises OSError for a folder that cannot be listed.
     """
     names_of: dict[str, set[str]] = {}
     absent = []
     for path in paths:
         folder, slash, name = path.rpartition("/")
         if folder + slash not in names_of:
-            names_of[folder + slash] = list_names(root / (folder + slash))
+            parent = root / (folder + slash)
+            names_of[folder + slash] = set(os.listdir(parent)) if parent.is_dir() else set()
         if name not in names_of[folder + slash]:
             absent.append(path)
     return absent
-
-
-def list_names(folder: Path) -> set[str]:
-    """Names of the entries of `folder`; none if it is no folder."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries}
-    except OSError:
-        return set()
 
 
 def find_first(root: Path, names: Sequence[str]) -> Path:

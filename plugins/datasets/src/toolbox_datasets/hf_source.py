@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -120,20 +119,16 @@ def load_from_cache(datasets: Any, name: str, config: str | None, revision: str 
 
 def find_cached_copies(cache: Path, name: str, config: str | None) -> list[CachedCopy]:
     """What the cache holds of a dataset under its name, or its name with an owner."""
+    from datasets.naming import camelcase_to_snakecase
+
     copies = []
     for spelling in dict.fromkeys((name, FULL_NAMES.get(name, name))):
         owner, slash, rest = spelling.rpartition("/")
-        folder = cache / f"{owner}{'___' if slash else ''}{to_snake_case(rest)}"
+        folder = cache / f"{owner}{'___' if slash else ''}{camelcase_to_snakecase(rest)}"
         for info in sorted(folder.glob("*/*/*/dataset_info.json")):
             if config in (None, info.parents[2].name):
                 copies.append(CachedCopy(info.parent, info.parents[2].name, info.parent.name))
     return copies
-
-
-def to_snake_case(name: str) -> str:
-    """`name` as the library writes it in its folders: ILSVRCSmall -> ilsvrc_small."""
-    name = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
-    return re.sub(r"([a-z\d])([A-Z])", r"\1_\2", name).lower()
 
 
 def find_commit(name: str, revision: str) -> str:
@@ -149,19 +144,16 @@ def find_commit(name: str, revision: str) -> str:
 
 def read_cached_parts(datasets: Any, folder: Path) -> dict[str, Any]:
     """{split: dataset} of a copy in the cache; empty where one of its files is not there."""
+    from datasets.naming import filenames_for_dataset_split
+
     try:
-        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        info = datasets.DatasetInfo.from_directory(str(folder))
         parts = {}
-        for name, split in info["splits"].items():
-            stem = f"{to_snake_case(split.get('dataset_name') or info['dataset_name'])}-{name}"
-            count = len(split.get("shard_lengths") or [0])
-            numbered = [f"{stem}-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
-            files = [folder / file for file in (numbered if count > 1 else [f"{stem}.arrow"])]
-            if not all(file.is_file() for file in files):
-                return {}
-            shards = [datasets.Dataset.from_file(str(file)) for file in files]
-            parts[name] = shards[0] if count == 1 else datasets.concatenate_datasets(shards)
-            if len(parts[name]) != split["num_examples"]:
+        for name, split in info.splits.items():
+            stem = split.dataset_name or info.dataset_name
+            files = filenames_for_dataset_split(str(folder), stem, name, "arrow", split.shard_lengths)
+            parts[name] = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
+            if len(parts[name]) != split.num_examples:
                 return {}
         return parts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another library's file, of another version

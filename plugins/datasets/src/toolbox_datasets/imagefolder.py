@@ -145,15 +145,9 @@ class ImageFolder(ImageFileDataset):
     def class_files(self) -> ClassFiles:
         """The images of this split's classes. Raises ValueError if `root` has split folders, but not this one."""
         undivided = self.undivided_files
-        if self.split_folders or self.divide == "images":
+        if self.split_folders or self.divide == "images" or self.split == "all":
             return undivided
-        names = self.choose_classes(list(undivided.files))
-        return undivided._replace(files={name: undivided.files[name] for name in names})
-
-    def choose_classes(self, names: list[str]) -> list[str]:
-        """Those of all classes that belong to this split when there are no split folders."""
-        if self.split == "all":
-            return names
+        names = list(undivided.files)
         if names and len(names) < 3 * LEAST:
             raise ValueError(
                 f"{self.root} has {len(names)} class {'folder' if len(names) == 1 else 'folders'}, and splits that "
@@ -161,7 +155,8 @@ class ImageFolder(ImageFileDataset):
                 "each. These may share classes, with other images"
             )
         splits = split_by_hash(names, val_share=self.val_share, test_share=self.test_share, seed=self.seed, least=LEAST)
-        return [names[index] for index in splits[self.split]]
+        names = [names[index] for index in splits[self.split]]
+        return undivided._replace(files={name: undivided.files[name] for name in names})
 
     @lazy_attribute
     def classes(self) -> Sequence[str]:

@@ -56,14 +56,10 @@ class ImageNet(ImageFileDataset):
         self.selection = classes
 
     @cached_property
-    def has_test(self) -> bool:
-        """Whether test/ holds class folders, and so labels."""
-        return bool(list_folders(Path(self.root) / "test"))
-
-    @cached_property
     def folder_of(self) -> dict[str, str]:
         """{part: its folder}."""
-        names = {"train": "train", "val": "val", "test": "test"} if self.has_test else {"train": "train", "test": "val"}
+        has_test = bool(list_folders(Path(self.root) / "test"))  # folders of classes, and so labels
+        names = {"train": "train", "val": "val", "test": "test"} if has_test else {"train": "train", "test": "val"}
         return {part: name for part, name in names.items() if (Path(self.root) / name).is_dir()}
 
     def list_parts(self) -> Sequence[Split]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from toolbox.base import Dataset
 from toolbox.plugin import Problem
@@ -46,6 +46,31 @@ class PublishedDataset(Dataset):
         except ValueError as error:
             return [Problem(str(error))]
 
+    @classmethod
+    @abstractmethod
+    def open_parts(cls, out: str, **arguments: Any) -> dict[str, Self]:
+        """{part: all of its images, nothing carved}. Raises ValueError where there are none, with the steps to take."""
+
+    @classmethod
+    def check_parts(cls, out: str, **arguments: Any) -> str:
+        """What is there of the dataset in `out`, beside what was published.
+
+        Raises ValueError with what is missing, and the steps that mend it.
+        """
+        parts = cls.open_parts(out, **arguments)
+        summaries, is_complete = [], cls.published.keys() <= parts.keys()
+        for part, dataset in parts.items():
+            require_valid(dataset)
+            counts = len(dataset), len(dataset.classes)
+            images, classes = cls.published.get(part, counts)
+            fits = counts == (images, classes)
+            is_complete = is_complete and fits
+            summaries.append(count_images(part, dataset) + ("" if fits else f" (published: {images:,} of {classes:,})"))
+        verdict = "readable"
+        if cls.published:
+            verdict = "complete" if is_complete else "readable, but not the published dataset"
+        return f"{out} is {verdict}: " + ", ".join(summaries)
+
 
 class FileDataset(PublishedDataset):
     """Data whose images are files below a folder, `root`."""
@@ -77,25 +102,3 @@ def require_valid(dataset: Dataset) -> None:
 def count_images(part: str, dataset: PublishedDataset) -> str:
     """How many images and classes a part has, for a summary."""
     return f"{part} {len(dataset):,} images of {len(dataset.classes):,} classes"
-
-
-def summarize_parts(out: str, parts: Mapping[str, PublishedDataset]) -> str:
-    """What is there of a dataset, beside what was published.
-
-    - `parts`: {part: all of its images}, of one dataset, at least one part.
-
-    Raises ValueError with what is missing, and the steps that mend it.
-    """
-    published = next(iter(parts.values())).published
-    summaries, is_complete = [], published.keys() <= parts.keys()
-    for part, dataset in parts.items():
-        require_valid(dataset)
-        counts = len(dataset), len(dataset.classes)
-        images, classes = published.get(part, counts)
-        fits = counts == (images, classes)
-        is_complete = is_complete and fits
-        summaries.append(count_images(part, dataset) + ("" if fits else f" (published: {images:,} of {classes:,})"))
-    verdict = "readable"
-    if published:
-        verdict = "complete" if is_complete else "readable, but not the published dataset"
-    return f"{out} is {verdict}: " + ", ".join(summaries)

@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, lazy_attribute, read_image
 from toolbox.plugin import Problem, format_command
-from toolbox_datasets import records_index, records_samples, tables
+from toolbox_datasets import tables
 from toolbox_datasets.files import list_first, missing_files
 from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.records_fields import RecordReader, check_columns
-from toolbox_datasets.records_index import ImageIndex, Relation, describe_oddities, read_pairs
-from toolbox_datasets.records_samples import RecordSamples, read_samples
-from toolbox_datasets.subsets import require_share
+from toolbox_datasets.records_index import ImageIndex, RecordIndex, Relation, read_pairs
+from toolbox_datasets.records_samples import read_samples
+from toolbox_datasets.subsets import require_share, require_split
 
 Mode = Literal["i2i", "t2i", "i2t", "t2t", "m2i", "m2t"]
 TEXT_INSTEAD = {"i2i": "i2t", "t2i": "t2t", "m2i": "m2t"}
@@ -68,8 +68,7 @@ class Records(Dataset):
     ) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, not {mode!r}")
-        if split not in ("train", "val", "all"):
-            raise ValueError(f"split must be 'train', 'val' or 'all', not {split!r}")
+        require_split(split, ("train", "val", "all"))
         require_share("val_share", val_share)
         check_columns(columns or {})
         self.file = Path(path).expanduser()
@@ -80,14 +79,11 @@ class Records(Dataset):
         self.missing_labels = MISSING_LABELS if missing_labels is None else frozenset(missing_labels)
 
     @cached_property
-    def index(self) -> ImageIndex | RecordSamples:
+    def index(self) -> RecordIndex:
         """What the split holds."""
         reader = RecordReader(self.file, self.mode, self.columns, self.missing_labels)
-        module, read = (records_index, read_pairs) if self.mode == "i2i" else (records_samples, read_samples)
-        whole: Any = read(reader, self.folder)
-        if self.split != "all":
-            return module.take_split(whole, self.split, self.val_share, self.file)
-        return whole
+        index = read_pairs(reader, self.folder) if self.mode == "i2i" else read_samples(reader, self.folder)
+        return index if self.split == "all" else index.take_split(self.split, self.val_share, self.file)
 
     @lazy_attribute
     def labels(self) -> list[int]:
@@ -107,15 +103,13 @@ class Records(Dataset):
 
     def notes(self) -> list[str]:
         """What is odd in the file, with counts; what was guessed of its columns."""
-        index = self.index
-        return [*index.notes, *(describe_oddities(index) if isinstance(index, ImageIndex) else [])]
+        return self.index.describe_oddities()
 
     def __len__(self) -> int:
         return len(self.index.labels)
 
     def item_files(self) -> list[Path] | None:
-        index = self.index
-        return [self.folder / path for path in index.paths] if isinstance(index, ImageIndex) else None
+        return [self.folder / path for path in self.index.paths] if self.mode == "i2i" else None
 
     def sources(self) -> list[Path]:
         # texts stand in the file itself
@@ -124,8 +118,6 @@ class Records(Dataset):
     def identities(self) -> list[str]:
         index = self.index
         images = identify_files((self.folder / path for path in index.paths), index.paths)
-        if isinstance(index, ImageIndex):
-            return images
         columns = [
             [images[value] for value in values] if field.endswith("image") else [str(value) for value in values]
             for field, values in sorted(index.fields.items())
@@ -134,12 +126,9 @@ class Records(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         content = self.index
-        if isinstance(content, ImageIndex):
-            fields, name = {"image": index}, content.paths[index]
-        else:
-            fields, name = {field: values[index] for field, values in content.fields.items()}, content.ids[index]
-        sample: Sample = {"label": self.labels[index], "id": name}
-        for field, value in fields.items():
+        sample: Sample = {"label": self.labels[index], "id": content.ids[index]}
+        for field, values in content.fields.items():
+            value = values[index]
             if field.endswith("image"):
                 path = self.folder / content.paths[value]
                 sample[field] = read_image(path)
@@ -155,14 +144,14 @@ class Records(Dataset):
         if not self.file.is_file():
             return [Problem(f"The file {self.file} does not exist.", "path", self.explain_format())]
         try:
-            index = self.index
+            absent = missing_files(self.folder, self.index.paths)
         except (OSError, ValueError) as error:
             return [Problem(str(error), "path")]
-        absent = missing_files(self.folder, index.paths)
-        return self._explain_missing(absent, index) if absent else []
+        return self._explain_missing(absent) if absent else []
 
-    def _explain_missing(self, absent: list[str], index: ImageIndex | RecordSamples) -> list[Problem]:
+    def _explain_missing(self, absent: list[str]) -> list[Problem]:
         """What to do about images that are not there."""
+        index = self.index
         line_of = dict(zip(index.paths, index.image_lines.tolist(), strict=True))
         texts = [path for path in absent if looks_like_text(path)]
         if texts:

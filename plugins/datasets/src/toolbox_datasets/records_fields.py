@@ -55,8 +55,9 @@ class RecordReader:
             self.column["label"] = next((name for name in LABELS if name in known), None)
         for field in MODES[mode]:
             if self.column[field] not in known and self.columns:
+                first_line, _ = next(tables.read_rows(path))
                 raise ValueError(
-                    f"{self.find_first_place()} has no '{self.column[field]}', which mode '{mode}' reads. "
+                    f"{self.format_place(first_line)} has no '{self.column[field]}', which mode '{mode}' reads. "
                     + describe_nearest(field, self.columns, field)
                 )
 
@@ -86,10 +87,6 @@ class RecordReader:
                 f"{count.missing_texts()})"
             )
         return True in count.first
-
-    def find_first_place(self) -> str:
-        """Where the first record stands."""
-        return tables.format_place(self.path, next(tables.read_rows(self.path))[0])
 
     def list_read_columns(self) -> set[str]:
         """The columns that are read."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import overload
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -73,24 +74,117 @@ class Relations(Sequence[Relation]):
 
 
 @dataclass
-class ImageIndex:
-    """What a file of records names, read in the mode "i2i".
+class RecordIndex(ABC):
+    """What a file of records holds.
 
-    - `paths`: images in the order of their first appearance; `image_lines`: where that is, (N,).
-    - `labels`: (N,) class of each image; `classes`: names.
-    - `groups`: super-class of each image, None where the file gives none.
-    - `paired`: (N,) bool, False for images that are named as negatives only.
-    - `notes`: what was guessed of the columns, and what `take_split` left out.
+    - `fields`: {field of a sample: its value in each item}, images as numbers into `paths`; `ids`: of the items.
+    - `paths`: images in the order of their first appearance; `image_lines`: where that is, (len(paths),).
+    - `labels`: (N,) class of each item; `classes`: names; `groups`: super-classes, None where the file gives none.
+    - `notes`: what was guessed of the columns, and what is odd in the file.
     """
 
+    fields: Mapping[str, Sequence[Any]]
+    ids: Sequence[str]
     paths: list[str]
     image_lines: np.ndarray
     labels: np.ndarray
     classes: list[str]
     groups: list[str] | None
+    notes: list[str]
+
+    @abstractmethod
+    def take_split(self, split: str, share: float, source: Path) -> Self:
+        """The part of "train" or "val": about `share` of the classes are held out, by their names."""
+
+    def describe_oddities(self) -> list[str]:
+        """What a user should know of these records, with counts."""
+        return self.notes
+
+
+@dataclass
+class ImageIndex(RecordIndex):
+    """What a file of records names, read in the mode "i2i": items are its images.
+
+    - `paired`: (N,) bool, False for images that are named as negatives only.
+    - `relations`: what the records say.
+    """
+
     paired: np.ndarray
     relations: Relations
-    notes: list[str]
+
+    def take_split(self, split: str, share: float, source: Path) -> Self:
+        """As of `RecordIndex`.
+
+        An image that is a negative only belongs where a record of "train" names it, else to "val". Negatives that lie
+        in the other part are left out of their records; a note counts them.
+        """
+        pairs = int(self.labels[self.paired].max()) + 1  # classes of negatives only come after these
+        in_split = np.zeros(len(self.classes), dtype=bool)
+        in_split[carve_classes(self.classes[:pairs], share, split, source)] = True
+        kept, relations = in_split[self.labels], self.relations
+        kept_records, values = kept[relations.query], relations.negatives.values
+        # where a record of "train" names a lone negative, this is no image of "val"
+        training = kept_records if split == "train" else ~kept_records
+        named = np.zeros(len(kept), dtype=bool)
+        named[values[training[relations.negatives.owners()]]] = True
+        kept |= ~self.paired & (named if split == "train" else ~named)
+        number = np.cumsum(kept) - 1
+        used, labels = np.unique(self.labels[kept], return_inverse=True)
+        positives = relations.positives.select(kept_records, np.ones(len(relations.positives.values), dtype=bool))
+        negatives = relations.negatives.select(kept_records, kept[values])
+        paths = list(compress(self.paths, kept))
+        part = replace(
+            self,
+            fields={"image": range(len(paths))},
+            ids=paths,
+            paths=paths,
+            image_lines=self.image_lines[kept],
+            labels=labels,
+            classes=[self.classes[label] for label in used],
+            paired=self.paired[kept],
+            groups=list(compress(self.groups, kept)) if self.groups else None,
+            relations=Relations(
+                number[relations.query[kept_records]],
+                IntegerLists(number[positives.values], positives.starts),
+                IntegerLists(number[negatives.values], negatives.starts),
+            ),
+        )
+        lost = int(np.count_nonzero(kept_records[relations.negatives.owners()])) - len(negatives.values)
+        if not lost:
+            return part
+        total = lost + len(negatives.values)
+        note = f"{lost:,} of {total:,} negatives are images of the other split and are left out"
+        return replace(part, notes=[*self.notes, note])
+
+    def describe_oddities(self) -> list[str]:
+        relations, labels = self.relations, self.labels
+        total, notes = len(relations), list(self.notes)
+        if len(relations.positives.values) == total and not len(relations.negatives.values):
+            different = len(np.unique(relations.query * len(self.paths) + relations.positives.values))
+        else:
+            different = len({hash((query, tuple(right), -1, *wrong)) for query, right, wrong in relations})
+        repeated = total - different
+        if repeated:
+            notes.append(f"{repeated:,} of {total:,} records repeat an earlier one")
+        self_positives = int(
+            np.count_nonzero(relations.query[relations.positives.owners()] == relations.positives.values)
+        )
+        if self_positives:
+            notes.append(f"{self_positives:,} of {total:,} records have their query as a positive")
+        alike = np.count_nonzero(
+            labels[relations.query[relations.negatives.owners()]] == labels[relations.negatives.values]
+        )
+        if alike:
+            notes.append(
+                f"{alike:,} of {len(relations.negatives.values):,} negatives are of their query's class: a loss that "
+                "reads labels takes them for positives"
+            )
+        lone = int(np.count_nonzero(~self.paired))
+        if lone:
+            notes.append(
+                f"{lone:,} of {len(self.paths):,} images are negatives only, and each forms a class of its own"
+            )
+        return notes
 
 
 class ImageNumbers:
@@ -202,13 +296,20 @@ def read_pairs(reader: RecordReader, folder: Path) -> ImageIndex:
         joined = find_components(count, relations.query[relations.positives.owners()], relations.positives.values)
         class_numbers, names = number_by_first(joined, paired, images.paths)
     class_numbers, names = add_lone_classes(class_numbers, names, paired, images.paths)
-    notes = [*reader.notes(), *find_similar_labels(labels.names)]
-    index = ImageIndex(images.paths, np.asarray(images.lines), class_numbers, names, None, paired, relations, notes)
-    if groups.names:
-        groups.resize(count)
-        group_names = [*groups.names, ""]
-        index.groups = [group_names[number] for number in groups.values]
-    return index
+    groups.resize(count)
+    group_names = [*groups.names, ""]
+    return ImageIndex(
+        fields={"image": range(count)},
+        ids=images.paths,
+        paths=images.paths,
+        image_lines=np.asarray(images.lines),
+        labels=class_numbers,
+        classes=names,
+        groups=[group_names[number] for number in groups.values] if groups.names else None,
+        notes=[*reader.notes(), *find_similar_labels(labels.names)],
+        paired=paired,
+        relations=relations,
+    )
 
 
 def find_components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -252,73 +353,3 @@ def add_lone_classes(
     labels[lone] = len(classes) + np.arange(len(lone))
     taken = set(classes)
     return labels, classes + [paths[i] if paths[i] not in taken else f"negative {paths[i]}" for i in lone]
-
-
-def take_split(index: ImageIndex, split: str, share: float, source: Path) -> ImageIndex:
-    """The part of "train" or "val": about `share` of the classes are held out, by their names.
-
-    An image that is a negative only belongs where a record of "train" names it, else to "val". Negatives that lie in
-    the other part are left out of their records; a note counts them.
-    """
-    pairs = int(index.labels[index.paired].max()) + 1  # classes of negatives only come after these
-    in_split = np.zeros(len(index.classes), dtype=bool)
-    in_split[carve_classes(index.classes[:pairs], share, split, source)] = True
-    kept, relations = in_split[index.labels], index.relations
-    kept_records, values = kept[relations.query], relations.negatives.values
-    # where a record of "train" names a lone negative, this is no image of "val"
-    training = kept_records if split == "train" else ~kept_records
-    named = np.zeros(len(kept), dtype=bool)
-    named[values[training[relations.negatives.owners()]]] = True
-    kept |= ~index.paired & (named if split == "train" else ~named)
-    number = np.cumsum(kept) - 1
-    used, labels = np.unique(index.labels[kept], return_inverse=True)
-    positives = relations.positives.select(kept_records, np.ones(len(relations.positives.values), dtype=bool))
-    negatives = relations.negatives.select(kept_records, kept[values])
-    part = replace(
-        index,
-        paths=list(compress(index.paths, kept)),
-        image_lines=index.image_lines[kept],
-        labels=labels,
-        classes=[index.classes[label] for label in used],
-        paired=index.paired[kept],
-        groups=list(compress(index.groups, kept)) if index.groups else None,
-        relations=Relations(
-            number[relations.query[kept_records]],
-            IntegerLists(number[positives.values], positives.starts),
-            IntegerLists(number[negatives.values], negatives.starts),
-        ),
-    )
-    lost = int(np.count_nonzero(kept_records[relations.negatives.owners()])) - len(negatives.values)
-    if not lost:
-        return part
-    total = lost + len(negatives.values)
-    note = f"{lost:,} of {total:,} negatives are images of the other split and are left out"
-    return replace(part, notes=[*index.notes, note])
-
-
-def describe_oddities(index: ImageIndex) -> list[str]:
-    """What a user should know of these records, with counts."""
-    relations, labels = index.relations, index.labels
-    total, notes = len(relations), []
-    if len(relations.positives.values) == total and not len(relations.negatives.values):
-        different = len(np.unique(relations.query * len(index.paths) + relations.positives.values))
-    else:
-        different = len({hash((query, tuple(right), -1, *wrong)) for query, right, wrong in relations})
-    repeated = total - different
-    if repeated:
-        notes.append(f"{repeated:,} of {total:,} records repeat an earlier one")
-    own_positives = int(np.count_nonzero(relations.query[relations.positives.owners()] == relations.positives.values))
-    if own_positives:
-        notes.append(f"{own_positives:,} of {total:,} records have their query as a positive")
-    alike = np.count_nonzero(
-        labels[relations.query[relations.negatives.owners()]] == labels[relations.negatives.values]
-    )
-    if alike:
-        notes.append(
-            f"{alike:,} of {len(relations.negatives.values):,} negatives are of their query's class: a loss that reads "
-            "labels takes them for positives"
-        )
-    lone = int(np.count_nonzero(~index.paired))
-    if lone:
-        notes.append(f"{lone:,} of {len(index.paths):,} images are negatives only, and each forms a class of its own")
-    return notes

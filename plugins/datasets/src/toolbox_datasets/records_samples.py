@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from toolbox.base import find_similar_labels
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import MODES, RecordReader
-from toolbox_datasets.records_index import ImageNumbers, find_components, sort_labels
+from toolbox_datasets.records_index import ImageNumbers, RecordIndex, find_components, sort_labels
 from toolbox_datasets.subsets import carve_classes
 
 COMPOSED = ("m2i", "m2t")
@@ -21,24 +21,26 @@ COMPOSED = ("m2i", "m2t")
 
 
 @dataclass
-class RecordSamples:
-    """What a file of records holds, by field of a sample.
+class RecordSamples(RecordIndex):
+    """What a file of records holds, read in a mode with texts: items are samples of a query and what it is to find.
 
-    - `fields`: {"text", "image" ...: its value in each sample}, images as numbers into `paths`.
-    - `ids`: line of the record, and which of its positives; `lines`: (N,) the former.
-    - `labels`: (N,) class of each sample; `classes`: names; `groups`: super-classes, None where there are none.
-    - `image_lines`: (len(paths),) where each image is named first.
+    An id is the line of the record, and which of its positives.
     """
 
-    fields: dict[str, list[Any]]
-    ids: list[str]
-    lines: np.ndarray
-    labels: np.ndarray
-    classes: list[str]
-    groups: list[str] | None
-    paths: list[str]
-    image_lines: np.ndarray
-    notes: list[str]
+    def take_split(self, split: str, share: float, source: Path) -> Self:
+        in_split = np.zeros(len(self.classes), dtype=bool)
+        in_split[carve_classes(self.classes, share, split, source)] = True
+        kept = np.flatnonzero(in_split[self.labels])
+        indices = kept.tolist()
+        used, labels = np.unique(self.labels[kept], return_inverse=True)
+        return replace(
+            self,
+            fields={name: [values[index] for index in indices] for name, values in self.fields.items()},
+            ids=[self.ids[index] for index in indices],
+            labels=labels,
+            classes=[self.classes[label] for label in used],
+            groups=[self.groups[index] for index in indices] if self.groups else None,
+        )
 
 
 def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
@@ -51,24 +53,16 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
     Raises OSError if the file cannot be read; ValueError, naming file and line, where a record is malformed, or has no
     label while others have one.
     """
-    fields, mode = MODES[reader.mode], reader.mode
+    mode, target = reader.mode, MODES[reader.mode]["positive"]
     images, shared = ImageNumbers(folder), SharedValues()
-    values_of: dict[str, list[Any]] = {name: [] for name in fields.values()}
+    values_of: dict[str, list[Any]] = {name: [] for name in MODES[mode].values()}
     ids: list[str] = []
-    lines, labels = array("q"), array("q")
+    labels = array("q")
     names: dict[str, int] = {}
     groups: list[str] = []
     records = repeated = unused = 0
     for line, row in tables.read_rows(reader.path, reader.list_read_columns()):
-        query: dict[str, Any] = {}
-        for field, name in fields.items():
-            if field != "positive":
-                text = reader.read_one(row, line, field)
-                query[name] = images.number(text, line) if name == "image" else text
-        target = fields["positive"]
-        positives: list[Any] = reader.read_required(row, line, "positive")
-        if target.endswith("image"):
-            positives = list(dict.fromkeys(images.number(path, line) for path in positives))
+        query, positives = read_record(reader, images, row, line)
         unused += bool(reader.read_several(row, line, "negatives"))
         label, group = reader.read_label(row, line), reader.read_scalar(row, line, "group")
         query_values = [("query", *query.values())] if mode in COMPOSED else list(query.values())
@@ -81,7 +75,6 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
                 values_of[name].append(query_value)
             values_of[target].append(value)
             ids.append(str(line) if len(targets) == 1 else f"{line}.{number}")
-            lines.append(line)
             labels.append(joined if label is None else names.setdefault(label, len(names)))
             groups.append(group or "")
         records += 1
@@ -100,14 +93,28 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
     return RecordSamples(
         fields=values_of,
         ids=ids,
-        lines=np.asarray(lines),
+        paths=images.paths,
+        image_lines=np.asarray(images.lines),
         labels=sorted_labels,
         classes=classes,
         groups=groups if any(groups) else None,
-        paths=images.paths,
-        image_lines=np.asarray(images.lines),
         notes=notes,
     )
+
+
+def read_record(
+    reader: RecordReader, images: ImageNumbers, row: Mapping[str, Any], line: int
+) -> tuple[dict[str, Any], list[Any]]:
+    """The query, {field of a sample: value}, and the positives of a record, images as numbers."""
+    query: dict[str, Any] = {}
+    for field, name in MODES[reader.mode].items():
+        if field != "positive":
+            text = reader.read_one(row, line, field)
+            query[name] = images.number(text, line) if name == "image" else text
+    positives: list[Any] = reader.read_required(row, line, "positive")
+    if MODES[reader.mode]["positive"].endswith("image"):
+        positives = list(dict.fromkeys(images.number(path, line) for path in positives))
+    return query, positives
 
 
 class SharedValues:
@@ -136,21 +143,3 @@ class SharedValues:
     def find_classes(self) -> np.ndarray:
         """The class of each number that `join` returned."""
         return find_components(len(self._numbers), np.asarray(self._left), np.asarray(self._right))
-
-
-def take_split(samples: RecordSamples, split: str, share: float, source: Path) -> RecordSamples:
-    """The part of "train" or "val": about `share` of the classes are held out, by their names."""
-    in_split = np.zeros(len(samples.classes), dtype=bool)
-    in_split[carve_classes(samples.classes, share, split, source)] = True
-    kept = np.flatnonzero(in_split[samples.labels])
-    indices = kept.tolist()
-    used, labels = np.unique(samples.labels[kept], return_inverse=True)
-    return replace(
-        samples,
-        fields={name: [values[index] for index in indices] for name, values in samples.fields.items()},
-        ids=[samples.ids[index] for index in indices],
-        lines=samples.lines[kept],
-        labels=labels,
-        classes=[samples.classes[label] for label in used],
-        groups=[samples.groups[index] for index in indices] if samples.groups else None,
-    )

@@ -9,12 +9,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from toolbox.base import Sample, identify_files, lazy_attribute, read_image
 from toolbox.plugin import Problem
-from toolbox_datasets.published_dataset import FileDataset, summarize_parts
-from toolbox_datasets.subsets import carve_classes, require_share
+from toolbox_datasets.published_dataset import FileDataset
+from toolbox_datasets.subsets import carve_classes, require_share, require_split
 
 
 class ListedImage(NamedTuple):
@@ -47,8 +47,7 @@ class RetrievalDataset(FileDataset):
     def __init__(
         self, root: str, split: Literal["train", "val", "trainval", "test"] = "train", val_share: float = 0.1
     ) -> None:
-        if split not in ("train", "val", "trainval", "test"):
-            raise ValueError(f"split must be 'train', 'val', 'trainval' or 'test', not {split!r}")
+        require_split(split, ("train", "val", "trainval", "test"))
         require_share("val_share", val_share)
         self.root = self.location = os.path.expanduser(root)
         self.split, self.val_share = split, val_share
@@ -126,18 +125,12 @@ class RetrievalDataset(FileDataset):
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
         path = Path(self.root) / item.path
-        image = read_image(path)
-        sample = {"image": image, "label": self.labels[index], "id": item.image_id, "path": str(path)}
-        if item.group:
-            sample["group"] = item.group
-        if item.role:
-            sample["role"] = item.role
-        return sample
+        sample = {"image": read_image(path), "label": self.labels[index], "id": item.image_id, "path": str(path)}
+        return sample | {name: value for name, value in (("group", item.group), ("role", item.role)) if value}
 
     @classmethod
-    def check_parts(cls, out: str) -> str:
-        """Check the dataset in `out` and return what is there, as `summarize_parts`."""
-        return summarize_parts(out, {"train": cls(out, "trainval"), "test": cls(out, "test")})
+    def open_parts(cls, out: str, **arguments: Any) -> dict[str, Self]:
+        return {"train": cls(out, "trainval", **arguments), "test": cls(out, "test", **arguments)}
 
     @classmethod
     def prepare(cls, out: str) -> str:

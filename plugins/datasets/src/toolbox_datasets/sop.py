@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from toolbox.base import lazy_attribute
 from toolbox.plugin import format_command
 from toolbox_datasets import sop_prepare
 from toolbox_datasets.files import find_first
@@ -41,10 +40,6 @@ class SOP(RetrievalDataset):
     def name_class(self, class_id: int | str, items: list[ListedImage]) -> str:
         stems = {Path(item.path).stem.rpartition("_")[0] for item in items}
         return stems.pop() if len(stems) == 1 else ""
-
-    @lazy_attribute
-    def groups(self) -> list[str]:
-        return [item.group for item in self.items]
 
     @classmethod
     def explain_download(cls, root: str) -> str:

@@ -77,44 +77,26 @@ def choose_subset(
     counts = np.bincount(labels, minlength=len(classes))
     short = np.flatnonzero((counts > 0) & (counts < (shots or 0)))
     if len(short):
-        examples = _list_counts(counts, short, classes)
         raise ValueError(
-            f"shots={shots}, and {len(short):,} classes have fewer images ({examples}): take at most "
-            f"{int(counts[short].min())}"
+            f"shots={shots}, and {len(short):,} classes have fewer images ({_list_counts(counts, short, classes)}): "
+            f"take at most {int(counts[short].min())}"
         )
     return take_by_hash(keys, ratio=ratio, shots=shots, seed=seed, labels=labels)
 
 
-def describe_subset(
-    labels: np.ndarray,
-    splits: int,
-    split: str,
-    *,
-    available: int,
-    kept: int,
-    ratio: float,
-    shots: int | None,
-    seed: int,
-    classes: Sequence[str],
-) -> list[str]:
-    """What was left out of a split, with counts: classes that are too small to divide, and images beyond the subset.
+def describe_small_classes(labels: np.ndarray, splits: int, classes: Sequence[str]) -> list[str]:
+    """A note of classes that are too small to divide.
 
-    - `labels`: of all images that were divided into `splits` splits; `available`: how many images the split got.
-    - `kept`: how many of these `ratio` or `shots` left; `classes`: names.
+    - `labels`: of all images that were divided into `splits` splits; `classes`: names.
     """
-    notes = []
     counts = np.bincount(labels)
     small = np.flatnonzero((counts > 0) & (counts < splits))
-    if splits > 1 and len(small):
-        examples = _list_counts(counts, small, classes)
-        notes.append(
-            f"{len(small):,} classes have fewer than {splits} images, too few to divide: they are in 'train' alone "
-            f"({examples})"
-        )
-    if kept < available:
-        how = f"shots={shots}" if shots is not None else f"ratio={ratio:g}"
-        notes.append(f"{how} takes {kept:,} of the {available:,} images of '{split}', with seed {seed}")
-    return notes
+    if splits == 1 or not len(small):
+        return []
+    return [
+        f"{len(small):,} classes have fewer than {splits} images, too few to divide: they are in 'train' alone "
+        f"({_list_counts(counts, small, classes)})"
+    ]
 
 
 def _list_counts(counts: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> str:
