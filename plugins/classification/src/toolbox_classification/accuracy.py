@@ -7,16 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, ReportItem
+from toolbox.base import Dataset, ReportItem
 from toolbox.plugin import Problem
 from toolbox.utils.resampling import bootstrap_counts
-from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
+from toolbox_classification.predictions import PredictionMetric, Predictions
 from toolbox_classification.report_items import make_report_items
 
 _KS = [1, 5]
 
 
-class Accuracy(Metric):
+class Accuracy(PredictionMetric):
     """The share of items whose class stands among the first K of those that the model may choose from.
 
     - `ks`: the K, e.g. [1,5]; None for 1 and 5, of which 5 is left out for five classes or fewer. Each K must be
@@ -34,6 +34,8 @@ class Accuracy(Metric):
     choose, and logits that are not finite.
     """
 
+    title = "Accuracy"
+
     def __init__(self, ks: list[int] | None = None, intervals: int = 0):
         if ks is not None and (not ks or min(ks) < 1 or len(set(ks)) < len(ks)):
             raise ValueError(f"ks must be different numbers from 1 up, not {ks}: try ks=[1,5]")
@@ -42,21 +44,15 @@ class Accuracy(Metric):
         self.ks, self.intervals = ks, intervals
         self.reset()
 
-    def reset(self) -> None:
-        self._accumulator = PredictionAccumulator("Accuracy")
-        self._predictions: Predictions | None = None
-
     def names(self) -> list[str]:
         means = [*(f"top{k}" for k in sorted(self.ks or _KS)), "balanced_accuracy"]
         return means + [f"{name}_{end}" for name in means for end in ("low", "high") if self.intervals]
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        if problems := check_classes("Accuracy", dataset):
-            return problems
-        return [] if dataset.classes is None else self._check_ks(len(dataset.classes))
+        return super().check(dataset) or ([] if dataset.classes is None else self._check_ks(len(dataset.classes)))
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
-        return check_logits("Accuracy", outputs) or self._check_ks(outputs["logits"].shape[1])
+        return super().check_outputs(outputs) or self._check_ks(outputs["logits"].shape[1])
 
     def _check_ks(self, classes: int) -> list[Problem]:
         if self.ks is None or max(self.ks) < classes:
@@ -65,11 +61,8 @@ class Accuracy(Metric):
         fitting = [k for k in self.ks if k < classes] or [1]
         return [Problem(message, "ks", f"use ks=[{','.join(map(str, fitting))}]")]
 
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._accumulator.add(outputs, batch)
-
     def compute(self) -> dict[str, float]:
-        self._predictions = predictions = self._accumulator.all()
+        predictions = self._gather_predictions()
         if problems := self._check_ks(predictions.classes):
             raise ValueError(f"{problems[0].message} {problems[0].hint}")
         counts, compute_numbers = self._count(predictions)

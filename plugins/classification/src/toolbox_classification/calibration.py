@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Curve, Dataset, Histogram, Metric, ReportItem
-from toolbox.plugin import Problem
-from toolbox_classification.predictions import PredictionAccumulator, Predictions, check_classes, check_logits
+from toolbox.base import Curve, Dataset, Histogram, ReportItem
+from toolbox_classification.predictions import PredictionMetric, Predictions
 
 
-class CalibrationError(Metric):
+class CalibrationError(PredictionMetric):
     """The expected calibration error: how far confidence and accuracy are apart (Guo et al., "On calibration of modern
     neural networks", 2017, arXiv:1706.04599).
 
@@ -23,6 +22,7 @@ class CalibrationError(Metric):
     than one bin.
     """
 
+    title = "The calibration error"
     better = "less"
 
     def __init__(self, bins: int = 15):
@@ -31,25 +31,11 @@ class CalibrationError(Metric):
         self.bins = bins
         self.reset()
 
-    def reset(self) -> None:
-        self._accumulator = PredictionAccumulator("The calibration error")
-        self._predictions: Predictions | None = None
-
     def names(self) -> list[str]:
         return ["calibration_error"]
 
-    def check(self, dataset: Dataset) -> list[Problem]:
-        return check_classes("The calibration error", dataset)
-
-    def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
-        return check_logits("The calibration error", outputs)
-
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._accumulator.add(outputs, batch)
-
     def compute(self) -> dict[str, float]:
-        self._predictions = predictions = self._accumulator.all()
-        items, right, confidence = self._sum_bins(predictions)
+        items, right, confidence = self._sum_bins(self._gather_predictions())
         return {"calibration_error": float((right - confidence).abs().sum() / items.sum())}
 
     def _edges(self) -> Tensor:

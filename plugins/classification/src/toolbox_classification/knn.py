@@ -61,8 +61,6 @@ class KNN(TrainingSetMetric):
         super().reset()
         self._lines: dict[str, list[tuple[float, float]]] = {}
         self._note = ""
-        self._remarks: list[str] = []
-        self._fitted: NearestNeighbours | None = None
 
     def notes(self, training: int | None) -> list[str]:
         large = [] if training is None else [k for k in self.ks if k >= training]
@@ -105,12 +103,6 @@ class KNN(TrainingSetMetric):
         self._lines["training, leave one out"] = list(accuracies.items())
         how = f"the best on the training set, {len(rows):,} of its items classified by the others"
         return _find_best(accuracies), how
-
-    def classifier(self) -> NearestNeighbours | None:
-        return self._fitted
-
-    def remarks(self) -> list[str]:
-        return self._remarks
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if not self._lines:

@@ -110,8 +110,6 @@ class LogisticRegression(TrainingSetMetric):
         super().reset()
         self._line: list[tuple[float, float]] = []
         self._note, self._line_name = "", "training, held out"
-        self._remarks: list[str] = []
-        self._fitted: LinearLogits | None = None
 
     def compute(self) -> dict[str, float]:
         x, training_labels, evaluated, labels = self.rows()
@@ -141,12 +139,6 @@ class LogisticRegression(TrainingSetMetric):
         results = numbers, self._line, self._note, self._remarks
         numbers, self._line, self._note, self._remarks = broadcast_from_main(results)
         return numbers
-
-    def classifier(self) -> LinearLogits | None:
-        return self._fitted
-
-    def remarks(self) -> list[str]:
-        return self._remarks
 
     def _choose(self, training: TrainingSet, evaluated: Tensor, labels: Tensor) -> PenaltyChoice:
         if self.chosen is not None and not self.chooses and "logistic_c" in self.chosen:

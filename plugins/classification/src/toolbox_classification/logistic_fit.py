@@ -65,23 +65,8 @@ def fit_logistic(
     solution.requires_grad_(True)
     solution.grad = gradient = torch.zeros_like(solution)  # of all iterations, computed here and not by autograd
 
-    @torch.no_grad()  # the optimizer turns gradients on, and a graph of all iterations would be kept
     def closure() -> Tensor:
-        gradient.zero_()
-        loss = solution.new_zeros(())
-        weights, biases = solution[:, :width] * scale, solution[:, width]
-        for part, labels in pairs:
-            part, labels = part.to(device, dtype), labels.to(device)
-            log_shares = torch.addmm(biases, part, weights.T).log_softmax(dim=1)
-            loss -= log_shares.gather(1, labels[:, None]).sum()
-            error = log_shares.exp_()
-            error.scatter_add_(1, labels[:, None], error.new_full((len(labels), 1), -1.0))
-            gradient[:, :width].addmm_(error.T, part)
-            gradient[:, width] += error.sum(dim=0)
-        gradient.div_(count)
-        gradient[:, :width] += penalty * weights
-        gradient[:, :width] *= scale
-        return loss / count + 0.5 * penalty * weights.square().sum()
+        return _compute_loss(solution, gradient, pairs, penalty, scale)
 
     optimizer = torch.optim.LBFGS(
         [solution],
@@ -100,3 +85,29 @@ def fit_logistic(
         converged = bool(gradient.abs().max() <= tolerance)
         biases = solution[:, width] - solution[:, width].mean()  # what all have in common changes nothing
         return LogisticFit(solution[:, :width].detach() * scale, biases.detach(), converged)
+
+
+@torch.no_grad()  # the optimizer turns gradients on, and a graph of all iterations would be kept
+def _compute_loss(
+    solution: Tensor, gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], penalty: float, scale: float
+) -> Tensor:
+    """The objective / (c * N) at `solution`; what `gradient` holds becomes its gradient.
+
+    - `solution`: (classes, D + 1), the weights / `scale`, then the biases; `pairs`: parts of (x, y).
+    """
+    gradient.zero_()
+    loss = solution.new_zeros(())
+    weights, biases = solution[:, :-1] * scale, solution[:, -1]
+    for part, labels in pairs:
+        part, labels = part.to(solution), labels.to(solution.device)
+        log_shares = torch.addmm(biases, part, weights.T).log_softmax(dim=1)
+        loss -= log_shares.gather(1, labels[:, None]).sum()
+        error = log_shares.exp_()
+        error.scatter_add_(1, labels[:, None], error.new_full((len(labels), 1), -1.0))
+        gradient[:, :-1].addmm_(error.T, part)
+        gradient[:, -1] += error.sum(dim=0)
+    count = sum(len(labels) for _, labels in pairs)
+    gradient.div_(count)
+    gradient[:, :-1] += penalty * weights
+    gradient[:, :-1] *= scale
+    return loss / count + 0.5 * penalty * weights.square().sum()

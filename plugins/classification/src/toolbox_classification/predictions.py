@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset
+from toolbox.base import Batch, Dataset, Metric
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 
@@ -37,25 +37,42 @@ class Predictions:
         return self.rank == 1
 
 
-class PredictionAccumulator:
-    """Accumulator of predictions over batches; of an item it keeps four numbers and its id, not its logits.
+class PredictionMetric(Metric):
+    """The base of metrics of a classifier's predictions; of an item they keep four numbers and its id, not its logits.
 
-    - `metric`: the metric's name, for messages.
+    - `title`: the metric's name, for messages.
     """
 
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
-        self._summaries = EmbeddingAccumulator(metric, "summaries")
+    title: str
 
-    def add(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        """Take in `outputs["logits"]` (B, C) of a batch. Raises ValueError where labels or ids do not fit."""
+    def reset(self) -> None:
+        self._summaries = EmbeddingAccumulator(self.title, "summaries")
+        self._predictions: Predictions | None = None
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        if problems := check_labelled(self.title, dataset):
+            return problems
+        if dataset.classes is not None and len(dataset.classes) < 2:
+            message = f"{self.title} is about choosing between classes, and this dataset has {len(dataset.classes)}."
+            return [Problem(message, hint="Use data with two classes or more.")]
+        return []
+
+    def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
+        logits = outputs.get("logits")
+        if logits is not None and logits.ndim == 2:
+            return []
+        outputs_text = ", ".join(sorted(outputs)) if logits is None else f"'logits' of shape {tuple(logits.shape)}"
+        message = f"{self.title} reads the model's 'logits', one for each class, and it gives {outputs_text}."
+        return [Problem(message, hint="Use a model that classifies, or another metric.")]
+
+    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         batch = Batch.from_fields(batch)
         logits, labels = outputs.get("logits"), batch.labels
         if logits is None or logits.ndim != 2:
-            raise ValueError(f"{self.metric} reads the model's 'logits' (B, C), and it gives {sorted(outputs)}")
+            raise ValueError(f"{self.title} reads the model's 'logits' (B, C), and it gives {sorted(outputs)}")
         if labels is None or len(labels) != len(logits):
             raise ValueError(
-                f"{self.metric} needs a label for each item, and there are {0 if labels is None else len(labels)} "
+                f"{self.title} needs a label for each item, and there are {0 if labels is None else len(labels)} "
                 f"labels for {len(logits)} items: use a labelled dataset"
             )
         classes = logits.shape[1]
@@ -69,7 +86,7 @@ class PredictionAccumulator:
         # every item is classified, so it counts once, whatever roles retrieval would give it
         self._summaries.add({"summaries": summaries}, replace(batch, roles=None))
 
-    def all(self) -> Predictions:
+    def _gather_predictions(self) -> Predictions:
         """The predictions of all processes. Raises ValueError for logits that are not finite."""
         items = self._summaries.items()
         rank, predicted, confidence, classes = items.values.cpu().T
@@ -83,7 +100,7 @@ class PredictionAccumulator:
             raise ValueError(
                 f"the model gives {int(classes.min())} logits for some items and {int(classes.max())} for others"
             )
-        return Predictions(
+        self._predictions = Predictions(
             items.labels.cpu(),
             rank.long(),
             predicted.long(),
@@ -92,6 +109,7 @@ class PredictionAccumulator:
             items.names,
             items.indices,
         )
+        return self._predictions
 
 
 def _summarize(logits: Tensor, labels: Tensor) -> Tensor:
@@ -103,23 +121,3 @@ def _summarize(logits: Tensor, labels: Tensor) -> Tensor:
     confidence = logits.float().softmax(dim=1).amax(dim=1)
     classes = torch.full_like(confidence, logits.shape[1])
     return torch.stack([rank.float(), predicted.float(), confidence, classes], dim=1)
-
-
-def check_classes(metric: str, dataset: Dataset) -> list[Problem]:
-    """The problems that make a metric of classes meaningless on a dataset."""
-    if problems := check_labelled(metric, dataset):
-        return problems
-    if dataset.classes is not None and len(dataset.classes) < 2:
-        message = f"{metric} is about choosing between classes, and this dataset has {len(dataset.classes)}."
-        return [Problem(message, hint="Use data with two classes or more.")]
-    return []
-
-
-def check_logits(metric: str, outputs: dict[str, Tensor]) -> list[Problem]:
-    """The problem of a model that gives no logits."""
-    logits = outputs.get("logits")
-    if logits is not None and logits.ndim == 2:
-        return []
-    outputs_text = ", ".join(sorted(outputs)) if logits is None else f"'logits' of shape {tuple(logits.shape)}"
-    message = f"{metric} reads the model's 'logits', one for each class, and it gives {outputs_text}."
-    return [Problem(message, hint="Use a model that classifies, or another metric.")]

@@ -150,7 +150,8 @@ class Probe(Model):
                 f"repeats={self.repeats} of classification.Probe takes as many orders of the data, and a batch has "
                 f"{batch.blocks}: use the sampler core.Shuffled with repeats={self.repeats}"
             )
-        features = _split_by_repeat(representations["features"], views, self.repeats)
+        # (views * repeats * rows, P) -> (repeats, views * rows, P)
+        features = representations["features"].unflatten(0, (views, self.repeats, -1)).transpose(0, 1).flatten(1, 2)
         labels = labels.view(self.repeats, -1).repeat(1, views)
         with without_autocast(labels.device):
             losses = torch.cat([self._losses(features, i, labels) for i in range(len(self.parts))], dim=2)
@@ -306,9 +307,3 @@ class _Heads(nn.Module):
             weight.copy_(values)
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(torch.zeros(values.shape[0] * values.shape[1])))
-
-
-def _split_by_repeat(features: Tensor, views: int, repeats: int) -> Tensor:
-    """(views * repeats * rows, P) -> (repeats, views * rows, P)."""
-    cut = features.view(views, repeats, -1, features.shape[-1])
-    return cut.transpose(0, 1).flatten(1, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from toolbox.base import Dataset, Example, Gallery, Matrix, Outcomes, ReportItem, Table
 from toolbox.utils.class_names import list_super_classes, make_class_namer
@@ -46,25 +45,13 @@ class ClassConfusions:
         order = times.argsort(descending=True, stable=True)
         self.pairs, self.times = pairs[order], times[order]
 
-    def count_mistakes(self) -> Tensor:
-        """(C,) how many mistakes a class takes part in, as the right or as the wrong one."""
-        mistakes = torch.zeros(self.classes, dtype=torch.long)
-        for side in (0, 1):
-            mistakes.index_add_(0, self.pairs[:, side], self.times)
-        return mistakes
-
-    def most_frequent(self) -> dict[int, int]:
-        """{class: the wrong class that is most often predicted for it}."""
-        wrong_classes: dict[int, int] = {}
-        for label, predicted in self.pairs.tolist():
-            wrong_classes.setdefault(label, predicted)
-        return wrong_classes
-
     def matrix(self, name: Callable[[int], str]) -> Matrix | None:
         """The confusion matrix, as shares of the items of each class."""
         chosen, note = list(range(self.classes)), ""
         if self.classes > MOST_DRAWN:
-            mistakes = self.count_mistakes()
+            # in which a class takes part, as the right or as the wrong one
+            mistakes = torch.zeros(self.classes, dtype=torch.long)
+            mistakes.index_add_(0, self.pairs.flatten(), self.times.repeat_interleave(2))
             first = mistakes.argsort(descending=True, stable=True)[:MOST_DRAWN]
             chosen = sorted(label for label in first.tolist() if mistakes[label])
             note = f" The {len(chosen)} of {self.classes:,} classes with the most confusions."
@@ -103,7 +90,7 @@ def make_class_table(
     """A table of all classes, the worst first."""
     classes = predictions.classes
     right = torch.bincount(predictions.labels[predictions.right], minlength=classes).tolist()
-    sizes, wrong_classes = confusions.sizes.tolist(), confusions.most_frequent()
+    sizes, wrong_classes = confusions.sizes.tolist(), dict(reversed(confusions.pairs.tolist()))  # the most frequent
     accuracies = {label: right[label] / sizes[label] for label in range(classes) if sizes[label]}
     present = sorted(accuracies, key=lambda label: accuracies[label])
     rows = [

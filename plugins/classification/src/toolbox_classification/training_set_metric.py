@@ -12,6 +12,7 @@ from toolbox.base import Batch, Dataset, Metric, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 from toolbox.utils.ranking import check_finite, normalize_rows
+from toolbox_classification.classifiers import FittedClassifier
 
 Value = TypeVar("Value")
 
@@ -69,12 +70,20 @@ class TrainingSetMetric(Metric):
     def reset(self) -> None:
         self._evaluated = EmbeddingAccumulator(self.name, "embeddings")
         self._device = torch.device("cpu")
+        self._remarks: list[str] = []
+        self._fitted: FittedClassifier | None = None
         if not self._shared:
             self._training = TrainingRows()
 
     def share(self, shared: dict[str, Any]) -> None:
         self._training = shared.setdefault("classification.TrainingRows", TrainingRows())
         self._shared = True
+
+    def classifier(self) -> FittedClassifier | None:
+        return self._fitted
+
+    def remarks(self) -> list[str]:
+        return self._remarks
 
     def forget(self) -> None:
         self._training.clear()

@@ -22,30 +22,22 @@ def write_predictions(
 
     Scores keep six digits. Raises ToolboxError when the disk refuses.
     """
+    extra = {"classifier": classifier} if classifier else {}
     if path.suffix == ".csv":
-        text = _csv(paths, rows, classifier)
+        stream = io.StringIO(newline="")
+        writer = csv.writer(stream, lineterminator="\n")
+        names = [f"{name}{place}" for place in range(1, len(rows[0]) + 1) for name in ("label", "score")]
+        writer.writerow(["path", *names, *extra])
+        for name, row in zip(paths, rows, strict=True):
+            cells = [cell for label, score in row for cell in (label, f"{score:.6g}")]
+            writer.writerow([name, *cells, *extra.values()])
+        text = stream.getvalue()
     else:
-        text = _json(paths, rows, classifier, lines=path.suffix == ".jsonl")
+        items = [
+            {"path": name, "predictions": [{"label": label, "score": float(f"{score:.6g}")} for label, score in row]}
+            | extra
+            for name, row in zip(paths, rows, strict=True)
+        ]  # ASCII alone, in which any name of a file can be written
+        is_list = path.suffix == ".json"
+        text = to_json(items, indent=1) + "\n" if is_list else "".join(to_json(item) + "\n" for item in items)
     write_text(path, text, errors="surrogateescape")  # names of files need not be Unicode
-
-
-def _csv(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str) -> str:
-    places = range(1, len(rows[0]) + 1)
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    last_cell = [classifier] if classifier else []
-    names = [f"{name}{place}" for place in places for name in ("label", "score")]
-    writer.writerow(["path", *names, *(["classifier"] if classifier else [])])
-    for path, row in zip(paths, rows, strict=True):
-        cells = [cell for label, score in row for cell in (label, f"{score:.6g}")]
-        writer.writerow([path, *cells, *last_cell])
-    return stream.getvalue()
-
-
-def _json(paths: list[str], rows: list[list[tuple[str, float]]], classifier: str, *, lines: bool) -> str:
-    items = [
-        {"path": path, "predictions": [{"label": label, "score": float(f"{score:.6g}")} for label, score in row]}
-        | ({"classifier": classifier} if classifier else {})
-        for path, row in zip(paths, rows, strict=True)
-    ]  # ASCII alone, in which any name of a file can be written
-    return "".join(to_json(item) + "\n" for item in items) if lines else to_json(items, indent=1) + "\n"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import toolbox
 from toolbox.base import Table
@@ -15,15 +14,6 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 200
 TEMPLATE = Path(__file__).with_name("predictions.html.j2")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An image of the page, its path, and (label, score as text, in percent) of its classes, best first."""
-
-    image: Any
-    path: str
-    bars: list[tuple[str, str, float]]
 
 
 def write_page(
@@ -45,15 +35,15 @@ def write_page(
     many as go into a page; it says how many it does not show. Raises ToolboxError when the page cannot be written.
     """
     page = toolbox.HtmlPage(TEMPLATE, dataset)
-    predictions: list[Prediction] = []
+    predictions = []
     least_sure_first = sorted(range(len(rows)), key=lambda place: rows[place][0][1])
     for place in least_sure_first[:MOST_IMAGES]:
         if page.is_full:
             break
         bars = [(label, f"{score:.1%}", round(100 * score, 1)) for label, score in rows[place]]
-        predictions.append(Prediction(page.add_image(indices[place]), paths[place], bars))
-    values = {"predictions": predictions, "counts": count_classes(rows), "total": len(rows), "left_out": left_out}
-    page.write(path, model=model, **values)
+        predictions.append({"image": page.add_image(indices[place]), "path": paths[place], "bars": bars})
+    counts, total = count_classes(rows), len(rows)
+    page.write(path, model=model, predictions=predictions, counts=counts, total=total, left_out=left_out)
     return path
 
 
