@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
+from toolbox.base import Dataset, ReportItem
 from toolbox.plugin import Problem
-from toolbox.utils.accumulators import EmbeddingAccumulator, Items
 from toolbox.utils.neighbours import make_unit_rows
-from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores, summarize
-from toolbox_retrieval.queries import (
-    check_answerable,
-    check_arguments,
-    check_labels,
+from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores
+from toolbox_retrieval.ranking_metric import (
+    MEANS,
+    RankingMetric,
     find_largest_k,
-    list_remarks,
+    join_shares,
     select_ks,
+    take_labelling_share,
+    take_share,
 )
 from toolbox_retrieval.report_items import make_outcomes, make_rank_table, make_recall_curve
 
@@ -26,7 +26,7 @@ TIE = 1e-6
 PREFIX = "late_interaction/"
 
 
-class LateInteractionRecall(Metric):
+class LateInteractionRecall(RankingMetric):
     """Recall@K of token sets: each item is a query against all others, and a score is the mean over the query's tokens
     of the largest cosine with a token of the other item (Khattab and Zaharia, "ColBERT", 2020, who sum instead).
 
@@ -42,24 +42,16 @@ class LateInteractionRecall(Metric):
     Raises ValueError for arguments that make no sense, for batches without labels or ids, and for empty token sets.
     """
 
+    title, output = "Late interaction", "tokens"
     better = {f"{PREFIX}queries_without_positive": "less"}
 
     def __init__(self, ks: list[int] | None = None, memory_mb: int = 512, lone: Lone = "skip"):
-        self.ks = check_arguments(ks, memory_mb, lone)
-        self.memory_mb, self.lone = memory_mb, lone
+        super().__init__(ks, memory_mb, lone)
         self.reset()
 
-    def reset(self) -> None:
-        self._accumulator = EmbeddingAccumulator("Late interaction", "tokens")
-        self._items: Items | None = None
-        self._ranking: dict[str, Tensor] = {}
-
     def names(self) -> list[str]:
-        means = [*(f"recall@{k}" for k in self.ks), "map@r", "r_precision", "mrr"]
+        means = [*(f"recall@{k}" for k in self.ks), *MEANS]
         return [PREFIX + name for name in (*means, "queries", "queries_without_positive")]
-
-    def check(self, dataset: Dataset) -> list[Problem]:
-        return check_labels(dataset, self.ks)
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
         if "tokens" in outputs:
@@ -67,36 +59,21 @@ class LateInteractionRecall(Metric):
         message = f"Late interaction reads the model's 'tokens', and it gives {', '.join(sorted(outputs))}."
         return [Problem(message, hint="Set model.pool='tokens', or use retrieval.Recall.")]
 
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._accumulator.add(outputs, batch)
-
     def compute(self) -> dict[str, float]:
         self._items = items = self._accumulator.items()
         check_finite(items.values.flatten(1), "token")
         if empty := int((~items.values.flatten(1).any(dim=1)).sum()):
             raise ValueError(f"{empty} of {len(items.values)} items have no token that is not zero: nothing to compare")
         gallery, queries = items.select(items.gallery), items.select(items.queries)
-        (rank, size), labelling = get_dist_info(), items.get_ranking_arguments()
-        share = torch.arange(rank, len(queries), size, device=queries.device)
-        labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
-        ranked = queries[share] if size > 1 else queries
+        ranked, labelling = take_share(queries), take_labelling_share(items)
         ranking = rank_token_sets(ranked, gallery, memory_mb=self.memory_mb, **labelling)
-        if size > 1:
-            shares = torch.cat([torch.arange(r, len(queries), size) for r in range(size)])
-            place = shares.argsort().to(queries.device)
-            ranking = {name: gather(values)[place] for name, values in ranking.items()}
-        self._ranking = ranking
-        check_answerable(ranking["rank"])
-        means = summarize(ranking, select_ks(self.ks, items), lone=self.lone)
-        return {PREFIX + name: mean for name, mean in means.items()}
-
-    def remarks(self) -> list[str]:
-        return [] if self._items is None else list_remarks(self.ks, self._items, self._ranking["rank"], self.lone)
+        self._rankings[""] = ranking = join_shares(ranking, items)
+        return {PREFIX + name: mean for name, mean in self._summarize(ranking, items).items()}
 
     def report_items(self, dataset: Dataset) -> list[ReportItem]:
         if self._items is None:
             return []
-        rank, ks = self._ranking["rank"].cpu(), select_ks(self.ks, self._items)
+        rank, ks = self._rankings[""]["rank"].cpu(), select_ks(self.ks, self._items)
         report_items = [
             make_recall_curve({"": {"rank": rank}}, find_largest_k(self._items), ks, self.lone),
             make_rank_table(rank),

@@ -9,18 +9,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, ReportItem, gather, get_dist_info
+from toolbox.base import Batch, Dataset, ReportItem, get_dist_info
 from toolbox.plugin import Problem
-from toolbox.utils.accumulators import EmbeddingAccumulator, Items
+from toolbox.utils.accumulators import Items
 from toolbox.utils.neighbours import expand_queries, make_unit_rows
-from toolbox.utils.ranking import TIE, Lone, rank_queries, summarize
+from toolbox.utils.ranking import TIE, Lone, rank_queries
 from toolbox_retrieval import k_reciprocal
 from toolbox_retrieval.intervals import estimate_intervals
-from toolbox_retrieval.queries import check_answerable, check_arguments, check_labels, list_remarks, select_ks
+from toolbox_retrieval.ranking_metric import (
+    MEANS,
+    Ranking,
+    RankingMetric,
+    join_shares,
+    select_ks,
+    take_labelling_share,
+    take_share,
+)
 from toolbox_retrieval.report_items import make_report_items
 from toolbox_retrieval.whitening import Whitening, WhiteningProjection
-
-_MEANS = ("map@r", "r_precision", "mrr")
 
 Rescore = Callable[[Tensor, Tensor, Tensor], None]
 """Changes cosines in place: (rows of queries, order of the gallery, their cosines)."""
@@ -36,7 +42,7 @@ class _Variant:
     tie: float = TIE
 
 
-class Recall(Metric):
+class Recall(RankingMetric):
     """Recall@K and other metrics of how well items of one class find each other; each is a query against all others.
 
     - `ks`: the K of Recall@K; None for 1, 10, 100 and 1000, the protocol of Stanford Online Products.
@@ -71,6 +77,7 @@ class Recall(Metric):
     positive or every K is too large.
     """
 
+    title, output = "Recall@K", "embeddings"
     better = {"queries_without_positive": "less"}
 
     def __init__(
@@ -87,7 +94,7 @@ class Recall(Metric):
         expand_gallery: bool = False,
         rerank: list[float] | None = None,
     ):
-        self.ks = check_arguments(ks, memory_mb, lone)
+        super().__init__(ks, memory_mb, lone)
         self.dims = list(dims or [])
         if any(d < 1 for d in self.dims) or len(set(self.dims)) < len(self.dims):
             raise ValueError(f"dims must be different widths from 1 up, not {self.dims}: try dims=[64,128]")
@@ -101,20 +108,18 @@ class Recall(Metric):
             raise ValueError(f"whiten_from={whiten_from!r} has no effect without whiten: set it, e.g. to 128")
         if expand_gallery and alpha_qe is None:
             raise ValueError("expand_gallery=True has no effect without alpha_qe: set it, e.g. to [10,3]")
-        self.memory_mb, self.lone, self.intervals, self.by_group = memory_mb, lone, intervals, by_group
+        self.intervals, self.by_group = intervals, by_group
         self.whiten, self.whiten_from, self.expand_gallery = whiten, whiten_from or "train", expand_gallery
         self.alpha_qe = None if alpha_qe is None else _check_query_expansion(list(alpha_qe))
         self.rerank = None if rerank is None else _check_reranking(list(rerank))
         self.reset()
 
     def reset(self) -> None:
-        self._accumulator = EmbeddingAccumulator("Recall@K", "embeddings")
+        super().reset()
         self._whitening = Whitening(self.whiten) if self.whiten else None
-        self._items: Items | None = None
-        self._rankings: dict[str, dict[str, Tensor]] = {}
 
     def names(self) -> list[str]:
-        means = [*(f"recall@{k}" for k in self.ks), *_MEANS]
+        means = [*(f"recall@{k}" for k in self.ks), *MEANS]
         settings = {"whiten": self.whiten, "alpha_qe": self.alpha_qe, "k_reciprocal": self.rerank}
         variants = [*(f"dim{d}" for d in self.dims), *(name for name, setting in settings.items() if setting)]
         bounds = [f"{name}_{end}" for name in means for end in ("low", "high")] if self.intervals else []
@@ -122,12 +127,11 @@ class Recall(Metric):
         return [*means, "queries", "queries_without_positive", *bounds, *of_variants]
 
     def check(self, dataset: Dataset) -> list[Problem]:
-        return check_labels(dataset, self.ks) + self._check_classes(dataset)
-
-    def _check_classes(self, dataset: Dataset) -> list[Problem]:
-        if not self.intervals or dataset.labels is None or len(set(map(int, dataset.labels))) > 1:
-            return []
-        return [Problem("Intervals are of several classes, and this dataset has one.", "intervals", "Set it to 0.")]
+        problems = super().check(dataset)
+        if self.intervals and dataset.labels is not None and len(set(map(int, dataset.labels))) < 2:
+            message = "Intervals are of several classes, and this dataset has one."
+            problems.append(Problem(message, "intervals", "Set it to 0."))
+        return problems
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
         if "embeddings" not in outputs:
@@ -156,24 +160,19 @@ class Recall(Metric):
         if self._whitening is not None and self.whiten_from == "train":
             self._whitening.add(outputs["embeddings"].detach())
 
-    def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
-        self._accumulator.add(outputs, batch)
-
     def compute(self) -> dict[str, float]:
         self._items = items = self._accumulator.items()
         self._rankings = {}
         numbers: dict[str, float] = {}
-        ks = select_ks(self.ks, items)
         for prefix, variant in self._variants(items):
             ranking = self._rankings[prefix] = self._rank(variant, items)
-            check_answerable(ranking["rank"])
-            means = summarize(ranking, ks, lone=self.lone)
+            means = self._summarize(ranking, items)
             if prefix:
                 numbers |= {f"{prefix}/{name}": means[name] for name in means if not name.startswith("queries")}
                 continue
             numbers |= means
             if self.intervals:
-                labels = items.labels[items.queries]
+                labels, ks = items.labels[items.queries], select_ks(self.ks, items)
                 intervals = estimate_intervals(ranking, labels, ks, self.intervals, lone=self.lone)
                 for name, bounds in intervals.items():
                     numbers |= {f"{name}_{end}": bound for end, bound in zip(("low", "high"), bounds, strict=True)}
@@ -184,9 +183,6 @@ class Recall(Metric):
             return []
         ks = select_ks(self.ks, self._items)
         return make_report_items(self._items, self._rankings, dataset, ks, lone=self.lone, by_group=self.by_group)
-
-    def remarks(self) -> list[str]:
-        return [] if self._items is None else list_remarks(self.ks, self._items, self._rankings[""]["rank"], self.lone)
 
     def _variants(self, items: Items) -> Iterator[tuple[str, _Variant]]:
         """Yield (prefix, embeddings to rank); each is made when the one before it is done with."""
@@ -246,30 +242,24 @@ class Recall(Metric):
 
         return _Variant(query_units, units, rescore, k_reciprocal.TIE)
 
-    def _rank(self, variant: _Variant, items: Items) -> dict[str, Tensor]:
+    def _rank(self, variant: _Variant, items: Items) -> Ranking:
         """The result of `rank_queries`; this process ranks for its share of the queries."""
         rank, size = get_dist_info()
-        queries, rescore, labelling = variant.queries, variant.rescore, items.get_ranking_arguments()
-        if size > 1:
-            share = torch.arange(rank, len(queries), size, device=queries.device)
-            labelling |= {name: labelling[name][share] for name in ("query_labels", "query_ids")}
-            queries, rescore = queries[share], None if rescore is None else _rescore_share(rescore, share)
-        memory_mb, tie = self.memory_mb, variant.tie
-        ranking = rank_queries(queries, variant.gallery, **labelling, memory_mb=memory_mb, rescore=rescore, tie=tie)
-        if size > 1:
-            shares = torch.cat([torch.arange(r, len(variant.queries), size) for r in range(size)])
-            place = shares.argsort().to(queries.device)
-            ranking = {name: gather(values)[place] for name, values in ranking.items()}
-        return ranking
+        rescore_all = variant.rescore
 
+        def rescore(rows: Tensor, order: Tensor, cosines: Tensor) -> None:
+            if rescore_all is not None:
+                rescore_all(rows * size + rank, order, cosines)  # of all queries, as `take_share` chose them
 
-def _rescore_share(rescore: Rescore, share: Tensor) -> Rescore:
-    """`rescore` for rows of a share of the queries."""
-
-    def rescore_share(rows: Tensor, order: Tensor, cosines: Tensor) -> None:
-        rescore(share[rows], order, cosines)
-
-    return rescore_share
+        ranking = rank_queries(
+            take_share(variant.queries),
+            variant.gallery,
+            **take_labelling_share(items),
+            memory_mb=self.memory_mb,
+            rescore=None if rescore_all is None else rescore,
+            tie=variant.tie,
+        )
+        return join_shares(ranking, items)
 
 
 def _check_query_expansion(setting: list[Any]) -> tuple[int, float]:

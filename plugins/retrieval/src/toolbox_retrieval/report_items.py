@@ -14,7 +14,7 @@ from toolbox.utils.class_names import list_super_classes, make_class_namer
 from toolbox.utils.neighbours import make_unit_rows
 from toolbox.utils.ranking import TIE, Lone, full_precision, summarize
 from toolbox_retrieval.intervals import compute_query_outcomes
-from toolbox_retrieval.queries import find_largest_k
+from toolbox_retrieval.ranking_metric import find_largest_k
 
 RESULTS = 10
 """How many results an example shows."""
