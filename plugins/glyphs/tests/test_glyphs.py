@@ -17,10 +17,9 @@ from fontTools.pens.recordingPen import DecomposingRecordingPen
 from fontTools.ttLib import TTFont
 from PIL import Image
 from toolbox_glyphs import glyphs, letters
-from toolbox_glyphs.classification import TEST_FACES, TRAIN_FACES
 from toolbox_glyphs.folder import MARKER
 from toolbox_glyphs.glyphs import Glyphs
-from toolbox_glyphs.layouts import LetterImage
+from toolbox_glyphs.layouts import TEST_FACES, TRAIN_FACES, LetterImage
 from toolbox_glyphs.letters import FACES, SCRIPTS, Letter, find_font_file, list_distinct_letters, list_shared_letters
 from toolbox_glyphs.render import LUMA, draw_colors, render
 

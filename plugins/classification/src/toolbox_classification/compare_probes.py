@@ -33,7 +33,8 @@ class CompareProbes(Hook):
             return {}
         for method, row in comparison["methods"].items():
             mark = " (best on the validation set, so it predicts)" if method == comparison["best"] else ""
-            test = _describe_test(row)
+            test = "" if row["test"] is None else f", test {row['test']:.4f}"
+            test += "" if row["low"] is None else f" ({row['low']:.4f} to {row['high']:.4f})"
             run.info(f"{METHODS[method]}{mark}: {row['chosen']}; validation {row['val']:.4f}{test}")
         if edge := find_grid_edge(results["best"]["metrics"]):
             run.info(f"The best learning rate is the {edge} of the grid: try {edge.replace('est', 'er')} ones.")
@@ -96,9 +97,3 @@ def find_grid_edge(val: dict[str, float]) -> str:
         return ""
     _, best = max(grid, key=lambda key: (grid[key], -key[1]))
     return "lowest" if best == rates[0] else "highest" if best == rates[-1] else ""
-
-
-def _describe_test(row: dict[str, Any]) -> str:
-    if row["test"] is None:
-        return ""
-    return f", test {row['test']:.4f}" + ("" if row["low"] is None else f" ({row['low']:.4f} to {row['high']:.4f})")

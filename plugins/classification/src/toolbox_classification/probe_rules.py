@@ -17,28 +17,26 @@ def check_recipe(config: dict[str, Any]) -> list[Problem]:
 
 def _check_updates(settings: dict[str, Any], repeats: int) -> list[Problem]:
     """Settings of the optimizer by which one head would change the updates of another."""
-    problems = []
-    for key, couples, effect in (
-        ("clip_grad", settings.get("clip_grad"), "clips the gradients of all heads together"),
+    shares = "and the heads of a probe are trained as if each were alone."
+    overflow = f"It leaves an update of all heads out where one overflows, {shares}"
+    blocks = "Its blocks of 256 numbers share a scale, and the repeats of a head are in one tensor."
+    uses_blocks = (settings.get("optimizer") or {}).get("type") == "core.AdamW8bit"
+    rules = [
         (
-            "on_nonfinite",
-            settings.get("on_nonfinite") == "skip",
-            "leaves an update of all heads out where one overflows",
+            settings.get("clip_grad"),
+            f"It clips the gradients of all heads together, {shares}",
+            "clip_grad",
+            "Remove it.",
         ),
-        ("precision", settings.get("precision") == "fp16", "leaves an update of all heads out where one overflows"),
-    ):
-        if couples:
-            message = f"It {effect}, and the heads of a probe are trained as if each were alone."
-            hint = "Use 'bf16' or 'fp32'." if key == "precision" else "Remove it."
-            problems.append(Problem(message, f"optim_wrapper.{key}", hint))
-    if repeats > 1 and (settings.get("optimizer") or {}).get("type") == "core.AdamW8bit":
-        message = "Its blocks of 256 numbers share a scale, and the repeats of a head are in one tensor."
-        problems.append(Problem(message, "optim_wrapper.optimizer", "Use core.AdamW or core.SGD."))
+        (settings.get("on_nonfinite") == "skip", overflow, "on_nonfinite", "Remove it."),
+        (settings.get("precision") == "fp16", overflow, "precision", "Use 'bf16' or 'fp32'."),
+        (repeats > 1 and uses_blocks, blocks, "optimizer", "Use core.AdamW or core.SGD."),
+    ]
     for path, part in (settings.get("parts") or {}).items():
-        if isinstance(part, dict) and "lr" in part and (path == "model" or path.startswith("model.heads")):
-            message = "It replaces the learning rates that classification.Probe gives its heads."
-            problems.append(Problem(message, f"optim_wrapper.parts.{path}.lr", "Remove it, and set model.rates."))
-    return problems
+        replaces = isinstance(part, dict) and "lr" in part and (path == "model" or path.startswith("model.heads"))
+        message = "It replaces the learning rates that classification.Probe gives its heads."
+        rules.append((replaces, message, f"parts.{path}.lr", "Remove it, and set model.rates."))
+    return [Problem(message, f"optim_wrapper.{key}", hint) for broken, message, key, hint in rules if broken]
 
 
 def _check_sampler(config: dict[str, Any]) -> list[Problem]:
@@ -68,19 +66,28 @@ def _check_metrics(config: dict[str, Any]) -> list[Problem]:
         or (metric.get("type") == name and not metric.get("choose"))
     ]
     val, test = ((config.get(f"{split}_dataloader") or {}).get("dataset") for split in ("val", "test"))
-    if val is not None and val == test:
-        message = "It is the data of val_dataloader: the head would be chosen by the very images that evaluate it."
-        hint = "Choose by other images, split off the training data."
-        problems.append(Problem(message, "test_dataloader.dataset", hint))
     metric_type = {"knn": "classification.KNN", "logistic": "classification.LogisticRegression"}.get(classifier)
-    if metric_type is not None and metric_type not in [metric.get("type") for _, metric in val_metrics]:
-        message = f"The probe shall predict by '{classifier}', and no metric of the validation set fits it."
-        problems.append(Problem(message, "model.classifier", f"Add dict(type='{metric_type}') to val_evaluator."))
-    if not any(metric.get("type") == name and metric.get("choose") for _, metric in val_metrics):
-        message = "classification.Probe has many heads, and nothing chooses one of them."
-        hint = "Give val_dataloader, and dict(type='classification.ProbeAccuracy', choose=True) in val_evaluator."
-        problems.append(Problem(message, "val_evaluator", hint))
-    return problems
+    rules = (
+        (
+            val is not None and val == test,
+            "It is the data of val_dataloader: the head would be chosen by the very images that evaluate it.",
+            "test_dataloader.dataset",
+            "Choose by other images, split off the training data.",
+        ),
+        (
+            metric_type is not None and metric_type not in [metric.get("type") for _, metric in val_metrics],
+            f"The probe shall predict by '{classifier}', and no metric of the validation set fits it.",
+            "model.classifier",
+            f"Add dict(type='{metric_type}') to val_evaluator.",
+        ),
+        (
+            not any(metric.get("type") == name and metric.get("choose") for _, metric in val_metrics),
+            "classification.Probe has many heads, and nothing chooses one of them.",
+            "val_evaluator",
+            f"Give val_dataloader, and dict(type='{name}', choose=True) in val_evaluator.",
+        ),
+    )
+    return problems + [Problem(message, key, hint) for broken, message, key, hint in rules if broken]
 
 
 def _list_metrics(config: dict[str, Any], split: str) -> list[tuple[str, dict[str, Any]]]:

@@ -11,9 +11,16 @@ import numpy as np
 from PIL import Image
 
 from toolbox.base import Dataset, Sample, lazy_attribute, split_by_hash
-from toolbox_glyphs.classification import lay_out_cifar10, lay_out_food101, lay_out_imagenet
 from toolbox_glyphs.folder import publish_folder
-from toolbox_glyphs.layouts import LayoutContent, LetterImage, lay_out_image_folder, lay_out_sop
+from toolbox_glyphs.layouts import (
+    LayoutContent,
+    LetterImage,
+    lay_out_cifar10,
+    lay_out_food101,
+    lay_out_image_folder,
+    lay_out_imagenet,
+    lay_out_sop,
+)
 from toolbox_glyphs.letters import FACES, Letter, list_distinct_letters
 from toolbox_glyphs.render import render
 

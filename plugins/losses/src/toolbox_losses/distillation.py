@@ -63,7 +63,8 @@ class Distillation(Loss):
             ref_teacher = ref_teacher.detach().to(embeddings.dtype)
         self.check_teacher(embeddings.shape[1], teacher.shape[1])
         if self.kind == "embedding":
-            return _compute_distance(_concat(embeddings, ref_embeddings), _concat(teacher, ref_teacher))
+            student, target = _concat(embeddings, ref_embeddings), _concat(teacher, ref_teacher)
+            return (1 - (directions(student) * directions(target)).sum(dim=1)).mean()
         anchors, candidates = views(embeddings, ref_embeddings)
         teacher_anchors, teacher_candidates = views(teacher, ref_teacher)
         scores, targets = anchors @ candidates.T, teacher_anchors @ teacher_candidates.T
@@ -90,7 +91,3 @@ def _check_rows(what: str, student: Tensor, teacher: Tensor | None) -> Tensor:
 
 def _concat(rows: Tensor, more: Tensor | None) -> Tensor:
     return rows if more is None else torch.cat([rows, more])
-
-
-def _compute_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    return (1 - (directions(student) * directions(teacher)).sum(dim=1)).mean()

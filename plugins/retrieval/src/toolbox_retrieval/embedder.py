@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -66,7 +66,11 @@ class Embedder(TowerModel):
             raise ValueError("a model has one teacher: give teacher or teacher_file")
         if teacher is not None:
             teacher.freeze()
-        self._stored: StoredEmbeddings | None = None
+
+    @cached_property
+    def _stored(self) -> StoredEmbeddings | None:
+        """The embeddings in `teacher_file`. Raises OSError or ValueError."""
+        return None if self.teacher_file is None else StoredEmbeddings(self.teacher_file)
 
     @property
     def inputs(self) -> dict[str, Backbone]:
@@ -80,55 +84,71 @@ class Embedder(TowerModel):
         loss = self.criterion
         if loss is None:
             return self.check_loss("losses.SupCon")
-        problems = self._check_kinds(loss)
-        if self.teacher_file is not None:
-            try:
-                self._stored = StoredEmbeddings(self.teacher_file)
-            except (OSError, ValueError) as error:
-                problems.append(Problem(str(error), "teacher_file"))
-        return problems or self._check_teacher_width(loss)
+        problems, width = self._check_kinds(loss), None
+        try:
+            if self.teacher is not None:
+                width = self.teacher_pool.dim(self.teacher.dim)
+            elif self._stored is not None:
+                width = self._stored.embeddings.shape[1]
+        except (OSError, ValueError) as error:
+            problems.append(Problem(str(error), "teacher_file"))
+        try:
+            if width is not None and not problems:
+                loss.check_teacher(self.out_dim, width)
+        except ValueError as error:
+            problems.append(Problem(f"{error}.", "loss"))
+        return problems
 
     def _check_kinds(self, loss: Loss) -> list[Problem]:
         """Whether loss, pool and teacher are of the kinds that fit each other."""
-        name, problems = type(loss).__name__, []
-        has_teacher = self.teacher is not None or self.teacher_file is not None
-        if loss.reads_logits:
-            message = f"{name} compares logits with labels, and this model gives embeddings."
-            hint = "Use classification.Classifier, or a loss such as losses.SupCon."
-            problems.append(Problem(message, "loss", hint))
-        if loss.reads_tokens and not self.pool.keeps_tokens:
-            message = f"{name} compares tokens, and this pool gives one vector an item."
-            problems.append(Problem(message, "pool", "Set pool='tokens'."))
-        if self.pool.keeps_tokens and not loss.reads_tokens:
-            message = f"{name} compares one vector an item, and this pool keeps tokens."
-            problems.append(Problem(message, "loss", "Use losses.MaxSim, or pool='cls'."))
-        if loss.needs_teacher and not has_teacher:
-            message = f"{name} compares with a teacher, and there is none."
-            problems.append(Problem(message, "loss", "Set model.teacher to a backbone, or model.teacher_file."))
-        if has_teacher and not loss.needs_teacher:
-            hint = "Add losses.Distillation to a losses.Sum, or remove the teacher."
-            key = "teacher" if self.teacher is not None else "teacher_file"
-            problems.append(Problem(f"{name} never looks at the teacher.", key, hint))
-        if self.teacher is not None and self.teacher.tune is not None:
-            problems.append(Problem("A teacher stays frozen.", "teacher.tune", "Remove the key."))
-        if self.teacher is not None and self.teacher_pool.keeps_tokens and loss.needs_teacher:
-            message = f"{name} compares with one vector an item, and the teacher's pool keeps tokens."
-            problems.append(Problem(message, "teacher_pool", "Set teacher_pool='cls'."))
-        return problems
-
-    def _check_teacher_width(self, loss: Loss) -> list[Problem]:
-        """Whether the widths of student and teacher fit the loss."""
-        if self.teacher is not None:
-            width = self.teacher_pool.dim(self.teacher.dim)
-        elif self._stored is not None:
-            width = self._stored.embeddings.shape[1]
-        else:
-            return []
-        try:
-            loss.check_teacher(self.out_dim, width)
-        except ValueError as error:
-            return [Problem(f"{error}.", "loss")]
-        return []
+        name, teacher = type(loss).__name__, self.teacher
+        has_teacher = teacher is not None or self.teacher_file is not None
+        reads_tokens, keeps_tokens = loss.reads_tokens, self.pool.keeps_tokens
+        rules = (
+            (
+                loss.reads_logits,
+                f"{name} compares logits with labels, and this model gives embeddings.",
+                "loss",
+                "Use classification.Classifier, or a loss such as losses.SupCon.",
+            ),
+            (
+                reads_tokens and not keeps_tokens,
+                f"{name} compares tokens, and this pool gives one vector an item.",
+                "pool",
+                "Set pool='tokens'.",
+            ),
+            (
+                keeps_tokens and not reads_tokens,
+                f"{name} compares one vector an item, and this pool keeps tokens.",
+                "loss",
+                "Use losses.MaxSim, or pool='cls'.",
+            ),
+            (
+                loss.needs_teacher and not has_teacher,
+                f"{name} compares with a teacher, and there is none.",
+                "loss",
+                "Set model.teacher to a backbone, or model.teacher_file.",
+            ),
+            (
+                has_teacher and not loss.needs_teacher,
+                f"{name} never looks at the teacher.",
+                "teacher_file" if teacher is None else "teacher",
+                "Add losses.Distillation to a losses.Sum, or remove the teacher.",
+            ),
+            (
+                teacher is not None and teacher.tune is not None,
+                "A teacher stays frozen.",
+                "teacher.tune",
+                "Remove the key.",
+            ),
+            (
+                teacher is not None and self.teacher_pool.keeps_tokens and loss.needs_teacher,
+                f"{name} compares with one vector an item, and the teacher's pool keeps tokens.",
+                "teacher_pool",
+                "Set teacher_pool='cls'.",
+            ),
+        )
+        return [Problem(message, key, hint) for broken, message, key, hint in rules if broken]
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         outputs = {"embeddings": self.apply_head(self.pool_features(batch))}
@@ -143,9 +163,8 @@ class Embedder(TowerModel):
         augmented, labels = batch.views["image"], batch.labels
         views = augmented * batch.blocks
         labels = None if labels is None else labels.repeat(augmented)
-        if self.teacher_file is not None:
-            stored = self._read_stored(self.teacher_file, batch.ids)
-            teacher = stored.to(embeddings.device).repeat(augmented, 1)
+        if self._stored is not None:
+            teacher = self._stored.rows(list(batch.ids)).to(embeddings.device).repeat(augmented, 1)
         if self.cross_view and views < 2:
             raise ValueError(
                 "cross_view=True compares two views of an item, and this batch has one: "
@@ -175,11 +194,6 @@ class Embedder(TowerModel):
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         pooled = self.pool_features(batch)
         return self.normalize(self.apply_head(pooled) if self.predicts_through_head else pooled)
-
-    def _read_stored(self, path: str, ids: Sequence[int | str]) -> Tensor:
-        if self._stored is None:
-            self._stored = StoredEmbeddings(path)
-        return self._stored.rows(list(ids))
 
 
 def _order_by_item(rows: Tensor, views: int) -> Tensor:

@@ -67,13 +67,7 @@ def mine_negatives(
     chunk = max(1, min(1024, memory_mb * 2**20 // (20 * len(embeddings) + 1)))
     for start in range(0, len(embeddings), chunk):
         rows = torch.arange(start, min(start + chunk, len(embeddings)), device=embeddings.device)
-        similar = embeddings[rows] @ embeddings.T
-        same = labels[rows][:, None] == labels[None]
-        of_class = similar.masked_fill(~same, -torch.inf)
-        of_class[rows - start, rows] = -torch.inf
-        near, near_columns = find_largest(of_class, positives)
-        del of_class
-        scores, columns = find_largest(similar.masked_fill_(same, -torch.inf), top)
+        near, near_columns, scores, columns = _find_candidates(embeddings, labels, rows, positives, top)
         alone = near[:, 0] == -torch.inf
         keep = (scores > -torch.inf) & ~alone[:, None]
         keep[:, :skip] = False
@@ -94,6 +88,19 @@ def mine_negatives(
             result.rows.append((start + place, positive_rows, columns[place][keep[place]].tolist()))
         progress(start + len(rows))
     return result
+
+
+def _find_candidates(
+    embeddings: Tensor, labels: Tensor, rows: Tensor, positives: int, top: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The similarities and rows of the nearest `positives` of the class of each of `rows`, and of the `top` others."""
+    similar = embeddings[rows] @ embeddings.T
+    same = labels[rows][:, None] == labels[None]
+    of_class = similar.masked_fill(~same, -torch.inf)
+    of_class[rows - rows[0], rows] = -torch.inf
+    near, near_columns = find_largest(of_class, positives)
+    del of_class
+    return near, near_columns, *find_largest(similar.masked_fill_(same, -torch.inf), top)
 
 
 def find_largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -141,13 +148,10 @@ class PathDataset(Dataset):
         sample = self.dataset[index]
         if "path" not in sample:
             raise ValueError(f"items of {type(self.dataset).__name__} have no 'path' that a file could name")
-        return sample | {"id": self.shorten_path(str(sample["path"]))}
+        path = Path(str(sample["path"]))
+        if self.root is not None and path.is_relative_to(self.root):
+            path = path.relative_to(self.root)
+        return sample | {"id": path.as_posix()}
 
     def notes(self) -> list[str]:
         return self.dataset.notes()
-
-    def shorten_path(self, path: str) -> str:
-        """A path without the dataset's root, with forward slashes."""
-        if self.root is not None and Path(path).is_relative_to(self.root):
-            return Path(path).relative_to(self.root).as_posix()
-        return Path(path).as_posix()

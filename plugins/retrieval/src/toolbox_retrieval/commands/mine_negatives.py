@@ -98,19 +98,17 @@ def _mine(arguments: argparse.Namespace, distributed: Any) -> int:
             names, numbers = list_class_labels(dataset), labels.tolist()
             for query, *items in result.rows:
                 positives, negatives = ([str(embedded.ids[row]) for row in rows] for rows in items)
-                line = format_line(str(embedded.ids[query]), positives, negatives, names[numbers[query]])
-                stream.write(line + "\n")
+                record = {  # as datasets.Records reads it
+                    "query_image": str(embedded.ids[query]),
+                    "positive": positives[0] if len(positives) == 1 else positives,
+                    "negatives": negatives,
+                    "label": names[numbers[query]],
+                }
+                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
     except UnicodeError as error:
         raise toolbox.ToolboxError(f"{arguments.out} cannot be written: {error}") from error
     print_summary(arguments, result, len(labels), dataset)
     return 0
-
-
-def format_line(query: str, positives: list[str], negatives: list[str], label: str | int) -> str:
-    """A line as datasets.Records reads it."""
-    positive = positives[0] if len(positives) == 1 else positives
-    row = {"query_image": query, "positive": positive, "negatives": negatives, "label": label}
-    return json.dumps(row, ensure_ascii=False)
 
 
 def list_class_labels(dataset: PathDataset) -> Sequence[str | int]:
