@@ -91,7 +91,7 @@ def train_once(changes: dict[str, Any], steps: int, seed: int, *, held_out: bool
 
     - `held_out`: evaluate on a third of the training letters, and not on the test letters.
     """
-    fixed = {
+    fixed: dict[str, Any] = {
         "train_cfg.max_steps": steps,
         "randomness.seed": seed,
         "evaluate_before": False,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.engine import StretchTrainer
 from benchmarks.loader import draw_photos
 from benchmarks.timing import measure_seconds
 from toolbox.config import complete
@@ -38,8 +39,12 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw_photos(folder / "photos", items)
-        live = _Stretch(set_up(_recipe(folder, batch, size, stored=False), folder / "live", console=QuietConsole()))
-        stored = _Stretch(set_up(_recipe(folder, batch, size, stored=True), folder / "stored", console=QuietConsole()))
+        live, stored = (
+            StretchTrainer(
+                set_up(_recipe(folder, batch, size, stored=is_stored), folder / name, console=QuietConsole())
+            )
+            for name, is_stored in (("live", False), ("stored", True))
+        )
         steps, plain = int(live.steps_per_epoch), _plain_pass(live, batch)
         plain()
         stored.stretch(steps)
@@ -68,17 +73,6 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     }
 
 
-class _Stretch(Trainer):
-    """A run that goes on, a stretch of steps at a time."""
-
-    def stretch(self, steps: int) -> None:
-        self.steps = self.step + steps
-        self.train()
-
-    def save(self) -> Path:
-        return self.work_dir
-
-
 def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, Any]:
     backbone = {"type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False, "tune": {"mode": "frozen"}}
     head = {"type": "core.Projection", "dim": 128}
@@ -98,9 +92,12 @@ def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, A
 
 def _plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
     """What one would write by hand."""
-    model, sampler = engine.model, build({"type": "core.Sequential", "batch_size": batch}, "sampler")
+    [tower], sampler = (
+        engine.model.pooled_backbones().values(),
+        build({"type": "core.Sequential", "batch_size": batch}, "sampler"),
+    )
     sampler.setup(engine.setup.dataset, 0)
-    inputs = input_specs(model)
+    inputs = input_specs(engine.model)
 
     def plain() -> None:
         kept = []
@@ -109,7 +106,7 @@ def _plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
                 BatchBuilder(engine.setup.dataset, inputs), TrainBatches(sampler, 0, len(sampler)), workers=1
             ):
                 pixels = ready(loaded, inputs, engine.setup.torch_device).inputs["image"]
-                kept.append(model.pool(model.backbone(pixels)).cpu())
+                kept.append(tower(pixels).cpu())
 
     return plain
 

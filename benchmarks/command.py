@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 from importlib import import_module
+from typing import Any
 
 from toolbox.cli.common import expand_arguments, new_parser, prepare_process, run_command
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "ablation": (
         "what the settings of the retrieval demo gain, on letters held out of its training",
         {"steps": 900, "seeds": 3, "letters": "held-out"},

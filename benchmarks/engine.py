@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,12 +13,13 @@ from unittest import mock
 import torch
 from torch import nn
 
-from benchmarks.timing import measure_seconds
+from benchmarks.timing import measure_in_turn, summarize_ratios
 from toolbox.base import Batch
 from toolbox.config import complete
 from toolbox.engine.console import QuietConsole
 from toolbox.engine.setup import set_up
 from toolbox.engine.trainer import Trainer
+from toolbox.utils.tower_model import TowerModel
 
 PROMISES = {"vits16": 1.03, "demo": 1.10}
 _DEMO_ARCHITECTURE = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0}
@@ -38,44 +39,45 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engine = _Stretch(set_up(_recipe(model), Path(folder) / "run", console=QuietConsole()))
+        engine = RepeatedBatchTrainer(set_up(_recipe(model), Path(folder) / "run", console=QuietConsole()))
         engine.batch = _batch(*_MODELS[model][1:])
         bare = _bare_loop(engine)
         engine.stretch(2)
         bare(2)
-        measured = []
-        for _ in range(pairs):
-            before = measure_seconds(lambda: bare(steps))
-            ours = measure_seconds(lambda: engine.stretch(steps))
-            measured.append((before, ours, measure_seconds(lambda: bare(steps))))
+        measured = measure_in_turn(lambda: bare(steps), lambda: engine.stretch(steps), pairs)
     ratios = [2 * ours / (before + after) for before, ours, after in measured]
-    repeats = [after / before for before, _, after in measured]
     return {
         "name": "engine",
         "model": model,
-        "ratio_median": statistics.median(ratios),
-        "ratios": ratios,
-        "spread": [min(repeats), max(repeats)],
+        **summarize_ratios(ratios, [after / before for before, _, after in measured]),
         "promise": PROMISES[model],
         "step_ms": 1000 * statistics.median(before for before, _, _ in measured) / steps,
     }
 
 
-class _Stretch(Trainer):
-    """A run that is fed one batch again and again, a stretch of steps at a time."""
+class StretchTrainer(Trainer):
+    """A run that goes on a stretch of steps at a time, and saves nothing."""
+
+    def stretch(self, steps: int) -> None:
+        """Train so many steps more."""
+        self.steps = self.step + steps
+        self.train()
+
+    def save(self) -> Path:
+        return self.work_dir
+
+
+class RepeatedBatchTrainer(StretchTrainer):
+    """A run that is fed one batch again and again."""
 
     batch: Batch
 
     def stretch(self, steps: int) -> None:
-        self.steps = self.step + steps
-        with mock.patch.object(self.setup, "batches", side_effect=self._repeat):
-            self.train()
+        def repeat(first: int, last: int) -> Generator[Batch, None, None]:
+            yield from itertools.repeat(self.batch, last - first)
 
-    def _repeat(self, first: int, last: int) -> Generator[Batch, None, None]:
-        yield from itertools.repeat(self.batch, last - first)
-
-    def save(self) -> Path:
-        return self.work_dir
+        with mock.patch.object(self.setup, "batches", side_effect=repeat):
+            super().stretch(steps)
 
 
 def _recipe(model: str) -> dict[str, Any]:
@@ -104,20 +106,23 @@ def _batch(size: int, items: int) -> Batch:
     return Batch.example({"image": images}, labels=torch.arange(items) // 4)
 
 
-def _bare_loop(engine: _Stretch) -> Any:
+def _bare_loop(engine: RepeatedBatchTrainer) -> Callable[[int], None]:
     """What one would write by hand: the same model, loss, clipping and kind of optimizer."""
-    model = engine.model
+    model, labels = engine.model, engine.batch.labels
+    assert isinstance(model, TowerModel)
+    head, criterion = model.head, model.criterion
+    assert head is not None
+    assert criterion is not None
+    assert labels is not None
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.05, fused=engine.setup.device.fused_optimizer)
-    images, labels = engine.batch.inputs["image"], engine.batch.labels.to(engine.setup.torch_device)
+    images, labels = engine.batch.inputs["image"], labels.to(engine.setup.torch_device)
     preprocess = model.backbone.preprocess()
 
     def bare(steps: int) -> None:
         for _ in range(steps):
             pixels = preprocess.finish(images.to(engine.setup.torch_device))
-            embeddings = model.head(model.pool(model.backbone(pixels)))
-            loss = model.criterion(embeddings, labels)
-            loss.backward()
+            criterion(head(model.pool(model.backbone(pixels))), labels).backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import torch
 
-from benchmarks.timing import measure_peak_bytes, measure_seconds
+from benchmarks.timing import measure_in_turn, measure_peak_bytes, summarize_ratios
 from toolbox.base import Batch, Model
 from toolbox.engine.assemble import apply_tuning, build_structure
 from toolbox.engine.device import choose_device
@@ -30,7 +29,7 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
     """
     device = choose_device("cpu")
     model = _model()
-    batch = _batch(both)
+    batch = make_image_batch(both)
     cached = GradCache(model, both // 4, Precision("fp32", device), device)
 
     def plain(rows: Batch = batch) -> None:
@@ -39,20 +38,18 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
     def chunked(rows: Batch = batch, cache: GradCache = cached) -> None:
         cache(rows, lambda loss: loss.backward())
 
-    plain(), chunked()
-    measured = [(measure_seconds(plain), measure_seconds(chunked), measure_seconds(plain)) for _ in range(pairs)]
+    plain()
+    chunked()
+    measured = measure_in_turn(plain, chunked, pairs)
     ratios = [(before + after) / 2 / ours for before, ours, after in measured]
-    repeats = [after / before for before, _, after in measured]
     measurements: dict[str, Any] = {
         "name": "grad_cache",
-        "ratio_median": statistics.median(ratios),
-        "ratios": ratios,
-        "spread": [min(repeats), max(repeats)],
+        **summarize_ratios(ratios, [after / before for before, _, after in measured]),
         "promise": PROMISE,
         "rows_timed": both,
     }
     if rows:
-        large, small = _batch(rows), _batch(chunk)
+        large, small = make_image_batch(rows), make_image_batch(chunk)
         cache = GradCache(model, chunk, cached.precision, device)
         peaks = {}
         for name, action in (("chunk", lambda: plain(small)), ("batch", lambda: chunked(large, cache))):
@@ -60,7 +57,7 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
                 for tensor in (*model.parameters(), *model.buffers()):
                     peak.leave_out(tensor)
                 resident = measure_peak_bytes(action)
-            peaks[name] = peak.peak, resident
+            peaks[name] = peak.peak, resident or 0
         measurements |= {
             "tensor_ratio": peaks["batch"][0] / peaks["chunk"][0],
             "promise_memory": PROMISE_MEMORY,
@@ -84,6 +81,7 @@ def _model() -> Model:
     return model
 
 
-def _batch(rows: int) -> Batch:
-    images = torch.randn(rows, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    return Batch.example({"image": images}, labels=torch.arange(rows) // 4)
+def make_image_batch(rows: int, size: int = 224, device: str = "cpu") -> Batch:
+    """A batch of noise in classes of four."""
+    images = torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return Batch.example({"image": images.to(device)}, labels=(torch.arange(rows) // 4).to(device))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.timing import measure_seconds
+from benchmarks.timing import measure_seconds, summarize_ratios
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches
@@ -56,12 +56,9 @@ def run(*, pairs: int = 7, items: int = 256, batch: int = 32, size: int = 224) -
             before, ours = measure_seconds(plain), _measure_drained(stream, worker)
             measured.append((before, ours, measure_seconds(plain)))
     ratios = [(before + after) / 2 / ours for before, ours, after in measured]
-    repeats = [before / after for before, _, after in measured]
     return {
         "name": "loader",
-        "ratio_median": statistics.median(ratios),
-        "ratios": ratios,
-        "spread": [min(repeats), max(repeats)],
+        **summarize_ratios(ratios, [before / after for before, _, after in measured]),
         "promise": PROMISE,
         "items_per_second": items / statistics.median(ours for _, ours, _ in measured),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import measure_peak_bytes, measure_seconds
+from benchmarks.timing import measure_in_turn, measure_peak_bytes, summarize_ratios
 from toolbox.utils.ranking import chunk_rows, rank_metrics
 
 PROMISE = 1.6
@@ -17,10 +17,10 @@ ITEMS_PER_CLASS = 5
 
 
 def run(*, pairs: int = 7, n: int = 12000, dim: int = 768) -> dict[str, Any]:
-    """Time Recall@1..1000, MAP@R, R-precision and the mean reciprocal rank repeatsst their matrix products alone.
+    """Time Recall@1..1000, MAP@R, R-precision and the mean reciprocal rank against their matrix products alone.
 
     - `pairs`: how many interleaved measurements of each.
-    - `n`: items, each a query repeatsst all others; `dim`: their width.
+    - `n`: items, each a query against all others; `dim`: their width.
 
     Returns "ratio_median" over the `ratios` of whole / products, the `spread` (products measured again / products:
     lowest and highest), the seconds of both, and "peak_extra_bytes" beyond the embeddings (None where the system
@@ -35,18 +35,19 @@ def run(*, pairs: int = 7, n: int = 12000, dim: int = 768) -> dict[str, Any]:
         )
 
     def products() -> None:
-        multiply(embeddings)
+        """Compute all similarities in the same chunks, and use them for nothing."""
+        rows = chunk_rows(len(embeddings), ITEMS_PER_CLASS, ITEMS_PER_CLASS - 1, memory_mb=512)
+        buffer = torch.empty(rows, len(embeddings))
+        for part in embeddings.split(rows):
+            torch.mm(part, embeddings.T, out=buffer[: len(part)])
 
     peak = measure_peak_bytes(whole)
     products()
-    measured = [(measure_seconds(products), measure_seconds(whole), measure_seconds(products)) for _ in range(pairs)]
+    measured = measure_in_turn(products, whole, pairs)
     ratios = [both / alone for alone, both, _ in measured]
-    repeats = [second / first for first, _, second in measured]
     return {
         "name": "recall",
-        "ratio_median": statistics.median(ratios),
-        "ratios": ratios,
-        "spread": [min(repeats), max(repeats)],
+        **summarize_ratios(ratios, [second / first for first, _, second in measured]),
         "promise": PROMISE,
         "seconds": statistics.median(both for _, both, _ in measured),
         "seconds_products": statistics.median(alone for alone, _, _ in measured),
@@ -67,11 +68,3 @@ def make_items(n: int, dim: int) -> tuple[Tensor, Tensor]:
     for part, part_labels in zip(embeddings.split(4096), labels.split(4096), strict=True):
         part += centers[part_labels]
     return embeddings, labels
-
-
-def multiply(embeddings: Tensor) -> None:
-    """Compute all similarities in the same chunks, and use them for nothing."""
-    rows = chunk_rows(len(embeddings), ITEMS_PER_CLASS, ITEMS_PER_CLASS - 1, memory_mb=512)
-    buffer = torch.empty(rows, len(embeddings))
-    for part in embeddings.split(rows):
-        torch.mm(part, embeddings.T, out=buffer[: len(part)])

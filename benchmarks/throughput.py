@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.grad_cache import make_image_batch
 from benchmarks.timing import measure_seconds
 from toolbox.base import Batch, Model
 from toolbox.engine import speed
@@ -33,7 +34,7 @@ VARIANTS = {
     "channels_last": {"compile": False, "channels_last": True},
     "compiled_channels_last": {"compile": True, "channels_last": True},
 }
-_SMALL = {
+_SMALL: dict[str, dict[str, Any]] = {
     "small": {
         "type": "dinov3.ViT",
         "name": None,
@@ -73,33 +74,32 @@ def run(
     """
     chosen = choose_device(device)
     on_cpu = chosen.type == "cpu"
+    if on_cpu:
+        set_threads(None)
     backbone = ("small" if on_cpu else "vitb16") if backbone == "auto" else backbone
     default = _ON_CPU.get(backbone, (96, 16)) if on_cpu else (224, 128)
     size, batch, steps = size or default[0], batch or default[1], steps or (4 if on_cpu else 20)
-    names = ("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants
-    chosen_variants = list(dict.fromkeys(["plain", *names.split(",")]))
-    if unknown := sorted(set(chosen_variants) - VARIANTS.keys()):
-        raise ToolboxError(f"There is no variant {', '.join(unknown)}.", hint=f"There are: {', '.join(VARIANTS)}.")
-    if on_cpu:
-        set_threads(None)
+    names = choose_variants(("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants)
     precision = "fp32" if on_cpu else "bf16"
-    images = _batch(batch, size, torch.device(str(chosen)))
+    images = make_image_batch(batch, size, str(chosen))
     stretches = {}
-    for name in chosen_variants:
+    for name in names:
         update = _step(_recipe(backbone, size), VARIANTS[name], chosen, precision)
         if name == "plain":
-            flops = _flops(update, images)
+            with FlopCounterMode(display=False) as counter:  # a product of matrices: a multiplication and an addition
+                update([images], 0, 1)
+            flops = counter.get_total_flops()
         stretches[name] = _stretch(update, images, steps, chosen)
         stretches[name](3)
     rate = matmul_rate(chosen, DTYPES.get(precision, torch.float32))
-    seconds: dict[str, list[float]] = {name: [] for name in chosen_variants}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     repeats = []
     for _ in range(pairs):
-        for name in chosen_variants:
+        for name in names:
             seconds[name].append(stretches[name]())
         repeats.append(stretches["plain"]() / seconds["plain"][-1])
     rate = max(rate, matmul_rate(chosen, DTYPES.get(precision, torch.float32)))  # others may have used the device
-    measurements: dict[str, Any] = {
+    measurements = {
         "name": "throughput",
         "device": device_name(chosen),
         "backbone": backbone,
@@ -111,16 +111,30 @@ def run(
         "spread": [min(repeats), max(repeats)],
         "promise": PROMISE,
     }
+    return measurements | _summarize(seconds, batch * steps, flops * steps, rate)
+
+
+def choose_variants(names: str) -> list[str]:
+    """The plain variant, and those with commas between. Raises ToolboxError for one that is not there."""
+    variants = list(dict.fromkeys(["plain", *names.split(",")]))
+    if unknown := sorted(set(variants) - VARIANTS.keys()):
+        raise ToolboxError(f"There is no variant {', '.join(unknown)}.", hint=f"There are: {', '.join(VARIANTS)}.")
+    return variants
+
+
+def _summarize(seconds: dict[str, list[float]], images: int, flops: int, rate: float) -> dict[str, Any]:
+    """The numbers of each variant; `images`, `flops`: of one measurement, `rate`: of the device."""
+    numbers: dict[str, Any] = {}
     for name, measured in seconds.items():
-        achieved = flops * steps / statistics.median(measured)
-        measurements |= {
-            f"images_per_second_{name}": batch * steps / statistics.median(measured),
-            f"tflops_{name}": achieved / 1e12,
-            f"share_{name}": achieved / rate,
+        median = statistics.median(measured)
+        numbers |= {
+            f"images_per_second_{name}": images / median,
+            f"tflops_{name}": flops / median / 1e12,
+            f"share_{name}": flops / median / rate,
             f"ratio_{name}": statistics.median(a / b for a, b in zip(seconds["plain"], measured, strict=True)),
             f"seconds_{name}": measured,
         }
-    return measurements
+    return numbers
 
 
 def matmul_rate(device: Device, dtype: torch.dtype) -> float:
@@ -181,31 +195,22 @@ def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, pre
     )
 
 
-def _batch(items: int, size: int, device: torch.device) -> Batch:
-    images = torch.randn(items, 3, size, size, generator=torch.Generator().manual_seed(0))
-    return Batch.example({"image": images.to(device)}, labels=(torch.arange(items) // 4).to(device))
-
-
-def _flops(update: TrainStep, batch: Batch) -> int:
-    """Of one step, forward and backward; a product of matrices counts a multiplication and an addition each."""
-    with FlopCounterMode(display=False) as counter:
-        update([batch], 0, 1)
-    return counter.get_total_flops()
-
-
 def _stretch(update: TrainStep, batch: Batch, steps: int, device: Device) -> Callable[..., float]:
     """A function that takes some steps and returns the seconds, the device's work included."""
 
-    def action(count: int = steps) -> float:
-        return _measure_seconds(lambda: [update([batch], step, count) for step in range(count)], device)
+    def take(count: int) -> None:
+        for step in range(count):
+            update([batch], step, count)
 
-    return action
+    return lambda count=steps: _measure_seconds(lambda: take(count), device)
 
 
 def _measure_seconds(action: Callable[[], Any], device: Device) -> float:
-    def wait() -> None:
-        if device.type != "cpu":
-            torch.get_device_module(device.type).synchronize()
+    wait = (lambda: None) if device.type == "cpu" else torch.get_device_module(device.type).synchronize
+
+    def run_and_wait() -> None:
+        action()
+        wait()
 
     wait()
-    return measure_seconds(lambda: (action(), wait()))
+    return measure_seconds(run_and_wait)

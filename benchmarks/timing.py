@@ -1,11 +1,13 @@
-"""What benchmarks measure with: the time of a call, and how far it raises the memory of the process."""
+"""What benchmarks measure with: the time of calls in turn, and how far one raises the memory of the process."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def measure_seconds(function: Callable[[], object]) -> float:
@@ -13,6 +15,22 @@ def measure_seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def measure_in_turn(
+    plain: Callable[[], object], ours: Callable[[], object], pairs: int
+) -> list[tuple[float, float, float]]:
+    """Seconds of a plain call, of one of ours and of a plain one again, so many times."""
+    return [(measure_seconds(plain), measure_seconds(ours), measure_seconds(plain)) for _ in range(pairs)]
+
+
+def summarize_ratios(ratios: Sequence[float], repeats: Sequence[float]) -> dict[str, Any]:
+    """The median ratio, all of them, and the lowest and highest of plain against plain."""
+    return {
+        "ratio_median": statistics.median(ratios),
+        "ratios": list(ratios),
+        "spread": [min(repeats), max(repeats)],
+    }
 
 
 def measure_peak_bytes(function: Callable[[], object]) -> int | None:
@@ -24,7 +42,7 @@ def measure_peak_bytes(function: Callable[[], object]) -> int | None:
 
     def watch() -> None:
         while not finished.wait(0.002):
-            peak[0] = max(peak[0], read_resident_bytes())
+            peak[0] = max(peak[0], read_resident_bytes() or 0)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

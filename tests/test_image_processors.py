@@ -161,7 +161,7 @@ def test_scaling_is_followed_whatever_makes_it(tmp_path):
         ({"image_std": [0.5, -0.5, 0.5]}, "does not multiply colours by a positive factor"),
         ({"resample": 4}, "resizes by PIL's filter 4"),
         ({"image_mean": None}, "makes no pixel_values"),
-        ({"do_center_crop": True, "crop_size": {"height": 48, "width": 48}}, "pads pictures"),
+        ({"do_center_crop": True, "crop_size": {"height": 48, "width": 48}}, "pads images"),
     ):
         with pytest.raises(ValueError, match=message):
             write(tmp_path, **{**efficient, **wrong})

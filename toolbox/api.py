@@ -183,11 +183,11 @@ def evaluate(
     distributed = distributed or SINGLE_PROCESS
     log, on_start = (log, on_start) if distributed.is_main else (lambda text: None,) * 2
     folder, recipe, is_new = Path(out).expanduser() if out and distributed.is_main else None, make_plain(config), False
-    if metrics and (problems := validate(recipe)):
-        raise ToolboxError.from_problems(locate_problems(problems, get_places(config)))
     try:
         with locate_error(config):
             if metrics:
+                if problems := validate(recipe):
+                    raise ToolboxError.from_problems(problems)
                 split = checkpoint_evaluation.split_of(recipe, split)
                 for name, paths in set_metric_arguments(recipe, split, metrics).items():
                     if len(paths) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_IMAGE_PIXELS = 250_000_000
-"""The largest image that is read, in pixels, unless a recipe says otherwise: phones take pictures of 108 and 200 MP."""
+"""The largest image that is read, in pixels, unless a recipe says otherwise: phones take images of 108 and 200 MP."""
 
 _PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3  # its own: a warning above it, an error above twice as much
 if Image.MAX_IMAGE_PIXELS == _PILLOW_LIMIT:
@@ -32,7 +32,7 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
     Gray, palette and CMYK images are converted; transparent parts become white; 16-bit values keep their upper bits; of
     several frames the first is taken. An orientation that cannot be read is none. Raises OSError naming the file if it
     is missing, truncated, no image, of pixels whose range is not known (float or 32-bit), or larger than the limit for
-    pictures that are small on disk and huge in memory (the recipe's `env_cfg.max_image_pixels`).
+    images that are small on disk and huge in memory (the recipe's `env_cfg.max_image_pixels`).
     """
     return _decode(path, os.fspath(path))
 

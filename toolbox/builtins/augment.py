@@ -72,9 +72,8 @@ class RandomViews(Augment):
     def __call__(self, image: Image.Image, size: tuple[int, int]) -> Image.Image | list[Image.Image]:
         if image.mode != "RGB":
             image = image.convert("RGB")
-        if self.views == 1:
-            return self._view(image, size)
-        return [self._view(image, size) for _ in range(self.views)]
+        views = [self._view(image, size) for _ in range(self.views)]
+        return views if self.views > 1 else views[0]
 
     def _view(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         view = self._crop(image, size)
@@ -83,7 +82,9 @@ class RandomViews(Augment):
         if self.blur and random.random() < self.blur:
             view = view.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0) * min(size) / 224))
         if self.erase and random.random() < self.erase:
-            view.paste(tuple(random.choices(range(256), k=3)), _erased_box(view.size))
+            color = tuple(random.choices(range(256), k=3))
+            left, top, right, bottom = random_box(view.size, (0.02, 0.33), (0.3, 1 / 0.3))
+            view.paste(color, (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
         return view
 
     def _crop(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -121,8 +122,3 @@ def recolor(image: Image.Image, brightness: float, contrast: float, saturation: 
         matrix += [gain * (saturation * (row == column) + (1 - saturation) * LUMA[column]) for column in range(3)]
         matrix.append(offset)
     return image.convert("RGB", tuple(matrix))
-
-
-def _erased_box(size: tuple[int, int]) -> tuple[int, int, int, int]:
-    left, top, right, bottom = random_box(size, (0.02, 0.33), (0.3, 1 / 0.3))
-    return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from toolbox.base import Hook, Run
@@ -52,7 +53,8 @@ class EarlyStop(Hook):
         value = float(metrics[self.metric])
         # a run that tells no directions, in a test of a hook, has metrics whose greater numbers are better
         less = (self.mode or getattr(run, "better", {}).get(self.metric)) in ("min", "less")
-        if self._improves(value, less):
+        gain = math.inf if self.best is None else self.best - value if less else value - self.best
+        if gain > self.min_delta and not math.isnan(value):  # a NaN never is the best
             self.best, self.waited = value, 0
             return
         self.waited += 1
@@ -65,8 +67,3 @@ class EarlyStop(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.waited = state["best"], state["waited"]
-
-    def _improves(self, value: float, less: bool) -> bool:
-        if self.best is None:
-            return value == value  # a NaN never is the best
-        return (self.best - value if less else value - self.best) > self.min_delta

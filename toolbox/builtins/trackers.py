@@ -122,19 +122,23 @@ class Service(Tracker):
     checkpoint, with the same numbers, and they are there already.
     """
 
-    project: str
     resumed = False
+    _run: Any  # the library's own
 
-    def __init__(self) -> None:
+    def __init__(self, project: str, name: str | None = None, mode: str | None = None) -> None:
         self.id = secrets.token_hex(11)[:21]  # SwanLab wants 21 characters
+        self.project, self.name, self.mode = project, name, mode
 
     @abstractmethod
     def open(self, run: Run) -> None:
-        """Open the run `self.id`, which exists already where `self.resumed`."""
+        """Open the run `self.id` as `_run`; it exists already where `self.resumed`."""
 
-    @abstractmethod
     def log(self, values: dict[str, float], step: int) -> None:
         """Log numbers at a step."""
+        self._run.log(values, step=step)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish()
 
     def check(self, metrics: list[str] | None) -> list[Problem]:
         return [] if self.project.strip() else [Problem("A project has a name.", "project")]
@@ -172,8 +176,7 @@ class WandB(Service):
     def __init__(
         self, project: str, name: str | None = None, mode: Literal["online", "offline", "disabled"] | None = None
     ):
-        super().__init__()
-        self.project, self.name, self.mode = project, name, mode
+        super().__init__(project, name, mode)
 
     def open(self, run: Run) -> None:
         import wandb
@@ -207,22 +210,17 @@ class Trackio(Service):
     """
 
     def __init__(self, project: str, name: str | None = None):
-        super().__init__()
-        self.project, self.name = project, name
+        super().__init__(project, name)
 
     def open(self, run: Run) -> None:
         import trackio
 
-        name = self.name or f"{run.work_dir.name}-{self.id[:6]}"
         self._run = trackio.init(
-            project=self.project, name=name, config=run.config, resume="allow" if self.resumed else "never"
+            project=self.project,
+            name=self.name or f"{run.work_dir.name}-{self.id[:6]}",
+            config=run.config,
+            resume="allow" if self.resumed else "never",
         )
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        self._run.log(values, step=step)
-
-    def finish(self, failed: bool) -> None:
-        self._run.finish()
 
 
 class SwanLab(Service):
@@ -238,8 +236,7 @@ class SwanLab(Service):
         name: str | None = None,
         mode: Literal["cloud", "local", "offline", "disabled"] | None = None,
     ):
-        super().__init__()
-        self.project, self.name, self.mode = project, name, mode
+        super().__init__(project, name, mode)
 
     def open(self, run: Run) -> None:
         import swanlab
@@ -254,12 +251,6 @@ class SwanLab(Service):
             **resumable,
         )
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        self._run.log(values, step=step)
-
-    def finish(self, failed: bool) -> None:
-        self._run.finish()
-
 
 class MLflow(Service):
     """Logs metrics and the recipe with MLflow; `mlflow ui --backend-store-uri URI` displays them.
@@ -273,8 +264,8 @@ class MLflow(Service):
     """
 
     def __init__(self, experiment: str = "toolbox", name: str | None = None, tracking_uri: str | None = None):
-        super().__init__()
-        self.experiment, self.name, self.tracking_uri = experiment, name, tracking_uri
+        super().__init__(experiment, name)
+        self.experiment, self.tracking_uri = experiment, tracking_uri
 
     def check(self, metrics: list[str] | None) -> list[Problem]:
         return [] if self.experiment.strip() else [Problem("An experiment has a name.", "experiment")]

@@ -23,7 +23,7 @@ from toolbox.errors import ToolboxError
 from toolbox.exporters import onnx_file
 from toolbox.exporters.compare import compare
 from toolbox.exporters.export_readme import ExportedPart, write_readme
-from toolbox.exporters.whole import export_whole, write_whole_readme, writes_itself
+from toolbox.exporters.whole import assign_pixels, export_whole, write_whole_readme, writes_itself
 from toolbox.utils.messages import shorten_error
 
 RECORD = "export.json"
@@ -81,7 +81,10 @@ def export(
     _check_parts(parts, merge, whole)
     pixels = {path: _pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
     if onnx:
-        _prepare_onnx(model)
+        try:
+            model.prepare_export()
+        except ValueError as error:
+            raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
     with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
         if classes is not None:
             (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
@@ -91,7 +94,7 @@ def export(
             write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
         else:
             written, differences = _export_parts(model, folder, parts, pixels, origin, classes, merge, onnx, log)
-            inputs = _inputs(model, parts, pixels)
+            inputs = assign_pixels(model, parts, pixels)
             record = {"library": {part.path: part.exported.library for part in written}, "merged": merge}
         if onnx:
             differences |= onnx_file.write(model, folder / "model.onnx", inputs, compare, log, classes=classes)
@@ -154,13 +157,6 @@ def _export_parts(
     return written, differences
 
 
-def _prepare_onnx(model: Model) -> None:
-    try:
-        model.prepare_export()
-    except ValueError as error:
-        raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
-
-
 @contextmanager
 def _disk() -> Iterator[None]:
     """What safetensors makes of a full disk becomes the OSError that it was."""
@@ -208,15 +204,9 @@ def _pixels(backbone: Backbone) -> Tensor:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _inputs(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What each input of the model gets."""
-    path_of = {id(backbone): path for path, backbone in parts.items()}
-    return {name: pixels[path_of[id(backbone)]] for name, backbone in model.inputs.items()}
-
-
 def _predict(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
     with torch.no_grad():
-        return onnx_file.Predict(model, list(model.inputs))(*_inputs(model, parts, pixels).values())
+        return onnx_file.Predict(model, list(model.inputs))(*assign_pixels(model, parts, pixels).values())
 
 
 def _embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str], str]:
@@ -251,7 +241,7 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
 def _run(part: ExportedPart, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
     """What the README's lines give for `pixels`: they are run as they will stand there."""
     try:
-        return run_lines(part.code(embedding, pictures=False, named=named), root=str(root), pixels=pixels)
+        return run_lines(part.code(embedding, with_images=False, named=named), root=str(root), pixels=pixels)
     except Exception as error:  # every library has its own way to fail
         library = part.exported.library
         raise ToolboxError(

@@ -22,29 +22,31 @@ class ExportedPart:
     exported: ExportedBackbone
     adapted: bool
 
-    def code(self, embedding: list[str], *, pictures: bool = True, named: bool = False) -> list[str]:
-        """Lines from a picture to `tokens` and, with `embedding`, to that.
+    def code(self, embedding: list[str], *, with_images: bool = True, named: bool = False) -> list[str]:
+        """Lines from images to `tokens` and, with `embedding`, to that.
 
         - `named`: whether there is a classes.json, for lines from `logits` to `answers`.
-        - `pictures`: False leaves the picture out, for `root`, the README's folder, and `pixels` that are given.
+        - `with_images`: False leaves the images out, for `root`, the README's folder, and `pixels` that are given.
         """
-        found, own = self.exported, "" if self.folder == "." else f"/{self.folder}"
-        imports = [*found.imports, *["from PIL import Image"] * pictures]
+        exported, place = self.exported, "" if self.folder == "." else f"/{self.folder}"
+        imports = [*exported.imports, *["from PIL import Image"] * with_images]
         if self.adapted:
             imports.append("from peft import PeftModel")
         if embedding:
             imports.append("import torch.nn.functional as F")
             imports += ["from safetensors.torch import load_file"] * any("head[" in line for line in embedding)
         lines = [*sorted(set(imports), key=lambda line: (line.startswith("from "), line.lower())), ""]
-        lines += ['root = "."  # this folder', 'images = [Image.open("picture.jpg").convert("RGB")]'] * pictures
-        lines.append(f'folder = f"{{root}}{own}/base"' if self.adapted else f'folder = f"{{root}}{own}"')
-        lines += found.load
+        lines += ['root = "."  # this folder', 'images = [Image.open("picture.jpg").convert("RGB")]'] * with_images
+        lines.append(f'folder = f"{{root}}{place}/base"' if self.adapted else f'folder = f"{{root}}{place}"')
+        lines += exported.load
         if self.adapted:
-            lines.append(f'model = PeftModel.from_pretrained(model, f"{{root}}{own}/adapter").get_base_model().eval()')
-        lines += found.pixels if pictures else []
-        before, lines = lines, list(found.tokens)
+            lines.append(
+                f'model = PeftModel.from_pretrained(model, f"{{root}}{place}/adapter").get_base_model().eval()'
+            )
+        lines += exported.pixels if with_images else []
+        before, lines = lines, list(exported.tokens)
         if embedding:
-            lines += [f"prefix = {found.prefix}"] * any("prefix" in line for line in embedding)
+            lines += [f"prefix = {exported.prefix}"] * any("prefix" in line for line in embedding)
             lines += ['head = load_file(f"{root}/head.safetensors")'] * any("head[" in line for line in embedding)
             lines += embedding
         classifies = any(line.startswith("logits = ") for line in lines)
@@ -91,31 +93,31 @@ def write_readme(
     if classes is not None:
         text.append(f"classes.json holds the names of the {len(classes)} classes, in the order of the logits.")
     if onnx:
-        told = " The names of the classes are in its metadata, as JSON under `classes`." if classes is not None else ""
+        where = " The names of the classes are in its metadata, as JSON under `classes`." if classes is not None else ""
         text.append(
             "model.onnx is the whole model, from normalized pixels, (B, 3, H, W), to what it predicts, for any B:\n\n"
             "```python\nimport onnxruntime\n\n"
             'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])\n'
             "names = [output.name for output in session.get_outputs()]\n"
-            "found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: pixels.numpy()})))\n```" + told
+            "outputs = dict(zip(names, session.run(None, {session.get_inputs()[0].name: pixels.numpy()})))\n```" + where
         )
     (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
 def _section(part: ExportedPart, embedding: list[str], named: bool) -> list[str]:
-    found, text = part.exported, []
+    exported, text = part.exported, []
     if part.folder != ".":
         text.append(f"## {part.folder}")
     if part.adapted:
-        base = f"`{found.hub}` on the Hub" if found.hub else "the folder `base`"
+        base = f"`{exported.hub}` on the Hub" if exported.hub else "the folder `base`"
         text.append(f"An adapter (LoRA) of peft in the folder `adapter`, for the weights in {base}.")
     gives = "`embedding` is the toolbox's, of length 1." if embedding else "`tokens` are the toolbox's."
     if any(line.startswith("logits = ") for line in embedding):
         gives += " `logits`, (B, C), are the classifier's, one a class of the training data in their order."
-    first = "is" if found.prefix == 1 else "are"
+    first = "is" if exported.prefix == 1 else "are"
     text.append(
-        f"Loaded by {found.library} alone; {gives} Of `tokens`, (B, N, D), the first {found.prefix} {first} for the "
-        f"whole image (CLS or pooled output, then registers), the others for its patches, row by row."
+        f"Loaded by {exported.library} alone; {gives} Of `tokens`, (B, N, D), the first {exported.prefix} {first} for "
+        f"the whole image (CLS or pooled output, then registers), the others for its patches, row by row."
     )
     text.append("```python\n" + "\n".join(part.code(embedding, named=named)) + "\n```")
-    return text + found.notes
+    return text + exported.notes

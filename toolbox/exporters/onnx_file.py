@@ -44,13 +44,13 @@ class Predict(nn.Module):
         self.model, self.inputs = model, inputs
 
     def forward(self, *values: Tensor) -> dict[str, Tensor]:
-        given = dict(zip(self.inputs, values, strict=True))
+        inputs = dict(zip(self.inputs, values, strict=True))
         # without ids: their number would fix the size of the batch
-        found = self.model(Batch(inputs=given, views=dict.fromkeys(given, 1)), "predict")
-        if self.model.closed_set and "logits" in found:  # and not what else a probe gives, of each of its heads
-            found = {name: found[name] for name in ("embeddings", "logits") if name in found}
-            found["probabilities"] = found["logits"].softmax(dim=1)
-        return found
+        outputs = self.model(Batch(inputs=inputs, views=dict.fromkeys(inputs, 1)), "predict")
+        if self.model.closed_set and "logits" in outputs:  # and not what else a probe gives, of each of its heads
+            outputs = {name: outputs[name] for name in ("embeddings", "logits") if name in outputs}
+            outputs["probabilities"] = outputs["logits"].softmax(dim=1)
+        return outputs
 
 
 def write(
@@ -79,15 +79,16 @@ def write(
         if classes is not None:
             _add_metadata(file, classes)
         session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        found: dict[str, float] = {}
+        differences: dict[str, float] = {}
         for count in (1, 3):  # sizes that it was not traced with
             more = [torch.cat([value, value.flip(0) / 2])[:count] for value in values]
             expected = predict(*more)
-            given = _answer(session, names, more)
+            answers = _answer(session, names, more)
             for name in names:
                 what = f"{name} of {count} image{'s' * (count > 1)} by onnxruntime"
-                found[f"onnx {name} {count}"] = compare(what, expected[name], torch.from_numpy(given[name]), log)
-    return found
+                theirs = torch.from_numpy(answers[name])
+                differences[f"onnx {name} {count}"] = compare(what, expected[name], theirs, log)
+    return differences
 
 
 def _add_metadata(file: Path, classes: list[str]) -> None:

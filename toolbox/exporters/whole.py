@@ -22,6 +22,12 @@ def writes_itself(model: Model) -> bool:
     return type(model).export is not Model.export
 
 
+def assign_pixels(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What each input of a model gets, of `pixels` for each of its backbones."""
+    path_of = {id(backbone): path for path, backbone in parts.items()}
+    return {name: pixels[path_of[id(backbone)]] for name, backbone in model.inputs.items()}
+
+
 def export_whole(
     model: Model, folder: Path, *, parts: dict[str, Backbone], pixels: dict[str, Tensor], log: Callable[[str], None]
 ) -> tuple[ExportedModel, dict[str, Any], dict[str, float]]:
@@ -40,8 +46,7 @@ def export_whole(
         exported = model.export(folder)
     except ValueError as error:
         raise ToolboxError(f"{error}.", where="model", hint="Use the checkpoint by toolbox.load.") from error
-    path_of = {id(backbone): path for path, backbone in parts.items()}
-    inputs = exported.inputs or {name: pixels[path_of[id(backbone)]] for name, backbone in model.inputs.items()}
+    inputs = exported.inputs or assign_pixels(model, parts, pixels)
     with torch.no_grad():
         predicted = onnx_file.Predict(model, list(inputs))(*inputs.values())
     try:

@@ -144,16 +144,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
             raise AssertionError(str(error)) from error
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
-    report_items = metric.report_items(LabelledImages([4] * 6))
-    require(
-        isinstance(report_items, list) and all(isinstance(item, get_args(ReportItem)) for item in report_items),
-        f"{name}.report items must return a list of toolbox.base.ReportItem.",
-    )
-    galleries = [item.examples for item in report_items if isinstance(item, Gallery)]
-    require(
-        all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples),
-        f"{name}.report items must name items by their dataset indices.",
-    )
+    _check_report_items(metric, name)
     cases = {
         "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
         "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
@@ -165,3 +156,16 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
             other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result),
             f"{name} must not depend on {what}: {result} became {other}.",
         )
+
+
+def _check_report_items(metric: Metric, name: str) -> None:
+    report_items = metric.report_items(LabelledImages([4] * 6))
+    require(
+        isinstance(report_items, list) and all(isinstance(item, get_args(ReportItem)) for item in report_items),
+        f"{name}.report items must return a list of toolbox.base.ReportItem.",
+    )
+    galleries = [item.examples for item in report_items if isinstance(item, Gallery)]
+    require(
+        all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples),
+        f"{name}.report items must name items by their dataset indices.",
+    )

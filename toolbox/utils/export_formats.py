@@ -13,8 +13,8 @@ from toolbox.base import ExportedBackbone, ImagePreprocess
 
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers, as transformers writes them
 _IMAGES = (
-    "The toolbox cuts out {part} of a picture and resizes it in one pass, by PIL. {library} resizes the whole picture "
-    "first and then cuts its centre out, at whole pixels{more}. The toolbox also turns pictures as their EXIF data say "
+    "The toolbox cuts out {part} of an image and resizes it in one pass, by PIL. {library} resizes the whole image "
+    "first and then cuts its centre out, at whole pixels{more}. The toolbox also turns images as their EXIF data say "
     "and puts transparent ones on white: do so before, if yours need it."
 )
 
@@ -106,8 +106,8 @@ def write_timm_code(
             raise ValueError(f"these are no keywords of timm's create_model: {', '.join(map(repr, named))}")
         more = "".join(f", {key}={value!r}" for key, value in named.items())
         load = f"model = timm.create_model({hub!r}, pretrained=True{more}).eval()"
-        given = {"input_size": (3, height, width), **_timm_images(preprocess)}
-        images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+        settings = {"input_size": (3, height, width), **_timm_images(preprocess)}
+        images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
     return ExportedBackbone(
         library="timm",
         imports=["import timm", "import torch", "from timm.data import create_transform, resolve_data_config"],
@@ -121,11 +121,11 @@ def write_timm_code(
 
 
 def _on_images(library: str, preprocess: ImagePreprocess, more: str = "") -> str:
-    """How a library's pictures differ from ours; `more` is added to what is said of its cut."""
+    """How a library's images differ from ours; `more` is added to what is said of its cut."""
     height, width = preprocess.size
     part = "the largest centred part"
     if preprocess.crop == 1:
-        note = f" Pictures of exactly {height} x {width} pixels are the same in both."
+        note = f" Images of exactly {height} x {width} pixels are the same in both."
         return _IMAGES.format(part=part, library=library, more=more) + note
     return _IMAGES.format(part=f"the centre, {preprocess.crop:g} of the sides of {part},", library=library, more=more)
 

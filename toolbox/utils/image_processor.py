@@ -54,7 +54,7 @@ def read_image_processor(folder: Path) -> ProcessorSettings:
     """Settings of the image processor in `folder`, as transformers builds it: what its file leaves out is the default
     of its class.
 
-    They are compared with what the processor makes of pictures of one colour, so that whatever it does to colours
+    They are compared with what the processor makes of images of one colour, so that whatever it does to colours
     (an offset, another order of the channels) is followed or refused.
 
     Raises FileNotFoundError without a processor file, ValueError for a processor that cannot be built or followed.
@@ -160,17 +160,17 @@ def _read_colours(processor: Any) -> tuple[Any, Any] | None:
 
 
 def _compare_resizing(processor: Any, settings: ProcessorSettings) -> None:
-    """Raise unless a larger and a smaller picture are resized as `ImagePreprocess` does. What is cut off is left out:
+    """Raise unless a larger and a smaller image are resized as `ImagePreprocess` does. What is cut off is left out:
     every backbone here cuts alike."""
     whole = {"do_center_crop": False, "crop_pct": 1.0}
     options = {name: value for name, value in whole.items() if getattr(processor, name, None)}
     height, width = settings.size or _ANY_SIZE
     for scale in (1.5, 0.75):
         shape = (round(scale * height), round(scale * width), 3)
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-        theirs = _process(processor, picture, **options)
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        theirs = _process(processor, image, **options)
         preprocess = settings.preprocess((theirs.shape[-2], theirs.shape[-1]))
-        ours = preprocess.finish(preprocess(picture)[None])
+        ours = preprocess.finish(preprocess(image)[None])
         # in steps of one byte: libraries round differently, other filters differ by more
         levels = ((ours - theirs) * 255 * torch.tensor(settings.std).view(3, 1, 1)).abs()
         if levels.max() > 3 or levels.mean() > 0.5:
@@ -181,7 +181,7 @@ def _compare_resizing(processor: Any, settings: ProcessorSettings) -> None:
 
 
 def _process_colour(processor: Any, colour: Any, size: tuple[int, int]) -> np.ndarray:
-    """The three numbers that a processor makes of a picture of `colour`, RGB in [0, 1]."""
+    """The three numbers that a processor makes of an image of `colour`, RGB in [0, 1]."""
     rgb = np.round(255 * np.asarray(colour)).astype(np.uint8)
     outputs = _process(processor, Image.fromarray(np.ascontiguousarray(np.broadcast_to(rgb, (*size, 3)))))
     if tuple(outputs.shape[-2:]) != size:
@@ -191,17 +191,17 @@ def _process_colour(processor: Any, colour: Any, size: tuple[int, int]) -> np.nd
     values = outputs[0].double().flatten(1)
     low, high = values.amin(1), values.amax(1)
     if ((high - low) > 1e-3 * high.abs().clamp(min=1)).any():
-        raise _UnsupportedProcessor("it pads pictures, or changes colours from place to place")
+        raise _UnsupportedProcessor("it pads images, or changes colours from place to place")
     return values.mean(1).numpy()
 
 
-def _process(processor: Any, picture: Image.Image, **options: Any) -> Tensor:
-    """(1, 3, H, W) pixel values of one picture."""
+def _process(processor: Any, image: Image.Image, **options: Any) -> Tensor:
+    """(1, 3, H, W) pixel values of one image."""
     try:
-        pixels = processor(images=[picture], return_tensors="pt", **options)["pixel_values"]
+        pixels = processor(images=[image], return_tensors="pt", **options)["pixel_values"]
     except Exception as error:  # every processor has its own way to refuse
-        raise _UnsupportedProcessor(f"of one picture it makes no pixel_values ({shorten_error(error)})") from None
+        raise _UnsupportedProcessor(f"of one image it makes no pixel_values ({shorten_error(error)})") from None
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[:2] != (1, 3):
         shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-        raise _UnsupportedProcessor(f"of one picture it makes pixel_values of shape {shape}, not (1, 3, height, width)")
+        raise _UnsupportedProcessor(f"of one image it makes pixel_values of shape {shape}, not (1, 3, height, width)")
     return pixels

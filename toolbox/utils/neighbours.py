@@ -17,13 +17,13 @@ def make_unit_rows(x: Tensor) -> Tensor:
 
 
 def find_nearest(
-    queries: Tensor, gallery: Tensor, own: Tensor, k: int, *, memory_mb: float = 512
+    queries: Tensor, gallery: Tensor, self_rows: Tensor, k: int, *, memory_mb: float = 512
 ) -> tuple[Tensor, Tensor]:
     """The k gallery rows of largest cosine for each query, itself left out; all of them where k is larger.
 
     - `queries`: (Q, D), `gallery`: (G, D), rows of length 1. It computes on the device of the queries, to which parts
       of a gallery on another device are copied, one after the other.
-    - `own`: (Q,) the gallery row that a query is itself, -1 for none.
+    - `self_rows`: (Q,) the gallery row that a query is itself, -1 for none.
     - `memory_mb`: cap in MiB on the working memory beyond what is given and returned.
 
     Returns cosines and rows, (Q, min(k, G)) each, nearest first; a cosine of -inf marks a place that is not filled.
@@ -36,16 +36,16 @@ def find_nearest(
     buffer = queries.new_empty(min(rows, len(queries)), columns)
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
-        rows_of_queries, self_rows = queries[chunk], own[chunk]
-        best_values, best_places = queries.new_empty(len(rows_of_queries), 0), places[chunk, :0]
+        part_queries, part_self = queries[chunk], self_rows[chunk]
+        best_values, best_places = queries.new_empty(len(part_queries), 0), places[chunk, :0]
         for first in range(0, len(gallery), columns):
             part = gallery[first : first + columns].to(queries.device)
-            similar = buffer[: len(rows_of_queries)]
+            similar = buffer[: len(part_queries)]
             similar[:, len(part) :] = -torch.inf
             with full_precision():
-                torch.mm(rows_of_queries, part.T, out=similar[:, : len(part)])
-            in_part = torch.nonzero((self_rows >= first) & (self_rows < first + len(part)))[:, 0]
-            similar[in_part, self_rows[in_part] - first] = -torch.inf
+                torch.mm(part_queries, part.T, out=similar[:, : len(part)])
+            in_part = torch.nonzero((part_self >= first) & (part_self < first + len(part)))[:, 0]
+            similar[in_part, part_self[in_part] - first] = -torch.inf
             values, neighbours = find_largest(similar, min(k + _SPARE, columns))
             neighbours, order = neighbours.sort(dim=1)
             values = torch.cat([best_values, values.gather(1, order)], dim=1)
@@ -73,14 +73,14 @@ def _select_nearest(values: Tensor, places: Tensor, count: int) -> tuple[Tensor,
 
 
 def expand_queries(
-    queries: Tensor, gallery: Tensor, own: Tensor, k: int, alpha: float, *, memory_mb: int = 512
+    queries: Tensor, gallery: Tensor, self_rows: Tensor, k: int, alpha: float, *, memory_mb: int = 512
 ) -> Tensor:
     """Alpha query expansion: q + sum over its k nearest x of max(q·x, 0)^alpha x, made of length 1.
 
     Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", 2018. The query itself has
     weight 1. The arguments are those of `find_nearest`; alpha 0 weighs the k alike (average query expansion).
     """
-    cosines, places = find_nearest(queries, gallery, own, k, memory_mb=memory_mb)
+    cosines, places = find_nearest(queries, gallery, self_rows, k, memory_mb=memory_mb)
     weights = (cosines.clamp(min=0) ** alpha).masked_fill(cosines == -torch.inf, 0)
     step = max(1, memory_mb * 2**18 // max(1, places.shape[1] * gallery.shape[1]))
     parts = [

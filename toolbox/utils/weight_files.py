@@ -27,9 +27,9 @@ def list_weight_files(folder: Path) -> list[Path]:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{index} is no index of weight files ({error}). Download it again.") from error
     others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pth", ".pt", ".safetensors"))
-    found = f" It has {', '.join(others)}, which is not read." if others else ""
+    note = f" It has {', '.join(others)}, which is not read." if others else ""
     raise FileNotFoundError(
-        f"{folder} has no model.safetensors.{found} Get it in Hugging Face format: hf download ID --local-dir {folder}"
+        f"{folder} has no model.safetensors.{note} Get it in Hugging Face format: hf download ID --local-dir {folder}"
     )
 
 
@@ -145,17 +145,17 @@ def fill_module(module: nn.Module, tensors: Mapping[str, Tensor], where: str | P
     Raises ValueError, naming the keys, unless the keys and shapes are the same; also on the meta device, where values
     have no place.
     """
-    own = module.state_dict()
-    if any(tensor.is_meta for tensor in own.values()):
+    state = module.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
         raise ValueError("weights cannot be loaded on torch's meta device: build the backbone on another.")
     problems = {
-        "missing": own.keys() - tensors.keys(),
-        "unexpected": tensors.keys() - own.keys(),
-        "of another shape": {key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape},
+        "missing": state.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - state.keys(),
+        "of another shape": {key for key in state.keys() & tensors.keys() if state[key].shape != tensors[key].shape},
     }
     raise_misfit(problems, where, hint)
     with torch.no_grad():
-        for key, tensor in own.items():
+        for key, tensor in state.items():
             tensor.copy_(tensors[key])
 
 
