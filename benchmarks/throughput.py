@@ -82,24 +82,20 @@ def run(
     names = choose_variants(("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants)
     precision = "fp32" if on_cpu else "bf16"
     images = make_image_batch(batch, size, str(chosen))
-    stretches = {}
-    for name in names:
-        update = _step(_recipe(backbone, size), VARIANTS[name], chosen, precision)
-        if name == "plain":
-            with FlopCounterMode(display=False) as counter:  # a product of matrices: a multiplication and an addition
-                update([images], 0, 1)
-            flops = counter.get_total_flops()
-        stretches[name] = _stretch(update, images, steps, chosen)
-        stretches[name](3)
+    updates = {name: _step(_recipe(backbone, size), VARIANTS[name], chosen, precision) for name in names}
+    with FlopCounterMode(display=False) as counter:  # a product of matrices: a multiplication and an addition
+        updates["plain"]([images], 0, 1)
+    flops = counter.get_total_flops()
+    stretches = {name: _stretch(update, images, steps, chosen) for name, update in updates.items()}
+    for warm_up in stretches.values():
+        warm_up(3)
     rate = matmul_rate(chosen, DTYPES.get(precision, torch.float32))
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    repeats = []
-    for _ in range(pairs):
-        for name in names:
-            seconds[name].append(stretches[name]())
-        repeats.append(stretches["plain"]() / seconds["plain"][-1])
+    # in turn, the plain one once more each time
+    rounds = [([stretch() for stretch in stretches.values()], stretches["plain"]()) for _ in range(pairs)]
+    seconds = dict(zip(names, map(list, zip(*(row for row, _ in rounds), strict=True)), strict=True))
+    repeats = [again / plain for (plain, *_), again in rounds]
     rate = max(rate, matmul_rate(chosen, DTYPES.get(precision, torch.float32)))  # others may have used the device
-    measurements = {
+    return {
         "name": "throughput",
         "device": device_name(chosen),
         "backbone": backbone,
@@ -110,8 +106,8 @@ def run(
         "gflops_per_image": flops / batch / 1e9,
         "spread": [min(repeats), max(repeats)],
         "promise": PROMISE,
+        **_summarize(seconds, batch * steps, flops * steps, rate),
     }
-    return measurements | _summarize(seconds, batch * steps, flops * steps, rate)
 
 
 def choose_variants(names: str) -> list[str]:

@@ -316,7 +316,7 @@ def test_whitening_says_what_it_learned_from(trained, capsys):
     assert from_train["recall@1"] == from_gallery["recall@1"]
     assert from_train["whiten/map@r"] != from_gallery["whiten/map@r"]
     assert main([*trained, "--json"]) == 0
-    assert capsys.readouterr().err == "16 classes (class 0, class 1, ...), 64 val pictures\n"
+    assert capsys.readouterr().err == "16 classes (class 0, class 1, ...), 64 val images\n"
 
 
 def test_training_with_a_whitening_evaluator(recipe):

@@ -167,12 +167,11 @@ def evaluate(
       of the checkpoint was evaluated, so that a checkpoint has one number.
     - `metrics`: arguments for every metric of the recipe that has them, e.g. `{"intervals": 1000}`, or strings
       "intervals=1000" as the command line takes them.
-    - `out`: a folder for test_results.json, report_items.json and report.html; it must be new, empty, or of an earlier
-      evaluation.
+    - `out`: a folder for test_results.json, report_items.json and report.html: new, empty, or of an earlier evaluation.
     - `log`: called with sentences that whoever reads the numbers should know, e.g. what a whitening is learned from.
     - `on_start`: called once, when nothing is wrong, with a sentence that says which data, model and device are used.
-    - `distributed`: the processes that evaluate together, of which this is one; default: this one alone. The
-      numbers are those of one process; the main one writes and tells.
+    - `distributed`: the processes that evaluate together; default: this one alone. The numbers are those of one
+      process; the main one writes and calls `log`.
 
     Raises ToolboxError with every problem of the recipe before anything is loaded or written.
     """

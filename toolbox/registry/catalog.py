@@ -340,10 +340,8 @@ def _unusable(plugin: Plugin) -> ToolboxError:
         return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} is broken: {plugin.reason}.")
     if isinstance(plugin.error, ToolboxError):
         problem = plugin.error.problems[0]
-        hint = problem.hint or ""
-        if plugin.state == "conflict":
-            return ToolboxError(problem.message, hint=hint)
-        return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner}: {problem.message}.", hint=hint)
+        of_plugin = "" if plugin.state == "conflict" else f"the plugin {plugin.namespace!r} of {plugin.owner}: "
+        return ToolboxError(of_plugin + problem.message + ("." if of_plugin else ""), hint=problem.hint)
     return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} cannot be used: {plugin.reason}.")
 
 

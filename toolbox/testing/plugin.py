@@ -6,7 +6,8 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from toolbox.errors import ToolboxError
@@ -49,15 +50,11 @@ def check_plugin(namespace: str) -> None:
     - `namespace`: the plugin's, as in `namespace.Name`.
     """
     plugins = get_catalog()
-    try:
+    with _require_success(f"the plugin {namespace!r} must be found and usable"):
         plugin = plugins.plugin(namespace)
-    except ToolboxError as error:
-        raise AssertionError(f"the plugin {namespace!r} must be found and usable: {error}") from error
     for hook in (plugin.hook.toolbox_config_dirs, plugin.hook.toolbox_foreign_keys):
-        try:
+        with _require_success(f"{namespace}: {hook.name} must return paths", Exception):
             hook()
-        except Exception as error:
-            raise AssertionError(f"{namespace}: {hook.name} must return paths, and raises {error!r}") from error
     require(
         plugin.components or plugin.kinds or plugin.commands,
         f"{namespace}: its hooks must declare at least one component, kind or command.",
@@ -66,29 +63,23 @@ def check_plugin(namespace: str) -> None:
     for folder in plugins.config_dirs().get(namespace, []):
         require(folder.is_dir(), f"{namespace}: toolbox_config_dirs names {folder}, which is no folder.")
     for path in plugins.foreign_key_files().get(namespace, []):
-        try:
+        with _require_success(f"{namespace}: {path} is no table of foreign keys", (OSError, ValueError)):
             read_foreign_keys(path)
-        except (OSError, ValueError) as error:
-            raise AssertionError(f"{namespace}: {path} is no table of foreign keys: {error}") from error
     _check_kinds(plugin)
     for command in plugins.commands():
         if command.plugin is plugin:
             _check_summary(f"the command {command.name}", command.summary)
-            try:
+            with _require_success(namespace):
                 command.load()
-            except ToolboxError as error:
-                raise AssertionError(f"{namespace}: {error}") from error
     for entry in plugins.entries:
         if entry.plugin is not plugin:
             continue
         _check_summary(entry.fullname, entry.summary)
         if entry.missing:
             continue
-        try:
+        with _require_success(f"{entry.fullname} must be importable and checkable"):
             cls = plugins.resolve(entry.fullname)
             arguments = read_parameters(cls)
-        except ToolboxError as error:
-            raise AssertionError(f"{entry.fullname} must be importable and checkable: {error}") from error
         require(vars(cls).get("__doc__"), f"{entry.fullname}: the class needs a docstring.")
         for argument in arguments:
             require(
@@ -120,13 +111,22 @@ def check_component(fullname: str, **arguments: Any) -> None:
         CHECKS[entry.kind](make)
 
 
+@contextmanager
+def _require_success(
+    sentence: str, errors: type[Exception] | tuple[type[Exception], ...] = ToolboxError
+) -> Iterator[None]:
+    """Raise AssertionError with `sentence` for an error of these types inside."""
+    try:
+        yield
+    except errors as error:
+        raise AssertionError(f"{sentence}: {error}") from error
+
+
 def _check_kinds(plugin: Plugin) -> None:
     for kind in plugin.kinds:
         _check_summary(f"the kind {kind.name}", kind.summary)
-        try:
+        with _require_success(plugin.namespace):
             cls = get_catalog().kinds.base_class(kind.name)
-        except ToolboxError as error:
-            raise AssertionError(f"{plugin.namespace}: {error}") from error
         is_component = any(component.target == kind.target for component in plugin.components)
         require(
             is_component or inspect.isabstract(cls),

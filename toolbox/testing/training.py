@@ -128,6 +128,22 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     in_order = torch.arange(ITEMS)
     metric = make()
     result = measure(metric, in_order, (ITEMS,))
+    _check_numbers(metric, result, name)
+    _check_report_items(metric, name)
+    cases = {
+        "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
+        "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
+        "what was seen before reset": (metric, in_order, (12, 12)),
+    }
+    for what, (instance, order, sizes) in cases.items():
+        other = measure(instance, order, sizes)
+        require(
+            other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result),
+            f"{name} must not depend on {what}: {result} became {other}.",
+        )
+
+
+def _check_numbers(metric: Metric, result: dict[str, float], name: str) -> None:
     require(
         isinstance(result, dict) and bool(result) and all(isinstance(key, str) for key in result),
         f"{name}.compute must return {{name: number}}.",
@@ -144,18 +160,6 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
             raise AssertionError(str(error)) from error
     names = metric.names()
     require(names is None or names == list(result), f"{name}.names must name what compute gives: {list(result)}.")
-    _check_report_items(metric, name)
-    cases = {
-        "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
-        "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
-        "what was seen before reset": (metric, in_order, (12, 12)),
-    }
-    for what, (instance, order, sizes) in cases.items():
-        other = measure(instance, order, sizes)
-        require(
-            other.keys() == result.keys() and all(math.isclose(other[k], result[k], abs_tol=1e-6) for k in result),
-            f"{name} must not depend on {what}: {result} became {other}.",
-        )
 
 
 def _check_report_items(metric: Metric, name: str) -> None:
