@@ -16,7 +16,6 @@ from toolbox.cli.common import (
 from toolbox.cli.processes import run_in_processes
 from toolbox.errors import Problem, ToolboxError
 
-"""What `--track` adds: the hook that needs no account and no server."""
 LAUNCHERS = ("none", "pytorch", "slurm")  # what toolbox.engine.distributed.rank_info knows
 
 if TYPE_CHECKING:
