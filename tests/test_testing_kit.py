@@ -475,6 +475,9 @@ def test_dataset():
     caught(check_dataset, variant(LabelledImages, **_item(id=1)), "stands twice")
     caught(check_dataset, variant(LabelledImages, **_item(label=0)), "must be labels")
     caught(check_dataset, variant(LabelledImages, **_item(text=3)), "'text' must be")
+    caught(check_dataset, variant(LabelledImages, **_item(text=["a", " "])), "none of them empty")
+    partly = {"id": 1, "label": 1, "image": gray}
+    caught(check_dataset, variant(LabelledImages, read=lambda self, index, fields: partly), r"read\(0, \{'image'\}\)")
     caught(check_dataset, variant(LabelledImages, __len__=lambda self: 3), "one value per item")
     caught(check_dataset, make_images_of_one_group, "groups must have one value")
     caught(check_dataset, variant(LabelledImages, identities=lambda self: ["a"]), "identities must have one string")

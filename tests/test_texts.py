@@ -124,6 +124,20 @@ def test_a_text_that_is_none_is_an_unreadable_item(text, message):
     assert message in left.bad[0][1]
 
 
+def test_who_reads_texts_alone_opens_no_image():
+    class Unread(Shades):
+        def read(self, index, fields):
+            assert fields == {"text"}
+            return {"text": self.classes[self.labels[index]], "label": self.labels[index], "id": index}
+
+        def __getitem__(self, index):
+            raise AssertionError("the whole item was read")
+
+    specs = input_specs(model())
+    batch = BatchBuilder(Unread(8), {"text": specs["text"]})[[(index, index) for index in range(4)]]
+    assert batch.texts["text"].tolist() == [digest_text(name) for name in Unread().classes]
+
+
 # --- stores ------------------------------------------------------------------------------------------------------
 def run(folder: str, **overrides) -> dict:
     return toolbox.train(recipe(ALIGNMENT, **CAPTIONS, **overrides), out=folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -98,6 +98,13 @@ class Dataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """The raw item at `index`, the same at every call."""
+
+    def read(self, index: int, fields: Collection[str]) -> Sample:
+        """The item at `index` with its id, label and role, and of the rest at least these `fields`.
+
+        Default: the whole item. Overridden where an item has a text too, so that who reads the texts opens no image.
+        """
+        return self[index]
 
     def check(self) -> list[Problem]:
         """What is missing on disk, with the command that makes it; called before a run starts."""

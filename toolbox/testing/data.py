@@ -51,6 +51,13 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
         _check_sample(sample, name)
         require(same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance.")
         require(same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
+        for field in sample.keys() & {"image", "text"}:
+            part = dataset.read(index, {field})
+            kept = {key: sample[key] for key in ("id", "label", "role", field) if key in sample}
+            require(
+                same({key: part.get(key) for key in kept}, kept),
+                f"{name}: read({index}, {{'{field}'}}) must give the '{field}', id, label and role of item {index}.",
+            )
         if labels is not None:
             require(sample.get("label") == labels[index], f"{name}: the label of item {index} must be labels[{index}].")
         require(sample["id"] not in ids, f"{name}: the id {sample['id']!r} stands twice; ids are unique.")

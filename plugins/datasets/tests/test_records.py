@@ -497,6 +497,13 @@ def test_captions_stay_together(tmp_path):
     ]
     dataset = Records(str(write(tmp_path / "a.jsonl", records)), mode="i2t")
     assert [dataset[i]["text"] for i in range(3)] == [["one", "eins"], "two", "two"]
+    (tmp_path / "1.jpg").unlink()
+    assert dataset.read(0, {"text"}) == {
+        "label": 1,
+        "id": dataset.read(0, set())["id"],
+        "text": ["one", "eins"],
+        "group": "g",
+    }
     assert (dataset.labels, dataset.classes, dataset.groups) == ([1, 0, 0], ["a", "b"], ["g", "h", "h"])
     assert dataset.notes() == ["1 of 3 records repeat an earlier one"]
 

@@ -74,6 +74,7 @@ class BatchBuilder(torch.utils.data.Dataset):
         self.dataset, self.inputs, self.all_texts = dataset, inputs, all_texts
         self.stored = {name: store for name, store in (stored or {}).items() if name in inputs}
         self.live = {name: source for name, source in inputs.items() if name not in self.stored}
+        self._fields = {source.field for source in self.live.values()}
         self.unstored = {index: text for store in self.stored.values() for index, text in store.unreadable.items()}
         self.calls = max((store.calls for store in self.stored.values()), default=1)
         self.augment = augment if isinstance(augment, dict) else dict.fromkeys(inputs, augment)
@@ -187,7 +188,7 @@ class BatchBuilder(torch.utils.data.Dataset):
         batch.owners[name] = torch.from_numpy(owners)
 
     def _item(self, draw: int, index: int) -> dict[str, Any]:
-        sample = read_sample(self.dataset, index)
+        sample = read_sample(self.dataset, index, self._fields)
         item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
         item |= {"role": sample.get("role"), "texts": {}}
         text_draw = draw

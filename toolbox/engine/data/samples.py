@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from toolbox.base import Dataset, Sample
 from toolbox.base.scalars import as_id, as_label
@@ -11,10 +11,13 @@ from toolbox.errors import ToolboxError
 _INT64 = 1 << 63
 
 
-def read_sample(dataset: Dataset, index: int) -> Sample:
-    """The item at `index`, with an "id" that is an int or a str (its index where it has none) and a "label" that is an
-    int or None. Raises ToolboxError, naming dataset and item, for an id or label that is neither."""
-    sample = dataset[index]
+def read_sample(dataset: Dataset, index: int, fields: Collection[str] | None = None) -> Sample:
+    """The item at `index`, whole or with the given `fields`.
+
+    Its "id" is an int or a str, its index where it has none; its "label" an int or None. Raises ToolboxError, naming
+    dataset and item, for an id or label that is neither.
+    """
+    sample = dataset[index] if fields is None else dataset.read(index, fields)
     if not isinstance(sample, Mapping):
         raise ToolboxError(
             f"Item {index} of {type(dataset).__name__} is a {type(sample).__name__}, and a sample is a dict.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -125,10 +125,13 @@ class Records(Dataset):
         return ["\0".join(fields) for fields in zip(*columns, strict=True)]
 
     def __getitem__(self, index: int) -> Sample:
+        return self.read(index, self.index.fields)
+
+    def read(self, index: int, fields: Collection[str]) -> Sample:
         content = self.index
         sample: Sample = {"label": self.labels[index], "id": content.ids[index]}
-        for field, values in content.fields.items():
-            value = values[index]
+        for field in (name for name in content.fields if name in fields):
+            value = content.fields[field][index]
             if field.endswith("image"):
                 path = self.folder / content.paths[value]
                 sample[field] = read_image(path)

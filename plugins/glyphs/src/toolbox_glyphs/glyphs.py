@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -90,18 +90,19 @@ class Glyphs(Dataset):
         return len(self.letters) * len(FACES) * self.views
 
     def __getitem__(self, index: int) -> Sample:
+        return self.read(index, {"image"})
+
+    def read(self, index: int, fields: Collection[str]) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside 0 to {len(self) - 1}")
         label, number = divmod(index % len(self), len(FACES) * self.views)
         face, view = divmod(number, self.views)
         letter = self.letters[label]
-        return {
-            "image": draw_image(LetterImage(letter, face, view), self.size, self.seed),
-            "label": label,
-            "id": make_id(letter, face, view),
-            "text": letter.name,
-            "group": letter.script,
-        }
+        image = (
+            {"image": draw_image(LetterImage(letter, face, view), self.size, self.seed)} if "image" in fields else {}
+        )
+        name = make_id(letter, face, view)
+        return {**image, "label": label, "id": name, "text": letter.name, "group": letter.script}
 
     def identities(self) -> list[str]:
         views = [(face, view) for face in range(len(FACES)) for view in range(self.views)]
