@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # tests share helpers by plain imports
 
 
 def pytest_addoption(parser):
@@ -68,18 +66,9 @@ def toy(tmp_path, monkeypatch):
 @pytest.fixture
 def command(tmp_path):
     """`command(name, *arguments) -> CompletedProcess`: a command of tools/ in an empty folder."""
-    import os
-    import subprocess
+    from forked_python import run_python
 
-    def run(name, *arguments, cwd=tmp_path, env=None, **options):
-        return subprocess.run(
-            [sys.executable, str(HERE.parent / "tools" / f"{name}.py"), *map(str, arguments)],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **(env or {})},
-            **options,
-        )
+    def run(name, *arguments):
+        return run_python(HERE.parent / "tools" / f"{name}.py", *arguments, cwd=tmp_path)
 
     return run

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 
 import toolbox
 from toolbox.cli import common, test, train
@@ -362,21 +363,16 @@ def test_a_metric_that_fails_loses_no_step(run):
 
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path, toy):
-    import subprocess
-
-    program = [
-        sys.executable,
-        str(ROOT / "tools/train.py"),
-        str(HERE / "toy_recipe.py"),
-        "--work-dir",
-        "w",
-        "--plugin",
-        str(HERE / "toy_plugin.py"),
-    ]
-    with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.wait(60) == 0, process.stderr.read()
+    code = (
+        "import sys; sys.stdout = open('pipe', 'w')\nfrom toolbox.cli.train import main; sys.exit(main(sys.argv[1:]))"
+    )
+    os.mkfifo(tmp_path / "pipe")
+    arguments = [HERE / "toy_recipe.py", "--work-dir", "w", "--plugin", HERE / "toy_plugin.py"]
+    process = ForkedPython("-c", code, *arguments, cwd=tmp_path)
+    with (tmp_path / "pipe").open() as reader:
+        first = reader.readline()
+    code, _, said = process.end()
+    assert (code, first != "") == (0, True), said
     assert (tmp_path / "w/train_results.json").exists()
 
 

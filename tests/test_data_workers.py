@@ -5,13 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import run_python
 from test_resume import Said
 
 import toolbox
@@ -197,7 +197,7 @@ def test_who_leaves_at_once_takes_its_data_workers_along(tmp_path):
         "worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True)\n"
         "worker.start(); print(worker.pid, flush=True); leave_at_once(130)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = run_python("-c", code)
     assert done.returncode == 130, done.stderr
     state = Path("/proc", done.stdout.strip(), "stat")
     latest = time.monotonic() + 5  # it is killed, and may still have to end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked_python import ForkedPython
 from PIL import Image
 
 import toolbox
@@ -373,7 +373,6 @@ def test_ctrl_c_leaves_no_half_file(tmp_path):
     for index in range(1, 3000):
         os.link(tmp_path / "photos/0.png", tmp_path / f"photos/{index}.png")
     command = [
-        sys.executable,
         ROOT / "tools/embed.py",
         ROOT / "tests/toy_recipe.py",
         "photos",
@@ -385,21 +384,12 @@ def test_ctrl_c_leaves_no_half_file(tmp_path):
         "--num-workers",
         "2",
     ]
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    with process:
-        assert "Embedding 3,000 images" in process.stdout.readline()
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process = ForkedPython(*command, cwd=tmp_path)
+    assert "Embedding 3,000 images" in next(process.lines())
+    time.sleep(0.5)
+    process.kill_group(signal.SIGINT)  # as a terminal does: to the workers too
+    code, _, err = process.end()
+    assert code == 130, err
     assert err == "Interrupted: nothing was written.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

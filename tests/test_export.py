@@ -6,15 +6,14 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import peft
 import pytest
 import timm
 import torch
+from forked_python import ForkedPython
 from PIL import Image
 from pretrained import save_weights, vit
 from safetensors.torch import load_file
@@ -695,17 +694,12 @@ def test_a_stopped_export_leaves_nothing(trained, tmp_path):
         "export.write_readme = slow\nsys.exit(main(sys.argv[1:]))\n"
     )
     plugin = Path(__file__).parent / "toy_plugin.py"
-    command = [sys.executable, script, trained(), tmp_path / "out", "--plugin", plugin]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    ) as job:
-        while job.stdout.readline().strip() != "half":
-            assert job.poll() is None
-        assert list(tmp_path.glob(".out.*.partial"))
-        job.send_signal(signal.SIGTERM)
-        started = time.monotonic()
-        assert job.wait(30) == 143
-    assert time.monotonic() - started < 20
+    job = ForkedPython(script, trained(), tmp_path / "out", "--plugin", plugin)
+    assert "half\n" in job.lines()
+    assert list(tmp_path.glob(".out.*.partial"))
+    os.kill(job.pid, signal.SIGTERM)
+    code, _, said = job.end(50)  # it would sleep for longer
+    assert code == 143, said
     assert not list(tmp_path.glob(".out*"))
     assert not (tmp_path / "out").exists()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import toy_plugin
+from forked_python import run_python
 from same import assert_equal
 from test_exactness import assert_same, interrupt_at, trained
 from test_feature_cache import flip
@@ -273,13 +272,7 @@ def test_a_process_that_is_killed_between_two_shards_loses_no_shard(toy):
         "toolbox.train(load_config(sys.argv[1] + '/toy_recipe.py', t.STORED), out='stopped')\n"
     )
     here = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", code, here],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = run_python("-c", code, here)
     assert done.returncode == -9, done.stderr
     found, _, said = run(toy(STORED), "stopped", resume=True)
     assert (found["features"]["computed"], found["features"]["found"]) == (96, 32)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import ForkedPython
 from pretrained import IMAGES
 
 import toolbox
@@ -193,6 +190,7 @@ def test_a_signal_saves_and_names_how_to_go_on(glyphs, tmp_path, command, signum
         "--work-dir",
         "run",
         "--cfg-options",
+        "prepare=[]",
         "evaluate_before=False",
         "evaluate_pixels=False",
         "val_dataloader=None",
@@ -206,23 +204,13 @@ def test_a_signal_saves_and_names_how_to_go_on(glyphs, tmp_path, command, signum
         "default_hooks.checkpoint.interval=100000",
         "default_hooks.logger.interval=1",
     ]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tools/train.py"), *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
-        for line in process.stdout:
-            if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= 5:
-                break
-        os.killpg(process.pid, signum)  # as a terminal and a scheduler do: the data workers get it too
-        started = time.monotonic()
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
-    assert time.monotonic() - started < 30
+    process = ForkedPython(ROOT / "tools/train.py", *arguments, cwd=tmp_path)
+    for line in process.lines():
+        if line.startswith("step ") and int(line.split()[1].split("/")[0]) >= 5:
+            break
+    process.kill_group(signum)  # as a terminal and a scheduler do: the data workers get it too
+    ended, _, said = process.end(60)
+    assert ended == code, said
     assert "Traceback" not in said
     assert "Continue with --resume" in said
     step = json.loads((tmp_path / "run/last/manifest.json").read_text())["step"]

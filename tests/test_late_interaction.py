@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run_ranks
 from toolbox_retrieval import late_interaction as late
 from toolbox_retrieval.late_interaction import LateInteractionRecall, score_late_interaction
 from toolbox_retrieval.recall import Recall
@@ -177,12 +176,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     rows = list(range(60))
     data = {"x": x, "labels": labels, "shares": [[rows[:40], rows], [rows[40:], []]]}
     torch.save(data, tmp_path / "items.pt")
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    run_ranks("-c", WORKER, folder=tmp_path)
     expected = feed(LateInteractionRecall(ks=[1, 5]), x, labels, batch_size=60)
     for rank in range(2):
         for numbers in torch.load(tmp_path / f"{rank}.pt"):

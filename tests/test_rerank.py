@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run_ranks
 from toolbox_retrieval import k_reciprocal
 from toolbox_retrieval.k_reciprocal import KReciprocal
 from toolbox_retrieval.recall import Recall
@@ -411,12 +410,7 @@ def test_two_processes_give_the_numbers_and_findings_of_one(tmp_path):
     shares = [[rows[:77], rows], [rows[77:], []]]
     data = {"x": x, "labels": labels, "train": train, "shares": shares, "arguments": EVERYTHING}
     torch.save(data, tmp_path / "items.pt")
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    run_ranks("-c", WORKER, folder=tmp_path)
     metric = Recall(**EVERYTHING)
     metric.fit({"embeddings": train}, Batch())
     for part in torch.arange(120).split(37):

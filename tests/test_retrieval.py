@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run_ranks
 from toolbox_retrieval import intervals as bootstrap
 from toolbox_retrieval.intervals import compute_query_outcomes
 from toolbox_retrieval.recall import Recall
@@ -481,12 +480,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     # uneven with a repeated item, then one process without any
     shares = [[rows[:201], rows], [[*rows[201:], 0, 5], []]]
     torch.save({"x": x, "labels": labels, "shares": shares}, tmp_path / "items.pt")
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    run_ranks("-c", WORKER, folder=tmp_path)
     expected = feed(Recall(), x, labels, ids=[f"item {i}" for i in range(300)])
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == [expected, expected]

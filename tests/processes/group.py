@@ -2,77 +2,54 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from forked_python import ForkedPython
+
+_PORTS = itertools.cycle(range(20000 + os.getpid() % 500 * 24, 20024 + os.getpid() % 500 * 24))
+"""Below those that systems choose for connections, and others for each process that runs tests."""
 
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    return next(port for port in _PORTS if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class Group:
     """Processes that know of each other, each the leader of a process group of its own.
 
     - `size`: how many; `command`: what each of them runs, after the interpreter.
-    - `environment`: further variables, or None to take one away; `port`: where they meet, by default a free one.
-    - `each`: what a process has beyond that, by rank.
+    - `environment`: further variables, or None to take one away.
     """
 
     def __init__(
-        self,
-        size: int,
-        *command: str | Path,
-        cwd: Path | None = None,
-        environment: dict | None = None,
-        port: int | None = None,
-        each: dict[int, dict[str, str]] | None = None,
+        self, size: int, *command: str | Path, cwd: Path | None = None, environment: dict | None = None
     ) -> None:
-        port = port or free_port()
-        self.outputs = [(tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")) for _ in range(size)]  # noqa: SIM115
+        port = free_port()
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                cwd=cwd,
-                stdout=out,
-                stderr=err,
-                text=True,
-                start_new_session=True,
-                env=_environment(rank, size, port, environment, (each or {}).get(rank)),
-            )
-            for rank, (out, err) in enumerate(self.outputs)
+            ForkedPython(*command, cwd=cwd, environment=_environment(rank, size, port) | (environment or {}))
+            for rank in range(size)
         ]
 
     def end(self, timeout: float = 300) -> list[tuple[int, str, str]]:
         """Exit code, standard output and standard error of each. Those that do not end in time are killed: -9."""
         until = time.monotonic() + timeout
         for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, until - time.monotonic()))
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        found = []
-        for process, files in zip(self.processes, self.outputs, strict=True):
-            texts = []
-            for file in files:
-                file.seek(0)
-                texts.append(file.read())
-                file.close()
-            found.append((process.returncode, *texts))
-        return found
+            process.wait(max(0.1, until - time.monotonic()))
+        return [process.end(0) for process in self.processes]
 
 
 def run(size: int, *command: str | Path, **options) -> None:
@@ -83,19 +60,13 @@ def run(size: int, *command: str | Path, **options) -> None:
     assert not said, said
 
 
-def _environment(rank: int, size: int, port: int, more: dict | None, own: dict | None) -> dict[str, str]:
-    known = {
-        **os.environ,
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+    return {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
         "GLOO_SOCKET_IFNAME": "lo",
-        **(more or {}),
-        **(own or {}),
     }
-    return {name: value for name, value in known.items() if value is not None}

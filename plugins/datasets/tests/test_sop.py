@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import subprocess
 import sys
 import tarfile
 import warnings
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forked_python import run_python
 from PIL import Image, PngImagePlugin
 from toolbox_datasets import unpack
 from toolbox_datasets.retrieval_dataset import ListedImage
@@ -95,8 +95,7 @@ def test_another_process_and_a_pickled_copy_hold_out_the_same(root):
         "import json, sys; from toolbox_datasets.sop import SOP;"
         "print(json.dumps([item.image_id for item in SOP(sys.argv[1], 'val').items]))"
     )
-    printed = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True).stdout
-    assert json.loads(printed) == [item.image_id for item in dataset.items]
+    assert json.loads(run_python("-c", code, root).stdout) == [item.image_id for item in dataset.items]
     assert pickle.loads(pickle.dumps(dataset)).labels == dataset.labels
 
 

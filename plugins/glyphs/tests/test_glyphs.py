@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fontTools.pens.recordingPen import DecomposingRecordingPen
 from fontTools.ttLib import TTFont
+from forked_python import run_python
 from PIL import Image
 from toolbox_glyphs import glyphs, letters
 from toolbox_glyphs.folder import MARKER
@@ -146,7 +147,7 @@ def test_another_process_draws_the_same():
         "import hashlib; from toolbox_glyphs.glyphs import Glyphs; d = Glyphs('test', size=24);"
         "print(len(d), hashlib.sha256(b''.join(d[i]['image'].tobytes() for i in range(0, 600, 7))).hexdigest())"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    printed = run_python("-c", code).stdout.split()
     dataset = Glyphs("test", size=24)
     digest = hashlib.sha256(b"".join(dataset[i]["image"].tobytes() for i in range(0, 600, 7))).hexdigest()
     assert printed == [str(len(dataset)), digest]

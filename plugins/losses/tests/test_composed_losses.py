@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run_ranks
 from toolbox_losses.arcface import ArcFace
 from toolbox_losses.circle import Circle
 from toolbox_losses.cosent import CoSENT
@@ -366,16 +366,7 @@ def test_two_processes_with_uneven_rows_have_one_process_s_gradients(tmp_path):
 
     inputs = {"x": rows(16, 32), "second": rows(16, 32, seed=1), "labels": torch.arange(16) * 7 % 16 // 4}
     torch.save(inputs, tmp_path / "inputs.pt")
-    command = [sys.executable, str(HERE / "composed_gather_worker.py")]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    run_ranks(HERE / "composed_gather_worker.py", folder=tmp_path)
 
     expected = composed_gather_worker.gradients(inputs["x"], inputs["second"], inputs["labels"], slice(None))
     assert len(expected) == 6 + 1 + 3 + 1

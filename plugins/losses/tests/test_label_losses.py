@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked_python import run_ranks
 from toolbox_losses import recall_at_k
 from toolbox_losses.arcface import ArcFace, SubCenterArcFace
 from toolbox_losses.circle import Circle
@@ -637,16 +637,7 @@ def test_two_processes_with_uneven_rows_have_one_process_s_gradients(tmp_path):
     shuffled = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     inputs = {"x": first[shuffled], "second": second[shuffled], "labels": labels[shuffled]}
     torch.save(inputs, tmp_path / "inputs.pt")
-    command = [sys.executable, str(HERE / "label_gather_worker.py")]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], stderr=subprocess.PIPE, text=True) for rank in range(2)
-    ]
-    try:
-        errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    run_ranks(HERE / "label_gather_worker.py", folder=tmp_path)
 
     expected = label_gather_worker.gradients(inputs["x"], inputs["second"], inputs["labels"], slice(None))
     assert len(expected) == 6 + 12 + 6
