@@ -6,7 +6,7 @@ import re
 
 WHOLE_IMPORTS = re.compile(
     r"^(import (subprocess|toolbox)$|from toolbox import"
-    r"|from toolbox\.(api|cli|config|engine\.trainer|engine\.train_step)\b|from fresh_)",
+    r"|from toolbox\.(api|cli|config|engine\.trainer|engine\.train_step)\b|from (fresh|forked)_)",
     re.MULTILINE,
 )
 """Imports of tests that make whole runs or steps, use commands and recipes, or start processes."""
