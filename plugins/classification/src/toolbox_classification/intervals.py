@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from toolbox.utils.resampling import LEVEL, bootstrap_counts
 
@@ -20,11 +19,10 @@ def estimate_item_interval(counts: Sequence[int]) -> tuple[float, float]:
     - `counts`: n + 1 of them, how many items have the value 0, 1/n, 2/n ... 1; of single answers: wrong, right ones.
     """
     values = torch.linspace(0, 1, len(counts), dtype=torch.float64)
-
-    def compute_mean(drawn: Tensor) -> dict[str, Tensor]:
-        return {"mean": drawn @ values / drawn.sum(dim=1)}
-
-    return bootstrap_counts(torch.as_tensor(counts), compute_mean, RESAMPLES)["mean"]
+    bounds = bootstrap_counts(
+        torch.as_tensor(counts), lambda drawn: {"mean": drawn @ values / drawn.sum(dim=1)}, RESAMPLES
+    )
+    return bounds["mean"]
 
 
 def estimate_repeat_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolbox.base import Curve, Dataset, ReportItem, gather, get_dist_info
+from toolbox.base import gather, get_dist_info
 from toolbox_classification.classifiers import NearestNeighbours, count_votes
 from toolbox_classification.intervals import estimate_item_interval
 from toolbox_classification.training_set_metric import TrainingSetMetric
@@ -37,7 +37,7 @@ class KNN(TrainingSetMetric):
     every k is too large.
     """
 
-    name = "k-NN"
+    name, symbol, title = "k-NN", "k", "k-NN by the number of neighbours"
     settings = ("knn_k",)
 
     def __init__(
@@ -56,11 +56,6 @@ class KNN(TrainingSetMetric):
             raise ValueError(f"choose_by and memory_mb must be at least 1, not {choose_by} and {memory_mb}")
         self.temperature, self.choose_by, self.memory_mb = temperature, choose_by, memory_mb
         self.reset()
-
-    def reset(self) -> None:
-        super().reset()
-        self._lines: dict[str, list[tuple[float, float]]] = {}
-        self._note = ""
 
     def notes(self, training: int | None) -> list[str]:
         large = [] if training is None else [k for k in self.ks if k >= training]
@@ -103,11 +98,6 @@ class KNN(TrainingSetMetric):
         self._lines["training, leave one out"] = list(accuracies.items())
         how = f"the best on the training set, {len(rows):,} of its items classified by the others"
         return _find_best(accuracies), how
-
-    def report_items(self, dataset: Dataset) -> list[ReportItem]:
-        if not self._lines:
-            return []
-        return [Curve("k-NN by the number of neighbours", self._lines, "k", "accuracy", log_x=True, note=self._note)]
 
     def _count_right(
         self, queries: Tensor, labels: Tensor, gallery_rows: Tensor, gallery: Tensor, classes: Tensor, ks: list[int]

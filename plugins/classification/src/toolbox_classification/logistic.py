@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from toolbox.base import Curve, Dataset, ReportItem
 from toolbox_classification.classifiers import LEAST, LinearLogits
 from toolbox_classification.intervals import estimate_item_interval
 from toolbox_classification.logistic_fit import LogisticFit, fit_logistic
@@ -84,7 +83,7 @@ class LogisticRegression(TrainingSetMetric):
     sense, and without labels.
     """
 
-    name = "logistic regression"
+    name, symbol, title = "logistic regression", "C", "Logistic regression by C"
     settings = ("logistic_c",)
     better = {"logistic_not_converged": "less"}
 
@@ -106,11 +105,6 @@ class LogisticRegression(TrainingSetMetric):
         self.max_iter, self.tolerance, self.memory_mb = max_iter, tolerance, memory_mb
         self.reset()
 
-    def reset(self) -> None:
-        super().reset()
-        self._line: list[tuple[float, float]] = []
-        self._note, self._line_name = "", "training, held out"
-
     def compute(self) -> dict[str, float]:
         x, training_labels, evaluated, labels = self.rows()
         training = self._training_set(x, training_labels)
@@ -127,17 +121,17 @@ class LogisticRegression(TrainingSetMetric):
         numbers = {"logistic": accuracy, "logistic_low": low, "logistic_high": high, "logistic_c": choice.c}
         if slow:
             numbers["logistic_not_converged"] = float(len(slow))
-        self._line = [(c, accuracy) for c, (accuracy, _) in choice.quality.items()]
-        self._line_name = "evaluated" if self.chooses else "training, held out"
+        line = [(c, accuracy) for c, (accuracy, _) in choice.quality.items()]
+        self._lines = {"evaluated" if self.chooses else "training, held out": line} if line else {}
         self._note = f"C = {choice.c:g} is chosen" + (f" by {choice.by}." if choice.by else ".")
-        if not self.chooses and self._line:
+        if not self.chooses and line:
             self._remarks = [
                 f"C = {choice.c:g} of logistic regression is chosen by {choice.by}; no validation set has."
             ]
         if slow:
             self._note += f" Not converged in {self.max_iter:,} iterations: {', '.join(slow)}. Raise max_iter."
-        results = numbers, self._line, self._note, self._remarks
-        numbers, self._line, self._note, self._remarks = broadcast_from_main(results)
+        results = numbers, self._lines, self._note, self._remarks
+        numbers, self._lines, self._note, self._remarks = broadcast_from_main(results)
         return numbers
 
     def _choose(self, training: TrainingSet, evaluated: Tensor, labels: Tensor) -> PenaltyChoice:
@@ -196,12 +190,6 @@ class LogisticRegression(TrainingSetMetric):
             basis, rows = torch.linalg.qr(x.double().T)
             x = rows.T.contiguous()
         return TrainingSet(x, y, names, basis, fits)
-
-    def report_items(self, dataset: Dataset) -> list[ReportItem]:
-        if not self._note:
-            return []
-        title, lines = "Logistic regression by C", {self._line_name: self._line}
-        return [Curve(title, lines if self._line else {}, "C", "accuracy", log_x=True, note=self._note)]
 
 
 def _fit_path(

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, Metric, get_dist_info
+from toolbox.base import Batch, Curve, Dataset, Metric, ReportItem, get_dist_info
 from toolbox.plugin import Problem
 from toolbox.utils.accumulators import EmbeddingAccumulator, check_labelled
 from toolbox.utils.ranking import check_finite, normalize_rows
@@ -58,10 +58,12 @@ class TrainingRows:
 class TrainingSetMetric(Metric):
     """The base of metrics that learn from the training set, which they get first and without augmentation.
 
-    - `name`: the metric's name, for messages.
+    - `name`: the metric's name, for messages; `symbol`, `title`: of the number that is chosen and of its curve.
     """
 
     name: str
+    symbol: str
+    title: str
     keeps_learned = True
     has_choice = True
 
@@ -70,6 +72,8 @@ class TrainingSetMetric(Metric):
     def reset(self) -> None:
         self._evaluated = EmbeddingAccumulator(self.name, "embeddings")
         self._device = torch.device("cpu")
+        self._lines: dict[str, list[tuple[float, float]]] = {}
+        self._note = ""
         self._remarks: list[str] = []
         self._fitted: FittedClassifier | None = None
         if not self._shared:
@@ -84,6 +88,11 @@ class TrainingSetMetric(Metric):
 
     def remarks(self) -> list[str]:
         return self._remarks
+
+    def report_items(self, dataset: Dataset) -> list[ReportItem]:
+        if not self._note:
+            return []
+        return [Curve(self.title, self._lines, self.symbol, "accuracy", log_x=True, note=self._note)]
 
     def forget(self) -> None:
         self._training.clear()

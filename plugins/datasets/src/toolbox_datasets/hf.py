@@ -15,13 +15,11 @@ from toolbox_datasets.class_folders import SPLIT_NAMES
 from toolbox_datasets.classification_dataset import ClassificationDataset
 from toolbox_datasets.files import new_folder, require_free
 from toolbox_datasets.hf_columns import (
+    LabelColumn,
     find_image_column,
     find_label_column,
     is_text,
-    list_class_names,
     make_image_keys,
-    number_labels,
-    read_column,
     read_image_cell,
 )
 from toolbox_datasets.hf_source import HFData, is_local, load_data
@@ -138,23 +136,16 @@ class HF(ClassificationDataset):
         part, where = self.open_part("train"), self.describe_part("train")
         return find_image_column(part, self.image, where), find_label_column(part.features, self.label, where)
 
+    def open_labels(self, part: str) -> LabelColumn:
+        """The labels of a part."""
+        return LabelColumn(self.open_part(part), self.columns[1], self.describe_part(part), self.missing_labels)
+
     @lazy_attribute
     def classes(self) -> Sequence[str]:
-        name = self.columns[1]
-        train = self.open_part("train")
-        values, where = read_column(train, name), self.describe_part("train")
-        return list_class_names(train.features[name], values, where, name, self.missing_labels)
+        return self.open_labels("train").list_classes()
 
     def read_labels(self) -> np.ndarray:
-        name, where = self.columns[1], self.describe_part(self.part)
-        part = self.open_part(self.part)
-        if name not in part.features:
-            raise ValueError(f"{where} has no column '{name}', which the training part has")
-        feature = part.features[name]
-        class_names = getattr(feature, "names", None)
-        if class_names is not None and list(class_names) != self.classes:
-            raise ValueError(f"{where} has other classes, or another order of them, than its training part")
-        return number_labels(read_column(part, name), self.classes, feature, where, name, self.missing_labels)
+        return self.open_labels(self.part).number(self.classes)
 
     @cached_property
     def encoded(self) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from toolbox.base import MISSING_LABELS, compose_unicode, get_image_suffixes, read_label
+from toolbox.base import compose_unicode, get_image_suffixes, read_label
 from toolbox_datasets.files import list_first
 from toolbox_datasets.label_count import LabelCount
 
@@ -155,114 +155,115 @@ def is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", "") in ("string", "large_string")
 
 
-def read_column(part: Any, name: str) -> Any:
-    """The values of one column as an Arrow array, rows in the order of the dataset."""
-    return part.select_columns([name]).with_format("arrow")[:][name]
+class LabelColumn:
+    """The labels of one part of a dataset: whole numbers from 0, or texts. Errors name the part and the column.
 
-
-def list_class_names(
-    feature: Any, values: Any, where: str, name: str, missing: Collection[str] = MISSING_LABELS
-) -> list[str]:
-    """The classes that a label column has.
-
-    - `feature`: its type; `values`: its Arrow array in the training part, from which they follow without a ClassLabel:
-      strings are sorted, whole numbers must be 0, 1, 2 ... without a gap.
+    - `part`: the `datasets.Dataset`; `name`: its column; `where`: what the part is called in messages.
     - `missing`: strings that mean "no label".
-
-    Raises ValueError where they are neither.
     """
-    if type(feature).__name__ == "ClassLabel":
-        return list(feature.names)
-    dtype = str(getattr(feature, "dtype", ""))
-    names: list[str] = []
-    reason = "whole numbers from 0, or strings"
-    if is_text(feature) or dtype.startswith(("int", "uint", "float", "decimal")):
-        try:
-            texts = (read_label(value, missing=missing) for value in values.drop_null().unique().to_pylist())
-            names = list(dict.fromkeys(text for text in texts if text is not None))
-        except ValueError as error:
-            names, reason = [], f"one {error}"
-    if names and is_text(feature):
-        return sorted(names)
-    if not names:
-        raise ValueError(
-            f"{where}: the column '{name}' ({describe_type(feature)}) holds no labels: {reason}; "
-            "choose another column by label='...'"
-        )
-    numbers = sorted(map(int, names))
-    require_numbers(np.array(numbers), where, name)
-    gap = next((number for number, value in enumerate(numbers) if value != number), None)
-    if gap is not None:
-        raise ValueError(
-            f"{where}: the {len(names):,} different labels in '{name}' go up to {numbers[-1]}, and {gap} never occurs: "
-            "number them from 0 without gaps, or cast the column to ClassLabel"
-        )
-    return [str(number) for number in numbers]
 
+    def __init__(self, part: Any, name: str, where: str, missing: Collection[str]) -> None:
+        self.name, self.where, self.missing = name, where, missing
+        if name not in part.features:
+            raise ValueError(f"{where} has no column '{name}', which the training part has")
+        self.feature = part.features[name]
+        self.dtype = str(getattr(self.feature, "dtype", ""))
+        self.values = part.select_columns([name]).with_format("arrow")[:][name]  # in the order of the dataset
 
-def number_labels(
-    values: Any,
-    classes: Sequence[str],
-    feature: Any,
-    where: str,
-    name: str,
-    missing: Collection[str] = MISSING_LABELS,
-) -> np.ndarray:
-    """(N,) int64 labels of an Arrow array. Raises ValueError where they are missing, hidden or unknown."""
-    dtype = str(getattr(feature, "dtype", ""))
-    if is_text(feature) or not dtype.startswith(("int", "uint")):
-        values = read_texts(values, where, name, missing)
-    elif values.null_count:
-        row = values.is_null().to_pylist().index(True)
-        raise ValueError(f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out")
-    if is_text(feature):
-        label_of = {text: label for label, text in enumerate(classes)}
-        unknown = [text for text in dict.fromkeys(values) if text not in label_of]
-        if unknown:
-            raise ValueError(
-                f"{where}: '{name}' has {len(unknown):,} values that the training part has not: {list_first(unknown)}"
-            )
-        return np.array([label_of[text] for text in values], dtype=np.int64)
-    labels = np.asarray(values).astype(np.int64)
-    require_numbers(labels, where, name)
-    if len(labels) and labels.max() >= len(classes):
-        row = int(labels.argmax())
-        raise ValueError(f"{where}: row {row} has the label {labels.max()}, and there are {len(classes):,} classes")
-    return labels
+    def list_classes(self) -> list[str]:
+        """The classes that the column has, of a training part.
 
-
-def read_texts(values: Any, where: str, name: str, missing: Collection[str]) -> list[str]:
-    """Labels of an Arrow array as `toolbox.base.read_label` reads them. Raises ValueError where one is missing."""
-    count = LabelCount()
-    texts: list[str] = []
-    text_of: dict[Any, str | None] = {}
-    for row, value in enumerate(values.to_pylist()):
-        if value not in text_of:
+        They follow from its values without a ClassLabel: strings are sorted, whole numbers must be 0, 1, 2 ... without
+        a gap. Raises ValueError where they are neither.
+        """
+        if type(self.feature).__name__ == "ClassLabel":
+            return list(self.feature.names)
+        names: list[str] = []
+        reason = "whole numbers from 0, or strings"
+        if is_text(self.feature) or self.dtype.startswith(("int", "uint", "float", "decimal")):
             try:
-                text_of[value] = read_label(value, missing=missing)
+                different = self.values.drop_null().unique().to_pylist()
+                texts = (read_label(value, missing=self.missing) for value in different)
+                names = list(dict.fromkeys(text for text in texts if text is not None))
             except ValueError as error:
-                raise ValueError(f"{where}: row {row}: '{name}' {error}") from None
-        text = text_of[value]
-        count.add(row, text, value)
-        if text is not None:
-            texts.append(text)
-    if count.missing:
-        raise ValueError(
-            f"{where}: row {count.first[False]} has no '{name}' ({count.missing:,} rows have none"
-            f"{count.missing_texts()}): leave these out"
-        )
-    return texts
+                names, reason = [], f"one {error}"
+        if names and is_text(self.feature):
+            return sorted(names)
+        if not names:
+            raise ValueError(
+                f"{self.where}: the column '{self.name}' ({describe_type(self.feature)}) holds no labels: {reason}; "
+                "choose another column by label='...'"
+            )
+        numbers = sorted(map(int, names))
+        self._require_numbers(np.array(numbers))
+        gap = next((number for number, value in enumerate(numbers) if value != number), None)
+        if gap is not None:
+            raise ValueError(
+                f"{self.where}: the {len(names):,} different labels in '{self.name}' go up to {numbers[-1]}, and {gap} "
+                "never occurs: number them from 0 without gaps, or cast the column to ClassLabel"
+            )
+        return [str(number) for number in numbers]
 
+    def number(self, classes: Sequence[str]) -> np.ndarray:
+        """(N,) int64 labels by the classes of the training part. Raises ValueError for missing or unknown ones."""
+        name, where, values = self.name, self.where, self.values
+        if list(getattr(self.feature, "names", None) or classes) != classes:
+            raise ValueError(f"{where} has other classes, or another order of them, than its training part")
+        if is_text(self.feature) or not self.dtype.startswith(("int", "uint")):
+            values = self._read_texts()
+        elif values.null_count:
+            row = values.is_null().to_pylist().index(True)
+            raise ValueError(
+                f"{where}: row {row} has no '{name}' ({values.null_count:,} rows have none): leave these out"
+            )
+        if is_text(self.feature):
+            label_of = {text: label for label, text in enumerate(classes)}
+            unknown = [text for text in dict.fromkeys(values) if text not in label_of]
+            if unknown:
+                raise ValueError(
+                    f"{where}: '{name}' has {len(unknown):,} values that the training part has not: "
+                    f"{list_first(unknown)}"
+                )
+            return np.array([label_of[text] for text in values], dtype=np.int64)
+        labels = np.asarray(values).astype(np.int64)
+        self._require_numbers(labels)
+        if len(labels) and labels.max() >= len(classes):
+            row = int(labels.argmax())
+            raise ValueError(f"{where}: row {row} has the label {labels.max()}, and there are {len(classes):,} classes")
+        return labels
 
-def require_numbers(labels: np.ndarray, where: str, name: str) -> None:
-    """Raise ValueError for labels below 0, as hidden ones are."""
-    if len(labels) and labels.min() < 0:
-        hidden = int((labels < 0).sum())
-        hint = (
-            "all are hidden: take another split, such as parts={'train': 'train', 'test': 'validation'}"
-            if hidden == len(labels)
-            else "labels count from 0: leave these rows out, or number the classes anew"
-        )
-        raise ValueError(
-            f"{where}: {hidden:,} of {len(labels):,} labels in '{name}' are below 0 ({labels.min()}); {hint}"
-        )
+    def _read_texts(self) -> list[str]:
+        """Labels as `toolbox.base.read_label` reads them. Raises ValueError where one is missing."""
+        count = LabelCount()
+        texts: list[str] = []
+        text_of: dict[Any, str | None] = {}
+        for row, value in enumerate(self.values.to_pylist()):
+            if value not in text_of:
+                try:
+                    text_of[value] = read_label(value, missing=self.missing)
+                except ValueError as error:
+                    raise ValueError(f"{self.where}: row {row}: '{self.name}' {error}") from None
+            text = text_of[value]
+            count.add(row, text, value)
+            if text is not None:
+                texts.append(text)
+        if count.missing:
+            raise ValueError(
+                f"{self.where}: row {count.first[False]} has no '{self.name}' ({count.missing:,} rows have none"
+                f"{count.missing_texts()}): leave these out"
+            )
+        return texts
+
+    def _require_numbers(self, labels: np.ndarray) -> None:
+        """Raise ValueError for labels below 0, as hidden ones are."""
+        if len(labels) and labels.min() < 0:
+            hidden = int((labels < 0).sum())
+            hint = (
+                "all are hidden: take another split, such as parts={'train': 'train', 'test': 'validation'}"
+                if hidden == len(labels)
+                else "labels count from 0: leave these rows out, or number the classes anew"
+            )
+            raise ValueError(
+                f"{self.where}: {hidden:,} of {len(labels):,} labels in '{self.name}' are below 0 ({labels.min()}); "
+                f"{hint}"
+            )

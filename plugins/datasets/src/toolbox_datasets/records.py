@@ -145,7 +145,12 @@ class Records(Dataset):
     def check(self) -> list[Problem]:
         """A missing or malformed file, a split that holds nothing, images that are not there or are texts."""
         if not self.file.is_file():
-            return [Problem(f"The file {self.file} does not exist.", "path", self.explain_format())]
+            example = '{"query_image": "a.jpg", "positive": "b.jpg", "label": 7}'
+            hint = (
+                f"Write one JSON object a line, such as {example}. For Stanford Online Products: "
+                f"`{format_command('prepare_data')} sop --out data/stanford_online_products --jsonl`."
+            )
+            return [Problem(f"The file {self.file} does not exist.", "path", hint)]
         try:
             absent = missing_files(self.folder, self.index.paths)
         except (OSError, ValueError) as error:
@@ -182,13 +187,6 @@ class Records(Dataset):
             if folder != self.folder and not missing_files(folder, examples):
                 return f"They are in {folder.absolute()}: set root='{folder}'."
         return "Set root to the folder that the paths are relative to."
-
-    def explain_format(self) -> str:
-        return (
-            'Write one JSON object a line, such as {"query_image": "a.jpg", "positive": "b.jpg", "label": 7}. For '
-            f"Stanford Online Products: `{format_command('prepare_data')} sop --out data/stanford_online_products "
-            "--jsonl`."
-        )
 
     @classmethod
     def prepare(cls, out: str, *, mode: Mode = "i2i", root: str = "") -> str:

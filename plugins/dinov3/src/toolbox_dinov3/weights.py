@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,16 +61,20 @@ def _download(known: ReleasedModel, source: Source) -> Path:
         copy = f"Or take timm's copy, which anyone can download: the override model.backbone.name=timm/{known.timm}"
         alternatives.insert(0, copy)
     subject, revision = f"The weights of {COMPONENTS[known.family]} {known.short!r} ({repository}) are", source.revision
+    steps = partial(
+        hub.format_download_steps,
+        subject,
+        repository,
+        folder,
+        revision=revision,
+        access=access,
+        alternatives=alternatives,
+    )
 
     def is_complete(folder: Path) -> bool:
         return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
 
-    def format_message(reason: str) -> str:
-        return hub.format_download_steps(
-            subject, repository, folder, reason, revision=revision, access=access, alternatives=alternatives
-        )
-
-    return hub.snapshot(repository, _HUB_FILES, is_complete, format_message, revision)
+    return hub.snapshot(repository, _HUB_FILES, is_complete, steps, revision)
 
 
 def _fill(model: nn.Module, family: Family, tensors: dict[str, Tensor], source: Source, where: Path) -> None:

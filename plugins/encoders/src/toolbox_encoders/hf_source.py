@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,11 +272,12 @@ def _make_steps(what: str, repository: str, revision: str | None) -> Callable[[s
     subject = f"The {what} of encoders.HFVision {repository!r} {'is' if what == 'configuration' else 'are'}"
     access = [f"If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login"]
     alternatives = [hub.RANDOM_WEIGHTS] if what == "weights" else []
-    folder = f"weights/{repository.rpartition('/')[2]}"
-
-    def format_message(reason: str) -> str:
-        return hub.format_download_steps(
-            subject, repository, folder, reason, revision=revision, access=access, alternatives=alternatives
-        )
-
-    return format_message
+    return partial(
+        hub.format_download_steps,
+        subject,
+        repository,
+        f"weights/{repository.rpartition('/')[2]}",
+        revision=revision,
+        access=access,
+        alternatives=alternatives,
+    )

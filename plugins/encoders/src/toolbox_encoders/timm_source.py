@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,19 +274,14 @@ def _download(source: TimmSource) -> Path:
             f"  1. curl -L --create-dirs -o {target} {url}\n"
             f"  2. Run again with the override model.backbone.checkpoint={target}"
         )
-    subject = f"The weights of encoders.Timm {source.name!r} ({repository}) are"
-
-    def format_message(reason: str) -> str:
-        alternatives = [hub.RANDOM_WEIGHTS]
-        return hub.format_download_steps(
-            subject, repository, f"weights/{short}", reason, revision=revision, alternatives=alternatives
-        )
-
-    def is_complete(folder: Path) -> bool:
-        return _find_file(folder) is not None
-
+    subject, target = f"The weights of encoders.Timm {source.name!r} ({repository}) are", f"weights/{short}"
+    steps = partial(
+        hub.format_download_steps, subject, repository, target, revision=revision, alternatives=[hub.RANDOM_WEIGHTS]
+    )
     for name in _FILES:  # most repositories hold the first, and the others beside it would be downloaded in vain
-        folder = hub.snapshot(repository, ["config.json", name], is_complete, format_message, revision)
+        folder = hub.snapshot(
+            repository, ["config.json", name], lambda folder: bool(_find_file(folder)), steps, revision
+        )
         file = _find_file(folder)
         if file is not None:
             return file

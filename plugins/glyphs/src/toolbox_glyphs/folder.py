@@ -93,14 +93,10 @@ def write_files(
     binaries: Mapping[str, Callable[[], bytes]],
 ) -> None:
     """Write all files below the new folder `folder`."""
-    folder.mkdir()
-    folders = {folder}
 
     def make_parent(path: str) -> Path:
         target = folder / path
-        if target.parent not in folders:
-            target.parent.mkdir(parents=True)
-            folders.add(target.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
     for path in images:
