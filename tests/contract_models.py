@@ -24,6 +24,8 @@ class DualEncoder(Model):
     def towers(self):
         return dict(self.vision.items()) | dict(self.text.items())
 
+    reads_modalities_alone = True
+
     @property
     def inputs(self):
         return {name: tower.backbone for name, tower in self.towers.items()}
@@ -36,17 +38,18 @@ class DualEncoder(Model):
             tower.connect(classes)
 
     def encode(self, batch):
-        embeddings = {name: tower.apply_head(self.pool_features(batch, name)) for name, tower in self.towers.items()}
+        sides = {"embeddings": self.vision, "text_embeddings": self.text}
         return {
-            "image": sum(embeddings[name] for name in self.vision),
-            "text": sum(embeddings[name] for name in self.text),
+            output: sum(tower.apply_head(self.pool_features(batch, name)) for name, tower in side.items())
+            for output, side in sides.items()
+            if side.keys() <= batch.inputs.keys()
         }
 
     def predict(self, batch):
         return self.encode(batch)
 
     def compute_loss(self, representations, batch):
-        loss = self.criterion(representations["image"], ref_embeddings=representations["text"])
+        loss = self.criterion(representations["embeddings"], ref_embeddings=representations["text_embeddings"])
         return {"loss": loss, "scale": self.criterion.log_scale.exp()}
 
 

@@ -207,8 +207,8 @@ class Matching(Metric):
         self.images, self.captions, self.labels, self.caption_labels = [], [], [], []
 
     def update(self, outputs, batch):
-        self.images.append(outputs["image"])
-        self.captions.append(outputs["text"])
+        self.images.append(outputs["embeddings"])
+        self.captions.append(outputs["text_embeddings"])
         self.labels.append(batch.labels)
         self.caption_labels.append(batch.labels[batch.owners["text"]])
 

@@ -120,9 +120,9 @@ def test_dual_encoder_of_two_by_two_towers_with_one_of_each_side_frozen():
     assert not model.train().vision["image"].backbone.block.training
     assert model.vision["fine"].backbone.block.training
     outputs = predict(model, batch)
-    assert outputs["image"].shape == outputs["text"].shape == (8, 8), "one of two captions a draw"
+    assert outputs["embeddings"].shape == outputs["text_embeddings"].shape == (8, 8), "one of two captions a draw"
     whole = BatchBuilder(Shades(), input_specs(model), all_texts=True)[[(i, i) for i in range(8)]]
-    assert predict(model, whole)["text"].shape == (16, 8), "both captions of an item"
+    assert predict(model, whole)["text_embeddings"].shape == (16, 8), "both captions of an item"
 
 
 def test_dual_encoder_clamps_its_scale():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -44,16 +44,24 @@ class LoadedModel:
     step: int | None = None
     identity: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, dataset: Dataset, *, batch_size: int = 64, progress: bool = False) -> Iterator[dict[str, Tensor]]:
+    def run(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+        modality: Literal["image", "text"] | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
         """The model's outputs for each batch of a dataset, in its order, on `device`, without gradients.
 
         - `dataset`: its items hold what the model's inputs read, e.g. {"image": a PIL image}.
         - `batch_size`: items at a time. The last bits of a result depend on it.
         - `progress`: show a bar.
+        - `modality`: give the model its inputs of one modality alone (`Model.reads_modalities_alone`).
 
         Raises ToolboxError for a `batch_size` below 1, and what reading an item raises.
         """
-        return self.compute(self, dataset, batch_size=batch_size, progress=progress)
+        return self.compute(self, dataset, batch_size=batch_size, progress=progress, modality=modality)
 
     def describe(self) -> dict[str, Any]:
         """The facts that `repr` prints, in order; None is left out."""

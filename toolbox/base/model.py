@@ -43,11 +43,14 @@ class Model(TrainingSteps, StoredFeatures, ValidationChoice, ModelExport, ABC):
       encode gets None for them, and inputs of these names are read in training only.
     - `closed_set`: whether it predicts the classes of the training data, so that all data must have the same ones.
     - `user_class`: "module:Class" of what `toolbox.load` makes of it, a `LoadedModel`.
+    - `reads_modalities_alone`: whether `predict` and `baseline` may get the inputs of one modality alone, as those of a
+      dual encoder may. They give "embeddings" of images, and "text_embeddings" of texts.
     - `reads_mixed`: whether its loss reads `batch.mixed`; only then may a recipe mix images.
     """
 
     training_only: frozenset[str] = frozenset()
     closed_set: bool = False
+    reads_modalities_alone: bool = False
     reads_mixed: bool = False
     user_class: str = "toolbox.utils.encoder:Encoder"
 

@@ -34,12 +34,14 @@ class StoredFeatures:
         return {}
 
     @final
-    def pool_features(self, batch: Batch, name: str = "image") -> Tensor:
-        """(rows, P): the pooled features of the input `name`, computed or stored."""
+    def pool_features(self, batch: Batch, name: str | None = None) -> Tensor:
+        """(rows, P): the pooled features of the input `name`, the first one by default, computed or stored."""
+        towers = self.pooled_backbones()
+        name = name or next(iter(towers))
         value = batch.inputs[name]
         if name in batch.stored:
             return value
-        backbone, pool = self.pooled_backbones()[name]  # not called as a whole: a frame less in every stack of a step
+        backbone, pool = towers[name]  # not called as a whole: a frame less in every stack of a step
         return pool(backbone(value, layers=pool.layers))
 
     @property

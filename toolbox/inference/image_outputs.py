@@ -15,7 +15,7 @@ from toolbox.engine.inference import Outputs, gather_in_order, run_over
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
-from toolbox.utils.model_io import check_reads_images
+from toolbox.utils.model_io import check_reads_alone
 
 
 @dataclass
@@ -56,8 +56,8 @@ def run_over_images(
     Raises ToolboxError naming all items that cannot be read unless they are left out, and where none is left; and for
     a model that reads more than images.
     """
-    inputs = input_specs(model)
-    check_reads_images(model)
+    check_reads_alone(model, "image")
+    inputs = input_specs(model, modality="image")
     was_training, done = model.training, 0
 
     def own_pieces() -> Iterator[ImageOutputs | None]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from toolbox.base import Batch, Dataset, LoadedModel, Model, Sample
-from toolbox.engine.data.batch_builder import input_specs
+from toolbox.base import Batch, Dataset, LoadedModel, Model
+from toolbox.engine.data.batch_builder import BatchBuilder, collate, input_specs
 from toolbox.engine.inference import compute_outputs
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import shorten_error
@@ -39,25 +39,26 @@ def user_class(model: Model, name: str) -> type[LoadedModel]:
 
 
 def compute(
-    loaded: LoadedModel, dataset: Dataset, *, batch_size: int = 64, progress: bool = False
+    loaded: LoadedModel,
+    dataset: Dataset,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+    modality: str | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """What a loaded model gives of each batch of a dataset; arguments as of `LoadedModel.run`."""
     if batch_size < 1:
         raise ToolboxError(f"batch_size is 1 or more, not {batch_size}.")
-    inputs = input_specs(loaded.model)
+    inputs = input_specs(loaded.model, modality=modality)
+    builder = BatchBuilder(dataset, inputs, all_texts=True)
     with ExitStack() as ends:
         pool = ends.enter_context(ThreadPoolExecutor())
         bar = ends.enter_context(_bar(len(dataset))) if progress else None
 
         def read() -> Iterator[Batch]:
             for start in range(0, len(dataset), batch_size):
-                samples = list(pool.map(dataset.__getitem__, range(start, min(start + batch_size, len(dataset)))))
-                yield Batch.example(
-                    {
-                        name: source.preprocess.collate([source.preprocess(_value(s, source.field)) for s in samples])
-                        for name, source in inputs.items()
-                    }
-                )
+                places = range(start, min(start + batch_size, len(dataset)))
+                yield collate(list(pool.map(builder.read_item, places, places)), inputs)
 
         for batch, outputs in compute_outputs(
             lambda batch: loaded.model(batch, loaded.mode),
@@ -69,12 +70,6 @@ def compute(
             yield outputs or {}
             if bar is not None:
                 bar.update(len(batch))
-
-
-def _value(sample: Sample, field: str) -> Any:
-    if field not in sample:
-        raise ToolboxError(f"The model reads '{field}', and an item has {', '.join(sample) or 'nothing'}.")
-    return sample[field]
 
 
 def _bar(total: int) -> Any:

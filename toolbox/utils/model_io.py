@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,15 +11,24 @@ from torch import Tensor
 from toolbox.base import Model, l2_normalize
 from toolbox.errors import ToolboxError
 
+Modality = Literal["image", "text"]
 
-def get_unit_embeddings(outputs: dict[str, Tensor], ids: Sequence[int | str]) -> Tensor:
-    """The embeddings that a model gave, (B, D) float32 of length 1, on the CPU; `ids`: of the items, for messages.
+
+def get_unit_embeddings(
+    outputs: dict[str, Tensor], ids: Sequence[int | str], *, modality: Modality = "image"
+) -> Tensor:
+    """The embeddings that a model gave, (B, D) float32 of length 1, on the CPU.
+
+    - `ids`: of the items, for messages.
+    - `modality`: of texts a model gives "text_embeddings", or "embeddings" where it reads nothing else.
 
     Raises ToolboxError for outputs without embeddings, and for embeddings that are not finite.
     """
-    if "embeddings" not in outputs:
-        raise ToolboxError(f"This model gives no embeddings, but {', '.join(outputs) or 'nothing'}.", where="model")
-    rows = l2_normalize(outputs["embeddings"].float())
+    names = ["embeddings"] if modality == "image" else ["text_embeddings", "embeddings"]
+    values = next((outputs[name] for name in names if name in outputs), None)
+    if values is None:
+        raise ToolboxError(f"This model gives no {names[0]}, but {', '.join(outputs) or 'nothing'}.", where="model")
+    rows = l2_normalize(values.float())
     require_finite(rows, "Embeddings", ids)
     return rows.cpu()
 
@@ -38,9 +48,12 @@ def list_input_modalities(model: Model) -> dict[str, str]:
     return {name: part.modality for name, part in model.inputs.items() if name not in model.training_only}
 
 
-def check_reads_images(model: Model) -> None:
-    """Raise ToolboxError for a model that reads more than images, or none."""
-    modalities = list_input_modalities(model)
-    others = sorted(name for name, modality in modalities.items() if modality != "image")
-    if others or not modalities:
-        raise ToolboxError(f"This model cannot encode images alone: it also reads {', '.join(others) or 'nothing'}.")
+def check_reads_alone(model: Model, modality: Modality) -> None:
+    """Raise ToolboxError for a model that reads nothing of a modality, or cannot be given that alone."""
+    read = set(list_input_modalities(model).values())
+    if modality not in read:
+        others = " and ".join(f"{other}s" for other in sorted(read)) or "nothing"
+        raise ToolboxError(f"This model cannot encode {modality}s: it reads {others}.", where="model")
+    if len(read) > 1 and not model.reads_modalities_alone:
+        others = " and ".join(f"{other}s" for other in sorted(read - {modality}))
+        raise ToolboxError(f"This model cannot encode {modality}s alone: it also reads {others}.", where="model")

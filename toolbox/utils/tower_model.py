@@ -12,7 +12,7 @@ from toolbox.utils.tower import Tower
 class TowerModel(Model, Tower):
     """A tower that is trained by a loss: backbone -> pool -> head, and nothing beside it.
 
-    - `backbone`: reads `batch.inputs["image"]`.
+    - `backbone`: reads the input that is named by its modality, `batch.inputs["image"]` or `batch.inputs["text"]`.
     - `pool`: a pool, or the mode of one, as in `TokenPool("cls")`.
     - `head`: from the pooled features on; None leaves them as they are.
     - `loss`: what is minimised; None for a model that is only evaluated. Its parameters are the part `criterion`.
@@ -27,10 +27,10 @@ class TowerModel(Model, Tower):
 
     @property
     def inputs(self) -> dict[str, Backbone]:
-        return {"image": self.backbone}
+        return {self.backbone.modality: self.backbone}
 
     def pooled_backbones(self) -> dict[str, PooledBackbone]:
-        return {"image": self.pooled_backbone}
+        return {self.backbone.modality: self.pooled_backbone}
 
     def connect(self, classes: int | None = None) -> None:
         if self._connected:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +33,15 @@ class InputSpec:
     preprocess: Preprocess
 
 
-def input_specs(model: Model, *, training: bool = False) -> dict[str, InputSpec]:
-    """The conversions of a model's inputs, picklable and without the modules; `training`: also of a teacher's."""
+def input_specs(model: Model, *, training: bool = False, modality: str | None = None) -> dict[str, InputSpec]:
+    """The conversions of a model's inputs, picklable and without the modules.
+
+    - `training`: also of a teacher's; `modality`: of the inputs of one modality alone.
+    """
     return {
         name: InputSpec(model.inputs[name].modality, preprocess)
         for name, preprocess in model.preprocess().items()
-        if training or name not in model.training_only
+        if (training or name not in model.training_only) and modality in (None, model.inputs[name].modality)
     }
 
 
@@ -96,7 +99,7 @@ class BatchBuilder(torch.utils.data.Dataset):
                 try:
                     if index in self.unstored:
                         raise OSError(self.unstored[index])
-                    items.append(self._item(draw, index) if self.live else {"draw": draw, "index": index})
+                    items.append(self.read_item(draw, index) if self.live else {"draw": draw, "index": index})
                 except (OSError, ValueError) as error:
                     bad.append((index, str(error) or type(error).__name__))
                 except ToolboxError as error:  # a sample that is none, whatever may be skipped
@@ -114,7 +117,7 @@ class BatchBuilder(torch.utils.data.Dataset):
             if self.stored:
                 batch = self._stored_batch(items, [(item["draw"], item["index"]) for item in items], bad)
             else:
-                batch = _collate(items, self.inputs, self.blocks, bad)
+                batch = collate(items, self.inputs, self.blocks, bad)
         except Exception as error:
             listed = ", ".join(str(item["index"]) for item in items)
             error.add_note(f"This happened as items {listed} of {type(self.dataset).__name__} became a batch.")
@@ -152,7 +155,7 @@ class BatchBuilder(torch.utils.data.Dataset):
             return Batch(blocks=self.blocks, bad=bad)
         indices = [index for _, index in draws]
         if self.live:
-            batch = _collate(items, self.live, self.blocks, bad)
+            batch = collate(items, self.live, self.blocks, bad)
         else:
             first = next(iter(self.stored.values()))
             roles = [role for index in indices if (role := first.roles[index]) is not None]  # of all items or of none
@@ -187,7 +190,8 @@ class BatchBuilder(torch.utils.data.Dataset):
         batch.inputs[name], batch.texts[name] = store.rows(rows, numbers), store.texts_of(rows, numbers)
         batch.owners[name] = torch.from_numpy(owners)
 
-    def _item(self, draw: int, index: int) -> dict[str, Any]:
+    def read_item(self, draw: int, index: int) -> dict[str, Any]:
+        """An item, augmented and preprocessed, for `collate`."""
         sample = read_sample(self.dataset, index, self._fields)
         item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
         item |= {"role": sample.get("role"), "texts": {}}
@@ -196,7 +200,12 @@ class BatchBuilder(torch.utils.data.Dataset):
             draw = get_draw(index, int(choose_view(self.seed, [draw], self.calls)[0]), len(self.dataset))
         for name, source in self.live.items():
             if source.field not in sample:
-                raise TypeError(f"a sample has no '{source.field}', which the model's input '{name}' reads")
+                raise ToolboxError(
+                    f"An item of {type(self.dataset).__name__} has no '{source.field}', which the model's input "
+                    f"'{name}' reads; it has {', '.join(sorted(sample))}.",
+                    where="dataset",
+                    hint="Use a dataset that has it, or another model.",
+                )
             value = sample[source.field]
             if source.field == "text":
                 texts = list_texts(value)
@@ -223,9 +232,12 @@ def _whole_rows(items: list[dict], bad: set[int], draws: list[tuple[int, int]], 
     return [item for item in items if item["draw"] in keep]
 
 
-def _collate(items: list[dict], inputs: dict[str, InputSpec], blocks: int, bad: list[tuple[int, str]]) -> Batch:
+def collate(
+    items: list[dict], inputs: dict[str, InputSpec], blocks: int = 1, bad: Sequence[tuple[int, str]] = ()
+) -> Batch:
+    """A batch of items as `BatchBuilder.read_item` gives them."""
     if not items:
-        return Batch(blocks=blocks, bad=bad)
+        return Batch(blocks=blocks, bad=list(bad))
     texts = items[0]["texts"].keys()
     views = {name: 1 if name in texts else len(items[0][name]) for name in inputs}
     # texts item by item, and images view-major: every item's first view, then every item's second
@@ -249,7 +261,7 @@ def _collate(items: list[dict], inputs: dict[str, InputSpec], blocks: int, bad: 
         indices=[item["index"] for item in items],
         draws=[item["draw"] for item in items],
         blocks=blocks,
-        bad=bad,
+        bad=list(bad),
     )
 
 

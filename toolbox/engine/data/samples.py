@@ -17,7 +17,9 @@ def read_sample(dataset: Dataset, index: int, fields: Collection[str] | None = N
     Its "id" is an int or a str, its index where it has none; its "label" an int or None. Raises ToolboxError, naming
     dataset and item, for an id or label that is neither.
     """
-    sample = dataset[index] if fields is None else dataset.read(index, fields)
+    # what users give to `LoadedModel.run` may be any sequence of samples
+    reads_fields = fields is not None and isinstance(dataset, Dataset)
+    sample = dataset.read(index, fields or ()) if reads_fields else dataset[index]
     if not isinstance(sample, Mapping):
         raise ToolboxError(
             f"Item {index} of {type(dataset).__name__} is a {type(sample).__name__}, and a sample is a dict.",

@@ -73,7 +73,7 @@ class Classifier(TowerModel):
         if labels is not None and batch.mixed is not None:
             labels = _mix_labels(labels, *batch.mixed, classes=logits.shape[1])
         if labels is not None:
-            views = batch.views["image"]
+            views = batch.views[self.backbone.modality]
             labels = labels.repeat(views, *[1] * (labels.ndim - 1))  # every item's first view before any second
         return {"loss": criterion(logits, labels)}
 

@@ -1,4 +1,4 @@
-"""The model of retrieval recipes: one backbone, trained to embed images."""
+"""The model of retrieval recipes: one backbone, trained to embed images, or texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Retrieve = Literal["embeddings", "features"]
 class Embedder(TowerModel):
     """backbone -> pool -> head -> embedding, trained by a loss over the batch.
 
-    - `backbone`: reads `batch.inputs["image"]`.
+    - `backbone`: reads images, or texts.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last", "tokens").
     - `head`: from the pooled features to the embedding; None leaves the pooled features as they are.
     - `loss`: the loss to minimise, over unnormalised embeddings and the labels; None for a model that is only
@@ -160,7 +160,7 @@ class Embedder(TowerModel):
     def compute_loss(self, representations: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         criterion = self.require_loss()
         embeddings, teacher = representations["embeddings"], representations.get("teacher")
-        augmented, labels = batch.views["image"], batch.labels
+        augmented, labels = batch.views[self.backbone.modality], batch.labels
         views = augmented * batch.blocks
         labels = None if labels is None else labels.repeat(augmented)
         if self._stored is not None:

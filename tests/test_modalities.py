@@ -1,0 +1,97 @@
+"""Models of several modalities are given one of them alone; a model of texts is trained as one of images is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from contract_parts import Shades
+from test_contracts_in_runs import ALIGNMENT, HEAD, RUN, SWAP, data, recipe
+
+import toolbox
+from toolbox.errors import ToolboxError
+
+TEXTS = RUN | dict(
+    model=dict(
+        type="retrieval.Embedder",
+        backbone=dict(type="contract.Letters", weights="letters"),
+        pool="last",
+        head=HEAD,
+        loss=dict(type="losses.SupCon"),
+    ),
+    **data("contract.Questions"),
+    val_evaluator=dict(type="retrieval.Recall", ks=[1]),
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_dual_encoder_encodes_images_and_texts_alone():
+    toolbox.train(recipe(ALIGNMENT), out="run")
+    encoder, dataset = toolbox.load("run"), Shades()
+    samples = [dataset[index] for index in range(5)]
+    texts = [text for sample in samples for text in sample["text"]]
+    (both,) = encoder.run(torch.utils.data.Subset(dataset, range(5)))
+    for name, rows in (
+        ("embeddings", encoder.encode_image([sample["image"] for sample in samples])),
+        ("text_embeddings", encoder.encode_text(texts)),
+    ):
+        torch.testing.assert_close(rows, torch.nn.functional.normalize(both[name]), rtol=1e-5, atol=1e-6)
+    assert encoder.encode_text(texts).shape == (10, 8)
+    assert encoder.encode_text(texts[0]).shape == (1, 8)
+    assert encoder.dim == 8
+    assert "Letters" in repr(encoder)
+    torch.testing.assert_close(encoder.encode_text(texts, batch_size=3), encoder.encode_text(texts))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [([], "the list is empty"), (["a", ""], "Text 1 of 2 is empty"), (["a", None], "Text 1 of 2 is a NoneType")],
+)
+def test_what_is_no_text_is_refused(texts, message):
+    toolbox.train(recipe(TEXTS, train_cfg__max_steps=1), out="run")
+    with pytest.raises(ToolboxError, match=message):
+        toolbox.load("run").encode_text(texts)
+
+
+def test_a_model_of_texts_is_trained_evaluated_and_loaded():
+    results = toolbox.train(recipe(TEXTS), out="run")
+    assert results["after"]["recall@1"] >= 0
+    encoder = toolbox.load("run")
+    texts = ["which color? |black", "which color? x|white", "a"]
+    rows = encoder.encode_text(texts)
+    assert rows.shape == (3, 8)
+    assert encoder.dim == 8
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    with pytest.raises(ToolboxError, match="cannot encode images: it reads texts"):
+        encoder.encode_image(Shades()[0]["image"])
+
+
+def test_a_model_of_images_encodes_no_texts():
+    config = recipe(TEXTS, model__backbone=dict(type="contract.Patches"), model__pool="mean", train_cfg__max_steps=1)
+    toolbox.train(config, out="run")
+    with pytest.raises(ToolboxError, match="cannot encode texts: it reads images"):
+        toolbox.load("run").encode_text("a")
+
+
+def test_a_model_that_needs_both_says_so():
+    toolbox.train(recipe(SWAP, train_cfg__max_steps=1), out="run")
+    with pytest.raises(ToolboxError, match="cannot encode images alone: it also reads texts"):
+        toolbox.load("run").encode_image(Shades()[0]["image"])
+
+
+def test_one_embedding_an_item_takes_one_text_an_item():
+    config = recipe(TEXTS, val_dataloader__dataset=dict(type="contract.Captions"))
+    with pytest.raises(ToolboxError, match="10 embeddings, 4 labels"):
+        toolbox.train(config, out="run")
+
+
+def test_a_dataset_without_what_the_model_reads_is_one_message():
+    config = recipe(TEXTS, train_dataloader__dataset=dict(type="toy.Noise"))
+    config["plugins"].append(str(Path(__file__).with_name("toy_plugin.py")))
+    with pytest.raises(ToolboxError, match="has no 'text', which the model's input 'text' reads"):
+        toolbox.train(config, out="run")
