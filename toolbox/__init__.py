@@ -49,7 +49,12 @@ __all__ = [*_PUBLIC, *_FOR_COMMANDS]
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return _version()
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("vision-encoder-toolbox")
+        except PackageNotFoundError:  # the sources on sys.path, not installed
+            return "0+unknown"
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     if name in _FOR_COMMANDS:
@@ -60,12 +65,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("vision-encoder-toolbox")
-    except PackageNotFoundError:  # the sources on sys.path, not installed
-        return "0+unknown"

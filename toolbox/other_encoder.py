@@ -24,9 +24,10 @@ def adapt_recipe(
     - `original`: the recipe before them, as far as known: a backbone of the same type keeps its arguments.
     """
     notes: list[str] = []
+    backbones = {entry.fullname for entry in get_catalog().find("backbone")}
     for path in dict.fromkeys(name.removesuffix(".type") for name in overridden):
         node = get_value(recipe, path)
-        if not _is_backbone(node):
+        if not isinstance(node, dict) or node.get("type") not in backbones:
             continue
         overrides = {name for name in overridden if name.startswith(f"{path}.")}
         if f"{path}.type" in overridden and node["type"] != get_value(original, f"{path}.type"):
@@ -114,12 +115,6 @@ def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str],
     model["inputs"] = [text for text in inputs if text not in gone] or ["cls"]
     gives = "its last block alone" if most == 1 else f"{most} blocks"
     return [f"{where} leaves out {', '.join(gone)}: this {type(backbone).__name__} gives {gives}."]
-
-
-def _is_backbone(node: Any) -> bool:
-    """Whether `node` describes a backbone."""
-    named = node.get("type") if isinstance(node, dict) else None
-    return any(entry.fullname == named for entry in get_catalog().find("backbone"))
 
 
 def _plain(value: Any) -> Any:

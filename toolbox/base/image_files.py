@@ -8,7 +8,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,12 +73,13 @@ def get_image_suffixes() -> frozenset[str]:
     Pillow's own plugins count, and what others have registered with it, such as pillow_heif for .heic.
     """
     format_by_suffix = Image.registered_extensions()  # first, as it loads what fills Image.OPEN
-    formats = {name for name, (factory, _) in Image.OPEN.items() if not _only_recognises(factory)} | {"MPO"}
-    return frozenset(suffix for suffix, name in format_by_suffix.items() if name in formats - NOT_IMAGES)
-
-
-def _only_recognises(factory: Callable) -> bool:
-    return isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    only_recognised = {
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    }
+    formats = (Image.OPEN.keys() - only_recognised | {"MPO"}) - NOT_IMAGES
+    return frozenset(suffix for suffix, name in format_by_suffix.items() if name in formats)
 
 
 def format_ending_counts(ignored: Counter[str]) -> str:

@@ -109,8 +109,6 @@ def _write_example(installed: Catalog, argument: Parameter, depth: int) -> str:
     for option in (annotation, *typing.get_args(annotation)):
         if typing.get_origin(option) is typing.Literal:
             return repr(typing.get_args(option)[0])
-    if typing.get_origin(annotation) is typing.Literal:
-        return repr(typing.get_args(annotation)[0])
     for type_, text in ((bool, "True"), (int, "1"), (float, "0.1"), (str, f"'{argument.name}'")):
         if accepts(annotation, type_):
             return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,17 +48,18 @@ def print_results(results: dict[str, Any]) -> None:
     names, bounds = split_intervals(after or before)
     unchanged, better = is_unchanged(results["before"], results["after"]), results.get("better") or {}
     before = {} if unchanged else before
-    columns = [*(["raw pixels"] if pixels else []), *(["before"] if before else [])]
-    columns += [*(["before the head"] if features else []), "after"]
-    columns += [*(["95 %"] if bounds else []), *(["change"] if before else [])]
-    table = make_number_table("", *columns)
+    columns: dict[str, tuple[Any, Callable[[str], str]]] = {  # whether there are any, and the cell of a metric
+        "raw pixels": (pixels, lambda name: format_number(pixels.get(name))),
+        "before": (before, lambda name: format_number(before.get(name))),
+        "before the head": (features, lambda name: format_number(features.get(name))),
+        "after": (True, lambda name: format_number(after.get(name))),
+        "95 %": (bounds, lambda name: _format_interval(bounds.get(name))),
+        "change": (before, lambda name: _format_change(before.get(name), after.get(name), better.get(name, "greater"))),
+    }
+    shown = {title: make_cell for title, (values, make_cell) in columns.items() if values}
+    table = make_number_table("", *shown)
     for name in names:
-        a, b = before.get(name), after.get(name)
-        cells = [*([format_number(pixels.get(name))] if pixels else []), *([format_number(a)] if before else [])]
-        cells += [*([format_number(features.get(name))] if features else []), format_number(b)]
-        cells += [_format_interval(bounds.get(name))] if bounds else []
-        cells += [_format_change(a, b, better.get(name, "greater"))] if before else []
-        table.add_row(name, *cells)
+        table.add_row(name, *(make_cell(name) for make_cell in shown.values()))
     out = make_terminal()
     if before or after:
         out.print(table)

@@ -200,10 +200,8 @@ def load_plugins(names: Iterable[str]) -> None:
 
 def _find_plugin_file(recipe: Path, plugin: str) -> str:
     """A plugin's file may be named relative to the recipe; a checkpoint needs its whole path."""
-    for candidate in (recipe.parent / plugin, Path(plugin)):
-        if candidate.is_file():
-            return str(candidate.resolve())
-    return plugin
+    files = (str(path.resolve()) for path in (recipe.parent / plugin, Path(plugin)) if path.is_file())
+    return next(files, plugin)
 
 
 def _find_recipe_file(recipe: Path, other: str) -> str:
@@ -249,9 +247,14 @@ def _check_chain(file: Path, visited: tuple[Path, ...]) -> None:
 def _explain(error: Exception, file: Path) -> ToolboxError:
     """mmengine's failure, or the recipe's own, with the line of the user's file."""
     frames = traceback.extract_tb(error.__traceback__)
-    user = [frame for frame in frames if frame.filename.endswith(".py") and "mmengine" not in frame.filename]
-    user = [frame for frame in user if frame.name == "<module>" and Path(frame.filename).suffix == ".py"]
-    in_files = [frame for frame in user if Path(frame.filename).resolve().parent.exists()]
+    in_files = [
+        frame
+        for frame in frames
+        if frame.name == "<module>"
+        and frame.filename.endswith(".py")
+        and "mmengine" not in frame.filename
+        and Path(frame.filename).resolve().parent.exists()
+    ]
     message = str(error).strip("'\"") or type(error).__name__
     if "is reserved for config file" in message:
         return ToolboxError(f"The name '{message.split()[0]}' is reserved: choose another.", where=str(file))

@@ -18,12 +18,8 @@ class Places:
 
     def _read(self, path: Path) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        values: dict[str, ast.expr] = {}
-        for node in tree.body:
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Name):
-                        values[target.id] = node.value
+        assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
+        values = {t.id: node.value for node in assignments for t in node.targets if isinstance(t, ast.Name)}
         self.files.append((_shorten_path(path), values))
         for base in base_names(tree):
             self._read(find_base(path, base))
@@ -41,12 +37,8 @@ class Places:
 
     def users(self, helper: str) -> list[str]:
         """The key paths whose literals name the helper variable `helper`."""
-        paths: list[str] = []
-        for _, values in self.files:
-            for key, node in values.items():
-                if not key.startswith("_"):
-                    paths += [path for path, name in _list_names(node, key) if name == helper]
-        return paths
+        keys = [pair for _, values in self.files for pair in values.items() if not pair[0].startswith("_")]
+        return [path for key, node in keys for path, name in _list_names(node, key) if name == helper]
 
 
 def base_names(tree: ast.Module) -> list[str]:

@@ -6,6 +6,9 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+_PLAIN: dict[Any, type | types.UnionType] = {bool: bool, int: int, float: int | float, str: str}
+"""What a plain type takes; a truth value is no number."""
+
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether `value` is of the annotated type. What the annotation does not say is accepted."""
@@ -18,14 +21,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return value is None
     if origin is Literal:
         return value in args and any(type(value) is type(arg) for arg in args)
-    if annotation is bool:
-        return isinstance(value, bool)
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if annotation is str:
-        return isinstance(value, str)
+    if annotation in _PLAIN:
+        return isinstance(value, _PLAIN[annotation]) and isinstance(value, bool) == (annotation is bool)
     target = origin or annotation
     if target in (list, tuple, Sequence):
         if not isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ from operator import itemgetter
 
 from toolbox.base.report_items import Curve, Histogram
 from toolbox.report.axes import LARGE_BOX, Axis, ChartBox, Tick, choose_limits, make_x_axis, make_y_axis
-from toolbox.report.numbers import format_short, is_number
+from toolbox.report.numbers import format_short
 from toolbox.report.series import Series, is_drawable, split_at_gaps, thin_series
 
 COLORS = 6
@@ -82,7 +82,9 @@ def draw_curve(
     """
     remarks, names = _choose_series(curve.series)
     points = {
-        name: sorted((point for point in curve.series[name] if _has_place(point[0], curve.log_x)), key=itemgetter(0))
+        name: sorted(
+            ((x, y) for x, y in curve.series[name] if is_drawable(x) and (x > 0 or not curve.log_x)), key=itemgetter(0)
+        )
         for name in names
     }
     values = [value for series in points.values() for _, value in series if is_drawable(value)]
@@ -186,10 +188,6 @@ def _choose_series(series: dict[str, list]) -> tuple[list[str], list[str]]:
     names = list(series)
     extra = len(names) - MOST_SERIES
     return ([f"{extra} more series are in report_items.json."] if extra > 0 else []), names[:MOST_SERIES]
-
-
-def _has_place(x: float, log: bool) -> bool:
-    return is_number(x) and is_drawable(x) and (x > 0 or not log)
 
 
 def _format_x(x: float) -> str:

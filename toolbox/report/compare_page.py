@@ -19,9 +19,9 @@ from toolbox.report.numbers import (
     MISSING,
     format_duration,
     format_fixed,
+    format_known,
     format_memory,
     format_scientific,
-    is_finite,
     is_number,
 )
 from toolbox.report.overlay import draw_curves, draw_histograms, draw_learning_charts, make_table_grids
@@ -141,15 +141,13 @@ def make_metrics_grid(comparison: Comparison) -> Grid:
 
 def make_costs_grid(comparison: Comparison) -> Grid:
     """What the runs took; what no run says is left out."""
+    format_rate = partial(format_fixed, decimals=1)
     columns: list[tuple[str, Any]] = [
         ("steps", lambda info: _format_whole(info.get("steps"))),
         ("best step", lambda info: _format_whole((info.get("best") or {}).get("step"))),
-        ("training", lambda info: _format_finite(format_duration, info.get("seconds"))),
-        (
-            "items per second",
-            lambda info: _format_finite(partial(format_fixed, decimals=1), info.get("items_per_second")),
-        ),
-        ("peak memory", lambda info: _format_finite(format_memory, info.get("peak_memory_bytes"))),
+        ("training", lambda info: format_known(format_duration, info.get("seconds"))),
+        ("items per second", lambda info: format_known(format_rate, info.get("items_per_second"))),
+        ("peak memory", lambda info: format_known(format_memory, info.get("peak_memory_bytes"))),
         ("device", lambda info: str(info.get("device") or "")),
     ]
     rows = [(name, [read(run.info) for run in comparison.runs]) for name, read in columns]
@@ -159,10 +157,6 @@ def make_costs_grid(comparison: Comparison) -> Grid:
 
 def _format_whole(value: Any) -> str:
     return format_fixed(value, 0) if is_number(value) else ""
-
-
-def _format_finite(format_value: Any, value: Any) -> str:
-    return format_value(value) if is_finite(value) else ""
 
 
 def _make_text_grid(rows: list[tuple[str, list[str]]], labels: list[str], title: str, *, right: bool = False) -> Grid:

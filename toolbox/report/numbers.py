@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -18,6 +19,11 @@ def is_number(value: Any) -> TypeGuard[float]:
 def is_finite(value: Any) -> TypeGuard[float]:
     """Whether this is a number that can be drawn or subtracted."""
     return is_number(value) and math.isfinite(value)
+
+
+def format_known(format_value: Callable[[Any], str], value: Any) -> str:
+    """A number by a function; empty for what is no finite number."""
+    return format_value(value) if is_finite(value) else ""
 
 
 def format_fixed(value: Any, decimals: int, *, sign: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +20,7 @@ from toolbox.report.gallery import ThumbnailSheet, lay_out_galleries
 from toolbox.report.grid import Grid, make_grid
 from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import MatrixDrawing, draw_matrix
-from toolbox.report.numbers import MISSING, format_duration, format_fixed, format_memory, is_finite
+from toolbox.report.numbers import MISSING, format_duration, format_fixed, format_known, format_memory, is_finite
 from toolbox.report.page import load_template, write_page
 from toolbox.report.recipe import find_evaluated_split
 from toolbox.report.report_items import normalize_report_item
@@ -123,24 +124,19 @@ def _select_usable(report_items: list[ReportItem]) -> tuple[list[ReportItem], li
 
 def list_costs(results: dict[str, Any]) -> list[tuple[str, str]]:
     """What the run took, as (what, how much), leaving out what is not known."""
-    seconds, waited = results.get("seconds"), results.get("data_wait_seconds")
-    rows = []
-    if is_finite(results.get("steps")):
-        rows.append(("steps", f"{results['steps']:,}"))
-    if is_finite(seconds):
-        rows.append(("training", format_duration(seconds)))
-    if is_finite(results.get("items_per_second")):
-        rows.append(("items per second", format_fixed(results["items_per_second"], 1)))
-    if is_finite(seconds) and is_finite(waited) and seconds > 0:
-        rows.append(("waiting for data", f"{waited / seconds:.1%}"))
-    if is_finite(results.get("peak_memory_bytes")):
-        rows.append(("peak memory", format_memory(results["peak_memory_bytes"])))
-    if results.get("device"):
-        threads = results.get("threads")
-        rows.append(("device", f"{results['device']}, {threads} threads" if threads else str(results["device"])))
-    if results.get("unreadable_items"):
-        rows.append(("unreadable items left out", f"{results['unreadable_items']:,}"))
-    return rows
+    seconds, waited, unread = (results.get(key) for key in ("seconds", "data_wait_seconds", "unreadable_items"))
+    threads = f", {results['threads']} threads" if results.get("threads") else ""
+    is_timed = is_finite(seconds) and is_finite(waited) and seconds > 0
+    rows = [
+        ("steps", format_known("{:,}".format, results.get("steps"))),
+        ("training", format_known(format_duration, seconds)),
+        ("items per second", format_known(partial(format_fixed, decimals=1), results.get("items_per_second"))),
+        ("waiting for data", f"{results['data_wait_seconds'] / results['seconds']:.1%}" if is_timed else ""),
+        ("peak memory", format_known(format_memory, results.get("peak_memory_bytes"))),
+        ("device", f"{results['device']}{threads}" if results.get("device") else ""),
+        ("unreadable items left out", f"{unread:,}" if unread else ""),
+    ]
+    return [(name, text) for name, text in rows if text]
 
 
 def _format_json(text: str) -> str:

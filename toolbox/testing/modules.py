@@ -28,10 +28,12 @@ def check_pool(make: Callable[[], Pool]) -> None:
     require(pooled.shape == shape, f"{name} must return (B, dim(D)) = {shape}, not {tuple(pooled.shape)}.")
     require(bool(pooled.isfinite().all()), f"{name} must be finite.")
     require(torch.equal(pooled, pool(features)), f"{name}: in eval mode the same features must give the same vector.")
-    alone = Features(features.tokens[:1], features.prefix, features.grid, blocks=_cut(features.blocks))
+    blocks = features.blocks
+    first = None if blocks is None else tuple(block[:1] for block in blocks)
+    alone = Features(features.tokens[:1], features.prefix, features.grid, blocks=first)
     require(close(pool(alone), pooled[:1]), f"{name}: an item's vector must not depend on its batch.")
     tokens = features.tokens.clone().requires_grad_()
-    again = pool(Features(tokens, PREFIX, GRID, blocks=_with_last(features.blocks, tokens)))
+    again = pool(Features(tokens, PREFIX, GRID, blocks=None if blocks is None else (*blocks[:-1], tokens)))
     (again * torch.randn_like(pooled)).sum().backward()
     require(
         tokens.grad is not None and bool(tokens.grad.isfinite().all()) and bool(tokens.grad.any()),
@@ -85,14 +87,6 @@ def _features(layers: int = 1) -> Features:
         layers, 4, PREFIX + GRID[0] * GRID[1], WIDTH, generator=torch.Generator().manual_seed(0)
     ).unbind()
     return Features(blocks[-1], PREFIX, GRID, blocks=blocks if layers > 1 else None)
-
-
-def _cut(blocks: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-    return None if blocks is None else tuple(block[:1] for block in blocks)
-
-
-def _with_last(blocks: tuple[Tensor, ...] | None, tokens: Tensor) -> tuple[Tensor, ...] | None:
-    return None if blocks is None else (*blocks[:-1], tokens)
 
 
 def _check_padding(pool: Pool, name: str) -> None:

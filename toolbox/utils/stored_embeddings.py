@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,11 +86,8 @@ def write_embeddings(
     check_ids(path, names)
     if path.suffix == ".npz":
         with new_file(path) as file, file.open("wb") as stream:
-            text_ids = np.asarray(names, dtype=np.str_)
-            if about:
-                np.savez(stream, ids=text_ids, embeddings=embeddings, about=np.asarray(json.dumps(dict(about))))
-            else:
-                np.savez(stream, ids=text_ids, embeddings=embeddings)
+            extra: dict[str, Any] = {"about": np.asarray(json.dumps(dict(about)))} if about else {}
+            np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings, **extra)
     elif path.suffix == ".npy":
         with new_file(path) as file, new_file(_beside(path)) as listing:
             with file.open("wb") as stream:
