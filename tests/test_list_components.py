@@ -156,6 +156,8 @@ def test_snippets_can_be_pasted():
             build(config, entry.kind)
             built += 1
     assert built >= 10
+    entry = get_catalog().get("losses.CrossBatchMemory")
+    assert "losses.SupCon" in make_component_record(get_catalog(), entry)["snippet"]  # as its docstring says
 
 
 def test_names_that_mean_nothing_or_too_much(capsys, tmp_path, monkeypatch):

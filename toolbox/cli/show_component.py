@@ -92,15 +92,17 @@ def _write_call(installed: Catalog, entry: ComponentEntry, arguments: list[Param
 
 
 def _write_example(installed: Catalog, argument: Parameter, depth: int) -> str:
-    """A value that fits an argument; a component is the first one of its kind, those it needs included."""
+    """A value that fits an argument; of components the one that its docstring names, else the first of its kind."""
     kind = argument.kind_of_component
     if kind is not None:
         usable = [entry for entry in installed.find(kind) if not entry.missing]
         if not usable or depth == 3:
             return "dict(type='...')"
-        from_plugins = [entry for entry in usable if entry.namespace != "core"] or usable
+        named = [entry for entry in usable if entry.fullname in argument.doc]
+        named.sort(key=lambda entry: argument.doc.index(entry.fullname))
+        candidates = named or [entry for entry in usable if entry.namespace != "core"] or usable
         inner = _write_call(
-            installed, from_plugins[0], read_parameters(installed.resolve(from_plugins[0].fullname)), depth + 1
+            installed, candidates[0], read_parameters(installed.resolve(candidates[0].fullname)), depth + 1
         )
         return {"list": f"[{inner}]", "dict": f"dict(name={inner})"}.get(argument.container, inner)
     annotation = argument.annotation
