@@ -338,7 +338,7 @@ def test_a_fit_is_that_of_scikit_learn(c):
     assert torch.allclose(found.weights, torch.tensor(theirs.coef_), atol=1e-4)
     assert torch.allclose(found.biases, torch.tensor(theirs.intercept_ - theirs.intercept_.mean()), atol=1e-4)
     test, labels = clouds(500, noise=1.5, seed=4)
-    accuracy = float((found.scores(test).argmax(1) == labels).double().mean())
+    accuracy = float((found.compute_scores(test).argmax(1) == labels).double().mean())
     assert accuracy == pytest.approx(theirs.score(test.double().numpy(), labels.numpy()), abs=1e-3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import pickle
 import time
 from pathlib import Path
@@ -354,6 +355,27 @@ def test_missing_images_are_counted_and_their_folder_is_looked_for(tmp_path, mon
     save(tmp_path, *ITEMS)
     (problem,) = Records(str(path)).check()
     assert f"They are in {tmp_path}" in problem.hint
+
+
+def test_a_folder_that_cannot_be_listed_is_no_missing_image(tmp_path, monkeypatch):
+    save(tmp_path, *ITEMS)
+    dataset = Records(str(write(tmp_path / "pairs.jsonl", PAIRS)))
+
+    def refuse(folder):
+        raise PermissionError(f"Permission denied: '{folder}'")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    (problem,) = dataset.check()
+    assert "Permission denied" in problem.message
+    assert "do not exist" not in problem.message
+
+
+def test_long_texts_in_the_place_of_paths_are_taken_for_texts(tmp_path):
+    text = "a dog / " + 300 * "very " + "happy"
+    record = {"query_image": "a.jpg", "positive": text, "label": 1}
+    save(tmp_path, "a.jpg")
+    (problem,) = Records(str(write(tmp_path / "pairs.jsonl", [record]))).check()
+    assert "where mode 'i2i' reads an image" in problem.message
 
 
 def test_the_mode_says_what_is_an_image_not_the_look_of_a_string(tmp_path):

@@ -15,7 +15,7 @@ from toolbox_losses.arcface import ArcFace, SubCenterArcFace
 from toolbox_losses.circle import Circle
 from toolbox_losses.infonce import InfoNCE, compute_direction
 from toolbox_losses.multi_similarity import MultiSimilarity
-from toolbox_losses.pairs import directions
+from toolbox_losses.pairs import normalize_vectors
 from toolbox_losses.proxy_anchor import ProxyAnchor
 from toolbox_losses.recall_at_k import RecallAtK
 from toolbox_losses.supcon import SupCon
@@ -140,7 +140,7 @@ def test_the_hardest_negatives_of_other_classes_equal_the_stored_numbers(key, ha
     labels, own = data["in_labels"], torch.eye(16, dtype=torch.bool)
 
     def run(query, document):
-        scores = directions(query) @ directions(document).T / 0.05
+        scores = normalize_vectors(query) @ normalize_vectors(document).T / 0.05
         return compute_direction(scores, own, labels[:, None] != labels[None], hardest)
 
     found = value_and_gradients(run, data["in_query"], data["in_positive"])
@@ -265,9 +265,11 @@ def test_an_embedding_at_its_centre_has_a_finite_gradient(kind, dtype, sign):
 def test_proxies_of_absent_classes_are_pushed_only():
     loss = connected(ProxyAnchor)
     first, _, _ = fixture("fours")
-    before = directions(first[:1]) @ directions(loss.proxies.detach()).T
+    before = normalize_vectors(first[:1]) @ normalize_vectors(loss.proxies.detach()).T
     loss(first[:1], torch.tensor([2])).backward()
-    moved = directions(first[:1]) @ directions(loss.proxies.detach() - 1e-4 * loss.proxies.grad).T - before
+    moved = (
+        normalize_vectors(first[:1]) @ normalize_vectors(loss.proxies.detach() - 1e-4 * loss.proxies.grad).T - before
+    )
     assert moved[0, 2] > 0
     assert (moved[0, torch.arange(CLASSES) != 2] <= 0).all()
 
@@ -288,7 +290,7 @@ def test_class_losses_learn_to_tell_classes_apart(kind):
     def recall():
         rows, labels = batch(torch.arange(40))
         with torch.no_grad():
-            x = directions(net(rows))
+            x = normalize_vectors(net(rows))
         return (labels[(x @ x.T).fill_diagonal_(-2).argmax(dim=1)] == labels).float().mean()
 
     before = recall()
@@ -340,7 +342,9 @@ def test_smooth_recall_equals_the_formula(ks, case, noise):
     loss = RecallAtK(ks, rank_temperature=0.05)
     found = value_and_gradients(lambda x: loss(x, labels), first)
     expected = value_and_gradients(
-        lambda x: naive_recall(directions(x) @ directions(x).T, ks, 0.05, 1.0, *index_lists(labels, labels, same=True)),
+        lambda x: naive_recall(
+            normalize_vectors(x) @ normalize_vectors(x).T, ks, 0.05, 1.0, *index_lists(labels, labels, same=True)
+        ),
         first,
     )
     assert_equal(found, expected)
@@ -349,7 +353,7 @@ def test_smooth_recall_equals_the_formula(ks, case, noise):
     found = value_and_gradients(lambda x, y: loss(x, labels, ref_embeddings=y, ref_labels=labels), first, second)
     expected = value_and_gradients(
         lambda x, y: naive_recall(
-            directions(x) @ directions(y).T, ks, 0.05, 1.0, *index_lists(labels, labels, same=False)
+            normalize_vectors(x) @ normalize_vectors(y).T, ks, 0.05, 1.0, *index_lists(labels, labels, same=False)
         ),
         first,
         second,
@@ -363,7 +367,11 @@ def test_smooth_recall_at_the_default_temperatures_equals_the_formula():
     found = value_and_gradients(lambda x, y: RecallAtK()(x, ref_embeddings=y), first, second)
     expected = value_and_gradients(
         lambda x, y: naive_recall(
-            directions(x) @ directions(y).T, [1, 2, 4, 8, 16], 0.01, 1.0, *index_lists(index, index, same=False)
+            normalize_vectors(x) @ normalize_vectors(y).T,
+            [1, 2, 4, 8, 16],
+            0.01,
+            1.0,
+            *index_lists(index, index, same=False),
         ),
         first,
         second,
@@ -374,7 +382,7 @@ def test_smooth_recall_at_the_default_temperatures_equals_the_formula():
 def test_smooth_recall_approaches_recall():
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(60, 4, generator=generator, dtype=torch.float64), torch.arange(60) % 30
-    scores = (directions(x) @ directions(x).T).fill_diagonal_(-2)
+    scores = (normalize_vectors(x) @ normalize_vectors(x).T).fill_diagonal_(-2)
     nearest = scores.argsort(dim=1, descending=True)
     for k in (1, 3, 10):
         recall = (labels[nearest[:, :k]] == labels[:, None]).any(dim=1).double().mean()
@@ -447,7 +455,7 @@ def test_more_hardest_negatives_than_there_are_is_all_of_them():
 
 def test_the_hardest_negatives_with_labels_against_a_loop():
     first, _, labels = fixture("lone", 2.0)
-    scores = directions(first) @ directions(first).T / 0.07
+    scores = normalize_vectors(first) @ normalize_vectors(first).T / 0.07
     losses = []
     for a in range(16):
         against = torch.stack([scores[a, n] for n in range(16) if labels[n] != labels[a]])
@@ -490,8 +498,8 @@ def test_symmetric_infonce_sees_explicit_negatives_in_one_direction():
     first, second, _ = fixture("fours", 2.0)
     negatives = first[:5] + 0.3
     together, target = torch.cat([second, negatives]), torch.arange(16)
-    forth = torch.nn.functional.cross_entropy(directions(first) @ directions(together).T / 0.07, target)
-    back = torch.nn.functional.cross_entropy(directions(second) @ directions(first).T / 0.07, target)
+    forth = torch.nn.functional.cross_entropy(normalize_vectors(first) @ normalize_vectors(together).T / 0.07, target)
+    back = torch.nn.functional.cross_entropy(normalize_vectors(second) @ normalize_vectors(first).T / 0.07, target)
     assert abs(forth - back) > 1e-3
     torch.testing.assert_close(InfoNCE(symmetric=True)(first, ref_embeddings=together), (forth + back) / 2)
 

@@ -244,7 +244,7 @@ def test_scores_equal_sentence_transformers_with_padding():
         queries_mask=masks[0],
         documents_mask=masks[1][:, None],
     )
-    torch.testing.assert_close(maxsim.maxsim(queries, documents).float(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(maxsim.compute_maxsim(queries, documents).float(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_padding_changes_neither_value_nor_gradient():
@@ -259,7 +259,7 @@ def test_padding_changes_neither_value_nor_gradient():
 
     assert_equal(value_and_gradients(longer, x, y), value_and_gradients(run, x, y))
     # without masks the padding would win wherever all cosines are negative
-    assert (maxsim.maxsim(x, y) < 0).any()
+    assert (maxsim.compute_maxsim(x, y) < 0).any()
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
@@ -289,7 +289,7 @@ def test_where_row_i_is_of_another_label_all_of_the_label_are_positives():
     x, y = rows(10, 2, 6), rows(10, 2, 6, seed=1)
     shifted = torch.cat([LABELS[5:], LABELS[:5]])
     found = MaxSim()(x[:5], LABELS[:5], ref_embeddings=y, ref_labels=shifted)
-    scores = maxsim.maxsim(x[:5], y) / 2 / 0.05
+    scores = maxsim.compute_maxsim(x[:5], y) / 2 / 0.05
     same = LABELS[:5, None] == shifted
     losses = [-torch.cat([scores[a, p][None], scores[a][~same[a]]]).log_softmax(0)[0] for a, p in same.nonzero()]
     torch.testing.assert_close(found, torch.stack(losses).mean())
@@ -302,7 +302,7 @@ def test_items_of_nothing_but_padding_have_no_similarity_and_no_gradient():
     assert value.isfinite()
     assert gradient.isfinite().all()
     assert gradient[[1, 6]].abs().max() == 0
-    assert (maxsim.maxsim(x, x)[:, [1, 6]] == 0).all()
+    assert (maxsim.compute_maxsim(x, x)[:, [1, 6]] == 0).all()
 
 
 def test_late_interaction_of_a_large_batch_fits_in_memory(monkeypatch):

@@ -20,9 +20,9 @@ class ClassHead(Head):
                 "dataset, or a head with a width of its own, such as core.Projection"
             )
         self.in_dim, self.out_dim = in_dim, classes
-        self.stack = self.layers(in_dim, classes)
+        self.stack = self.build_layers(in_dim, classes)
 
-    def layers(self, in_dim: int, classes: int) -> nn.Sequential:
+    def build_layers(self, in_dim: int, classes: int) -> nn.Sequential:
         """The layers from `in_dim` to `classes` numbers."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class Linear(ClassHead):
         super().__init__()
         self.dropout, self.norm = check_dropout(dropout), check_norm(norm)
 
-    def layers(self, in_dim: int, classes: int) -> nn.Sequential:
+    def build_layers(self, in_dim: int, classes: int) -> nn.Sequential:
         stack = stack_layers([in_dim, classes], norm=self.norm, dropout=self.dropout)
         for layer in stack:
             if isinstance(layer, nn.Linear):
@@ -75,7 +75,7 @@ class MLP(ClassHead):
             raise ValueError(f"an MLP has 2 layers or more, not {layers}: one layer is classification.Linear.")
         self.hidden, self.layer_count, self.dropout = hidden, layers, check_dropout(dropout)
 
-    def layers(self, in_dim: int, classes: int) -> nn.Sequential:
+    def build_layers(self, in_dim: int, classes: int) -> nn.Sequential:
         hidden = max(1, in_dim // 2) if self.hidden is None else self.hidden
         widths = [in_dim, *[hidden] * (self.layer_count - 1), classes]
         return stack_layers(widths, activation=nn.ReLU, dropout=self.dropout, first_dropout=False)

@@ -204,7 +204,7 @@ def _fit_path(
     start, worse = None, 0
     for c in cs:
         start = fits[c] = fit(c, start)
-        accuracy, likelihood = _measure_quality(start.scores(x), y)
+        accuracy, likelihood = _measure_quality(start.compute_scores(x), y)
         best = [max(values) for values in zip(*quality.values(), strict=True)] or [-math.inf, -math.inf]
         worse = worse + 1 if accuracy <= best[0] and likelihood < best[1] else 0
         quality[c] = accuracy, likelihood

@@ -22,7 +22,7 @@ class LogisticFit:
     biases: Tensor
     converged: bool
 
-    def scores(self, x: Tensor) -> Tensor:
+    def compute_scores(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, classes)."""
         return torch.addmm(self.biases, x.to(self.weights.dtype), self.weights.T)
 

@@ -22,7 +22,7 @@ def missing_files(root: Path, paths: Iterable[str]) -> list[str]:
         folder, slash, name = path.rpartition("/")
         if folder + slash not in names_of:
             parent = root / (folder + slash)
-            names_of[folder + slash] = set(os.listdir(parent)) if parent.is_dir() else set()
+            names_of[folder + slash] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         if name not in names_of[folder + slash]:
             absent.append(path)
     return absent

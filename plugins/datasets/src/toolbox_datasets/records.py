@@ -14,8 +14,9 @@ from toolbox_datasets import tables
 from toolbox_datasets.files import list_first, missing_files
 from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.records_fields import RecordReader, check_columns
-from toolbox_datasets.records_index import ImageIndex, RecordIndex, Relation, read_pairs
+from toolbox_datasets.records_index import ImageIndex, RecordIndex, read_pairs
 from toolbox_datasets.records_samples import read_samples
+from toolbox_datasets.relations import Relation
 from toolbox_datasets.subsets import require_share, require_split
 
 Mode = Literal["i2i", "t2i", "i2t", "t2t", "m2i", "m2t"]
@@ -184,7 +185,7 @@ class Records(Dataset):
         """A folder in which the first missing images are, if one is near."""
         examples = absent[:20]
         for folder in (Path("."), self.file.parent, *self.file.parent.parents):
-            if folder != self.folder and not missing_files(folder, examples):
+            if folder != self.folder and all(os.path.isfile(folder / path) for path in examples):
                 return f"They are in {folder.absolute()}: set root='{folder}'."
         return "Set root to the folder that the paths are relative to."
 

@@ -55,7 +55,7 @@ def to_transformers(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, 
             continue
         match = re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.(weight|bias)", key) if family == "vit" else None
         if match is None:
-            converted[_renamed(key, _VIT if family == "vit" else _CONVNEXT)] = tensor
+            converted[_rename(key, _VIT if family == "vit" else _CONVNEXT)] = tensor
             continue
         masked = f"{key}_mask" in tensors  # the authors' bias of keys is held at zero so, whatever the file says
         for part, values in zip("qkv", tensor.chunk(3), strict=True):
@@ -74,7 +74,7 @@ def has_mask_token(tensors: Mapping[str, Tensor]) -> bool:
     return any(key.endswith("mask_token") for key in tensors)
 
 
-def _renamed(key: str, patterns: tuple[tuple[str, str], ...]) -> str:
+def _rename(key: str, patterns: tuple[tuple[str, str], ...]) -> str:
     for pattern, name in patterns:
         new, count = re.subn(f"^{pattern}", name, key)
         if count:

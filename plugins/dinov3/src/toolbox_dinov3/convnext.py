@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from toolbox.base import Features, check_rate
 from toolbox_dinov3.encoder import TransformersBackbone
-from toolbox_dinov3.source import resolve
-from toolbox_dinov3.structure import build, check_pixels, check_size, find_trunk
+from toolbox_dinov3.source import find_source
+from toolbox_dinov3.structure import build_model, check_pixels, check_size, find_trunk
 
 
 class ConvNeXt(TransformersBackbone):
@@ -59,9 +59,9 @@ class ConvNeXt(TransformersBackbone):
         from transformers import DINOv3ConvNextConfig, DINOv3ConvNextModel
 
         super().__init__()
-        origin = resolve("convnext", name, arch, revision, checkpoint)
+        origin = find_source("convnext", name, arch, revision, checkpoint)
         settings = {"drop_path_rate": check_rate("drop_path", drop_path), "image_size": size}
-        self.model = build(DINOv3ConvNextModel, DINOv3ConvNextConfig, origin.fields, settings)
+        self.model = build_model(DINOv3ConvNextModel, DINOv3ConvNextConfig, origin.fields, settings)
         widths = self.model.config.hidden_sizes
         self.patch, self.dim = 4 * 2 ** (len(widths) - 1), widths[-1]
         self.size = check_size(size, self.patch)

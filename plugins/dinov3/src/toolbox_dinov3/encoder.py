@@ -12,7 +12,7 @@ from toolbox.utils.export_formats import save_processor
 from toolbox.utils.hf_logging import quiet_transformers
 from toolbox_dinov3.ids import Family
 from toolbox_dinov3.source import Source
-from toolbox_dinov3.weights import find, load
+from toolbox_dinov3.weights import find_weights, load_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,10 +52,10 @@ class TransformersBackbone(Backbone):
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
-            find(self._source)
+            find_weights(self._source)
 
     def load_weights(self) -> None:
-        if self.weights_id is not None and not load(self.model, self.family, self._source):
+        if self.weights_id is not None and not load_weights(self.model, self.family, self._source):
             self.abilities -= {"mask"}
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:

@@ -37,7 +37,9 @@ class ReleasedModel:
         return f"timm/{self.timm}"
 
 
-def _vit(width: int, depth: int, heads: int, hidden: int, gated: bool = False, biases: bool = True) -> dict[str, Any]:
+def _make_vit(
+    width: int, depth: int, heads: int, hidden: int, gated: bool = False, biases: bool = True
+) -> dict[str, Any]:
     return {
         "patch_size": 16,
         "hidden_size": width,
@@ -56,7 +58,7 @@ def _vit(width: int, depth: int, heads: int, hidden: int, gated: bool = False, b
     }
 
 
-def _convnext(width: int, third: int) -> dict[str, Any]:
+def _make_convnext(width: int, third: int) -> dict[str, Any]:
     return {"hidden_sizes": [width, 2 * width, 4 * width, 8 * width], "depths": [3, 3, third, 3]}
 
 
@@ -70,7 +72,7 @@ _TIMM = {
 }
 
 
-def _released(short: str, arch: dict[str, Any], data: str = "lvd1689m") -> ReleasedModel:
+def _make_model(short: str, arch: dict[str, Any], data: str = "lvd1689m") -> ReleasedModel:
     timm = f"{short.replace('-', '_')}.dinov3_{data}"
     if short in _TIMM:
         biases = "_qkvb" if arch["query_bias"] else ""  # timm has a net with and one without biases of query and value
@@ -83,18 +85,18 @@ def _released(short: str, arch: dict[str, Any], data: str = "lvd1689m") -> Relea
 
 
 KNOWN = (
-    _released("vits16", _vit(384, 12, 6, 1536)),
-    _released("vits16plus", _vit(384, 12, 6, 1536, gated=True)),
-    _released("vitb16", _vit(768, 12, 12, 3072)),
-    _released("vitl16", _vit(1024, 24, 16, 4096)),
-    _released("vith16plus", _vit(1280, 32, 20, 5120, gated=True)),
-    _released("vit7b16", _vit(4096, 40, 32, 8192, gated=True, biases=False)),
-    _released("vitl16", _vit(1024, 24, 16, 4096), "sat493m"),
-    _released("vit7b16", _vit(4096, 40, 32, 8192, gated=True, biases=False), "sat493m"),
-    _released("convnext-tiny", _convnext(96, 9)),
-    _released("convnext-small", _convnext(96, 27)),
-    _released("convnext-base", _convnext(128, 27)),
-    _released("convnext-large", _convnext(192, 27)),
+    _make_model("vits16", _make_vit(384, 12, 6, 1536)),
+    _make_model("vits16plus", _make_vit(384, 12, 6, 1536, gated=True)),
+    _make_model("vitb16", _make_vit(768, 12, 12, 3072)),
+    _make_model("vitl16", _make_vit(1024, 24, 16, 4096)),
+    _make_model("vith16plus", _make_vit(1280, 32, 20, 5120, gated=True)),
+    _make_model("vit7b16", _make_vit(4096, 40, 32, 8192, gated=True, biases=False)),
+    _make_model("vitl16", _make_vit(1024, 24, 16, 4096), "sat493m"),
+    _make_model("vit7b16", _make_vit(4096, 40, 32, 8192, gated=True, biases=False), "sat493m"),
+    _make_model("convnext-tiny", _make_convnext(96, 9)),
+    _make_model("convnext-small", _make_convnext(96, 27)),
+    _make_model("convnext-base", _make_convnext(128, 27)),
+    _make_model("convnext-large", _make_convnext(192, 27)),
 )
 
 BY_NAME = {name: known for known in KNOWN for name in (known.short, known.id)}

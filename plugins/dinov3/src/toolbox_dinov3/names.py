@@ -23,7 +23,7 @@ _SPELLINGS = (
 """How other projects and hasty fingers spell a size, the more special ones first."""
 
 
-def find(name: str, family: Family) -> ReleasedModel | Path:
+def find_model(name: str, family: Family) -> ReleasedModel | Path:
     """The released encoder called `name`, by timm too (with or without "timm/"), or the existing folder of that name.
 
     A released name wins over a folder of the same name; write `./vitb16` to mean the folder.
@@ -40,14 +40,14 @@ def find(name: str, family: Family) -> ReleasedModel | Path:
     if name and path.is_file():
         raise ValueError(
             f"{name!r} is a file; give the folder that holds config.json and model.safetensors (Hugging Face format), "
-            f"or name one of {_shorts(family)} and checkpoint={name!r}."
+            f"or name one of {_list_short_names(family)} and checkpoint={name!r}."
         )
     if _is_path(name):
         raise ValueError(
             f"The folder {name!r} does not exist (looked in {Path.cwd()}). Give a folder with config.json and "
-            f"model.safetensors, or one of {_shorts(family)}."
+            f"model.safetensors, or one of {_list_short_names(family)}."
         )
-    advice = _advice(_meant(name), family)
+    advice = _suggest_model(_guess_model(name), family)
     if "dinov2" in name.lower():
         raise ValueError(f"{name!r} is DINOv2, and this is DINOv3. {advice}")
     if re.search(r"vit.*14", name.lower()):
@@ -62,18 +62,18 @@ def _is_path(name: str) -> bool:
     return bool(slash) and owner.lower() not in ("facebook", "timm") and not rest.isdigit()  # digits: "ViT-B/16"
 
 
-def _shorts(family: Family) -> str:
+def _list_short_names(family: Family) -> str:
     return ", ".join(known.short for known in KNOWN if known.family == family)
 
 
-def _advice(meant: ReleasedModel | None, family: Family) -> str:
+def _suggest_model(meant: ReleasedModel | None, family: Family) -> str:
     if meant is None:
-        return f"{COMPONENTS[family]} knows {_shorts(family)}; or give a folder in Hugging Face format."
+        return f"{COMPONENTS[family]} knows {_list_short_names(family)}; or give a folder in Hugging Face format."
     other = "" if meant.family == family else f" with {COMPONENTS[meant.family]}"
     return f"Use {meant.short!r} ({meant.id}){other}."
 
 
-def _meant(name: str) -> ReleasedModel | None:
+def _guess_model(name: str) -> ReleasedModel | None:
     """The released encoder that `name` is another spelling of, None when it is none's."""
     text = re.sub(r"[_/. ]", "-", name.lower())
     if re.search(r"vit|dino|convnext", text):

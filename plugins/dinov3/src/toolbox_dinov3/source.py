@@ -11,7 +11,7 @@ from typing import Any
 from toolbox.utils.image_processor import ProcessorSettings, read_image_processor, read_timm_images
 from toolbox.utils.weight_files import read_config
 from toolbox_dinov3.ids import BY_TIMM_NAME, COMPONENTS, IMAGENET_MEAN, IMAGENET_STD, MODEL_TYPES, Family, ReleasedModel
-from toolbox_dinov3.names import find
+from toolbox_dinov3.names import find_model
 from toolbox_dinov3.timm_config import read_timm_fields
 
 FIELDS: dict[Family, tuple[str, ...]] = {
@@ -89,7 +89,7 @@ class Source:
         return None if self.known is None or self.file is not None or self.by_timm else self.known.id
 
 
-def resolve(
+def find_source(
     family: Family,
     name: str | None,
     arch: Mapping[str, Any] | None,
@@ -112,7 +112,7 @@ def resolve(
         return Source(_check_fields(family, arch), ProcessorSettings(IMAGENET_MEAN, IMAGENET_STD), file=file)
     if name is None:
         raise ValueError(f"{component} needs a name such as 'vitb16' or 'convnext-tiny', or arch with its sizes.")
-    origin = find(name, family)
+    origin = find_model(name, family)
     if isinstance(origin, ReleasedModel):
         by_timm = name.removeprefix("timm/") in BY_TIMM_NAME
         # as in their repositories

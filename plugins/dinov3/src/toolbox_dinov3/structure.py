@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from toolbox.base import check_images
 
 
-def build(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+def build_model(model_class: Any, config_class: Any, fields: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
     """A model of random weights.
 
     Raises ValueError, with the sizes, when they do not go together.

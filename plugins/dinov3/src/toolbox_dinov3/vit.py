@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from toolbox.base import Features, check_rate
 from toolbox_dinov3.encoder import TransformersBackbone
-from toolbox_dinov3.source import resolve
-from toolbox_dinov3.structure import build, check_pixels, check_size, find_trunk
+from toolbox_dinov3.source import find_source
+from toolbox_dinov3.structure import build_model, check_pixels, check_size, find_trunk
 
 
 class ViT(TransformersBackbone):
@@ -69,7 +69,7 @@ class ViT(TransformersBackbone):
                 raise ValueError(f"{key} must be None or at least {least}, not {value}.")
         if attention not in ("sdpa", "eager"):
             raise ValueError(f"attention must be 'sdpa' or 'eager', not {attention!r}.")
-        origin = resolve("vit", name, arch, revision, checkpoint)
+        origin = find_source("vit", name, arch, revision, checkpoint)
         fields = dict(origin.fields)
         if "hidden_size" in fields:
             fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
@@ -80,7 +80,7 @@ class ViT(TransformersBackbone):
             "image_size": size,
             "attn_implementation": attention,
         }
-        self.model = build(DINOv3ViTModel, DINOv3ViTConfig, fields, settings)
+        self.model = build_model(DINOv3ViTModel, DINOv3ViTConfig, fields, settings)
         self.patch: int = self.model.config.patch_size
         self.dim: int = self.model.config.hidden_size
         self.prefix: int = 1 + self.model.config.num_register_tokens

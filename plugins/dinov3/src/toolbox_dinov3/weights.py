@@ -16,13 +16,13 @@ from toolbox_dinov3.source import Source
 _HUB_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
-def load(model: nn.Module, family: Family, source: Source) -> bool:
+def load_weights(model: nn.Module, family: Family, source: Source) -> bool:
     """Replace the values of all parameters of `model` by those of `source`, in float32.
 
     Returns whether there was a mask token among them: timm's files have none, and it is zero then.
     Raises OSError when the weights cannot be had or read, ValueError when they do not fit the model.
     """
-    where = find(source)
+    where = find_weights(source)
     if where is None:
         return True  # built from sizes: there are no weights to have
     tensors = weight_files.read_weight_file(where) if where.is_file() else weight_files.read_weights(where)
@@ -36,7 +36,7 @@ def load(model: nn.Module, family: Family, source: Source) -> bool:
     return has_mask_token(tensors)
 
 
-def find(source: Source) -> Path | None:
+def find_weights(source: Source) -> Path | None:
     """The file or folder with the weights of `source`, downloaded if need be; None if it has none. Raises OSError."""
     if source.file is not None:
         if not source.file.is_file():

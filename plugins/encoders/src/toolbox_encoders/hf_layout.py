@@ -122,7 +122,7 @@ class ModelLayout(TokenLayout):
 def find_layout(model: PreTrainedModel, name: str, size: tuple[int, int], own_size: tuple[int, int]) -> ModelLayout:
     """Find out the layout of a model on the meta device, by sending an empty image through it."""
     takes = inspect.signature(model.forward).parameters
-    patch = pair(getattr(model.config, "patch_size", 1))
+    patch = to_pair(getattr(model.config, "patch_size", 1))
     position_size = own_size if "interpolate_pos_encoding" in takes else None
     layout = ModelLayout(name, own_size=position_size, patch=patch, noise=model.config.model_type == "vit_mae")
     pixels = torch.empty(2, 3, *size, device="meta")
@@ -230,5 +230,5 @@ def _record_norms(model: nn.Module, block: nn.Module) -> Iterator[tuple[list[Nor
             handle.remove()
 
 
-def pair(value: Any) -> tuple[int, int]:
+def to_pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[-2]), int(value[-1]))

@@ -50,7 +50,7 @@ class HFSource:
         return self.repository if self.folder is None else str(self.folder)
 
 
-def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None) -> HFSource:
+def find_source(name: str | None, revision: str | None, arch: Mapping[str, Any] | None, size: int | None) -> HFSource:
     """Decide between `name` and `arch`; the configuration of a name on the Hub is downloaded if it is not cached.
 
     - `size`: of the images, for which `arch` has positions unless it says otherwise.
@@ -60,7 +60,7 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
     if arch is not None:
         if name is not None or revision is not None:
             raise ValueError("encoders.HFVision takes either name or arch: with arch, set name=None and no revision.")
-        return HFSource("arch", vision_part(_from_fields(arch, size), "arch"))
+        return HFSource("arch", get_vision_part(_from_fields(arch, size), "arch"))
     if not name:
         raise ValueError(
             "encoders.HFVision needs a name such as 'facebook/dinov2-base', a folder, or arch with its sizes."
@@ -69,7 +69,7 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-        return HFSource(name, vision_part(_read(path), name), read_image_processor(path), folder=path)
+        return HFSource(name, get_vision_part(_read(path), name), read_image_processor(path), folder=path)
     if path.is_file() or name.startswith((".", "~", "/")) or name.count("/") != 1 or "\\" in name:
         raise ValueError(
             f"There is no folder {name!r} (looked in {Path.cwd()}). Give a folder with config.json and "
@@ -84,11 +84,11 @@ def resolve(name: str | None, revision: str | None, arch: Mapping[str, Any] | No
         revision,
     )
     return HFSource(
-        name, vision_part(_read(folder), name), read_image_processor(folder), repository=name, revision=revision
+        name, get_vision_part(_read(folder), name), read_image_processor(folder), repository=name, revision=revision
     )
 
 
-def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
+def get_vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
     """The part of a configuration that describes the image encoder. Raises ValueError where transformers has none."""
     from transformers import AutoModel
 
@@ -103,7 +103,7 @@ def vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
     return config
 
 
-def create(source: HFSource) -> PreTrainedModel:
+def create_model(source: HFSource) -> PreTrainedModel:
     """A model of random weights, without a pooler that the tokens do not need. Raises ValueError if there is none."""
     try:
         return _model_class(source.config)._from_config(source.config, **_options(source.config))
@@ -112,7 +112,7 @@ def create(source: HFSource) -> PreTrainedModel:
         raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
 
 
-def find(source: HFSource) -> Path:
+def find_weights(source: HFSource) -> Path:
     """The folder with the weights, downloaded if need be. Raises OSError, with the steps to take."""
     if source.folder is not None:
         _check(source.folder)
@@ -128,13 +128,13 @@ def find(source: HFSource) -> Path:
     return folder
 
 
-def load(model: PreTrainedModel, source: HFSource) -> None:
+def load_weights(model: PreTrainedModel, source: HFSource) -> None:
     """Replace all values of `model` by those of its weights, in float32.
 
     Those of other parts, such as a text tower or a classifier, are left out.
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
-    folder = find(source)
+    folder = find_weights(source)
     model_class: Any = type(model)  # whose annotations do not tell what `output_loading_info` adds
     with quiet_transformers():
         loaded, report = model_class.from_pretrained(
@@ -159,7 +159,7 @@ def load(model: PreTrainedModel, source: HFSource) -> None:
     weight_files.fill_module(model, {key: state[key] for key in names if key in state}, folder, hint)
 
 
-def save(model: PreTrainedModel, source: HFSource, folder: Path | None) -> str:
+def save_model(model: PreTrainedModel, source: HFSource, folder: Path | None) -> str:
     """Write a model into `folder`, or nothing for None; returns the line that loads it from there, or from the Hub."""
     options: dict[str, Any] = dict(_options(model.config))
     name, where = "AutoModel", "folder"

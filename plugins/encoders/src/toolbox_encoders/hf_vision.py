@@ -10,7 +10,7 @@ from torch import Tensor
 from toolbox.base import ExportedBackbone, Features, check_images
 from toolbox.utils.export_formats import save_processor
 from toolbox_encoders import hf_source
-from toolbox_encoders.hf_layout import ModelLayout, find_layout, pair
+from toolbox_encoders.hf_layout import ModelLayout, find_layout, to_pair
 from toolbox_encoders.library_backbone import LibraryBackbone
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class HFVision(LibraryBackbone):
         crop: float = 1.0,
     ):
         super().__init__(size=size, drop_path=drop_path, crop=crop)
-        self._source = hf_source.resolve(name, revision, arch, size)
+        self._source = hf_source.find_source(name, revision, arch, size)
         config, self._images = self._source.config, self._source.images
         hf_source.set_drop_path(config, drop_path)
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0  # or it would drop patches in evaluation too
-        own_size = pair(getattr(config, "image_size", 224))
+        own_size = to_pair(getattr(config, "image_size", 224))
         if size is None and arch is None and self._images.size is None:
             raise ValueError(
                 f"The image processor of {name!r} leaves images at their own size: say to which they shall be resized, "
@@ -71,7 +71,7 @@ class HFVision(LibraryBackbone):
             )
         self.size = (size, size) if size is not None else self._images.size or own_size
         self.model, self._layout = self._build(
-            lambda: hf_source.create(self._source),
+            lambda: hf_source.create_model(self._source),
             lambda draft: find_layout(draft, self._source.name, self.size, own_size),
         )
         self.weights_id = self._source.weights_id if weights else None
@@ -90,16 +90,16 @@ class HFVision(LibraryBackbone):
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
-            hf_source.find(self._source)
+            hf_source.find_weights(self._source)
 
     def load_weights(self) -> None:
         if self.weights_id is not None:
-            hf_source.load(self.model, self._source)
+            hf_source.load_weights(self.model, self._source)
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         pixels, notes = save_processor(folder, self.preprocess())
         hub = self._source.repository if as_base and self.weights_id is not None else None
-        load = hf_source.save(self.model, self._source, folder if hub is None else None)
+        load = hf_source.save_model(self.model, self._source, folder if hub is None else None)
         loader = "AutoModel" if hub is None else type(self.model).__name__
         if self._layout.own_size is not None and self.size != self._layout.own_size:
             notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")

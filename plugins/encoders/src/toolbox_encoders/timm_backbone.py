@@ -65,7 +65,7 @@ class Timm(LibraryBackbone):
         super().__init__(size=size, drop_path=drop_path, crop=crop)
         if checkpoint is not None and not weights:
             raise ValueError("weights=False would leave the checkpoint unread: remove one.")
-        self._source = timm_source.resolve(name, checkpoint, revision, arch)
+        self._source = timm_source.find_source(name, checkpoint, revision, arch)
         cfg = self._source.cfg
         self._images = read_timm_images(cfg.to_dict())
         _, height, width = cfg.input_size
@@ -74,7 +74,7 @@ class Timm(LibraryBackbone):
         if weights and self._source.weights_id is None:
             raise ValueError(f"timm has no weights of {name!r}: set weights=False, or give a checkpoint.")
         self.model, self._layout = self._build(
-            lambda: timm_source.create(self._source, self._built_for, drop_path),
+            lambda: timm_source.create_model(self._source, self._built_for, drop_path),
             lambda draft: _find_layout(draft, name, self.size, (height, width)),
         )
         self.weights_id = self._source.weights_id if weights else None
@@ -97,11 +97,11 @@ class Timm(LibraryBackbone):
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
-            timm_source.find(self._source)
+            timm_source.find_weights(self._source)
 
     def load_weights(self) -> None:
         if self.weights_id is not None:
-            timm_source.load(self.model, self._source, self._built_for)
+            timm_source.load_weights(self.model, self._source, self._built_for)
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         source, tokens = self._source, self._layout.in_plain_torch()

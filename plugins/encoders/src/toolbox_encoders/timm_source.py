@@ -75,7 +75,7 @@ class TimmSource:
         return self.architecture + (f".{self.cfg.tag}" if self.cfg.tag else "")
 
 
-def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mapping[str, Any] | None) -> TimmSource:
+def find_source(name: str, checkpoint: str | None, revision: str | None, arch: Mapping[str, Any] | None) -> TimmSource:
     """Look `name` up. Reads config.json of a folder, and nothing else from anywhere.
 
     A name in timm's registry wins over a folder of that name; write `./resnet50` to mean the folder.
@@ -110,7 +110,7 @@ def resolve(name: str, checkpoint: str | None, revision: str | None, arch: Mappi
     raise ValueError(_describe_unknown(bare))
 
 
-def create(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -> TimmNet:
+def create_model(source: TimmSource, size: tuple[int, int] | None, drop_path: float) -> TimmNet:
     """A net of random weights, without classifier.
 
     - `size`: (height, width) of its images, None for nets that take any.
@@ -138,18 +138,18 @@ def _construct(source: TimmSource, size: tuple[int, int] | None, drop_path: floa
     import timm
 
     arguments = {"num_classes": 0, **source.arguments, "pretrained_cfg": source.cfg, **more}
-    create_model: Any = timm.create_model  # by its annotations it gives any Module
+    build_net: Any = timm.create_model  # by its annotations it gives any Module
     if size is not None:
         arguments["img_size"] = size
     try:
-        return create_model(source.architecture, drop_path_rate=drop_path, **arguments)
+        return build_net(source.architecture, drop_path_rate=drop_path, **arguments)
     except TypeError as error:
         if "'drop_path_rate'" not in str(error):
             raise
-        return create_model(source.architecture, **arguments)
+        return build_net(source.architecture, **arguments)
 
 
-def find(source: TimmSource) -> Path:
+def find_weights(source: TimmSource) -> Path:
     """The file with the weights, downloaded if need be. Raises OSError, with the steps to take, or ValueError."""
     if source.file is not None:
         if not source.file.is_file():
@@ -169,12 +169,12 @@ def find(source: TimmSource) -> Path:
     return file
 
 
-def load(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> None:
+def load_weights(net: nn.Module, source: TimmSource, size: tuple[int, int] | None) -> None:
     """Replace all values of `net` by those of its weights, positions resampled to its size, without the classifier.
 
     Raises OSError when they cannot be had, ValueError, naming the keys, when they do not fit.
     """
-    file = find(source)
+    file = find_weights(source)
     tensors, classifier = _read_tensors(file), source.cfg.classifier
     weights = [f"{name}.weight" for name in ([classifier] if isinstance(classifier, str) else classifier or [])]
     # timm compares keys strictly only where the classifier fits too

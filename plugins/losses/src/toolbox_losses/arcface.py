@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Loss
 from toolbox_losses.classification import check_classes, require_class_vectors, select_labelled_rows
-from toolbox_losses.pairs import check_positive, directions
+from toolbox_losses.pairs import check_positive, normalize_vectors
 
 
 class ArcFace(Loss):
@@ -53,7 +53,7 @@ class ArcFace(Loss):
         name = type(self).__name__
         weight = require_class_vectors(name, self.weight)
         rows, labels = select_labelled_rows(name, weight, embeddings, labels, ref_embeddings, ref_labels)
-        cosines = self.compute_cosines(directions(rows), weight)
+        cosines = self.compute_cosines(normalize_vectors(rows), weight)
         index = labels[:, None]
         label_cosines = widen_angles(cosines.gather(1, index), self.margin)
         logits = self.scale * cosines.scatter(1, index, label_cosines)
@@ -61,7 +61,7 @@ class ArcFace(Loss):
 
     def compute_cosines(self, rows: Tensor, weight: Tensor) -> Tensor:
         """(N, D) of length 1 and the class centres -> (N, classes)."""
-        return rows @ directions(weight.to(rows.dtype)).T
+        return rows @ normalize_vectors(weight.to(rows.dtype)).T
 
 
 class SubCenterArcFace(ArcFace):
@@ -87,7 +87,7 @@ class SubCenterArcFace(ArcFace):
         self.weight = nn.Parameter(torch.randn(classes, self.sub_centers, dim) * 0.01)
 
     def compute_cosines(self, rows: Tensor, weight: Tensor) -> Tensor:
-        centers = directions(weight.to(rows.dtype).flatten(0, 1))
+        centers = normalize_vectors(weight.to(rows.dtype).flatten(0, 1))
         return (rows @ centers.T).unflatten(1, (-1, self.sub_centers)).max(dim=2).values
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Loss
-from toolbox_losses.pairs import check_temperature, directions, views
+from toolbox_losses.pairs import check_temperature, normalize_vectors, normalize_views
 
 
 class Distillation(Loss):
@@ -64,9 +64,9 @@ class Distillation(Loss):
         self.check_teacher(embeddings.shape[1], teacher.shape[1])
         if self.kind == "embedding":
             student, target = _concat(embeddings, ref_embeddings), _concat(teacher, ref_teacher)
-            return (1 - (directions(student) * directions(target)).sum(dim=1)).mean()
-        anchors, candidates = views(embeddings, ref_embeddings)
-        teacher_anchors, teacher_candidates = views(teacher, ref_teacher)
+            return (1 - (normalize_vectors(student) * normalize_vectors(target)).sum(dim=1)).mean()
+        anchors, candidates = normalize_views(embeddings, ref_embeddings)
+        teacher_anchors, teacher_candidates = normalize_views(teacher, ref_teacher)
         scores, targets = anchors @ candidates.T, teacher_anchors @ teacher_candidates.T
         kept = torch.ones_like(scores, dtype=torch.bool)
         if ref_embeddings is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from toolbox.base import Loss
 from toolbox_losses.infonce import compute_direction
-from toolbox_losses.pairs import check_temperature, directions, pair_masks
+from toolbox_losses.pairs import check_temperature, mark_pairs, normalize_vectors
 
 COMPARISONS = 2**24  # token pairs whose cosines are held at a time
 
@@ -50,17 +50,17 @@ class MaxSim(Loss):
     def compute(
         self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
+        positive, negative = mark_pairs(embeddings, labels, ref_embeddings, ref_labels)
         if labels is not None and ref_embeddings is not None:
             partner = positive & torch.eye(*positive.shape, dtype=torch.bool, device=positive.device)
             positive = torch.where(partner.any(dim=1, keepdim=True), partner, positive)
-        scores = maxsim(embeddings, embeddings if ref_embeddings is None else ref_embeddings)
+        scores = compute_maxsim(embeddings, embeddings if ref_embeddings is None else ref_embeddings)
         if self.reduce == "mean":
             scores = scores / count_tokens(embeddings)[:, None]
         return compute_direction(scores / self.temperature, positive, negative)
 
 
-def maxsim(queries: Tensor, documents: Tensor) -> Tensor:
+def compute_maxsim(queries: Tensor, documents: Tensor) -> Tensor:
     """(B, N, D), (R, M, D) -> (B, R): the sum over a query's tokens of the highest cosine among a document's."""
     query_units, document_units = _unit(queries), _unit(documents)
     padding = ~document_units.any(dim=-1)
@@ -82,4 +82,4 @@ def count_tokens(tokens: Tensor) -> Tensor:
 
 
 def _unit(tokens: Tensor) -> Tensor:
-    return directions(tokens.flatten(0, 1)).view_as(tokens)
+    return normalize_vectors(tokens.flatten(0, 1)).view_as(tokens)

@@ -47,13 +47,13 @@ class MultiSimilarity(PairLoss):
     def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T
         if self.mine:
-            positive, negative = informative(scores.detach(), positive, negative, self.epsilon)
+            positive, negative = mine_pairs(scores.detach(), positive, negative, self.epsilon)
         pull = log_one_plus_exp(masked_logsumexp(self.alpha * (self.base - scores), positive)) / self.alpha
         push = log_one_plus_exp(masked_logsumexp(self.beta * (scores - self.base), negative)) / self.beta
         return (pull + push).mean()
 
 
-def informative(scores: Tensor, positive: Tensor, negative: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def mine_pairs(scores: Tensor, positive: Tensor, negative: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """The pairs of two (B, R) masks that mining keeps, as two masks."""
     limits = torch.finfo(scores.dtype)
     nearest = scores.masked_fill(~negative, limits.min).amax(dim=1, keepdim=True)

@@ -26,19 +26,19 @@ class PairLoss(Loss):
         """The scalar loss.
 
         - `anchors`: (B, D) of length 1; `candidates`: (R, D) of length 1, `anchors` itself without a second view.
-        - `positive`, `negative`: (B, R) bool, as of `pair_masks`.
+        - `positive`, `negative`: (B, R) bool, as of `mark_pairs`.
         """
 
     def compute(
         self, embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
     ) -> Tensor:
-        positive, negative = pair_masks(embeddings, labels, ref_embeddings, ref_labels)
-        return self.compare(*views(embeddings, ref_embeddings), positive, negative)
+        positive, negative = mark_pairs(embeddings, labels, ref_embeddings, ref_labels)
+        return self.compare(*normalize_views(embeddings, ref_embeddings), positive, negative)
 
 
 @contextmanager
 def leave_out(pairs: Tensor) -> Iterator[None]:
-    """Inside, `pair_masks` of labels with a second view has True nowhere in `pairs`, (B, R) bool."""
+    """Inside, `mark_pairs` of labels with a second view has True nowhere in `pairs`, (B, R) bool."""
     token = _left_out.set(pairs)
     try:
         yield
@@ -46,20 +46,20 @@ def leave_out(pairs: Tensor) -> Iterator[None]:
         _left_out.reset(token)
 
 
-def directions(x: Tensor) -> Tensor:
+def normalize_vectors(x: Tensor) -> Tensor:
     """(B, D) -> (B, D): rows of length 1. A zero row has no direction: it stays zero and gets no gradient."""
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     zero = length < torch.finfo(x.dtype).tiny ** 0.5
     return torch.where(zero, 0, x / torch.where(zero, 1, length))
 
 
-def views(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
+def normalize_views(embeddings: Tensor, ref_embeddings: Tensor | None) -> tuple[Tensor, Tensor]:
     """The directions of anchors (B, D) and of candidates (R, D); one and the same when there is no second view."""
-    anchors = directions(embeddings)
-    return anchors, anchors if ref_embeddings is None else directions(ref_embeddings)
+    anchors = normalize_vectors(embeddings)
+    return anchors, anchors if ref_embeddings is None else normalize_vectors(ref_embeddings)
 
 
-def pair_masks(
+def mark_pairs(
     embeddings: Tensor, labels: Tensor | None, ref_embeddings: Tensor | None, ref_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Which (anchor, candidate) pairs are positive and which negative: two (B, R) bool masks.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Loss
 from toolbox_losses.classification import check_classes, mark_classes, require_class_vectors, select_labelled_rows
-from toolbox_losses.pairs import check_positive, directions, log_one_plus_exp, masked_logsumexp
+from toolbox_losses.pairs import check_positive, log_one_plus_exp, masked_logsumexp, normalize_vectors
 
 
 class ProxyAnchor(Loss):
@@ -48,7 +48,7 @@ class ProxyAnchor(Loss):
         proxies = require_class_vectors("ProxyAnchor", self.proxies)
         rows, labels = select_labelled_rows("ProxyAnchor", proxies, embeddings, labels, ref_embeddings, ref_labels)
         classes = len(proxies)
-        scores = directions(proxies.to(rows.dtype)) @ directions(rows).T
+        scores = normalize_vectors(proxies.to(rows.dtype)) @ normalize_vectors(rows).T
         positive = mark_classes(labels, classes).T
         pull = log_one_plus_exp(masked_logsumexp(self.alpha * (self.margin - scores), positive))
         push = log_one_plus_exp(masked_logsumexp(self.alpha * (scores + self.margin), ~positive))

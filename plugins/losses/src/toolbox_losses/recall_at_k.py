@@ -48,7 +48,7 @@ class RecallAtK(PairLoss):
         counts = positive.sum(dim=1)
         # positives first: of each row as many columns as the anchor with the most positives has
         chosen, columns = positive.int().topk(int(counts.max()), dim=1)
-        ranks = soft_ranks(anchors @ candidates.T, columns, positive | negative, self.rank_temperature)
+        ranks = compute_soft_ranks(anchors @ candidates.T, columns, positive | negative, self.rank_temperature)
         recalls = [
             (((k - ranks) / self.k_temperature).sigmoid() * chosen).sum(dim=1).clamp(max=k) / counts.clamp(1, k)
             for k in self.ks
@@ -56,7 +56,7 @@ class RecallAtK(PairLoss):
         return masked_mean(1 - torch.stack(recalls).mean(dim=0), (counts > 0) & negative.any(dim=1))
 
 
-def soft_ranks(scores: Tensor, columns: Tensor, candidate: Tensor, temperature: float) -> Tensor:
+def compute_soft_ranks(scores: Tensor, columns: Tensor, candidate: Tensor, temperature: float) -> Tensor:
     """Smooth ranks, from 1 up, (B, P): of the candidates `columns` (B, P) among all of `scores` (B, R).
 
     - `candidate`: (B, R) bool, False for columns that take no place in the ranking.
@@ -64,18 +64,18 @@ def soft_ranks(scores: Tensor, columns: Tensor, candidate: Tensor, temperature: 
     targets = scores.gather(1, columns)
     size = max(1, COMPARISONS // max(1, columns.shape[1] * scores.shape[1]))
     if size >= len(scores):
-        return _ranks(scores, targets, candidate, temperature)
+        return _compute_ranks(scores, targets, candidate, temperature)
     parts = [part.split(size) for part in (scores, targets, candidate)]
     # only the inputs of a part are kept; its comparisons are made again when the gradient is computed
     return torch.cat(
         [
-            checkpoint(_ranks, *part, temperature, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(_compute_ranks, *part, temperature, use_reentrant=False, preserve_rng_state=False)
             for part in zip(*parts, strict=True)
         ]
     )
 
 
-def _ranks(scores: Tensor, targets: Tensor, candidate: Tensor, temperature: float) -> Tensor:
+def _compute_ranks(scores: Tensor, targets: Tensor, candidate: Tensor, temperature: float) -> Tensor:
     ahead = ((scores[:, None] - targets[:, :, None]) / temperature).sigmoid()
     # the sum has the target's comparison with itself, which is one half
     return 0.5 + (ahead * candidate[:, None]).sum(dim=2)

@@ -54,7 +54,9 @@ class Triplet(PairLoss):
         self.reducer = reducer or ("mean" if miner == "hard" else "nonzero")
 
     def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        distances = euclidean(anchors, candidates) if self.distance == "euclidean" else -(anchors @ candidates.T)
+        distances = (
+            compute_distances(anchors, candidates) if self.distance == "euclidean" else -(anchors @ candidates.T)
+        )
         if self.miner == "hard":
             return self._hard(distances, positive, negative)
         return self._many(distances, positive, negative)
@@ -96,7 +98,7 @@ def _sorted_rows(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask, torch.inf).sort(dim=1).values
 
 
-def euclidean(anchors: Tensor, candidates: Tensor) -> Tensor:
+def compute_distances(anchors: Tensor, candidates: Tensor) -> Tensor:
     """(B, D), (R, D) of length 1 or 0 -> (B, R): Euclidean distances; equal points have distance 0 and no gradient.
 
     Squared distances within the rounding error of the matrix product count as equal points: there the square root's

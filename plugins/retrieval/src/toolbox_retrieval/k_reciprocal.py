@@ -42,7 +42,7 @@ class KReciprocal:
         sets = find_reciprocal_sets(neighbours, k1, memory_mb)
         values = compute_closeness(items, *sets, memory_mb)
         self.start, self.columns, self.values = average_rows(*sets, values, neighbours[:, :k2], memory_mb)
-        rows = _rows(self.start)
+        rows = _list_rows(self.start)
         self.total = values.new_zeros(len(items)).index_add_(0, rows, self.values)
         # the same entries by column, of gallery items only: who else holds what a query holds
         kept = torch.nonzero(rows < gallery)[:, 0]
@@ -58,11 +58,11 @@ class KReciprocal:
         - `items`: (Q,) which items the rows are; `order`: (G,) which gallery item each column is.
         - `cosines`: (Q, G).
         """
-        common = self.overlap(items, order)
+        common = self.compute_overlap(items, order)
         union = (self.total[items][:, None] + self.total[order][None]).sub_(common)
         cosines.mul_(2 * self.weight).add_(common.div_(union), alpha=1 - self.weight)
 
-    def overlap(self, items: Tensor, order: Tensor) -> Tensor:
+    def compute_overlap(self, items: Tensor, order: Tensor) -> Tensor:
         """(Q, G): sum_l min(V(i, l), V(j, l))."""
         if self._order_and_holders is None or self._order_and_holders[0] is not order:
             place = torch.empty_like(order)
@@ -70,10 +70,10 @@ class KReciprocal:
             self._order_and_holders = order, place[self._holders]
         holders = self._order_and_holders[1]
         common = self.values.new_zeros(len(items), len(order))
-        row, entry = _entries(self.start, items)
+        row, entry = _list_entries(self.start, items)
         first, last = self._column_start[self.columns[entry]], self._column_start[self.columns[entry] + 1]
-        for part in _pieces(last - first):
-            owner, position = _ranges(first[part], last[part])
+        for part in _split_lengths(last - first):
+            owner, position = _list_ranges(first[part], last[part])
             values = torch.minimum(self.values[entry[part]][owner], self._held[position])
             common.view(-1).index_add_(0, row[part][owner] * len(order) + holders[position], values)
         return common
@@ -90,7 +90,7 @@ def find_reciprocal_sets(neighbours: Tensor, k1: int, memory_mb: int) -> tuple[T
     """R*(i) for all items: where each begins, (N + 1,), and their members, ascending."""
     size, wide = neighbours.shape
     half = neighbours[:, : min(wide, (k1 + 1) // 2 + 1)]
-    mutual, mutual_half = _mutual(neighbours, memory_mb), _mutual(half, memory_mb)
+    mutual, mutual_half = _find_mutual(neighbours, memory_mb), _find_mutual(half, memory_mb)
     rows = max(1, memory_mb * 2**20 // (size + 64 * wide * half.shape[1]))
     members, counts = [], []
     for chunk in torch.arange(size, device=neighbours.device).split(rows):
@@ -110,7 +110,7 @@ def find_reciprocal_sets(neighbours: Tensor, k1: int, memory_mb: int) -> tuple[T
 def compute_closeness(items: Tensor, start: Tensor, columns: Tensor, memory_mb: int) -> Tensor:
     """exp(-d(i, j)) for every member j of every set i."""
     step = max(1, memory_mb * 2**20 // (12 * items.shape[1]))
-    rows = _rows(start)
+    rows = _list_rows(start)
     cosines = [(items[i] * items[j]).sum(dim=1) for i, j in zip(rows.split(step), columns.split(step), strict=True)]
     return (2 * torch.cat(cosines).clamp(max=1) - 2).exp_()
 
@@ -122,9 +122,9 @@ def average_rows(
     size, count = neighbours.shape
     kept_columns, sums, counts = [], [], []
     lengths = (start[1:] - start[:-1])[neighbours].sum(dim=1)
-    for part in _pieces(lengths, max(1, memory_mb * 2**20 // 64)):
+    for part in _split_lengths(lengths, max(1, memory_mb * 2**20 // 64)):
         chosen = neighbours[part]
-        row, entry = _entries(start, chosen.flatten())
+        row, entry = _list_entries(start, chosen.flatten())
         keys, place = (row // count * size + columns[entry]).unique(return_inverse=True)
         total = values.new_zeros(len(keys))
         sums.append(total.index_add_(0, place, values[entry]).div_(count))
@@ -133,7 +133,7 @@ def average_rows(
     return torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0)), torch.cat(kept_columns), torch.cat(sums)
 
 
-def _mutual(neighbours: Tensor, memory_mb: int) -> Tensor:
+def _find_mutual(neighbours: Tensor, memory_mb: int) -> Tensor:
     """Like `neighbours`: whether the item is a neighbour of its neighbour too."""
     size, wide = neighbours.shape
     step = max(1, memory_mb * 2**20 // (10 * wide * wide))
@@ -143,17 +143,17 @@ def _mutual(neighbours: Tensor, memory_mb: int) -> Tensor:
     )
 
 
-def _rows(start: Tensor) -> Tensor:
+def _list_rows(start: Tensor) -> Tensor:
     """The row of each entry."""
     return torch.arange(len(start) - 1, device=start.device).repeat_interleave(start[1:] - start[:-1])
 
 
-def _entries(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _list_entries(start: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """The entries of some rows, with the position in `rows` that each belongs to."""
-    return _ranges(start[rows], start[rows + 1])
+    return _list_ranges(start[rows], start[rows + 1])
 
 
-def _ranges(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+def _list_ranges(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     """All numbers from first[i] up to last[i], with their i."""
     lengths = last - first
     owner = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
@@ -161,7 +161,7 @@ def _ranges(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     return owner, torch.arange(len(owner), device=owner.device) + (first - before)[owner]
 
 
-def _pieces(lengths: Tensor, most: int = _PAIRS) -> list[slice]:
+def _split_lengths(lengths: Tensor, most: int = _PAIRS) -> list[slice]:
     """Consecutive stretches whose lengths sum to about `most`, one element at least."""
     ends = lengths.cumsum(0).cpu()
     pieces, at = [], 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -39,7 +41,7 @@ class Whitening:
             self._sums = torch.zeros(width).double(), torch.zeros(width, width).double()
         total, products = self._sums
         for part in embeddings.split(4096):
-            rows = _unit(part)
+            rows = _normalize(part)
             self.count += len(rows)
             total += rows.sum(dim=0)
             products.addmm_(rows.T, rows)
@@ -71,17 +73,18 @@ class Whitening:
                 f"whiten={self.dim} asks for more directions than the {rank} in which the {self.count} embeddings "
                 f"that it is learned from vary: use whiten={max(rank, 1)} at most"
             )
-        return WhiteningProjection(mean, directions[:, -self.dim :] / variances[-self.dim :].sqrt(), self.count)
+        return WhiteningProjection(mean, directions[:, -self.dim :] / variances[-self.dim :].sqrt())
 
 
+@dataclass
 class WhiteningProjection:
     """A fitted whitening.
 
-    - `mean`: (D,); `matrix`: (D, dim); `count`: of the embeddings that it was learned from.
+    - `mean`: (D,); `matrix`: (D, dim).
     """
 
-    def __init__(self, mean: Tensor, matrix: Tensor, count: int) -> None:
-        self.mean, self.matrix, self.count = mean, matrix, count
+    mean: Tensor
+    matrix: Tensor
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """(N, D) -> (N, dim) float32 of length 1, on the same device."""
@@ -90,10 +93,10 @@ class WhiteningProjection:
                 f"whitening was learned from embeddings of {len(self.mean)} dimensions, and these have "
                 f"{embeddings.shape[1]}"
             )
-        parts = [(_unit(part) - self.mean) @ self.matrix for part in embeddings.split(4096)]
+        parts = [(_normalize(part) - self.mean) @ self.matrix for part in embeddings.split(4096)]
         return normalize_rows(torch.cat(parts)).float().to(embeddings.device)
 
 
-def _unit(x: Tensor) -> Tensor:
+def _normalize(x: Tensor) -> Tensor:
     """Rows of length 1, in float64 on the CPU: not every accelerator has it."""
     return normalize_rows(x.to("cpu", torch.float64, copy=True))
