@@ -21,14 +21,14 @@ from toolbox.data_audit import (
     MASKS,
     Counts,
     Fingerprint,
-    close,
-    conflicts,
-    difference_hash,
-    duplicates,
-    fingerprints,
-    near_duplicates,
-    pixel_digest,
-    where,
+    compute_difference_hash,
+    digest_pixels,
+    find_close_hashes,
+    find_duplicates,
+    find_near_duplicates,
+    is_label_conflict,
+    name_splits,
+    read_fingerprints,
 )
 from toolbox.testing.material import image
 
@@ -61,20 +61,25 @@ def read(root, near=True, workers=2):
     return [
         one
         for split in ("train", "val", "test")
-        for one in fingerprints(ImageFolder(str(root), split), split, near=near, workers=workers)
+        for one in read_fingerprints(ImageFolder(str(root), split), split, near=near, workers=workers)
     ]
 
 
 def names(found, pairs):
     return {
-        (pair.kind, where(found, pair), Path(str(found[pair.first].id)).name, Path(str(found[pair.second].id)).name)
+        (
+            pair.kind,
+            name_splits(found, pair),
+            Path(str(found[pair.first].id)).name,
+            Path(str(found[pair.second].id)).name,
+        )
         for pair in pairs
     }
 
 
 def test_every_kind_of_duplicate_is_found(folder):
     found = read(folder)
-    exact = list(duplicates(found))
+    exact = list(find_duplicates(found))
     assert names(found, exact) == {
         ("same file", "train", "1.png", "2.png"),
         ("same file", "train", "1.png", "3.png"),
@@ -83,8 +88,12 @@ def test_every_kind_of_duplicate_is_found(folder):
         ("same pixels", "train+test", "1.png", "6.tif"),
         ("same pixels", "test", "5.png", "6.tif"),
     }
-    assert [Path(found[pair.second].id).name for pair in exact if conflicts(found, pair)] == ["3.png", "5.png", "6.tif"]
-    near, crowded = near_duplicates(found)
+    assert [Path(found[pair.second].id).name for pair in exact if is_label_conflict(found, pair)] == [
+        "3.png",
+        "5.png",
+        "6.tif",
+    ]
+    near, crowded = find_near_duplicates(found)
     assert names(found, near) == {("near", "train+test", "1.png", "7.jpg"), ("near", "test", "5.png", "7.jpg")}
     assert crowded == 0
     bad = {Path(one.path or str(one.id)).name: one.error for one in found if one.error}
@@ -119,7 +128,7 @@ def test_the_first_copy_with_the_same_file_counts():
         one("test", None, b"p"),
         Fingerprint("test", 0, 0, error="no"),
     ]
-    assert [tuple(pair) for pair in duplicates(found)] == [
+    assert [tuple(pair) for pair in find_duplicates(found)] == [
         ("same pixels", 0, 1, 0),
         ("same file", 1, 2, 0),
         ("same file", 1, 3, 0),
@@ -137,15 +146,15 @@ def test_a_hash_holds_still_under_slight_changes_only():
             ImageEnhance.Brightness(picture).enhance(0.8),
         ]
         for other in changed:
-            assert (difference_hash(picture) ^ difference_hash(other)).bit_count() <= 3
-            assert pixel_digest(picture) != pixel_digest(other)
+            assert (compute_difference_hash(picture) ^ compute_difference_hash(other)).bit_count() <= 3
+            assert digest_pixels(picture) != digest_pixels(other)
         for other in (picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image((64, 96), seed + 100)):
-            assert (difference_hash(picture) ^ difference_hash(other)).bit_count() > 10
-    assert difference_hash(Image.new("RGB", (5, 5), "white")) == 0
+            assert (compute_difference_hash(picture) ^ compute_difference_hash(other)).bit_count() > 10
+    assert compute_difference_hash(Image.new("RGB", (5, 5), "white")) == 0
     ramp = np.tile(np.arange(0, 252, 7, dtype=np.uint8), (16, 1))
-    assert difference_hash(Image.fromarray(ramp)) == 2**64 - 1
+    assert compute_difference_hash(Image.fromarray(ramp)) == 2**64 - 1
     wide, high = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
-    assert pixel_digest(wide) != pixel_digest(high), "of the same bytes"
+    assert digest_pixels(wide) != digest_pixels(high), "of the same bytes"
 
 
 @pytest.mark.parametrize("chunk", [3, 1024])
@@ -165,23 +174,23 @@ def test_close_hashes_agree_with_comparing_all(chunk):
         for (i, a), (j, b) in combinations(enumerate(values.tolist()), 2)
         if (int(a) ^ int(b)).bit_count() <= 3
     }
-    found = list(close(values, chunk))
+    found = list(find_close_hashes(values, chunk))
     assert len(found) == len(set(found)), "a pair is found twice"
     assert set(found) == expected
     assert len(expected) > 60
     assert sum(int(mask) for mask in MASKS) == 2**64 - 1
-    assert list(close(values[:1])) == list(close(values[:0])) == []
+    assert list(find_close_hashes(values[:1])) == list(find_close_hashes(values[:0])) == []
 
 
 def test_images_of_one_hash_are_candidates_unless_they_are_many(monkeypatch):
     found = [Fingerprint("train", i, i, pixels=bytes([i // 2]), hash=5) for i in range(8)]
-    pairs, crowded = near_duplicates(found)
+    pairs, crowded = find_near_duplicates(found)
     assert sorted((pair.first, pair.second) for pair in pairs) == list(combinations((0, 2, 4, 6), 2))
     assert crowded == 0
     monkeypatch.setattr(audit, "CROWD", 3)
-    pairs, crowded = near_duplicates([*found, Fingerprint("train", 9, 9, pixels=b"z", hash=4)])
+    pairs, crowded = find_near_duplicates([*found, Fingerprint("train", 9, 9, pixels=b"z", hash=4)])
     assert (list(pairs), crowded) == ([], 4)
-    pairs, crowded = near_duplicates([])
+    pairs, crowded = find_near_duplicates([])
     assert (list(pairs), crowded) == ([], 0)
 
 
@@ -190,7 +199,7 @@ def test_a_hundred_thousand_hashes_are_compared_quickly():
     hashes = np.unique(rng.integers(0, 2**64, 100_000, dtype=np.uint64))
     twins = np.unique(np.concatenate([hashes, hashes[:500] ^ np.uint64(1 << 40)]))
     began = time.process_time()
-    assert Counter(bits for _, _, bits in close(twins)) == {1: 500}
+    assert Counter(bits for _, _, bits in find_close_hashes(twins)) == {1: 500}
     assert time.process_time() - began < 30, "it takes a few seconds; this bound is loose"
 
 

@@ -691,7 +691,10 @@ def test_numbers_of_arrays_and_tensors_are_written_plainly(tmp_path):
 @pytest.mark.parametrize(
     ("finding", "words"),
     [
-        (Table("t", ["a"], [[object()]]), "cannot be written as JSON: there is a object in it"),
+        (
+            Table("t", ["a"], [[object()]]),
+            "cannot be written as JSON: at 'rows': at '0': at '0': a number is needed, not",
+        ),
         (Table("t", ["a", "b"], [[1]]), "malformed: a row and the columns differ in length"),
         (Outcomes("t", ["a"], [1.0, 2.0]), "malformed: ids, values and groups differ in length"),
         (Curve("t", {"s": [(1, 2, 3)]}, "x", "y"), "malformed"),

@@ -32,7 +32,7 @@ class Fingerprint:
 
     - `split`, `index`, `id`, `path`: which one; `label`: the name of its class.
     - `file`: SHA-256 of the file's bytes, None for an item without a file; `pixels`: digest of size and pixels.
-    - `hash`: `difference_hash`. - `error`: why it could not be read, else "".
+    - `hash`: `compute_difference_hash`. - `error`: why it could not be read, else "".
     """
 
     split: str
@@ -58,7 +58,7 @@ class Pair(NamedTuple):
     distance: int = 0
 
 
-def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: int = 4) -> Iterator[Fingerprint]:
+def read_fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: int = 4) -> Iterator[Fingerprint]:
     """A fingerprint of each item, in order; unreadable items have an `error`. Several threads decode."""
     labels, classes = dataset.labels, dataset.classes
 
@@ -72,8 +72,8 @@ def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: i
                 raise ValueError("the item holds no image")
             if fingerprint.path and Path(fingerprint.path).is_file():
                 fingerprint.file = hashlib.sha256(Path(fingerprint.path).read_bytes()).digest()
-            fingerprint.pixels = pixel_digest(sample["image"])
-            fingerprint.hash = difference_hash(sample["image"]) if near else 0
+            fingerprint.pixels = digest_pixels(sample["image"])
+            fingerprint.hash = compute_difference_hash(sample["image"]) if near else 0
         except (OSError, ValueError) as error:
             fingerprint.error = str(error) or type(error).__name__
         return fingerprint
@@ -84,14 +84,14 @@ def fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: i
             yield from pool.map(read, range(start, min(start + window, len(dataset))))
 
 
-def pixel_digest(image: Image.Image) -> bytes:
+def digest_pixels(image: Image.Image) -> bytes:
     """The same for images of one size whose RGB pixels are the same."""
     digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
     digest.update(image.convert("RGB").tobytes())
     return digest.digest()
 
 
-def difference_hash(image: Image.Image) -> int:
+def compute_difference_hash(image: Image.Image) -> int:
     """64 bits, row by row: whether a pixel is brighter than the next one to its left, in 9 x 8 gray pixels.
 
     Source: N. Krawetz, "Kind of like that", 2013 (dHash). Scaling, compression and slight changes of color keep most.
@@ -100,7 +100,7 @@ def difference_hash(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(gray[:, 1:] > gray[:, :-1]).tobytes(), "big")
 
 
-def duplicates(items: Sequence[Fingerprint]) -> Iterator[Pair]:
+def find_duplicates(items: Sequence[Fingerprint]) -> Iterator[Pair]:
     """The exact duplicates: each item beside the first copy of it in its own split, and in each split before.
 
     Of several copies the first with the same file counts, else the first with the same pixels.
@@ -122,7 +122,7 @@ def duplicates(items: Sequence[Fingerprint]) -> Iterator[Pair]:
         first.setdefault((item.split, b"p" + item.pixels), place)
 
 
-def near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
+def find_near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
     """Pairs of different images whose hashes differ in at most `NEAR` bits: candidates, to be looked at.
 
     Of exact copies in a split only the first takes part. Returns the pairs, and how many images were left out because
@@ -145,7 +145,7 @@ def near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
             group = members[number].tolist()
             for at, first in enumerate(group):
                 yield from (Pair("near", first, second, 0) for second in group[at + 1 :] if differ(first, second))
-        for a, b, distance in close(hashes[kept]):
+        for a, b, distance in find_close_hashes(hashes[kept]):
             for first in members[kept[a]].tolist():
                 for second in members[kept[b]].tolist():
                     yield Pair("near", min(first, second), max(first, second), distance)
@@ -156,7 +156,7 @@ def near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
     return pairs(), int(sizes[crowded].sum())
 
 
-def close(hashes: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, int]]:
+def find_close_hashes(hashes: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, int]]:
     """(i, j, bits) of all pairs of different hashes that differ in 1 to `NEAR` bits, i < j, each once.
 
     - `hashes`: (N,) uint64, all different.
@@ -183,13 +183,13 @@ def close(hashes: np.ndarray, chunk: int = 1024) -> Iterator[tuple[int, int, int
                     yield i, j, int(other[row, column]).bit_count()
 
 
-def where(items: Sequence[Fingerprint], pair: Pair) -> str:
+def name_splits(items: Sequence[Fingerprint], pair: Pair) -> str:
     """The split that both items are in, or the two, as "train+test"."""
     splits = items[pair.first].split, items[pair.second].split
     return splits[0] if splits[0] == splits[1] else "+".join(splits)
 
 
-def conflicts(items: Sequence[Fingerprint], pair: Pair) -> bool:
+def is_label_conflict(items: Sequence[Fingerprint], pair: Pair) -> bool:
     """Whether the items are of different classes, in one split or in two. An item without a label contradicts none."""
     labels = items[pair.first].label, items[pair.second].label
     return None not in labels and labels[0] != labels[1]
@@ -219,7 +219,7 @@ class Counts:
 
     def add(self, pair: Pair) -> None:
         """Count a pair."""
-        place = where(self.items, pair)
+        place = name_splits(self.items, pair)
         self.rows[pair.kind][place] += 1
         if pair.kind != "near":
-            self.rows["label conflicts"][place] += conflicts(self.items, pair)
+            self.rows["label conflicts"][place] += is_label_conflict(self.items, pair)

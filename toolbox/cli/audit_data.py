@@ -54,7 +54,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise ToolboxError(f"{arguments.out} must end in .jsonl.", where="--out")
     prepare_process()
     from toolbox.base.files import check_file
-    from toolbox.data_audit import Counts, duplicates, near_duplicates
+    from toolbox.data_audit import Counts, find_duplicates, find_near_duplicates
     from toolbox.engine.device import cores
 
     if arguments.out is not None:
@@ -65,11 +65,11 @@ def _audit(arguments: argparse.Namespace) -> int:
         for item in fingerprints:
             if item.error:
                 _write_line(out, {"kind": "unreadable", **_describe_item(item), "error": item.error})
-        for pair in duplicates(fingerprints):
+        for pair in find_duplicates(fingerprints):
             _count_pair(pair, fingerprints, counts, out)
         crowded = 0
         if arguments.near:
-            pairs, crowded = near_duplicates(fingerprints)
+            pairs, crowded = find_near_duplicates(fingerprints)
             for pair in pairs:
                 _count_pair(pair, fingerprints, counts, out)
     _print_counts(counts, near=arguments.near)
@@ -84,7 +84,7 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
     """The fingerprints of all splits."""
     from toolbox.cli.model_commands import find_model_kind, load_named_recipe, show_progress
     from toolbox.config import apply_changes, load_plugins, validate
-    from toolbox.data_audit import fingerprints as read_fingerprints
+    from toolbox.data_audit import read_fingerprints
     from toolbox.engine.device import limit_images
     from toolbox.inference.image_sources import find_image_sources
 
@@ -165,14 +165,14 @@ def _open_lines(path: Path) -> Iterator[TextIO]:
 
 def _count_pair(pair: Pair, fingerprints: list[Fingerprint], counts: Counts, out: TextIO | None) -> None:
     """Count a pair and write it down."""
-    from toolbox.data_audit import conflicts, where
+    from toolbox.data_audit import is_label_conflict, name_splits
 
     counts.add(pair)
     line = {
         "kind": pair.kind,
-        "where": where(fingerprints, pair),
+        "where": name_splits(fingerprints, pair),
         "distance": pair.distance,
-        "label_conflict": conflicts(fingerprints, pair),
+        "label_conflict": is_label_conflict(fingerprints, pair),
         "first": _describe_item(fingerprints[pair.first]),
         "second": _describe_item(fingerprints[pair.second]),
     }

@@ -15,14 +15,13 @@ from toolbox.base.report_items import Curve, Gallery, Histogram, Matrix, Outcome
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
 from toolbox.report.charts import Chart, draw_curve, draw_histogram
-from toolbox.report.facts import list_facts
 from toolbox.report.gallery import ThumbnailSheet, lay_out_galleries
 from toolbox.report.grid import Grid, make_grid
 from toolbox.report.learning_curves import draw_learning_curves
 from toolbox.report.matrix import MatrixDrawing, draw_matrix
 from toolbox.report.numbers import MISSING, format_duration, format_fixed, format_known, format_memory, is_finite
 from toolbox.report.page import load_template, write_page
-from toolbox.report.recipe import find_evaluated_split
+from toolbox.report.recipe import find_evaluated_split, list_facts
 from toolbox.report.report_items import normalize_report_item
 from toolbox.report.series import read_series, read_text
 from toolbox.report.table import is_unchanged, make_headline, make_rows, separate_settings

@@ -11,6 +11,7 @@ from typing import Any
 
 from toolbox.base.files import write_text
 from toolbox.base.report_items import Curve, Example, Gallery, Histogram, Matrix, Outcomes, ReportItem, Table
+from toolbox.base.scalars import as_plain
 from toolbox.errors import ToolboxError
 
 NAME = "report_items.json"
@@ -77,8 +78,8 @@ def _to_dict(report_item: ReportItem) -> dict[str, Any]:
             f"A metric gave a {type(report_item).__name__} as a report item.", hint=f"Report items are {known}."
         )
     try:
-        return {"kind": kind, **_to_plain(asdict(report_item))}
-    except TypeError as error:
+        return {"kind": kind, **_round_floats(as_plain(asdict(report_item)))}
+    except ValueError as error:
         raise ToolboxError(
             f"The {kind} {report_item.title!r} cannot be written as JSON: {error}.",
             hint="The report items of a metric hold texts, numbers, lists and dicts.",
@@ -91,23 +92,14 @@ def _make_damage_error(path: Path, why: str) -> ToolboxError:
     )
 
 
-def _to_plain(value: Any) -> Any:
-    """Strict JSON's own types."""
-    if value is None or isinstance(value, str | bool):
-        return value
+def _round_floats(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
-    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return _to_plain(value.tolist())
-    raise TypeError(f"there is a {type(value).__name__} in it")
+        return {key: _round_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_round_floats(item) for item in value]
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() and abs(value) < 2**53 else float(f"{value:.{DIGITS}g}")
 
 
 def _read_report_item(item: dict[str, Any]) -> ReportItem:
