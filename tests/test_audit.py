@@ -30,7 +30,7 @@ from toolbox.data_audit import (
     name_splits,
     read_fingerprints,
 )
-from toolbox.testing.material import image
+from toolbox.testing.material import make_image
 
 HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
     root = tmp_path / "pictures"
     for name in ("train/a", "train/b", "test/a", "test/c", "val/a", "val/b"):
         (root / name).mkdir(parents=True)
-    picture = image((40, 60), seed=1)
+    picture = make_image((40, 60), seed=1)
     picture.save(root / "train/a/1.png")
     same = (root / "train/a/1.png").read_bytes()
     (root / "train/a/2.png").write_bytes(same)  # a copy of the file
@@ -53,7 +53,7 @@ def folder(tmp_path):
     (root / "train/b/8.jpg").write_text("no image")
     (root / "val/a/9.jpg").write_bytes((root / "test/c/7.jpg").read_bytes()[:300])
     for number, name in enumerate(("train/a", "train/b", "test/a", "test/c", "val/a", "val/b"), start=10):
-        image((30, 30), seed=number).save(root / name / f"{number}.png")
+        make_image((30, 30), seed=number).save(root / name / f"{number}.png")
     return root
 
 
@@ -139,7 +139,7 @@ def test_the_first_copy_with_the_same_file_counts():
 
 def test_a_hash_holds_still_under_slight_changes_only():
     for seed in range(8):
-        picture = image((64, 96), seed)
+        picture = make_image((64, 96), seed)
         changed = [
             picture.resize((48, 32)),
             picture.convert("L").convert("RGB"),
@@ -148,7 +148,7 @@ def test_a_hash_holds_still_under_slight_changes_only():
         for other in changed:
             assert (compute_difference_hash(picture) ^ compute_difference_hash(other)).bit_count() <= 3
             assert digest_pixels(picture) != digest_pixels(other)
-        for other in (picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image((64, 96), seed + 100)):
+        for other in (picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT), make_image((64, 96), seed + 100)):
             assert (compute_difference_hash(picture) ^ compute_difference_hash(other)).bit_count() > 10
     assert compute_difference_hash(Image.new("RGB", (5, 5), "white")) == 0
     ramp = np.tile(np.arange(0, 252, 7, dtype=np.uint8), (16, 1))

@@ -14,7 +14,7 @@ from toolbox_classification.probe_accuracy import ProbeAccuracy
 
 from toolbox.registry import get_catalog
 from toolbox.testing import LabelledImages, check_component, check_metric, check_plugin
-from toolbox.testing.material import image
+from toolbox.testing.material import make_image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +159,7 @@ def folders(tmp_path_factory):
     dataset = LabelledImages([2] * 8)
     lines = {"train": [], "test": []}
     for number, label in enumerate(dataset.labels, start=1):
-        picture, split = image((12, 10), seed=number), "train" if label < 4 else "test"
+        picture, split = make_image((12, 10), seed=number), "train" if label < 4 else "test"
         for path in (
             folder / "sop" / "chair_final" / f"{number}.JPG",
             folder / "images" / str(label) / f"{number}.jpg",
@@ -205,16 +205,16 @@ def write_classification(folder, dataset):
         paths = [f"imagenet/{top}/n{label}/{part}{i}.JPEG" for i, label in numbered]
         for (i, _), path in zip(numbered * 2, [*(f"food101/images/{stem}.jpg" for stem in stems), *paths], strict=True):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            image((12, 10), seed=i).save(folder / path)
+            make_image((12, 10), seed=i).save(folder / path)
         (folder / "food101" / "meta").mkdir(exist_ok=True)
         (folder / "food101" / "meta" / f"{part}.txt").write_text("\n".join(stems))
     (folder / "food101" / "meta" / "classes.txt").write_text("\n".join(map(str, range(8))))
     (folder / "cifar10").mkdir()
-    records = b"".join(bytes([label]) + image((32, 32), seed=i).tobytes() for i, label in numbered)
+    records = b"".join(bytes([label]) + make_image((32, 32), seed=i).tobytes() for i, label in numbered)
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
         (folder / "cifar10" / f"{name}.bin").write_bytes(records)
     (folder / "cifar10" / "batches.meta.txt").write_text("".join(f"class {number}\n" for number in range(10)))
-    images = [image((12, 10), seed=i) for i, _ in numbered * 3]
+    images = [make_image((12, 10), seed=i) for i, _ in numbered * 3]
     features = hugging_face.Features(image=hugging_face.Image(), label=hugging_face.ClassLabel(num_classes=8))
     table = hugging_face.Dataset.from_dict({"image": images, "label": dataset.labels * 3}, features)
     table.save_to_disk(str(folder / "hf"))

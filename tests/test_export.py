@@ -37,7 +37,7 @@ from toolbox.cli.export import main
 from toolbox.errors import ToolboxError
 from toolbox.exporters import export as exports
 from toolbox.exporters.export import check_target
-from toolbox.testing.material import image
+from toolbox.testing.material import make_image
 from toolbox.utils.export_formats import save_processor
 from toolbox.utils.pool import TokenPool
 
@@ -216,7 +216,7 @@ def test_pictures_of_the_size_become_the_same_pixels(kind, tmp_path):
     model = embedder(kind)
     write(model, tmp_path / "out")
     preprocess = model.backbone.preprocess()
-    image(preprocess.size, seed=1).save(tmp_path / "exact.png")
+    make_image(preprocess.size, seed=1).save(tmp_path / "exact.png")
     found = readme(tmp_path / "out", tmp_path / "exact.png")
     with Image.open(tmp_path / "exact.png") as picture:
         ours = preprocess.finish(preprocess.collate([preprocess(picture)]))
@@ -261,7 +261,7 @@ def test_the_readme_computes_the_embedding(pool, head, tmp_path):
     model = embedder("vit", pool, head)
     found = write(model, tmp_path / "out")
     assert found.keys() == {"backbone", "embedding"}
-    image((32, 32), seed=1).save(tmp_path / "a.png")
+    make_image((32, 32), seed=1).save(tmp_path / "a.png")
     names = readme(tmp_path / "out", tmp_path / "a.png")
     expected = predicted(model, names["pixels"])["embeddings"]
     torch.testing.assert_close(names["embedding"], expected, rtol=0, atol=1e-6)
@@ -279,7 +279,7 @@ def test_the_readme_computes_the_logits_of_a_classifier(head, tmp_path, monkeypa
     scattered(model)
     found = write(model, tmp_path / "out")
     assert found.keys() == {"backbone", "embedding", "logits"}
-    image((32, 32), seed=1).save(tmp_path / "a.png")
+    make_image((32, 32), seed=1).save(tmp_path / "a.png")
     names = readme(tmp_path / "out", tmp_path / "a.png")
     expected = predicted(model, names["pixels"])
     for name, key in (("embedding", "embeddings"), ("logits", "logits")):
@@ -589,7 +589,7 @@ def test_a_run_is_exported(trained, tmp_path, capsys, options):
     assert f"Exporting {run_folder / 'checkpoint-2'}, step 2" in said
     assert "Compared tokens of backbone by transformers: largest difference" in said
     assert "Compared embeddings in plain torch: largest difference" in said
-    image((16, 16), seed=1).save(tmp_path / "a.png")
+    make_image((16, 16), seed=1).save(tmp_path / "a.png")
     ours = toolbox.load(run_folder, device="cpu").encode_image(tmp_path / "a.png")
     found = readme(tmp_path / "out", tmp_path / "a.png")
     torch.testing.assert_close(found["embedding"], ours, rtol=0, atol=1e-5)
@@ -708,7 +708,7 @@ def test_processors_are_read_by_transformers(tmp_path):
     backbone = made("vit")
     backbone.export(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
-    assert processor(images=[image((70, 50), seed=0)], return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
+    assert processor(images=[make_image((70, 50), seed=0)], return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
 
 
 def test_encoders_that_take_blue_first_are_not_exported(tmp_path):

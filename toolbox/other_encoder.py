@@ -11,7 +11,7 @@ from torch import nn
 from toolbox.base import Backbone
 from toolbox.errors import ToolboxError
 from toolbox.registry import SLOT_KEYS, build, get_catalog, read_parameters
-from toolbox.utils.key_paths import get_value, is_within
+from toolbox.utils.key_paths import copy_plain, get_value, is_within
 
 
 def adapt_recipe(
@@ -35,7 +35,7 @@ def adapt_recipe(
         notes += _drop_start(recipe, path, overridden)
         try:
             with torch.device("meta"):
-                backbone = build(_plain(node), "backbone", where=path)
+                backbone = build(copy_plain(node), "backbone", where=path)
         except (ToolboxError, OSError, ValueError):
             continue  # the check of the recipe says it
         notes += _fit_slots(node, path, overrides, backbone)
@@ -115,9 +115,3 @@ def _drop_blocks(recipe: dict[str, Any], path: str, overridden: Collection[str],
     model["inputs"] = [text for text in inputs if text not in gone] or ["cls"]
     gives = "its last block alone" if most == 1 else f"{most} blocks"
     return [f"{where} leaves out {', '.join(gone)}: this {type(backbone).__name__} gives {gives}."]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value

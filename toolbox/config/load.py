@@ -18,6 +18,7 @@ from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
 from toolbox.recipe_text import read_recipe
 from toolbox.registry import add_local, expand_home, get_catalog
+from toolbox.utils.key_paths import copy_plain
 
 
 def load_config(
@@ -49,7 +50,7 @@ def load_config(
         if str(config.get("load_from") or "").endswith(".py"):
             config._cfg_dict["load_from"] = _find_recipe_file(file, config.load_from)
         load_plugins(config.plugins)
-    object.__setattr__(config, "original", _to_plain(config._cfg_dict))
+    object.__setattr__(config, "original", copy_plain(config._cfg_dict))
     overridden = apply_overrides(config._cfg_dict, overrides, Places(file))
     object.__setattr__(config, "overridden", frozenset(overridden))
     try:
@@ -121,15 +122,7 @@ def to_dict(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
     Paths that start with `~` become absolute.
     """
-    return expand_home(resolve(_to_plain(config._cfg_dict if isinstance(config, Config) else config)))
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _to_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(item) for item in value]
-    return value
+    return expand_home(resolve(copy_plain(config._cfg_dict if isinstance(config, Config) else config)))
 
 
 def dump(config: Mapping[str, Any]) -> str:

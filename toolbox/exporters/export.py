@@ -97,7 +97,7 @@ def export(
             inputs = assign_pixels(model, parts, pixels)
             record = {"library": {part.path: part.exported.library for part in written}, "merged": merge}
         if onnx:
-            differences |= onnx_file.write(model, folder / "model.onnx", inputs, compare, log, classes=classes)
+            differences |= onnx_file.write(model, folder / "model.onnx", inputs, log, classes=classes)
         record = {**origin, **record, "differences": differences}
         (folder / RECORD).write_text(as_json(record), encoding="utf-8")
     return differences

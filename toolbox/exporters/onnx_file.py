@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from toolbox.base import Batch, Model
 from toolbox.errors import ToolboxError
+from toolbox.exporters.compare import compare
 from toolbox.utils.messages import shorten_error
 
 _ONE_FILE = 1_500_000_000  # bytes of tensors; the format's limit is 2 GiB, larger models get model.onnx.data beside it
@@ -57,7 +58,6 @@ def write(
     model: Model,
     file: Path,
     inputs: dict[str, Tensor],
-    compare: Callable[..., float],
     log: Callable[[str], None],
     *,
     classes: list[str] | None = None,
@@ -66,7 +66,7 @@ def write(
 
     A classifier gives "probabilities" too.
 
-    - `inputs`: example values for each of the model's inputs; `compare`, `log`, `classes`: as in `export`.
+    - `inputs`: example values for each of the model's inputs; `log`, `classes`: as in `export`.
     """
     check_packages()
     import onnxruntime

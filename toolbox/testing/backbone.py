@@ -15,12 +15,12 @@ from toolbox.base.exported_backbone import run_lines
 from toolbox.testing.material import (
     check_registered,
     check_state_dict,
-    close,
-    image,
-    pickled,
+    copy_by_pickle,
+    is_close,
+    is_same,
+    list_without_gradient,
+    make_image,
     require,
-    same,
-    without_gradient,
 )
 
 TEXTS = ["a red apple", "two green pears on a table", "one"]
@@ -71,11 +71,11 @@ def _check_preprocess(backbone: Backbone, name: str) -> Any:
             raise AssertionError(f"{name}.preprocess().size must be (height, width).")
         height, width = size
         sizes = ((height, width), (height + 7, width * 2 + 3), (height, width))
-        values = [image(size, seed=seed) for seed, size in enumerate(sizes)]
+        values = [make_image(size, seed=seed) for seed, size in enumerate(sizes)]
     items = [preprocess(value) for value in values]
-    copy = pickled(preprocess, f"{name}.preprocess()")
+    copy = copy_by_pickle(preprocess, f"{name}.preprocess()")
     require(
-        all(same(item, copy(value)) for item, value in zip(items, values, strict=True)),
+        all(is_same(item, copy(value)) for item, value in zip(items, values, strict=True)),
         f"{name}.preprocess() must give the same after pickling, and at every call.",
     )
     return preprocess.finish(preprocess.collate(items))
@@ -107,11 +107,11 @@ def _check_forward(backbone: Backbone, inputs: Any, name: str) -> Features:
         )
     require(features.blocks is None, f"{name}: blocks must be None when one layer is asked for.")
     require(torch.equal(tokens, again.tokens), f"{name}: in eval mode the same input must give the same tokens.")
-    require(not close(tokens[0], tokens[1]), f"{name}: different inputs must give different tokens.")
+    require(not is_close(tokens[0], tokens[1]), f"{name}: different inputs must give different tokens.")
     if isinstance(inputs, Tensor) and backbone.modality == "image":
         with torch.no_grad():
             alone = backbone(inputs[:1]).tokens
-        require(close(alone, tokens[:1]), f"{name}: in eval mode an item's tokens must not depend on its batch.")
+        require(is_close(alone, tokens[:1]), f"{name}: in eval mode an item's tokens must not depend on its batch.")
     return features
 
 
@@ -141,14 +141,14 @@ def _check_abilities(make: Callable[[], Backbone], inputs: Any, features: Featur
             f"{name} declares 'layers': every block must have the shape of the tokens.",
         )
         require(
-            close(several.blocks[-1], several.tokens),
+            is_close(several.blocks[-1], several.tokens),
             f"{name} declares 'layers': blocks are normed, the earliest first, so the last one equals the tokens.",
         )
     if "mask" in backbone.abilities:
         with torch.no_grad():
             mask = _mask(features)
             require(
-                not close(backbone(inputs, mask=mask).tokens, backbone(inputs, mask=~mask).tokens),
+                not is_close(backbone(inputs, mask=mask).tokens, backbone(inputs, mask=~mask).tokens),
                 f"{name} declares 'mask': another mask must give other tokens.",
             )
     if "checkpointing" not in backbone.abilities:
@@ -171,7 +171,7 @@ def _check_gradients(backbone: Backbone, inputs: Any, features: Features, name: 
         return {key: p.grad.clone() for key, p in backbone.named_parameters() if p.grad is not None}
 
     plain = gradients()
-    missing = without_gradient(backbone)
+    missing = list_without_gradient(backbone)
     require(
         not missing,
         f"{name}: gradients must reach every trainable parameter; none reaches {', '.join(missing[:5])}. "
@@ -182,7 +182,7 @@ def _check_gradients(backbone: Backbone, inputs: Any, features: Features, name: 
         backbone.train()
         again = gradients()
         require(
-            plain.keys() == again.keys() and all(close(plain[key], again[key]) for key in plain),
+            plain.keys() == again.keys() and all(is_close(plain[key], again[key]) for key in plain),
             f"{name} declares 'checkpointing': it must not change gradients (without dropout).",
         )
 
@@ -210,7 +210,7 @@ def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
     with torch.no_grad():
         features = backbone(inputs)
     require(
-        isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and close(tokens, features.tokens),
+        isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and is_close(tokens, features.tokens),
         f"{name}.export: {exported.library} must give the tokens of forward for what was written.",
     )
     require(exported.prefix == features.prefix, f"{name}.export: prefix must be that of its features.")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from toolbox.base import Augment, Dataset, Mix, Sampler
-from toolbox.testing.material import LabelledImages, image, require, same, seed_everything
+from toolbox.testing.material import LabelledImages, is_same, make_image, require, seed_everything
 
 
 def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
@@ -49,13 +49,15 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
         sample = dataset[index]
         seed_everything(1)
         _check_sample(sample, name)
-        require(same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance.")
-        require(same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
+        require(
+            is_same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance."
+        )
+        require(is_same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
         for field in sample.keys() & {"image", "text"}:
             part = dataset.read(index, {field})
             kept = {key: sample[key] for key in ("id", "label", "role", field) if key in sample}
             require(
-                same({key: part.get(key) for key in kept}, kept),
+                is_same({key: part.get(key) for key in kept}, kept),
                 f"{name}: read({index}, {{'{field}'}}) must give the '{field}', id, label and role of item {index}.",
             )
         if labels is not None:
@@ -68,9 +70,9 @@ def _check_sample(sample: dict, name: str) -> None:
     require(isinstance(sample, dict), f"{name}: an item must be a dict.")
     require(isinstance(sample.get("id"), (int, str)), f"{name}: an item needs an 'id', an int or a string.")
     require("image" in sample or "text" in sample, f"{name}: an item needs an 'image' or a 'text'.")
-    picture = sample.get("image")
+    image = sample.get("image")
     require(
-        picture is None or (isinstance(picture, Image.Image) and picture.mode == "RGB"),
+        image is None or (isinstance(image, Image.Image) and image.mode == "RGB"),
         f"{name}: 'image' must be a PIL image in RGB.",
     )
     text = sample.get("text")
@@ -147,18 +149,18 @@ def check_augment(make: Callable[[], Augment]) -> None:
     require(isinstance(augment, Augment), f"{name} must be a subclass of toolbox.base.Augment.")
     counts: set[int | None] = set()
     for seed, original in enumerate(((40, 60), (33, 33), (90, 20), (8, 9))):
-        picture = image(original, seed)
-        before = picture.tobytes()
+        image = make_image(original, seed)
+        before = image.tobytes()
         seed_everything(seed)
-        views = augment(picture, (32, 48))
+        views = augment(image, (32, 48))
         seed_everything(seed + 1)
-        augment(picture, (32, 48))
+        augment(image, (32, 48))
         seed_everything(seed)
         require(
-            same(views, make()(picture, (32, 48))),
+            is_same(views, make()(image, (32, 48))),
             f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, the views differ.",
         )
-        require(picture.tobytes() == before, f"{name} must leave the image that it is given as it is.")
+        require(image.tobytes() == before, f"{name} must leave the image that it is given as it is.")
         for view in views if isinstance(views, list) else [views]:
             require(
                 isinstance(view, Image.Image) and view.mode == "RGB" and min(view.size) > 0,
@@ -178,21 +180,21 @@ def check_mix(make: Callable[[], Mix]) -> None:
     require(isinstance(mix, Mix), f"{name} must be a subclass of toolbox.base.Mix.")
     for seed, (height, width) in enumerate([(8, 12), (5, 5), (1, 3), *[(16, 16)] * 20]):
         generator = torch.Generator().manual_seed(seed)
-        picture, partner = (255 * torch.rand(3, height, width, generator=generator) for _ in range(2))
-        before = picture.clone(), partner.clone()
+        image, partner = (255 * torch.rand(3, height, width, generator=generator) for _ in range(2))
+        before = image.clone(), partner.clone()
         seed_everything(seed)
-        mixed, share = mix(picture, partner)
+        mixed, share = mix(image, partner)
         seed_everything(seed + 1)
-        mix(picture, partner)
+        mix(image, partner)
         seed_everything(seed)
-        again, other = make()(picture, partner)
+        again, other = make()(image, partner)
         require(
             isinstance(share, float) and 0 <= share <= 1,
             f"{name} must return the image's share of the mixed one, a float from 0 to 1, not {share!r}.",
         )
-        require(mixed.shape == picture.shape, f"{name} must keep the shape {tuple(picture.shape)}.")
+        require(mixed.shape == image.shape, f"{name} must keep the shape {tuple(image.shape)}.")
         require(
-            mixed.dtype == picture.dtype and bool(mixed.isfinite().all()),
+            mixed.dtype == image.dtype and bool(mixed.isfinite().all()),
             f"{name} must return finite numbers of the type that it was given.",
         )
         require(
@@ -200,6 +202,6 @@ def check_mix(make: Callable[[], Mix]) -> None:
             f"{name} must be repeatable: with Python's, NumPy's and torch's generators seeded alike, results differ.",
         )
         require(
-            torch.equal(picture, before[0]) and torch.equal(partner, before[1]),
+            torch.equal(image, before[0]) and torch.equal(partner, before[1]),
             f"{name} must leave the images that it is given as they are.",
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Loss
-from toolbox.testing.material import check_registered, check_state_dict, close, require, without_gradient
+from toolbox.testing.material import check_registered, check_state_dict, is_close, list_without_gradient, require
 
 ROWS = 12
 TOKENS = 5
@@ -59,7 +59,7 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
         if any(p.requires_grad for p in loss.parameters()):
             loss(**arguments).backward()
             loss.after_step()
-    missing = without_gradient(loss)
+    missing = list_without_gradient(loss)
     require(not missing, f"{name}: gradients must reach its own parameters; none reaches {', '.join(missing)}.")
     if "labels" in ways:
         _check_odd_labels(connected(), ways["labels"], name)
@@ -140,20 +140,22 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     single, double = value(torch.float32), value(torch.float64)
     require(single.dtype == torch.float32, f"{name} of float32 embeddings must be float32, not {single.dtype}.")
     require(double.dtype == torch.float64, f"{name} of float64 embeddings must stay float64, not {double.dtype}.")
-    require(close(single, double, 1e-3), f"{name} must agree in float32 and float64: {single:.7g}, {double:.7g}.")
+    require(is_close(single, double, 1e-3), f"{name} must agree in float32 and float64: {single:.7g}, {double:.7g}.")
     half, promoted = value(torch.bfloat16), value(torch.bfloat16, torch.float32)
     require(
-        half.dtype == torch.float32 and close(half, promoted, 1e-6),
+        half.dtype == torch.float32 and is_close(half, promoted, 1e-6),
         f"{name} of bfloat16 embeddings must be computed in float32.",
     )
     autocast = value(torch.float32, autocast=True)
-    require(close(autocast, single, 1e-6), f"{name} must be computed without autocast.")
+    require(is_close(autocast, single, 1e-6), f"{name} must be computed without autocast.")
 
 
 def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
-    require(close(_value(loss, arguments), _value(loss, permuted)), f"{name} must not depend on the order of the rows.")
+    require(
+        is_close(_value(loss, arguments), _value(loss, permuted)), f"{name} must not depend on the order of the rows."
+    )
 
 
 def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
@@ -168,7 +170,7 @@ def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     total = sum(weight for _, weight in parts)
     mean = sum(value * weight for value, weight in parts) / total if total else 0.0
     require(
-        close(torch.tensor(mean), _value(loss, arguments).float()),
+        is_close(torch.tensor(mean), _value(loss, arguments).float()),
         f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
         "it divides by: two parts of a batch, weighted, gave another value than the whole.",
     )
@@ -179,7 +181,7 @@ def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
         key: nn.functional.pad(value, (0, 0, 0, 3)) if value.ndim == 3 else value for key, value in arguments.items()
     }
     require(
-        close(_value(loss, arguments), _value(loss, padded)),
+        is_close(_value(loss, arguments), _value(loss, padded)),
         f"{name}: tokens of zeros are padding and must change nothing.",
     )
 
@@ -187,7 +189,7 @@ def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
 def _check_teacher(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     other = {key: value.flip(0) if key.endswith("teacher") else value for key, value in arguments.items()}
     require(
-        not close(_value(loss, arguments), _value(loss, other), 1e-6),
+        not is_close(_value(loss, arguments), _value(loss, other), 1e-6),
         f"{name} must depend on the teacher's embeddings; or set needs_teacher to False.",
     )
     teacher, embeddings = (arguments[key].clone().requires_grad_() for key in ("teacher", "embeddings"))

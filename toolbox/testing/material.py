@@ -22,7 +22,7 @@ def require(condition: Any, sentence: str) -> None:
         raise AssertionError(sentence)
 
 
-def image(size: tuple[int, int], seed: int = 0) -> Image.Image:
+def make_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
     """An RGB image of (height, width): smooth colors with some noise, another one for every seed."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
@@ -44,7 +44,7 @@ class LabelledImages(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        return {"image": image((16, 16), seed=index), "label": self.labels[index], "id": index}
+        return {"image": make_image((16, 16), seed=index), "label": self.labels[index], "id": index}
 
 
 def seed_everything(seed: int) -> None:
@@ -54,7 +54,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def same(a: Any, b: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
     """Whether two raw values (images, arrays, tensors, containers of these) are equal to the bit."""
     if isinstance(a, Image.Image):
         return isinstance(b, Image.Image) and a.size == b.size and a.mode == b.mode and a.tobytes() == b.tobytes()
@@ -63,13 +63,13 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and np.array_equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(is_same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(map(is_same, a, b))
     return bool(a == b)
 
 
-def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
+def is_close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     """Whether two tensors of one shape agree up to rounding: a share of their largest magnitude."""
     if a.shape != b.shape:
         return False
@@ -77,7 +77,7 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
     return bool(((a.detach().double() - b.detach().double()).abs() <= tolerance * scale).all())
 
 
-def without_gradient(module: nn.Module) -> list[str]:
+def list_without_gradient(module: nn.Module) -> list[str]:
     """Names of the trainable parameters that the backward pass left without a gradient, or with zeros only."""
     return [
         name
@@ -94,7 +94,7 @@ def check_state_dict(module: nn.Module, fresh: nn.Module, run: Callable[[nn.Modu
             tensor.add_(1) if tensor.dtype != torch.bool else tensor.logical_not_()
     fresh.load_state_dict(module.state_dict())
     require(
-        close(expected, run(fresh)),
+        is_close(expected, run(fresh)),
         f"{name}: a checkpoint must restore it: after state_dict -> load_state_dict another instance gives other "
         "values. Keep what it learns in parameters or persistent buffers.",
     )
@@ -115,7 +115,7 @@ class _NoModules(pickle.Pickler):
         require(not isinstance(obj, nn.Module), f"it holds an nn.Module ({type(obj).__name__})")
 
 
-def pickled(value: Any, name: str) -> Any:
+def copy_by_pickle(value: Any, name: str) -> Any:
     """`value` after pickling, as a data worker gets it; it must hold no module."""
     buffer = io.BytesIO()
     try:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.base import Features, Head, Pool
-from toolbox.testing.material import check_registered, check_state_dict, close, require, without_gradient
+from toolbox.testing.material import check_registered, check_state_dict, is_close, list_without_gradient, require
 
 WIDTH, PREFIX, GRID = 16, 1, (2, 3)
 
@@ -31,7 +31,7 @@ def check_pool(make: Callable[[], Pool]) -> None:
     blocks = features.blocks
     first = None if blocks is None else tuple(block[:1] for block in blocks)
     alone = Features(features.tokens[:1], features.prefix, features.grid, blocks=first)
-    require(close(pool(alone), pooled[:1]), f"{name}: an item's vector must not depend on its batch.")
+    require(is_close(pool(alone), pooled[:1]), f"{name}: an item's vector must not depend on its batch.")
     tokens = features.tokens.clone().requires_grad_()
     again = pool(Features(tokens, PREFIX, GRID, blocks=None if blocks is None else (*blocks[:-1], tokens)))
     (again * torch.randn_like(pooled)).sum().backward()
@@ -76,7 +76,7 @@ def check_head(make: Callable[[], Head]) -> None:
     require(bool(output.isfinite().all()), f"{name} must be finite.")
     require(torch.equal(output, head(pooled)), f"{name}: in eval mode the same input must give the same output.")
     (output * torch.randn_like(output)).sum().backward()
-    missing = without_gradient(head)
+    missing = list_without_gradient(head)
     require(not missing, f"{name}: gradients must reach every parameter; none reaches {', '.join(missing)}.")
     check_registered(head, name)
     check_state_dict(head, connected(), lambda m: m(pooled).detach(), name)
@@ -102,4 +102,4 @@ def _check_padding(pool: Pool, name: str) -> None:
             a, b = (pool(Features(x, prefix, None, valid)) for x in (tokens, other))
         except ValueError:  # e.g. no CLS token: the pool says that it does not fit
             continue
-        require(close(a, b), f"{name} must ignore tokens that `valid` marks as padding (on the {side}).")
+        require(is_close(a, b), f"{name} must ignore tokens that `valid` marks as padding (on the {side}).")

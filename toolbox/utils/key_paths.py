@@ -53,6 +53,13 @@ def set_value(data: dict[str, Any], path: str, value: Any) -> None:
     data[name] = value
 
 
+def copy_plain(value: Any) -> Any:
+    """A copy of mappings and lists, one within the other, as plain dicts and lists; what else they hold is the same."""
+    if isinstance(value, Mapping):
+        return {key: copy_plain(item) for key, item in value.items()}
+    return [copy_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def is_within(path: str, parent: str) -> bool:
     """Whether a key path is `parent` or lies below it."""
     return path == parent or path.startswith(f"{parent}.")
