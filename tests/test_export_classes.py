@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_export import BACKBONES, image, predicted, readme, scattered, write
+from test_export import BACKBONES, make_image, predicted, readme, scattered, write
 from toolbox_classification.class_heads import MLP
 from toolbox_classification.classifier import Classifier
 from toolbox_classification.classifiers import LinearLogits, NearestNeighbours
@@ -50,7 +50,7 @@ def test_the_lines_of_a_probe_tell_what_it_tells(method, tmp_path):
         "logistic": ["fitted.logistic.biases", "fitted.logistic.weights"],
     }
     assert sorted(held) == wanted[method], "what it predicts by, and none of the other heads"
-    image((32, 32), seed=1).save(tmp_path / "a.png")
+    make_image((32, 32), seed=1).save(tmp_path / "a.png")
     names = readme(tmp_path / "out", tmp_path / "a.png")
     logits = predicted(model, names["pixels"])["logits"]
     torch.testing.assert_close(names["logits"], logits, rtol=0, atol=1e-4)
@@ -88,7 +88,7 @@ def test_a_classifier_names_its_classes(tmp_path):
     model.connect(4)
     scattered(model)
     write(model, tmp_path / "out", classes=NAMES)
-    image((32, 32), seed=1).save(tmp_path / "a.png")
+    make_image((32, 32), seed=1).save(tmp_path / "a.png")
     names = readme(tmp_path / "out", tmp_path / "a.png")
     assert names["answers"] == [NAMES[int(predicted(model, names["pixels"])["logits"].argmax())]]
     write(model, tmp_path / "unnamed")
