@@ -64,10 +64,11 @@ def noted(plan: Plan, where: str = "") -> Iterator[None]:
 def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[PlanRow]:
     """Rows by top-level part and equal settings; frozen parameters have none."""
     rows: dict[tuple[str, Any], PlanRow] = {}
+    paths = sorted(backbones(model), key=len, reverse=True)
     for name, parameter in model.named_parameters():
         if not parameter.numel():
             continue
-        part, group = _part_of(name, model), settings.get(name)
+        part, group = _part_of(name, paths), settings.get(name)
         lr, decay = (group.lr, group.weight_decay) if group else (None, None)
         row = rows.setdefault((part, group and (group.part_lr, decay)), PlanRow(part, 0, 0, lr, decay))
         if lr is not None and row.lr is not None and lr != row.lr:
@@ -78,8 +79,8 @@ def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[PlanRow]:
     return sorted(rows.values(), key=lambda row: (row.name, row.lr is None, -(row.weight_decay or 0)))
 
 
-def _part_of(name: str, model: Model) -> str:
-    for path in sorted(backbones(model), key=len, reverse=True):
+def _part_of(name: str, backbone_paths: list[str]) -> str:
+    for path in backbone_paths:
         if name.startswith(path + "."):
             return f"model.{path}"
     return "model." + name.split(".")[0]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +22,12 @@ BLOCK = 64
 """Weights that share a scale in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
 _BLOCK_OF_SCALES = 256  # scales that share a scale of their own; bitsandbytes knows no other
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@cache
+def _functional() -> ModuleType:
+    """The functions of bitsandbytes, looked for once: weights are unpacked in every step."""
+    return libraries.bitsandbytes().functional
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Format:
             return self.unpack(packed, shape, torch.float32).to(dtype)
         if self.kind == "int8":
             return (values * packed["scale"][:, None]).to(dtype)
-        functional, scale = libraries.bitsandbytes().functional, packed["scale"]
+        functional, scale = _functional(), packed["scale"]
         if self.nested:
             of_scales = packed["scale_of_scales"]
             scale = functional.dequantize_blockwise(scale, absmax=of_scales, blocksize=_BLOCK_OF_SCALES)
