@@ -194,8 +194,8 @@ def test_small_images_are_fast():
     augment, image = RandomViews(**EVERYTHING), picture(64, 64)
     best = float("inf")
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(100):
             augment(image, (32, 32))
-        best = min(best, (time.perf_counter() - began) / 100)
+        best = min(best, (time.process_time() - began) / 100)
     assert best < 1.5e-3, "0.15 ms is usual on one core; this bound is loose"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked_python import run_python
 
 WORKER = Path(__file__).parent / "strict_device" / "worker.py"
 
@@ -18,14 +16,7 @@ def run(kind: str) -> dict[str, str]:
     """What went wrong in each case, by name; empty for one that passed."""
     if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
         pytest.skip("this torch takes no device that is written in Python")
-    done = subprocess.run(
-        [sys.executable, str(WORKER), kind],
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
+    done = run_python(WORKER, kind, timeout=1500)
     found = [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("CASE ")]
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: error for name, _, error in found}
