@@ -96,9 +96,9 @@ def open_checkpoint(
 
 def _load_zero_shot(recipe: dict[str, Any], description: str, device: str, precision: str | None) -> LoadedModel:
     """The model of a recipe with its backbone as it comes, or as `load_from` has it."""
-    from toolbox.engine.checkpoint import checkpoint as checkpoints
+    from toolbox.engine.checkpoint.start import open_start
 
-    return _load(recipe, device, precision, checkpoints.start_of(recipe), description=description, mode="baseline")
+    return _load(recipe, device, precision, open_start(recipe), description=description, mode="baseline")
 
 
 def _load(

@@ -56,11 +56,13 @@ def _drop_arguments(node: dict[str, Any], path: str, overrides: set[str]) -> lis
 def _drop_start(recipe: dict[str, Any], path: str, overridden: Collection[str]) -> list[str]:
     """Drop `load_parts` of the encoder that is gone."""
     parts = recipe.get("load_parts")
-    if not isinstance(parts, list) or {"load_from", "load_parts"} & set(overridden):
+    if not isinstance(parts, list | dict) or {"load_from", "load_parts"} & set(overridden):
         return []
-    kept = [part for part in parts if not is_within(part, path)]
+    kept: Any = [part for part in parts if not is_within(part, path)]
     if len(kept) == len(parts):
         return []
+    if isinstance(parts, dict):
+        kept = {part: parts[part] for part in kept}
     recipe["load_parts"] = kept or None
     if kept:
         return [f"load_parts leaves out {path}: that checkpoint is of another encoder."]

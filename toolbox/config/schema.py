@@ -294,8 +294,9 @@ TOP_LEVEL: dict[str, Key] = {
     ),
     "load_parts": Key(
         "The parts to take from `load_from`, by module path, e.g. `['model.backbone']`; default: all, and the model "
-        "must then be the same.",
-        list[str] | None,
+        "must then be the same. A dict says from where in the checkpoint each part is taken, e.g. "
+        "`{'model.vision.image.backbone': 'model.backbone'}`.",
+        list[str] | dict[str, str] | None,
     ),
     "resume": Key("Continue the run in `work_dir`, or from the checkpoint named here.", bool | str, default=False),
     "work_dir": Key("The run's folder; default `work_dirs/<name of the recipe>`.", str | None),

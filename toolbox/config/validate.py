@@ -14,7 +14,7 @@ from toolbox.registry import get_catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.foreign_keys import load_foreign_keys
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, read_parameters
-from toolbox.utils.key_paths import get_value
+from toolbox.utils.key_paths import get_value, is_within
 
 
 def validate(recipe: dict[str, Any]) -> list[Problem]:
@@ -63,6 +63,7 @@ def _check_combinations(recipe: dict[str, Any]) -> list[Problem]:
     if recipe.get("load_parts") is not None and not (recipe.get("load_from") and recipe["load_parts"]):
         what = "It names no part." if recipe.get("load_from") else "It has no effect without load_from."
         problems.append(Problem(what, "load_parts", "Remove it."))
+    problems += _check_moved_parts(recipe.get("load_parts"))
     problems += _check_prepare(recipe.get("prepare") or [])
     clip = (recipe.get("optim_wrapper") or {}).get("clip_grad") or {}
     if clip.get("max_norm", 1) <= 0:
@@ -75,6 +76,20 @@ def _check_combinations(recipe: dict[str, Any]) -> list[Problem]:
         value = get_value(recipe, path)
         if value is not None and value < lowest:
             problems.append(Problem(f"It must be at least {lowest}, not {value}.", path))
+    return problems
+
+
+def _check_moved_parts(parts: Any) -> list[Problem]:
+    """Problems of `load_parts` that says from where each part is taken."""
+    if not isinstance(parts, dict):
+        return []
+    hint = "Name a module of each model, e.g. {'model.vision.image.backbone': 'model.backbone'}."
+    names = [name for pair in parts.items() for name in pair if not name.startswith("model.")]
+    problems = [Problem(f"'{name}' is no path of a model's part.", "load_parts", hint) for name in names]
+    for part in parts:
+        if around := [other for other in parts if other != part and is_within(part, other)]:
+            message = f"'{part}' is a part of '{around[0]}', which is taken too."
+            problems.append(Problem(message, "load_parts", "Remove one of them."))
     return problems
 
 

@@ -131,7 +131,7 @@ def build_mix(config: dict[str, Any] | None) -> Mix | None:
 
 def _brings_weights(path: str, checkpoint: checkpoints.Checkpoint | None) -> bool:
     """Whether a backbone's own weights are needed: a checkpoint has everything but frozen pretrained tensors."""
-    return checkpoint is None or not chosen(path, checkpoint.parts) or path in checkpoint.manifest["frozen"]
+    return checkpoint is None or not chosen(path, checkpoint.parts) or path in checkpoint.frozen
 
 
 def _call(action: Callable[[], None], path: str) -> None:

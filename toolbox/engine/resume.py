@@ -10,6 +10,7 @@ from typing import Any
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import run_folder
 from toolbox.engine.checkpoint.files import point, recover
+from toolbox.engine.checkpoint.start import open_start
 from toolbox.engine.classes import first_difference
 from toolbox.engine.console import Console
 from toolbox.engine.distributed.context import DistributedContext
@@ -79,7 +80,7 @@ def start_of(recipe: dict[str, Any], folder: Path, overwrite: bool) -> checkpoin
 
     Raises ToolboxError where that would be removed with the run that `overwrite` replaces.
     """
-    start = checkpoints.start_of(recipe)
+    start = open_start(recipe)
     if start is not None and overwrite and start.path.parent == folder.resolve():
         raise ToolboxError(
             "load_from names a checkpoint of the run that would be replaced.", hint="Choose another out folder."

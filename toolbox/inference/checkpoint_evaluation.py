@@ -13,6 +13,7 @@ import torch
 from toolbox.base import Dataset, Model, ReportItem
 from toolbox.engine.assemble import build_model
 from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint.start import open_start
 from toolbox.engine.classes import other_classes
 from toolbox.engine.console import CallbackConsole
 from toolbox.engine.data.batch_builder import input_specs
@@ -97,7 +98,7 @@ def evaluate(
     distributed.start(device)
     # without a checkpoint, the weights from which the recipe would start, as train's "before"
     trained = checkpoints.read(checkpoint) if checkpoint else None
-    start = trained or checkpoints.start_of(recipe)
+    start = trained or open_start(recipe)
     # a new head is left out of the zero-shot numbers
     classes = (start.manifest["classes"] if start else None) or 2
     model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=start, training=False)

@@ -9,7 +9,7 @@ import torch
 
 from toolbox.base import SPLITS, Dataset
 from toolbox.engine.assemble import build_model
-from toolbox.engine.checkpoint import checkpoint as checkpoints
+from toolbox.engine.checkpoint.start import open_start
 from toolbox.engine.console import Console, NullConsole
 from toolbox.engine.device import choose_device, set_threads
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -52,9 +52,7 @@ def extract(
     if problems:
         raise ToolboxError.from_problems(problems)
     classes = None if training.classes is None else len(training.classes)
-    model = build_model(
-        recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=checkpoints.start_of(recipe)
-    )
+    model = build_model(recipe, seed=settings("randomness.seed"), classes=classes, checkpoint=open_start(recipe))
     if not list_cacheable(model):
         raise ToolboxError(
             "No tower of this model stays the same while it trains.",

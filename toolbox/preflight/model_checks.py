@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from toolbox.engine import quantizing
-from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import loading
+from toolbox.engine.checkpoint.start import open_start
 from toolbox.engine.classes import class_names, first_difference
 from toolbox.errors import Problem
 from toolbox.preflight.dry_run import DryRun
@@ -32,7 +32,7 @@ def check_start(run: DryRun) -> None:
     if not (run.with_data and run.recipe["load_from"]):
         return
     with noted(run.plan, "load_from"):
-        checkpoint = checkpoints.start_of(run.recipe)
+        checkpoint = open_start(run.recipe)
         assert checkpoint is not None  # as load_from names one
         if run.model.closed_set and run.dataset is not None and checkpoint.parts is None:
             then, now = checkpoint.class_names(), class_names(run.dataset)

@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,7 +39,7 @@ from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContex
 from toolbox.engine.distributed.tensors import are_sharded, load_shards, save_shards, shard_shapes, whole
 from toolbox.engine.parts import adapted, model_state
 from toolbox.engine.trained_items import TrainedItems
-from toolbox.errors import ToolboxError, format_command
+from toolbox.errors import ToolboxError
 
 FORMAT = 1
 WISE_FT, TRAINED_ITEMS = "wise_ft", "trained_items.npz"
@@ -74,6 +74,11 @@ class Checkpoint:
     @property
     def step(self) -> int:
         return self.manifest["step"]
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What identifies the frozen pretrained tensors of each backbone, which are not held here."""
+        return self.manifest["frozen"]
 
     @property
     def sharded(self) -> bool:
@@ -331,18 +336,6 @@ def rotate(folder: Path, keep: int) -> None:
     for path in all_in(folder)[: -keep or None]:
         if path.resolve() not in kept:
             remove(path)
-
-
-def start_of(recipe: dict[str, Any]) -> Checkpoint | None:
-    """What a recipe's `load_from` and `load_parts` name; None for a recipe that starts from no checkpoint."""
-    start = recipe["load_from"]
-    if start and str(start).endswith(".py"):
-        raise ToolboxError(
-            f"{start} has not been trained yet.",
-            where="load_from",
-            hint=f"Run it first: {format_command('train')} {start}",
-        )
-    return replace(read(start), parts=recipe.get("load_parts")) if start else None
 
 
 def _because(error: ToolboxError, reason: str) -> ToolboxError:

@@ -125,7 +125,7 @@ def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
     for path, here in frozen_identity(model).items():
         if not touched(path, checkpoint.parts):
             continue
-        then = checkpoint.manifest["frozen"].get(path)
+        then = checkpoint.frozen.get(path)
         if then is None or then["sha256"] != here["sha256"]:
             was = then["weights"] if then else "none"
             ways = [one.get("quantize") for one in (then or {}, here)]
