@@ -230,7 +230,7 @@ def test_classes_that_differ_in_case_are_told(tmp_path):
     root = fill(tmp_path, "Cat/1.jpg", "cat/1.jpg", "dog/1.jpg")
     dataset = ImageFolder(str(root))
     assert len(dataset.classes) == 3
-    assert "classes that differ only in upper and lower case: Cat, cat" in dataset.notes()
+    assert "1 times different labels look alike, and stay different classes: 'Cat' and 'cat'" in dataset.notes()
 
 
 def test_what_is_left_out_is_told_by_ending(tmp_path):

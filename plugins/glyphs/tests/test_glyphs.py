@@ -414,16 +414,16 @@ def test_a_folder_that_another_process_has_finished_meanwhile_stays(tmp_path, mo
 
     out, images = tmp_path / "out", ["a/1.jpg", "b/2.jpg"]
 
-    def draw(path):
+    def draw(target):
         if not out.exists():
             monkeypatch.setattr(folder.os, "getpid", lambda: 1)
             out.mkdir()  # so that the other process does not come by here
-            assert folder.publish_folder(out, {"seed": 0}, {}, images, draw)
+            assert folder.publish_folder(out, {"seed": 0}, files)
             monkeypatch.undo()
             inodes.update({path: (out / path).stat().st_ino for path in images})
-        return Image.new("RGB", (4, 4))
+        Image.new("RGB", (4, 4)).save(target)
 
-    inodes = {}
-    assert not folder.publish_folder(out, {"seed": 0}, {}, images, draw)
+    inodes, files = {}, dict.fromkeys(images, draw)
+    assert not folder.publish_folder(out, {"seed": 0}, files)
     assert {path: (out / path).stat().st_ino for path in images} == inodes
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

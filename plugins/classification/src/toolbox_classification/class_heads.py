@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from toolbox.base import Head, plain_torch
@@ -22,9 +24,9 @@ class ClassHead(Head):
         self.in_dim, self.out_dim = in_dim, classes
         self.stack = self.build_layers(in_dim, classes)
 
+    @abstractmethod
     def build_layers(self, in_dim: int, classes: int) -> nn.Sequential:
         """The layers from `in_dim` to `classes` numbers."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stack(x)

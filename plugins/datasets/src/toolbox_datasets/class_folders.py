@@ -179,11 +179,3 @@ def _refuse_several_datasets(top: Path, names: list[str]) -> None:
                 f"{top / name} has {training[0]}/ with class folders: {top} is one level too high. Set "
                 f"root='{top / name}'"
             )
-
-
-def find_names_alike(names: Collection[str]) -> list[str]:
-    """Those of `names` that another one is spelled like in other letters, upper and lower."""
-    spellings: dict[str, list[str]] = {}
-    for name in names:
-        spellings.setdefault(name.casefold(), []).append(name)
-    return [name for group in spellings.values() if len(group) > 1 for name in group]

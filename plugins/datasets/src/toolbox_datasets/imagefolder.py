@@ -10,6 +10,7 @@ from typing import Literal
 from toolbox.base import (
     SPLITS,
     compose_unicode,
+    find_similar_labels,
     format_ending_counts,
     identify_files,
     lazy_attribute,
@@ -24,7 +25,6 @@ from toolbox_datasets.class_folders import (
     ClassFiles,
     FolderLayout,
     find_layout,
-    find_names_alike,
     list_class_files,
     merge_class_files,
 )
@@ -194,8 +194,7 @@ class ImageFolder(ImageFileDataset):
         notes = [*self.layout.notes, *self.class_files.images.describe_repeated()]
         if self.class_files.loose:
             notes.append(f"{self.class_files.loose:,} images of {self.root} lie in no class folder and are left out")
-        if alike := find_names_alike(self.class_files.files):
-            notes.append(f"classes that differ only in upper and lower case: {list_first(alike)}")
+        notes += find_similar_labels(self.class_files.files)
         if self.split != "all" and not self.split_folders and self.divide == "classes":
             notes.append(
                 f"{self.root}: the classes are divided by their names ('val' about {self.val_share:g}, 'test' about "

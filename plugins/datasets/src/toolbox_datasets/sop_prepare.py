@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -71,13 +70,11 @@ def write_records(out: Path, splits: Mapping[str, Sequence[ListedImage]]) -> str
 
 def find_next_of_class(items: Sequence[ListedImage]) -> list[ListedImage]:
     """The next image of the same class for each image, after the last the first; itself where it is alone."""
-    members: dict[int | str, list[ListedImage]] = {}
-    for item in items:
-        members.setdefault(item.class_id, []).append(item)
-    seen: Counter[int | str] = Counter()
-    following = []
-    for item in items:
-        seen[item.class_id] += 1
-        same_class = members[item.class_id]
-        following.append(same_class[seen[item.class_id] % len(same_class)])
+    members: dict[int | str, list[int]] = {}
+    for number, item in enumerate(items):
+        members.setdefault(item.class_id, []).append(number)
+    following = list(items)
+    for numbers in members.values():
+        for number, next_number in zip(numbers, numbers[1:] + numbers[:1], strict=True):
+            following[number] = items[next_number]
     return following

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 MARKER = ".complete.json"
 
@@ -17,26 +15,19 @@ MARKER = ".complete.json"
 def publish_folder(
     out: Path,
     options: Mapping[str, Any],
-    texts: Mapping[str, str],
-    images: Iterable[str],
-    draw: Callable[[str], Image.Image],
-    binaries: Mapping[str, Callable[[], bytes]] | None = None,
+    files: Mapping[str, Callable[[Path], object]],
 ) -> bool:
     """Make `out` hold exactly these files. Returns False if it did already, True if they were written now.
 
     - `options`: what the files depend on; kept in `.complete.json`, the last file to be written.
-    - `texts`: {path below `out`: content}.
-    - `images`: paths below `out` of JPEG files.
-    - `draw`: path -> the image to write there.
-    - `binaries`: {path below `out`: what gives its content}.
+    - `files`: {path below `out`: what writes the file, given where}.
 
     The files are written into a sibling folder, which is then renamed. What a killed process left behind is removed.
     Raises ValueError if `out` holds files of someone else, or of other options.
     """
-    out, images, binaries = out.resolve(), list(images), binaries or {}
+    out, expected = out.resolve(), set(files)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: choose another --out")
-    expected = {*texts, *images, *binaries}
     present = list_files(out)
     if present:
         require_same_options(out, options)
@@ -52,7 +43,9 @@ def publish_folder(
     remove_leftovers(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        write_files(partial, texts, images, draw, binaries)
+        for path, write in files.items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            write(partial / path)
         (partial / MARKER).write_text(json.dumps(dict(options), indent=2) + "\n", encoding="utf-8")
         if expected <= list_files(out):  # another process has made it meanwhile, and somebody may be reading it
             require_same_options(out, options)
@@ -83,28 +76,6 @@ def require_same_options(out: Path, options: Mapping[str, Any]) -> None:
             f"{out} was made with other options ({differing or 'unknown ones'}): "
             "choose another --out, or delete that folder first"
         )
-
-
-def write_files(
-    folder: Path,
-    texts: Mapping[str, str],
-    images: Iterable[str],
-    draw: Callable[[str], Image.Image],
-    binaries: Mapping[str, Callable[[], bytes]],
-) -> None:
-    """Write all files below the new folder `folder`."""
-
-    def make_parent(path: str) -> Path:
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    for path in images:
-        draw(path).save(make_parent(path), format="JPEG", quality=95, subsampling=0)
-    for path, content in binaries.items():
-        make_parent(path).write_bytes(content())
-    for path, text in texts.items():
-        make_parent(path).write_text(text, encoding="utf-8", newline="\n")
 
 
 def remove_leftovers(out: Path) -> None:

@@ -152,14 +152,12 @@ class Glyphs(Dataset):
             "views": views,
             "seed": seed,
         }
-        written = publish_folder(
-            Path(out),
-            options,
-            content.texts,
-            list(content.images),
-            lambda path: draw_image(content.images[path], size, seed),
-            {path: partial(encode_records, pairs, size, seed) for path, pairs in content.records.items()},
-        )
+        files: dict[str, Callable[[Path], object]] = {
+            path: partial(save_image, image, size, seed) for path, image in content.images.items()
+        }
+        files |= {path: partial(save_records, pairs, size, seed) for path, pairs in content.records.items()}
+        files |= {path: partial(save_text, text) for path, text in content.texts.items()}
+        written = publish_folder(Path(out), options, files)
         state = "wrote" if written else "found complete:"
         count = len(content.images) + sum(map(len, content.records.values()))
         letters = count_letters(layout, splits, content)
@@ -174,13 +172,23 @@ def count_letters(layout: str, splits: Mapping[str, Sequence[Letter]], content: 
     return f"{len({image.letter for image in images})} unseen"
 
 
-def encode_records(pairs: Sequence[tuple[int, LetterImage]], size: int, seed: int) -> bytes:
-    """Images and labels as CIFAR-10 has them: a byte of the label, then all red, all green and all blue values."""
+def save_image(image: LetterImage, size: int, seed: int, target: Path) -> None:
+    """Write a drawing as JPEG."""
+    draw_image(image, size, seed).save(target, format="JPEG", quality=95, subsampling=0)
+
+
+def save_text(text: str, target: Path) -> None:
+    """Write a text, with the same bytes everywhere."""
+    target.write_text(text, encoding="utf-8", newline="\n")
+
+
+def save_records(pairs: Sequence[tuple[int, LetterImage]], size: int, seed: int, target: Path) -> None:
+    """Write images and labels as CIFAR-10 has them: a byte of the label, then all red, green and blue values."""
     content = bytearray()
     for label, image in pairs:
         pixels = np.asarray(draw_image(image, size, seed))
         content += bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
-    return bytes(content)
+    target.write_bytes(content)
 
 
 def require_drawable(size: int, views: int, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Literal, get_args
 
 import numpy as np
@@ -121,11 +122,9 @@ def count_fewest_batches(groups: np.ndarray, classes: int) -> int:
 
 def count_most_batches(groups: np.ndarray, classes: int) -> int:
     """The most batches of `classes` different classes that the groups fill."""
-    low, high = 1, int(groups.sum()) // classes
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(groups, middle).sum() >= classes * middle else (low, middle - 1)
-    return low
+    limit = int(groups.sum()) // classes
+    # how many can be filled, and one more cannot
+    return 1 + bisect_left(range(2, limit + 1), True, key=lambda n: np.minimum(groups, n).sum() < classes * n)
 
 
 def describe_coverage(drawn: int, total: int) -> list[str]:
