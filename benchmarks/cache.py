@@ -41,11 +41,11 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
         draw_photos(folder / "photos", items)
         live, stored = (
             StretchTrainer(
-                set_up(_recipe(folder, batch, size, stored=is_stored), folder / name, console=QuietConsole())
+                set_up(_make_recipe(folder, batch, size, stored=is_stored), folder / name, console=QuietConsole())
             )
             for name, is_stored in (("live", False), ("stored", True))
         )
-        steps, plain = int(live.steps_per_epoch), _plain_pass(live, batch)
+        steps, plain = int(live.steps_per_epoch), _make_plain_pass(live, batch)
         plain()
         stored.stretch(steps)
         measured = []
@@ -73,7 +73,7 @@ def run(*, pairs: int = 7, items: int = 128, batch: int = 32, size: int = 224, e
     }
 
 
-def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, Any]:
+def _make_recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, Any]:
     backbone = {"type": "dinov3.ViT", "name": "vits16", "size": size, "weights": False, "tune": {"mode": "frozen"}}
     head = {"type": "core.Projection", "dim": 128}
     recipe = {
@@ -90,7 +90,7 @@ def _recipe(folder: Path, batch: int, size: int, *, stored: bool) -> dict[str, A
     return complete(recipe)
 
 
-def _plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
+def _make_plain_pass(engine: Trainer, batch: int) -> Callable[[], None]:
     """What one would write by hand."""
     [tower], sampler = (
         engine.model.pooled_backbones().values(),

@@ -39,9 +39,9 @@ def run(*, pairs: int = 7, steps: int = 8, model: str = "vits16") -> dict[str, A
     checkpoint; the bare side does the same arithmetic. Returns the median ratio and the spread of bare against bare.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engine = RepeatedBatchTrainer(set_up(_recipe(model), Path(folder) / "run", console=QuietConsole()))
-        engine.batch = _batch(*_MODELS[model][1:])
-        bare = _bare_loop(engine)
+        engine = RepeatedBatchTrainer(set_up(_make_recipe(model), Path(folder) / "run", console=QuietConsole()))
+        engine.batch = _make_batch(*_MODELS[model][1:])
+        bare = _make_bare_loop(engine)
         engine.stretch(2)
         bare(2)
         measured = measure_in_turn(lambda: bare(steps), lambda: engine.stretch(steps), pairs)
@@ -80,7 +80,7 @@ class RepeatedBatchTrainer(StretchTrainer):
             super().stretch(steps)
 
 
-def _recipe(model: str) -> dict[str, Any]:
+def _make_recipe(model: str) -> dict[str, Any]:
     embedder = {
         "type": "retrieval.Embedder",
         "backbone": _MODELS[model][0],
@@ -100,13 +100,13 @@ def _recipe(model: str) -> dict[str, Any]:
     return complete(recipe)
 
 
-def _batch(size: int, items: int) -> Batch:
+def _make_batch(size: int, items: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (items, 3, size, size), generator=generator, dtype=torch.uint8)
     return Batch.example({"image": images}, labels=torch.arange(items) // 4)
 
 
-def _bare_loop(engine: RepeatedBatchTrainer) -> Callable[[int], None]:
+def _make_bare_loop(engine: RepeatedBatchTrainer) -> Callable[[int], None]:
     """What one would write by hand: the same model, loss, clipping and kind of optimizer."""
     model, labels = engine.model, engine.batch.labels
     assert isinstance(model, TowerModel)

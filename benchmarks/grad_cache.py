@@ -28,7 +28,7 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
     the process's resident memory) and their bytes.
     """
     device = choose_device("cpu")
-    model = _model()
+    model = _make_model()
     batch = make_image_batch(both)
     cached = GradCache(model, both // 4, Precision("fp32", device), device)
 
@@ -69,7 +69,7 @@ def run(*, pairs: int = 7, rows: int = 1024, chunk: int = 64, both: int = 64) ->
     return measurements
 
 
-def _model() -> Model:
+def _make_model() -> Model:
     torch.manual_seed(0)
     backbone = {"type": "dinov3.ViT", "name": "vits16", "weights": False}
     recipe = {"type": "retrieval.Embedder", "backbone": backbone, "head": {"type": "core.Projection", "dim": 128}}

@@ -31,13 +31,13 @@ def run(*, pairs: int = 7, net: str = "vitb16", images: int = 4) -> dict[str, An
     and "cosine_least" (of the CLS token against plain weights) and "ratio_median" (plain seconds / quantised seconds).
     """
     pixels = torch.randn(images, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    plain = _backbone(net)
+    plain = _build_backbone(net)
     bytes_in_bf16 = 2 * sum(parameter.numel() for parameter in plain.parameters())
     measurements: dict[str, Any] = {"name": "quantize", "promise": PROMISE, "bytes_in_bf16": bytes_in_bf16}
     with torch.no_grad():
         before = plain(pixels).tokens[:, 0]
         for name, arguments in FORMATS.items():
-            quantized = _backbone(net)
+            quantized = _build_backbone(net)
             build(arguments, "quantize").apply(quantized)
             compute = partial(quantized, pixels)
             cosines = cosine_similarity(before, quantized(pixels).tokens[:, 0])
@@ -52,6 +52,6 @@ def run(*, pairs: int = 7, net: str = "vitb16", images: int = 4) -> dict[str, An
     return measurements
 
 
-def _backbone(name: str) -> Backbone:
+def _build_backbone(name: str) -> Backbone:
     torch.manual_seed(0)
     return build({"type": "dinov3.ViT", "name": name, "weights": False}, "backbone").eval()

@@ -82,22 +82,23 @@ def run(
     names = choose_variants(("plain,compiled" if not on_cpu else "plain") if variants == "auto" else variants)
     precision = "fp32" if on_cpu else "bf16"
     images = make_image_batch(batch, size, str(chosen))
-    updates = {name: _step(_recipe(backbone, size), VARIANTS[name], chosen, precision) for name in names}
+    updates = {name: _make_step(_make_recipe(backbone, size), VARIANTS[name], chosen, precision) for name in names}
     with FlopCounterMode(display=False) as counter:  # a product of matrices: a multiplication and an addition
         updates["plain"]([images], 0, 1)
     flops = counter.get_total_flops()
     stretches = {name: _stretch(update, images, steps, chosen) for name, update in updates.items()}
     for warm_up in stretches.values():
         warm_up(3)
-    rate = matmul_rate(chosen, DTYPES.get(precision, torch.float32))
+    rate = measure_matmul_rate(chosen, DTYPES.get(precision, torch.float32))
     # in turn, the plain one once more each time
     rounds = [([stretch() for stretch in stretches.values()], stretches["plain"]()) for _ in range(pairs)]
     seconds = dict(zip(names, map(list, zip(*(row for row, _ in rounds), strict=True)), strict=True))
     repeats = [again / plain for (plain, *_), again in rounds]
-    rate = max(rate, matmul_rate(chosen, DTYPES.get(precision, torch.float32)))  # others may have used the device
+    # others may have used the device
+    rate = max(rate, measure_matmul_rate(chosen, DTYPES.get(precision, torch.float32)))
     return {
         "name": "throughput",
-        "device": device_name(chosen),
+        "device": get_device_name(chosen),
         "backbone": backbone,
         "size": size,
         "batch": batch,
@@ -133,7 +134,7 @@ def _summarize(seconds: dict[str, list[float]], images: int, flops: int, rate: f
     return numbers
 
 
-def matmul_rate(device: Device, dtype: torch.dtype) -> float:
+def measure_matmul_rate(device: Device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of the fastest of several square matrix products, best of five each."""
     where = torch.device(str(device))
     best = 0.0
@@ -151,7 +152,7 @@ def matmul_rate(device: Device, dtype: torch.dtype) -> float:
     return best
 
 
-def device_name(device: Device) -> str:
+def get_device_name(device: Device) -> str:
     """The device's own name."""
     if device.type != "cpu":
         return torch.get_device_module(device.type).get_device_name()
@@ -163,7 +164,7 @@ def device_name(device: Device) -> str:
     return f"{name}, {torch.get_num_threads()} of {cores()} cores"
 
 
-def _recipe(backbone: str, size: int) -> dict[str, Any]:
+def _make_recipe(backbone: str, size: int) -> dict[str, Any]:
     component, _, name = backbone.rpartition(":")
     structure = _SMALL.get(backbone) or {"type": component or "dinov3.ViT", "name": name}
     return {
@@ -174,7 +175,7 @@ def _recipe(backbone: str, size: int) -> dict[str, Any]:
     }
 
 
-def _step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> TrainStep:
+def _make_step(recipe: dict[str, Any], switches: dict[str, bool], device: Device, precision: str) -> TrainStep:
     torch.manual_seed(0)
     where = torch.device(str(device))
     model: Model = build_structure({"model": recipe}, classes=2).to(where).train()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from toolbox.builtins.augment import RandomViews, recolor
-from toolbox.builtins.geometry import affine_crop, random_box
+from toolbox.builtins.geometry import crop_affine, draw_box
 
 EVERYTHING = {"rotate": 20, "shear": 10, "color": 0.4, "gray": 0.2, "blur": 0.5, "erase": 0.5}
 
@@ -71,7 +71,7 @@ def test_the_image_itself_is_not_changed():
 def test_boxes_keep_their_share_and_shape():
     random.seed(0)
     for _ in range(500):
-        left, top, right, bottom = random_box((100, 80), (0.1, 0.3), (0.5, 2.0))
+        left, top, right, bottom = draw_box((100, 80), (0.1, 0.3), (0.5, 2.0))
         assert 0 <= left < right <= 100
         assert 0 <= top < bottom <= 80
         width, height = right - left, bottom - top
@@ -84,13 +84,13 @@ def test_no_randomness_left_gives_the_image_or_its_mirror():
     for flip, expected in ((0.0, image), (1.0, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
         view = RandomViews(scale=(1, 1), ratio=(1, 1), flip=flip)(image, (32, 32))
         assert np.array_equal(view, expected)
-        assert np.array_equal(affine_crop(image, (0, 0, 32, 32), (32, 32), flip=bool(flip)), expected)
+        assert np.array_equal(crop_affine(image, (0, 0, 32, 32), (32, 32), flip=bool(flip)), expected)
 
 
 def test_one_transform_equals_crop_and_resize():
     image, box = picture(120, 90), (10.5, 20.0, 70.5, 65.0)
     resized = image.resize((40, 30), Image.Resampling.BICUBIC, box=box)
-    assert np.abs(values(affine_crop(image, box, (40, 30))) - values(resized)).mean() < 2
+    assert np.abs(values(crop_affine(image, box, (40, 30))) - values(resized)).mean() < 2
     other = image.resize((40, 30), Image.Resampling.BICUBIC, box=(30.5, 20.0, 90.5, 65.0))
     assert np.abs(values(other) - values(resized)).mean() > 8, "any crop would pass"
 
@@ -98,31 +98,31 @@ def test_one_transform_equals_crop_and_resize():
 def test_angles_turn_clockwise():
     image = picture(32, 32)
     for angle, turned in ((90, Image.Transpose.ROTATE_270), (180, Image.Transpose.ROTATE_180)):
-        view = affine_crop(image, (0, 0, 32, 32), (32, 32), angle=angle)
+        view = crop_affine(image, (0, 0, 32, 32), (32, 32), angle=angle)
         assert np.abs(values(view) - values(image.transpose(turned))).max() <= 1
 
 
 def test_shear_moves_rows_or_columns_apart():
     image = Image.new("RGB", (33, 33), "white")
     image.paste("black", (16, 0, 17, 33))
-    sheared = values(affine_crop(image, (0, 0, 33, 33), (33, 33), shear=(20, 0)))[..., 0]
+    sheared = values(crop_affine(image, (0, 0, 33, 33), (33, 33), shear=(20, 0)))[..., 0]
     darkest = sheared.argmin(axis=1)
     assert darkest[16] == 16
     assert abs(int(darkest[-1]) - int(darkest[0])) == pytest.approx(32 * np.tan(np.radians(20)), abs=1.5)
-    straight = values(affine_crop(image, (0, 0, 33, 33), (33, 33), shear=(0, 20)))[..., 0]
+    straight = values(crop_affine(image, (0, 0, 33, 33), (33, 33), shear=(0, 20)))[..., 0]
     assert (straight[8:24].argmin(axis=1) == 16).all()
 
 
 def test_fine_detail_is_averaged_before_a_rotation():
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 1), dtype=np.uint8).repeat(3, axis=2)
-    view = affine_crop(Image.fromarray(noise), (0, 0, 400, 400), (20, 20), angle=10)
+    view = crop_affine(Image.fromarray(noise), (0, 0, 400, 400), (20, 20), angle=10)
     assert values(view)[5:15, 5:15].std() < 15, "aliasing: single pixels were sampled"
 
 
 def test_outside_has_the_color_of_the_corners():
     image = Image.new("RGB", (64, 64), (200, 210, 220))
     image.paste("black", (20, 20, 44, 44))
-    view = affine_crop(image, (0, 0, 64, 64), (64, 64), angle=45)
+    view = crop_affine(image, (0, 0, 64, 64), (64, 64), angle=45)
     assert view.getpixel((0, 0)) == (200, 210, 220)
 
 

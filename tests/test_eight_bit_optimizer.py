@@ -91,7 +91,7 @@ def test_its_state_is_not_that_of_adamw(toy, monkeypatch):
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(libraries, "installed", lambda name: False)
+    monkeypatch.setattr(libraries, "is_installed", lambda name: False)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         AdamW8bit().build([{"params": [torch.nn.Parameter(torch.ones(2))]}], fused=False)
     with pytest.raises(ValueError, match="betas"):

@@ -386,13 +386,13 @@ COMMANDS = """
 FINE = "def run(argv):\n    print('ran', *argv)\n    return len(argv)"
 
 
-def install_command(site, namespace, name="count", target="fake_fine:run", files=None):
+def format_install_command(site, namespace, name="count", target="fake_fine:run", files=None):
     source = fake.module("'loss', 'L', 'm:L', 's'", COMMANDS.format(name, target).replace("'fine'", f"'{namespace}'"))
     site(namespace, source, {"fake_fine.py": FINE} | (files or {}))
 
 
 def test_a_command_runs_and_costs_nothing_before(site, capsys):
-    install_command(site, "acme")
+    format_install_command(site, "acme")
     names = [(command.name, command.state) for command in get_catalog().commands()]
     assert names[0][0] == "train"
     assert {("acme", "ready"), ("count", "ready")} <= set(names)
@@ -414,8 +414,8 @@ def test_a_command_runs_and_costs_nothing_before(site, capsys):
 
 
 def test_two_owners_of_a_command_are_both_named_and_neither_runs(site, capsys):
-    install_command(site, "acme")
-    install_command(site, "rival")
+    format_install_command(site, "acme")
+    format_install_command(site, "rival")
     text = message(get_catalog().command, "count")
     assert text.startswith("the command 'count' is declared by acme-dist 1.0 ")
     assert " and by rival-dist 1.0 " in text
@@ -432,7 +432,7 @@ def test_two_owners_of_a_command_are_both_named_and_neither_runs(site, capsys):
 
 
 def test_a_command_of_the_core_stays_its_own(site, capsys):
-    install_command(site, "acme", "train")
+    format_install_command(site, "acme", "train")
     assert get_catalog().command("train").target == "toolbox.cli.train:main"
     [taken] = [command for command in get_catalog().commands() if command.name == "train" and command.error]
     assert "belongs to the toolbox; it is declared by acme-dist 1.0 " in message(taken.load)
@@ -451,7 +451,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_command_that_cannot_be_imported_is_listed_and_does_no_harm(site, capsys, case):
     target, source, expected = BROKEN[case]
-    install_command(site, "acme", target=target, files={"fake_bad.py": source})
+    format_install_command(site, "acme", target=target, files={"fake_bad.py": source})
     code, out = listed(capsys)
     assert code == 0
     [line] = [line for line in out.splitlines() if line.startswith("broken")]
@@ -466,7 +466,7 @@ def test_a_command_that_cannot_be_imported_is_listed_and_does_no_harm(site, caps
 
 
 def test_what_only_an_import_shows_is_said_when_it_is_imported(site, capsys):
-    install_command(site, "acme", files={"fake_fine.py": "def run(argv): return 0\n1 / 0"})
+    format_install_command(site, "acme", files={"fake_fine.py": "def run(argv): return 0\n1 / 0"})
     assert listed(capsys)[0] == 0
     text = message(get_catalog().command("count").load)
     assert "of acme-dist 1.0 " in text

@@ -33,7 +33,7 @@ WAYS = {
     "int8": LinearQuantization(8, library="bitsandbytes"),
     "int8 torchao": LinearQuantization(8, library="torchao"),
 }
-if not libraries.installed("torchao"):  # optional: where it is installed, importing transformers logs its complaints
+if not libraries.is_installed("torchao"):  # optional: where it is installed, importing transformers logs its complaints
     del WAYS["int8 torchao"]
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 STEP = {"nf4": 0.17, "fp4": 0.2, "int8": 0.5 / 126}
@@ -318,7 +318,7 @@ def test_weights_that_are_not_finite_are_refused():
 
 
 def only(monkeypatch, *names):
-    monkeypatch.setattr(libraries, "installed", lambda name: name in names)
+    monkeypatch.setattr(libraries, "is_installed", lambda name: name in names)
 
 
 def test_8_bits_take_the_library_that_is_there(monkeypatch):
@@ -362,9 +362,9 @@ class Watch(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Watch())
 from toolbox.builtins.quantizing import libraries
 libraries.before_peft()
-libraries.bitsandbytes()
-if libraries.installed("torchao"):
-    libraries.torchao()
+libraries.import_bitsandbytes()
+if libraries.is_installed("torchao"):
+    libraries.import_torchao()
 assert "kernels" not in sys.modules
 """
 

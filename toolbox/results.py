@@ -60,12 +60,12 @@ class TrainResults(dict):
         """The table, in a notebook."""
         rows = self.table
         cells = [["", *list(rows[0])[1:]]] if rows else []
-        cells += [[text if isinstance(text, str) else _number(text) for text in row.values()] for row in rows]
+        cells += [[text if isinstance(text, str) else _format_number(text) for text in row.values()] for row in rows]
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in cells)
         return f"<table>{body}</table><p>{html.escape(str(self.report))}</p>"
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     from toolbox.engine.console import digits
 
     return "" if value is None else digits(value)

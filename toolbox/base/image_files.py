@@ -118,7 +118,7 @@ def find_images(
     endings = get_image_suffixes() if suffixes is None else frozenset(suffixes)
     key = (os.path.realpath(folder), endings, None if only is None else frozenset(only))
     cached = _cache.get(key)
-    if cached is not None and all(_stamp(path) == stamp for path, stamp in cached.stamps.items()):
+    if cached is not None and all(_read_stamp(path) == stamp for path, stamp in cached.stamps.items()):
         return cached
     _cache.pop(key, None)
     walk = _Walk(Path(folder), endings, only)
@@ -134,7 +134,7 @@ def find_images(
 _cache: dict[tuple[str, frozenset[str], frozenset[str] | None], ImageFiles] = {}
 
 
-def _stamp(folder: str) -> tuple[int, int]:
+def _read_stamp(folder: str) -> tuple[int, int]:
     """What changes when a file or folder comes into a folder, or leaves it."""
     try:
         status = os.stat(folder)
@@ -184,7 +184,7 @@ class _Walk:
     def _add_folder(self, prefix: str, real: str, only: Collection[str] | None = None) -> None:
         if real in self.stamps:  # by a link to a folder above it
             return
-        self.stamps[real] = _stamp(real)
+        self.stamps[real] = _read_stamp(real)
         self._prefix_of[real] = prefix
         with os.scandir(self.root / prefix) as entries:
             for entry in entries:

@@ -53,9 +53,9 @@ def read_label(value: Any, *, missing: Collection[str] = MISSING_LABELS) -> str 
     if value != value:
         return None
     if abs(value) == float("inf") or value != int(value):
-        raise ValueError(_not_whole(value))
+        raise ValueError(_explain_fraction(value))
     if isinstance(value, float) and abs(value) > _EXACT:
-        raise ValueError(_rounded(value))
+        raise ValueError(_explain_rounding(value))
     return str(int(value))
 
 
@@ -67,17 +67,17 @@ def _read_text(value: str, missing: Collection[str]) -> str | None:
         if whole := _WHOLE.fullmatch(text):
             return whole[1] if whole[1] != "-0" else "0"
         if _FRACTION.fullmatch(text):
-            raise ValueError(_not_whole(text))
+            raise ValueError(_explain_fraction(text))
         if _SCIENTIFIC.fullmatch(text):
-            raise ValueError(_rounded(text))
+            raise ValueError(_explain_rounding(text))
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def _not_whole(value: object) -> str:
+def _explain_fraction(value: object) -> str:
     return f"is {value}, and must be a whole number or a name: write names as text with a letter, such as 'x{value}'"
 
 
-def _rounded(value: object) -> str:
+def _explain_rounding(value: object) -> str:
     return f"is {value}, a number that was rounded, so that different ones may have become the same: write it as text"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Backbone
-from toolbox.builtins.linear_layers import linear_layers
+from toolbox.builtins.linear_layers import find_linear_layers
 from toolbox.builtins.quantizing import libraries
 from toolbox.builtins.quantizing.quantized_linear import QuantizedLinear
 
@@ -35,16 +35,16 @@ class Adapter:
 
     def parameter_names(self) -> set[str]:
         """Names of the adapter's parameters in `backbone.named_parameters()`."""
-        adapted = {id(parameter) for parameter in self._parameters().values()}
+        adapted = {id(parameter) for parameter in self._find_parameters().values()}
         return {name for name, parameter in self._backbone.named_parameters() if id(parameter) in adapted}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The content of peft's `adapter_model.safetensors`: its keys, with the present values (not copies)."""
-        return {key: parameter.detach() for key, parameter in self._parameters().items()}
+        return {key: parameter.detach() for key, parameter in self._find_parameters().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over the values of `state`. Raises ValueError, naming keys, unless keys and shapes are the same."""
-        parameters = self._parameters()
+        parameters = self._find_parameters()
         problems = [f"missing {key}" for key in sorted(parameters.keys() - state.keys())]
         problems += [f"unexpected {key}" for key in sorted(state.keys() - parameters.keys())]
         problems += [
@@ -65,7 +65,7 @@ class Adapter:
     def scale(self, factor: float) -> None:
         """Multiply what the adapter adds to its layers by `factor`, in place."""
         with torch.no_grad():
-            for key, parameter in self._parameters().items():
+            for key, parameter in self._find_parameters().items():
                 if ".lora_B." in key:
                     parameter.mul_(factor)
 
@@ -73,7 +73,7 @@ class Adapter:
     def off(self) -> Iterator[None]:
         """While the block runs the backbone is as it was without the adapter: its values and its names."""
         root = self._backbone.adapter_root()
-        layers = self._layers()
+        layers = self._find_layers()
         peft_config = root.__dict__.pop("peft_config", None)  # what peft notes on the module that it changed
         for name, layer in layers.items():
             root.set_submodule(name, layer.get_base_layer())
@@ -91,7 +91,7 @@ class Adapter:
         Raises ValueError for weights in fewer bits, which would lose most of it.
         """
         root = self._backbone.adapter_root()
-        layers = self._layers()
+        layers = self._find_layers()
         if any(isinstance(layer.get_base_layer(), QuantizedLinear) for layer in layers.values()):
             raise ValueError("an adapter cannot be put into quantised weights: it stays beside them.")
         for name, layer in layers.items():
@@ -100,7 +100,7 @@ class Adapter:
         root.__dict__.pop("peft_config", None)
         self._backbone.adapter = None
 
-    def _layers(self) -> dict[str, Any]:
+    def _find_layers(self) -> dict[str, Any]:
         """The layers with an adapter, peft's, by their names in `adapter_root()`."""
         from peft.tuners.lora import LoraLayer
 
@@ -118,7 +118,7 @@ class Adapter:
         config.target_modules = sorted(config.target_modules or ())  # a set has another order in every process
         config.save_pretrained(str(folder))
 
-    def _parameters(self) -> dict[str, nn.Parameter]:
+    def _find_parameters(self) -> dict[str, nn.Parameter]:
         root = self._backbone.adapter_root()
         return {
             _PREFIX + name.replace(f".{_NAME}.", "."): parameter
@@ -158,7 +158,7 @@ def inject(backbone: Backbone, rank: int, alpha: float, dropout: float, targets:
 
 def _choose_layers(backbone: Backbone, targets: list[str] | None) -> list[str]:
     """Names, within `adapter_root()`, of the linear layers to adapt."""
-    inside = linear_layers(backbone)
+    inside = find_linear_layers(backbone)
     within = {id(module): name for name, module in backbone.adapter_root().named_modules()}
     available = [within[id(module)] for module in inside if id(module) in within]
     leaves = sorted({name.rpartition(".")[2] for name in available})

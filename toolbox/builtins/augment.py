@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageFilter
 
 from toolbox.base import Augment
-from toolbox.builtins.geometry import Box, affine_crop, random_box
+from toolbox.builtins.geometry import Box, crop_affine, draw_box
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's own conversion to gray
 
@@ -72,10 +72,10 @@ class RandomViews(Augment):
     def __call__(self, image: Image.Image, size: tuple[int, int]) -> Image.Image | list[Image.Image]:
         if image.mode != "RGB":
             image = image.convert("RGB")
-        views = [self._view(image, size) for _ in range(self.views)]
+        views = [self._make_view(image, size) for _ in range(self.views)]
         return views if self.views > 1 else views[0]
 
-    def _view(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    def _make_view(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         view = self._crop(image, size)
         if self.color or self.gray:
             view = self._recolor(view)
@@ -83,18 +83,18 @@ class RandomViews(Augment):
             view = view.filter(ImageFilter.GaussianBlur(random.uniform(0.1, 2.0) * min(size) / 224))
         if self.erase and random.random() < self.erase:
             color = tuple(random.choices(range(256), k=3))
-            left, top, right, bottom = random_box(view.size, (0.02, 0.33), (0.3, 1 / 0.3))
+            left, top, right, bottom = draw_box(view.size, (0.02, 0.33), (0.3, 1 / 0.3))
             view.paste(color, (math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
         return view
 
     def _crop(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         height, width = size
-        box: Box = random_box(image.size, self.scale, self.ratio)
+        box: Box = draw_box(image.size, self.scale, self.ratio)
         flip = random.random() < self.flip
         if self.rotate or self.shear:
             angle = random.uniform(-self.rotate, self.rotate)
             shear = random.uniform(-self.shear, self.shear), random.uniform(-self.shear, self.shear)
-            return affine_crop(image, box, (width, height), flip=flip, angle=angle, shear=shear)
+            return crop_affine(image, box, (width, height), flip=flip, angle=angle, shear=shear)
         view = image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else view
 

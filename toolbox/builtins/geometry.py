@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, with fractions."""
 
 
-def random_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
+def draw_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
     """A random part of an image (Szegedy et al., "Going Deeper with Convolutions", CVPR 2015).
 
     - `size`: (width, height) of the image.
@@ -31,7 +31,7 @@ def random_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[f
     return left, top, min(left + box_width, width), min(top + box_height, height)
 
 
-def affine_crop(
+def crop_affine(
     image: Image.Image,
     box: Box,
     size: tuple[int, int],
@@ -49,7 +49,7 @@ def affine_crop(
 
     Outside the image the result has the mean color of the image's corners.
     """
-    fill = _corner_color(image)
+    fill = _average_corners(image)
     factor = max(1, math.floor(min((box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1])))
     if factor > 1:
         # A bicubic transform reads 4 x 4 pixels wherever it samples: a finer image must be averaged first.
@@ -68,7 +68,7 @@ def affine_crop(
     return image.transform(size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC, fillcolor=fill)
 
 
-def _corner_color(image: Image.Image) -> tuple[int, ...]:
+def _average_corners(image: Image.Image) -> tuple[int, ...]:
     right, bottom = image.width - 1, image.height - 1
     corners = [image.getpixel(corner) for corner in ((0, 0), (right, 0), (0, bottom), (right, bottom))]
     return tuple(sum(channel) // 4 for channel in zip(*corners, strict=True))

@@ -7,7 +7,7 @@ from torch import nn
 from toolbox.base import Backbone
 
 
-def linear_layers(backbone: Backbone) -> list[nn.Linear]:
+def find_linear_layers(backbone: Backbone) -> list[nn.Linear]:
     """Linear layers inside `layers()`, less those whose weights torch's fused modules read past the layer."""
     modules = [module for layer in backbone.layers() for module in layer.modules()]
     fused = {

@@ -51,7 +51,7 @@ class AdamW8bit(AdamW):
     shardable = False
 
     def build(self, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-        return libraries.bitsandbytes().optim.AdamW8bit(
+        return libraries.import_bitsandbytes().optim.AdamW8bit(
             groups, lr=self.lr, weight_decay=self.weight_decay, betas=self.betas, eps=self.eps
         )
 

@@ -76,12 +76,12 @@ class BackboneTuning(Tune):
         elif self.mode == "full":
             backbone.requires_grad_(True)
         elif self.mode == "last":
-            _train_only(backbone, _last(backbone, self.last))
+            _train_only(backbone, _list_last(backbone, self.last))
         else:
             _train_only(backbone, inject(backbone, self.rank, self.alpha, self.dropout, self.targets).parameter_names())
 
 
-def _last(backbone: Backbone, count: int) -> set[str]:
+def _list_last(backbone: Backbone, count: int) -> set[str]:
     """Names of the parameters in the last `count` blocks and after them."""
     layers = backbone.layers()
     if count > len(layers):

@@ -89,7 +89,7 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
     from toolbox.inference.image_sources import find_image_sources
 
     load_plugins(arguments.plugin)
-    if _means_images(arguments.config):
+    if _is_image_source(arguments.config):
         limit_images(apply_changes({}, arguments.cfg_options))
         splits: dict[str, Dataset] = {"images": find_image_sources(arguments.config)}
     else:
@@ -113,7 +113,7 @@ def _read_fingerprints(arguments: argparse.Namespace, workers: int) -> list[Fing
     return fingerprints
 
 
-def _means_images(name: str) -> bool:
+def _is_image_source(name: str) -> bool:
     """Whether a command's argument is a folder of images, an image, or a list, and no recipe and no run."""
     from toolbox.engine.checkpoint.run_folder import holds_run
 

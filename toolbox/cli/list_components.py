@@ -57,7 +57,7 @@ def _list_components(options: argparse.Namespace) -> int:
     commands = [command.try_import() for command in installed.commands()] if options.strict else installed.commands()
     states = [plugin.state for plugin in installed.plugins] + [command.state for command in commands]
     bad = not {"broken", "conflict"}.isdisjoint(states) or installed.problems
-    code = code or (1 if options.strict and (bad or installed.kinds.conflicts()) else 0)
+    code = code or (1 if options.strict and (bad or installed.kinds.describe_conflicts()) else 0)
 
     entries = (
         installed.find(options.kind) if options.name is None else find_entries(installed, options.name, options.kind)
@@ -123,7 +123,7 @@ def _make_record(installed: Catalog, entries: list[ComponentEntry], commands: li
         ],
         "kinds": [
             {"name": kind.name, "target": kind.target, "summary": kind.summary, "namespace": owner.namespace}
-            for kind, owner in installed.kinds.declared()
+            for kind, owner in installed.kinds.list_declared()
         ],
         "commands": [
             {
@@ -155,7 +155,7 @@ def _list_unusable(installed: Catalog, commands: list[CommandEntry]) -> list[tup
     plugins = [plugin for plugin in installed.plugins if plugin.state != "ready"]
     plugins.sort(key=lambda plugin: (ORDER.index(plugin.state), plugin.namespace))
     rows = [(p.state, p.namespace, f"{' '.join(p.reason.split())}  [{p.owner}]") for p in plugins]
-    rows += [("conflict", f"kind {name}", why) for name, why in installed.kinds.conflicts().items()]
+    rows += [("conflict", f"kind {name}", why) for name, why in installed.kinds.describe_conflicts().items()]
     rows += [(c.state, f"command {c.name}", f"{c.error}  [{c.plugin.owner}]") for c in commands if c.error]
     rows += [("uninstalled", f.distribution, f"{f.reason}: {f.command}") for f in find_uninstalled()]
     return rows + [

@@ -12,7 +12,7 @@ from unittest import mock
 
 from toolbox.config.mmengine_config import Config, ConfigDict
 from toolbox.config.overrides import apply_overrides
-from toolbox.config.places import Places, base_names
+from toolbox.config.places import Places, read_base_names
 from toolbox.config.recipes import find_base, find_recipe, suggest_recipes
 from toolbox.config.references import resolve
 from toolbox.errors import ToolboxError
@@ -219,7 +219,7 @@ def _check_chain(file: Path, visited: tuple[Path, ...]) -> None:
                 "`with read_base()` is not supported.", where=f"{file}:{node.lineno}", hint="Use `_base_ = ['...py']`."
             )
     try:
-        bases = base_names(tree)
+        bases = read_base_names(tree)
     except ValueError:
         raise ToolboxError("`_base_` must be a literal list of file names.", where=str(file)) from None
     line = next((n.lineno for n in tree.body if isinstance(n, ast.Assign) and "_base_" in ast.dump(n.targets[0])), 1)

@@ -21,7 +21,7 @@ class Places:
         assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
         values = {t.id: node.value for node in assignments for t in node.targets if isinstance(t, ast.Name)}
         self.files.append((_shorten_path(path), values))
-        for base in base_names(tree):
+        for base in read_base_names(tree):
             self._read(find_base(path, base))
 
     def find(self, key: str) -> str:
@@ -41,7 +41,7 @@ class Places:
         return [path for key, node in keys for path, name in _list_names(node, key) if name == helper]
 
 
-def base_names(tree: ast.Module) -> list[str]:
+def read_base_names(tree: ast.Module) -> list[str]:
     """The entries of `_base_` in a parsed recipe."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "_base_" for t in node.targets):

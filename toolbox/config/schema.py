@@ -32,7 +32,7 @@ class Key:
     optional: bool = False
 
 
-def _loader(*, train: bool) -> dict[str, Key]:
+def _make_loader_keys(*, train: bool) -> dict[str, Key]:
     keys = {
         "dataset": Key("Where the items come from.", kind="dataset", default=REQUIRED),
         "batch_size": Key(
@@ -75,13 +75,15 @@ PART = {
 
 TOP_LEVEL: dict[str, Key] = {
     "model": Key("The training objective with its backbone, head and loss.", kind="model", default=REQUIRED),
-    "train_dataloader": Key("The training data.", keys=_loader(train=True)),
+    "train_dataloader": Key("The training data.", keys=_make_loader_keys(train=True)),
     "val_dataloader": Key(
-        "The validation data, on which the best checkpoint is chosen.", keys=_loader(train=False), optional=True
+        "The validation data, on which the best checkpoint is chosen.",
+        keys=_make_loader_keys(train=False),
+        optional=True,
     ),
     "val_evaluator": Key("Metrics on the validation data.", kind="metric", many=True),
     "test_dataloader": Key(
-        "The test data, evaluated before and after training only.", keys=_loader(train=False), optional=True
+        "The test data, evaluated before and after training only.", keys=_make_loader_keys(train=False), optional=True
     ),
     "test_evaluator": Key("Metrics on the test data.", kind="metric", many=True),
     "features": Key(

@@ -79,13 +79,13 @@ def export(
     parts = backbones(model)
     whole = writes_itself(model)
     _check_parts(parts, merge, whole)
-    pixels = {path: _pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
+    pixels = {path: _draw_pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
     if onnx:
         try:
             model.prepare_export()
         except ValueError as error:
             raise ToolboxError(f"This model cannot become model.onnx: {error}.", hint="Or leave onnx out.") from error
-    with new_folder(target, hint="Free some space, or choose another folder.") as folder, _disk():
+    with new_folder(target, hint="Free some space, or choose another folder.") as folder, _explain_full_disk():
         if classes is not None:
             (folder / "classes.json").write_text(json.dumps(classes, indent=0) + "\n", encoding="utf-8")
         if whole:
@@ -117,7 +117,7 @@ def _export_parts(
     """Write each backbone and what is left of the model; returns the parts, and the differences that were found."""
     with torch.no_grad():
         tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
-    lines, why_not = _embedding_lines(model, parts)
+    lines, why_not = _write_embedding_lines(model, parts)
     predicted = _predict(model, parts, pixels) if lines else {}
     head = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
     if model.closed_set and lines:  # a probe has many more heads than the one that it predicts by
@@ -158,7 +158,7 @@ def _export_parts(
 
 
 @contextmanager
-def _disk() -> Iterator[None]:
+def _explain_full_disk() -> Iterator[None]:
     """What safetensors makes of a full disk becomes the OSError that it was."""
     try:
         yield
@@ -197,7 +197,7 @@ def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
         raise ToolboxError("There is no adapter to merge: all weights were trained.", hint="Leave merge out.")
 
 
-def _pixels(backbone: Backbone) -> Tensor:
+def _draw_pixels(backbone: Backbone) -> Tensor:
     size = backbone.preprocess().size
     assert size is not None, "an encoder of images has a size"
     height, width = size
@@ -209,7 +209,7 @@ def _predict(model: Model, parts: dict[str, Backbone], pixels: dict[str, Tensor]
         return onnx_file.Predict(model, list(model.inputs))(*assign_pixels(model, parts, pixels).values())
 
 
-def _embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str], str]:
+def _write_embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[list[str], str]:
     """The lines from tokens to an embedding; none where there are none, and why."""
     if len(parts) > 1 or len(model.inputs) > 1:
         return [], f"{type(model).__name__} has several backbones"

@@ -83,7 +83,7 @@ def write_readme(
         f"Trained with vision-encoder-toolbox; exported from {origin['checkpoint']}, step {origin['step']}.",
     ]
     for part in parts:
-        text += _section(part, embedding, classes is not None)
+        text += _write_section(part, embedding, classes is not None)
     if predictor:
         text.append(f"The classes are told by {predictor}.")
     if why_not and not onnx:
@@ -104,7 +104,7 @@ def write_readme(
     (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
-def _section(part: ExportedPart, embedding: list[str], named: bool) -> list[str]:
+def _write_section(part: ExportedPart, embedding: list[str], named: bool) -> list[str]:
     exported, text = part.exported, []
     if part.folder != ".":
         text.append(f"## {part.folder}")

@@ -83,7 +83,7 @@ def write(
         for count in (1, 3):  # sizes that it was not traced with
             more = [torch.cat([value, value.flip(0) / 2])[:count] for value in values]
             expected = predict(*more)
-            answers = _answer(session, names, more)
+            answers = _run_session(session, names, more)
             for name in names:
                 what = f"{name} of {count} image{'s' * (count > 1)} by onnxruntime"
                 theirs = torch.from_numpy(answers[name])
@@ -100,7 +100,7 @@ def _add_metadata(file: Path, classes: list[str]) -> None:
     onnx.save(model, str(file))
 
 
-def _answer(session: Any, names: list[str], values: list[Tensor]) -> dict[str, Any]:
+def _run_session(session: Any, names: list[str], values: list[Tensor]) -> dict[str, Any]:
     fed = {item.name: value.numpy() for item, value in zip(session.get_inputs(), values, strict=True)}
     try:
         return dict(zip(names, session.run(names, fed), strict=True))

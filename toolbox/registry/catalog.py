@@ -16,7 +16,7 @@ from warnings import warn
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Component, Device
-from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, install_command, list_unusable
+from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, list_unusable
 from toolbox.registry.commands import CommandEntry, list_commands
 from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
 from toolbox.registry.kinds import Kinds
@@ -105,8 +105,8 @@ class Catalog:
             if plugin.state == "ready":
                 return plugin
         for plugin in sorted(owners, key=lambda p: ("broken", "conflict", "disabled", "interface").index(p.state)):
-            raise _unusable(plugin) from plugin.error
-        raise self._unknown_namespace(namespace, hint)
+            raise _explain_unusable(plugin) from plugin.error
+        raise self._explain_unknown(namespace, hint)
 
     def get(self, fullname: str, kind: str | None = None, *, where: str = "") -> ComponentEntry:
         """The entry called `fullname`, without an import.
@@ -155,7 +155,7 @@ class Catalog:
         original exception is chained.
         """
         entry = self.get(fullname, kind, where=where)
-        return _import_class(entry, self.kinds.base_class(entry.kind, where), where)
+        return _import_class(entry, self.kinds.import_base(entry.kind, where), where)
 
     def commands(self) -> list[CommandEntry]:
         """The sub-commands of the console command, the core's first; also those that cannot run, with their `error`."""
@@ -247,14 +247,14 @@ class Catalog:
                 return f"Did you mean {fullnames[near[0]]!r}?"
         return ""
 
-    def _unknown_namespace(self, namespace: str, hint: str) -> ToolboxError:
+    def _explain_unknown(self, namespace: str, hint: str) -> ToolboxError:
         message = f"there is no plugin {namespace!r} here."
         for folder in find_uninstalled():
             if namespace in folder.namespaces:
                 return ToolboxError(message, hint=f"It is in this checkout, not installed. Try: {folder.command}")
         if namespace in IN_REPOSITORY:
-            hint = f"It is {CORE}-{namespace}, of the toolbox's repository. Try there: {install_command(namespace)}"
-            return ToolboxError(message, hint=hint)
+            where = f"It is {CORE}-{namespace}, of the toolbox's repository."
+            return ToolboxError(message, hint=f"{where} Try there: {format_install_command(namespace)}")
         names = sorted({plugin.namespace for plugin in self.plugins})
         return ToolboxError(message, hint=suggest_nearest(namespace, names) or hint or list_names("Plugins", names))
 
@@ -335,7 +335,7 @@ def _import_class(entry: ComponentEntry, base: type, where: str) -> type:
     return value
 
 
-def _unusable(plugin: Plugin) -> ToolboxError:
+def _explain_unusable(plugin: Plugin) -> ToolboxError:
     if plugin.state == "broken":
         return ToolboxError(f"the plugin {plugin.namespace!r} of {plugin.owner} is broken: {plugin.reason}.")
     if isinstance(plugin.error, ToolboxError):

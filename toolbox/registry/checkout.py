@@ -50,12 +50,12 @@ def find_uninstalled(root: Path | None = None) -> list[PluginFolder]:
             folders.append(PluginFolder(file.parent, file.parent.name, (), reason, f"mend {file}"))
             continue
         declared = dict(project.get("entry-points", {}).get(GROUP, {}))
-        if declared and (reason := _difference(name, declared)):
-            folders.append(PluginFolder(file.parent, name, tuple(declared), reason, _command(file.parent)))
+        if declared and (reason := _describe_difference(name, declared)):
+            folders.append(PluginFolder(file.parent, name, tuple(declared), reason, _format_command(file.parent)))
     return folders
 
 
-def install_command(namespace: str) -> str:
+def format_install_command(namespace: str) -> str:
     """How to install one of the repository's own plugins."""
     return f"pip install ./plugins/{namespace}"
 
@@ -63,13 +63,13 @@ def install_command(namespace: str) -> str:
 def list_unusable(states: Mapping[str, str]) -> list[str]:
     """The repository's own plugins that are not ready, each with why; `states`: those of the installed ones."""
     return [
-        f"{namespace} ({states.get(namespace) or 'not installed: ' + install_command(namespace)})"
+        f"{namespace} ({states.get(namespace) or 'not installed: ' + format_install_command(namespace)})"
         for namespace in IN_REPOSITORY
         if states.get(namespace) != "ready"
     ]
 
 
-def _difference(name: str, declared: dict[str, str]) -> str:
+def _describe_difference(name: str, declared: dict[str, str]) -> str:
     try:
         metadata = distribution(name)
     except PackageNotFoundError:
@@ -81,7 +81,7 @@ def _difference(name: str, declared: dict[str, str]) -> str:
     return f"installed with other entry points ({', '.join(changed)})"
 
 
-def _command(folder: Path) -> str:
+def _format_command(folder: Path) -> str:
     relative = os.path.relpath(folder)
     path = str(folder) if relative.startswith("..") else "." if relative == "." else f"./{Path(relative).as_posix()}"
     return f"pip install {path}" if re.fullmatch(r"[\w./+-]+", path) else f'pip install "{path}"'

@@ -73,36 +73,38 @@ class Plugin:
 def discover() -> tuple[list[Plugin], list[Problem]]:
     """Every installed plugin, `core` first and the others by namespace, and what is wrong with TOOLBOX_PLUGINS."""
     entries, others, problems = _read_entry_points()
-    names = {key for entry in entries for key in (entry.name, _distribution(entry)[0])}
+    names = {key for entry in entries for key in (entry.name, _identify_distribution(entry)[0])}
     allows, mistakes = _read_switch(os.environ.get(VARIABLE, ""), names)
 
     plugins = []
     for namespace in sorted({entry.name for entry in entries}, key=lambda name: (name != "core", name)):
         owners = []
         for entry in (entry for entry in entries if entry.name == namespace):
-            if allows(namespace, _distribution(entry)[0]):
+            if allows(namespace, _identify_distribution(entry)[0]):
                 owners.append(entry)
             else:
                 error = ToolboxError(f"switched off by {VARIABLE}={os.environ[VARIABLE]}")
-                plugins.append(_unloaded(entry, "disabled", error))
+                plugins.append(_describe_entry(entry, "disabled", error))
         if namespace == "core":
-            plugins += [_refuse_core(_unloaded(entry, "ready")) for entry in owners if not _is_core(entry)]
+            plugins += [_refuse_core(_describe_entry(entry, "ready")) for entry in owners if not _is_core(entry)]
             owners = [entry for entry in owners if _is_core(entry)]
         if len(owners) == 1:
-            plugins.append(load_plugin(_unloaded(owners[0], "ready"), partial(import_module, owners[0].module)))
+            plugins.append(load_plugin(_describe_entry(owners[0], "ready"), partial(import_module, owners[0].module)))
         elif owners:
-            plugins += _conflict(namespace, [_unloaded(entry, "conflict") for entry in owners])
+            plugins += _refuse_all(namespace, [_describe_entry(entry, "conflict") for entry in owners])
     for entry in others:
         target = entry.group.rpartition("v")[2]
         error = ToolboxError(f"targets interface {target}, this toolbox has {INTERFACE}")
-        plugins.append(_unloaded(entry, "interface", error))
+        plugins.append(_describe_entry(entry, "interface", error))
     return check_kinds(plugins), problems + mistakes
 
 
 def check_kinds(plugins: list[Plugin]) -> list[Plugin]:
     """`plugins`, in which those that have a component of a kind that no usable plugin declares are broken."""
     names = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
-    checked = [catch_plugin_error(partial(_check_kinds, plugin, names), _empty(plugin)) for plugin in plugins]
+    checked = [
+        catch_plugin_error(partial(_check_kinds, plugin, names), _strip_declarations(plugin)) for plugin in plugins
+    ]
     # A plugin that turns out broken takes the kinds that it declares away from others.
     return checked if checked == plugins else check_kinds(checked)
 
@@ -161,7 +163,7 @@ def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Probl
             problems.append(Problem(f"its entry points cannot be read: {describe_error(error)}", place))
             continue
         if entries:
-            every.setdefault(_distribution(entries[0])[0], entries)
+            every.setdefault(_identify_distribution(entries[0])[0], entries)
     usable, others = [], []
     for entries in every.values():
         names = {entry.name for entry in entries if entry.group == GROUP}
@@ -170,7 +172,7 @@ def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Probl
     return usable, sorted(others, key=lambda entry: (entry.name, entry.group)), problems
 
 
-def _distribution(entry: EntryPoint) -> tuple[str, str, str]:
+def _identify_distribution(entry: EntryPoint) -> tuple[str, str, str]:
     """(normalised name, version, metadata folder); broken metadata is no reason to fail."""
     name, version = "", ""
     with suppress(Exception):
@@ -203,8 +205,8 @@ def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool]
     return allows, problems
 
 
-def _unloaded(entry: EntryPoint, state: str, error: BaseException | None = None) -> Plugin:
-    distribution, version, path = _distribution(entry)
+def _describe_entry(entry: EntryPoint, state: str, error: BaseException | None = None) -> Plugin:
+    distribution, version, path = _identify_distribution(entry)
     return Plugin(entry.name, distribution, version, path, error=error, state=state, module_name=entry.module)
 
 
@@ -224,25 +226,25 @@ def load_plugin(plugin: Plugin, load_module: Callable[[], ModuleType], *, may_re
 
 
 def _is_core(entry: EntryPoint) -> bool:
-    return _distribution(entry)[0] == CORE
+    return _identify_distribution(entry)[0] == CORE
 
 
 def _refuse_core(plugin: Plugin) -> Plugin:
     """Nobody but the toolbox may own `core`: everything else would stop with it."""
     error = ToolboxError(f"the namespace 'core' belongs to {CORE}; it is claimed by {plugin.owner}.")
-    return replace(_empty(plugin), error=error, state="conflict")
+    return replace(_strip_declarations(plugin), error=error, state="conflict")
 
 
-def _empty(plugin: Plugin) -> Plugin:
+def _strip_declarations(plugin: Plugin) -> Plugin:
     return replace(plugin, components=(), kinds=(), commands=(), hook=None)
 
 
-def _conflict(namespace: str, owners: list[Plugin]) -> list[Plugin]:
+def _refuse_all(namespace: str, owners: list[Plugin]) -> list[Plugin]:
     error = ToolboxError(
         f"the namespace {namespace!r} is claimed by " + " and by ".join(plugin.owner for plugin in owners) + ".",
         hint=f"Uninstall one, or leave it out: {VARIABLE}=-{owners[-1].distribution}",
     )
-    return [replace(_empty(plugin), error=error, state="conflict") for plugin in owners]
+    return [replace(_strip_declarations(plugin), error=error, state="conflict") for plugin in owners]
 
 
 def add_plugin(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
@@ -254,4 +256,4 @@ def add_plugin(plugins: list[Plugin], newcomer: Plugin) -> list[Plugin]:
         return [*plugins, newcomer]
     if newcomer.namespace == "core":
         return [*plugins, _refuse_core(newcomer)]
-    return [p for p in plugins if p not in rivals] + _conflict(newcomer.namespace, [*rivals, newcomer])
+    return [p for p in plugins if p not in rivals] + _refuse_all(newcomer.namespace, [*rivals, newcomer])

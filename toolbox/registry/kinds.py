@@ -30,11 +30,11 @@ class Kinds:
                 self._declared.setdefault(kind.name, []).append((kind, plugin))
         self.names = list(self._declared)
 
-    def declared(self) -> list[tuple[Kind, Plugin]]:
+    def list_declared(self) -> list[tuple[Kind, Plugin]]:
         """The kinds of plugins, each with its owner; a name that is declared twice is there twice."""
         return [(kind, owner) for owners in self._declared.values() for kind, owner in owners if owner is not None]
 
-    def conflicts(self) -> dict[str, str]:
+    def describe_conflicts(self) -> dict[str, str]:
         """{kind: why it cannot be used} of those that several plugins declare, all of them named."""
         owners = {name: [owner.owner for _, owner in pairs if owner] for name, pairs in self._declared.items()}
         return {
@@ -51,9 +51,9 @@ class Kinds:
         owners = [owner for _, owner in self._declared[name] if owner is not None]
         if len(self._declared[name]) > 1:
             hint = f"Uninstall one, or leave it out: TOOLBOX_PLUGINS=-{owners[-1].namespace}"
-            raise ToolboxError(f"{self.conflicts()[name]}.", where=where, hint=hint)
+            raise ToolboxError(f"{self.describe_conflicts()[name]}.", where=where, hint=hint)
 
-    def base_class(self, name: str, where: str = "") -> type:
+    def import_base(self, name: str, where: str = "") -> type:
         """The abstract class of a kind, imported now. Raises ToolboxError as `check` does, or when it is no class."""
         self.check(name, where)
         [(kind, owner)] = self._declared[name]
@@ -70,7 +70,7 @@ class Kinds:
             if base.__module__.startswith("toolbox.base.") and base.__name__.lower() in KINDS:
                 return base.__name__.lower()
             package = base.__module__.partition(".")[0]
-            for kind, _ in self.declared():
+            for kind, _ in self.list_declared():
                 module = kind.target.partition(":")[0]
                 # A module that is not loaded, of another package, cannot hold `base`: no import is needed.
                 if (module in sys.modules or module.partition(".")[0] == package) and _has_class(kind, base):

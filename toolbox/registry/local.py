@@ -20,19 +20,19 @@ def load_local(path_or_module: str) -> Plugin:
     - `path_or_module`: a Python file (it ends in .py or holds a path separator), or the name of an importable
       module; modules in the current folder are importable.
 
-    Its namespace is the module's attribute `namespace` if it has one, else `default_namespace` of its name. The file's
+    Its namespace is the module's attribute `namespace` if it has one, else `derive_namespace` of its name. The file's
     folder joins sys.path, so that `target="my_file:MyLoss"` and its neighbours can be imported, also in the worker
     processes of a data loader. Nothing is raised: the plugin carries its error.
     """
     path_or_module = os.path.expanduser(path_or_module)
     is_file = path_or_module.endswith(".py") or "/" in path_or_module or os.sep in path_or_module
-    name = Path(path_or_module).stem if is_file else default_namespace(path_or_module)
+    name = Path(path_or_module).stem if is_file else derive_namespace(path_or_module)
     plugin = Plugin(name, path=os.path.abspath(path_or_module) if is_file else path_or_module)
     load_module = partial(_import_file, Path(plugin.path)) if is_file else partial(_import_module, path_or_module)
     return load_plugin(plugin, load_module, may_rename=True)
 
 
-def default_namespace(module_name: str) -> str:
+def derive_namespace(module_name: str) -> str:
     """The last part of a module's name; of a module called `plugin` its package's: `toolbox_acme.plugin` is `acme`."""
     package, _, last = module_name.rpartition(".")
     return package.rpartition(".")[2].removeprefix("toolbox_") if last == "plugin" and package else last

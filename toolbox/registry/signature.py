@@ -107,10 +107,10 @@ def check_plain(value: Any, parameter: Parameter, where: str) -> list[Problem]:
     Without this the constructor would get the plain dict. The annotation is the class of a kind whose plugin is
     switched off or broken, or that its plugin does not declare.
     """
-    classes = [] if parameter.kind_of_component else _plain_classes(parameter.annotation)
+    classes = [] if parameter.kind_of_component else _list_plain_classes(parameter.annotation)
     names_component = any(
         isinstance(item, Mapping) and isinstance(item.get("type"), str) and "." in item["type"]
-        for item in _items(value)
+        for item in _list_items(value)
     )
     if not classes or not names_component:
         return []
@@ -122,7 +122,7 @@ def check_plain(value: Any, parameter: Parameter, where: str) -> list[Problem]:
     return [Problem(message, where, hint or "The hook toolbox_kinds of the plugin that has this class declares it.")]
 
 
-def _plain_classes(annotation: Any) -> list[Any]:
+def _list_plain_classes(annotation: Any) -> list[Any]:
     """The classes of an annotation that are none of Python's own; none where a plain dict may be meant."""
     if isinstance(annotation, str):
         words = re.findall(r"\w+", annotation)
@@ -135,10 +135,10 @@ def _plain_classes(annotation: Any) -> list[Any]:
         return [annotation] if is_own and not {dict, Mapping} & set(annotation.__mro__) else []
     if any(argument in (Any, object, dict) or typing.get_origin(argument) is dict for argument in arguments):
         return []
-    return [cls for argument in arguments for cls in _plain_classes(argument)]
+    return [cls for argument in arguments for cls in _list_plain_classes(argument)]
 
 
-def _items(value: Any) -> list[Any]:
+def _list_items(value: Any) -> list[Any]:
     if isinstance(value, Mapping) and "type" not in value:
         return list(value.values())
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -46,7 +46,7 @@ def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tu
     - `recipe`: as its config.py says; `results`: what train_results.json holds, "data" with its counts among it, and
       "chosen", the settings that metrics chose.
     """
-    facts = [("encoder", text) for text in dict.fromkeys(_describe_encoder(part) for part in _backbones(recipe))]
+    facts = [("encoder", text) for text in dict.fromkeys(_describe_encoder(part) for part in _find_backbones(recipe))]
     facts += [("data", text) for text in _describe_data(recipe, results)]
     if isinstance(recipe.get("load_from"), str):
         facts.append(("started from", recipe["load_from"]))
@@ -59,13 +59,13 @@ def list_facts(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> list[tu
     return facts
 
 
-def _backbones(value: Any) -> Iterator[Mapping[str, Any]]:
+def _find_backbones(value: Any) -> Iterator[Mapping[str, Any]]:
     """The components in slots whose name says backbone, in any depth of a recipe's model."""
     for key, item in value.items() if isinstance(value, Mapping) else ():
         if "backbone" in str(key) and isinstance(item, Mapping) and "type" in item:
             yield item
         elif key == "model" or isinstance(item, Mapping):
-            yield from _backbones(item)
+            yield from _find_backbones(item)
 
 
 def _describe_encoder(backbone: Mapping[str, Any]) -> str:

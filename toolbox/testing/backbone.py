@@ -146,7 +146,7 @@ def _check_abilities(make: Callable[[], Backbone], inputs: Any, features: Featur
         )
     if "mask" in backbone.abilities:
         with torch.no_grad():
-            mask = _mask(features)
+            mask = _make_mask(features)
             require(
                 not is_close(backbone(inputs, mask=mask).tokens, backbone(inputs, mask=~mask).tokens),
                 f"{name} declares 'mask': another mask must give other tokens.",
@@ -163,7 +163,7 @@ def _check_gradients(backbone: Backbone, inputs: Any, features: Features, name: 
     """Every trainable parameter learns; checkpointing, where it is offered, changes no gradient."""
     backbone.eval()  # dropped paths would leave parameters without a gradient by chance
     weight = torch.randn(features.tokens.shape, generator=torch.Generator().manual_seed(0))
-    mask = {"mask": _mask(features)} if "mask" in backbone.abilities else {}
+    mask = {"mask": _make_mask(features)} if "mask" in backbone.abilities else {}
 
     def gradients() -> dict[str, Tensor]:
         backbone.zero_grad()
@@ -216,7 +216,7 @@ def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
     require(exported.prefix == features.prefix, f"{name}.export: prefix must be that of its features.")
 
 
-def _mask(features: Features) -> Tensor:
+def _make_mask(features: Features) -> Tensor:
     """(B, h * w) bool: every second patch."""
     patches = features.tokens.shape[1] - features.prefix
     return (torch.arange(patches) % 2 == 0).expand(len(features.tokens), -1)

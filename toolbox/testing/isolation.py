@@ -10,7 +10,7 @@ from types import ModuleType
 
 from toolbox.registry.catalog import Catalog, swap_catalog
 from toolbox.registry.discovery import CORE, Plugin, load_plugin
-from toolbox.registry.local import default_namespace, load_local
+from toolbox.registry.local import derive_namespace, load_local
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def isolated_catalog(*plugin_modules: ModuleType | str, core: bool = True) -> It
             catalog.add(load_local(item))
             continue
         name = item if isinstance(item, str) else item.__name__
-        plugin = Plugin(default_namespace(name), path=name)
+        plugin = Plugin(derive_namespace(name), path=name)
         load_module = partial(import_module, name) if isinstance(item, str) else lambda module=item: module
         catalog.add(load_plugin(plugin, load_module, may_rename=True))
     old = swap_catalog(catalog)

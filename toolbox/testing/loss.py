@@ -37,7 +37,9 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
         loss.connect(dim, ROWS)
         return loss
 
-    ways = {way: arguments for way, arguments in _ways(connected(), dim).items() if _accepts(connected(), arguments)}
+    ways = {
+        way: arguments for way, arguments in _make_ways(connected(), dim).items() if _accepts(connected(), arguments)
+    }
     require(ways, f"{name} must accept labels, or pairs of embeddings without labels; it refuses both.")
     for way, arguments in ways.items():
         loss = connected()
@@ -53,7 +55,7 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
             _check_teacher(loss, arguments, f"{name} with {way}")
         require(set(loss.state_dict()) == names, f"{name}: parameters belong into __init__ or connect, not forward.")
         check_registered(loss, name)
-        check_state_dict(loss, connected(), partial(_value, arguments=arguments), name)
+        check_state_dict(loss, connected(), partial(_compute_value, arguments=arguments), name)
     loss = connected()
     for arguments in ways.values():
         if any(p.requires_grad for p in loss.parameters()):
@@ -65,7 +67,7 @@ def check_loss(make: Callable[[], Loss], *, dim: int = 16) -> None:
         _check_odd_labels(connected(), ways["labels"], name)
 
 
-def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
+def _make_ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     shape = (ROWS, TOKENS, dim) if loss.reads_tokens else (ROWS, dim)
     embeddings = torch.randn(shape, generator=generator)
@@ -97,7 +99,7 @@ def _ways(loss: Loss, dim: int) -> dict[str, dict[str, Any]]:
     return ways
 
 
-def _value(loss: Loss, arguments: dict[str, Any]) -> Tensor:
+def _compute_value(loss: Loss, arguments: dict[str, Any]) -> Tensor:
     """The value without its gradient; the loss is left as it was, whatever it remembers of the batch."""
     state = {key: value.clone() for key, value in loss.state_dict().items()}
     with torch.no_grad():
@@ -135,7 +137,7 @@ def _check_precision(loss: Loss, arguments: dict[str, Any], name: str) -> None:
             for key, v in arguments.items()
         }
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            return _value(loss, cast)
+            return _compute_value(loss, cast)
 
     single, double = value(torch.float32), value(torch.float64)
     require(single.dtype == torch.float32, f"{name} of float32 embeddings must be float32, not {single.dtype}.")
@@ -154,7 +156,8 @@ def _check_permutation(loss: Loss, arguments: dict[str, Any], name: str) -> None
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(1))
     permuted = {key: None if value is None else value[order] for key, value in arguments.items()}
     require(
-        is_close(_value(loss, arguments), _value(loss, permuted)), f"{name} must not depend on the order of the rows."
+        is_close(_compute_value(loss, arguments), _compute_value(loss, permuted)),
+        f"{name} must not depend on the order of the rows.",
     )
 
 
@@ -164,13 +167,13 @@ def _check_shares(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     def part(rows: slice) -> tuple[float, float]:
         share = {key: value[rows] for key, value in arguments.items()}
         others = (share.get(key) for key in ("labels", "ref_embeddings", "ref_labels"))
-        return float(_value(loss, share)), float(loss.weigh(share["embeddings"], *others))
+        return float(_compute_value(loss, share)), float(loss.weigh(share["embeddings"], *others))
 
     parts = [part(slice(0, 5)), part(slice(5, ROWS))]
     total = sum(weight for _, weight in parts)
     mean = sum(value * weight for value, weight in parts) / total if total else 0.0
     require(
-        is_close(torch.tensor(mean), _value(loss, arguments).float()),
+        is_close(torch.tensor(mean), _compute_value(loss, arguments).float()),
         f"{name}: with gathers=False it must be a mean over rows, each with a term of its own, and weigh() what "
         "it divides by: two parts of a batch, weighted, gave another value than the whole.",
     )
@@ -181,7 +184,7 @@ def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
         key: nn.functional.pad(value, (0, 0, 0, 3)) if value.ndim == 3 else value for key, value in arguments.items()
     }
     require(
-        is_close(_value(loss, arguments), _value(loss, padded)),
+        is_close(_compute_value(loss, arguments), _compute_value(loss, padded)),
         f"{name}: tokens of zeros are padding and must change nothing.",
     )
 
@@ -189,7 +192,7 @@ def _check_padding(loss: Loss, arguments: dict[str, Any], name: str) -> None:
 def _check_teacher(loss: Loss, arguments: dict[str, Any], name: str) -> None:
     other = {key: value.flip(0) if key.endswith("teacher") else value for key, value in arguments.items()}
     require(
-        not is_close(_value(loss, arguments), _value(loss, other), 1e-6),
+        not is_close(_compute_value(loss, arguments), _compute_value(loss, other), 1e-6),
         f"{name} must depend on the teacher's embeddings; or set needs_teacher to False.",
     )
     teacher, embeddings = (arguments[key].clone().requires_grad_() for key in ("teacher", "embeddings"))

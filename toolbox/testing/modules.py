@@ -22,7 +22,7 @@ def check_pool(make: Callable[[], Pool]) -> None:
     name = type(pool).__name__
     require(isinstance(pool, Pool), f"{name} must be a subclass of toolbox.base.Pool.")
     pool.eval()
-    features = _features(pool.layers)
+    features = _make_features(pool.layers)
     pooled = pool(features)
     shape = (len(features.tokens), pool.dim(WIDTH))
     require(pooled.shape == shape, f"{name} must return (B, dim(D)) = {shape}, not {tuple(pooled.shape)}.")
@@ -64,7 +64,7 @@ def check_head(make: Callable[[], Head]) -> None:
         head.in_dim == WIDTH and isinstance(getattr(head, "out_dim", None), int),
         f"{name}.in_dim and out_dim must be known after connect.",
     )
-    features = _features()
+    features = _make_features()
     pooled: Tensor | Features = features.tokens[:, 0].clone()
     try:
         output = head(pooled)
@@ -82,7 +82,7 @@ def check_head(make: Callable[[], Head]) -> None:
     check_state_dict(head, connected(), lambda m: m(pooled).detach(), name)
 
 
-def _features(layers: int = 1) -> Features:
+def _make_features(layers: int = 1) -> Features:
     blocks = torch.randn(
         layers, 4, PREFIX + GRID[0] * GRID[1], WIDTH, generator=torch.Generator().manual_seed(0)
     ).unbind()
@@ -91,7 +91,7 @@ def _features(layers: int = 1) -> Features:
 
 def _check_padding(pool: Pool, name: str) -> None:
     """What stands in padding must not matter, whichever side it is on."""
-    tokens = _features().tokens
+    tokens = _make_features().tokens
     for side, padding in (("right", slice(5, None)), ("left", slice(None, 2))):
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool)
         valid[1:, padding] = False

@@ -126,7 +126,7 @@ def _check_kinds(plugin: Plugin) -> None:
     for kind in plugin.kinds:
         _check_summary(f"the kind {kind.name}", kind.summary)
         with _require_success(plugin.namespace):
-            cls = get_catalog().kinds.base_class(kind.name)
+            cls = get_catalog().kinds.import_base(kind.name)
         is_component = any(component.target == kind.target for component in plugin.components)
         require(
             is_component or inspect.isabstract(cls),

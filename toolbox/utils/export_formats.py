@@ -69,7 +69,7 @@ def save_timm(
     described = {
         **{key: value for key, value in cfg.items() if value is not None},
         "input_size": [3, *preprocess.size],
-        **_timm_images(preprocess),
+        **_describe_timm_images(preprocess),
         "num_classes": 0,
         "custom_load": False,
     }
@@ -106,7 +106,7 @@ def write_timm_code(
             raise ValueError(f"these are no keywords of timm's create_model: {', '.join(map(repr, named))}")
         more = "".join(f", {key}={value!r}" for key, value in named.items())
         load = f"model = timm.create_model({hub!r}, pretrained=True{more}).eval()"
-        settings = {"input_size": (3, height, width), **_timm_images(preprocess)}
+        settings = {"input_size": (3, height, width), **_describe_timm_images(preprocess)}
         images = f"transform = create_transform({', '.join(f'{key}={value!r}' for key, value in settings.items())})"
     return ExportedBackbone(
         library="timm",
@@ -130,7 +130,7 @@ def _on_images(library: str, preprocess: ImagePreprocess, more: str = "") -> str
     return _IMAGES.format(part=f"the centre, {preprocess.crop:g} of the sides of {part},", library=library, more=more)
 
 
-def _timm_images(preprocess: ImagePreprocess) -> dict[str, Any]:
+def _describe_timm_images(preprocess: ImagePreprocess) -> dict[str, Any]:
     return {
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop,

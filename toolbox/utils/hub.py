@@ -75,7 +75,7 @@ def snapshot(
     try:
         return get_folder(cached=False)
     except Exception as error:  # the client's network library, and with it the type of error, differs by version
-        raise OSError(steps(f"the download failed ({_short(error)})")) from error
+        raise OSError(steps(f"the download failed ({_shorten(error)})")) from error
 
 
 def format_download_steps(
@@ -129,7 +129,7 @@ def explain_unreachable(
         except hub.EntryNotFoundError:
             answer.append(None)  # a repository without that file: the download will tell what it has
         except Exception as error:
-            answer.append(f"{constants.ENDPOINT} gives no access ({_short(error)})")
+            answer.append(f"{constants.ENDPOINT} gives no access ({_shorten(error)})")
 
     # Name lookup obeys no timeout, so the request runs in a thread that may be abandoned.
     thread = threading.Thread(target=ask, daemon=True)
@@ -138,6 +138,6 @@ def explain_unreachable(
     return answer[0] if answer else f"{constants.ENDPOINT} did not answer within {DEADLINE:.0f} seconds"
 
 
-def _short(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     text = str(error).strip() or "no details"
     return f"{type(error).__name__}: {text.splitlines()[0][:150]}"

@@ -32,7 +32,7 @@ def find_nearest(
     k = min(k, len(gallery))
     cosines = queries.new_empty(len(queries), k)
     places = torch.empty(len(queries), k, dtype=torch.long, device=queries.device)
-    rows, columns = _chunks(queries, gallery, k + _SPARE, int(memory_mb * 2**20))
+    rows, columns = _choose_chunks(queries, gallery, k + _SPARE, int(memory_mb * 2**20))
     buffer = queries.new_empty(min(rows, len(queries)), columns)
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)
@@ -55,7 +55,7 @@ def find_nearest(
     return cosines, places.clamp_(max=len(gallery) - 1)
 
 
-def _chunks(queries: Tensor, gallery: Tensor, wide: int, budget: int) -> tuple[int, int]:
+def _choose_chunks(queries: Tensor, gallery: Tensor, wide: int, budget: int) -> tuple[int, int]:
     """How many queries and how many items of the gallery at a time keep within a budget in bytes."""
     size = queries.element_size()
     everything = -(-len(gallery) // 128) * 128

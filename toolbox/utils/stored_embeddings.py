@@ -47,8 +47,8 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
     if path.suffix not in KINDS:
         raise ValueError(f"{path} must end in {', '.join(KINDS)}")
     if path.suffix == ".parquet":
-        _pyarrow()
-    for file in [path, _beside(path)] if path.suffix == ".npy" else [path]:
+        _import_pyarrow()
+    for file in [path, _get_ids_path(path)] if path.suffix == ".npy" else [path]:
         check_file(file, overwrite=overwrite)
 
 
@@ -89,14 +89,14 @@ def write_embeddings(
             extra: dict[str, Any] = {"about": np.asarray(json.dumps(dict(about)))} if about else {}
             np.savez(stream, ids=np.asarray(names, dtype=np.str_), embeddings=embeddings, **extra)
     elif path.suffix == ".npy":
-        with new_file(path) as file, new_file(_beside(path)) as listing:
+        with new_file(path) as file, new_file(_get_ids_path(path)) as listing:
             with file.open("wb") as stream:
                 np.save(stream, embeddings)
             with listing.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 stream.writelines(f"{name}\n" for name in names)
             path.unlink(missing_ok=True)  # ids without rows are an error, ids of other rows would not be noticed
     elif path.suffix == ".parquet":
-        arrow, parquet = _pyarrow()
+        arrow, parquet = _import_pyarrow()
         column = arrow.array(names, arrow.string())
         width = arrow.list_(arrow.float32(), embeddings.shape[1])
         rows = arrow.FixedSizeListArray.from_arrays(arrow.array(embeddings.reshape(-1)), type=width)
@@ -116,14 +116,14 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: make it with the command `embed`")
-    parquet = _pyarrow()[1] if path.suffix == ".parquet" else None
+    parquet = _import_pyarrow()[1] if path.suffix == ".parquet" else None
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 ids, embeddings = arrays["ids"].tolist(), arrays["embeddings"]
         elif path.suffix == ".npy":
             embeddings = np.load(path, allow_pickle=False)
-            with _beside(path).open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            with _get_ids_path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 ids = stream.read().split("\n")[:-1]
         elif parquet is not None:
             table = parquet.read_table(path)
@@ -148,11 +148,11 @@ def _check(path: Path, ids: list[str], embeddings: np.ndarray) -> None:
         raise ValueError(f"{path}: {bad} of {len(ids)} embeddings hold NaN or infinity: training diverged")
 
 
-def _beside(path: Path) -> Path:
+def _get_ids_path(path: Path) -> Path:
     return path.with_suffix(".ids.txt")
 
 
-def _pyarrow():
+def _import_pyarrow():
     try:
         import pyarrow
         import pyarrow.parquet

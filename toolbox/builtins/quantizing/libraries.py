@@ -18,7 +18,7 @@ LEAST = {"bitsandbytes": (0, 46), "torchao": (0, 15)}
 """The oldest versions with the functions that are used here."""
 
 
-def installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     """Whether a library can be imported; it is not."""
     return importlib.util.find_spec(name) is not None
 
@@ -26,34 +26,34 @@ def installed(name: str) -> bool:
 def before_peft() -> None:
     """Import what peft would import for any adapter: both libraries, where they are installed."""
     for name in LEAST:
-        if installed(name):
-            with suppress(ImportError, OSError, RuntimeError), _silent():
+        if is_installed(name):
+            with suppress(ImportError, OSError, RuntimeError), _silence():
                 importlib.import_module(f"{name}.utils")
 
 
-def bitsandbytes() -> ModuleType:
+def import_bitsandbytes() -> ModuleType:
     """The module. Raises ValueError, with the command that mends it, where it is absent or too old."""
     return _import("bitsandbytes")
 
 
-def torchao() -> ModuleType:
+def import_torchao() -> ModuleType:
     """The module `torchao.quantization`. Raises ValueError where torchao is absent or too old."""
     _import("torchao")
-    with _silent():
+    with _silence():
         import torchao.quantization
 
     return torchao.quantization
 
 
 def _import(name: str) -> ModuleType:
-    if not installed(name):
+    if not is_installed(name):
         raise ValueError(f"{name} is not installed. Try: pip install {name}")
     version, least = metadata.version(name), LEAST[name]
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least:
         required = ".".join(map(str, least))
         raise ValueError(f"{name} {version} is too old. Try: pip install -U '{name}>={required}'")
     try:
-        with _silent():
+        with _silence():
             return importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise ValueError(
@@ -62,7 +62,7 @@ def _import(name: str) -> ModuleType:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def _silence() -> Iterator[None]:
     """Within, nothing is logged below errors, and `kernels` counts as not installed."""
     modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None: it cannot be imported
     hidden, disabled = modules.get("kernels"), logging.root.manager.disable

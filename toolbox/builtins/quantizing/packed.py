@@ -27,7 +27,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @cache
 def _functional() -> ModuleType:
     """The functions of bitsandbytes, looked for once: weights are unpacked in every step."""
-    return libraries.bitsandbytes().functional
+    return libraries.import_bitsandbytes().functional
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Format:
         Raises ValueError for a weight that is not finite.
         """
         if weight.is_meta:
-            return self._shapes(weight)
+            return self._make_shapes(weight)
         weight = weight.detach().float()
         if not weight.isfinite().all():
             raise ValueError("a weight holds NaN or infinity, which has no place in fewer bits.")
@@ -75,7 +75,7 @@ class Format:
         return weight.flatten()[: shape.numel()].view(shape)
 
     def _pack_4bit(self, weight: Tensor) -> dict[str, Tensor]:
-        functional = libraries.bitsandbytes().functional
+        functional = libraries.import_bitsandbytes().functional
         flat = nn.functional.pad(weight.flatten(), (0, -weight.numel() % BLOCK))
         values, state = functional.quantize_4bit(
             flat.view(-1, BLOCK), blocksize=BLOCK, compress_statistics=self.nested, quant_type=self.kind
@@ -87,10 +87,10 @@ class Format:
 
     def _pack_int8(self, weight: Tensor) -> dict[str, Tensor]:
         if self.library == "bitsandbytes":
-            values, largest, _ = libraries.bitsandbytes().functional.int8_vectorwise_quant(weight.half())
+            values, largest, _ = libraries.import_bitsandbytes().functional.int8_vectorwise_quant(weight.half())
             packed = {"int8": values, "scale": largest.float() / 127}
         else:
-            torchao = libraries.torchao()
+            torchao = libraries.import_torchao()
             holder = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta"))
             holder[0].weight = nn.Parameter(weight.clone(), requires_grad=False)
             torchao.quantize_(holder, torchao.Int8WeightOnlyConfig())
@@ -100,7 +100,7 @@ class Format:
             raise ValueError("a weight is too large for 8 bits by bitsandbytes, which goes through float16.")
         return packed
 
-    def _shapes(self, weight: Tensor) -> dict[str, Tensor]:
+    def _make_shapes(self, weight: Tensor) -> dict[str, Tensor]:
         def empty(*size: int, dtype: torch.dtype) -> Tensor:
             return torch.empty(size, dtype=dtype, device="meta")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from toolbox.base import Backbone, Quantize
-from toolbox.builtins.linear_layers import linear_layers
+from toolbox.builtins.linear_layers import find_linear_layers
 from toolbox.builtins.quantizing import libraries
 from toolbox.builtins.quantizing.packed import Format
 from toolbox.builtins.quantizing.quantized_linear import QuantizedLinear
@@ -60,7 +60,7 @@ class LinearQuantization(Quantize):
 
     def apply(self, backbone: Backbone) -> int:
         format = self._format()
-        chosen = {id(layer): layer for layer in linear_layers(backbone) if _is_plain(layer)}
+        chosen = {id(layer): layer for layer in find_linear_layers(backbone) if _is_plain(layer)}
         if not chosen:
             raise ValueError(f"{type(backbone).__name__} has no plain linear layers inside layers(): remove quantize.")
         compute = None if self.compute is None else _DTYPES[self.compute]
@@ -91,12 +91,12 @@ class LinearQuantization(Quantize):
     def _choose_library(self) -> str:
         """The library that is used: the one asked for, or the first that is installed, or the preferred one."""
         able = _LIBRARIES[self.bits] if self.library == "auto" else (self.library,)
-        return next((name for name in able if libraries.installed(name)), able[0])
+        return next((name for name in able if libraries.is_installed(name)), able[0])
 
     def _format(self) -> Format:
         """Raises ValueError, with the command that mends it, where the library cannot be used."""
         library = self._choose_library()
-        getattr(libraries, library)()
+        getattr(libraries, f"import_{library}")()
         return Format(self.kind, self.nested, library)
 
 

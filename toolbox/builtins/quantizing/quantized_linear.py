@@ -41,12 +41,12 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # torch declares a parameter, and here it is computed
         """(out, in): the weight unpacked, float32. A copy: changing it changes nothing."""
-        return self.format.unpack(self._packed(), self._shape, torch.float32)
+        return self.format.unpack(self._get_packed(), self._shape, torch.float32)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        plain = _plain_dtype(inputs)
+        plain = _choose_dtype(inputs)
         dtype = self.compute or plain
-        packed = self._packed()
+        packed = self._get_packed()
         with without_autocast(inputs.device):
             product = _Product.apply(
                 inputs.to(dtype), self.bias, self.format, self._shape, self._names, *packed.values()
@@ -60,7 +60,7 @@ class QuantizedLinear(nn.Linear):
     def _shape(self) -> torch.Size:
         return torch.Size((self.out_features, self.in_features))
 
-    def _packed(self) -> dict[str, Tensor]:
+    def _get_packed(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._names}
 
 
@@ -92,7 +92,7 @@ class _Product(torch.autograd.Function):
         return (input_gradient, *[None] * (4 + len(ctx.names)))
 
 
-def _plain_dtype(inputs: Tensor) -> torch.dtype:
+def _choose_dtype(inputs: Tensor) -> torch.dtype:
     """What a plain linear layer would give for these inputs."""
     if not inputs.is_meta and torch.is_autocast_enabled(inputs.device.type):
         return torch.get_autocast_dtype(inputs.device.type)
