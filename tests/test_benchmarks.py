@@ -63,4 +63,4 @@ def test_a_variant_that_is_not_there_is_refused():
 
 def test_a_device_that_does_not_tell_its_name_has_one(monkeypatch):
     monkeypatch.setattr(throughput.Path, "read_text", lambda *_, **__: "nothing")
-    assert "cores" in throughput.device_name(choose_device("cpu"))
+    assert "cores" in throughput.get_device_name(choose_device("cpu"))

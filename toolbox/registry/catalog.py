@@ -16,7 +16,7 @@ from warnings import warn
 
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Component, Device
-from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, list_unusable
+from toolbox.registry.checkout import IN_REPOSITORY, find_uninstalled, format_install_command, list_unusable
 from toolbox.registry.commands import CommandEntry, list_commands
 from toolbox.registry.discovery import CORE, Plugin, add_plugin, check_kinds, describe_error, discover
 from toolbox.registry.kinds import Kinds
