@@ -88,12 +88,12 @@ def print_metrics(numbers: dict[str, float], title: str) -> None:
     columns = [column for prefix in prefixes for column in ([prefix, "95 %"] if prefix == "" and bounds else [prefix])]
     table = make_number_table("", *(column or "plain" for column in columns), title=title, show_header=headed)
     for name in dict.fromkeys(name.rpartition("/")[2] for name in plain):
-        cells = []
-        for column in columns:
-            if column == "95 %":
-                cells.append(_format_interval(bounds.get(name)))
-            else:
-                cells.append(format_number(numbers.get(f"{column}/{name}" if column else name)))
+        cells = [
+            _format_interval(bounds.get(name))
+            if column == "95 %"
+            else format_number(numbers.get(f"{column}/{name}" if column else name))
+            for column in columns
+        ]
         table.add_row(name, *cells)
     make_terminal().print(table)
 

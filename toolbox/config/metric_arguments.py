@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from toolbox.config.overrides import apply_overrides
 from toolbox.errors import ToolboxError
 from toolbox.registry import get_catalog, read_parameters
+from toolbox.registry.messages import suggest_nearest
 
 
 def set_metric_arguments(
@@ -54,8 +54,8 @@ def _list_arguments(fullname: str) -> list[str]:
 
 def _suggest(name: str, arguments: Iterable[str]) -> str:
     """The nearest argument of the recipe's metrics, else the metrics that have this one."""
-    if near := difflib.get_close_matches(name, arguments, n=1, cutoff=0.6):
-        return f"Did you mean {near[0]!r}?"
+    if hint := suggest_nearest(name, arguments):
+        return hint
     owners = []
     for entry in get_catalog().find("metric"):
         try:

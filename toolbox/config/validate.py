@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from typing import Any
 
@@ -13,6 +12,7 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.registry import get_catalog
 from toolbox.registry.build import SLOT_KEYS, check_names
 from toolbox.registry.foreign_keys import load_foreign_keys
+from toolbox.registry.messages import add_article, list_names, suggest_nearest
 from toolbox.registry.signature import EMPTY, Parameter, accepts, check_plain, describe, read_parameters
 from toolbox.utils.key_paths import get_value, is_within
 
@@ -110,8 +110,7 @@ def _check_prepare(entries: list[dict[str, Any]]) -> list[Problem]:
             continue
         options = [*inspect.signature(cls.prepare).parameters, "dataset"]
         for name in entry.keys() - set(options):
-            near = difflib.get_close_matches(str(name), options, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Its options: {', '.join(options)}."
+            hint = suggest_nearest(str(name), options) or list_names("Its options", options)
             problems.append(Problem(f"{entry['dataset']} has no option '{name}'.", f"{where}.{name}", hint))
     return problems
 
@@ -149,8 +148,7 @@ def _check_dict(value: Any, keys: dict[str, Key], path: str) -> list[Problem]:
     for name, item in value.items():
         where = f"{path}.{name}" if path else name
         if name not in keys:
-            near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.6)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Keys here: {', '.join(keys)}."
+            hint = suggest_nearest(str(name), keys) or list_names("Keys here", keys)
             if not path and name in (foreign := load_foreign_keys().keys):
                 hint = foreign[name].hint
             problems.append(Problem(f"There is no key '{name}'.", where, hint))
@@ -187,15 +185,14 @@ def _check_type(value: Any, annotation: Any, where: str) -> list[Problem]:
     if fits(value, annotation):
         return []
     choices = [choice for choice in getattr(annotation, "__args__", ()) if isinstance(choice, str)]
-    near = difflib.get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    hint = f"Did you mean {near[0]!r}?" if near else ""
+    hint = suggest_nearest(value, choices) if isinstance(value, str) else ""
     return [Problem(f"{describe(annotation)} is expected here, not {value!r}.", where, hint)]
 
 
 def _check_component(value: Any, kind: str, where: str) -> list[Problem]:
     """A dict with `type`, its arguments, and the components nested in them."""
     if not isinstance(value, dict):
-        return [Problem(f"{'An' if kind[0] in 'aeio' else 'A'} {kind} is a dict with 'type', not {value!r}.", where)]
+        return [Problem(f"{add_article(kind).capitalize()} is a dict with 'type', not {value!r}.", where)]
     arguments = dict(value)
     fullname = arguments.pop("type", None) or get_catalog().default(kind)
     if not isinstance(fullname, str):

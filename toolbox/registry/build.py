@@ -69,15 +69,20 @@ def check_names(
     fullname: str, accepted: Mapping[str, Parameter], arguments: Mapping[str, Any], where: str
 ) -> list[Problem]:
     """Arguments that the component does not have, each with the nearest one, and required ones that are absent."""
-    problems = []
-    for name in arguments:
-        if name not in accepted:
-            hint = suggest_nearest(name, accepted) or list_names("Its arguments", accepted)
-            problems.append(Problem(f"{fullname} has no argument {name!r}.", _join(where, name), hint))
-    for name, parameter in accepted.items():
-        if parameter.required and name not in arguments:
-            problems.append(Problem(f"{fullname} needs the argument {name!r}.", where, parameter.doc))
-    return problems
+    unknown = [
+        Problem(
+            f"{fullname} has no argument {name!r}.",
+            _join(where, name),
+            suggest_nearest(name, accepted) or list_names("Its arguments", accepted),
+        )
+        for name in arguments
+        if name not in accepted
+    ]
+    return unknown + [
+        Problem(f"{fullname} needs the argument {name!r}.", where, parameter.doc)
+        for name, parameter in accepted.items()
+        if parameter.required and name not in arguments
+    ]
 
 
 def expand_home(value: Any) -> Any:

@@ -24,6 +24,7 @@ import pluggy
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import GROUP, KINDS, Command, Component, Kind
 from toolbox.registry.declarations import read_declarations
+from toolbox.registry.messages import list_names
 
 VARIABLE = "TOOLBOX_PLUGINS"
 CORE = "vision-encoder-toolbox"
@@ -188,10 +189,9 @@ def _read_switch(text: str, names: set[str]) -> tuple[Callable[[str, str], bool]
     words = [word.strip() for word in text.split(",") if word.strip()]
     denied = {word[1:].strip() for word in words if word.startswith("-")}
     allowed = {word for word in words if not word.startswith("-")}
-    problems = []
-    for word in sorted((denied | allowed) - names - {"core"}):
-        hint = f"Installed: {', '.join(sorted(names)) or 'none'}."
-        problems.append(Problem(f"no installed plugin is called {word!r}.", VARIABLE, hint))
+    hint = list_names("Installed", sorted(names))
+    unknown = sorted((denied | allowed) - names - {"core"})
+    problems = [Problem(f"no installed plugin is called {word!r}.", VARIABLE, hint) for word in unknown]
     if denied & {"core", CORE}:
         problems.append(Problem("core cannot be switched off.", VARIABLE))
 
