@@ -103,20 +103,17 @@ def discover() -> tuple[list[Plugin], list[Problem]]:
 def check_kinds(plugins: list[Plugin]) -> list[Plugin]:
     """`plugins`, in which those that have a component of a kind that no usable plugin declares are broken."""
     names = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
-    checked = [
-        catch_plugin_error(partial(_check_kinds, plugin, names), _strip_declarations(plugin)) for plugin in plugins
-    ]
+    checked = []
+    for plugin in plugins:
+        unknown = [component for component in plugin.components if component.kind not in names]
+        if not unknown:
+            checked.append(plugin)
+            continue
+        kind = f"the unknown kind {unknown[0].kind!r}; kinds: {', '.join(names)}"
+        error = ValueError(f"component {unknown[0].name!r} has {kind}")
+        checked.append(replace(_strip_declarations(plugin), error=error, state="broken"))
     # A plugin that turns out broken takes the kinds that it declares away from others.
     return checked if checked == plugins else check_kinds(checked)
-
-
-def _check_kinds(plugin: Plugin, names: list[str]) -> Plugin:
-    for component in plugin.components:
-        if component.kind not in names:
-            raise ValueError(
-                f"component {component.name!r} has the unknown kind {component.kind!r}; kinds: {', '.join(names)}"
-            )
-    return plugin
 
 
 def describe_error(error: BaseException) -> str:
@@ -134,16 +131,6 @@ def describe_error(error: BaseException) -> str:
 def _is_machinery(filename: str) -> bool:
     inside = ("<frozen", os.path.dirname(__file__), os.path.dirname(pluggy.__file__))
     return filename.startswith(inside) or f"importlib{os.sep}" in filename
-
-
-def catch_plugin_error(make: Callable[[], Plugin], broken: Plugin) -> Plugin:
-    """`make()`, or `broken` with the exception that it raised; a plugin may even call sys.exit while it is imported."""
-    try:
-        return make()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        return replace(broken, error=error, state="broken")
 
 
 def _read_entry_points() -> tuple[list[EntryPoint], list[EntryPoint], list[Problem]]:
@@ -215,14 +202,15 @@ def load_plugin(plugin: Plugin, load_module: Callable[[], ModuleType], *, may_re
 
     - `may_rename`: whether a module's attribute `namespace` takes the place of the plugin's.
     """
-
-    def load() -> Plugin:
+    try:
         module = load_module()
         namespace = getattr(module, "namespace", plugin.namespace) if may_rename else plugin.namespace
         path = getattr(module, "__file__", None) or plugin.path
         return replace(plugin, namespace=namespace, path=path, module=module, **read_declarations(namespace, module))
-
-    return catch_plugin_error(load, plugin)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin may even call sys.exit while it is imported
+        return replace(plugin, error=error, state="broken")
 
 
 def _is_core(entry: EntryPoint) -> bool:
