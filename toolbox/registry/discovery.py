@@ -105,13 +105,14 @@ def check_kinds(plugins: list[Plugin]) -> list[Plugin]:
     names = [*KINDS, *dict.fromkeys(kind.name for plugin in plugins for kind in plugin.kinds)]
     checked = []
     for plugin in plugins:
-        unknown = [component for component in plugin.components if component.kind not in names]
-        if not unknown:
+        try:
+            for component in plugin.components:
+                if component.kind not in names:
+                    kind = f"the unknown kind {component.kind!r}; kinds: {', '.join(names)}"
+                    raise ValueError(f"component {component.name!r} has {kind}")
             checked.append(plugin)
-            continue
-        kind = f"the unknown kind {unknown[0].kind!r}; kinds: {', '.join(names)}"
-        error = ValueError(f"component {unknown[0].name!r} has {kind}")
-        checked.append(replace(_strip_declarations(plugin), error=error, state="broken"))
+        except ValueError as error:
+            checked.append(replace(_strip_declarations(plugin), error=error, state="broken"))
     # A plugin that turns out broken takes the kinds that it declares away from others.
     return checked if checked == plugins else check_kinds(checked)
 
