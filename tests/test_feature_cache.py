@@ -18,7 +18,7 @@ from toolbox.base import PooledBackbone
 from toolbox.builtins.augment import RandomViews
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
-from toolbox.feature_cache.key import data_identity, describe_tower, digest, plain, weights_digest
+from toolbox.feature_cache.key import describe_data, describe_tower, digest, digest_weights, plain
 from toolbox.feature_cache.shards import ShardLayout
 from toolbox.feature_cache.views import choose_view, get_draw
 from toolbox.feature_cache.writer import MANIFEST, Writer
@@ -90,7 +90,7 @@ def test_each_ingredient_of_the_tower_changes_the_key(other, named):
 )
 def test_each_ingredient_of_the_data_changes_the_key(changes, named):
     def found(dataset=None, arguments=None, augment=None, **rest):
-        return data_identity(dataset or Noise(), arguments or {"type": "toy.Noise"}, augment, **rest)
+        return describe_data(dataset or Noise(), arguments or {"type": "toy.Noise"}, augment, **rest)
 
     assert any(name.startswith(named) for name in find_differences(found(), found(**changes)))
     assert digest(found()) == digest(found(arguments={"type": "toy.Noise", "seed": 0}))  # a default that is spelled out
@@ -103,7 +103,7 @@ def test_each_ingredient_of_random_views_changes_the_key(change):
     given = dict(augment=RandomViews(), views=2, seed=0, stream=0)
 
     def found(augment, **rest):
-        return data_identity(Noise(), {}, augment, **rest)
+        return describe_data(Noise(), {}, augment, **rest)
 
     assert digest(found(**given)) != digest(found(**given | change))
 
@@ -115,7 +115,7 @@ def test_a_file_that_was_touched_changes_the_key_and_nothing_else_does(tmp_path)
 
     def found():
         config = {"type": "datasets.ImageFolder", "root": str(tmp_path)}
-        return data_identity(build(config, "dataset"), config)["dataset"]["files"]
+        return describe_data(build(config, "dataset"), config)["dataset"]["files"]
 
     first = found()
     assert found() == first
@@ -156,7 +156,7 @@ def test_packed_tensors_count_by_their_parts():
     def found(value):
         own = tower()
         own.backbone.packed = Packed(value)
-        return weights_digest(own)
+        return digest_weights(own)
 
     assert found({"scale": 1}) == found({"scale": 1}) != found({"scale": 2})
 
@@ -198,7 +198,7 @@ def test_rows_come_back_in_any_order_from_any_shard(tmp_path, dtype, error):
     found = store.rows(wanted, views)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, rows()[wanted, views], rtol=error, atol=error)
-    assert store.labels_of([5, 6]).tolist() == [1, 2]
+    assert store.get_labels([5, 6]).tolist() == [1, 2]
     assert store.ids[69] == "id 69"
     assert store.unreadable == {3: "broken"}
     assert store.rows([3]).abs().sum() == 0

@@ -37,7 +37,7 @@ class LineConsole(Console):
         if now - self._last >= 1 or step == self._steps:
             self._last = now
             left = (now - self._begun) / (step - self._first) * (self._steps - step)
-            self.show(f"step {step}/{self._steps} {summarize(values)} ETA {clock(left)}")
+            self.show(f"step {step}/{self._steps} {summarize(values)} ETA {format_clock(left)}")
         self._keep(line)
 
 
@@ -103,7 +103,7 @@ def summarize(values: dict[str, float]) -> str:
     return f"{text} wait {waiting:.0%}" if waiting >= NOTABLE_WAIT else text
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """Seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

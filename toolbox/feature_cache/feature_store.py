@@ -96,7 +96,7 @@ class FeatureStore:
         """(len(indices),) int64: the digest of one text of each item; `numbers`: which."""
         return self._texts[torch.from_numpy(self._first_rows[np.asarray(indices)] + np.asarray(numbers))]
 
-    def labels_of(self, indices: Sequence[int]) -> Tensor | None:
+    def get_labels(self, indices: Sequence[int]) -> Tensor | None:
         """The labels of readable items; None where one has none."""
         if self._labels is not None:
             return self._labels[torch.as_tensor(indices)]

@@ -53,8 +53,8 @@ def describe_tower(
         "format": FORMAT,
         "input": input,
         "field": tower.backbone.modality,
-        "weights": weights_digest(tower),
-        "structure": _structure(tower),
+        "weights": digest_weights(tower),
+        "structure": _describe_structure(tower),
         "preprocess": plain(preprocess),
         "pool": plain(tower.pool),
         "quantize": None if quantize is None else quantize.describe(),
@@ -63,7 +63,7 @@ def describe_tower(
     }
 
 
-def data_identity(
+def describe_data(
     dataset: Dataset,
     arguments: Mapping[str, Any],
     augment: Augment | None = None,
@@ -97,12 +97,12 @@ def describe_dataset(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
     settings = {name: value for name, value in arguments.items() if name != "type"}
     labels = None if dataset.labels is None else [plain(label) for label in dataset.labels]
     return {
-        "class": _name(cls),
+        "class": _name_class(cls),
         "arguments": plain({**defaults, **settings}),
         "items": len(dataset),
         "labels": None if labels is None else digest(labels),
         "classes": None if dataset.classes is None else digest([str(name) for name in dataset.classes]),
-        "files": _files_digest(dataset.sources()),
+        "files": _digest_files(dataset.sources()),
         "fingerprint": dataset.fingerprint(),
     }
 
@@ -110,16 +110,16 @@ def describe_dataset(dataset: Dataset, arguments: Mapping[str, Any]) -> dict[str
 def digest_item_files(dataset: Dataset) -> list[str] | None:
     """Of each item its file's digest: path, size and time of the last change. None where items are not files."""
     files = dataset.item_files()
-    return None if files is None else [_file_digest(os.fspath(path)) for path in files]
+    return None if files is None else [_digest_file(os.fspath(path)) for path in files]
 
 
-def weights_digest(tower: PooledBackbone) -> str:
+def digest_weights(tower: PooledBackbone) -> str:
     """SHA-256 over all tensors of a tower, names, types and shapes included, whatever they are packed in."""
     digest = hashlib.sha256()
     for name, module in (("backbone", tower.backbone), ("pool", tower.pool)):
-        for key, tensor in sorted(_tensors(module).items()):
+        for key, tensor in sorted(_collect_tensors(module).items()):
             digest.update(f"{name}.{key}".encode())
-            _add(digest, tensor)
+            _add_tensor(digest, tensor)
     return digest.hexdigest()
 
 
@@ -139,7 +139,7 @@ def plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Tensor | np.ndarray):
-        return {"numbers": hashlib.sha256(_bytes(torch.as_tensor(value))).hexdigest()}
+        return {"numbers": hashlib.sha256(_get_bytes(torch.as_tensor(value))).hexdigest()}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if id(value) in inside:
@@ -153,13 +153,19 @@ def plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
         return [plain(item, inside) for item in value]
     if isinstance(value, nn.Module):  # the weights and the structure identify its tensors and parts
         public = {name: item for name, item in vars(value).items() if name[0] != "_" and name not in _NOT_NUMBERS}
-        return {"class": _name(type(value))} | {name: plain(item, inside) for name, item in sorted(public.items())}
+        return {"class": _name_class(type(value))} | {
+            name: plain(item, inside) for name, item in sorted(public.items())
+        }
     if _is_open(value):
-        return {"class": _name(type(value))} | {name: plain(item, inside) for name, item in sorted(vars(value).items())}
+        return {"class": _name_class(type(value))} | {
+            name: plain(item, inside) for name, item in sorted(vars(value).items())
+        }
     try:
-        return {"class": _name(type(value)), "pickle": hashlib.sha256(pickle.dumps(value)).hexdigest()}
+        return {"class": _name_class(type(value)), "pickle": hashlib.sha256(pickle.dumps(value)).hexdigest()}
     except Exception as error:
-        raise ValueError(f"what a {_name(type(value))} does cannot be told: it cannot be pickled ({error})") from error
+        raise ValueError(
+            f"what a {_name_class(type(value))} does cannot be told: it cannot be pickled ({error})"
+        ) from error
 
 
 def _is_open(value: Any) -> bool:
@@ -170,17 +176,17 @@ def _is_open(value: Any) -> bool:
     return usual and hasattr(value, "__dict__") and not inspect.isroutine(value) and not isinstance(value, type)
 
 
-def _structure(tower: PooledBackbone) -> dict[str, Any]:
+def _describe_structure(tower: PooledBackbone) -> dict[str, Any]:
     text = re.sub(r" at 0x[0-9a-f]+", "", f"{tower.backbone!r}\n{tower.pool!r}")
     return plain(tower.backbone) | {"modules": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _tensors(module: nn.Module) -> dict[str, Any]:
+def _collect_tensors(module: nn.Module) -> dict[str, Any]:
     """What `state_dict` holds, and buffers that it leaves out: tables of positions, for example."""
     return dict(module.named_buffers(remove_duplicate=False)) | module.state_dict()
 
 
-def _add(digest: Any, value: Any) -> None:
+def _add_tensor(digest: Any, value: Any) -> None:
     if not isinstance(value, Tensor):  # extra state of a module
         digest.update(pickle.dumps(value))
         return
@@ -189,26 +195,26 @@ def _add(digest: Any, value: Any) -> None:
         names, rest = value.__tensor_flatten__()
         digest.update(repr(rest).encode())
         for name in names:
-            _add(digest, getattr(value, name))
+            _add_tensor(digest, getattr(value, name))
     else:
-        digest.update(_bytes(value))
+        digest.update(_get_bytes(value))
 
 
-def _bytes(tensor: Tensor) -> Any:
+def _get_bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
-def _files_digest(paths: Sequence[str | os.PathLike[str]] | None) -> str | None:
+def _digest_files(paths: Sequence[str | os.PathLike[str]] | None) -> str | None:
     """Of every file once, in order: its path, size and time of the last change."""
     if paths is None:
         return None
     digest = hashlib.sha256()
     for path in dict.fromkeys(os.fspath(path) for path in paths):
-        digest.update(_file_digest(path).encode())
+        digest.update(_digest_file(path).encode())
     return digest.hexdigest()
 
 
-def _file_digest(path: str) -> str:
+def _digest_file(path: str) -> str:
     try:
         status = os.stat(path)
         state = f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
@@ -217,5 +223,5 @@ def _file_digest(path: str) -> str:
     return hashlib.blake2b(state.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
-def _name(cls: type) -> str:
+def _name_class(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"

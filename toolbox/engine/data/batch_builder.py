@@ -160,7 +160,7 @@ class BatchBuilder(torch.utils.data.Dataset):
             first = next(iter(self.stored.values()))
             roles = [role for index in indices if (role := first.roles[index]) is not None]  # of all items or of none
             batch = Batch(
-                labels=first.labels_of(indices),
+                labels=first.get_labels(indices),
                 ids=[first.ids[index] for index in indices],
                 indices=indices,
                 draws=[draw for draw, _ in draws],

@@ -25,7 +25,7 @@ from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.inventory import list_stores
-from toolbox.feature_cache.key import data_identity, describe_tower, digest, digest_item_files, plain
+from toolbox.feature_cache.key import describe_data, describe_tower, digest, digest_item_files, plain
 from toolbox.feature_cache.reuse import ReusableItems
 from toolbox.feature_cache.shards import Shard, ShardLayout
 from toolbox.feature_cache.writer import Writer, read_manifest
@@ -160,7 +160,7 @@ class FeatureCache:
             of = (
                 self._of[job.name]
                 | {"precision": job.precision.name}
-                | data_identity(
+                | describe_data(
                     job.dataset, job.loader["dataset"], job.augment, views=job.calls, seed=job.seed, stream=job.stream
                 )
             )
