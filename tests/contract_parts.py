@@ -87,6 +87,10 @@ class Words(Preprocess):
         ids = nn.utils.rnn.pad_sequence(items, batch_first=True)
         return {"ids": ids, "mask": ids > 0}
 
+    def example(self, rows):
+        ids = torch.zeros(rows, 24, dtype=torch.long, device="meta")
+        return {"ids": ids, "mask": ids > 0}
+
 
 class Chat(Words):
     """A question and its answer, "question|answer"; only the answer is learned."""

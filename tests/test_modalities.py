@@ -10,6 +10,7 @@ from contract_parts import Shades
 from test_contracts_in_runs import ALIGNMENT, HEAD, RUN, SWAP, data, recipe
 
 import toolbox
+from toolbox import api
 from toolbox.errors import ToolboxError
 
 TEXTS = RUN | dict(
@@ -95,3 +96,29 @@ def test_a_dataset_without_what_the_model_reads_is_one_message():
     config["plugins"].append(str(Path(__file__).with_name("toy_plugin.py")))
     with pytest.raises(ToolboxError, match="has no 'text', which the model's input 'text' reads"):
         toolbox.train(config, out="run")
+
+
+# --- checks before a run -----------------------------------------------------------------------------------------
+def test_the_memory_of_a_model_that_reads_texts_is_counted():
+    plan = api.plan(recipe(ALIGNMENT))
+    assert plan.problems == []
+    assert plan.memory["activations and gradients"] > 0
+    more = api.plan(recipe(ALIGNMENT, train_dataloader__batch_size=8)).memory
+    assert more["inputs"] == 2 * plan.memory["inputs"]
+    assert more["activations and gradients"] > plan.memory["activations and gradients"]
+
+
+def test_heads_of_different_width_are_found_before_a_run():
+    plan = api.plan(recipe(ALIGNMENT, model__text__text__head__dim=6, model__text__title__head__dim=6))
+    (problem,) = plan.problems
+    assert "The loss cannot compare what the model gives" in problem.message
+    assert "width" in problem.hint
+    summed = api.plan(recipe(ALIGNMENT, model__text__title__head__dim=6)).problems
+    assert ["do not fit together" in problem.message for problem in summed] == [True]
+
+
+def test_a_text_has_one_view_whatever_the_augmentation_makes_of_images():
+    crops = dict(type="contract.RandomCrops", views=1)
+    assert api.plan(recipe(ALIGNMENT, train_dataloader__augment=crops)).problems == []
+    dry_run = api.plan(recipe(ALIGNMENT, train_dataloader__augment=crops | {"views": 2})).dry_run
+    assert dry_run.views == {"image": 2, "fine": 2, "text": 1, "title": 1}

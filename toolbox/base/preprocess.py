@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch.utils.data import default_collate
 
 
@@ -34,3 +35,13 @@ class Preprocess(ABC):
     def finish(self, batch: Any) -> Any:
         """A collated batch, on the device -> the `inputs` of `Backbone.forward`. Unchanged unless overridden."""
         return batch
+
+    def example(self, rows: int) -> Any:
+        """What `finish` gives of so many rows of the largest size, without values: on torch's meta device.
+
+        Memory is counted with it, and shapes are checked, before a run starts. Default: float32 images of `size`.
+        Raises NotImplementedError for texts unless overridden: nothing is counted or checked then.
+        """
+        if self.size is None:
+            raise NotImplementedError(f"{type(self).__name__} gives no example of its inputs")
+        return torch.empty(rows, 3, *self.size, device="meta")

@@ -114,7 +114,7 @@ def step_memory(
     gradients together. The loss of the embeddings is not, nor do parameters of losses count as unreached.
 
     - `model`: on torch's meta device, tuned.
-    - `rows`: the rows of each image input; `precision`: of the forward pass.
+    - `rows`: of each input; `precision`: of the forward pass.
     - `chunk_size`: of GradCache, None without it.
     - `stored`: the towers of inputs that are stored features.
 
@@ -123,16 +123,17 @@ def step_memory(
     """
     model.train()
     stored = stored or {}
-    shapes: dict[str, tuple[int, ...]] = {
-        name: (3, *preprocess.size)
-        for name, preprocess in model.preprocess().items()
-        if preprocess.size is not None and name not in stored
+    inputs = {
+        name: torch.empty(rows[name], tower.pool.dim(tower.backbone.dim), device="meta")
+        for name, tower in stored.items()
     }
-    shapes |= {name: (tower.pool.dim(tower.backbone.dim),) for name, tower in stored.items()}
-    inputs = {name: torch.empty(rows[name], *shape, device="meta") for name, shape in shapes.items()}
+    for name, preprocess in model.preprocess().items():
+        if name not in stored:
+            inputs[name] = preprocess.example(rows[name])
+    values = [value for value in tree_leaves(inputs) if isinstance(value, Tensor)]
     part = next(chunks(inputs, chunk_size)) if chunk_size else inputs
     with Peak() as peak, as_on_a_gpu(DTYPES.get(precision)):
-        for tensor in (*model.parameters(), *model.buffers(), *inputs.values()):
+        for tensor in (*model.parameters(), *model.buffers(), *values):
             peak.leave_out(tensor)
         outputs = _forward(model, part, sorted(stored))
         learning = [value for value in outputs.values() if value.requires_grad]
@@ -150,7 +151,7 @@ def step_memory(
     return {
         "parameters": sum(parameter.nbytes for parameter in model.parameters()),
         "optimizer": 2 * trained,
-        "inputs": sum(value.nbytes for value in inputs.values()),
+        "inputs": sum(value.nbytes for value in values),
         "activations and gradients": peak_bytes,
     }, idle if learning else []
 

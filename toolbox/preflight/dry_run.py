@@ -55,11 +55,13 @@ class DryRun:
 
     @cached_property
     def views(self) -> dict[str, int]:
-        """How many views the augmentation makes of an item, for each input."""
+        """How many views the augmentation makes of an item, for each input; texts are not augmented."""
         augment = build_augment(self.recipe["train_dataloader"]["augment"])
         return {
             name: getattr(augment.get(name) if isinstance(augment, dict) else augment, "views", 1)
-            for name in self.model.preprocess()
+            if preprocess.size is not None
+            else 1
+            for name, preprocess in self.model.preprocess().items()
         }
 
     @cached_property

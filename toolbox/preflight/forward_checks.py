@@ -24,8 +24,6 @@ from toolbox.preflight.dry_run import DryRun
 def measure_memory(run: DryRun) -> None:
     """Run a step without data: shapes are checked, memory is counted."""
     plan, cached = run.plan, run.cached_inputs
-    if any(source.size is None for name, source in run.model.preprocess().items() if name not in cached):
-        return
     rows = {name: (plan.batch_size or 2) * count for name, count in run.views.items()}
     chunk, precision = run.settings("optim_wrapper.grad_cache"), run.settings("optim_wrapper.precision")
     try:
@@ -86,12 +84,15 @@ def check_first_batch(run: DryRun) -> None:
     if sampler is None or dataset is None or run.plan.problems or type(model).encode is Model.encode:
         return
     indices = [index for _, index in sampler.draws(0)]
-    inputs = _make_images(model, {name: views * len(indices) for name, views in run.views.items()})
+    inputs = _make_inputs(model, {name: views * len(indices) for name, views in run.views.items()})
     if inputs is None:
         return
+    texts = [name for name, backbone in model.inputs.items() if backbone.modality == "text"]
     batch = Batch(
         inputs=inputs,
         views=run.views,
+        owners={name: torch.empty(len(indices), dtype=torch.long, device="meta") for name in texts},
+        texts={name: torch.empty(len(indices), dtype=torch.long, device="meta") for name in texts},
         labels=None if dataset.labels is None else torch.empty(len(indices), dtype=torch.long, device="meta"),
         ids=LazyIds(dataset, indices),
         indices=indices,
@@ -103,8 +104,12 @@ def check_first_batch(run: DryRun) -> None:
     except ValueError as error:
         if "meta" not in str(error):
             run.plan.problems.append(Problem(f"{str(error).rstrip('.')}.", "model"))
-    except (ArithmeticError, LookupError, NotImplementedError, OSError, RuntimeError, TypeError):
+    except (ArithmeticError, LookupError, NotImplementedError, OSError, TypeError):
         return
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            message = f"The loss cannot compare what the model gives: {str(error).splitlines()[0]}"
+            run.plan.problems.append(Problem(message, "model", "Do all its heads give vectors of one width?"))
 
 
 def check_outputs(run: DryRun) -> None:
@@ -131,10 +136,10 @@ def _compute_outputs(model: nn.Module, mode: str, like: Model) -> dict[str, Tens
 
     - `like`: the model whose inputs it takes.
     """
-    inputs = _make_images(like, dict.fromkeys(like.preprocess(), 1))
+    inputs = _make_inputs(like, dict.fromkeys(like.preprocess(), 1))
     if inputs is None:
         return None
-    inputs = {name: images for name, images in inputs.items() if name not in like.training_only}
+    inputs = {name: value for name, value in inputs.items() if name not in like.training_only}
     try:
         with _evaluating(model):
             return model(Batch.example(inputs), mode)
@@ -142,14 +147,12 @@ def _compute_outputs(model: nn.Module, mode: str, like: Model) -> dict[str, Tens
         return None  # `measure_memory` reports what does not fit together
 
 
-def _make_images(model: Model, rows: Mapping[str, int]) -> dict[str, Tensor] | None:
-    """So many images without values for each input of a model, None where one of them takes no images."""
-    images = {}
-    for name, preprocess in model.preprocess().items():
-        if preprocess.size is None:
-            return None
-        images[name] = torch.empty(rows[name], 3, *preprocess.size, device="meta")
-    return images
+def _make_inputs(model: Model, rows: Mapping[str, int]) -> dict[str, Any] | None:
+    """So many rows without values for each input of a model, None where one of them gives no example."""
+    try:
+        return {name: preprocess.example(rows[name]) for name, preprocess in model.preprocess().items()}
+    except NotImplementedError:
+        return None
 
 
 @contextmanager

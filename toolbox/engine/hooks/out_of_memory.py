@@ -160,8 +160,6 @@ def _parts(recipe: dict[str, Any], classes: int | None, rows: dict[str, int]) ->
     chunk = recipe["optim_wrapper"]["grad_cache"]
     try:
         model = _structure(recipe, classes)
-        if any(source.size is None for source in model.preprocess().values()):
-            return None
         stored = list_cacheable(model) if recipe.get("features") else None
         parts, _ = step_memory(model, rows, recipe["optim_wrapper"]["precision"], chunk and chunk["chunk_size"], stored)
     except (RuntimeError, ValueError, TypeError, NotImplementedError, ToolboxError):
