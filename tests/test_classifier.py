@@ -118,17 +118,17 @@ def test_the_mlp_has_the_shape_of_the_seed():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda: Linear(dropout=1.0),
-        lambda: Linear(norm="group"),
-        lambda: MLP(hidden=0),
-        lambda: MLP(layers=1),
-        lambda: MLP(dropout=-0.1),
+        (lambda: Linear(dropout=1.0), "dropout=1.0 is no probability"),
+        (lambda: Linear(norm="group"), "norm 'group' does not exist"),
+        (lambda: MLP(hidden=0), "hidden=0 is no width"),
+        (lambda: MLP(layers=1), "2 layers or more, not 1"),
+        (lambda: MLP(dropout=-0.1), "dropout=-0.1 is no probability"),
     ],
 )
-def test_heads_refuse_values_outside_their_range(make):
-    with pytest.raises(ValueError):
+def test_heads_refuse_values_outside_their_range(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 

@@ -215,8 +215,16 @@ def test_recipes_are_read_as_data_and_never_run(tmp_path):
     assert found["both"] == {1: math.inf, "a-b": [1, -2]}
     assert flatten(found)["test_evaluator.0.type"] == "retrieval.Recall"
     assert flatten(found)["nothing"] == {}
-    for bad in ("import os", "a = open('x')", "a = b = 1", "a = dict(**{})", "a.b = 1", "a = (", "a = -'x'"):
-        with pytest.raises(ValueError):
+    for bad, message in (
+        ("import os", "line 1 is no plain assignment"),
+        ("a = open('x')", "line 1 holds more than plain data"),
+        ("a = b = 1", "line 1 is no plain assignment"),
+        ("a = dict(**{})", "line 1 holds more than plain data"),
+        ("a.b = 1", "line 1 is no plain assignment"),
+        ("a = (", "no valid Python"),
+        ("a = -'x'", "line 1 holds more than plain data"),
+    ):
+        with pytest.raises(ValueError, match=message):
             read_recipe(bad)
 
 

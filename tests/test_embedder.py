@@ -220,8 +220,16 @@ def test_projection(arguments, kinds, widths):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"dim": 0}, {"layers": 0}, {"hidden": 8}, {"layers": 2, "hidden": 0}, {"norm": "group"}, {"dropout": 1.0}]
+    ("wrong", "message"),
+    [
+        ({"dim": 0}, "not layers=1, dim=0"),
+        ({"layers": 0}, "not layers=0"),
+        ({"hidden": 8}, "hidden=8 needs"),
+        ({"layers": 2, "hidden": 0}, "hidden=0 needs"),
+        ({"norm": "group"}, "norm 'group' does not exist"),
+        ({"dropout": 1.0}, "dropout=1.0 is no probability"),
+    ],
 )
-def test_projection_refuses(wrong):
-    with pytest.raises(ValueError):
+def test_projection_refuses(wrong, message):
+    with pytest.raises(ValueError, match=message):
         Projection(**wrong)

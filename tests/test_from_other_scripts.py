@@ -204,9 +204,15 @@ def test_no_two_tables_answer_one_key_and_a_broken_one_is_left_out(tmp_path, mon
     assert len(files) == 3
     assert sum(len(read_foreign_keys(file).keys) for file in files) == len(FOREIGN)
     broken = tmp_path / "broken.toml"
-    for text in ("[keys", "x = 1", "x = 1\n[keys]", "[keys.lr]\nother = 1", "[keys]\nlr = 1"):
+    for text, message in (
+        ("[keys", "at the end of a table"),
+        ("x = 1", "x beside `keys`|each key is a table"),
+        ("x = 1\n[keys]", "x beside `keys`"),
+        ("[keys.lr]\nother = 1", "each key is a table"),
+        ("[keys]\nlr = 1", "each key is a table"),
+    ):
         broken.write_text(text)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=message):
             read_foreign_keys(broken)
         monkeypatch.setattr(get_catalog(), "foreign_key_files", lambda: {"core": [broken, *files]})
         assert load_foreign_keys().keys == FOREIGN
@@ -302,7 +308,8 @@ def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
 
 @pytest.mark.parametrize("key", [key for key, to in FOREIGN.items() if to.here and to.here.startswith("--")])
 def test_arguments_of_the_command_exist(key):
-    make_parser().parse_args(["recipe.py", *shlex.split(FOREIGN[key].here)])
+    parser = make_parser()
+    assert parser.parse_args(["recipe.py", *shlex.split(FOREIGN[key].here)]) != parser.parse_args(["recipe.py"])
 
 
 @pytest.mark.parametrize("key", FOREIGN)

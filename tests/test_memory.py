@@ -61,7 +61,7 @@ def test_the_functions_of_torch_are_put_back():
     estimate("bf16")
     broken = build("meta", dict(mode="full"))
     broken.head.stack[0] = torch.nn.Linear(5, 8, device="meta")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="same reduction dim"):
         step_memory(broken, {"image": 2}, "fp32", None)
     assert before == (functional.linear, functional.scaled_dot_product_attention, functional.layer_norm)
 

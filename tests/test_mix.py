@@ -85,19 +85,19 @@ def test_probability_and_switch_choose():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"mixup": -0.1},
-        {"cutmix": float("inf")},
-        {"mixup": float("nan")},
-        {"probability": 1.1},
-        {"switch": -1},
-        {"mixup": 0, "cutmix": 0},
-        {"cutmix": 0, "switch": 0.3},
+        ({"mixup": -0.1}, "mixup=-0.1 must be"),
+        ({"cutmix": float("inf")}, "cutmix=inf must be"),
+        ({"mixup": float("nan")}, "mixup=nan must be"),
+        ({"probability": 1.1}, "probability=1.1 is no probability"),
+        ({"switch": -1}, "switch=-1 is no probability"),
+        ({"mixup": 0, "cutmix": 0}, "leave nothing to mix"),
+        ({"cutmix": 0, "switch": 0.3}, "one of them is off"),
     ],
 )
-def test_values_outside_their_range_are_refused(wrong):
-    with pytest.raises(ValueError):
+def test_values_outside_their_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         MixupCutMix(**wrong)
 
 

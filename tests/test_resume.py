@@ -264,8 +264,11 @@ def test_a_model_may_draw_from_python_and_numpy(toy, monkeypatch):
 def test_overwrite_removes_nothing_when_the_new_run_cannot_start(toy):
     toolbox.train(toy(), out="w")
     before = sorted(path.name for path in Path("w").iterdir())
-    for wrong in (["optim_wrapper.precision=fp16", "env_cfg.device=cpu"], ["load_from=w/best"]):
-        with pytest.raises(toolbox.ToolboxError):
+    for wrong, message in (
+        (["optim_wrapper.precision=fp16", "env_cfg.device=cpu"], "cpu cannot compute in fp16"),
+        (["load_from=w/best"], "the run that would be replaced"),
+    ):
+        with pytest.raises(toolbox.ToolboxError, match=message):
             toolbox.train(toy(wrong), out="w", overwrite=True)
     assert sorted(path.name for path in Path("w").iterdir()) == before
 

@@ -201,7 +201,7 @@ def test_every_process_gets_a_device_of_its_own(accelerators):
 
 def test_a_process_to_which_slurm_shows_one_device_takes_it(accelerators, monkeypatch):
     accelerators(1)
-    with pytest.raises(ToolboxError):
+    with pytest.raises(ToolboxError, match="the last one is fake:0"):
         device.choose_device("fake", RankInfo(1, 2, 1, 2))
     monkeypatch.setenv("SLURM_LOCALID", "1")
     assert str(device.choose_device("fake", RankInfo(1, 2, 1, 2))) == "fake:0"

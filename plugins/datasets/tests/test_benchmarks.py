@@ -220,9 +220,10 @@ def test_malformed_lists_of_cub_are_named(tmp_path, name, old, new, message):
     (tmp_path / "images.txt").write_text("")
     with pytest.raises(ValueError, match="lists nothing"):
         len(CUB(str(tmp_path)))
-    (tmp_path / "image_class_labels.txt").unlink()
-    with pytest.raises((ValueError, FileNotFoundError)):
-        len(CUB(str(tmp_path)))
+    make_cub(tmp_path / "again")
+    (tmp_path / "again" / "image_class_labels.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="image_class_labels"):
+        len(CUB(str(tmp_path / "again")))
 
 
 # ---- Cars
