@@ -201,8 +201,7 @@ class BatchBuilder(torch.utils.data.Dataset):
         for name, source in self.live.items():
             if source.field not in sample:
                 raise ToolboxError(
-                    f"An item of {type(self.dataset).__name__} has no '{source.field}', which the model's input "
-                    f"'{name}' reads; it has {', '.join(sorted(sample))}.",
+                    f"The model reads '{source.field}', and an item has {', '.join(sample)}.",
                     where="dataset",
                     hint="Use a dataset that has it, or another model.",
                 )
