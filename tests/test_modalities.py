@@ -94,7 +94,7 @@ def test_one_embedding_an_item_takes_one_text_an_item():
 def test_a_dataset_without_what_the_model_reads_is_one_message():
     config = recipe(TEXTS, train_dataloader__dataset=dict(type="toy.Noise"))
     config["plugins"].append(str(Path(__file__).with_name("toy_plugin.py")))
-    with pytest.raises(ToolboxError, match="train_dataloader.dataset: The model reads 'text', and an item has image"):
+    with pytest.raises(ToolboxError, match=r"train_dataloader\.dataset: The model reads 'text', and an item has image"):
         toolbox.train(config, out="run")
 
 
