@@ -25,6 +25,7 @@ from toolbox.report.grid import make_column_cells
 from toolbox.report.learning_curves import draw_learning_curve, draw_learning_curves
 from toolbox.report.matrix import LONGEST, draw_matrix
 from toolbox.report.numbers import MINUS, format_axis_labels, format_duration, format_fixed, format_memory, format_short
+from toolbox.report.report_items import normalize_report_item
 from toolbox.report.series import MOST_POINTS, read_series
 from toolbox.report.table import make_headline, make_rows
 
@@ -221,6 +222,33 @@ def test_frames_count_the_hits(tmp_path, rights, seed):
     assert uses.count("#cross") == 101 - rights
 
 
+def test_queries_and_results_may_be_texts(tmp_path):
+    """Of a dual encoder: images that a text found, and texts that were found for an image."""
+    shown = [
+        Example("a <b>red</b> chair", [(4, True, 0.9), (7, False, 0.8)]),
+        Example(2, [("a sofa", False, 0.7), ("word " * 100, True, 0.6)]),
+    ]
+    path = write_report(tmp_path, full_results(), (Squares(), [normalize_report_item(item) for item in gallery(shown)]))
+    page = Page(path)
+    texts = list(page.all("span", "words"))
+    assert len(texts) == 3
+    assert len(pictures(page)) == 3, "one query and two results are images"
+    assert "a <b>red</b> chair" in page.text, "a text is no markup"
+    assert "word " * 100 not in page.text
+    assert page.text.count("match at rank 1") == 1
+    assert page.text.count("match at rank 2") == 1
+
+
+def test_items_without_an_image_show_their_text(tmp_path):
+    class Texts(Squares):
+        def __getitem__(self, index):
+            return {"text": [f"caption {index}", "another"], "label": 0, "id": index}
+
+    page = Page(write_report(tmp_path, full_results(), (Texts(), gallery(examples(2)))))
+    assert len(page.all("span", "words")) == 22
+    assert not pictures(page)
+
+
 def test_rows_keep_the_metrics_order_and_say_what_they_are(tmp_path):
     shown = examples(9, lambda query, rank: query >= 3)
     page = Page(write_report(tmp_path, full_results(), (Squares(), gallery(shown))))
@@ -326,13 +354,13 @@ def test_unreadable_pictures_leave_a_labelled_frame(tmp_path):
     assert len(page.all("div", "frame right")) == 2
 
 
-class Sentences(Squares):
+class Sounds(Squares):
     def __getitem__(self, index):
-        return {"text": "no picture here", "id": index}
+        return {"sound": b"", "id": index}
 
 
 def test_datasets_without_pictures_or_classes(tmp_path):
-    page = Page(write_report(tmp_path, None, (Sentences(classes=None), gallery(examples(2)))))
+    page = Page(write_report(tmp_path, None, (Sounds(classes=None), gallery(examples(2)))))
     assert len(page.all("span", "empty")) == 22
     assert "item 0" in page.text
 

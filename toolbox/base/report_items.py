@@ -10,13 +10,13 @@ from typing import Any
 class Example:
     """One item that the report shows.
 
-    - `query`: its dataset index.
-    - `results`: (dataset index, whether it is right, score) of the best results, best first.
+    - `query`: its dataset index, or a text.
+    - `results`: (dataset index or text, whether it is right, score) of the best results, best first.
     - `note`: why it is shown, e.g. "first match at rank 812".
     """
 
-    query: int
-    results: list[tuple[int, bool, float]]
+    query: int | str
+    results: list[tuple[int | str, bool, float]]
     note: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Galleries: query images with what the model put first, as small images inside the page."""
+"""Galleries: queries with what the model put first, as small images or texts inside the page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -22,15 +23,16 @@ MOST_ROWS_TOGETHER = 120
 MOST_BYTES = 4_800_000
 THUMBNAIL = 112
 PIXELATED = 64
+LONGEST_TEXT = 160
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One image in the page.
+    """One image, or a text in the place of one, in the page.
 
-    - `uri`: its data URI, empty when there is none; `note`: then the reason.
+    - `uri`: its data URI, empty when there is none; `text`: what is shown then; `note`: the reason where nothing is.
     - `pixelated`: small enough to be enlarged pixel by pixel.
-    - `name`: of its class, empty when unknown; `index`: in the dataset.
+    - `name`: of its class, empty when unknown; `index`: in the dataset, -1 for a text that is no item.
     """
 
     index: int
@@ -38,6 +40,12 @@ class Thumbnail:
     uri: str = ""
     pixelated: bool = False
     note: str = ""
+    text: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called: its class, its text or its place in the dataset."""
+        return self.name or self.text or f"item {self.index}"
 
 
 @dataclass
@@ -51,12 +59,14 @@ class ThumbnailSheet:
     held: dict[int, Thumbnail] = field(default_factory=dict)
     size: int = 0
 
-    def get(self, index: int) -> Thumbnail:
-        """The image of an item."""
-        if index not in self.held:
-            self.held[index] = read_thumbnail(self.dataset, index)
-            self.size += len(self.held[index].uri)
-        return self.held[index]
+    def get(self, shown: int | str) -> Thumbnail:
+        """The image of an item, or a text."""
+        if isinstance(shown, str):
+            return Thumbnail(-1, "", text=shorten_text(shown))
+        if shown not in self.held:
+            self.held[shown] = read_thumbnail(self.dataset, shown)
+            self.size += len(self.held[shown].uri)
+        return self.held[shown]
 
     def drop(self, indices: Iterable[int]) -> None:
         """Take back images that nothing shows."""
@@ -66,7 +76,7 @@ class ThumbnailSheet:
 
 @dataclass(frozen=True)
 class GalleryResult:
-    """A image that was found: whether it is right, and its score as text."""
+    """An image or a text that was found: whether it is right, and its score as text."""
 
     image: Thumbnail
     right: bool
@@ -133,8 +143,8 @@ def lay_out_galleries(images: ThumbnailSheet, galleries: list[Gallery], *, split
             break
         before = set(images.held)
         results = [
-            GalleryResult(images.get(index), bool(right), format_fixed(float(score), 2))
-            for index, right, score in example.results[:MOST_RESULTS]
+            GalleryResult(images.get(shown), bool(right), format_fixed(float(score), 2))
+            for shown, right, score in example.results[:MOST_RESULTS]
         ]
         row = QueryRow(images.get(example.query), results, example.note)
         if number and images.size > MOST_BYTES:
@@ -182,13 +192,21 @@ def read_thumbnail(dataset: Dataset, index: int) -> Thumbnail:
     try:
         if not 0 <= index < len(dataset):
             return Thumbnail(index, name, note=f"The dataset has {len(dataset):,} items, and this is number {index:,}")
-        image = dataset[index].get("image")
+        sample = dataset[index]
+        image, text = sample.get("image"), sample.get("text")
+        if image is None and text:
+            return Thumbnail(index, name, text=shorten_text(text if isinstance(text, str) else text[0]))
         if image is None:
             return Thumbnail(index, name, note="This item has no image")
         uri, pixelated = encode_thumbnail(image)
     except Exception as error:  # the run is over: no single image may cost the user the page
         return Thumbnail(index, name, note=f"{type(error).__name__}: {error}")
     return Thumbnail(index, name, uri, pixelated)
+
+
+def shorten_text(text: str) -> str:
+    """As much of a text as a page shows in the place of an image."""
+    return shorten(text, LONGEST_TEXT, placeholder=" ...")
 
 
 def encode_thumbnail(image: Any) -> tuple[str, bool]:

@@ -109,8 +109,8 @@ def _read_report_item(item: dict[str, Any]) -> ReportItem:
     if kind is Gallery:
         values["examples"] = [
             Example(
-                int(example["query"]),
-                [(int(i), bool(right), _read_float(s)) for i, right, s in example["results"]],
+                _read_shown(example["query"]),
+                [(_read_shown(shown), bool(right), _read_float(s)) for shown, right, s in example["results"]],
                 str(example.get("note", "")),
             )
             for example in values["examples"]
@@ -137,6 +137,11 @@ def _read_report_item(item: dict[str, Any]) -> ReportItem:
     elif not all(isinstance(row, list) and len(row) == len(values["columns"]) for row in values["rows"]):
         raise ValueError("a row and the columns differ in length")
     return kind(**values)
+
+
+def _read_shown(value: Any) -> int | str:
+    """What a gallery shows: a text, or the index of an item."""
+    return value if isinstance(value, str) else int(value)
 
 
 def _read_float(value: Any) -> float:

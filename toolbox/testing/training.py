@@ -170,6 +170,10 @@ def _check_report_items(metric: Metric, name: str) -> None:
     )
     galleries = [item.examples for item in report_items if isinstance(item, Gallery)]
     require(
-        all(isinstance(e, Example) and 0 <= e.query < ITEMS for examples in galleries for e in examples),
+        all(
+            isinstance(e, Example) and (isinstance(e.query, str) or 0 <= e.query < ITEMS)
+            for examples in galleries
+            for e in examples
+        ),
         f"{name}.report items must name items by their dataset indices.",
     )
