@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import toolbox
+from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.console import QuietConsole
 from toolbox.engine.distributed.context import DistributedContext
 
@@ -64,7 +65,7 @@ def everything(distributed: DistributedContext, folder: Path) -> dict[str, list[
         if "model" in options:
             del given["model.backbone.dropout"]
         target = folder / f"logged-{name}-{distributed.world_size}"
-        results = toolbox.train(
+        toolbox.train(
             toolbox.load_config(RECIPE, given),
             out=target,
             console=QuietConsole(),
@@ -73,5 +74,5 @@ def everything(distributed: DistributedContext, folder: Path) -> dict[str, list[
         )
         lines = [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()]
         found[name] = [line for line in lines if "lr" in line]
-        found[f"{name} items"] = round(results["items_per_second"] * results["seconds"])
+        found[f"{name} items"] = checkpoints.read(target / "last").state()["progress"]["items"]
     return found
