@@ -24,7 +24,7 @@ def test_an_example_numbers_its_items():
 def test_fields_are_read_by_their_names_too():
     batch = Batch(ids=["a"], labels=torch.tensor([1]))
     assert batch["labels"] is batch.labels
-    with pytest.raises(KeyError, match="no 'label': it has inputs, views, labels, ids"):
+    with pytest.raises(KeyError, match="no 'label': it has inputs, views, owners, texts, labels, ids"):
         batch["label"]
     assert Batch.from_fields(batch) is batch
     metric = Recall(ks=[1])
