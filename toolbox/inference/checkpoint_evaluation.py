@@ -112,9 +112,8 @@ def evaluate(
     feature_cache = None
     if recipe.get("features") and list_cacheable(model):
         feature_cache = FeatureCache(recipe, model, device, how, console=CallbackConsole(log), distributed=distributed)
-        feature_cache.add(name, target.dataset, target.loader)
-        if choosing is not None:
-            feature_cache.add("val", choosing.dataset, choosing.loader)
+        for evaluator in filter(None, (target, choosing)):
+            feature_cache.add(evaluator.name, evaluator.dataset, evaluator.loader)
         if training is not None:
             feature_cache.add("train", training, recipe["train_dataloader"])
     inputs = input_specs(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -114,9 +114,10 @@ class Evaluator:
           left out, and where all of them do, there are no numbers.
         - `feature_cache`: where features are stored; None reads all inputs.
         - `chosen`: on a test set, the numbers of the validation that chose settings such as the k of k-NN.
+
         Unreadable items under 'skip' are counted as "unreadable_items" in the result, and those that the model was
-        trained on as "trained_items". Metrics that learn from the
-        training set see it first, without augmentation; once, where the model's embeddings do not change.
+        trained on as "trained_items". Metrics that learn from the training set see it first, without augmentation;
+        once, where the model's embeddings do not change.
         """
         for metric in self.metrics:
             metric.reset()
@@ -145,21 +146,10 @@ class Evaluator:
                         skip_bad=loader.get("on_bad_item", "raise") == "skip",
                         stored=feature_cache.of(loader) if feature_cache else {},
                     )
-                    bad, checked = 0, False
-                    for batch, outputs, is_own in batches:
-                        if stop():
-                            return None
-                        bad += len(batch.bad) if is_own else 0
-                        check_bad(bad, dataset, loader, name)
-                        if outputs is None:
-                            continue
-                        if not checked:  # at once, not when everything is embedded
-                            self._choose_metrics(outputs, mode)
-                            checked = True
-                        if not self.active_metrics:
-                            return {}
-                        if is_own and len(batch):
-                            self._update_metrics(outputs, batch, training=name == "train")
+                    unreadable = self._show_batches(batches, dataset, loader, name=name, mode=mode, stop=stop)
+                    if unreadable is None:
+                        return None if self.active_metrics else {}
+                    bad = unreadable
                     if name == "train":
                         self.shared["learned of"] = model
         finally:
@@ -171,6 +161,37 @@ class Evaluator:
         self._end_learning(model)
         trained = self.trained_items if mode == "predict" else 0
         return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": trained} if trained else {})
+
+    def _show_batches(
+        self,
+        batches: Iterable[tuple[Batch, dict[str, Tensor] | None, bool]],
+        dataset: Dataset,
+        loader: dict[str, Any],
+        *,
+        name: str,
+        mode: str,
+        stop: Callable[[], bool],
+    ) -> int | None:
+        """Show the metrics what the model gave of a dataset; returns how many items could not be read.
+
+        None where `stop` said so, or where no metric can use what the model gives.
+        """
+        bad, is_first = 0, True
+        for batch, outputs, is_own in batches:
+            if stop():
+                return None
+            bad += len(batch.bad) if is_own else 0
+            check_bad(bad, dataset, loader, name)
+            if outputs is None:
+                continue
+            if is_first:  # at once, not when everything is embedded
+                self._choose_metrics(outputs, mode)
+                is_first = False
+            if not self.active_metrics:
+                return None
+            if is_own and len(batch):
+                self._update_metrics(outputs, batch, training=name == "train")
+        return bad
 
     def _update_metrics(self, outputs: dict[str, Tensor], batch: Batch, *, training: bool) -> None:
         for metric in self.learning if training else self.active_metrics:
