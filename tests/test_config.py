@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
@@ -219,6 +220,7 @@ def test_the_documented_keys_are_the_keys():
 
 
 def test_fits():
+    assert fits(3, Annotated[int, []])
     assert fits(1, float)
     assert not fits(True, int)
     assert not fits("a", int | None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract_models import DualEncoder
 from contract_parts import Shades
 from test_contracts_in_runs import ALIGNMENT, HEAD, RUN, SWAP, data, recipe
 
@@ -87,7 +88,7 @@ def test_a_model_that_needs_both_says_so():
 
 def test_one_embedding_an_item_takes_one_text_an_item():
     config = recipe(TEXTS, val_dataloader__dataset=dict(type="contract.Captions"))
-    with pytest.raises(ToolboxError, match="10 embeddings, 4 labels"):
+    with pytest.raises(ToolboxError, match="10 embeddings, 4 labels and 4 ids: the model embeds each text of an item"):
         toolbox.train(config, out="run")
 
 
@@ -96,6 +97,47 @@ def test_a_dataset_without_what_the_model_reads_is_one_message():
     config["plugins"].append(str(Path(__file__).with_name("toy_plugin.py")))
     with pytest.raises(ToolboxError, match=r"train_dataloader\.dataset: The model reads 'text', and an item has image"):
         toolbox.train(config, out="run")
+
+
+def test_what_users_run_over_needs_no_label_of_a_dataset():
+    toolbox.train(recipe(TEXTS, model__backbone=dict(type="contract.Patches"), model__pool="mean"), out="run")
+    encoder, image = toolbox.load("run"), Shades()[0]["image"]
+    samples = [{"image": image, "label": label, "id": None} for label in ("cat", 1.5, torch.ones(3), None)]
+    (outputs,) = encoder.run(samples)
+    assert len(outputs["embeddings"]) == 4
+    with pytest.raises(ToolboxError, match="The model reads 'image', and an item has text, label"):
+        next(encoder.run([{"text": "a", "label": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("job", "modality", "message"),
+    [
+        (SWAP, "image", "cannot encode images alone: it also reads texts"),
+        (TEXTS, "image", "cannot encode images: it reads texts"),
+        (TEXTS, "audio", "There is no modality 'audio'"),
+    ],
+)
+def test_a_modality_that_cannot_be_alone_is_refused(job, modality, message):
+    toolbox.train(recipe(job, train_cfg__max_steps=1), out="run")
+    with pytest.raises(ToolboxError, match=message):
+        next(toolbox.load("run").run([{"text": "a|b"}], modality=modality))
+
+
+def test_a_text_that_is_none_is_named_by_its_place():
+    toolbox.train(recipe(TEXTS, train_cfg__max_steps=1), out="run")
+    with pytest.raises(ToolboxError, match="Item 1 cannot be used: its text is empty"):
+        next(toolbox.load("run").run([{"text": "fine"}, {"text": ""}]))
+
+
+def test_predictions_that_read_owners_are_tried_before_a_run(monkeypatch):
+    original = DualEncoder.predict
+
+    def predict(self, batch):
+        outputs = original(self, batch)
+        return outputs | {"owners": batch.owners["text"], "digests": batch.texts["text"]}
+
+    monkeypatch.setattr(DualEncoder, "predict", predict)
+    assert api.plan(recipe(ALIGNMENT)).problems == []
 
 
 # --- checks before a run -----------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from contract_models import DualEncoder
 from contract_parts import Captions, Contrastive, Letters, Patches, Shades
 from test_contracts_in_runs import ALIGNMENT, recipe, stop_and_resume, weights
 from test_exactness import assert_same
+from toolbox_glyphs.glyphs import Glyphs
 
 import toolbox
 from toolbox.builtins.projection import Projection
+from toolbox.data_audit import read_fingerprints
 from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches
@@ -136,6 +138,33 @@ def test_who_reads_texts_alone_opens_no_image():
     specs = input_specs(model())
     batch = BatchBuilder(Unread(8), {"text": specs["text"]})[[(index, index) for index in range(4)]]
     assert batch.texts["text"].tolist() == [digest_text(name) for name in Unread().classes]
+
+
+def test_a_subclass_that_changes_items_is_read_as_it_says(tmp_path):
+    class Prompted(Glyphs):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"text": "a prompt"}
+
+    class Both(Prompted):
+        def read(self, index, fields):
+            return super().read(index, fields) | {"text": "read"}
+
+    specs = {"text": input_specs(model())["text"]}
+    for dataset, text in ((Glyphs(), Glyphs()[0]["text"]), (Prompted(), "a prompt"), (Both(), "read")):
+        batch = BatchBuilder(dataset, specs)[[(0, 0)]]
+        assert batch.texts["text"].tolist() == [digest_text(text)]
+
+
+def test_all_items_with_empty_texts_are_named():
+    class Gaps(Shades):
+        def __getitem__(self, index):
+            return super().__getitem__(index) | ({"text": ""} if index in (2, 5, 6) else {})
+
+    fetch = builder(Gaps(8))
+    with pytest.raises(ToolboxError, match="Item 2 of Gaps cannot be read: its text is empty; nor can 2 others"):
+        fetch.require_batch(fetch[[(index, index) for index in range(4)]])
+    errors = [fingerprint.error for fingerprint in read_fingerprints(Gaps(8), "train")]
+    assert [index for index, error in enumerate(errors) if error] == [2, 5, 6]
 
 
 # --- stores ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from PIL import Image
 
 from toolbox.base import Dataset
 from toolbox.engine.data.samples import read_sample
+from toolbox.engine.data.texts import list_texts
 
 NEAR = 3
 """Bits in which the hashes of near duplicates differ at most."""
@@ -68,7 +69,11 @@ def read_fingerprints(dataset: Dataset, split: str, *, near: bool = False, worke
         try:
             sample = read_sample(dataset, index)
             fingerprint.id, fingerprint.path = sample["id"], str(sample.get("path") or "")
+            if "text" in sample:
+                list_texts(sample["text"])
             if "image" not in sample:
+                if "text" in sample:
+                    return fingerprint
                 raise ValueError("the item holds no image")
             if fingerprint.path and Path(fingerprint.path).is_file():
                 fingerprint.file = hashlib.sha256(Path(fingerprint.path).read_bytes()).digest()

@@ -102,7 +102,8 @@ class Dataset(ABC):
     def read(self, index: int, fields: Collection[str]) -> Sample:
         """The item at `index` with its id, label and role, and of the rest at least these `fields`.
 
-        Default: the whole item. Overridden where an item has a text too, so that who reads the texts opens no image.
+        Default: the whole item. Overridden where an item has a text too, so that who reads the texts opens no image. A
+        subclass that changes `__getitem__` alone is read by that.
         """
         return self[index]
 

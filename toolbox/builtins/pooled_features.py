@@ -12,7 +12,7 @@ from toolbox.utils.tower_model import TowerModel
 class PooledFeatures(TowerModel):
     """backbone -> pool -> embedding, with nothing to train.
 
-    - `backbone`: reads `batch.inputs["image"]`.
+    - `backbone`: reads images, or texts.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last", "tokens").
 
     `predict` and `baseline` give the pooled features, (B, P) float32 rows of length 1, as "embeddings"; where the pool

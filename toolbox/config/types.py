@@ -21,7 +21,7 @@ def fits(value: Any, annotation: Any) -> bool:
         return value is None
     if origin is Literal:
         return value in args and any(type(value) is type(arg) for arg in args)
-    if annotation in _PLAIN:
+    if isinstance(annotation, type) and annotation in _PLAIN:
         return isinstance(value, _PLAIN[annotation]) and isinstance(value, bool) == (annotation is bool)
     target = origin or annotation
     if target in (list, tuple, Sequence):

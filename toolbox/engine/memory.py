@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from toolbox.base import Batch, Loss, Model, PooledBackbone
+from toolbox.engine.data.texts import make_example_batch
 from toolbox.engine.grad_cache import chunks
 from toolbox.engine.precision import DTYPES
 
@@ -159,4 +160,4 @@ def step_memory(
 def _forward(model: Model, inputs: dict[str, Tensor], stored: list[str]) -> dict[str, Tensor]:
     if type(model).encode is not Model.encode:
         return model(Batch(inputs=inputs, stored=stored), "encode")
-    return model(Batch.example(inputs, stored=stored), "predict")
+    return model(make_example_batch(model, inputs, stored=stored), "predict")

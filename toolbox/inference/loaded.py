@@ -12,9 +12,11 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, LoadedModel, Model
 from toolbox.engine.data.batch_builder import BatchBuilder, collate, input_specs
+from toolbox.engine.data.texts import list_texts
 from toolbox.engine.inference import compute_outputs
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import shorten_error
+from toolbox.utils.model_io import Modality, check_reads_alone
 
 
 def user_class(model: Model, name: str) -> type[LoadedModel]:
@@ -44,21 +46,34 @@ def compute(
     *,
     batch_size: int = 64,
     progress: bool = False,
-    modality: str | None = None,
+    modality: Modality | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """What a loaded model gives of each batch of a dataset; arguments as of `LoadedModel.run`."""
     if batch_size < 1:
         raise ToolboxError(f"batch_size is 1 or more, not {batch_size}.")
+    if modality is not None:
+        check_reads_alone(loaded.model, modality)
     inputs = input_specs(loaded.model, modality=modality)
     builder = BatchBuilder(dataset, inputs, all_texts=True)
     with ExitStack() as ends:
         pool = ends.enter_context(ThreadPoolExecutor())
-        bar = ends.enter_context(_bar(len(dataset))) if progress else None
+        unit = "text" if all(source.field == "text" for source in inputs.values()) else "image"
+        bar = ends.enter_context(_bar(len(dataset), unit)) if progress else None
+
+        def make_item(index: int) -> dict[str, Any]:
+            sample = dataset[index]
+            if "text" in sample:
+                try:
+                    list_texts(sample["text"])
+                except ValueError as error:
+                    raise ToolboxError(f"Item {index} cannot be used: {error}.") from error
+            # the model is not told its label or role, and whatever is its id stays out of the outputs
+            return builder.make_item({**sample, "id": index, "label": None, "role": None}, index, index)
 
         def read() -> Iterator[Batch]:
             for start in range(0, len(dataset), batch_size):
                 places = range(start, min(start + batch_size, len(dataset)))
-                yield collate(list(pool.map(builder.read_item, places, places)), inputs)
+                yield collate(list(pool.map(make_item, places)), inputs)
 
         for batch, outputs in compute_outputs(
             lambda batch: loaded.model(batch, loaded.mode),
@@ -72,7 +87,7 @@ def compute(
                 bar.update(len(batch))
 
 
-def _bar(total: int) -> Any:
+def _bar(total: int, unit: str) -> Any:
     from tqdm.auto import tqdm  # which knows notebooks
 
-    return tqdm(total=total, unit="image")
+    return tqdm(total=total, unit=unit)

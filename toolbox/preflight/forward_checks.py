@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Batch, Dataset, Model
+from toolbox.base import Dataset, Model
 from toolbox.engine.data.samples import read_sample
+from toolbox.engine.data.texts import make_example_batch
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
@@ -87,12 +88,10 @@ def check_first_batch(run: DryRun) -> None:
     inputs = _make_inputs(model, {name: views * len(indices) for name, views in run.views.items()})
     if inputs is None:
         return
-    texts = [name for name, backbone in model.inputs.items() if backbone.modality == "text"]
-    batch = Batch(
-        inputs=inputs,
+    batch = make_example_batch(
+        model,
+        inputs,
         views=run.views,
-        owners={name: torch.empty(len(indices), dtype=torch.long, device="meta") for name in texts},
-        texts={name: torch.empty(len(indices), dtype=torch.long, device="meta") for name in texts},
         labels=None if dataset.labels is None else torch.empty(len(indices), dtype=torch.long, device="meta"),
         ids=LazyIds(dataset, indices),
         indices=indices,
@@ -142,8 +141,8 @@ def _compute_outputs(model: nn.Module, mode: str, like: Model) -> dict[str, Tens
     inputs = {name: value for name, value in inputs.items() if name not in like.training_only}
     try:
         with _evaluating(model):
-            return model(Batch.example(inputs), mode)
-    except (NotImplementedError, RuntimeError, ValueError, TypeError):
+            return model(make_example_batch(like, inputs), mode)
+    except (LookupError, NotImplementedError, RuntimeError, ValueError, TypeError):
         return None  # `measure_memory` reports what does not fit together
 
 

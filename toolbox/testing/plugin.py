@@ -54,7 +54,8 @@ def check_plugin(namespace: str) -> None:
         plugin = plugins.plugin(namespace)
     for hook in (plugin.hook.toolbox_config_dirs, plugin.hook.toolbox_foreign_keys):
         with _require_success(f"{namespace}: {hook.name} must return paths", Exception):
-            hook()
+            for paths in hook():
+                list(paths)
     require(
         plugin.components or plugin.kinds or plugin.commands,
         f"{namespace}: its hooks must declare at least one component, kind or command.",

@@ -83,7 +83,9 @@ class EmbeddingAccumulator:
         if not len(values) == len(labels) == len(ids) == len(ids if roles is None else roles):
             raise ValueError(
                 f"one label, id and role belong to each embedding, but there are {len(values)} embeddings, "
-                f"{len(labels)} labels and {len(ids)} ids" + ("" if roles is None else f" and {len(roles)} roles")
+                f"{len(labels)} labels and {len(ids)} ids"
+                + ("" if roles is None else f" and {len(roles)} roles")
+                + (": the model embeds each text of an item, and this metric takes one an item" if batch.owners else "")
             )
         if unknown := set(roles or ()) - {"query", "gallery"}:
             raise ValueError(f"roles are 'query' or 'gallery', not {sorted(unknown)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ def list_input_modalities(model: Model) -> dict[str, str]:
 def check_reads_alone(model: Model, modality: Modality) -> None:
     """Raise ToolboxError for a model that reads nothing of a modality, or cannot be given that alone."""
     read = set(list_input_modalities(model).values())
+    if modality not in get_args(Modality):
+        raise ToolboxError(f"There is no modality {modality!r}.", hint=f"Try {' or '.join(get_args(Modality))}.")
     if modality not in read:
         others = " and ".join(f"{other}s" for other in sorted(read)) or "nothing"
         raise ToolboxError(f"This model cannot encode {modality}s: it reads {others}.", where="model")

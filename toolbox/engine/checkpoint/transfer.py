@@ -14,6 +14,7 @@ _UNLIKE = (
     "Use the recipe that it was made with ({recipe}). Another training may start from parts of it: "
     "load_parts=['model.backbone']."
 )
+_OTHER_PARTS = "Name parts in load_parts that are of one kind and size in both models."
 _FROZEN = (
     "They were trained there, and here they are frozen and pretrained: give the backbone no weights of its own "
     "(weights=False), so that checkpoints hold them, or train the same of it."
@@ -76,7 +77,7 @@ def match(
         "of another shape": sorted(name for name in wanted & own.keys() if held[name] != own[name]),
     }
     only_frozen = not wrong["missing"] and not wrong["of another shape"] and unexpected
-    hint = _FROZEN if only_frozen and set(unexpected) <= set(frozen) else _UNLIKE
+    hint = _FROZEN if only_frozen and set(unexpected) <= set(frozen) else _UNLIKE if parts is None else _OTHER_PARTS
     taken = [name for name in held if name in wanted & needed]
     left = [name for name in held if name not in wanted]
     return Transfer(taken, left, [name for name in own if name in expected - needed], wrong, hint)

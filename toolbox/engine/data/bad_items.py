@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,17 +51,24 @@ def check_share(bad: int, loader: Mapping[str, Any], total: int, *, where: str, 
 
 
 def find_unreadable(
-    dataset: Dataset, known: Mapping[int, str], *, seconds: float = 30.0, threads: int | None = None
+    dataset: Dataset,
+    known: Mapping[int, str],
+    *,
+    read: Callable[[int], Any] | None = None,
+    seconds: float = 30.0,
+    threads: int | None = None,
 ) -> tuple[dict[int, str], int]:
     """Read all items of a dataset for those that cannot be read; returns {index: message} and how many were looked at.
 
-    - `known`: those that are known already.
+    - `known`: those that are known already; `read`: reads an item, by default the whole one.
     - `seconds`: after which it ends; `threads`: that read, by default one a core, 8 at most.
     """
 
-    def read(index: int) -> str | None:
+    read = read or dataset.__getitem__
+
+    def explain(index: int) -> str | None:
         try:
-            dataset[index]
+            read(index)
         except (OSError, ValueError) as error:
             return str(error) or type(error).__name__
         except Exception:  # a defect of the dataset: not what is looked for
@@ -76,7 +83,7 @@ def find_unreadable(
             if time.monotonic() > end:
                 break
             window = rest[start : start + 4 * threads]
-            found |= {i: text for i, text in zip(window, pool.map(read, window), strict=True) if text is not None}
+            found |= {i: text for i, text in zip(window, pool.map(explain, window), strict=True) if text is not None}
             looked += len(window)
     return dict(sorted(found.items())), looked
 
@@ -88,21 +95,27 @@ def list_messages(messages: list[str]) -> str:
 
 
 def unreadable_error(
-    dataset: Dataset, bad: list[tuple[int, str]], *, where: str = "", hint: str = "", looked: int | None = None
+    dataset: Dataset,
+    bad: list[tuple[int, str]],
+    *,
+    where: str = "",
+    hint: str = "",
+    looked: int | None = None,
+    read: Callable[[int], Any] | None = None,
 ) -> ToolboxError:
     """The error that names all unreadable items of a dataset, of which `bad` were met: the others are looked for.
 
     - `where`: the recipe's key of the dataloader; `hint`: what to do about them, by default for a recipe.
-    - `looked`: at how many items one has looked already, None to look now.
+    - `looked`: at how many items one has looked already, None to look now; `read`: as of `find_unreadable`.
     """
-    found, looked = find_unreadable(dataset, dict(bad)) if looked is None else (dict(bad), looked)
+    found, looked = find_unreadable(dataset, dict(bad), read=read) if looked is None else (dict(bad), looked)
     total, (first, *others) = len(dataset), found.items()
     message = f"Item {first[0]} of {type(dataset).__name__} cannot be read: {list_messages([first[1]])}"
     if others:
         count = f"{len(others):,} others" if len(others) > 1 else "another one"
         among = f"of its {total:,} items" if looked >= total else f"of the {looked:,} that were looked at"
         message += f"; nor can {count} {among}: {list_messages([f'item {index}: {text}' for index, text in others])}"
-    hint = hint or "Mend or remove the files, or set on_bad_item='skip' in the dataloader."
+    hint = hint or "Mend or remove the files or texts, or set on_bad_item='skip' in the dataloader."
     return ToolboxError(message, where=where, hint=f"{hint} {AUDIT}.")
 
 

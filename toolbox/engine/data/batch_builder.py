@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess
+from toolbox.base import Augment, Batch, Dataset, Mix, Model, Preprocess, Sample
 from toolbox.engine.data.bad_items import Unreadable, unreadable_error
 from toolbox.engine.data.mixing import STREAM, mix_pairs
 from toolbox.engine.data.samples import read_sample
@@ -142,7 +142,7 @@ class BatchBuilder(torch.utils.data.Dataset):
     def require_batch(self, result: Batch | Problem | Unreadable, where: str = "") -> Batch:
         """The batch that `self[draws]` gave. Raises ToolboxError where it gave none; `where`: the dataloader's key."""
         if isinstance(result, Unreadable):
-            raise unreadable_error(self.dataset, result.items, where=where)
+            raise unreadable_error(self.dataset, result.items, where=where, read=self.check_item)
         if isinstance(result, Problem):
             raise ToolboxError.from_problems([result.with_prefix(where) if where else result])
         return result
@@ -192,7 +192,16 @@ class BatchBuilder(torch.utils.data.Dataset):
 
     def read_item(self, draw: int, index: int) -> dict[str, Any]:
         """An item, augmented and preprocessed, for `collate`."""
+        return self.make_item(read_sample(self.dataset, index, self._fields), draw, index)
+
+    def check_item(self, index: int) -> None:
+        """Read an item as it is read for a batch. Raises OSError or ValueError where it cannot be."""
         sample = read_sample(self.dataset, index, self._fields)
+        if "text" in self._fields:
+            list_texts(sample.get("text"))
+
+    def make_item(self, sample: Sample, draw: int, index: int) -> dict[str, Any]:
+        """The item of a sample, augmented and preprocessed, for `collate`."""
         item = {"label": sample["label"], "id": sample["id"], "index": index, "draw": draw}
         item |= {"role": sample.get("role"), "texts": {}}
         text_draw = draw
@@ -200,8 +209,9 @@ class BatchBuilder(torch.utils.data.Dataset):
             draw = get_draw(index, int(choose_view(self.seed, [draw], self.calls)[0]), len(self.dataset))
         for name, source in self.live.items():
             if source.field not in sample:
+                whole = self.dataset[index]
                 raise ToolboxError(
-                    f"The model reads '{source.field}', and an item has {', '.join(sample)}.",
+                    f"The model reads '{source.field}', and an item has {', '.join(whole) or 'nothing'}.",
                     where="dataset",
                     hint="Use a dataset that has it, or another model.",
                 )

@@ -17,9 +17,7 @@ def read_sample(dataset: Dataset, index: int, fields: Collection[str] | None = N
     Its "id" is an int or a str, its index where it has none; its "label" an int or None. Raises ToolboxError, naming
     dataset and item, for an id or label that is neither.
     """
-    # what users give to `LoadedModel.run` may be any sequence of samples
-    reads_fields = fields is not None and isinstance(dataset, Dataset)
-    sample = dataset.read(index, fields or ()) if reads_fields else dataset[index]
+    sample = dataset[index] if fields is None or not _reads_fields(type(dataset)) else dataset.read(index, fields)
     if not isinstance(sample, Mapping):
         raise ToolboxError(
             f"Item {index} of {type(dataset).__name__} is a {type(sample).__name__}, and a sample is a dict.",
@@ -38,3 +36,9 @@ def read_sample(dataset: Dataset, index: int, fields: Collection[str] | None = N
             "None as 'label'.",
         ) from error
     return {**sample, "id": name, "label": label}
+
+
+def _reads_fields(cls: type) -> bool:
+    """Whether a class has a `read` of its own that stands for its `__getitem__`, which no subclass has changed."""
+    first = next(base for base in cls.__mro__ if "read" in vars(base) or "__getitem__" in vars(base))
+    return "read" in vars(first)

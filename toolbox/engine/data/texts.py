@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from toolbox.base import Batch, Model
 
 
 def list_texts(value: Any) -> list[str]:
@@ -24,3 +30,12 @@ def digest_text(text: str) -> int:
     """A signed 64-bit number of a text, the same in every process and run."""
     digest = hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def make_example_batch(model: Model, inputs: Mapping[str, Any], **fields: Any) -> Batch:
+    """A batch of given inputs, each item with one row of each; texts have owners and, each its own, digests."""
+    batch = Batch.example(inputs, **fields)
+    for name in inputs.keys() & {name for name, part in model.inputs.items() if part.modality == "text"}:
+        device = next((value.device for value in tree_leaves(inputs[name]) if isinstance(value, torch.Tensor)), None)
+        batch.owners[name] = batch.texts[name] = torch.arange(len(batch), device=device)
+    return batch

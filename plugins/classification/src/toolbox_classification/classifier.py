@@ -15,7 +15,7 @@ from toolbox_classification.class_heads import Linear
 class Classifier(TowerModel):
     """backbone -> pool -> head -> one logit for each class, trained on labels.
 
-    - `backbone`: reads `batch.inputs["image"]`. Without a `tune` it is frozen, as `tune=dict(mode="frozen")` does.
+    - `backbone`: reads images, or texts. Without a `tune` it is frozen, as `tune=dict(mode="frozen")` does.
     - `pool`: a pool, or the mode of `core.Pool` ("cls", "mean", "cls+mean", "gem", "last").
     - `head`: from the pooled features to the logits, `Linear` of this plugin (None means it) or `MLP`. It computes
       in float32 at least, whatever the precision of the backbone.
