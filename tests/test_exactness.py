@@ -118,3 +118,13 @@ def test_draws_of_an_image_differ_and_repeat_over_runs(toy):
     assert torch.equal(first[1], fetch(0)[[(11, 3)]].inputs["image"][0])
     assert not torch.equal(first, fetch(1)[[(10, 3), (11, 3)]].inputs["image"])
     assert torch.equal(state, torch.get_rng_state())  # the model's generator is untouched
+
+
+def test_a_run_that_was_killed_before_its_results_writes_them_whole(toy, whole):
+    """Nothing is left to train or to validate: which values are better comes from the checkpoint."""
+    results = json.loads((Path("whole") / "train_results.json").read_text())
+    (Path("whole") / "train_results.json").unlink()
+    resumed = toolbox.train(toy(), out="whole", resume=True)
+    assert results["better"]
+    assert resumed["better"] == results["better"]
+    assert resumed["settings"] == results["settings"]

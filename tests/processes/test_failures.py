@@ -111,6 +111,15 @@ def test_a_failing_process_ends_all_with_its_own_message_alone(tmp_path):
     assert code == other_code == 1  # and not killed: the run would have gone on for hours
 
 
+def test_a_command_ends_well_in_all_processes_and_one_tells_the_results(tmp_path):
+    ends = train(tmp_path, "train_cfg.max_steps=4")
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert ["Report: " in said for _, said, _ in ends] == [True, False]
+    again = train(tmp_path, "train_cfg.max_steps=6", resume=True)
+    assert [code for code, _, _ in again] == [0, 0], again
+    assert not again[1][1], "only the main process writes to the terminal"
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_run_of_which_a_process_was_killed_is_resumed_bit_by_bit(tmp_path, mode):

@@ -98,7 +98,7 @@ def _train(arguments: argparse.Namespace) -> int:
         resume, overwrite = arguments.resume, arguments.overwrite
         if resume is None and distributed.has_begun():  # the launcher has started the run again
             resume, overwrite = True, False
-        if kept:
+        if kept and distributed.is_main:
             print(f"Kept from the run: {', '.join(kept)}", flush=True)
         results = api.train(
             _load_recipe(arguments, kept),
@@ -110,7 +110,8 @@ def _train(arguments: argparse.Namespace) -> int:
             distributed=distributed,
             profile=arguments.profile,
         )
-        print_results(results)
+        if distributed.is_main:
+            print_results(results)
         return 0
 
     return run_in_processes(run, arguments.launcher, leaves_together=True)

@@ -75,7 +75,7 @@ def _collect(run: Trainer, after: dict[str, float] | None) -> dict[str, Any]:
     skip_counter = setup.train_step.skip_counter
     return run.progress.results() | {
         "after": after,
-        "better": target.better if target else {},
+        "better": (target.better or run.progress.better) if target else {},
         "settings": target.settings if target else [],
         "before_head": _evaluate_before_head(run, after),
         "steps": run.step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class RunProgress:
     - `seconds`, `data_wait_seconds`: spent in steps, and of these waiting for data; `items`: read by all processes.
     - `pixels`, `before`, `start`: metrics of raw pixels, of the backbone as it was, and of step 0; None if not known.
     - `best`: step, metric, value and all metrics of the best validation; `validated`: the step of the last one.
+    - `better`: "greater" or "less" for each number of the validations.
     - `stopped`: why the run ended early; `lines`: of metrics.jsonl.
     - `quantization`: what quantising changed, by backbone.
     """
@@ -41,6 +42,7 @@ class RunProgress:
     before: dict[str, float] | None = None
     start: dict[str, float] | None = None
     best: dict[str, Any] | None = None
+    better: dict[str, str] = field(default_factory=dict)
     validated: int = 0
     stopped: str | None = None
     lines: int = 0

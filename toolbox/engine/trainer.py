@@ -194,7 +194,7 @@ class Trainer:
     def better(self) -> dict[str, str]:
         """Which values of the validation metrics are better."""
         val = self.setup.val
-        return self.setup.settings.directions(val.better) if val is not None else {}
+        return self.setup.settings.directions(val.better or self.progress.better) if val is not None else {}
 
     @property
     def epoch(self) -> float:
@@ -322,7 +322,7 @@ class Trainer:
                 self.save()  # no step is lost to an evaluation that cannot be made
             raise
         self.model.on_validation_end(metrics, val.classifiers)
-        self.progress.validated = self.step
+        self.progress.validated, self.progress.better = self.step, val.better
         self._log_validation(metrics)
         is_best = self.progress.update_best(self.step, name, metrics, greater=greater)
         for hook in self.hooks:
