@@ -1,4 +1,7 @@
-"""What the name of a model means, and the loaded model that it gives."""
+"""What the name of a model means, and the loaded model that it gives.
+
+`find_model_kind` tells a checkpoint or a run's folder, a recipe, and the name of a backbone apart, in this order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What all commands share: exit codes, messages, the process's environment."""
+"""What all commands share: exit codes, the process's environment, and messages.
+
+Messages of the Python API name its arguments, `resume=True`; `name_options` makes options of these, `--resume`.
+"""
 
 from __future__ import annotations
 

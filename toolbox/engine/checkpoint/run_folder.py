@@ -1,4 +1,17 @@
-"""The folder of a run: whether it may be used, and what the run leaves in it."""
+"""The folder of a run: whether it may be used, and what the run leaves in it.
+
+<work_dir>/
+  config.py             the complete recipe, as Python
+  environment.json      versions, plugins, device, the command
+  train.log             what was told
+  metrics.jsonl         a line for each step that was logged or evaluated
+  checkpoint-<step>/    see `checkpoint.py`; `last` and `best` are links to two of them
+  wise_ft/              the chosen interpolation, where `train_cfg.wise_ft` is set
+  train_results.json    the numbers before and after, with what the run cost
+  report_items.json     what metrics show beyond numbers, and report.html, which shows it
+  bad_items.jsonl       items that could not be read, under on_bad_item='skip'
+  abandoned/            checkpoints of steps that a resumed run makes anew
+"""
 
 from __future__ import annotations
 

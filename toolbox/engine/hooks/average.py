@@ -1,4 +1,8 @@
-"""An average of the trained weights over the steps: an equal one (Izmailov et al. 2018) or with exponential decay."""
+"""An average of the trained weights over the steps, which is what is evaluated and saved while training goes on.
+
+An equal one (Izmailov et al. 2018) or one with exponential decay. `WeightAveraging.evaluation_weights` puts it into the
+model for an evaluation or a checkpoint; the state of a checkpoint has the weights that training continues from.
+"""
 
 from __future__ import annotations
 
