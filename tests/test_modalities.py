@@ -105,6 +105,8 @@ def test_what_users_run_over_needs_no_label_of_a_dataset():
     samples = [{"image": image, "label": label, "id": None} for label in ("cat", 1.5, torch.ones(3), None)]
     (outputs,) = encoder.run(samples)
     assert len(outputs["embeddings"]) == 4
+    (outputs,) = encoder.run([{"image": image, "text": ""}])
+    assert len(outputs["embeddings"]) == 1, "a text that the model does not read is not looked at"
     with pytest.raises(ToolboxError, match="The model reads 'image', and an item has text, label"):
         next(encoder.run([{"text": "a", "label": 1}]))
 

@@ -41,7 +41,6 @@ class FeatureStore:
         self.roles: list[str | None] = []
         self.unreadable: dict[int, str] = {}
         self._parts: list[Tensor] = []
-        counts: list[int] = []
         texts: list[list[int]] = []
         for shard in shards:
             record = read_record(self.folder, shard, self.layout)
@@ -50,11 +49,11 @@ class FeatureStore:
             for name in ("ids", "labels", "roles"):
                 getattr(self, name).extend(record[name])
             self.unreadable |= {int(index): message for index, message in record["unreadable"].items()}
-            counts += self.layout.count_rows(record)
             texts += record.get("texts") or []
             self._parts.append(map_shard(self.folder, shard, self.layout, record))
-        self.row_counts = np.asarray(counts, dtype=np.int64) if self.layout.views is None else None
-        self._first_rows = np.cumsum([0, *counts])  # of each item
+        counts = np.asarray([len(digests) for digests in texts], dtype=np.int64)
+        self.row_counts = counts if self.layout.views is None else None
+        self._first_rows = np.cumsum([0, *counts])  # of each item, where they are texts
         self._texts = torch.tensor([digest for digests in texts for digest in digests], dtype=torch.int64)
         self._per_shard = shards[0].stop if shards else 1
         whole = [label for index, label in enumerate(self.labels) if index not in self.unreadable]

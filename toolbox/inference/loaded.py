@@ -57,12 +57,12 @@ def compute(
     builder = BatchBuilder(dataset, inputs, all_texts=True)
     with ExitStack() as ends:
         pool = ends.enter_context(ThreadPoolExecutor())
-        unit = "text" if all(source.field == "text" for source in inputs.values()) else "image"
-        bar = ends.enter_context(_bar(len(dataset), unit)) if progress else None
+        fields = {source.field for source in inputs.values()}
+        bar = ends.enter_context(_bar(len(dataset), "text" if fields == {"text"} else "image")) if progress else None
 
         def make_item(index: int) -> dict[str, Any]:
             sample = dataset[index]
-            if "text" in sample:
+            if "text" in fields and "text" in sample:
                 try:
                     list_texts(sample["text"])
                 except ValueError as error:

@@ -169,7 +169,6 @@ class BatchBuilder(torch.utils.data.Dataset):
                 bad=bad,
             )
         for name, store in self.stored.items():
-            batch.views[name] = 1
             if store.row_counts is not None:
                 self._add_stored_texts(batch, name, store, store.row_counts[indices])
                 continue
@@ -188,7 +187,7 @@ class BatchBuilder(torch.utils.data.Dataset):
             numbers = np.concatenate([np.arange(count) for count in counts])
         rows = np.asarray(batch.indices)[owners]
         batch.inputs[name], batch.texts[name] = store.rows(rows, numbers), store.texts_of(rows, numbers)
-        batch.owners[name] = torch.from_numpy(owners)
+        batch.owners[name], batch.views[name] = torch.from_numpy(owners), 1
 
     def read_item(self, draw: int, index: int) -> dict[str, Any]:
         """An item, augmented and preprocessed, for `collate`."""
