@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timing import is_quick
 from toolbox_datasets.records import Records
 from toolbox_losses.infonce import InfoNCE
 from toolbox_retrieval.embedder import Embedder
@@ -203,13 +203,8 @@ def test_pk_refuses_what_it_cannot_fill():
 )
 def test_pk_plans_an_epoch_quickly(labels):
     sampler = PK(classes=32, per_class=4)
-    began = time.process_time()
-    ready(sampler, labels).batch(0)
-    assert time.process_time() - began < 2.0, "the plan takes some hundredths of a second; this bound is loose"
-    began = time.process_time()
-    for number in range(1, 200):
-        sampler.batch(number)
-    assert time.process_time() - began < 0.5, "the plan of an epoch is made again and again"
+    assert is_quick(lambda: ready(sampler, labels).batch(0), 2.0), "the plan takes some hundredths of a second"
+    assert is_quick(lambda: [sampler.batch(number) for number in range(1, 200)], 0.5), "an epoch is planned repeatedly"
 
 
 def test_pairs_stand_beside_another_image_of_their_class():
@@ -320,9 +315,8 @@ def test_negatives_that_nothing_uses_are_told():
 
 def test_records_by_the_hundred_thousand_are_planned_quickly():
     named = [(i, [i + 1], [(i + 7) % 99_000, (i + 9) % 99_000]) for i in range(100_000)]
-    began = time.process_time()
-    ready(Pairs(batch_size=128, negatives=2), count=100_001, records=named).batch(0)
-    assert time.process_time() - began < 3.0, "it takes a fifth of a second; this bound is loose"
+    sampler = Pairs(batch_size=128, negatives=2)
+    assert is_quick(lambda: ready(sampler, count=100_001, records=named).batch(0), 3.0), "a fifth of a second is usual"
 
 
 class Colour(Backbone):

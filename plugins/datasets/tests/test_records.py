@@ -6,12 +6,12 @@ import builtins
 import json
 import os
 import pickle
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from timing import is_quick
 from toolbox_datasets.records import Records
 from toolbox_datasets.records_index import find_components
 from toolbox_datasets.sop import SOP
@@ -593,9 +593,11 @@ def test_large_files_are_read_quickly(tmp_path):
             file.write(
                 f'{{"query_image": "{i // 5}/{i}.jpg", "positive": "{i // 5}/{i // 5 * 5}.jpg", "label": {i}}}\n'
             )
-    began = time.process_time()
     with pytest.raises(ValueError, match=r"a\.jsonl:2: the image"):
         len(Records(str(path)))
-    dataset = Records(str(path), columns={"label": None})
-    assert (len(dataset), len(dataset.classes), len(dataset.records)) == (50_000, 10_000, 50_000)
-    assert time.process_time() - began < 5, "it takes half a second; this bound is loose"
+
+    def read():
+        dataset = Records(str(path), columns={"label": None})
+        assert (len(dataset), len(dataset.classes), len(dataset.records)) == (50_000, 10_000, 50_000)
+
+    assert is_quick(read, 5, tries=2), "half a second is usual"
