@@ -12,6 +12,7 @@ from toolbox.base.batch import Batch
 from toolbox.base.dataset import Dataset
 from toolbox.base.learning_metric import LearningMetric
 from toolbox.base.report_items import ReportItem
+from toolbox.base.text_metric import TextMetric
 from toolbox.errors import Problem
 
 Direction = Literal["greater", "less"]
@@ -27,7 +28,7 @@ def is_better(value: float, other: float, direction: str | None) -> bool:
     return value < other if direction == "less" else value > other
 
 
-class Metric(LearningMetric, ABC):
+class Metric(LearningMetric, TextMetric, ABC):
     """Sees every item of a dataset once, in any order and split over any number of processes.
 
     For example:

@@ -8,7 +8,13 @@ from toolbox.base.loss import Loss
 
 
 class TrainingSteps(nn.Module):
-    """A model that has a part in how it is trained."""
+    """A model that has a part in how it is trained.
+
+    - `seed`: of the run, the same in all processes. What is random of a whole step is drawn from (seed, step), so that
+      it is the same in all processes, accumulated batches and chunks, and after a resume.
+    """
+
+    seed: int = 0
 
     def lr_factors(self) -> dict[str, float]:
         """Factors on the recipe's learning rate, by module path within the model; the longest path wins.

@@ -58,6 +58,7 @@ def build_model(
             _call(backbone.find_weights, path)
     seed_everything(seed)
     model = build_structure(recipe, classes)
+    model.seed = seed
     for path, backbone in backbones(model).items():
         if _brings_weights(path, checkpoint):
             _call(backbone.load_weights, path)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.base import Dataset, Model
+from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.texts import make_example_batch
+from toolbox.engine.evaluation.metric_texts import get_text_embeddings
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
@@ -118,6 +120,7 @@ def check_outputs(run: DryRun) -> None:
         return
     outputs = _compute_outputs(run.model, "predict", like=run.model)
     if outputs is not None:
+        _give_texts(run, run.model, "predict")
         run.plan.problems += [item for target in run.evaluators.values() for item in target.missing(outputs)]
     if run.plan.problems or not run.settings("evaluate_before"):
         return
@@ -127,18 +130,32 @@ def check_outputs(run: DryRun) -> None:
     ):
         outputs = _compute_outputs(encoder, "baseline", like=run.model) if run.settings(key) else None
         if outputs is not None:
+            _give_texts(run, encoder, "baseline")
             run.plan.notes += [f"{name}: left out: {problem}" for problem in first.missing(outputs)]
 
 
-def _compute_outputs(model: nn.Module, mode: str, like: Model) -> dict[str, Tensor] | None:
+def _give_texts(run: DryRun, model: nn.Module, mode: str) -> None:
+    """Give the metrics that ask for texts their embeddings, without values."""
+    alone = getattr(model, "reads_modalities_alone", False)
+    outputs = _compute_outputs(model, mode, like=run.model, modality="text") if alone else None
+    row = None if outputs is None else get_text_embeddings(outputs)
+    for target in run.evaluators.values():
+        try:
+            target.set_texts(lambda texts: None if row is None else row.expand(len(texts), -1))
+        except ToolboxError as error:
+            run.plan.problems += error.problems
+
+
+def _compute_outputs(model: nn.Module, mode: str, like: Model, modality: str | None = None) -> dict[str, Tensor] | None:
     """What a model gives of one item; None where that is not known.
 
-    - `like`: the model whose inputs it takes.
+    - `like`: the model whose inputs it takes, those of one `modality` alone if it is given.
     """
-    inputs = _make_inputs(like, dict.fromkeys(like.preprocess(), 1))
+    names = list(input_specs(like, modality=modality))
+    inputs = _make_inputs(like, dict.fromkeys(like.preprocess(), 1)) if names else None
     if inputs is None:
         return None
-    inputs = {name: value for name, value in inputs.items() if name not in like.training_only}
+    inputs = {name: inputs[name] for name in names}
     try:
         with _evaluating(model):
             return model(make_example_batch(like, inputs), mode)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from toolbox.errors import Problem, ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.views import choose_text, choose_view, get_draw
 from toolbox.utils.messages import shorten_error
+
+_MOST_TRIED = 8
+"""How many items are read at most to see what items are made of."""
 
 
 @dataclass
@@ -43,6 +46,23 @@ def input_specs(model: Model, *, training: bool = False, modality: str | None = 
         for name, preprocess in model.preprocess().items()
         if (training or name not in model.training_only) and modality in (None, model.inputs[name].modality)
     }
+
+
+def select_inputs(
+    inputs: dict[str, InputSpec], dataset: Dataset, *, reads_modalities_alone: bool
+) -> dict[str, InputSpec]:
+    """Those of a model's inputs that the items of a dataset bring, where the model can be given them alone; else all.
+
+    A dual encoder is so evaluated on images without texts. The first item that can be read tells.
+    """
+    fields = {source.field for source in inputs.values()}
+    if not reads_modalities_alone or len(fields) < 2:
+        return inputs
+    for index in range(min(len(dataset), _MOST_TRIED)):
+        with suppress(OSError, ValueError, ToolboxError):  # told when it is read for a batch
+            sample = read_sample(dataset, index, fields)
+            return {name: source for name, source in inputs.items() if source.field in sample} or inputs
+    return inputs
 
 
 class BatchBuilder(torch.utils.data.Dataset):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,8 @@ from toolbox.base.functional import gather_integers
 from toolbox.base.scalars import as_numbers
 from toolbox.engine.classes import label_problems
 from toolbox.engine.data.bad_items import AUDIT, check_share
-from toolbox.engine.data.batch_builder import InputSpec
+from toolbox.engine.data.batch_builder import InputSpec, select_inputs
+from toolbox.engine.evaluation.metric_texts import encode_texts
 from toolbox.engine.inference import run_over
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
@@ -115,6 +116,9 @@ class Evaluator:
         - `feature_cache`: where features are stored; None reads all inputs.
         - `chosen`: on a test set, the numbers of the validation that chose settings such as the k of k-NN.
 
+        Of a model that reads modalities alone, only the inputs that the items bring are computed. The texts that
+        metrics ask for are encoded first.
+
         Unreadable items under 'skip' are counted as "unreadable_items" in the result, and those that the model was
         trained on as "trained_items". Metrics that learn from the training set see it first, without augmentation;
         once, where the model's embeddings do not change.
@@ -125,17 +129,19 @@ class Evaluator:
         self.classifiers = []
         self.active_metrics, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad = model.training, 0
+        alone = getattr(_unwrap(model), "reads_modalities_alone", False)
         passes = [(self.dataset, self.loader, self.name)]
         if not self._has_learned(model):
             passes.insert(0, (self.training_set(), self.training or {}, "train"))
         model.eval()
         try:
             with torch.no_grad():  # inference mode would leave tensors behind that sharded training cannot use
+                self.set_texts(lambda texts: encode_texts(model, texts, inputs, device, precision, mode, alone=alone))
                 for dataset, loader, name in passes:
                     batches = run_over(
                         model,
                         dataset,
-                        inputs,
+                        select_inputs(inputs, dataset, reads_modalities_alone=alone),
                         device,
                         precision,
                         mode=mode,
@@ -227,8 +233,7 @@ class Evaluator:
 
     def _end_learning(self, model: nn.Module) -> None:
         """Keep what was learned for the next evaluation where it will be the same, and what was fitted to it."""
-        inner = model.module if isinstance(model, DistributedDataParallel) else model
-        if getattr(inner, "fixed_embeddings", False):
+        if getattr(_unwrap(model), "fixed_embeddings", False):
             fitted = [metric.classifier() for metric in self.active_metrics]
             self.classifiers = [classifier for classifier in fitted if classifier is not None]
         else:
@@ -259,6 +264,12 @@ class Evaluator:
             raise ToolboxError.from_problems(self.left_out)
         self.active_metrics = [metric for metric in self.metrics if not metric.check_outputs(outputs)]
 
+    def set_texts(self, encode: Callable[[Sequence[str]], Tensor | None]) -> None:
+        """Give each metric that asks for texts their embeddings, (N, D), as `encode` makes them; None if it cannot."""
+        for metric in self.metrics:
+            texts = self._call_metric(metric.list_texts, self.dataset)
+            metric.text_embeddings = encode(texts) if texts else None
+
     def missing(self, outputs: dict[str, Tensor]) -> list[Problem]:
         """What the metrics miss in a model's outputs."""
         return [
@@ -283,6 +294,10 @@ class Evaluator:
             for index, metric in enumerate(self.metrics)
             for problem in [*_check_direction(metric), *metric.check(self.dataset)]
         ]
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _check_direction(metric: Metric) -> list[Problem]:

@@ -14,7 +14,7 @@ from toolbox.base import Augment, Dataset, Model
 from toolbox.engine.assemble import build_augment
 from toolbox.engine.console import Console
 from toolbox.engine.data.bad_items import unreadable_error
-from toolbox.engine.data.batch_builder import input_specs
+from toolbox.engine.data.batch_builder import input_specs, select_inputs
 from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator, check_bad
@@ -103,7 +103,11 @@ class FeatureCache:
         Raises ToolboxError where they cannot be had, or where what is stored is not what the model gives now.
         """
         augment = build_augment(loader.get("augment")) if training else None
-        names = [one for one in self.towers if training or one not in self.model.training_only]
+        read = self.inputs
+        if not training:  # a dual encoder is evaluated on images without texts, too
+            alone = self.model.reads_modalities_alone
+            read = select_inputs(self.inputs, dataset, reads_modalities_alone=alone)
+        names = [one for one in self.towers if training or (one in read and one not in self.model.training_only)]
         if self._key(loader, training) in self._stores:
             return
         state, was_training = random_state(self.device), self.model.training

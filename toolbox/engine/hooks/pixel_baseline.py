@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 class RawPixels(nn.Module):
     """A model that takes an image's pixels, as the backbone would see them, for its embedding: the floor to beat.
 
-    Of an input that is a dict, its floats of a row for each image, those under a name with "pixel" first.
+    Of texts alone it gives nothing. Of an input that is a dict it takes the floats of a row for each image, those under
+    a name with "pixel" first.
     """
 
     fixed_embeddings = True
+    reads_modalities_alone = True
 
     def forward(self, batch: Batch, mode: str) -> dict[str, Tensor]:
+        if batch.inputs.keys() <= batch.owners.keys():
+            return {}
         for name, value in batch.inputs.items():
             rows = len(batch.ids) * batch.views[name]
             parts = value if isinstance(value, Mapping) else {"pixels": value}

@@ -2,7 +2,11 @@
 
 from toolbox.plugin import Component, hookimpl
 
-COMPONENTS: tuple[tuple[str, str, str, str], ...] = ()
+COMPONENTS: tuple[tuple[str, str, str, str], ...] = (
+    ("model", "DualEncoder", "dual_encoder", "towers of images and of texts that share a space"),
+    ("head", "GatedMLP", "gated_mlp", "layer norm, a gated layer, and a projection"),
+    ("metric", "ZeroShot", "zero_shot", "classification by the names of classes alone"),
+)
 """Of each component its kind, name, module and summary."""
 
 
