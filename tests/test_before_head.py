@@ -14,7 +14,7 @@ import toolbox
 from toolbox.base import Batch
 from toolbox.cli import train
 from toolbox.engine.evaluation.before_head import compare_with_head
-from toolbox.inference.image_outputs import join_outputs, run_over_images
+from toolbox.inference.item_outputs import join_outputs, run_over_items
 from toolbox.utils.model_io import get_unit_embeddings
 
 SHORT = {"train_cfg.max_steps": 4, "train_cfg.val_interval": 2, "evaluate_before": False}
@@ -80,7 +80,7 @@ def test_retrieving_by_features_is_the_same_everywhere(toy, tmp_path):
     dataset = toolbox.build({"type": "toy.Noise"})
     rows = []
     for one, mode in ((found, "predict"), (bare, "baseline")):
-        pieces = run_over_images(
+        pieces = run_over_items(
             one.model, dataset, one.device, embeddings_of, mode=mode, precision=one.precision, workers=0
         )
         rows.append(join_outputs(pieces, len(dataset)).rows)

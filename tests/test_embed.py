@@ -542,3 +542,61 @@ def test_errors_in_reading_a_list_name_it(tmp_path):
     (tmp_path / "y.jsonl").write_text(json.dumps(["a"]))
     with pytest.raises(ToolboxError, match="names no picture"):
         find_image_sources(tmp_path / "y.jsonl")
+
+
+@pytest.fixture
+def dual(tmp_path, monkeypatch):
+    """The folder of a run of a dual encoder."""
+    from test_contracts_in_runs import ALIGNMENT, recipe
+
+    monkeypatch.chdir(tmp_path)
+    toolbox.train(recipe(ALIGNMENT, train_cfg__max_steps=1, evaluate_before=False), out="dual")
+    return tmp_path / "dual"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_of_a_file_are_embedded(dual, kind, capsys):
+    texts = ["a white image", "schwarz", "gray, 灰色"]
+    Path("texts.txt").write_text("\n".join([*texts, texts[0], ""]), encoding="utf-8")
+    plugin = str(ROOT / "tests" / "contract_plugin.py")
+    assert embed(dual, "--texts", "texts.txt", f"texts{kind}", "--plugin", plugin) == 0
+    out = capsys.readouterr().out
+    assert "1 lines that return are counted once" in out
+    assert "Embedding 3 texts of texts.txt" in out
+    ids, rows = read_embeddings(Path(f"texts{kind}"))
+    assert ids == texts
+    expected = toolbox.load("dual", plugins=[plugin]).encode_text(texts)
+    np.testing.assert_allclose(rows, expected.numpy(), atol=1e-6)
+
+
+def test_texts_may_have_ids(dual):
+    Path("texts.jsonl").write_text('"white"\n{"text": "black", "id": 7}\n', encoding="utf-8")
+    assert embed(dual, "texts.npz", "--texts", "texts.jsonl", "--plugin", ROOT / "tests" / "contract_plugin.py") == 0
+    assert read_embeddings(Path("texts.npz"))[0] == ["white", "7"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "texts.jsonl does not exist"),
+        ("", "holds no text"),
+        ('{"text": 3}', "texts.jsonl:1: This line holds no text"),
+        ('{"text": " "}', "holds no text"),
+        ("{", "not JSON"),
+        ('{"text": "a", "id": 1}\n{"text": "b", "id": 1}', "texts.jsonl:2: The id '1' belongs to another text"),
+        ('{"text": "a", "id": [1]}', "neither a number nor a text"),
+    ],
+)
+def test_a_file_without_texts_is_one_message(content, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("texts.jsonl").write_text(content)
+    assert message in failed(capsys, "run", "--texts", "texts.jsonl", "out.npz")
+    assert not Path("out.npz").exists()
+
+
+def test_texts_of_a_model_of_images_are_refused(run, capsys):
+    Path("texts.txt").write_text("a")
+    assert "cannot encode texts: it reads images" in failed(capsys, run, "--texts", "texts.txt", "out.npz")
+    assert "takes no images" in failed(capsys, run, "images", "out.npz", "--texts", "texts.txt")
+    assert "ends in .txt or .jsonl" in failed(capsys, run, "out.npz", "--texts", "texts.csv")

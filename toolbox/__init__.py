@@ -37,7 +37,7 @@ _FOR_COMMANDS = {
     "new_command_parser": "toolbox.cli.common:new_parser",
     "print_table": "toolbox.cli.tables:print_table",
     "run_in_processes": "toolbox.cli.processes:run_in_processes",
-    "run_over_images": "toolbox.inference.image_outputs:run_over_images",
+    "run_over_items": "toolbox.inference.item_outputs:run_over_items",
     "shorten_list": "toolbox.cli.model_commands:shorten_list",
     "show_progress": "toolbox.cli.model_commands:show_progress",
     "whole_number": "toolbox.cli.model_commands:whole_number",

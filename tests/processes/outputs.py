@@ -14,7 +14,7 @@ from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.precision import Precision
-from toolbox.inference.image_outputs import join_outputs, run_over_images
+from toolbox.inference.item_outputs import join_outputs, run_over_items
 from toolbox.registry import build
 from toolbox.utils.model_io import get_unit_embeddings
 
@@ -50,7 +50,7 @@ def everything(distributed: DistributedContext) -> dict[str, dict[str, Any]]:
     for name in NAMES:
         dataset = build(SETS[name][0], "dataset")
         embedded, classified = (
-            join_outputs(run_over_images(model, dataset, DEVICE, convert, **how), len(dataset))
+            join_outputs(run_over_items(model, dataset, DEVICE, convert, **how), len(dataset))
             for convert in (embeddings_of, classes_of)
         )
         loader = dict(dataset=SETS[name][0], batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from toolbox.base import Batch, Dataset, LoadedModel
     from toolbox.engine.distributed.context import DistributedContext
     from toolbox.engine.inference import Outputs
-    from toolbox.inference.image_outputs import ImageOutputs
     from toolbox.inference.image_sources import ImageSource
+    from toolbox.inference.item_outputs import ItemOutputs
+    from toolbox.utils.model_io import Modality
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, backbone: bool = True, baseline: bool = True) -> None:
@@ -131,22 +132,23 @@ def collect_outputs(
     convert: Callable[[Outputs, Batch], Any],
     *,
     what: str = "embedding",
-) -> ImageOutputs:
-    """Run a model over a dataset of images as the arguments say, showing how far it is and what could not be read.
+    modality: Modality = "image",
+) -> ItemOutputs:
+    """Run a model over images or texts as the arguments say, showing how far it is and what could not be read.
 
     - `convert`: makes of the outputs of a batch, and the batch, a list or an array with a row for each image. Rows are
       on the CPU: they travel between processes.
-    - `what`: what is done, for the progress.
+    - `what`: what is done, for the progress; `modality`: what the model is given of the items.
 
     Returns `rows`, their `ids` and `indices` in the dataset's order, and the `bad`, (index, message) of unreadable
     images. Of several processes only the main one gets them.
     """
     from toolbox.engine.data.bad_items import list_messages
     from toolbox.engine.device import cores
-    from toolbox.inference.image_outputs import join_outputs, run_over_images
+    from toolbox.inference.item_outputs import join_outputs, run_over_items
 
     with show_progress(len(dataset), what) as advance:
-        pieces = run_over_images(
+        pieces = run_over_items(
             model.model,
             dataset,
             model.device,
@@ -156,6 +158,7 @@ def collect_outputs(
             batch_size=arguments.batch_size,
             workers=max(1, cores() // 2) if arguments.num_workers is None else arguments.num_workers,
             skip_bad=arguments.on_bad_item == "skip",
+            modality=modality,
             progress=advance,
         )
         outputs = join_outputs(pieces, len(dataset))
@@ -164,13 +167,16 @@ def collect_outputs(
     return outputs
 
 
-def embed_dataset(model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace) -> ImageOutputs:
+def embed_dataset(
+    model: LoadedModel, dataset: Dataset, arguments: argparse.Namespace, *, modality: Modality = "image"
+) -> ItemOutputs:
     """Embed a dataset as the arguments say; `rows` is (N, D) float32, of length 1. Otherwise as `collect_outputs`."""
     from toolbox.utils.model_io import get_unit_embeddings
 
-    return collect_outputs(
-        model, dataset, arguments, lambda outputs, batch: get_unit_embeddings(outputs, batch.ids).numpy()
-    )
+    def convert(outputs: Outputs, batch: Batch) -> Any:
+        return get_unit_embeddings(outputs, batch.ids, modality=modality).numpy()
+
+    return collect_outputs(model, dataset, arguments, convert, modality=modality)
 
 
 def load_images(arguments: argparse.Namespace) -> ImageSource:

@@ -1,4 +1,4 @@
-"""What a model makes of images that are only looked at: every item once and in order, unreadable ones named."""
+"""What a model makes of images or texts that are only looked at: every item once and in order, bad ones named."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from toolbox.engine.inference import Outputs, gather_in_order, run_over
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.plugin import Device
-from toolbox.utils.model_io import check_reads_alone
+from toolbox.utils.model_io import Modality, check_reads_alone
 
 
 @dataclass
-class ImageOutputs:
-    """Of a batch of images, or of all batches.
+class ItemOutputs:
+    """Of a batch of images or texts, or of all batches.
 
-    - `rows`: what was made of them, one an image, None where none could be read; `ids`, `indices`: of the rows.
+    - `rows`: what was made of them, one an item, None where none could be read; `ids`, `indices`: of the rows.
     - `bad`: (index, message) of the items that could not be read.
     """
 
@@ -32,7 +32,7 @@ class ImageOutputs:
     bad: list[tuple[int, str]]
 
 
-def run_over_images(
+def run_over_items(
     model: Model,
     dataset: Dataset,
     device: Device,
@@ -43,24 +43,26 @@ def run_over_images(
     batch_size: int = 64,
     workers: int = 2,
     skip_bad: bool = False,
+    modality: Modality = "image",
     progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[ImageOutputs]:
-    """A model's outputs of a dataset of images, in its order, on the main process; others compute with it.
+) -> Iterator[ItemOutputs]:
+    """A model's outputs of a dataset of images, or of texts, in its order, on the main process; others compute with it.
 
     - `convert`: makes the rows of outputs and their batch, on the CPU: they travel between processes.
     - `precision`: of the forward pass, as evaluation has it: `toolbox.engine.precision.eval_precision`.
     - `mode`, `batch_size`, `workers`: as of `toolbox.engine.inference.run_over`.
     - `skip_bad`: leave unreadable items out.
+    - `modality`: what the model is given of the items, "image" or "text".
     - `progress`: called with the number of items that are done.
 
     Raises ToolboxError naming all items that cannot be read unless they are left out, and where none is left; and for
-    a model that reads more than images.
+    a model that cannot be given that alone.
     """
-    check_reads_alone(model, "image")
-    inputs = input_specs(model, modality="image")
+    check_reads_alone(model, modality)
+    inputs = input_specs(model, modality=modality)
     was_training, done = model.training, 0
 
-    def own_pieces() -> Iterator[ImageOutputs | None]:
+    def own_pieces() -> Iterator[ItemOutputs | None]:
         for batch, outputs, own in run_over(
             model, dataset, inputs, device, precision, mode=mode, batch_size=batch_size, workers=workers, skip_bad=True
         ):
@@ -71,7 +73,7 @@ def run_over_images(
                 yield None
                 continue
             rows = convert(outputs, batch) if len(batch) and outputs is not None else None
-            yield ImageOutputs(rows, list(batch.ids), list(batch.indices), batch.bad)
+            yield ItemOutputs(rows, list(batch.ids), list(batch.indices), batch.bad)
 
     model.eval()
     messages: list[tuple[int, str]] = []
@@ -87,14 +89,14 @@ def run_over_images(
         raise _unreadable(messages, done, len(dataset))
 
 
-def join_outputs(pieces: Iterable[ImageOutputs], most: int) -> ImageOutputs:
-    """What `run_over_images` gives, in one: lists of rows as one list, arrays as one array.
+def join_outputs(pieces: Iterable[ItemOutputs], most: int) -> ItemOutputs:
+    """What `run_over_items` gives, in one: lists of rows as one list, arrays as one array.
 
     - `most`: how many rows there are at most.
 
     `rows` is an empty list where there is none, as in all processes but the main one.
     """
-    whole = ImageOutputs([], [], [], [])
+    whole = ItemOutputs([], [], [], [])
     array: np.ndarray | None = None
     for piece in pieces:
         if isinstance(piece.rows, np.ndarray):
