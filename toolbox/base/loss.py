@@ -61,6 +61,10 @@ class Loss(nn.Module, ABC):
         """
         return len(embeddings) + (0 if ref_embeddings is None else len(ref_embeddings))
 
+    def chance_level(self, rows: int) -> float | None:
+        """Its value where nothing tells the rows of a batch of `rows` apart, for logs; None where nobody knows it."""
+        return None
+
     def after_step(self) -> None:
         """Called after every update: the place to clamp a learned scale."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from toolbox_losses.clip import CLIP
 from toolbox_losses.infonce import InfoNCE
 from toolbox_losses.supcon import SupCon
 from toolbox_losses.triplet import Triplet
@@ -17,6 +18,7 @@ from toolbox.base import gather
 LOSSES = {
     "supcon": SupCon(),
     "infonce": InfoNCE(symmetric=True),
+    "clip": CLIP(),
     "all": Triplet(0.5),
     "hard": Triplet(0.5, "hard", "cosine"),
     "semi": Triplet(0.5, "semi"),

@@ -46,6 +46,13 @@ class CombinedLoss(Loss):
         for loss, width in zip(list_losses(self.losses), self.list_widths(dim), strict=True):
             loss.check_teacher(width, teacher_dim)
 
+    def chance_level(self, rows: int) -> float | None:
+        levels = [part.chance_level(rows) for part in list_losses(self.losses)]
+        known = [level for level in levels if level is not None]
+        if len(known) < len(levels):
+            return None
+        return sum(weight * level for weight, level in zip(self.weights, known, strict=True))
+
     def compute(
         self,
         embeddings: Tensor,

@@ -18,6 +18,7 @@ LOSSES = (
     ("SubCenterArcFace", "arcface", "ArcFace with several centres for each class, for noisy labels"),
     ("CrossEntropy", "cross_entropy", "classification by logits, with label smoothing and soft labels"),
     ("CoSENT", "cosent", "every positive pair more similar than every negative one, in one logarithm for the batch"),
+    ("CLIP", "clip", "each pair found among the others of the batch, in both directions, with a learned scale"),
     ("SigLIP", "siglip", "each pair classified by a sigmoid with a learned scale and bias"),
     ("MaxSim", "maxsim", "late interaction of token sets (ColBERT)"),
     ("Distillation", "distillation", "a teacher's similarities or embeddings"),

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from toolbox_losses.pairs import PairLoss, check_positive
+from toolbox_losses.learned_scale import ScaledPairLoss
 
 
-class SigLIP(PairLoss):
+class SigLIP(ScaledPairLoss):
     """Every pair by itself is classified as positive or negative, with a learned scale and bias.
 
         loss = 1/B * sum over pairs of log(1 + exp(-y * (exp(log_scale) * cos + bias))),  y = +1 or -1
@@ -29,26 +29,17 @@ class SigLIP(PairLoss):
     """
 
     def __init__(self, log_scale: float = 2.6592, bias: float = -10.0, max_scale: float | None = 100.0):
-        super().__init__()
-        for name, value in (("log_scale", log_scale), ("bias", bias)):
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, not {value}")
-        if max_scale is not None and log_scale > math.log(check_positive("max_scale", max_scale, "try 100")):
-            raise ValueError(
-                f"log_scale={log_scale} is the logarithm of a scale above max_scale={max_scale}: start at most at "
-                f"{math.log(max_scale):.4f}, or raise max_scale"
-            )
-        self.max_scale = max_scale
-        self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
+        super().__init__(log_scale, max_scale)
+        if not math.isfinite(bias):
+            raise ValueError(f"bias must be a finite number, not {bias}")
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     def compare(self, anchors: Tensor, candidates: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         scores = anchors @ candidates.T
-        logits = self.log_scale.to(scores.dtype).exp() * scores + self.bias.to(scores.dtype)
+        logits = self.scale(scores) + self.bias.to(scores.dtype)
         losses = -nn.functional.logsigmoid(torch.where(positive, logits, -logits))
         return torch.where(positive | negative, losses, 0).sum() / len(anchors)
 
-    @torch.no_grad()
-    def after_step(self) -> None:
-        if self.max_scale is not None:
-            self.log_scale.clamp_(max=math.log(self.max_scale))
+    def chance_level(self, rows: int) -> float:
+        share = 1 / max(rows, 2)  # of positive pairs; the best constant logit is that of this probability
+        return -(math.log(share) + (1 - share) / share * math.log1p(-share))
