@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Batch, Loss, Model, PooledBackbone, l2_normalize
+from toolbox.base import Backbone, Batch, Loss, Model, PooledBackbone, get_dist_info, l2_normalize
 from toolbox.plugin import Problem
 from toolbox.utils.tower import Tower
 from toolbox_alignment.pairs import check_names, list_pairs, read_weights
@@ -48,8 +48,10 @@ class DualEncoder(Model):
     `predict` gives {"embeddings": (B, E), "text_embeddings": (R, E)}, float32 rows of length 1, of the inputs that it
     is given: the mean direction of the towers of a side. With several towers, "embeddings_NAME" and
     "text_embeddings_NAME" are those of a single one. `baseline` gives the same of the pooled features without heads, of
-    which those of several towers are concatenated. Beside "loss", a step logs the scale of each loss that learns one,
-    and with several pairs the loss of each. Raises ValueError where names, pairs and widths do not fit.
+    which those of several towers are concatenated. Beside "loss", a step logs "chance", its value where the model
+    tells nothing apart, "scale", what each loss has learned, and "repeated_texts", the share of rows whose text another
+    row of the batch has; with several pairs "loss_PAIR", "chance_PAIR" and "scale_PAIR". Raises ValueError where names,
+    pairs and widths do not fit.
     """
 
     reads_modalities_alone = True
@@ -162,10 +164,7 @@ class DualEncoder(Model):
         for pair, criterion in self.losses.items():
             if pair not in losses:
                 loss = loss + 0 * sum(parameter.sum() for parameter in criterion.parameters())
-        outputs = {"loss": loss}
-        if len(self.pairs) > 1:
-            outputs |= {f"loss_{pair}": value.detach() for pair, value in losses.items()}
-        return outputs | self._list_scales()
+        return {"loss": loss, "repeated_texts": _share_repeated(batch)} | self._describe_pairs(losses, len(batch))
 
     def _choose_pairs(self) -> list[str]:
         """The pairs of towers that take part in a step; all where those that do are compared in none."""
@@ -181,14 +180,21 @@ class DualEncoder(Model):
         views = images.split(len(texts))
         return torch.stack([criterion(view, labels, ref_embeddings=texts, ref_labels=labels) for view in views]).mean()
 
-    def _list_scales(self) -> dict[str, Tensor]:
-        """The learned scale of each pair's loss, for the log."""
-        scales = {}
-        for pair, criterion in self.losses.items():
-            logs = [value for name, value in criterion.named_parameters() if name.endswith("log_scale")]
+    def _describe_pairs(self, losses: Mapping[str, Tensor], items: int) -> dict[str, Tensor]:
+        """What is logged of the pairs that took part in a step, `items` in this process."""
+        outputs: dict[str, Tensor] = {}
+        for pair, value in losses.items():
+            criterion = self.losses[pair]
+            ending = "" if len(self.pairs) == 1 else f"_{pair}"
+            if ending:
+                outputs[f"loss{ending}"] = value.detach()
+            level = criterion.chance_level(items * get_dist_info()[1])
+            if level is not None:
+                outputs[f"chance{ending}"] = value.new_full((), level)
+            logs = [part for name, part in criterion.named_parameters() if name.endswith("log_scale")]
             if logs:
-                scales["scale" if len(self.pairs) == 1 else f"scale_{pair}"] = logs[0].detach().exp()
-        return scales
+                outputs[f"scale{ending}"] = logs[0].detach().exp()
+        return outputs
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         rows = self.encode(batch)
@@ -239,3 +245,12 @@ def _check_rows(batch: Batch) -> None:
     for name, owners in batch.owners.items():
         if len(owners) != len(batch):
             raise ValueError(f"{len(owners)} texts of {len(batch)} items as {name!r}: a loss compares one with each")
+
+
+def _share_repeated(batch: Batch) -> Tensor:
+    """The share of a batch's rows whose text another row has, of this process."""
+    digests = next(iter(batch.texts.values())) if batch.texts else torch.arange(len(batch))
+    ordered = digests.sort().values
+    same = ordered[1:] == ordered[:-1]
+    none = same.new_zeros(1)
+    return (torch.cat([same, none]) | torch.cat([none, same])).float().mean()
