@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+from contract_parts import Questions
 from test_contracts_in_runs import HEAD, RUN, data, recipe
 from toolbox_alignment.chance_watch import ChanceWatch
 
@@ -44,13 +45,13 @@ def test_a_loss_that_does_not_move_is_explained():
     assert warnings("run").count("After") == 1
 
 
-def test_a_side_that_cannot_train_and_texts_that_repeat_are_named():
+def test_a_side_that_cannot_train_and_texts_that_repeat_are_named(monkeypatch):
+    read = Questions.__getitem__
+    monkeypatch.setattr(Questions, "__getitem__", lambda self, index: read(self, index) | {"text": "a|a"})
     config = recipe(
         ALIGNMENT,
         **FROZEN,
         model__vision__image__head__dim=12,
-        train_dataloader__dataset=dict(type="contract.Captions", count=4),
-        train_dataloader__batch_size=8,
         optim_wrapper__optimizer__lr=1e-9,
     )
     toolbox.train(config, out="run")

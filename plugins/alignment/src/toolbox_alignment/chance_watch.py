@@ -35,9 +35,8 @@ class ChanceWatch(Hook):
         ]
         if not stuck:
             return
-        listed = ", ".join(
-            f"{_name_loss(name)} {_get_loss(name, values):.3f}, chance {values[name]:.3f}" for name in stuck
-        )
+        pairs = [(_name_loss(name), _get_loss(name, values), values[name]) for name in stuck]
+        listed = ", ".join(f"{name} {loss:.3f}, chance {chance:.3f}" for name, loss, chance in pairs)
         causes = self._list_causes(run, values)
         run.warn(
             f"After {run.step} of {run.steps} steps the loss is at its chance level ({listed}). "
