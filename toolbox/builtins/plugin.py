@@ -43,6 +43,7 @@ def toolbox_components() -> list[Component]:
         Component(
             "head", "BNNeck", "toolbox.builtins.bn_neck:BNNeck", "batch norm without shift, after a linear layer"
         ),
+        Component("dataset", "FewItems", "toolbox.builtins.few_items:FewItems", "a few items of another dataset"),
         Component("sampler", "Shuffled", "toolbox.builtins.samplers:Shuffled", "a new random order every epoch"),
         Component("sampler", "Sequential", "toolbox.builtins.samplers:Sequential", "the order of the dataset"),
         Component(

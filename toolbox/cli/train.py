@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from toolbox.cli.common import (
     add_recipe_arguments,
@@ -54,6 +55,12 @@ def make_parser() -> argparse.ArgumentParser:
         const="",
         metavar="PROJECT",
         help="log with Trackio, locally, in a project (default: the recipe's name); `trackio show` displays it",
+    )
+    parser.add_argument(
+        "--overfit",
+        type=int,
+        metavar="N",
+        help="train and evaluate on the same N items, four a class, which a sound recipe learns by heart",
     )
     parser.add_argument("--check", action="store_true", help="print the recipe, its parts and memory, and stop")
     parser.add_argument(
@@ -112,6 +119,8 @@ def _train(arguments: argparse.Namespace) -> int:
         )
         if distributed.is_main:
             print_results(results)
+            if arguments.overfit is not None:
+                print(_judge_overfitting(results, arguments.overfit))
         return 0
 
     return run_in_processes(run, arguments.launcher, leaves_together=True)
@@ -119,12 +128,29 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _load_recipe(arguments: argparse.Namespace, kept: list[str]):
     from toolbox import api
+    from toolbox.config.overfit import limit_to_few_items
     from toolbox.config.tracking import add_tracker
 
     config = load_recipe(arguments, kept)
     if arguments.track is not None:
         add_tracker(config, arguments.track or api.get_recipe_name(config))
+    if arguments.overfit is not None:
+        limit_to_few_items(config, arguments.overfit, api.get_recipe_name(config))
     return config
+
+
+def _judge_overfitting(results: Mapping[str, Any], count: int) -> str:
+    """Whether a run on few items has learned them by heart, in a sentence."""
+    name, value = next(iter(results["after"].items()))
+    shown = f"{name} {value:.3f} on the {count} items that it was trained on"
+    if results["better"].get(name) == "less":
+        return f"Overfitted: {shown}. A number near 0 means that they were learned by heart."
+    if value >= 0.9:
+        return f"Learned by heart: {shown}. The recipe can learn; what it generalises to is another question."
+    return (
+        f"Not learned by heart: {shown}. Look for a learning rate that is too low or too high, parts that do not train "
+        f"(--check lists them), and items that belong to the wrong label or text."
+    )
 
 
 def _check_recipe(config, device: str | None) -> int:
