@@ -21,6 +21,8 @@ class ExportedBackbone:
     - `load`: from `folder`, a string, to `model`, in eval mode.
     - `pixels`: from `images`, a list of PIL images in RGB, to `pixels`, (B, 3, H, W) normalized.
     - `tokens`: from `model` and `pixels` to `tokens`, (B, N, D): those of `Backbone.forward`.
+    - `texts`: of an encoder of texts, instead of `pixels` and `tokens`: from `model` and `texts`, a list of strings, to
+      `pooled`, (B, D): the first of the tokens of `Backbone.forward`.
     - `prefix`: how many of the N are prefix tokens.
     - `hub`: the public name of the weights, where they were left out because `load` gets them by it.
     - `notes`: sentences on what the library cannot express, and on the licence of the weights.
@@ -34,6 +36,7 @@ class ExportedBackbone:
     prefix: int
     hub: str | None = None
     notes: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 def run_lines(lines: list[str], **names: Any) -> dict[str, Any]:

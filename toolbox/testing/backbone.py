@@ -205,10 +205,21 @@ def _check_export(backbone: Backbone, inputs: Any, name: str) -> None:
             exported = backbone.export(Path(folder))
         except ValueError:
             return
-        lines = [*exported.imports, *exported.load, *exported.tokens]
-        tokens = run_lines(lines, folder=folder, pixels=inputs).get("tokens")
+        lines = [*exported.imports, *exported.load, *exported.tokens, *exported.texts]
+        try:
+            variables = run_lines(lines, folder=folder, pixels=inputs, texts=TEXTS)
+        except ImportError:
+            return  # of a library that only exports need
+        tokens = variables.get("tokens")
     with torch.no_grad():
         features = backbone(inputs)
+    if backbone.modality == "text":
+        pooled = variables.get("pooled")
+        require(
+            isinstance(pooled, Tensor) and is_close(pooled, features.tokens[:, 0]),
+            f"{name}.export: {exported.library} must give the first token of forward for each text.",
+        )
+        return
     require(
         isinstance(tokens, Tensor) and tokens.shape == features.tokens.shape and is_close(tokens, features.tokens),
         f"{name}.export: {exported.library} must give the tokens of forward for what was written.",
