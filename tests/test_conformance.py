@@ -18,11 +18,14 @@ from toolbox.testing.material import make_image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ["alignment", "classification", "core", "datasets", "dinov3", "encoders", "glyphs", "losses", "retrieval"]
+PLUGINS = "alignment classification core datasets dinov3 encoders glyphs losses qwen3 retrieval".split()
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
 HF_VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
+QWEN3 = dict(
+    hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=32
+)
 BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
 
 CASES = [
@@ -39,6 +42,7 @@ CASES = [
     ("alignment.GatedMLP", dict(dim=4, expansion=2.0)),
     ("alignment.ChanceWatch", dict(after=0.2)),
     ("core.FewItems", dict(dataset=dict(type="datasets.ImageFolder", root="images"), count=6)),
+    ("qwen3.Embedding", dict(name=None, arch=QWEN3)),
     ("core.Tune", dict(mode="full")),
     ("core.Tune", dict(mode="frozen")),
     ("core.Tune", dict(mode="lora", rank=2)),

@@ -90,13 +90,13 @@ def _read_pooling(file: Path) -> TextPooling:
         names = [mode] if isinstance(mode, str) else list(mode)
     else:
         names = [name for key, name in _KEYS.items() if content.get(key)]
-    names = [_NAMES.get(name, name) for name in names]
-    if len(names) != 1 or names[0] not in _KEYS.values():
+    known = [pooling for pooling in _KEYS.values() if pooling in [_NAMES.get(name, name) for name in names]]
+    if len(names) != 1 or not known:
         raise ValueError(
             f"{file} pools by {' and '.join(names) or 'nothing that is known here'}, and one of "
             f"{', '.join(_KEYS.values())} is read: say it as pooling='mean', for example."
         )
-    return names[0]
+    return known[0]
 
 
 def write_sentence_folder(
