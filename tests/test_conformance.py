@@ -18,7 +18,18 @@ from toolbox.testing.material import make_image
 from toolbox.testing.training import ITEMS
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = "alignment classification core datasets dinov3 encoders glyphs losses qwen3 retrieval".split()
+PLUGINS = [
+    "alignment",
+    "classification",
+    "core",
+    "datasets",
+    "dinov3",
+    "encoders",
+    "glyphs",
+    "losses",
+    "qwen3",
+    "retrieval",
+]
 VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
