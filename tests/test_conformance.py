@@ -34,6 +34,7 @@ VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_siz
 CONVNEXT = dict(hidden_sizes=[8, 16], depths=[1, 1], layer_scale_init_value=0.5)
 TIMM_VIT = dict(depth=2, embed_dim=16, num_heads=2, patch_size=8)
 HF_VIT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, patch_size=8)
+HF_TEXT = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
 QWEN3 = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=32
 )
@@ -53,6 +54,7 @@ CASES = [
     ("alignment.GatedMLP", dict(dim=4, expansion=2.0)),
     ("alignment.ChanceWatch", dict(after=0.2)),
     ("core.FewItems", dict(dataset=dict(type="datasets.ImageFolder", root="images"), count=6)),
+    ("encoders.HFText", dict(name=None, arch=dict(model_type="clip_text_model", **HF_TEXT))),
     ("qwen3.Embedding", dict(name=None, arch=QWEN3)),
     ("core.Tune", dict(mode="full")),
     ("core.Tune", dict(mode="frozen")),

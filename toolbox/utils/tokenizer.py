@@ -185,12 +185,13 @@ def _find_pad_token(folder: Path) -> str | None:
 
 
 def build_byte_tokenizer(
-    before: Sequence[str] = (), after: Sequence[str] = (), *, first: str = "", last: str
+    before: Sequence[str] = (), after: Sequence[str] = (), *, first: str = "", last: str, pad: str | None = None
 ) -> Tokenizer:
     """A tokenizer of bytes, for encoders that are trained from scratch: no file, and no text that it cannot read.
 
     - `before`, `after`: special tokens with the ids before and after those of the 256 bytes.
-    - `first`, `last`: of these, what stands before and after each text, "" for nothing. Padding is the first of all.
+    - `first`, `last`: of these, what stands before and after each text, "" for nothing.
+    - `pad`: of these, what fills up shorter texts; None is `last`.
     """
     import tokenizers
 
@@ -205,4 +206,4 @@ def build_byte_tokenizer(
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single=f"{first} $A {last}".strip(), special_tokens=[(name, vocabulary[name]) for name in special]
     )
-    return Tokenizer(tokenizer.to_str(), vocabulary[special[0]])
+    return Tokenizer(tokenizer.to_str(), vocabulary[pad or last])

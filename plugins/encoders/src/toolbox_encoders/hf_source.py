@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from toolbox.utils import hub, weight_files
 from toolbox.utils.hf_logging import quiet_transformers
@@ -20,7 +21,7 @@ from toolbox.utils.messages import shorten_error
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-_CONFIGS = ("config.json", *PROCESSOR_FILES)
+CONFIGS = ("config.json", *PROCESSOR_FILES)
 _WEIGHTS = (
     ("model*.safetensors", "model.safetensors.index.json"),
     ("pytorch_model*.bin", "pytorch_model.bin.index.json"),
@@ -31,11 +32,13 @@ _SCRATCH = ProcessorSettings((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class HFSource:
-    """A vision model of transformers.
+    """A model of transformers that encodes images or texts.
 
-    - `name`: as the user wrote it; `config`: of the vision part alone.
-    - `images`: the settings of its image processor.
+    - `name`: as the user wrote it; `config`: of the part that encodes, alone.
+    - `images`: the settings of its image processor; `shared`: the width of the space that it shares with another
+      tower, None where it is part of no pair.
     - `folder`, `repository`, `revision`: where its weights are; none for a model that `arch` describes.
+    - `component`: that names it, for messages; `files`: the folder with its configuration.
     """
 
     name: str
@@ -44,6 +47,9 @@ class HFSource:
     folder: Path | None = None
     repository: str | None = None
     revision: str | None = None
+    component: str = "encoders.HFVision"
+    shared: int | None = None
+    files: Path | None = None
 
     @property
     def weights_id(self) -> str | None:
@@ -58,34 +64,71 @@ def find_source(name: str | None, revision: str | None, arch: Mapping[str, Any] 
     Raises ValueError for contradictory or unknown values, OSError, with the steps to take, for files that are missing.
     """
     if arch is not None:
-        if name is not None or revision is not None:
-            raise ValueError("encoders.HFVision takes either name or arch: with arch, set name=None and no revision.")
-        return HFSource("arch", get_vision_part(_from_fields(arch, size), "arch"))
+        check_arch_alone("encoders.HFVision", name, revision)
+        config = make_config(arch, size, "'dinov2', 'vit' or 'siglip_vision_model'")
+        return HFSource("arch", get_vision_part(config, "arch"), shared=get_shared_width(config))
+    folder, on_hub = find_folder(name, revision, "encoders.HFVision", "facebook/dinov2-base", CONFIGS)
+    config = read_config(folder)
+    name = str(name)
+    return HFSource(
+        name,
+        get_vision_part(config, name),
+        read_image_processor(folder),
+        folder=None if on_hub else folder,
+        repository=name if on_hub else None,
+        revision=revision,
+        shared=get_shared_width(config),
+    )
+
+
+def check_arch_alone(component: str, name: str | None, revision: str | None) -> None:
+    """Raise ValueError where a `component` with `arch` also has a name or a revision."""
+    if name is not None or revision is not None:
+        raise ValueError(f"{component} takes either name or arch: with arch, set name=None and no revision.")
+
+
+def find_folder(
+    name: str | None, revision: str | None, component: str, example: str, patterns: Sequence[str]
+) -> tuple[Path, bool]:
+    """The folder with the configuration of `name`, and whether that is a repository on the Hub.
+
+    - `component`, `example`: for messages, `example` being such a repository; `patterns`: the files to have of it.
+
+    Raises ValueError for a name that is neither, OSError, with the steps to take, for files that cannot be had.
+    """
     if not name:
-        raise ValueError(
-            "encoders.HFVision needs a name such as 'facebook/dinov2-base', a folder, or arch with its sizes."
-        )
+        raise ValueError(f"{component} needs a name such as {example!r}, a folder, or arch with its sizes.")
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-        return HFSource(name, get_vision_part(_read(path), name), read_image_processor(path), folder=path)
+        return path, False
     if path.is_file() or name.startswith((".", "~", "/")) or name.count("/") != 1 or "\\" in name:
+        timm = "; for nets of timm use encoders.Timm" if component == "encoders.HFVision" else ""
         raise ValueError(
             f"There is no folder {name!r} (looked in {Path.cwd()}). Give a folder with config.json and "
-            f"model.safetensors, or an id of the Hugging Face Hub such as 'facebook/dinov2-base'; for nets of timm use "
-            f"encoders.Timm."
+            f"model.safetensors, or an id of the Hugging Face Hub such as {example!r}{timm}."
         )
-    folder = hub.snapshot(
-        name,
-        _CONFIGS,
-        lambda folder: (folder / "config.json").is_file(),
-        _make_steps("configuration", name, revision),
-        revision,
-    )
-    return HFSource(
-        name, get_vision_part(_read(folder), name), read_image_processor(folder), repository=name, revision=revision
-    )
+    steps = _make_steps("configuration", name, revision, component)
+    return hub.snapshot(name, patterns, lambda folder: (folder / "config.json").is_file(), steps, revision), True
+
+
+def get_shared_width(config: PretrainedConfig) -> int | None:
+    """The width of CLIP's shared space, by the configuration of a pair or of one of its towers; None without one."""
+    width = getattr(config, "projection_dim", None)
+    return width if isinstance(width, int) else None
+
+
+def read_projection(source: HFSource, key: str) -> Tensor:
+    """The tensor `key` of the weights of `source`. Raises OSError or ValueError where there is none."""
+    folder = find_weights(source)
+    safe = any(folder.glob("model*.safetensors"))
+    files = weight_files.list_weight_files(folder) if safe else sorted(folder.glob("pytorch_model*.bin"))
+    for file in files:
+        tensors = weight_files.read_weight_file(file)
+        if key in tensors:
+            return tensors[key]
+    raise ValueError(f"The weights of {source.name!r} have no {key}: set projection=False.")
 
 
 def get_vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
@@ -106,7 +149,7 @@ def get_vision_part(config: PretrainedConfig, name: str) -> PretrainedConfig:
 def create_model(source: HFSource) -> PreTrainedModel:
     """A model of random weights, without a pooler that the tokens do not need. Raises ValueError if there is none."""
     try:
-        return _model_class(source.config)._from_config(source.config, **_options(source.config))
+        return find_model_class(source.config)._from_config(source.config, **_options(source.config))
     except Exception as error:  # the types of transformers' own complaints differ by version
         what = f"{type(error).__name__}: {shorten_error(error)}"
         raise ValueError(f"transformers cannot build {source.name!r} ({what}).") from error
@@ -119,9 +162,9 @@ def find_weights(source: HFSource) -> Path:
         return source.folder
     if source.repository is None:
         raise ValueError("arch describes a model without weights: set weights=False.")
-    steps = _make_steps("weights", source.repository, source.revision)
+    steps = _make_steps("weights", source.repository, source.revision, source.component)
     for patterns in _WEIGHTS:  # most repositories hold the first, and the others beside it would be downloaded in vain
-        folder = hub.snapshot(source.repository, (*_CONFIGS, *patterns), _has_weights, steps, source.revision)
+        folder = hub.snapshot(source.repository, (*CONFIGS, *patterns), _has_weights, steps, source.revision)
         if _has_weights(folder):
             break
     _check(folder)
@@ -190,31 +233,54 @@ def set_drop_path(config: PretrainedConfig, rate: float) -> None:
         config.drop_path_rate = [0.0] * len(now)
 
 
-def _model_class(config: PretrainedConfig) -> Any:
-    from transformers import AutoModel
+def find_model_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that builds the encoder of a configuration; None where there is none."""
+    import transformers
+    from transformers import AutoModel, AutoModelForTextEncoding
 
+    if getattr(config, "is_encoder_decoder", False) and type(config) in AutoModelForTextEncoding._model_mapping:
+        return AutoModelForTextEncoding._model_mapping[type(config)]
+    if type(config) not in AutoModel._model_mapping:  # which does not list the text towers of all pairs
+        is_tower = config.model_type.endswith("_text_model")
+        return getattr(transformers, type(config).__name__.replace("Config", "Model"), None) if is_tower else None
     model_class = AutoModel._model_mapping[type(config)]
     return model_class[0] if isinstance(model_class, tuple) else model_class
 
 
+def list_fields(model_type: Any) -> set[str]:
+    """The fields of the configurations of this type; none for one that transformers does not have."""
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING_NAMES:
+        return set()
+    default = AutoConfig.for_model(model_type)
+    return set(vars(default)) | set(getattr(default, "attribute_map", {}))
+
+
 def _options(config: PretrainedConfig) -> dict[str, bool]:
-    takes = "add_pooling_layer" in inspect.signature(_model_class(config).__init__).parameters
+    takes = "add_pooling_layer" in inspect.signature(find_model_class(config).__init__).parameters
     # the pooler of nets that average holds their final norm
     return {"add_pooling_layer": bool(getattr(config, "use_mean_pooling", False))} if takes else {}
 
 
-def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
+def make_config(arch: Mapping[str, Any], size: int | None, examples: str) -> PretrainedConfig:
+    """The configuration that `arch` describes; `examples`: of its `model_type`, for the message.
+
+    - `size`: of the images, for which it has positions unless it says otherwise; None for texts.
+
+    Raises ValueError for a type or fields that transformers does not have.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     kind = arch.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
         near = get_close_matches(str(kind), CONFIG_MAPPING_NAMES, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else "For example 'dinov2', 'vit' or 'siglip_vision_model'."
+        hint = f"Did you mean {near[0]!r}?" if near else f"For example {examples}."
         raise ValueError(f"arch needs the model_type of a model in transformers, not {kind!r}. {hint}")
     fields = {key: value for key, value in arch.items() if key != "model_type"}
-    default = AutoConfig.for_model(kind)
-    known = vars(default).keys() | getattr(default, "attribute_map", {}).keys()
+    default, known = AutoConfig.for_model(kind), list_fields(kind)
     for key in fields:
         if key == "drop_path_rate":
             raise ValueError("arch has no 'drop_path_rate': it is the argument 'drop_path' of encoders.HFVision.")
@@ -231,7 +297,8 @@ def _from_fields(arch: Mapping[str, Any], size: int | None) -> PretrainedConfig:
         raise ValueError(f"These fields make no {kind!r}: {shorten_error(error)}.") from error
 
 
-def _read(folder: Path) -> PretrainedConfig:
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a folder. Raises OSError or ValueError where there is none that transformers knows."""
     from transformers import AutoConfig
 
     file = folder / "config.json"
@@ -268,8 +335,8 @@ def _check(folder: Path) -> None:
     weight_files.check_weight_files(folder)
 
 
-def _make_steps(what: str, repository: str, revision: str | None) -> Callable[[str], str]:
-    subject = f"The {what} of encoders.HFVision {repository!r} {'is' if what == 'configuration' else 'are'}"
+def _make_steps(what: str, repository: str, revision: str | None, component: str) -> Callable[[str], str]:
+    subject = f"The {what} of {component} {repository!r} {'is' if what == 'configuration' else 'are'}"
     access = [f"If https://huggingface.co/{repository} asks for it, accept the licence there, and: hf auth login"]
     alternatives = [hub.RANDOM_WEIGHTS] if what == "weights" else []
     return partial(

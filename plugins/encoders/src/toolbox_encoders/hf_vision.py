@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from toolbox.base import ExportedBackbone, Features, check_images
 from toolbox.utils.export_formats import save_processor
 from toolbox_encoders import hf_source
 from toolbox_encoders.hf_layout import ModelLayout, find_layout, to_pair
+from toolbox_encoders.hf_projection import load_projection, make_projection, save_projection
 from toolbox_encoders.library_backbone import LibraryBackbone
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class HFVision(LibraryBackbone):
     - `arch`: instead of a name (`name=None`), the `model_type` and fields of its configuration, e.g.
       `dict(model_type='dinov2', hidden_size=64, num_hidden_layers=2, num_attention_heads=2)`, for random weights.
     - `drop_path`: probability of skipping a residual branch per image in training mode, where the model has it.
+    - `projection`: carry all tokens into the space that the tower of a pair shares with the other one, as CLIP does its
+      first; what SigLIP gives is of that space either way.
     - `crop`: share of the sides of the largest centred part that is shown, where no augment cuts: 1 is all of it, 0.875
       the usual protocol on ImageNet (short side to 256, 224 of it cut out).
 
@@ -56,6 +60,7 @@ class HFVision(LibraryBackbone):
         arch: dict[str, Any] | None = None,
         drop_path: float = 0.0,
         crop: float = 1.0,
+        projection: bool = False,
     ):
         super().__init__(size=size, drop_path=drop_path, crop=crop)
         self._source = hf_source.find_source(name, revision, arch, size)
@@ -75,6 +80,9 @@ class HFVision(LibraryBackbone):
             lambda draft: find_layout(draft, self._source.name, self.size, own_size),
         )
         self.weights_id = self._source.weights_id if weights else None
+        self.projection = make_projection(self._source, self.dim) if projection else None
+        if self.projection is not None:
+            self.dim = self.projection.out_features
 
     def forward(self, inputs: Tensor, *, layers: int = 1, mask: Tensor | None = None) -> Features:
         """Encode (B, 3, H, W) normalized pixels.
@@ -86,7 +94,11 @@ class HFVision(LibraryBackbone):
         self._check_layers(layers)
         if mask is not None and "mask" not in self.abilities:
             raise ValueError(f"{self._source.name!r} has no mask token.")
-        return self._layout.encode(self.model, inputs, layers, mask)
+        features = self._layout.encode(self.model, inputs, layers, mask)
+        if self.projection is None:
+            return features
+        blocks = None if features.blocks is None else tuple(map(self.projection, features.blocks))
+        return replace(features, tokens=self.projection(features.tokens), blocks=blocks)
 
     def find_weights(self) -> None:
         if self.weights_id is not None:
@@ -95,6 +107,7 @@ class HFVision(LibraryBackbone):
     def load_weights(self) -> None:
         if self.weights_id is not None:
             hf_source.load_weights(self.model, self._source)
+            load_projection(self.projection, self._source, "visual_projection.weight")
 
     def export(self, folder: Path, *, as_base: bool = False) -> ExportedBackbone:
         pixels, notes = save_processor(folder, self.preprocess())
@@ -103,12 +116,18 @@ class HFVision(LibraryBackbone):
         loader = "AutoModel" if hub is None else type(self.model).__name__
         if self._layout.own_size is not None and self.size != self._layout.own_size:
             notes.append("The positions are interpolated to this size of images: ask for it as the lines above do.")
+        imports = ["import torch", f"from transformers import AutoImageProcessor, {loader}"]
+        loads, tokens = [load], self._layout.in_plain_torch(self.size)
+        if self.projection is not None:
+            imports.append("from safetensors.torch import load_file")
+            loads.append(save_projection(self.projection, folder))
+            tokens.append("tokens = tokens @ projection.T")
         return ExportedBackbone(
             library="transformers",
-            imports=["import torch", f"from transformers import AutoImageProcessor, {loader}"],
-            load=[load],
+            imports=imports,
+            load=loads,
             pixels=pixels,
-            tokens=self._layout.in_plain_torch(self.size),
+            tokens=tokens,
             prefix=self.prefix,
             hub=hub,
             notes=notes,

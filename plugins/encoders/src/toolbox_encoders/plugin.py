@@ -1,4 +1,4 @@
-"""Image encoders of timm and of transformers."""
+"""Image encoders of timm and of transformers, and text encoders of transformers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def toolbox_components() -> list[Component]:
             "HFVision",
             "toolbox_encoders.hf_vision:HFVision",
             "any image encoder of transformers",
+            requires=("transformers",),
+        ),
+        Component(
+            "backbone",
+            "HFText",
+            "toolbox_encoders.hf_text:HFText",
+            "any text encoder of transformers",
             requires=("transformers",),
         ),
     ]
