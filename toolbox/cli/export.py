@@ -15,7 +15,8 @@ CHECKPOINT is a checkpoint or a run's folder (of which it is what was tested: wi
 DIR is new or empty. It will hold config.json and model.safetensors in the format of the library that the backbone
 belongs to, transformers or timm; head.safetensors with what is outside the backbone; and README.md with the lines of
 Python that use them. A run with adapters becomes DIR/adapter, for peft, beside DIR/base, or, where the base is public
-on the Hub, its name; --merge makes one plain folder of them. Several backbones have a folder each.
+on the Hub, its name; --merge makes one plain folder of them. Several backbones have a folder each. An encoder of texts
+becomes a folder of sentence-transformers, with its tokenizer and its linear head.
 
 The folder appears when that library has loaded it and given the toolbox's numbers.
 

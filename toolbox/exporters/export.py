@@ -23,6 +23,7 @@ from toolbox.errors import ToolboxError
 from toolbox.exporters import onnx_file
 from toolbox.exporters.compare import compare
 from toolbox.exporters.export_readme import ExportedPart, write_readme
+from toolbox.exporters.towers import embed_images, export_text_tower, write_image_lines
 from toolbox.exporters.whole import assign_pixels, export_whole, write_whole_readme, writes_itself
 from toolbox.utils.messages import shorten_error
 
@@ -78,7 +79,7 @@ def export(
     model.eval()
     parts = backbones(model)
     whole = writes_itself(model)
-    _check_parts(parts, merge, whole)
+    _check_parts(parts, merge=merge, whole=whole, onnx=onnx)
     pixels = {path: _draw_pixels(backbone) for path, backbone in parts.items() if backbone.modality == "image"}
     if onnx:
         try:
@@ -94,7 +95,7 @@ def export(
             write_whole_readme(folder, exported, origin, classes=classes, onnx=onnx)
         else:
             written, differences = _export_parts(model, folder, parts, pixels, origin, classes, merge, onnx, log)
-            inputs = assign_pixels(model, parts, pixels)
+            inputs = assign_pixels(model, parts, pixels) if onnx else {}
             record = {"library": {part.path: part.exported.library for part in written}, "merged": merge}
         if onnx:
             differences |= onnx_file.write(model, folder / "model.onnx", inputs, log, classes=classes)
@@ -116,7 +117,7 @@ def _export_parts(
 ) -> tuple[list[ExportedPart], dict[str, float]]:
     """Write each backbone and what is left of the model; returns the parts, and the differences that were found."""
     with torch.no_grad():
-        tokens = {path: backbone(pixels[path]).tokens for path, backbone in parts.items()}
+        tokens = {path: parts[path](values).tokens for path, values in pixels.items()}
     lines, why_not = _write_embedding_lines(model, parts)
     predicted = _predict(model, parts, pixels) if lines else {}
     head = {name: t for name, t in model_state(model).items() if not name.startswith(tuple(f"{p}." for p in parts))}
@@ -127,11 +128,21 @@ def _export_parts(
     written: list[ExportedPart] = []
     differences: dict[str, float] = {}
     for path, backbone in parts.items():
-        part = _write(backbone, path, folder, "." if len(parts) == 1 else path, merge)
+        where = "." if len(parts) == 1 else path
+        if backbone.modality == "text":
+            part, of_texts = export_text_tower(model, path, backbone, folder, where, log)
+            written.append(part)
+            differences |= of_texts
+            continue
+        part = _write(backbone, path, folder, where, merge)
+        part.embedding, tower = (lines, None) if len(parts) == 1 else write_image_lines(model, backbone)
         written.append(part)
-        result = _run(part, folder, pixels[path], lines, named=classes is not None)
+        result = _run(part, folder, pixels[path], named=classes is not None)
         library = part.exported.library
         differences[path] = compare(f"tokens of {path} by {library}", tokens[path], result["tokens"], log)
+        if tower is not None:
+            what, ours = f"embeddings of {path} in plain torch", embed_images(tower, pixels[path])
+            differences[f"embedding of {path}"] = compare(what, ours, result.get("embedding"), log)
         for name, key in (("embedding", "embeddings"), ("logits", "logits")):
             if key in predicted:
                 differences[name] = compare(f"{key} in plain torch", predicted[key], result.get(name), log)
@@ -143,8 +154,7 @@ def _export_parts(
         folder,
         written,
         origin,
-        embedding=lines,
-        why_not=why_not,
+        why_not="" if any(part.embedding for part in written) or not pixels else why_not,
         head=sorted(head),
         onnx=onnx,
         classes=classes,
@@ -166,7 +176,7 @@ def _explain_full_disk() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
+def _check_parts(parts: dict[str, Backbone], *, merge: bool, whole: bool, onnx: bool) -> None:
     """Raise ToolboxError for backbones that cannot be exported; `whole`: the model writes itself."""
     if not parts and not whole:
         raise ToolboxError("This model has no backbone to export.")
@@ -186,8 +196,12 @@ def _check_parts(parts: dict[str, Backbone], merge: bool, whole: bool) -> None:
             )
         if whole:
             continue
-        if backbone.modality != "image":
-            raise ToolboxError("Only encoders of images are exported.", where=f"model.{path}", hint=_USE)
+        if backbone.modality != "image" and onnx:
+            raise ToolboxError(
+                "model.onnx is written from pixels on, and this is an encoder of texts.",
+                where=f"model.{path}",
+                hint="Leave onnx out.",
+            )
         if type(backbone).export is Backbone.export:
             try:
                 backbone.export(Path())
@@ -213,6 +227,8 @@ def _write_embedding_lines(model: Model, parts: dict[str, Backbone]) -> tuple[li
     """The lines from tokens to an embedding; none where there are none, and why."""
     if len(parts) > 1 or len(model.inputs) > 1:
         return [], f"{type(model).__name__} has several backbones"
+    if any(backbone.modality != "image" for backbone in parts.values()):
+        return [], ""  # a text encoder has lines of its own
     try:
         return model.in_plain_torch(), ""
     except ValueError as error:
@@ -238,10 +254,10 @@ def _write(backbone: Backbone, path: str, root: Path, where: str, merge: bool) -
     return ExportedPart(path, where, exported, adapted=adapter is not None)
 
 
-def _run(part: ExportedPart, root: Path, pixels: Tensor, embedding: list[str], *, named: bool) -> dict[str, Any]:
+def _run(part: ExportedPart, root: Path, pixels: Tensor, *, named: bool) -> dict[str, Any]:
     """What the README's lines give for `pixels`: they are run as they will stand there."""
     try:
-        return run_lines(part.code(embedding, with_images=False, named=named), root=str(root), pixels=pixels)
+        return run_lines(part.code(with_data=False, named=named), root=str(root), pixels=pixels)
     except Exception as error:  # every library has its own way to fail
         library = part.exported.library
         raise ToolboxError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,33 @@ class ExportedPart:
 
     - `path`: its name in the model; `folder`: where it is below the README, "." for beside it.
     - `adapted`: whether it is a base and an adapter.
+    - `embedding`: lines from its `tokens`, or of texts from `pooled`, to the embedding; none where there are none.
     """
 
     path: str
     folder: str
     exported: ExportedBackbone
     adapted: bool
+    embedding: list[str] = field(default_factory=list)
 
-    def code(self, embedding: list[str], *, with_images: bool = True, named: bool = False) -> list[str]:
-        """Lines from images to `tokens` and, with `embedding`, to that.
+    def code(self, *, with_data: bool = True, named: bool = False) -> list[str]:
+        """Lines from images or texts to `tokens` or `pooled` and, where there is one, to the embedding.
 
         - `named`: whether there is a classes.json, for lines from `logits` to `answers`.
-        - `with_images`: False leaves the images out, for `root`, the README's folder, and `pixels` that are given.
+        - `with_data`: False leaves out what is encoded, for `root`, the README's folder, and `pixels` or `texts` that
+          are given.
         """
-        exported, place = self.exported, "" if self.folder == "." else f"/{self.folder}"
-        imports = [*exported.imports, *["from PIL import Image"] * with_images]
+        exported, place, embedding = self.exported, "" if self.folder == "." else f"/{self.folder}", self.embedding
+        with_images = with_data and not exported.texts
+        imports = ["import torch", *exported.imports, *["from PIL import Image"] * with_images]
         if self.adapted:
             imports.append("from peft import PeftModel")
         if embedding:
             imports.append("import torch.nn.functional as F")
             imports += ["from safetensors.torch import load_file"] * any("head[" in line for line in embedding)
         lines = [*sorted(set(imports), key=lambda line: (line.startswith("from "), line.lower())), ""]
-        lines += ['root = "."  # this folder', 'images = [Image.open("picture.jpg").convert("RGB")]'] * with_images
+        data = 'images = [Image.open("picture.jpg").convert("RGB")]' if with_images else 'texts = ["a red apple"]'
+        lines += ['root = "."  # this folder', data] * with_data
         lines.append(f'folder = f"{{root}}{place}/base"' if self.adapted else f'folder = f"{{root}}{place}"')
         lines += exported.load
         if self.adapted:
@@ -44,7 +49,7 @@ class ExportedPart:
                 f'model = PeftModel.from_pretrained(model, f"{{root}}{place}/adapter").get_base_model().eval()'
             )
         lines += exported.pixels if with_images else []
-        before, lines = lines, list(exported.tokens)
+        before, lines = lines, [*exported.tokens, *exported.texts]
         if embedding:
             lines += [f"prefix = {exported.prefix}"] * any("prefix" in line for line in embedding)
             lines += ['head = load_file(f"{root}/head.safetensors")'] * any("head[" in line for line in embedding)
@@ -65,7 +70,6 @@ def write_readme(
     parts: list[ExportedPart],
     origin: dict[str, Any],
     *,
-    embedding: list[str],
     why_not: str,
     head: list[str],
     onnx: bool,
@@ -74,22 +78,25 @@ def write_readme(
 ) -> None:
     """Write README.md.
 
-    - `origin`: of the record; `embedding`: lines to the embedding, none for the reason `why_not`.
+    - `origin`: of the record; `why_not`: why no embedding is computed, if none is.
     - `head`: names in head.safetensors; `onnx`: whether there is a model.onnx.
     - `classes`: the names in classes.json; `predictor`: what of the model the logits are of, where it has a choice.
     """
+    images, texts = (any(bool(part.exported.texts) == kind for part in parts) for kind in (False, True))
+    title = "Encoders of images and texts" if images and texts else "A text encoder" if texts else "An image encoder"
     text = [
-        "# An image encoder, exported",
+        f"# {title}, exported",
         f"Trained with vision-encoder-toolbox; exported from {origin['checkpoint']}, step {origin['step']}.",
     ]
     for part in parts:
-        text += _write_section(part, embedding, classes is not None)
+        text += _write_section(part, classes is not None)
     if predictor:
         text.append(f"The classes are told by {predictor}.")
     if why_not and not onnx:
         text.append(f"The embedding is not computed above: {why_not}. `--onnx` exports the whole model.")
     if head:
-        text.append(f"head.safetensors holds what is outside the encoder: {', '.join(f'`{name}`' for name in head)}.")
+        what = "encoder" if len(parts) == 1 else "encoders"
+        text.append(f"head.safetensors holds what is outside the {what}: {', '.join(f'`{name}`' for name in head)}.")
     if classes is not None:
         text.append(f"classes.json holds the names of the {len(classes)} classes, in the order of the logits.")
     if onnx:
@@ -104,13 +111,21 @@ def write_readme(
     (folder / "README.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
 
 
-def _write_section(part: ExportedPart, embedding: list[str], named: bool) -> list[str]:
-    exported, text = part.exported, []
+def _write_section(part: ExportedPart, named: bool) -> list[str]:
+    exported, text, embedding = part.exported, [], part.embedding
     if part.folder != ".":
         text.append(f"## {part.folder}")
     if part.adapted:
         base = f"`{exported.hub}` on the Hub" if exported.hub else "the folder `base`"
         text.append(f"An adapter (LoRA) of peft in the folder `adapter`, for the weights in {base}.")
+    if exported.texts:
+        ends = any(line.startswith("embedding = ") for line in [*exported.texts, *embedding])
+        gives = (
+            "`embedding` is the toolbox's, of length 1" if ends else "`pooled` is the encoder's own vector of a text"
+        )
+        text.append(f"Loaded by {exported.library} alone; {gives}.")
+        text.append("```python\n" + "\n".join(part.code()) + "\n```")
+        return text + exported.notes
     gives = "`embedding` is the toolbox's, of length 1." if embedding else "`tokens` are the toolbox's."
     if any(line.startswith("logits = ") for line in embedding):
         gives += " `logits`, (B, C), are the classifier's, one a class of the training data in their order."
@@ -119,5 +134,5 @@ def _write_section(part: ExportedPart, embedding: list[str], named: bool) -> lis
         f"Loaded by {exported.library} alone; {gives} Of `tokens`, (B, N, D), the first {exported.prefix} {first} for "
         f"the whole image (CLS or pooled output, then registers), the others for its patches, row by row."
     )
-    text.append("```python\n" + "\n".join(part.code(embedding, named=named)) + "\n```")
+    text.append("```python\n" + "\n".join(part.code(named=named)) + "\n```")
     return text + exported.notes
