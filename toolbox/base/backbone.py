@@ -90,8 +90,8 @@ class Backbone(Tunable, ABC):
         - `as_base`: it is what an adapter belongs to. Weights that anyone may load by a public name are then left out,
           and named.
 
-        Its adapter, if any, is off meanwhile, or, of an encoder of texts, merged, so that tensors have their plain names. Raises ValueError for an encoder
-        that no library knows, or that its library cannot describe.
+        Its adapter, if any, is off meanwhile, or, of an encoder of texts, merged, so that tensors have their plain
+        names. Raises ValueError for an encoder that no library knows, or that its library cannot describe.
         """
         raise ValueError(f"{type(self).__name__} has no export: it belongs to no library that could load it")
 
