@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract_parts import Captions
 from sentence_transformers import SentenceTransformer
 from test_contracts_in_runs import ALIGNMENT, recipe
 
@@ -120,3 +121,30 @@ def test_a_frozen_text_encoder_is_stored():
     assert (again["features"]["computed"], again["features"]["found"]) == (0, 16), "a used tokenizer gives another key"
     vectors = [toolbox.load(run).encode_text(TEXTS) for run in ("stored", "live")]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-4)
+
+
+def test_long_texts_are_counted_and_told_once(capsys):
+    short = QUERY | dict(prompt="document", task=None, max_length=4)
+    results = toolbox.train(pair(short), out="run")
+    assert 0 < results["cut_texts"] <= 8
+    assert capsys.readouterr().out.count("longer than the model reads") == 1
+    long = toolbox.train(pair(short | dict(max_length=64)), out="long")
+    assert long["cut_texts"] == 0
+    with pytest.warns(UserWarning, match="3 texts are longer than the model reads, of 3 items"):
+        toolbox.load("run").encode_text(TEXTS)
+
+
+def test_long_texts_of_a_store_and_of_an_evaluation_are_counted(capsys):
+    short = QUERY | dict(prompt="document", task=None, max_length=4, tune=dict(mode="frozen"))
+    evaluated = dict(
+        val_dataloader=dict(dataset=dict(type="contract.Captions", count=16), batch_size=4),
+        val_evaluator=dict(type="contract.Matching"),
+        evaluate_before=False,
+    )
+    live = toolbox.train(pair(short) | evaluated, out="live")
+    counts = [len(text.encode()) + 1 > 4 for index in range(16) for text in Captions(16)[index]["text"]]
+    assert live["after"]["cut_texts"] == sum(counts) > 0
+    capsys.readouterr()
+    toolbox.train(pair(short) | dict(features=dict(dtype="fp32")), out="stored")
+    text = f"{sum(counts)} texts are longer than the model reads, among those of train that are stored"
+    assert text in capsys.readouterr().out

@@ -28,6 +28,13 @@ class Preprocess(ABC):
         """The same for views that an augment has made, of which no more is cut off. Itself unless overridden."""
         return self
 
+    def is_cut(self, item: Any) -> bool:
+        """Whether an item leaves out the end of its value, a text of more tokens than are read. Such texts are counted.
+
+        False unless overridden.
+        """
+        return False
+
     def collate(self, items: list[Any]) -> Any:
         """Items of one batch -> what is moved to the device. Stacks tensors unless overridden."""
         return default_collate(items)  # in a data worker straight into shared memory: one copy less

@@ -86,6 +86,7 @@ def _collect(run: Trainer, after: dict[str, float] | None) -> dict[str, Any]:
         "processes": run.distributed.world_size,
         "threads": setup.threads,
         "unreadable_items": len(setup.bad_items.found),
+        "cut_texts": run.progress.cut_texts,
         "skipped_steps": skip_counter.count if skip_counter else 0,
         "features": setup.feature_cache.results() if setup.feature_cache else None,
         "data": count_data(setup.datasets),

@@ -28,6 +28,7 @@ class RunProgress:
     """How far a run has come.
 
     - `seconds`, `data_wait_seconds`: spent in steps, and of these waiting for data; `items`: read by all processes.
+    - `cut_texts`: how many texts that were read had more tokens than the model reads.
     - `pixels`, `before`, `start`: metrics of raw pixels, of the backbone as it was, and of step 0; None if not known.
     - `best`: step, metric, value and all metrics of the best validation; `validated`: the step of the last one.
     - `better`: "greater" or "less" for each number of the validations.
@@ -38,6 +39,7 @@ class RunProgress:
     seconds: float = 0.0
     data_wait_seconds: float = 0.0
     items: int = 0
+    cut_texts: int = 0
     pixels: dict[str, float] | None = None
     before: dict[str, float] | None = None
     start: dict[str, float] | None = None

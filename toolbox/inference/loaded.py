@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from toolbox.base import Batch, Dataset, LoadedModel, Model
 from toolbox.engine.data.batch_builder import BatchBuilder, collate, input_specs
-from toolbox.engine.data.texts import list_texts
+from toolbox.engine.data.texts import describe_cut, list_texts
 from toolbox.engine.inference import compute_outputs
 from toolbox.errors import ToolboxError
 from toolbox.utils.messages import shorten_error
@@ -75,6 +76,7 @@ def compute(
                 places = range(start, min(start + batch_size, len(dataset)))
                 yield collate(list(pool.map(make_item, places)), inputs)
 
+        cut = 0
         for batch, outputs in compute_outputs(
             lambda batch: loaded.model(batch, loaded.mode),
             read(),
@@ -82,9 +84,12 @@ def compute(
             device=loaded.device,
             precision=loaded.precision,
         ):
+            cut += sum(batch.cut.values())
             yield outputs or {}
             if bar is not None:
                 bar.update(len(batch))
+        if cut:
+            warnings.warn(describe_cut(cut, f"of {len(dataset):,} items"), stacklevel=2)
 
 
 def _bar(total: int, unit: str) -> Any:

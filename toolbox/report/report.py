@@ -134,6 +134,7 @@ def list_costs(results: dict[str, Any]) -> list[tuple[str, str]]:
         ("peak memory", format_known(format_memory, results.get("peak_memory_bytes"))),
         ("device", f"{results['device']}{threads}" if results.get("device") else ""),
         ("unreadable items left out", f"{unread:,}" if unread else ""),
+        ("texts cut at their end", format_known("{:,}".format, results.get("cut_texts") or None)),
     ]
     return [(name, text) for name, text in rows if text]
 

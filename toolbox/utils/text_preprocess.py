@@ -63,6 +63,9 @@ class TextPreprocess(Preprocess):
             )
         return TokenIds(torch.tensor(ids), cut)
 
+    def is_cut(self, item: TokenIds) -> bool:
+        return item.cut
+
     def collate(self, items: Sequence[TokenIds]) -> dict[str, Tensor]:
         length = self.max_length if self.fixed_length else max(len(item.ids) for item in items)
         pad = 0 if self.tokenizer is None else self.tokenizer.pad

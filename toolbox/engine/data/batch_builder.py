@@ -283,6 +283,7 @@ def collate(
         views=views,
         owners={name: torch.arange(len(items)).repeat_interleave(counts[name]) for name in texts},
         texts={name: torch.tensor([digest for item in items for digest in item["texts"][name]]) for name in texts},
+        cut={name: sum(map(inputs[name].preprocess.is_cut, rows[name])) for name in texts},
         labels=None if None in labels else torch.tensor(labels),
         roles=roles,
         ids=[item["id"] for item in items],

@@ -26,6 +26,15 @@ def list_texts(value: Any) -> list[str]:
     return texts
 
 
+def describe_cut(count: int, where: str) -> str:
+    """The sentence on texts that are longer than a model reads; `where`: the data that have them, or a while."""
+    what = "1 text is" if count == 1 else f"{count:,} texts are"
+    return (
+        f"{what} longer than the model reads, {where}: the end is cut off, the terminator kept. "
+        "A larger max_length of the text encoder reads more."
+    )
+
+
 def digest_text(text: str) -> int:
     """A signed 64-bit number of a text, the same in every process and run."""
     digest = hashlib.blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()

@@ -119,16 +119,16 @@ class Evaluator:
         Of a model that reads modalities alone, only the inputs that the items bring are computed. The texts that
         metrics ask for are encoded first.
 
-        Unreadable items under 'skip' are counted as "unreadable_items" in the result, and those that the model was
-        trained on as "trained_items". Metrics that learn from the training set see it first, without augmentation;
-        once, where the model's embeddings do not change.
+        Unreadable items under 'skip' are counted as "unreadable_items" in the result, texts that are longer than the
+        model reads as "cut_texts", and items that the model was trained on as "trained_items". Metrics that learn from
+        the training set see it first, without augmentation; once, where the model's embeddings do not change.
         """
         for metric in self.metrics:
             metric.reset()
             metric.chooses, metric.chosen = self.name == "val", chosen
         self.classifiers = []
         self.active_metrics, self.left_out, self.remarks = self.metrics, [], []
-        was_training, bad = model.training, 0
+        was_training, bad, cut = model.training, 0, 0
         alone = getattr(_unwrap(model), "reads_modalities_alone", False)
         passes = [(self.dataset, self.loader, self.name)]
         if not self._has_learned(model):
@@ -152,21 +152,23 @@ class Evaluator:
                         skip_bad=loader.get("on_bad_item", "raise") == "skip",
                         stored=feature_cache.of(loader) if feature_cache else {},
                     )
-                    unreadable = self._show_batches(batches, dataset, loader, name=name, mode=mode, stop=stop)
-                    if unreadable is None:
+                    counted = self._show_batches(batches, dataset, loader, name=name, mode=mode, stop=stop)
+                    if counted is None:
                         return None if self.active_metrics else {}
-                    bad = unreadable
+                    bad, cut = counted
                     if name == "train":
                         self.shared["learned of"] = model
         finally:
             model.train(was_training)
         if get_dist_info()[1] > 1:
-            bad = sum(count for (count,) in gather_integers(bad, device=torch.device(str(device))))
+            everyone = gather_integers(bad, cut, device=torch.device(str(device)))
+            bad, cut = (sum(counts) for counts in zip(*everyone, strict=True))
             check_bad(bad, self.dataset, self.loader, self.name)
         numbers = self._compute_metrics()
         self._end_learning(model)
         trained = self.trained_items if mode == "predict" else 0
-        return numbers | ({"unreadable_items": bad} if bad else {}) | ({"trained_items": trained} if trained else {})
+        counts = {"unreadable_items": bad, "cut_texts": cut, "trained_items": trained}
+        return numbers | {name: count for name, count in counts.items() if count}
 
     def _show_batches(
         self,
@@ -177,16 +179,17 @@ class Evaluator:
         name: str,
         mode: str,
         stop: Callable[[], bool],
-    ) -> int | None:
-        """Show the metrics what the model gave of a dataset; returns how many items could not be read.
+    ) -> tuple[int, int] | None:
+        """Show the metrics what the model gave of a dataset; returns the numbers of unreadable items and of cut texts.
 
         None where `stop` said so, or where no metric can use what the model gives.
         """
-        bad, is_first = 0, True
+        bad, cut, is_first = 0, 0, True
         for batch, outputs, is_own in batches:
             if stop():
                 return None
             bad += len(batch.bad) if is_own else 0
+            cut += sum(batch.cut.values()) if is_own else 0
             check_bad(bad, dataset, loader, name)
             if outputs is None:
                 continue
@@ -197,7 +200,7 @@ class Evaluator:
                 return None
             if is_own and len(batch):
                 self._update_metrics(outputs, batch, training=name == "train")
-        return bad
+        return bad, cut
 
     def _update_metrics(self, outputs: dict[str, Tensor], batch: Batch, *, training: bool) -> None:
         for metric in self.learning if training else self.active_metrics:

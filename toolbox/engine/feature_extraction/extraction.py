@@ -123,15 +123,15 @@ def compute(
     shards: list[Shard],
     known: ReusableItems,
     progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Compute and write shards. What is written stays, whatever ends this early.
+) -> int:
+    """Compute and write shards; returns how many texts were cut. What is written stays, whatever ends this early.
 
     - `known`: the items whose rows are taken from older stores.
     - `progress`: called with the number of items that are computed.
 
     Raises ToolboxError at an item that cannot be read, unless the dataloader's `on_bad_item` is 'skip'.
     """
-    plan, done = _Pieces(job, shards, known), 0
+    plan, done, cut = _Pieces(job, shards, known), 0, 0
     stream = batches(
         job.fetch(skip_bad=job.loader.get("on_bad_item", "raise") == "skip"),
         plan,
@@ -146,12 +146,15 @@ def compute(
             contents = _ShardContents(shard, writer.layout, job)
             contents.keep(known.read(range(shard.first, shard.stop)))
             for piece in plan.of_shard[shard]:
-                contents.add(*next(computed))
+                batch, rows = next(computed)
+                contents.add(batch, rows)
+                cut += sum(batch.cut.values())
                 done += len(piece)
                 progress(done)
             writer.write(shard, contents.rows, contents.record)
     finally:
         stream.close()
+    return cut
 
 
 class _ShardContents:

@@ -15,6 +15,7 @@ from toolbox.engine.assemble import build_augment
 from toolbox.engine.console import Console
 from toolbox.engine.data.bad_items import unreadable_error
 from toolbox.engine.data.batch_builder import input_specs, select_inputs
+from toolbox.engine.data.texts import describe_cut
 from toolbox.engine.device import random_state, set_random_state
 from toolbox.engine.distributed.context import SINGLE_PROCESS, DistributedContext
 from toolbox.engine.evaluation.evaluator import Evaluator, check_bad
@@ -238,7 +239,7 @@ class FeatureCache:
             folders = ", ".join(map(str, known.folders))
             self.console.info(f"{name}: {len(known):,} of {len(job.dataset):,} items are stored in {folders} already.")
         try:  # of several processes the main one speaks for all
-            compute(
+            cut = compute(
                 job,
                 writer,
                 own,
@@ -247,6 +248,11 @@ class FeatureCache:
             )
         finally:
             self.console.stop()
+        cut = sum(count for (count,) in self.distributed.all_gather_ints(cut))
+        if cut:
+            self.console.warn(
+                describe_cut(cut, f"among those of {job.where.removesuffix('_dataloader')} that are stored")
+            )
 
     def _finish(self, writer: Writer, job: Job, missing: list[Shard]) -> None:
         if missing or read_manifest(writer.folder) is None:
