@@ -24,7 +24,6 @@ class Batch:
     - `owners`: {name: (R,) int64} of the inputs that are texts: which item, of 0 to B - 1, each row belongs to. In
       training an item has one row, in evaluation and in stores as many as it has texts, one after another.
     - `texts`: {name: (R,) int64}, a digest of each row's text: equal texts have equal numbers.
-    - `cut`: {name: how many texts of an input are longer than its backbone reads, so that their ends are left out}.
     - `labels`: (B,) int64, or None.
     - `ids`: B ints or strings; `indices`: B places in the dataset.
     - `draws`: B places in the run's order over all processes, which seed what is random of an item.
@@ -35,6 +34,7 @@ class Batch:
       the image's own.
     - `share`: (number, count): which of how many parts of a step's items these are, over accumulated batches and
       processes, in the order of the items.
+    - `cut`: {name: how many texts of an input are longer than its backbone reads, so that their ends are left out}.
     - `bad`: (index, message) of items that were left out, as they could not be read.
     """
 
@@ -42,7 +42,6 @@ class Batch:
     views: dict[str, int] = field(default_factory=dict)
     owners: dict[str, Tensor] = field(default_factory=dict)
     texts: dict[str, Tensor] = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
     labels: Tensor | None = None
     ids: Sequence[int | str] = ()
     indices: Sequence[int] = ()
@@ -52,6 +51,7 @@ class Batch:
     stored: Sequence[str] = ()
     mixed: tuple[Tensor, Tensor] | None = None
     share: tuple[int, int] = (0, 1)
+    cut: dict[str, int] = field(default_factory=dict)
     bad: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:

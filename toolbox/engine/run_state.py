@@ -14,6 +14,7 @@ from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import run_folder
 from toolbox.engine.checkpoint.files import point
 from toolbox.engine.console import Console
+from toolbox.engine.data.texts import describe_cut
 from toolbox.engine.device import random_state
 from toolbox.engine.distributed.tensors import are_sharded
 from toolbox.engine.hooks.average import WeightAveraging, restore_weights
@@ -58,6 +59,12 @@ class RunProgress:
             "items_per_second": round((self.items - since.items) / seconds, 2),
             "data_wait_share": round(waited / seconds, 4),
         }
+
+    def count_cut(self, count: int, step: int) -> str:
+        """Count texts that were cut in a step; returns what is said of it, once in a run, else nothing."""
+        text = describe_cut(count, f"in step {step}") if count and not self.cut_texts else ""
+        self.cut_texts += count
+        return text
 
     def update_best(self, step: int, name: str, metrics: dict[str, float], *, greater: bool) -> bool:
         """Remember a validation that is the best so far by the metric `name`; whether it is.

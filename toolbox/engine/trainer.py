@@ -20,7 +20,6 @@ from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.engine.checkpoint import loading, run_folder
 from toolbox.engine.console import shown
 from toolbox.engine.data.loader import ready
-from toolbox.engine.data.texts import describe_cut
 from toolbox.engine.device import set_random_state
 from toolbox.engine.evaluation.run_evaluator import RunEvaluator
 from toolbox.engine.hooks.engine_hooks import build_engine_hooks
@@ -274,14 +273,12 @@ class Trainer:
         bad_items = self.setup.bad_items
         fresh = bad_items.fresh(batches)
         items, is_stopped = sum(len(batch) for batch in batches), int(self.progress.stopped is not None)
-        cut = sum(sum(batch.cut.values()) for batch in batches)
+        cut = sum(count for batch in batches for count in batch.cut.values())
         everyone = self.distributed.all_gather_ints(self._signal.received or 0, is_stopped, len(fresh), items, cut)
         self._signum = max(signum for signum, *_ in everyone) or None
         self.progress.items += sum(count for *_, count, _ in everyone)
-        cut = sum(count for *_, count in everyone)
-        if cut and not self.progress.cut_texts:  # said once; the results have the number
-            self.warn(describe_cut(cut, f"in step {self.step + 1}"))
-        self.progress.cut_texts += cut
+        if text := self.progress.count_cut(sum(count for *_, count in everyone), self.step + 1):
+            self.warn(text)
         self._stop_all(any(stopped for _, stopped, *_ in everyone))
         if any(count for _, _, count, *_ in everyone):
             bad_items.note([item for items in self.distributed.all_gather(fresh) for item in items])
