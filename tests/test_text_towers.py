@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from contract_parts import Captions
 from sentence_transformers import SentenceTransformer
 from test_contracts_in_runs import ALIGNMENT, recipe
@@ -14,6 +15,8 @@ import toolbox
 from toolbox.builtins.projection import Projection
 from toolbox.errors import ToolboxError
 from toolbox.exporters.towers import find_linear_map
+from toolbox.utils.sentence_folder import write_tokenizer
+from toolbox.utils.tokenizer import build_byte_tokenizer
 
 QWEN3 = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=64
@@ -121,6 +124,19 @@ def test_a_frozen_text_encoder_is_stored():
     assert (again["features"]["computed"], again["features"]["found"]) == (0, 16), "a used tokenizer gives another key"
     vectors = [toolbox.load(run).encode_text(TEXTS) for run in ("stored", "live")]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-4)
+
+
+def test_the_name_of_a_text_encoder_is_loaded(tmp_path):
+    theirs = transformers.BertModel(
+        transformers.BertConfig(vocab_size=259, **{k: v for k, v in BERT.items() if k[0] != "m"})
+    )
+    theirs.save_pretrained(tmp_path / "bert")
+    ends = build_byte_tokenizer(["<s>", "<pad>"], ["</s>"], first="<s>", last="</s>", pad="<pad>")
+    write_tokenizer(tmp_path / "bert", ends, 64)
+    encoder = toolbox.load(str(tmp_path / "bert"))
+    assert encoder.encode_text(TEXTS).shape == (3, 32)
+    with pytest.raises(ToolboxError, match="cannot encode images: it reads texts"):
+        encoder.encode_image(torch.zeros(3, 16, 16, dtype=torch.uint8))
 
 
 def test_long_texts_are_counted_and_told_once(capsys):

@@ -148,9 +148,12 @@ def find_model_kind(name: str) -> str:
 def find_component(name: str) -> str:
     """The first backbone component that takes `name`; those for the names of a whole library are asked last.
 
+    An encoder of images comes before one of texts: of a pair such as CLIP it is the image tower.
+
     Raises ToolboxError with what each of them says when none does.
     """
     refusals: list[tuple[str, Problem]] = []
+    of_texts: list[str] = []
     classes: dict[str, type[Backbone]] = {}
     for entry in get_catalog().find("backbone"):
         if not entry.missing:
@@ -169,6 +172,9 @@ def find_component(name: str) -> str:
             continue
         if backbone.modality == "image":
             return fullname
+        of_texts.append(fullname)
+    if of_texts:
+        return of_texts[0]
     hint = " ".join(f"{fullname}: {problem.message}" for fullname, problem in refusals)
     raise ToolboxError(f"'{name}' is no checkpoint, no recipe, and no backbone that is known here.", hint=hint)
 
