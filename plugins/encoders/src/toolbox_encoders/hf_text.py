@@ -101,8 +101,7 @@ class HFText(TextBackbone):
     def _find_projection(self, asked: bool) -> nn.Module | None:
         """What carries tokens into a shared space: CLIP's projection if asked for, SigLIP's head in any case."""
         if self.fixed_length:
-            heads = [part for path, part in self.model.named_modules() if path.rpartition(".")[2] == "head"]
-            self.dim = heads[0].out_features
+            self.dim = self._head().out_features
             return None
         projection = make_projection(self._source, self.dim) if asked else None
         if projection is not None:
@@ -126,7 +125,8 @@ class HFText(TextBackbone):
             tokens, own = self.projection(tokens), self.projection(own)
         return self.join(tokens, own, valid)
 
-    def _head(self) -> nn.Module:
+    def _head(self) -> Any:
+        """The linear layer that ends SigLIP's text tower."""
         return next(part for path, part in self.model.named_modules() if path.rpartition(".")[2] == "head")
 
     def read_tokenizer(self) -> Tokenizer:
