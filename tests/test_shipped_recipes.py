@@ -116,7 +116,8 @@ def test_recipes_of_the_toolbox_need_only_what_has_a_name_of_that_form():
     for file in (ROOT / "plugins").glob("*/pyproject.toml"):
         project = tomllib.loads(file.read_text())["project"]
         [namespace] = project["entry-points"]["toolbox.v1"]
-        assert (namespace, project["name"]) == (file.parent.name, f"vision-encoder-toolbox-{file.parent.name}")
+        assert project["name"] == f"vision-encoder-toolbox-{namespace}"
+        assert file.parent.name.startswith(namespace)  # qwen3 is in qwen3-text
 
 
 def test_a_plugin_ships_recipes_on_bases_of_another_distribution(house, capsys):

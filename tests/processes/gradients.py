@@ -67,6 +67,7 @@ LOSSES: dict[str, list[tuple[dict[str, Any], tuple[str, ...]]]] = {
     ],
     "CoSENT": [({}, PAIRS), (dict(within_anchor=True), PAIRS)],
     "SigLIP": [({}, PAIRS)],
+    "CLIP": [({}, PAIRS)],
     "MaxSim": [({}, PAIRS), (dict(reduce="sum", temperature=1.0), ("alone",))],
     "Distillation": [
         (dict(temperature=0.2), PAIRS),

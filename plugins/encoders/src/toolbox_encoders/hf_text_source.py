@@ -152,7 +152,7 @@ def write_siglip(
         imports=[f"from transformers import PreTrainedTokenizerFast, {name}"],
         load=[
             f"model = {name}.from_pretrained(folder, trust_remote_code=False).eval()",
-            "tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)",
+            "tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)",
         ],
         pixels=[],
         tokens=[],

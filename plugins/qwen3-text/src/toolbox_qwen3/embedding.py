@@ -127,7 +127,7 @@ class Embedding(TextBackbone):
         )
 
 
-def _refuse_dim(dim: int, origin: source.Source) -> str:
+def _refuse_dim(dim: int, origin: source.EmbeddingSource) -> str:
     widths = ", ".join(f"{model.short}: {model.arch['hidden_size']}" for model in RELEASED)
     return (
         f"dim={dim} is not between 1 and {origin.fields.get('hidden_size', 4096)}, the width of {origin.name!r}; an "

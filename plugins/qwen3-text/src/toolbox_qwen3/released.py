@@ -10,7 +10,7 @@ TERMINATOR = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
-class ReleasedModel:
+class ReleasedEmbedding:
     """One released encoder.
 
     - `short`: its name in a recipe; `id`: its repository on the Hugging Face Hub.
@@ -24,7 +24,7 @@ class ReleasedModel:
 
 def _make_model(
     size: str, width: int, hidden: int, depth: int, heads: int, words: int, positions: int
-) -> ReleasedModel:
+) -> ReleasedEmbedding:
     arch = {
         "vocab_size": words,
         "hidden_size": width,
@@ -39,7 +39,7 @@ def _make_model(
         "bos_token_id": 151643,
         "eos_token_id": 151643,
     }
-    return ReleasedModel(size.lower(), f"Qwen/Qwen3-Embedding-{size}", arch)
+    return ReleasedEmbedding(size.lower(), f"Qwen/Qwen3-Embedding-{size}", arch)
 
 
 RELEASED = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolbox.utils import hub, weight_files
 from toolbox.utils.messages import shorten_error
 from toolbox.utils.tokenizer import TOKENIZER_FILES, Tokenizer, build_byte_tokenizer, read_tokenizer
-from toolbox_qwen3.released import BY_NAME, RELEASED, TERMINATOR, ReleasedModel
+from toolbox_qwen3.released import BY_NAME, RELEASED, TERMINATOR, ReleasedEmbedding
 
 if TYPE_CHECKING:
     from transformers import Qwen3Model
@@ -22,7 +22,7 @@ _SCRATCH = {"vocab_size": 257, "eos_token_id": 256, "bos_token_id": 256}
 
 
 @dataclass(frozen=True)
-class Source:
+class EmbeddingSource:
     """A resolved encoder.
 
     - `name`: as the user wrote it; `fields`: of its configuration in transformers.
@@ -32,7 +32,7 @@ class Source:
 
     name: str
     fields: dict[str, Any]
-    released: ReleasedModel | None = None
+    released: ReleasedEmbedding | None = None
     folder: Path | None = None
     revision: str | None = None
 
@@ -43,7 +43,7 @@ class Source:
         return None if self.released is None else self.released.id
 
 
-def find_source(name: str | None, arch: Mapping[str, Any] | None, revision: str | None) -> Source:
+def find_source(name: str | None, arch: Mapping[str, Any] | None, revision: str | None) -> EmbeddingSource:
     """Decide between `name` and `arch`. Reads config.json of a folder, and nothing else from anywhere.
 
     Raises ValueError for contradictory or unknown values, OSError or ValueError for a folder that is none.
@@ -51,24 +51,24 @@ def find_source(name: str | None, arch: Mapping[str, Any] | None, revision: str 
     if arch is not None:
         if name is not None or revision is not None:
             raise ValueError("qwen3.Embedding takes either name or arch: with arch, set name=None and no revision.")
-        return Source("arch", _SCRATCH | _check_fields(arch))
+        return EmbeddingSource("arch", _SCRATCH | _check_fields(arch))
     if not name:
         raise ValueError("qwen3.Embedding needs a name such as '0.6b', a folder, or arch with its sizes.")
     released = BY_NAME.get(name) or BY_NAME.get(name.lower())
     path = Path(name).expanduser()
     if released is not None and not path.is_dir():
-        return Source(name, dict(released.arch), released, revision=revision)
+        return EmbeddingSource(name, dict(released.arch), released, revision=revision)
     if path.is_dir():
         if revision is not None:
             raise ValueError(f"revision belongs to the Hugging Face Hub, and {name!r} is a folder: remove revision.")
-        return Source(name, _read_fields(path), folder=path)
+        return EmbeddingSource(name, _read_fields(path), folder=path)
     near = get_close_matches(name, BY_NAME, 1)
     known = ", ".join(f"{model.short!r}" for model in RELEASED)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are {known}, or give a folder in Hugging Face format."
     raise ValueError(f"qwen3.Embedding has no {name!r}, and there is no such folder. {hint}")
 
 
-def create_model(source: Source) -> Qwen3Model:
+def create_model(source: EmbeddingSource) -> Qwen3Model:
     """The structure with random weights. Raises ValueError for sizes that do not fit each other."""
     from transformers import Qwen3Config, Qwen3Model
 
@@ -79,7 +79,7 @@ def create_model(source: Source) -> Qwen3Model:
         raise ValueError(f"These sizes make no Qwen3 encoder: {shorten_error(error)}.") from error
 
 
-def find_files(source: Source, *, weights: bool) -> Path | None:
+def find_files(source: EmbeddingSource, *, weights: bool) -> Path | None:
     """The folder with the tokenizer, and the `weights` if asked, downloaded if need be; None for an encoder of bytes.
 
     Raises OSError, with the steps to take.
@@ -90,7 +90,7 @@ def find_files(source: Source, *, weights: bool) -> Path | None:
     return folder
 
 
-def load_weights(model: Qwen3Model, source: Source) -> None:
+def load_weights(model: Qwen3Model, source: EmbeddingSource) -> None:
     """Replace all values of `model` by those of its weights, in its own precision.
 
     Raises OSError when they cannot be had or read, ValueError, naming the keys, when they do not fit.
@@ -106,7 +106,7 @@ def load_weights(model: Qwen3Model, source: Source) -> None:
     weight_files.fill_module(model, tensors, folder, "Download it again, or correct its config.json.")
 
 
-def load_tokenizer(source: Source) -> Tokenizer:
+def load_tokenizer(source: EmbeddingSource) -> Tokenizer:
     """The tokenizer, which ends each text with the terminator. Raises OSError or ValueError where it cannot."""
     folder = find_files(source, weights=False)
     if folder is None:
@@ -116,7 +116,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
     return tokenizer
 
 
-def _download(released: ReleasedModel, source: Source, weights: bool) -> Path:
+def _download(released: ReleasedEmbedding, source: EmbeddingSource, weights: bool) -> Path:
     subject = f"The {'weights' if weights else 'tokenizer'} of qwen3.Embedding {released.short!r} ({released.id})"
     steps = partial(
         hub.format_download_steps,
