@@ -61,7 +61,6 @@ def test_a_recipe_that_can_learn_says_so(toy, capsys):
     options = ["--cfg-options", "optim_wrapper.optimizer.lr=0.01"]
     assert train.main([RECIPE, "--overfit", "16", *options]) == 0
     assert "Learned by heart: nearest 1.000 on the 16 items" in capsys.readouterr().out
-
     lines = [json.loads(line) for line in Path("work_dirs/toy_recipe_overfit/metrics.jsonl").read_text().splitlines()]
     assert max(line["step"] for line in lines) == 300
 

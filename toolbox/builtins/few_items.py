@@ -31,18 +31,13 @@ class FewItems(Dataset):
     def _indices(self) -> list[int]:
         if self.dataset.labels is None:
             return list(range(min(self.count, len(self.dataset))))
-        chosen: list[int] = []
-        rest: list[int] = []
-        taken: dict[int, int] = {}
-        for index, label in enumerate(self.dataset.labels):
-            taken[label] = taken.get(label, 0) + 1
-            (chosen if taken[label] <= _A_CLASS else rest).append(index)
         by_class: dict[int, list[int]] = {}
-        for index in chosen:
-            by_class.setdefault(self.dataset.labels[index], []).append(index)
+        for index, label in enumerate(self.dataset.labels):
+            by_class.setdefault(label, []).append(index)
         # whole classes first, so that each item has others of its class
-        ordered = [index for indices in by_class.values() for index in indices]
-        return sorted((ordered + rest)[: self.count])
+        first = [index for indices in by_class.values() for index in indices[:_A_CLASS]]
+        rest = sorted(index for indices in by_class.values() for index in indices[_A_CLASS:])
+        return sorted((first + rest)[: self.count])
 
     def _pick(self, values: Sequence[Any] | None) -> list[Any] | None:
         return None if values is None else [values[index] for index in self._indices]

@@ -10,6 +10,7 @@ from typing import Any
 from toolbox.base import Dataset, Sample, find_images, get_image_suffixes, read_image, read_label
 from toolbox.base.image_files import format_ending_counts
 from toolbox.errors import Problem, ToolboxError
+from toolbox.inference.list_file import read_list
 
 LISTS = (".txt", ".jsonl")
 _FIELDS = ("image", "path", "query_image")
@@ -118,22 +119,11 @@ def _endings() -> str:
 
 
 def _in_list(path: Path) -> ImageSource:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ToolboxError(f"{path} is not a text in UTF-8: {error}.") from error
-    found: dict[str, str] = {}
-    repeated = 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, key = _line(line.strip(), f"{path}:{number}") if path.suffix.lower() == ".jsonl" else (line.strip(),) * 2
-        name = os.path.expanduser(name)
-        if found.setdefault(key, name) != name:
-            message = f"The id {key!r} belongs to {found[key]} on an earlier line."
-            raise ToolboxError(message, where=f"{path}:{number}", hint="Give every picture an id of its own.")
-        repeated += 1
-    repeated -= len(found)
+    def read_line(line: str, where: str) -> tuple[str, str]:
+        name, key = _line(line, where) if path.suffix.lower() == ".jsonl" else (line, line)
+        return os.path.expanduser(name), key
+
+    found, repeated = read_list(path, read_line, describe=str, hint="Give every picture an id of its own.")
     if not found:
         raise ToolboxError(f"{path} names no picture.", hint="Write one path a line, relative to the list's folder.")
     notes = [f"{repeated} lines that return are counted once"] if repeated else []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolbox.base import Dataset, Sample
 from toolbox.errors import ToolboxError
+from toolbox.inference.list_file import read_list
 
 ENDINGS = (".txt", ".jsonl")
 
@@ -27,29 +28,19 @@ class TextFile(Dataset):
         if path.suffix.lower() not in ENDINGS:
             raise ToolboxError(f"{path} is no list of texts.", hint=f"Such a file ends in {' or '.join(ENDINGS)}.")
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            texts, self._repeated = read_list(
+                path,
+                lambda line, where: (line, line) if path.suffix.lower() == ".txt" else _read_json(line, where),
+                describe=lambda text: "another text",
+                hint="Give every text an id of its own.",
+            )
         except FileNotFoundError as error:
             raise ToolboxError(f"{path} does not exist.", hint="Write a text a line into it.") from error
-        except UnicodeDecodeError as error:
-            raise ToolboxError(f"{path} is not a text in UTF-8: {error}.") from error
         except OSError as error:
             raise ToolboxError(f"{path} cannot be read: {error.strerror or error}.") from error
-        texts: dict[str, str] = {}
-        count = 0
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            key, text = _read_line(line.strip(), path, number)
-            if texts.setdefault(key, text) != text:
-                raise ToolboxError(
-                    f"The id {key!r} belongs to another text on an earlier line.",
-                    where=f"{path}:{number}",
-                    hint="Give every text an id of its own.",
-                )
-            count += 1
         if not texts:
             raise ToolboxError(f"{path} holds no text.", hint="Write a text a line into it.")
-        self.ids, self.texts, self._repeated = list(texts), list(texts.values()), count - len(texts)
+        self.ids, self.texts = list(texts), list(texts.values())
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -61,20 +52,17 @@ class TextFile(Dataset):
         return [f"{self._repeated:,} lines that return are counted once"] if self._repeated else []
 
 
-def _read_line(line: str, path: Path, number: int) -> tuple[str, str]:
-    """The id and the text of a line."""
-    if path.suffix.lower() == ".txt":
-        return line, line
+def _read_json(line: str, where: str) -> tuple[str, str]:
+    """The text and the id of a line of JSON."""
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise ToolboxError(f"This line is not JSON: {error}.", where=f"{path}:{number}") from error
+        raise ToolboxError(f"This line is not JSON: {error}.", where=where) from error
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text.strip():
-        raise ToolboxError(
-            "This line holds no text.", where=f"{path}:{number}", hint='Write a string, or {"text": ..., "id": ...}.'
-        )
+        hint = 'Write a string, or {"text": ..., "id": ...}.'
+        raise ToolboxError("This line holds no text.", where=where, hint=hint)
     key = value.get("id", text) if isinstance(value, dict) else text
     if isinstance(key, bool) or not isinstance(key, str | int):
-        raise ToolboxError(f"The id {key!r} is neither a number nor a text.", where=f"{path}:{number}")
-    return str(key), text
+        raise ToolboxError(f"The id {key!r} is neither a number nor a text.", where=where)
+    return text, str(key)

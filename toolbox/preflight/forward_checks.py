@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from toolbox.base import Dataset, Model
 from toolbox.engine.data.batch_builder import input_specs
 from toolbox.engine.data.samples import read_sample
 from toolbox.engine.data.texts import make_example_batch
-from toolbox.engine.evaluation.metric_texts import get_text_embeddings
 from toolbox.engine.hooks.pixel_baseline import RawPixels
 from toolbox.engine.memory import step_memory
 from toolbox.engine.parts import adapted
 from toolbox.errors import Problem, ToolboxError
 from toolbox.preflight.dry_run import DryRun
+from toolbox.utils.model_io import find_unit_embeddings
 
 
 def measure_memory(run: DryRun) -> None:
@@ -136,12 +137,16 @@ def check_outputs(run: DryRun) -> None:
 
 def _give_texts(run: DryRun, model: nn.Module, mode: str) -> None:
     """Give the metrics that ask for texts their embeddings, without values."""
-    alone = getattr(model, "reads_modalities_alone", False)
-    outputs = _compute_outputs(model, mode, like=run.model, modality="text") if alone else None
-    row = None if outputs is None else get_text_embeddings(outputs)
+
+    @cache
+    def compute_row() -> Tensor | None:
+        alone = getattr(model, "reads_modalities_alone", False)
+        outputs = _compute_outputs(model, mode, like=run.model, modality="text") if alone else None
+        return None if outputs is None else find_unit_embeddings(outputs, "text")
+
     for target in run.evaluators.values():
         try:
-            target.set_texts(lambda texts: None if row is None else row.expand(len(texts), -1))
+            target.set_texts(lambda texts: None if (row := compute_row()) is None else row.expand(len(texts), -1))
         except ToolboxError as error:
             run.plan.problems += error.problems
 

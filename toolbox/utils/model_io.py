@@ -24,13 +24,19 @@ def get_unit_embeddings(
 
     Raises ToolboxError for outputs without embeddings, and for embeddings that are not finite.
     """
-    names = ["embeddings"] if modality == "image" else ["text_embeddings", "embeddings"]
-    values = next((outputs[name] for name in names if name in outputs), None)
-    if values is None:
-        raise ToolboxError(f"This model gives no {names[0]}, but {', '.join(outputs) or 'nothing'}.", where="model")
-    rows = l2_normalize(values.float())
+    rows = find_unit_embeddings(outputs, modality)
+    if rows is None:
+        name = "embeddings" if modality == "image" else "text_embeddings"
+        raise ToolboxError(f"This model gives no {name}, but {', '.join(outputs) or 'nothing'}.", where="model")
     require_finite(rows, "Embeddings", ids)
     return rows.cpu()
+
+
+def find_unit_embeddings(outputs: dict[str, Tensor], modality: Modality) -> Tensor | None:
+    """The embeddings of a modality among outputs, (B, D) float32 of length 1 where they are; None without any."""
+    names = ("embeddings",) if modality == "image" else ("text_embeddings", "embeddings")
+    values = next((outputs[name] for name in names if name in outputs), None)
+    return None if values is None else l2_normalize(values.float())
 
 
 def require_finite(rows: Tensor, what: str, ids: Sequence[int | str]) -> None:

@@ -7,10 +7,10 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked_python import run_ranks
+from loss_numbers import assert_equal, golden, rows, value_and_gradients
 from toolbox_losses.arcface import ArcFace
 from toolbox_losses.circle import Circle
 from toolbox_losses.cosent import CoSENT
@@ -31,26 +31,6 @@ from torch import nn
 from toolbox.base import Loss
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parents[2] / "tests" / "golden"
-
-
-def value_and_gradients(function, *tensors):
-    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-    value = function(*leaves)
-    value.backward()
-    return value.detach(), [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-
-
-def assert_equal(found, expected, tolerance=1e-9):
-    torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=tolerance)
-    for a, b in zip(found[1], expected[1], strict=True):
-        assert (a - b).abs().max() <= tolerance * max(1.0, b.abs().max().item())
-
-
-def rows(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 LABELS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 7])  # 7 stands alone
 
 
@@ -104,8 +84,7 @@ def test_a_sum_connects_its_parts_and_holds_their_parameters():
     [("infonce", InfoNCE(0.05)), ("supcon", SupCon(0.05)), ("triplet", Triplet(0.5, "hard", "cosine"))],
 )
 def test_matryoshka_equals_the_stored_numbers(key, loss, order):
-    with np.load(GOLDEN / "retrieval_losses.npz") as stored:
-        data = {name: torch.from_numpy(np.array(stored[name])) for name in stored}
+    data = golden("retrieval_losses")
     nested = Matryoshka(loss, [data["param_mrl_dims"].tolist()[i] for i in order])
     labels = data["in_labels"] if key == "supcon" else None
     found = value_and_gradients(

@@ -6,10 +6,10 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked_python import run_ranks
+from loss_numbers import golden
 from toolbox_losses import recall_at_k
 from toolbox_losses.arcface import ArcFace, SubCenterArcFace
 from toolbox_losses.circle import Circle
@@ -22,13 +22,7 @@ from toolbox_losses.supcon import SupCon
 from toolbox_losses.triplet import Triplet
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parents[2] / "tests" / "golden"
 DIM, CLASSES = 32, 12
-
-
-def golden(name: str) -> dict[str, torch.Tensor]:
-    with np.load(GOLDEN / f"{name}.npz") as stored:
-        return {key: torch.from_numpy(np.array(stored[key])) for key in stored}
 
 
 def value_and_gradients(function, *tensors):

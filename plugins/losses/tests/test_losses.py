@@ -6,21 +6,15 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from forked_python import run_ranks
+from loss_numbers import golden
 from toolbox_losses.infonce import InfoNCE
 from toolbox_losses.supcon import SupCon
 from toolbox_losses.triplet import Triplet
 
 HERE = Path(__file__).parent
-GOLDEN = HERE.parents[2] / "tests" / "golden"
-
-
-def golden(name: str) -> dict[str, torch.Tensor]:
-    with np.load(GOLDEN / f"{name}.npz") as stored:
-        return {key: torch.from_numpy(np.array(stored[key])) for key in stored}
 
 
 def value_and_gradients(function, *tensors):

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import gather, l2_normalize
+from toolbox.base import gather
 from toolbox.engine.data.batch_builder import InputSpec
 from toolbox.engine.inference import run_over
 from toolbox.engine.precision import Precision
 from toolbox.plugin import Device
+from toolbox.utils.model_io import find_unit_embeddings
 from toolbox.utils.text_list import TextList
 
 
@@ -39,7 +40,7 @@ def encode_texts(
     rows: list[Tensor] = []
     stream = run_over(model, TextList(list(unique)), texts_only, device, precision, mode=mode, workers=0)
     for batch, outputs, is_own in stream:
-        values = None if outputs is None else get_text_embeddings(outputs)
+        values = None if outputs is None else find_unit_embeddings(outputs, "text")
         if values is None:
             return None
         if is_own:
@@ -51,9 +52,3 @@ def encode_texts(
     order = gather(torch.tensor(places, dtype=torch.long, device=place)).argsort()
     embeddings = gather(torch.cat(rows))[order]
     return embeddings[torch.tensor([unique[text] for text in texts], device=place)]
-
-
-def get_text_embeddings(outputs: dict[str, Tensor]) -> Tensor | None:
-    """What a model gave of texts alone, as float32 rows of length 1; None where it gave no embeddings."""
-    values = outputs.get("text_embeddings", outputs.get("embeddings"))
-    return None if values is None else l2_normalize(values.float())

@@ -103,14 +103,14 @@ class FeatureCache:
 
         Raises ToolboxError where they cannot be had, or where what is stored is not what the model gives now.
         """
+        if self._key(loader, training) in self._stores:
+            return
         augment = build_augment(loader.get("augment")) if training else None
         read = self.inputs
         if not training:  # a dual encoder is evaluated on images without texts, too
             alone = self.model.reads_modalities_alone
             read = select_inputs(self.inputs, dataset, reads_modalities_alone=alone)
         names = [one for one in self.towers if training or (one in read and one not in self.model.training_only)]
-        if self._key(loader, training) in self._stores:
-            return
         state, was_training = random_state(self.device), self.model.training
         self.model.eval()
         try:

@@ -158,12 +158,13 @@ class DualEncoder(Model):
         total = sum(self.weights[pair] for pair in losses)
         loss = sum(self.weights[pair] * value for pair, value in losses.items()) / total
         assert isinstance(loss, Tensor)
-        # a tower that takes no part gets gradients of zero: others may wait for them, and none would be a change
-        for rows in representations.values():
-            loss = loss + 0 * rows.sum()
-        for pair, criterion in self.losses.items():
-            if pair not in losses:
-                loss = loss + 0 * sum(parameter.sum() for parameter in criterion.parameters())
+        # what takes no part gets gradients of zero: other processes wait for them, and none would be a change
+        compared = self._kept if self.compare == "fused" else {name for pair in losses for name in self.pairs[pair]}
+        idle = [rows for name, rows in representations.items() if name not in compared]
+        absent = (criterion for pair, criterion in self.losses.items() if pair not in losses)
+        idle += [value for criterion in absent for value in criterion.parameters()]
+        for values in idle:
+            loss = loss + 0 * values.sum()
         return {"loss": loss, "repeated_texts": _share_repeated(batch)} | self._describe_pairs(losses, len(batch))
 
     def _choose_pairs(self) -> list[str]:
@@ -191,9 +192,8 @@ class DualEncoder(Model):
             level = criterion.chance_level(items * get_dist_info()[1])
             if level is not None:
                 outputs[f"chance{ending}"] = value.new_full((), level)
-            logs = [part for name, part in criterion.named_parameters() if name.endswith("log_scale")]
-            if logs:
-                outputs[f"scale{ending}"] = logs[0].detach().exp()
+            if scales := list_scales(criterion):
+                outputs[f"scale{ending}"] = scales[0]
         return outputs
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -225,6 +225,11 @@ def fuse(rows: Mapping[str, Tensor]) -> Tensor:
     """
     directions = [l2_normalize(value if value.dtype == torch.float64 else value.float()) for value in rows.values()]
     return directions[0] if len(directions) == 1 else l2_normalize(torch.stack(directions).mean(dim=0))
+
+
+def list_scales(criterion: nn.Module) -> list[Tensor]:
+    """What cosines are multiplied by, as learned by the losses in a module; empty where none learns a scale."""
+    return [value.detach().exp() for name, value in criterion.named_parameters() if name.endswith("log_scale")]
 
 
 def _assign_losses(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolbox.plugin import ToolboxError
 from toolbox.utils.encoder import Encoder
+from toolbox_alignment.dual_encoder import list_scales
 from toolbox_alignment.prompts import DEFAULT_PROMPTS, average_prompts, check_prompts, make_prompts
 
 
@@ -60,10 +61,10 @@ class ImageTextEncoder(Encoder):
 
     def _read_scale(self) -> Tensor:
         """What cosines are multiplied by: the learned scale of the loss."""
-        logs = [value for name, value in self.model.named_parameters() if name.endswith("log_scale")]
-        if self.mode != "predict" or not logs:
+        scales = list_scales(self.model)
+        if self.mode != "predict" or not scales:
             raise ToolboxError(
                 "This model has no learned scale that would make probabilities of cosines.",
                 hint="Compare encode_image(...) with encode_text(...) by their product.",
             )
-        return torch.stack([value.detach().float().cpu().exp().reshape(()) for value in logs]).mean()
+        return torch.stack([scale.float().cpu().reshape(()) for scale in scales]).mean()
