@@ -56,6 +56,7 @@ bench: venv
 	$(BIN)/python tools/benchmark.py loader
 	$(BIN)/python tools/benchmark.py throughput
 	$(BIN)/python tools/benchmark.py recall
+	$(BIN)/python tools/benchmark.py image_text_recall
 	$(BIN)/python tools/benchmark.py rerank
 	$(BIN)/python tools/benchmark.py grad_cache
 	$(BIN)/python tools/benchmark.py quantize

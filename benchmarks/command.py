@@ -18,6 +18,10 @@ BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
     "discovery": ("list_components from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),
     "grad_cache": ("a batch in chunks against the plain step", {"rows": 1024, "chunk": 64, "both": 64}),
+    "image_text_recall": (
+        "exact recall of images by texts and texts by images, against its matrix product",
+        {"images": 5000, "captions": 5, "dim": 512},
+    ),
     "loader": ("the data loader against reading and transforming alone", {}),
     "quantize": ("weights in 4 and 8 bits against plain ones: bytes, features, time", {"net": "vitb16", "images": 4}),
     "recall": ("exact Recall@K against its matrix products", {"n": 12000, "dim": 768}),

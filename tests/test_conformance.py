@@ -87,6 +87,8 @@ CASES = [
     ("retrieval.Recall", dict(ks=[1], dims=[4], intervals=20, whiten=4, alpha_qe=[3, 3.0], rerank=[5, 2, 0.3])),
     ("retrieval.Recall", dict(ks=[1], whiten=4, whiten_from="gallery", alpha_qe=[3, 1.0], expand_gallery=True)),
     ("retrieval.LateInteractionRecall", dict(ks=[1, 5])),
+    ("alignment.Recall", dict()),
+    ("alignment.Recall", dict(ks=[1, 5], dims=[4], intervals=20)),
     ("classification.Accuracy", dict()),
     ("classification.Accuracy", dict(ks=[3], intervals=20)),
     ("classification.CalibrationError", dict()),

@@ -15,6 +15,7 @@ from toolbox_retrieval.recall import Recall
 from benchmarks import recall as benchmark
 from toolbox.base import Batch
 from toolbox.utils import ranking as retrieval
+from toolbox.utils import resampling
 from toolbox.utils.ranking import rank_metrics, rank_queries, summarize
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -664,7 +665,7 @@ def test_intervals_equal_a_plain_bootstrap_over_classes():
 def test_intervals_do_not_depend_on_how_draws_are_split(monkeypatch):
     found, labels = outcomes_of(torch.rand(200) < 0.7, torch.arange(200) // 4)
     expected = bootstrap.estimate_intervals(found, labels, [1], 100)
-    monkeypatch.setattr(bootstrap, "DRAWS", 170)
+    monkeypatch.setattr(resampling, "DRAWS", 170)
     assert bootstrap.estimate_intervals(found, labels, [1], 100) == expected
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from contract_parts import Letters
+from contract_parts import Patches as Tiles
 from gradients import DEVICE
+from toolbox_alignment.dual_encoder import DualEncoder
 from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Patches
 
@@ -14,6 +17,7 @@ from toolbox.engine.distributed.context import DistributedContext
 from toolbox.engine.distributed.parallel import spread
 from toolbox.engine.evaluation.evaluator import Evaluator
 from toolbox.engine.precision import Precision
+from toolbox.utils.tower import Tower
 
 BATCH = 8
 RECALL = dict(
@@ -49,6 +53,10 @@ CLASSIFIERS = [
 ]
 SETS["classified by the training set"] = SETS["37 items"][0], [*CLASSIFIERS, RECALL]
 SETS["few items to classify"] = SETS["6 items"][0], [*CLASSIFIERS, RECALL]
+PAIRS = dict(type="alignment.Recall", ks=[1, 5], dims=[3, 8], intervals=40)
+ZERO_SHOT = dict(type="alignment.ZeroShot", prompts=["{}", "a {} image"], ks=[1, 2])
+for count in (3, 40, 53):
+    SETS[f"{count} captioned items"] = dict(type="contract.Captions", count=count), [PAIRS, ZERO_SHOT]
 TRAINING = dict(
     dataset=dict(type="toy.Noise", count=45, seed=9, bad=[44]), on_bad_item="skip", max_bad_share=0.9, batch_size=BATCH
 )
@@ -63,12 +71,18 @@ class Answering(Embedder):
         return found | {"logits": 5 * found["embeddings"] @ weight}
 
 
+def _make_dual_encoder() -> DualEncoder:
+    """Towers of one width without heads."""
+    return DualEncoder({"image": Tower(Tiles(dim=12), "mean")}, {"text": Tower(Letters(dim=12), "last")})
+
+
 def judged(
     distributed: DistributedContext, dataset: dict[str, Any], metrics: list[dict[str, Any]], mode: str
 ) -> dict[str, Any]:
     """What an evaluation finds: numbers, and what a report would show."""
     torch.manual_seed(5)
-    model = Answering(Patches(width=8, size=8), "tokens")
+    is_dual = PAIRS in metrics
+    model = _make_dual_encoder() if is_dual else Answering(Patches(width=8, size=8), "tokens")
     precision = Precision("fp32", DEVICE)
     settings = {"mode": mode, "find_unused_parameters": None}
     inputs = input_specs(model)
@@ -84,5 +98,5 @@ def everything(distributed: DistributedContext) -> dict[str, dict[str, Any]]:
     """All sets; with several processes also through a sharded model."""
     found = {name: judged(distributed, *SETS[name], "ddp") for name in SETS}
     if distributed.world_size > 1:
-        found |= {f"fsdp:{name}": judged(distributed, *SETS[name], "fsdp") for name in list(SETS)[-7:]}
+        found |= {f"fsdp:{name}": judged(distributed, *SETS[name], "fsdp") for name in list(SETS)[-10:]}
     return found

@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    add_local([str(HERE.parent / "toy_plugin.py"), str(HERE / "processes_plugin.py")])
+    plugins = HERE.parent / "toy_plugin.py", HERE / "processes_plugin.py", HERE.parent / "contract_plugin.py"
+    add_local([str(plugin) for plugin in plugins])
     with DistributedContext(detect_rank("pytorch")) as distributed:
         distributed.start(gradients.DEVICE)
         found = {"gradients": gradients.everything(distributed), "metrics": metrics.everything(distributed)}

@@ -32,7 +32,7 @@ def make_image(size: tuple[int, int], seed: int = 0) -> Image.Image:
 
 
 class LabelledImages(Dataset):
-    """Small labelled images for checks of samplers: `sizes[c]` items of class c, class after class, in two groups."""
+    """Small labelled images with a text: `sizes[c]` items of class c, class after class, in two groups."""
 
     def __init__(self, sizes: Iterable[int] = (7, 3, 5, 1, 8, 6, 4, 6)):
         sizes = list(sizes)
@@ -44,7 +44,8 @@ class LabelledImages(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        return {"image": make_image((16, 16), seed=index), "label": self.labels[index], "id": index}
+        image = make_image((16, 16), seed=index)
+        return {"image": image, "text": f"item {index}", "label": self.labels[index], "id": index}
 
 
 def seed_everything(seed: int) -> None:

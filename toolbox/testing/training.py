@@ -96,7 +96,8 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
 
     - `make`: returns a new instance at every call.
     - `outputs`: what a model's `predict` gives for 24 items in 6 classes, (24, ...) each; default "embeddings"
-      (24, 8) of length 1, "logits" (24, 6) and "tokens" (24, 5, 8) of length 1 with some padding, all random.
+      (24, 8) of length 1, "logits" (24, 6), "tokens" (24, 5, 8) of length 1 with some padding, and
+      "text_embeddings" (24, 8) of length 1, of one text an item, all random.
     """
     name = type(make()).__name__
     require(isinstance(make(), Metric), f"{name} must be a subclass of toolbox.base.Metric.")
@@ -107,6 +108,7 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
             "embeddings": nn.functional.normalize(embeddings, dim=1),
             "logits": torch.randn(ITEMS, 6, generator=generator),
             "tokens": nn.functional.normalize(torch.randn(ITEMS, 5, 8, generator=generator), dim=2),
+            "text_embeddings": nn.functional.normalize(torch.randn(ITEMS, 8, generator=generator), dim=1),
         }
         outputs["tokens"][::2, 3:] = 0
     labels = torch.arange(ITEMS) % 6
@@ -121,7 +123,8 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         for take in [metric.fit, metric.update] if metric.wants_training() else [metric.update]:
             for rows in order.split(list(sizes)):
                 numbers = rows.tolist()
-                batch = Batch(labels=labels[rows], ids=numbers, indices=numbers)
+                texts = {"owners": {"text": torch.arange(len(rows))}, "texts": {"text": rows}}
+                batch = Batch(labels=labels[rows], ids=numbers, indices=numbers, **texts)
                 take({key: value[rows] for key, value in outputs.items()}, batch)
         return metric.compute()
 

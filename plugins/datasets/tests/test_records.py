@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from timing import is_quick
 from toolbox_datasets.records import Records
-from toolbox_datasets.records_index import find_components
 from toolbox_datasets.sop import SOP
+
+from toolbox.utils.components import find_components
 
 PAIRS = [
     {"query_image": "a/1.jpg", "positive": "a/2.jpg", "label": 10},

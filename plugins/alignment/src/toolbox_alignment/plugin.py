@@ -2,18 +2,16 @@
 
 from toolbox.plugin import Component, hookimpl
 
-COMPONENTS: tuple[tuple[str, str, str, str], ...] = (
-    ("model", "DualEncoder", "dual_encoder", "towers of images and of texts that share a space"),
-    ("head", "GatedMLP", "gated_mlp", "layer norm, a gated layer, and a projection"),
-    ("hook", "ChanceWatch", "chance_watch", "a warning where the loss stays at its chance level"),
-    ("metric", "ZeroShot", "zero_shot", "classification by the names of classes alone"),
+COMPONENTS = (
+    ("model", "DualEncoder", "dual_encoder:DualEncoder", "towers of images and of texts that share a space"),
+    ("head", "GatedMLP", "gated_mlp:GatedMLP", "layer norm, a gated layer, and a projection"),
+    ("hook", "ChanceWatch", "chance_watch:ChanceWatch", "a warning where the loss stays at its chance level"),
+    ("metric", "Recall", "image_text_recall:ImageTextRecall", "exact Recall@K of texts by images and images by texts"),
+    ("metric", "ZeroShot", "zero_shot:ZeroShot", "classification by the names of classes alone"),
 )
-"""Of each component its kind, name, module and summary."""
+"""Of each component its kind, name, where it is in this package, and its summary."""
 
 
 @hookimpl
 def toolbox_components():
-    return [
-        Component(kind, name, f"toolbox_alignment.{module}:{name}", summary)
-        for kind, name, module, summary in COMPONENTS
-    ]
+    return [Component(kind, name, f"toolbox_alignment.{place}", summary) for kind, name, place, summary in COMPONENTS]

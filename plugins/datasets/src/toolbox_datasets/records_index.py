@@ -16,6 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from toolbox.base import find_similar_labels, natural_sort_key
+from toolbox.utils.components import find_components
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import RecordReader
 from toolbox_datasets.relations import IntegerLists, Relations
@@ -261,23 +262,6 @@ def read_pairs(reader: RecordReader, folder: Path) -> ImageIndex:
         paired=paired,
         relations=relations,
     )
-
-
-def find_components(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """(count,) for each node the smallest node that it is joined with, over edges left[i] - right[i]."""
-    parent = list(range(count))
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        while parent[a] != a:
-            parent[a] = a = parent[parent[a]]
-        while parent[b] != b:
-            parent[b] = b = parent[parent[b]]
-        if a < b:
-            parent[b] = a
-        else:
-            parent[a] = b
-    for node in range(count):  # parents come before their children
-        parent[node] = parent[parent[node]]
-    return np.asarray(parent, dtype=np.int64)
 
 
 def sort_labels(labels: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:

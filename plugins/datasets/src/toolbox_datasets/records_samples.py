@@ -11,9 +11,10 @@ from typing import Any, Self
 import numpy as np
 
 from toolbox.base import find_similar_labels
+from toolbox.utils.components import find_components
 from toolbox_datasets import tables
 from toolbox_datasets.records_fields import MODES, RecordReader
-from toolbox_datasets.records_index import ImageNumbers, RecordIndex, find_components, sort_labels
+from toolbox_datasets.records_index import ImageNumbers, RecordIndex, sort_labels
 from toolbox_datasets.subsets import carve_classes
 
 COMPOSED = ("m2i", "m2t")

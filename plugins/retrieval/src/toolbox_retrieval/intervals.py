@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toolbox.utils.ranking import Lone
-from toolbox.utils.resampling import DRAWS, SEED, compute_percentiles
+from toolbox.utils.resampling import ClusteredOutcomes, bootstrap_clusters
 
 
 def estimate_intervals(
@@ -33,24 +33,11 @@ def estimate_intervals(
     if classes < 2:
         raise ValueError(f"an interval needs queries of two classes at least, and there are {classes}: use intervals=0")
     outcomes = compute_query_outcomes(ranking, ks, lone=lone)
-    # of each number the sum and the count of its queries, by class
-    columns = [column for values, counted in outcomes.values() for column in (values * counted, counted)]
-    sums = torch.zeros(classes, len(columns)).double().index_add_(0, cluster, torch.stack(columns, dim=1))
-    generator = torch.Generator().manual_seed(SEED)
-    drawn = []
-    for rows in torch.arange(resamples).split(max(1, DRAWS // classes)):
-        chosen = torch.randint(classes, (len(rows), classes), generator=generator)
-        chosen += torch.arange(len(rows))[:, None] * classes
-        times = torch.bincount(chosen.flatten(), minlength=len(rows) * classes).view(len(rows), classes)
-        drawn.append(times.double() @ sums)
-    totals = torch.cat(drawn)
-    result = {}
-    for index, name in enumerate(outcomes):
-        total, count = totals[:, 2 * index], totals[:, 2 * index + 1]
-        result[name] = compute_percentiles(
-            (total / count)[count > 0]
-        )  # a draw without any query that counts says nothing
-    return result
+    return bootstrap_clusters(
+        {name: ClusteredOutcomes(values, counted, cluster) for name, (values, counted) in outcomes.items()},
+        classes,
+        resamples,
+    )
 
 
 def compute_query_outcomes(

@@ -9,6 +9,7 @@ from toolbox.base import Dataset, ReportItem
 from toolbox.plugin import Problem
 from toolbox.utils.neighbours import make_unit_rows
 from toolbox.utils.ranking import Lone, check_finite, full_precision, order_gallery, rank_scores
+from toolbox.utils.ranking_charts import make_recall_curve
 from toolbox_retrieval.ranking_metric import (
     MEANS,
     RankingMetric,
@@ -18,7 +19,7 @@ from toolbox_retrieval.ranking_metric import (
     take_labelling_share,
     take_share,
 )
-from toolbox_retrieval.report_items import make_outcomes, make_rank_table, make_recall_curve
+from toolbox_retrieval.report_items import make_outcomes, make_rank_table
 
 TIE = 1e-6
 """Scores are means of cosines in float32; nearer ones than this count as equal."""
@@ -75,7 +76,7 @@ class LateInteractionRecall(RankingMetric):
             return []
         rank, ks = self._rankings[""]["rank"].cpu(), select_ks(self.ks, self._items)
         report_items = [
-            make_recall_curve({"": {"rank": rank}}, find_largest_k(self._items), ks, self.lone),
+            make_recall_curve({"plain": rank}, find_largest_k(self._items), ks, self.lone),
             make_rank_table(rank),
             make_outcomes(self._items, rank, [], self.lone),
         ]

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from toolbox.base import Curve, Dataset, Example, Gallery, Histogram, Outcomes, ReportItem, Table
+from toolbox.base import Curve, Dataset, Example, Gallery, Outcomes, ReportItem, Table
 from toolbox.utils.accumulators import Items
 from toolbox.utils.class_names import list_super_classes, make_class_namer
 from toolbox.utils.neighbours import make_unit_rows
 from toolbox.utils.ranking import TIE, Lone, full_precision, summarize
+from toolbox.utils.ranking_charts import make_cosine_histogram, make_recall_curve
 from toolbox_retrieval.intervals import compute_query_outcomes
 from toolbox_retrieval.ranking_metric import find_largest_k
 
@@ -20,6 +21,7 @@ RESULTS = 10
 """How many results an example shows."""
 
 _MOST_GROUPS = 100
+_OVERLAP = "Over queries. Where the two overlap little, a threshold tells matches from others."
 
 Rankings = dict[str, dict[str, Tensor]]
 """{prefix: the result of `rank_queries`}, "" for the embeddings as they are."""
@@ -43,10 +45,12 @@ def make_report_items(
         prefix: {name: values.cpu() for name, values in ranking.items()} for prefix, ranking in rankings.items()
     }
     plain = rankings[""]
+    ranks = {prefix or "plain": ranking["rank"] for prefix, ranking in rankings.items()}
+    nearest = {f"nearest {name}": plain[name] for name in ("positive", "negative")}
     report_items: list[ReportItem | None] = [
-        make_recall_curve(rankings, find_largest_k(items), ks, lone),
+        make_recall_curve(ranks, find_largest_k(items), ks, lone),
         make_dimension_curve(rankings, items.values.shape[1], ks, lone),
-        make_similarity_histogram(plain),
+        make_cosine_histogram("Similarity of the nearest", nearest, _OVERLAP),
         make_rank_table(plain["rank"]),
     ]
     groups = list_super_classes(
@@ -73,22 +77,6 @@ def make_report_items(
     ]
 
 
-def make_recall_curve(rankings: Rankings, largest: int, ks: Sequence[int], lone: Lone) -> Curve | None:
-    """Recall@K for K up to 1000, a line for each way to rank."""
-    limit = min(1000, largest)
-    if limit < 2:
-        return None
-    spaced = torch.logspace(0, math.log10(limit), 61).round().long().tolist()
-    points = sorted({min(k, limit) for k in (*spaced, *ks)})
-    series = {}
-    for prefix, ranking in rankings.items():
-        ranks = ranking["rank"][ranking["rank"] > 0].sort().values
-        counted = len(ranking["rank"]) if lone == "miss" else len(ranks)
-        hits = torch.searchsorted(ranks, torch.tensor(points), right=True).tolist()
-        series[prefix or "plain"] = [(k, hit / max(counted, 1)) for k, hit in zip(points, hits, strict=True)]
-    return Curve("Recall@K", series, x="K", y="Recall@K", log_x=True)
-
-
 def make_dimension_curve(rankings: Rankings, width: int, ks: Sequence[int], lone: Lone) -> Curve | None:
     """The first of the numbers over the width of the embedding, where several widths were evaluated."""
     widths = {int(prefix[3:]): ranking for prefix, ranking in rankings.items() if prefix.startswith("dim")}
@@ -100,22 +88,6 @@ def make_dimension_curve(rankings: Rankings, width: int, ks: Sequence[int], lone
         for name, line in series.items():
             line.append((d, means[name]))
     return Curve("Shorter embeddings", series, x="dimensions", y="value", log_x=True)
-
-
-def make_similarity_histogram(ranking: dict[str, Tensor]) -> Histogram | None:
-    """The similarities of the nearest positive and of the nearest negative of each query."""
-    series = {f"nearest {name}": ranking[name][ranking[name].isfinite()].double() for name in ("positive", "negative")}
-    values = torch.cat(list(series.values()))
-    if not len(values):
-        return None
-    low, high = math.floor(20 * values.min().item()) / 20, math.ceil(20 * values.max().item()) / 20
-    edges = torch.linspace(low, max(high, low + 0.05), 51, dtype=torch.float64)
-    shares = {}
-    for name, values in series.items():
-        place = (torch.searchsorted(edges, values, right=True) - 1).clamp(0, 49)
-        shares[name] = (torch.bincount(place, minlength=50).double() / max(len(values), 1)).tolist()
-    note = "Over queries. Where the two overlap little, a threshold tells matches from others."
-    return Histogram("Similarity of the nearest", edges.tolist(), shares, x="cosine similarity", note=note)
 
 
 def make_rank_table(rank: Tensor) -> Table:
