@@ -6,8 +6,8 @@ import statistics
 from typing import Any
 
 import torch
-from torch import Tensor
 from toolbox_alignment.pair_ranking import PairRanking, rank_pairs
+from torch import Tensor
 
 from benchmarks.timing import measure_in_turn, measure_peak_bytes, summarize_ratios
 

@@ -123,8 +123,8 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         for take in [metric.fit, metric.update] if metric.wants_training() else [metric.update]:
             for rows in order.split(list(sizes)):
                 numbers = rows.tolist()
-                texts = {"owners": {"text": torch.arange(len(rows))}, "texts": {"text": rows}}
-                batch = Batch(labels=labels[rows], ids=numbers, indices=numbers, **texts)
+                batch = Batch(labels=labels[rows], ids=numbers, indices=numbers)
+                batch.owners, batch.texts = {"text": torch.arange(len(rows))}, {"text": rows}
                 take({key: value[rows] for key, value in outputs.items()}, batch)
         return metric.compute()
 

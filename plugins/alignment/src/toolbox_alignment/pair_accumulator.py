@@ -108,11 +108,10 @@ class PairAccumulator:
         if not ids:
             raise ValueError(f"{self.metric} saw no item at all")
         place = self._images[0].device if self._images else torch.device(device)
-        empty = {"device": place, "dtype": torch.long}
-        images = torch.cat([torch.empty(0, widths[0], device=place), *self._images])
-        texts = torch.cat([torch.empty(0, widths[1], device=place), *self._texts])
-        indices = torch.cat([torch.empty(0, **empty), *self._indices])
-        keys = torch.cat([torch.empty(0, 2, **empty), *self._text_keys])
+        images = torch.cat([torch.zeros(0, widths[0], device=place), *self._images])
+        texts = torch.cat([torch.zeros(0, widths[1], device=place), *self._texts])
+        indices = torch.cat([torch.zeros(0, dtype=torch.long, device=place), *self._indices])
+        keys = torch.cat([torch.zeros(0, 2, dtype=torch.long, device=place), *self._text_keys])
         return gather(images), gather(texts), gather(indices), gather(keys), list(ids)
 
 

@@ -44,8 +44,8 @@ def make_pair_items(
     items: list[ReportItem] = [item for item in (curve, histogram) if item is not None]
     for query, found, ranks, rows, names in sides:
         spread = make_examples(choose_spread(ranks, 16), *rows, *names)
-        worst = ranks.argsort(descending=True, stable=True)[:8]
-        worst = worst[ranks[worst] > 1].tolist()
+        deepest = ranks.argsort(descending=True, stable=True)[:8].tolist()
+        worst = [row for row in deepest if ranks[row] > 1]
         notes = [f"first match at rank {int(ranks[row]):,}" for row in worst]
         misses = make_examples(worst, *rows, *names, notes=notes)
         title = f"{query.capitalize()}s and the {found}s found{ending}"
