@@ -40,13 +40,18 @@ def folder(tmp_path_factory):
     return place
 
 
+def find_image_encoder(model) -> str:
+    """The key of the encoder of images, of the first one where there are several."""
+    return f"model.vision.{next(iter(model['vision']))}.backbone" if "vision" in model else "model.backbone"
+
+
 @pytest.mark.parametrize("kind", [*SMALL, "folder"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     if "4bit" in recipe.stem:
         pytest.importorskip("bitsandbytes")
-    place = "model.backbone"
+    place = find_image_encoder(load_config(recipe).model)
     if kind == "folder":
         given = {f"{place}.type": "encoders.HFVision", f"{place}.name": str(folder)}
     else:

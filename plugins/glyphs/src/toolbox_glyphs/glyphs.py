@@ -19,6 +19,7 @@ from toolbox_glyphs.layouts import (
     lay_out_food101,
     lay_out_image_folder,
     lay_out_imagenet,
+    lay_out_pairs,
     lay_out_sop,
 )
 from toolbox_glyphs.letters import FACES, Letter, list_distinct_letters
@@ -45,6 +46,7 @@ LAYOUTS = {
     "food101": LetterLayout(lay_out_food101, views=2),
     "imagenet": LetterLayout(lay_out_imagenet, views=2),
     "cifar10": LetterLayout(lay_out_cifar10, size=32, views=25, format=2),
+    "pairs": LetterLayout(lay_out_pairs),
 }
 
 
@@ -113,7 +115,7 @@ class Glyphs(Dataset):
         cls,
         out: str,
         *,
-        layout: Literal["sop", "imagefolder", "food101", "cifar10", "imagenet"] = "sop",
+        layout: Literal["sop", "imagefolder", "food101", "cifar10", "imagenet", "pairs"] = "sop",
         size: int | None = None,
         views: int | None = None,
         seed: int = 0,
@@ -125,6 +127,9 @@ class Glyphs(Dataset):
           Ebay_test.txt, scripts as super-classes); "imagefolder" is train/, val/ and test/, one folder a letter.
           "food101", "imagenet" and "cifar10" are those of these datasets: Greek, Armenian and Georgian letters (of
           "cifar10" ten Georgian ones) in 8 faces to train on, and the same letters in 4 other faces to test.
+          "pairs" is images with captions for `datasets.Records(mode='i2t')`: train.jsonl with letters of all scripts,
+          val.jsonl and test_letters.jsonl with letters whose names are not trained on (those of the test Greek,
+          Armenian and Georgian), and test_faces.jsonl with trained letters of these three scripts in 4 other faces.
         - `size`: height and width in pixels; 48, and always 32 for "cifar10".
         - `views`: images of each letter in each face; 1, for "food101" and "imagenet" 2, for "cifar10" 25.
         - `seed`: of poses and colors.
@@ -168,6 +173,8 @@ def count_letters(layout: str, splits: Mapping[str, Sequence[Letter]], content: 
     """How many letters a layout holds, in words."""
     if layout in ("sop", "imagefolder"):
         return ", ".join(f"{len(letters)} {split}" for split, letters in splits.items())
+    if layout == "pairs":
+        return f"{len({image.letter for image in content.images.values()}):,}"
     images = [*content.images.values(), *(image for pairs in content.records.values() for _, image in pairs)]
     return f"{len({image.letter for image in images})} unseen"
 

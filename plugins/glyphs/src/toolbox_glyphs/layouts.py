@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from toolbox.base import split_by_hash
+from toolbox_glyphs.captions import write_captions
 from toolbox_glyphs.letters import FACES, SCRIPTS, Letter
 
 Splits = Mapping[str, Sequence[Letter]]
@@ -21,6 +23,10 @@ TRAIN_FACES = tuple(face for face in range(len(FACES)) if face not in TEST_FACES
 CLASSES, BATCHES = 10, 5
 """Of CIFAR-10: its classes, and the files of its training images. The letters are the first of the Georgian alphabet:
 one script is harder than ten letters of three, of which raw pixels tell nine in ten."""
+
+
+HELD_SHARES = {"test_letters": 0.3, "val": 0.1}
+"""Of the letters of "pairs" that are Greek, Armenian or Georgian: the shares whose names are not trained on."""
 
 
 class LetterImage(NamedTuple):
@@ -158,3 +164,35 @@ def lay_out_cifar10(splits: Splits, views: int) -> LayoutContent:
     records["test_batch.bin"] = mixed["test"]
     names = "".join(f"{make_file_name(letter).lower()}\n" for letter in letters)
     return LayoutContent({}, {"batches.meta.txt": names}, records)
+
+
+def lay_out_pairs(splits: Splits, views: int) -> LayoutContent:
+    """Images with captions, as `datasets.Records` reads them in the mode "i2t": a JSONL file a split, and images/.
+
+    - "train": letters of all five scripts in `TRAIN_FACES`; "val": others in these faces.
+    - "test_letters": Greek, Armenian and Georgian letters that are in no other file, in `TRAIN_FACES`.
+    - "test_faces": the Greek, Armenian and Georgian letters of "train" in `TEST_FACES`.
+    """
+    unseen = splits["test"]
+    parts = split_by_hash(
+        [letter.name for letter in unseen], val_share=HELD_SHARES["val"], test_share=HELD_SHARES["test_letters"]
+    )
+    train, val, test = ([unseen[index] for index in parts[part]] for part in ("train", "val", "test"))
+    files = {
+        "train": ([*splits["train"], *train], "train"),
+        "val": ([*splits["val"], *val], "train"),
+        "test_letters": (test, "train"),
+        "test_faces": (train, "test"),
+    }
+    images: dict[str, LetterImage] = {}
+    texts = {}
+    for name, (letters, part) in files.items():
+        lines = []
+        for letter in letters:
+            record = {"positive": write_captions(letter), "label": letter.name.lower(), "group": letter.script}
+            for image in list_part_images(letter, part, views):
+                path = f"images/{letter.script}/{make_file_name(letter)}_{image.face}_{image.view}.jpg"
+                images[path] = image
+                lines.append(json.dumps({"query_image": path} | record))
+        texts[f"{name}.jsonl"] = "".join(f"{line}\n" for line in lines)
+    return LayoutContent(images, texts)
