@@ -89,6 +89,7 @@ CASES = [
     ("retrieval.LateInteractionRecall", dict(ks=[1, 5])),
     ("alignment.Recall", dict()),
     ("alignment.Recall", dict(ks=[1, 5], dims=[4], intervals=20)),
+    ("alignment.Probe", dict()),
     ("classification.Accuracy", dict()),
     ("classification.Accuracy", dict(ks=[3], intervals=20)),
     ("classification.CalibrationError", dict()),

@@ -54,9 +54,11 @@ CLASSIFIERS = [
 SETS["classified by the training set"] = SETS["37 items"][0], [*CLASSIFIERS, RECALL]
 SETS["few items to classify"] = SETS["6 items"][0], [*CLASSIFIERS, RECALL]
 PAIRS = dict(type="alignment.Recall", ks=[1, 5], dims=[3, 8], intervals=40)
+PROBE = dict(type="alignment.Probe", ks=[1, 5], intervals=40)
 ZERO_SHOT = dict(type="alignment.ZeroShot", prompts=["{}", "a {} image"], ks=[1, 2])
 for count in (3, 40, 53):
     SETS[f"{count} captioned items"] = dict(type="contract.Captions", count=count), [PAIRS, ZERO_SHOT]
+SETS["mapped to texts"] = dict(type="contract.Captions", count=53), [PAIRS, PROBE]
 TRAINING = dict(
     dataset=dict(type="toy.Noise", count=45, seed=9, bad=[44]), on_bad_item="skip", max_bad_share=0.9, batch_size=BATCH
 )
@@ -88,7 +90,8 @@ def judged(
     inputs = input_specs(model)
     parallel = spread(model, distributed, settings, DEVICE, precision, idle=False)
     loader = dict(dataset=dataset, batch_size=BATCH, num_workers=0, on_bad_item="skip", max_bad_share=0.9)
-    target = Evaluator(loader, metrics, name="test", training=TRAINING)
+    training = TRAINING | {"dataset": dict(type="contract.Captions", count=45)} if is_dual else TRAINING
+    target = Evaluator(loader, metrics, name="test", training=training)
     numbers = target.evaluate(parallel.module, inputs, DEVICE, precision)
     shown = [repr(finding) for metric in target.metrics for finding in metric.report_items(target.dataset)]
     return {"numbers": numbers, "findings": shown}

@@ -47,10 +47,10 @@ class DualEncoder(Model):
 
     `predict` gives {"embeddings": (B, E), "text_embeddings": (R, E)}, float32 rows of length 1, of the inputs that it
     is given: the mean direction of the towers of a side. With several towers, "embeddings_NAME" and
-    "text_embeddings_NAME" are those of a single one. `baseline` gives the same of the pooled features without heads, of
-    which those of several towers are concatenated. Beside "loss", a step logs "chance", its value where the model
-    tells nothing apart, "scale", what each loss has learned, and "repeated_texts", the share of rows whose text another
-    row of the batch has; with several pairs "loss_PAIR", "chance_PAIR" and "scale_PAIR". Raises ValueError where names,
+    "text_embeddings_NAME" are those of a single one. `baseline` gives the same of the pooled features without heads;
+    those of several towers are concatenated. Beside "loss", a step logs "chance", its value where the model tells
+    nothing apart, "scale", what each loss has learned, and "repeated_texts", the share of rows whose text another row
+    of the batch has; with several pairs "loss_PAIR", "chance_PAIR" and "scale_PAIR". Raises ValueError where names,
     pairs and widths do not fit.
     """
 
@@ -211,9 +211,13 @@ class DualEncoder(Model):
     def baseline(self, batch: Batch) -> dict[str, Tensor]:
         outputs = {}
         for output, side in ((IMAGE, self.vision), (TEXT, self.text)):
-            rows = [l2_normalize(self.pool_features(batch, name).float()) for name in side if name in batch.inputs]
+            rows = {
+                name: l2_normalize(self.pool_features(batch, name).float()) for name in side if name in batch.inputs
+            }
             if rows:
-                outputs[output] = l2_normalize(torch.cat(rows, dim=1))
+                outputs[output] = l2_normalize(torch.cat(list(rows.values()), dim=1))
+            if len(rows) > 1:
+                outputs |= {f"{output}_{name}": value for name, value in rows.items()}
         return outputs
 
 

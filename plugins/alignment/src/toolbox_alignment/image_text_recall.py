@@ -76,21 +76,27 @@ class ImageTextRecall(Metric):
         self._ranking: PairRanking | None = None
 
     def check_outputs(self, outputs: dict[str, Tensor]) -> list[Problem]:
-        images, texts = outputs.get(self.image_output), outputs.get(self.text_output)
-        hint = "Use a dual encoder such as alignment.DualEncoder, and items with texts."
-        if images is None or texts is None:
-            missing = self.image_output if images is None else self.text_output
-            there = ", ".join(sorted(outputs)) or "nothing"
-            if self.tower:
-                hint = "Name a tower of a side that has several, or leave it out."
-            return [Problem(f"Recall reads the model's '{missing}', and it gives {there} for these items.", hint=hint)]
+        if problems := self._find_missing("Recall", outputs):
+            return problems
+        images, texts = outputs[self.image_output], outputs[self.text_output]
         if images.shape[1] != texts.shape[1]:
             message = f"Embeddings of images are {images.shape[1]} wide here, and those of texts {texts.shape[1]}."
-            return [Problem(message, hint=hint)]
+            return [Problem(message, hint="Give both heads the same dim.")]
         if wide := [width for width in self.dims if width > images.shape[1]]:
             message = f"dims asks for {wide[0]} dimensions, and the embeddings have {images.shape[1]}."
             return [Problem(message, "dims")]
         return []
+
+    def _find_missing(self, metric: str, outputs: dict[str, Tensor]) -> list[Problem]:
+        """What a model does not give of what `metric` reads."""
+        missing = next((name for name in (self.image_output, self.text_output) if name not in outputs), None)
+        if missing is None:
+            return []
+        hint = "Use a dual encoder such as alignment.DualEncoder, and items with texts."
+        if self.tower:
+            hint = "Name a tower of a side that has several, or leave it out."
+        there = ", ".join(sorted(outputs)) or "nothing"
+        return [Problem(f"{metric} reads the model's '{missing}', and it gives {there} for these items.", hint=hint)]
 
     def update(self, outputs: dict[str, Tensor], batch: Batch) -> None:
         self._accumulator.add(outputs, Batch.from_fields(batch))

@@ -7,6 +7,7 @@ COMPONENTS = (
     ("head", "GatedMLP", "gated_mlp:GatedMLP", "layer norm, a gated layer, and a projection"),
     ("hook", "ChanceWatch", "chance_watch:ChanceWatch", "a warning where the loss stays at its chance level"),
     ("metric", "Recall", "image_text_recall:ImageTextRecall", "exact Recall@K of texts by images and images by texts"),
+    ("metric", "Probe", "probe:AlignmentProbe", "recall of images mapped to texts by ridge regression, no training"),
     ("metric", "ZeroShot", "zero_shot:ZeroShot", "classification by the names of classes alone"),
 )
 """Of each component its kind, name, where it is in this package, and its summary."""
