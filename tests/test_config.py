@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+from offline_encoders import stand_in_for_hub
 
 import toolbox
 from toolbox.config import complete, dump, load_config, to_dict, validate
@@ -27,7 +28,7 @@ def write(path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_recipe_is_valid_dumps_and_names_its_command(path, tmp_path):
-    config = load_config(path)
+    config = load_config(path, stand_in_for_hub(path))
     assert messages(config) == []
     resolved = complete(to_dict(config))
     again = load_config(write(tmp_path / "again.py", dump(resolved)))
@@ -277,6 +278,14 @@ def test_references_follow_overrides_children_and_code(referring, tmp_path):
     assert to_dict(config)["test_dataloader"]["dataset"]["seed"] == 11
     again = load_config(write(tmp_path / "again.py", dump(config)), ["train_dataloader.dataset.seed=12"])
     assert to_dict(again)["test_dataloader"]["dataset"]["seed"] == 11, "a dumped recipe is resolved"
+
+
+def test_a_path_may_lie_below_what_another_key_names(referring):
+    below = ["val_dataloader.dataset.seed={train_dataloader.dataset.name}/val.jsonl"]
+    recipe = referring([*below, "train_dataloader.dataset.name=data/mine/"])
+    assert recipe["val_dataloader"]["dataset"]["seed"] == "data/mine/val.jsonl"
+    with pytest.raises(toolbox.ToolboxError, match=r"is a path below that of .*, which is 3"):
+        referring([*below, "train_dataloader.dataset.name=3"])
 
 
 def test_an_override_in_the_place_of_a_reference_stands_alone(referring):

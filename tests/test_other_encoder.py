@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from offline_encoders import stand_in_for_hub
 
 from toolbox import api
 from toolbox.base import ImagePreprocess
@@ -49,6 +50,8 @@ def find_image_encoder(model) -> str:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
+    if "siglip" in recipe.stem:
+        pytest.skip("the two towers of a released pair are replaced together")
     if "4bit" in recipe.stem:
         pytest.importorskip("bitsandbytes")
     place = find_image_encoder(load_config(recipe).model)
@@ -58,8 +61,8 @@ def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
         component, name, arch = SMALL[kind]
         given = {f"{place}.type": component, f"{place}.name": name, f"{place}.arch": arch, f"{place}.weights": False}
         given["train_cfg.wise_ft"] = None  # it mixes with pretrained weights
-    given["evaluate_before"] = False
-    if kind == "resnet" and recipe.name == "dinov3_sop.py" and "demo" not in recipe.parts:
+    given |= stand_in_for_hub(recipe) | {"evaluate_before": False}
+    if kind == "resnet" and recipe.name in ("dinov3_sop.py", "dinov3_qwen3_clip.py") and "demo" not in recipe.parts:
         given[f"{place}.tune.norm_stats"] = "frozen"  # by default only of pretrained weights, and chunks need it
     plan = api.plan(load_config(recipe, given), data=False)
     assert [str(problem) for problem in plan.problems if "core.AdamW8bit" not in str(problem)] == []

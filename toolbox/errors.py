@@ -69,3 +69,8 @@ def format_command(name: str) -> str:
     if started.name == "__main__.py" and started.parent.name == "toolbox":
         return f"python -m toolbox {name}"
     return f"{PROGRAM} {name}"
+
+
+def place_backbone_keys(message: str, where: str) -> str:
+    """What a backbone says of its keys, such as `model.backbone.name`, with the key path that it has in a recipe."""
+    return message.replace("model.backbone.", f"{where}.") if where else message

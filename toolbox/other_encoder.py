@@ -79,7 +79,8 @@ def _fit_slots(node: dict[str, Any], path: str, overrides: set[str], backbone: B
     tune = node.get("tune")
     if isinstance(tune, dict):
         if tune.get("mode") == "lora" and not inside and f"{path}.tune.mode" not in overrides:
-            node["tune"] = {"mode": "last"}
+            kept = {key: value for key, value in tune.items() if f"{path}.tune.{key}" in overrides}
+            node["tune"] = kept | {"mode": "last"}
             notes.append(f"{path}.tune.mode is 'last' instead of 'lora': this {name} has no linear layers to adapt.")
         elif isinstance(tune.get("targets"), list) and f"{path}.tune.targets" not in overrides:
             leaves = {key.rpartition(".")[2] for key, _ in inside}

@@ -1,4 +1,7 @@
-"""`'{train_dataloader.dataset.root}'`: a key whose value is that of another key, after inheritance and overrides."""
+"""`'{train_dataloader.dataset.root}'`: a key whose value is that of another key, after inheritance and overrides.
+
+`'{train_dataloader.dataset.root}/val.jsonl'` is a path below the folder that another key names.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from toolbox.config.schema import TOP_LEVEL
 from toolbox.errors import ToolboxError
 from toolbox.utils.key_paths import find_key
 
-_FORM = re.compile(r"\{(\w+(?:\.[\w-]+)*)\}")
+_FORM = re.compile(r"\{(\w+(?:\.[\w-]+)*)\}(/.+)?")
 
 
 def target(value: Any, where: str = "") -> str | None:
     """The key path that a value refers to; None for a value that is no reference.
 
-    A reference is a whole string in braces that begins with a top-level key: other texts in braces are left alone.
-    Raises ToolboxError where it begins with a misspelled one.
+    A reference is a whole string in braces that begins with a top-level key, maybe with a path after it: other texts in
+    braces are left alone. Raises ToolboxError where it begins with a misspelled one.
     """
     match = _FORM.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -50,7 +53,12 @@ def _resolve(value: Any, recipe: dict[str, Any], where: str, visited: tuple[str,
     path = target(value, where)
     if path is None:
         return value
-    return _resolve(look_up(recipe, path, where, visited), recipe, where, (*visited, path))
+    found = _resolve(look_up(recipe, path, where, visited), recipe, where, (*visited, path))
+    below = value.removeprefix(f"{{{path}}}")
+    if below and not isinstance(found, str):
+        message = f"'{value}' is a path below that of {path}, which is {found!r} and no text."
+        raise ToolboxError(message, where=where, hint="Write the path in full.")
+    return f"{found.rstrip('/')}{below}" if below else found
 
 
 def look_up(recipe: dict[str, Any], path: str, where: str, visited: tuple[str, ...] = ()) -> Any:

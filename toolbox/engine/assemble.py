@@ -15,7 +15,7 @@ from toolbox.engine.checkpoint import loading
 from toolbox.engine.checkpoint.transfer import chosen
 from toolbox.engine.device import seed_everything
 from toolbox.engine.parts import backbones
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem, ToolboxError, place_backbone_keys
 from toolbox.registry import build, get_catalog
 from toolbox.utils import hub
 
@@ -91,7 +91,7 @@ def weight_problems(recipe: dict[str, Any]) -> list[Problem]:
         except hub.DownloadNeeded:
             continue  # it is downloaded when the run starts
         except (OSError, ValueError) as error:
-            problems.append(Problem(str(error), f"model.{path}"))
+            problems.append(Problem(place_backbone_keys(str(error), f"model.{path}"), f"model.{path}"))
     return problems
 
 
@@ -140,7 +140,7 @@ def _call(action: Callable[[], None], path: str) -> None:
     try:
         action()
     except (OSError, ValueError) as error:
-        raise ToolboxError(str(error), where=f"model.{path}") from error
+        raise ToolboxError(place_backbone_keys(str(error), f"model.{path}"), where=f"model.{path}") from error
 
 
 def keeps_norm_stats(backbone: Backbone) -> bool:

@@ -19,6 +19,7 @@ from toolbox.engine.precision import DTYPES
 
 _IN_HALF = ("linear", "conv1d", "conv2d", "scaled_dot_product_attention")
 _IN_FULL = ("layer_norm", "group_norm", "softmax", "log_softmax", "normalize")
+_PRODUCTS = ("matmul", "bmm", "baddbmm", "einsum")
 """What autocast computes in the lower precision and what it keeps in float32 on GPUs, as far as encoders use it."""
 
 
@@ -88,6 +89,7 @@ def as_on_a_gpu(dtype: torch.dtype | None) -> Iterator[None]:
                 function = replaced.get((functional, name), getattr(functional, name))
                 replaced[functional, name] = casting(function, target)
         replaced[Tensor, "__matmul__"] = casting(Tensor.__matmul__, dtype)
+        replaced |= {(torch, name): casting(getattr(torch, name), dtype) for name in _PRODUCTS}
     before = {(owner, name): getattr(owner, name) for owner, name in replaced}
     try:
         for (owner, name), function in replaced.items():

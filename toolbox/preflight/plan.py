@@ -62,7 +62,7 @@ def noted(plan: Plan, where: str = "") -> Iterator[None]:
 
 
 def parts_of(model: Model, settings: dict[str, ParamGroup]) -> list[PlanRow]:
-    """Rows by top-level part and equal settings; frozen parameters have none."""
+    """Rows by part (a backbone, a head beside it, a top-level module) and equal settings; frozen ones have none."""
     rows: dict[tuple[str, Any], PlanRow] = {}
     paths = sorted(backbones(model), key=len, reverse=True)
     for name, parameter in model.named_parameters():
@@ -83,4 +83,7 @@ def _part_of(name: str, backbone_paths: list[str]) -> str:
     for path in backbone_paths:
         if name.startswith(path + "."):
             return f"model.{path}"
+        tower = path.rpartition(".")[0]
+        if tower and name.startswith(tower + "."):  # its head, say
+            return f"model.{tower}.{name.removeprefix(tower + '.').split('.')[0]}"
     return "model." + name.split(".")[0]

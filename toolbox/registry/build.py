@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from toolbox.errors import Problem, ToolboxError
+from toolbox.errors import Problem, ToolboxError, place_backbone_keys
 from toolbox.registry.catalog import get_catalog
 from toolbox.registry.messages import list_names, suggest_nearest
 from toolbox.registry.signature import Parameter, check_plain, read_parameters
@@ -57,7 +57,10 @@ def build(config: Any, kind: str | None = None, *, where: str = "") -> Any:
     except ToolboxError:
         raise
     except (ValueError, TypeError, OSError) as error:
-        raise ToolboxError(str(error) or type(error).__name__, where=where or fullname) from error
+        message = str(error) or type(error).__name__
+        if entry.kind == "backbone":
+            message = place_backbone_keys(message, where)
+        raise ToolboxError(message, where=where or fullname) from error
     for key, value in slots.items():
         setattr(built, key, value)
     if entry.kind == "backbone":

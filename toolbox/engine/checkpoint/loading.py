@@ -139,5 +139,5 @@ def _check_frozen(model: Model, checkpoint: Checkpoint) -> None:
             raise ToolboxError(
                 f"The frozen weights of {path} ({here['weights']}) are not those that the checkpoint was trained on "
                 f"({was}).",
-                hint="Give the original weights, e.g. the override model.backbone.name=<folder>.",
+                hint=f"Give the original weights, e.g. the override model.{path}.name=<folder>.",
             )

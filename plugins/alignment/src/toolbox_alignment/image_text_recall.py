@@ -81,7 +81,7 @@ class ImageTextRecall(Metric):
         images, texts = outputs[self.image_output], outputs[self.text_output]
         if images.shape[1] != texts.shape[1]:
             message = f"Embeddings of images are {images.shape[1]} wide here, and those of texts {texts.shape[1]}."
-            return [Problem(message, hint="Give both heads the same dim.")]
+            return [Problem(message, hint="Heads of the same dim bring them into one space.")]
         if wide := [width for width in self.dims if width > images.shape[1]]:
             message = f"dims asks for {wide[0]} dimensions, and the embeddings have {images.shape[1]}."
             return [Problem(message, "dims")]
