@@ -519,7 +519,7 @@ def test_captions_stay_together(tmp_path):
         {"query_image": "2.jpg", "positive": "two", "label": "a", "group": "h"},
     ]
     dataset = Records(str(write(tmp_path / "a.jsonl", records)), mode="i2t")
-    assert [dataset[i]["text"] for i in range(3)] == [["one", "eins"], "two", "two"]
+    assert [dataset[i]["text"] for i in range(2)] == [["one", "eins"], "two"]
     (tmp_path / "1.jpg").unlink()
     assert dataset.read(0, {"text"}) == {
         "label": 1,
@@ -527,8 +527,40 @@ def test_captions_stay_together(tmp_path):
         "text": ["one", "eins"],
         "group": "g",
     }
-    assert (dataset.labels, dataset.classes, dataset.groups) == ([1, 0, 0], ["a", "b"], ["g", "h", "h"])
-    assert dataset.notes() == ["1 of 3 records repeat an earlier one"]
+    assert (dataset.labels, dataset.classes, dataset.groups) == ([1, 0], ["a", "b"], ["g", "h"])
+    joined = "3 records name 2 images: the texts of an image are one sample's"
+    assert dataset.notes() == [joined, "1 of 3 records repeat an earlier one"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_line_for_each_caption_gives_one_sample_an_image(tmp_path, suffix):
+    save(tmp_path, "1.jpg", "2.jpg")
+    lines = [("1.jpg", "a cat"), ("2.jpg", "a dog"), ("1.jpg", "eine Katze"), ("./1.jpg", "a cat"), ("1.jpg", "chat")]
+    path = write(tmp_path / f"a{suffix}", [{"filepath": image, "title": text} for image, text in lines])
+    dataset = Records(str(path), mode="i2t", columns={"query_image": "filepath", "positive": "title"})
+    assert dataset.check() == []
+    assert [dataset[i]["text"] for i in range(len(dataset))] == [["a cat", "eine Katze", "chat"], "a dog"]
+    first = 1 if suffix == ".jsonl" else 2
+    assert [dataset[i]["id"] for i in range(2)] == [str(first), str(first + 1)]
+    assert dataset.labels == [0, 1]
+    assert len(set(dataset.identities())) == 2
+
+
+def test_records_of_one_image_say_the_same_of_it(tmp_path):
+    for field, values in (("label", ("a", "b")), ("group", ("a", "b"))):
+        records = [{"query_image": "1.jpg", "positive": f"text {value}", field: value} for value in values]
+        path = str(write(tmp_path / f"{field}.jsonl", records))
+        with pytest.raises(
+            ValueError, match=f"{field}.jsonl:2: '{field}' is 'b', and 'a' for the same image in line 1"
+        ):
+            len(Records(path, mode="i2t"))
+
+
+@pytest.mark.parametrize("text", ["", "  ", None, 7, [], ["a", ""], ["a", 3]])
+def test_a_caption_that_says_nothing_is_refused_with_its_line(tmp_path, text):
+    records = [{"query_image": "1.jpg", "positive": "one"}, {"query_image": "2.jpg", "positive": text}]
+    with pytest.raises(ValueError, match=r"a\.jsonl:2: 'positive' (is missing|must be a string or a list)"):
+        len(Records(str(write(tmp_path / "a.jsonl", records)), mode="i2t"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from toolbox.base import MISSING_LABELS, Dataset, Sample, get_image_suffixes, identify_files, lazy_attribute, read_image
 from toolbox.plugin import Problem, format_command
 from toolbox_datasets import tables
+from toolbox_datasets.caption_records import write_caption_records
 from toolbox_datasets.files import list_first, missing_files
 from toolbox_datasets.published_dataset import require_valid
 from toolbox_datasets.records_fields import RecordReader, check_columns
@@ -47,8 +48,9 @@ class Records(Dataset):
 
     Other modes: a sample is a record. It holds the query ("text", "image" or both), what is to be found ("image" or
     "text" where this is free, else "positive_image" or "positive_text"; several texts are a list, several images make
-    several samples), "label" and "id" (the line). Without labels, samples that share an image or a text form a class,
-    for "m2i" and "m2t" those that share the whole query or a positive. Negatives are not read.
+    several samples), "label" and "id" (the line). In "i2t" a sample is an image with the texts of all records that name
+    it, as in files with a line for each caption; its id is the first line. Without labels, samples that share an image
+    or a text form a class, for "m2i" and "m2t" those that share the whole query or a positive. Negatives are not read.
 
     "val" gets about `val_share` of the classes, at least two, and no class is in both. Which ones depends on their own
     names (`toolbox.base.split_by_hash`): a label; without labels the first image of a class, or the first line of one.
@@ -190,15 +192,32 @@ class Records(Dataset):
         return "Set root to the folder that the paths are relative to."
 
     @classmethod
-    def prepare(cls, out: str, *, mode: Mode = "i2i", root: str = "") -> str:
-        """Check a file of records and return what is in it.
+    def prepare(
+        cls,
+        out: str,
+        *,
+        source: str = "",
+        split: Literal["all", "train", "val", "test"] = "all",
+        root: str = "",
+        mode: Mode = "i2i",
+    ) -> str:
+        """Check a file of records, or make one of images with captions, and return what is in it.
 
-        - `out`: the file.
-        - `mode`: i2i, t2i, i2t, t2t, m2i or m2t: which fields are images, and which texts.
-        - `root`: the folder that its image paths are relative to; by default the file's.
+        - `out`: the file; one that is made is JSONL, for mode i2t.
+        - `source`: what to make it of: the captions of COCO (captions_train2017.json), Karpathy's splits
+          (dataset_coco.json, dataset_flickr30k.json), those of Flickr30k (results_20130124.token), a folder of images
+          with a .txt beside each, every line a caption. Without it, a file is checked.
+        - `split`: the part of the source to take. One that has none is divided by a hash of the images' names: 80 %
+          train, 10 % val, 10 % test.
+        - `root`: the folder that image paths are relative to; by default that of the file, or of the source.
+        - `mode`: of a file to check: i2i, t2i, i2t, t2t, m2i or m2t: which fields are images, and which texts.
 
         Raises ValueError with what is wrong in it.
         """
+        if source:
+            return write_caption_records(Path(out), Path(source), split, Path(root) if root else None)
+        if split != "all":
+            raise ValueError("--split chooses a part of a --source, and there is none")
         dataset = cls(out, root, mode)
         require_valid(dataset)
         records = f" in {len(dataset.records):,} records" if dataset.records is not None else ""

@@ -47,12 +47,13 @@ class RecordSamples(RecordIndex):
 def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
     """The samples of a file, in its order.
 
-    A record with several positive images gives one sample each; several positive texts stay together, as a list.
+    A record with several positive images gives one sample each; several positive texts stay together, as a list. In
+    mode "i2t" the records of one image are one sample, which holds the texts of all, each once.
     Without labels, samples that share an image or a text form a class, directly or over others; where the query is
     an image with a text, only the two together count, and the positives.
 
-    Raises OSError if the file cannot be read; ValueError, naming file and line, where a record is malformed, or has no
-    label while others have one.
+    Raises OSError if the file cannot be read; ValueError, naming file and line, where a record is malformed, where it
+    has no label while others have one, and where records of one image have different labels or groups.
     """
     mode, target = reader.mode, MODES[reader.mode]["positive"]
     images, shared = ImageNumbers(folder), SharedValues()
@@ -61,6 +62,7 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
     labels = array("q")
     names: dict[str, int] = {}
     groups: list[str] = []
+    of_image = ImageSamples(reader)
     records = repeated = unused = 0
     for line, row in tables.read_rows(reader.path, reader.list_read_columns()):
         query, positives = read_record(reader, images, row, line)
@@ -69,8 +71,11 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
         query_values = [("query", *query.values())] if mode in COMPOSED else list(query.values())
         joined = shared.join((*query_values, *positives), label is None)
         repeated += shared.add_record((*query.values(), *positives))
+        records += 1
+        if mode == "i2t" and of_image.add(query["image"], positives, label, group, line):
+            continue
         is_text = target.endswith("text")  # several texts stay together
-        targets = [positives if len(positives) > 1 else positives[0]] if is_text else positives
+        targets = [positives] if is_text else positives
         for number, value in enumerate(targets, start=1):
             for name, query_value in query.items():
                 values_of[name].append(query_value)
@@ -78,7 +83,8 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
             ids.append(str(line) if len(targets) == 1 else f"{line}.{number}")
             labels.append(joined if label is None else names.setdefault(label, len(names)))
             groups.append(group or "")
-        records += 1
+    if target.endswith("text"):
+        values_of[target] = [texts if len(texts) > 1 else texts[0] for texts in values_of[target]]
     if reader.has_labels():
         sorted_labels, classes = sort_labels(np.asarray(labels), list(names))
     else:
@@ -87,6 +93,8 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
         _, firsts, sorted_labels = np.unique(roots, return_index=True, return_inverse=True)
         classes = [f"line {ids[first]}" for first in firsts]
     notes = [*reader.notes(), *find_similar_labels(names)]
+    if records > len(ids) and mode == "i2t":
+        notes.append(f"{records:,} records name {len(ids):,} images: the texts of an image are one sample's")
     if repeated:
         notes.append(f"{repeated:,} of {records:,} records repeat an earlier one")
     if unused:
@@ -101,6 +109,27 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
         groups=groups if any(groups) else None,
         notes=notes,
     )
+
+
+class ImageSamples:
+    """The texts of each image, over all records that name it."""
+
+    def __init__(self, reader: RecordReader) -> None:
+        self._reader = reader
+        self._of: dict[int, tuple[list[str], str | None, str | None, int]] = {}
+
+    def add(self, image: int, texts: list[str], label: str | None, group: str | None, line: int) -> bool:
+        """Whether an earlier record names the image, to whose texts these were added; else they stay its list."""
+        first = self._of.setdefault(image, (texts, label, group, line))
+        all_texts, first_label, first_group, first_line = first
+        if first_line == line:
+            return False
+        for field, before, here in (("label", first_label, label), ("group", first_group, group)):
+            if before != here:
+                what = f"is {here!r}, and {before!r} for the same image in line {first_line}"
+                raise self._reader.make_error(line, field, what)
+        all_texts += [text for text in texts if text not in all_texts]
+        return True
 
 
 def read_record(
