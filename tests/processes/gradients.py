@@ -21,7 +21,7 @@ from toolbox_retrieval.embedder import Embedder
 from toy_plugin import Noise, Patches, ToTensor
 
 import toolbox.base.loss
-from toolbox.base import Batch, gather, get_dist_info
+from toolbox.base import Batch, Model, gather, get_dist_info
 from toolbox.base.functional import gather_integers
 from toolbox.builtins.augment import RandomViews
 from toolbox.builtins.bn_neck import BNNeck
@@ -177,7 +177,31 @@ def gradients(
     wrap: Callable[..., Parallel] = spread,
 ) -> list[dict[str, Tensor]]:
     """Each step's gradients by parameter, as the optimizer finds them, and the loss."""
-    model, (accumulated, chunk) = model_for(loss, making), WAYS[way]
+    model = model_for(loss, making)
+    is_taught = "teacher" in model.inputs
+
+    def read(number: int) -> Batch:
+        return batch_for(is_taught, making, number, distributed.rank, distributed.world_size)
+
+    steps = STEPS.get(loss["type"].partition(".")[2], 1)
+    return step_gradients(distributed, model, read, way, steps=steps, mode=mode, wrap=wrap)
+
+
+def step_gradients(
+    distributed: DistributedContext,
+    model: Model,
+    read: Callable[[int], Batch],
+    way: str,
+    *,
+    steps: int = 1,
+    mode: str = "ddp",
+    wrap: Callable[..., Parallel] = spread,
+) -> list[dict[str, Tensor]]:
+    """The same of any model, in double precision.
+
+    - `read`: gives this process's share of the batch of a number; `way`: of `WAYS`.
+    """
+    accumulated, chunk = WAYS[way]
     precision = Precision("fp32", DEVICE)
     settings = {"mode": mode, "find_unused_parameters": None}
     parallel = wrap(model, distributed, settings, DEVICE, precision, idle=False)
@@ -200,15 +224,9 @@ def gradients(
         )
 
     step.optimizer.register_step_pre_hook(keep)
-    steps = STEPS.get(loss["type"].partition(".")[2], 1)
     for number in range(steps):
-        batches = [
-            batch_for(
-                "teacher" in model.inputs, making, number * accumulated + part, distributed.rank, distributed.world_size
-            )
-            for part in range(accumulated)
-        ]
-        step(batches, number, steps)
+        model.before_step(number, steps)
+        step([read(number * accumulated + part) for part in range(accumulated)], number, steps)
         model.after_step(number, steps)
         found[-1] |= {f"{name} after": buffer.clone().double() for name, buffer in model.named_buffers()}
         found[-1]["loss"] = torch.tensor(step.read()["loss"], dtype=torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import aligned
 import gathers
 import gradients
 import logged
@@ -28,6 +29,7 @@ def main(folder: Path) -> None:
     with DistributedContext(detect_rank("pytorch")) as distributed:
         distributed.start(gradients.DEVICE)
         found = {"gradients": gradients.everything(distributed), "metrics": metrics.everything(distributed)}
+        found["aligned"] = aligned.everything(distributed)
         found["gathers"] = gathers.everything(distributed)
         found["outputs"] = outputs.everything(distributed)
         found["probes"] = probes.everything(distributed)

@@ -89,8 +89,9 @@ class Sharded(Parallel):
         # nothing here changes in place what the model returns; of what its blocks return, torch may warn
         warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view")
         mesh = init_device_mesh(device.type, (size,))
-        # single numbers, such as a learned temperature, cannot be cut
-        self._whole = {parameter for parameter in model.parameters() if parameter.ndim == 0}
+        # single numbers, such as a learned temperature, cannot be cut; in one order in all processes, for averaging
+        self._whole = [parameter for parameter in model.parameters() if parameter.ndim == 0]
+        whole = set(self._whole)
         for parameter in model.parameters():
             if not parameter.numel():  # registers of a net without any: FSDP's backward finds no gradient for it
                 parameter.requires_grad_(False)
@@ -98,9 +99,9 @@ class Sharded(Parallel):
         policy = MixedPrecisionPolicy(kind, reduce_dtype=kind and torch.float32)
         for backbone in backbones(model).values():
             for block in backbone.layers():
-                fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
+                fully_shard(block, mesh=mesh, mp_policy=policy, ignored_params=whole)
         # also what is outside of blocks is let go at once: between two calls nothing may hold whole tensors
-        fully_shard(model, mesh=mesh, ignored_params=self._whole, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, ignored_params=whole, reshard_after_forward=True)
         model.to(device)  # what is not cut: buffers and single numbers
         if device.type == "cpu":  # gloo adds up where torch 2.8 asks it for the mean, and does not say so
             for module in model.modules():
