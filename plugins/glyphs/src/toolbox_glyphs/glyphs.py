@@ -46,7 +46,7 @@ LAYOUTS = {
     "food101": LetterLayout(lay_out_food101, views=2),
     "imagenet": LetterLayout(lay_out_imagenet, views=2),
     "cifar10": LetterLayout(lay_out_cifar10, size=32, views=25, format=2),
-    "pairs": LetterLayout(lay_out_pairs),
+    "pairs": LetterLayout(lay_out_pairs, format=2),
 }
 
 
