@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from pathlib import Path
 
 import pytest
+from demo_runs import SEEDS, run_demo, share_folder
 
 from benchmarks import ablation
-from toolbox.cli import train
 
-DEMOS = Path(__file__).parents[1] / "configs" / "demo"
-SEEDS = (0, 1, 2)
 UNTRAINED = ["load_from=None", "load_parts=None", "evaluate_pixels=False", "evaluate_before=False"]
 
 pytestmark = pytest.mark.slow
@@ -21,25 +17,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The folder in which all demos are run, so that their encoder is trained once, by whoever needs it first."""
-    before, base = Path.cwd(), tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demos"
-    folder.mkdir(exist_ok=True)
-    os.chdir(folder)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not Path("work_dirs/first").exists():
-            assert train.main([str(DEMOS / "dinov3_cifar10.py"), "--work-dir", "work_dirs/first"]) == 0
-    yield folder
-    os.chdir(before)
-
-
-def run(demo: str, *options: str) -> dict:
-    """What train_results.json holds in the end."""
-    changes = ["--cfg-options", *options] if options else []
-    assert train.main([str(DEMOS / f"{demo}.py"), "--work-dir", demo, "--overwrite", *changes]) == 0
-    assert Path(demo, "report.html").is_file()
-    return json.loads(Path(demo, "train_results.json").read_text())
+    with share_folder(tmp_path_factory) as folder:
+        yield folder
 
 
 def test_the_encoder_was_trained_first_and_the_first_demo_learned(place):
@@ -55,8 +34,8 @@ def test_probes_of_five_pictures_a_letter(place):
     alone = [*UNTRAINED, "custom_hooks=None", "test_evaluator=dict(type='classification.ProbeAccuracy')"]
     alone.append("val_evaluator=dict(type='classification.ProbeAccuracy',choose=True)")
     for seed in SEEDS:
-        found = run("dinov3_food101_probe", *small, f"randomness.seed={seed}")
-        untrained = run("dinov3_food101_probe", *small, *alone, f"randomness.seed={seed}")["after"]["linear"]
+        found = run_demo("dinov3_food101_probe", *small, f"randomness.seed={seed}")
+        untrained = run_demo("dinov3_food101_probe", *small, *alone, f"randomness.seed={seed}")["after"]["linear"]
         probe, pixels = found["after"]["linear"], found["pixels"]
         assert probe > 0.4
         assert probe > max(pixels["knn"], pixels["logistic"], untrained) + 0.2
@@ -70,22 +49,22 @@ def test_all_letters_in_faces_that_were_held_out(place):
         "dict(type='classification.LogisticRegression',cs=[1000.0],max_iter=60)]"
     )
     short = ["train_cfg.max_epochs=15", "train_cfg.val_interval=15", "evaluate_before=False"]
-    pixels = run("dinov3_imagenet_subset", floors, "train_cfg.max_epochs=1", "train_cfg.val_interval=1")["pixels"]
+    pixels = run_demo("dinov3_imagenet_subset", floors, "train_cfg.max_epochs=1", "train_cfg.val_interval=1")["pixels"]
     for seed in SEEDS:
         options = ["dinov3_imagenet_subset", *short, f"randomness.seed={seed}"]
-        probe = run(*options, "evaluate_pixels=False")["after"]["top1"]
-        untrained = run(*options, *UNTRAINED)["after"]["top1"]
+        probe = run_demo(*options, "evaluate_pixels=False")["after"]["top1"]
+        untrained = run_demo(*options, *UNTRAINED)["after"]["top1"]
         assert probe > 0.45
         assert probe > max(pixels["knn"], pixels["logistic"], untrained) + 0.2
 
 
 def test_a_linear_head_on_five_pictures_a_letter(place):
-    assert run("dinov3_food101")["after"]["top1"] > 0.4
+    assert run_demo("dinov3_food101")["after"]["top1"] > 0.4
 
 
 def test_adapters_on_an_encoder_in_four_bits(place):
     short = ["train_cfg.max_epochs=4", "train_cfg.val_interval=4", "evaluate_pixels=False", "evaluate_before=False"]
-    found = run("dinov3_food101_4bit", *short)
+    found = run_demo("dinov3_food101_4bit", *short)
     assert found["after"]["top1"] > 0.35
 
 

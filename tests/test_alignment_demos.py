@@ -1,0 +1,63 @@
+"""The demos of alignment: names and faces that no training has, chance with shuffled captions, several towers."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from demo_runs import DEMOS, SEEDS, run_demo, share_folder
+
+import toolbox
+from toolbox.config import load_config
+
+LETTERS = 105
+"""Of the test; one of them by chance is the right one."""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with share_folder(tmp_path_factory) as folder:
+        yield folder
+
+
+def test_names_and_faces_that_no_training_has(place):
+    for seed in SEEDS:
+        found = run_demo("dinov3_qwen3_frozen", f"randomness.seed={seed}")
+        assert found["after"]["i2t_recall@1"] > 20 / LETTERS
+        assert found["after"]["t2i_recall@1"] > 20 / LETTERS
+        faces = {"test_dataloader.dataset.path": "data/glyphs_pairs/test_faces.jsonl"}
+        recipe = load_config(DEMOS / "dinov3_qwen3_frozen.py", faces)
+        assert toolbox.evaluate(recipe, "dinov3_qwen3_frozen")["i2t_recall@1"] > 0.4
+
+
+def test_shuffled_captions_teach_nothing(place):
+    run_demo("dinov3_qwen3_frozen", "train_cfg.max_steps=2", "train_cfg.val_interval=2", folder="files")
+    lines = [json.loads(line) for line in Path("data/glyphs_pairs/train.jsonl").read_text().splitlines()]
+    captions = [line["positive"] for line in lines]
+    random.Random(0).shuffle(captions)
+    shuffled = [json.dumps(line | {"positive": texts}) for line, texts in zip(lines, captions, strict=True)]
+    Path("shuffled.jsonl").write_text("\n".join(shuffled))
+    options = ["train_dataloader.dataset.path=shuffled.jsonl", "train_dataloader.dataset.root=data/glyphs_pairs"]
+    found = run_demo("dinov3_qwen3_frozen", *options, "train_cfg.max_steps=300", "train_cfg.val_interval=300")
+    assert found["after"]["i2t_recall@1"] < 3 / LETTERS
+
+
+@pytest.mark.parametrize(
+    ("demo", "towers"),
+    [
+        ("multi_vision_clip", ["image", "patches", "small"]),
+        ("multi_text_clip", ["text", "bert"]),
+        ("dinov3_qwen3_clip", []),
+        ("siglip_finetune", []),
+    ],
+)
+def test_every_pair_learns_and_the_mean_of_towers_is_no_worse_than_the_best(place, demo, towers):
+    found = run_demo(demo)
+    names = ["", *(f"{tower}/" for tower in towers)]
+    recalls = {name: found["after"][f"{name}i2t_recall@1"] for name in names}
+    assert min(recalls.values()) > 3 / LETTERS
+    assert recalls[""] == max(recalls.values())
