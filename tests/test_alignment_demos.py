@@ -27,8 +27,7 @@ def place(tmp_path_factory):
 def test_names_and_faces_that_no_training_has(place):
     for seed in SEEDS:
         found = run_demo("dinov3_qwen3_frozen", f"randomness.seed={seed}")
-        assert found["after"]["i2t_recall@1"] > 20 / LETTERS
-        assert found["after"]["t2i_recall@1"] > 20 / LETTERS
+        assert min(found["after"]["i2t_recall@1"], found["after"]["t2i_recall@1"]) > 20 / LETTERS
         faces = {"test_dataloader.dataset.path": "data/glyphs_pairs/test_faces.jsonl"}
         recipe = load_config(DEMOS / "dinov3_qwen3_frozen.py", faces)
         assert toolbox.evaluate(recipe, "dinov3_qwen3_frozen")["i2t_recall@1"] > 0.4
@@ -49,15 +48,14 @@ def test_shuffled_captions_teach_nothing(place):
 @pytest.mark.parametrize(
     ("demo", "towers"),
     [
-        ("multi_vision_clip", ["image", "patches", "small"]),
-        ("multi_text_clip", ["text", "bert"]),
+        ("multi_vision_clip", ["image", "tuned", "small"]),
+        ("multi_text_clip", ["text", "clip"]),
         ("dinov3_qwen3_clip", []),
         ("siglip_finetune", []),
     ],
 )
-def test_every_pair_learns_and_the_mean_of_towers_is_no_worse_than_the_best(place, demo, towers):
-    found = run_demo(demo)
-    names = ["", *(f"{tower}/" for tower in towers)]
-    recalls = {name: found["after"][f"{name}i2t_recall@1"] for name in names}
-    assert min(recalls.values()) > 3 / LETTERS
-    assert recalls[""] == max(recalls.values())
+def test_every_tower_learns_and_their_mean_is_no_worse_than_the_best(place, demo, towers):
+    after = run_demo(demo)["after"]
+    prefixes = ["", *(f"{tower}/" for tower in towers)]
+    assert min(after[f"{prefix}i2t_recall@1"] for prefix in prefixes) > 3 / LETTERS
+    assert after["mean_recall"] > max(after[f"{prefix}mean_recall"] for prefix in prefixes) - 0.01

@@ -10,5 +10,5 @@ features = None
 train_dataloader = dict(
     augment=dict(type='core.Augment', scale=[0.8, 1.0], ratio=[0.9, 1.1], flip=0.0, rotate=10.0))
 optim_wrapper = dict(parts={'model.vision.image.backbone': dict(lr=5e-4)})
-train_cfg = dict(max_steps=200, val_interval=200)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200))
+train_cfg = dict(max_steps=150, val_interval=150)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=150))

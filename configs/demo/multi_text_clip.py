@@ -2,23 +2,26 @@
 
     python tools/train.py configs/demo/multi_text_clip.py
 
-As `configs/demo/dinov3_qwen3_frozen.py`, with a tiny BERT over bytes beside the tiny Qwen3. The embedding of a text is
-the mean direction of the two; the table has the recall of each alone.
+As `configs/demo/dinov3_qwen3_frozen.py`, with the tiny text tower of a CLIP beside the tiny Qwen3. The embedding of a
+text is the mean direction of the two; the table has the recall of each alone.
 """
 _base_ = ['dinov3_qwen3_frozen.py']
 model = dict(
     text=dict(
-        bert=dict(
+        clip=dict(
             backbone=dict(
                 type='encoders.HFText', name=None, max_length=80,
                 arch=dict(
-                    model_type='bert', hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
-                    max_position_embeddings=80, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+                    model_type='clip_text_model', hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+                    intermediate_size=128, max_position_embeddings=80),
                 tune=dict(mode='full')),
             pool='cls', head=dict(type='core.Projection', dim=256))))
 _recalls = [
-    dict(type='alignment.Recall'), dict(type='alignment.Recall', text='text'), dict(type='alignment.Recall', text='bert')]
+    dict(type='alignment.Recall'),
+    dict(type='alignment.Recall', text='text'),
+    dict(type='alignment.Recall', text='clip'),
+]
 val_evaluator = _recalls
 test_evaluator = _recalls
-train_cfg = dict(max_steps=200, val_interval=200)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200))
+train_cfg = dict(max_steps=150, val_interval=150)
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=150))
