@@ -48,7 +48,7 @@ def test_shuffled_captions_teach_nothing(place):
 @pytest.mark.parametrize(
     ("demo", "towers"),
     [
-        ("multi_vision_clip", ["image", "tuned", "small"]),
+        ("multi_vision_clip", ["image", "last", "full"]),
         ("multi_text_clip", ["text", "clip"]),
         ("dinov3_qwen3_clip", []),
         ("siglip_finetune", []),
