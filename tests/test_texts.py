@@ -21,9 +21,12 @@ from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import TrainBatches
 from toolbox.engine.data.loader import batches
 from toolbox.engine.data.texts import digest_text
+from toolbox.engine.inference import run_over
+from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
 from toolbox.feature_cache.feature_store import FeatureStore
 from toolbox.feature_cache.views import choose_text, choose_view
+from toolbox.plugin import Device
 from toolbox.registry import build
 from toolbox.utils.tower import Tower
 
@@ -243,3 +246,35 @@ def test_chunks_of_a_batch_with_texts_give_the_gradient_of_the_whole():
     run("chunks", **patches, optim_wrapper__grad_cache=dict(chunk_size=3))
     for name, weight in weights("last", "whole").items():
         torch.testing.assert_close(weights("last", "chunks")[name], weight, rtol=2e-3, atol=2e-5)
+
+
+def test_an_evaluation_computes_no_more_texts_at_a_time_than_items(monkeypatch):
+    rows: list[int] = []
+    forward = Letters.forward
+
+    def watched(self, inputs, **options):
+        rows.append(len(inputs["ids"]))
+        return forward(self, inputs, **options)
+
+    monkeypatch.setattr(Letters, "forward", watched)
+    encoder = model("text", "title").eval()
+    encoder.connect()
+    device = Device("cpu", "gloo")
+    precision = Precision("fp32", device)
+    whole, parts = (
+        [
+            (batch.owners["text"], outputs)
+            for batch, outputs, _ in run_over(
+                encoder, Captions(16), input_specs(encoder), device, precision, batch_size=8, workers=0
+            )
+        ]
+        for encoder.reads_modalities_alone in (False, True)
+    )
+    assert max(rows[:4]) > 8
+    assert max(rows[4:]) <= 8
+    assert len(rows[4:]) > 4
+    for (owners, expected), (_, found) in zip(whole, parts, strict=True):
+        assert found.keys() == expected.keys()
+        assert len(found["text_embeddings"]) == len(owners) > 8
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from operator import itemgetter
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Batch, Dataset, get_dist_info
 from toolbox.base.functional import gather_integers
 from toolbox.engine.data.batch_builder import BatchBuilder, InputSpec
 from toolbox.engine.data.batch_plan import EvalBatches
 from toolbox.engine.data.loader import batches, ready
+from toolbox.engine.data.structures import map_tensors
 from toolbox.engine.hooks import out_of_memory
 from toolbox.engine.precision import Precision
 from toolbox.errors import ToolboxError
@@ -101,7 +105,7 @@ def run_over(
     workers = min(workers, len(turns) - 1) if fetch.live else 0
     stream = batches(fetch, turns, workers=workers, prefetch=prefetch, pin_memory=device.type != "cpu", where=where)
     computed = compute_outputs(
-        lambda batch: model(batch, mode),
+        lambda batch: compute_in_parts(model, batch, mode, batch_size),
         stream,
         inputs=inputs,
         device=device,
@@ -111,6 +115,38 @@ def run_over(
     )
     for (batch, outputs), is_own in zip(computed, turns.own(), strict=True):
         yield batch, outputs, is_own
+
+
+def compute_in_parts(model: nn.Module, batch: Batch, mode: str, rows: int) -> Outputs:
+    """A model's outputs of a batch whose items may have several texts, at most `rows` of which are computed at a time.
+
+    So an evaluation takes no more memory where items have five texts each. A model that cannot be given texts alone
+    gets the whole batch. Several processes call the model equally often.
+    """
+    texts = [name for name in batch.owners if name in batch.inputs]
+    alone = getattr(unwrap(model), "reads_modalities_alone", False)
+    count = max((-(-len(batch.owners[name]) // rows) for name in texts), default=0) if alone else 0
+    if get_dist_info()[1] > 1:
+        count = max(number for (number,) in gather_integers(count, device=torch.device("cpu")))
+    if count < 2:
+        return model(batch, mode)
+    others = {name: value for name, value in batch.inputs.items() if name not in texts}
+    outputs: Outputs = model(replace(batch, inputs=others), mode) if others else {}
+    parts = []
+    for number in range(count):
+        chosen = {name: slice(number * rows, (number + 1) * rows) for name in texts}
+        own = all(part.start < len(batch.owners[name]) for name, part in chosen.items())
+        if not own:  # computed only to stay in step with processes that have more texts
+            chosen = dict.fromkeys(texts, slice(0, rows))
+        inputs = {name: map_tensors(batch.inputs[name], itemgetter(chosen[name])) for name in texts}
+        found = model(replace(batch, inputs=inputs), mode)
+        parts += [found] if own else []
+    return outputs | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DDP's wrapper."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def gather_in_order(pieces: Iterable[T | None]) -> Iterator[T]:

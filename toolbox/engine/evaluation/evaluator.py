@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from toolbox.base import Batch, Dataset, Metric, get_dist_info
 from toolbox.base.functional import gather_integers
@@ -19,7 +18,7 @@ from toolbox.engine.classes import label_problems
 from toolbox.engine.data.bad_items import AUDIT, check_share
 from toolbox.engine.data.batch_builder import InputSpec, select_inputs
 from toolbox.engine.evaluation.metric_texts import encode_texts
-from toolbox.engine.inference import run_over
+from toolbox.engine.inference import run_over, unwrap
 from toolbox.engine.precision import Precision
 from toolbox.errors import Problem, ToolboxError
 from toolbox.plugin import Device
@@ -129,7 +128,7 @@ class Evaluator:
         self.classifiers = []
         self.active_metrics, self.left_out, self.remarks = self.metrics, [], []
         was_training, bad, cut = model.training, 0, 0
-        alone = getattr(_unwrap(model), "reads_modalities_alone", False)
+        alone = getattr(unwrap(model), "reads_modalities_alone", False)
         passes = [(self.dataset, self.loader, self.name)]
         if not self._has_learned(model):
             passes.insert(0, (self.training_set(), self.training or {}, "train"))
@@ -236,7 +235,7 @@ class Evaluator:
 
     def _end_learning(self, model: nn.Module) -> None:
         """Keep what was learned for the next evaluation where it will be the same, and what was fitted to it."""
-        if getattr(_unwrap(model), "fixed_embeddings", False):
+        if getattr(unwrap(model), "fixed_embeddings", False):
             fitted = [metric.classifier() for metric in self.active_metrics]
             self.classifiers = [classifier for classifier in fitted if classifier is not None]
         else:
@@ -297,10 +296,6 @@ class Evaluator:
             for index, metric in enumerate(self.metrics)
             for problem in [*_check_direction(metric), *metric.check(self.dataset)]
         ]
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _check_direction(metric: Metric) -> list[Problem]:
