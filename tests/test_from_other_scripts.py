@@ -147,6 +147,53 @@ CLASSIFICATION = [
 """The arguments of the script that fine-tunes DINOv3 for classification."""
 
 
+ALIGNMENT = [
+    "vision_model",
+    "text_model",
+    "embed_dim",
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "warmup_steps",
+    "num_samples",
+    "image_size",
+    "num_workers",
+    "checkpoint_dir",
+    "log_interval",
+    "save_interval",
+    "gradient_checkpointing",
+]
+"""The arguments of the script that aligns DINOv3 with Qwen3-Embedding."""
+
+
+@pytest.fixture
+def alignment(tmp_path, monkeypatch):
+    """`alignment(options)`: the recipe on a few images with captions, with small encoders."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        Image.new("RGB", (20, 20), (20 * number, 90, 60)).save(f"{number}.jpg")
+    rows = [{"query_image": f"{number}.jpg", "positive": [f"number {number}", f"no. {number}"]} for number in range(8)]
+    for name in ("train", "val", "test"):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arch = "hidden_size=64,num_hidden_layers=2,num_attention_heads=4,num_key_value_heads=2,head_dim=16"
+
+    def load(options):
+        small = [
+            "train_dataloader.dataset.root=.",
+            "model.vision.image.backbone.name=vits16",
+            "model.text.text.backbone.name=None",
+            f"model.text.text.backbone.arch=dict({arch},intermediate_size=128)",
+            "train_dataloader.batch_size=4",
+            "train_cfg.max_epochs=2000",
+            "optim_wrapper.precision=fp32",
+        ]
+        return load_config(ROOT / "configs" / "dinov3_qwen3_clip.py", [*small, *options])
+
+    return load
+
+
 @pytest.fixture
 def classification(tmp_path, monkeypatch):
     """`classification(options)`: the recipe for Food-101 on a few saved pictures, with a tiny encoder."""
@@ -196,12 +243,12 @@ def recipe(tmp_path, monkeypatch):
 
 
 def test_every_key_has_an_answer():
-    assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED, *CLASSIFICATION} - FOREIGN.keys()
+    assert not {*DOCUMENTED, *DATACLASS, *READ_BUT_DROPPED, *CLASSIFICATION, *ALIGNMENT} - FOREIGN.keys()
 
 
 def test_no_two_tables_answer_one_key_and_a_broken_one_is_left_out(tmp_path, monkeypatch):
     files = [path for paths in get_catalog().foreign_key_files().values() for path in paths]
-    assert len(files) == 3
+    assert len(files) == 4
     assert sum(len(read_foreign_keys(file).keys) for file in files) == len(FOREIGN)
     broken = tmp_path / "broken.toml"
     for text, message in (
@@ -279,13 +326,41 @@ def test_an_argument_of_the_other_script_is_answered(command):
     assert "unrecognized arguments: --nonsense" in unknown.stderr
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=[] if key in ("embed_dim", "warmup_steps") else [pytest.mark.slow])
+        for key in ALIGNMENT
+        if key not in ("batch_size", "epochs", "gradient_checkpointing") and "=" in (FOREIGN[key].here or "")
+    ],
+)
+def test_what_stands_here_instead_is_accepted_by_the_recipe_for_alignment(key, alignment):
+    beside = ["model.text.text.backbone.arch=None"] if key == "text_model" else []
+    assert [str(problem) for problem in check_config(alignment([FOREIGN[key].here, *beside]))] == []
+
+
+def test_the_command_of_the_alignment_script_has_its_equal(alignment, command):
+    recipe = alignment(["model.vision.image.head.dim=512", "train_dataloader.batch_size=8"])
+    assert recipe["model"]["text"]["text"]["head"]["dim"] == "{model.vision.image.head.dim}"
+    assert check_config(recipe) == []
+    done = command("train", ROOT / "configs" / "dinov3_qwen3_clip.py", "--vision-model", "x", "--embed-dim", "512")
+    assert done.returncode == 2
+    assert "model.vision.image.backbone.name=vith16plus" in done.stderr
+    assert "model.vision.image.head.dim=1024" in done.stderr
+
+
+ONLY_ALIGNMENT = ("vision_model", "text_model", "embed_dim", "num_samples", "image_size")
 ONLY_CLASSIFICATION = set(CLASSIFICATION) - OF_BOTH - {"batch_size"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
-    [key for key, to in FOREIGN.items() if to.here and "=" in to.here and key not in ONLY_CLASSIFICATION],
+    [
+        key
+        for key, to in FOREIGN.items()
+        if to.here and "=" in to.here and key not in ONLY_CLASSIFICATION | set(ONLY_ALIGNMENT)
+    ],
 )
 def test_what_stands_here_instead_is_accepted(key, recipe, tmp_path):
     ours = FOREIGN[key].here

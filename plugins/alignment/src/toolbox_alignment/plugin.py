@@ -1,5 +1,7 @@
 """The plugin `alignment`: dual encoders of images and texts, and how they are evaluated."""
 
+from pathlib import Path
+
 from toolbox.plugin import Component, hookimpl
 
 COMPONENTS = (
@@ -16,3 +18,8 @@ COMPONENTS = (
 @hookimpl
 def toolbox_components():
     return [Component(kind, name, f"toolbox_alignment.{place}", summary) for kind, name, place, summary in COMPONENTS]
+
+
+@hookimpl
+def toolbox_foreign_keys():
+    return [str(Path(__file__).with_name("foreign_keys.toml"))]
