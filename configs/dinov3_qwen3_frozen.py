@@ -4,8 +4,9 @@
 
 Data and weights as in `configs/dinov3_qwen3_clip.py`, also its table of other sizes. Every image and every caption is
 encoded once, in bf16, and stored (5 KiB an image, 5 KiB a caption); after that an epoch takes seconds, so a batch can be
-large: 8,192 pairs on one device, as SAIL has 32,768. What trains is a gated head of 1,024 on either side (SAIL: Zhang et
-al., "Assessing and Learning Alignment of Unimodal Vision and Language Models", 2025), and the scale.
+large: 8,192 pairs on one device, as SAIL has 32,768; with fewer images `train_dataloader.batch_size=512`. What trains is
+a gated head of 1,024 on either side (SAIL: Zhang et al., "Assessing and Learning Alignment of Unimodal Vision and
+Language Models", 2025), and the scale.
 
 The images are stored without augmentation, since views of an image cost as much again each:
 `features.views=4 "train_dataloader.augment=dict(type='core.Augment',scale=[0.5,1.0])"` stores four of each. To keep the

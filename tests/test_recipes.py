@@ -62,3 +62,35 @@ def test_the_chunk_of_the_page_fits_the_card(name, card, chunk, checkpointing):
     found = plan(load_config(ROOT / "configs" / "dinov3_sop.py", options), data=False, device="cpu")
     assert found.problems == []
     assert sum(found.memory.values()) < 0.85 * card * 1e9
+
+
+ALIGN = (ROOT / "docs" / "jobs" / "align.md").read_text(encoding="utf-8")
+MODES = ("adapters on 4 bits", "adapters", "all weights")
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "mode", "shown"),
+    [
+        mark_slow((image, text, mode, float(cell)), slow=(image, mode) != ("vits16", "adapters"))
+        for image, text, *cells in re.findall(
+            r"^\| `(\w+)`, `([\w.]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", ALIGN, re.MULTILINE
+        )
+        for mode, cell in zip(MODES, cells, strict=True)
+    ],
+)
+def test_the_memory_of_the_alignment_page_is_what_a_check_says(image, text, mode, shown, tmp_path):
+    rows = [f'{{"query_image": "{number}.jpg", "positive": "text {number}"}}\n' for number in range(300)]
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").touch()
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
+    towers = ("model.vision.image.backbone", "model.text.text.backbone")
+    options = {f"{tower}.name": name for tower, name in zip(towers, (image, text), strict=True)}
+    options |= {"train_dataloader.dataset.root": str(tmp_path), "train_cfg.max_epochs": 2000}
+    for tower in towers:
+        if mode == "adapters on 4 bits":
+            options[f"{tower}.quantize"] = dict(bits=4, nested=True)
+        elif mode == "all weights":
+            options[f"{tower}.tune"] = dict(mode="full")
+    found = plan(load_config(ROOT / "configs" / "dinov3_qwen3_clip.py", options), device="cpu")
+    assert sum(found.memory.values()) / 1e9 == pytest.approx(shown, abs=0.06)

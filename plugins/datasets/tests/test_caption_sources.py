@@ -99,7 +99,7 @@ def test_the_captions_of_flickr30k():
         Records.prepare("all.jsonl", source="results.token", root="images")
     Path("results.token").write_text("1.jpg#0\tA man .\n1.jpg#1\tTwo men .\n2.jpg#0\tA dog .\n3.jpg#0\tGone .\n")
     said = Records.prepare("all.jsonl", source="results.token", root="images")
-    assert "left out: 1 images that are not in images (3.jpg)" in said
+    assert "left out: 1 images that are not in images" in said
     assert read("all.jsonl") == {"1.jpg": ["A man .", "Two men ."], "2.jpg": ["A dog ."]}
 
 
@@ -127,6 +127,13 @@ def test_what_has_no_splits_is_divided_by_names():
     assert sum(map(len, parts.values())) == 60
     assert 38 < len(parts["train"]) < 56
     before = parts["train"]
+    for split in parts:
+        Path(f"own/{split}.jsonl").rename(f"{split}.before")
+    said = Records.prepare("own", source="own").splitlines()
+    assert [line.split(":")[0] for line in said] == [f"wrote own/{split}.jsonl" for split in ("train", "val", "test")]
+    assert all(Path(f"own/{split}.jsonl").read_bytes() == Path(f"{split}.before").read_bytes() for split in parts)
+    with pytest.raises(ValueError, match="is a folder, which gets all splits"):
+        Records.prepare("own", source="own", split="val")
     save("own/new.jpg")
     Path("own/new.txt").write_text("new")
     Path("own/train.jsonl").unlink()

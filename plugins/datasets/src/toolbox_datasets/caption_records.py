@@ -15,32 +15,42 @@ from toolbox_datasets.files import list_first, missing_files
 def write_caption_records(out: Path, source: Path, split: str, root: Path | None) -> str:
     """Write the images and captions of a source as JSONL, for datasets.Records in mode "i2t"; returns what was written.
 
-    - `out`: the file. Its image paths are relative to its folder, so `out` and images may move together.
+    - `out`: a file that ends in .jsonl, or a folder for train.jsonl, val.jsonl and test.jsonl. Image paths are relative
+      to its folder, so it may move together with the images.
     - `split`: "all", or the part to take; `root`: the folder of the images, None for that of the source.
 
-    The same bytes every time. Raises ValueError where `out` holds something else, for a source that is not known, and
-    where no image is left; OSError where it cannot be read or written.
+    The same bytes every time. Raises ValueError, before anything is written, where a file holds something else, for a
+    source that is not known, and where no image is left; OSError where it cannot be read or written.
     """
-    if out.suffix != ".jsonl":
-        raise ValueError(f"{out} must end in .jsonl, the format that is written")
+    if out.suffix not in ("", ".jsonl"):
+        raise ValueError(f"{out} must end in .jsonl, the format that is written, or be a folder")
+    if out.suffix == "" and split != "all":
+        raise ValueError(f"{out} is a folder, which gets all splits: leave out --split, or name a .jsonl file")
     found = read_captions(source)
     folder = root if root is not None else source if source.is_dir() else source.parent
-    captions = found.take(split, source)
-    text = "".join(
-        json.dumps(record, ensure_ascii=False) + "\n" for record in make_records(captions, folder, out.parent, found)
-    )
-    if out.exists() and out.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} holds something else already: move it away first")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(out) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-    counts = [len(json.loads(line)["positive"]) for line in text.splitlines()]
-    summary = (
-        f"wrote {out}: {len(counts):,} images with {sum(counts):,} captions "
+    files = {out: split} if out.suffix else {out / f"{part}.jsonl": part for part in ("train", "val", "test")}
+    records = {file: make_records(found.take(part, source), folder, file.parent, found) for file, part in files.items()}
+    texts = {
+        file: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
+        for file, rows in records.items()
+    }
+    for file, text in texts.items():
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise ValueError(f"{file} holds something else already: move it away first")
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(file) as beside:
+            beside.write_text(text, encoding="utf-8", newline="\n")
+    left_out = [f"left out: {count:,} {why}" for why, count in found.left_out.items() if count]
+    return "\n".join([*(_describe(file, rows) for file, rows in records.items()), *left_out])
+
+
+def _describe(file: Path, records: list[dict[str, Any]]) -> str:
+    counts = [len(record["positive"]) for record in records]
+    return (
+        f"wrote {file}: {len(counts):,} images with {sum(counts):,} captions "
         f"({min(counts)} to {max(counts)} an image, {sum(counts) / len(counts):.2f} on average)"
     )
-    left_out = [f"left out: {count:,} {why}" for why, count in found.left_out.items() if count]
-    return "\n".join([summary, *left_out])
 
 
 def make_records(
@@ -57,7 +67,7 @@ def make_records(
             "that their names are relative to"
         )
     if absent:
-        found.left_out[f"images that are not in {folder} ({list_first(absent, 1)})"] = len(absent)
+        found.left_out[f"images that are not in {folder}"] += len(absent)
     gone = set(absent)
     return [
         {"query_image": Path(os.path.relpath(folder / name, base)).as_posix(), "positive": texts}

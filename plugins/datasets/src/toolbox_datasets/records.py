@@ -203,7 +203,7 @@ class Records(Dataset):
     ) -> str:
         """Check a file of records, or make one of images with captions, and return what is in it.
 
-        - `out`: the file; one that is made is JSONL, for mode i2t.
+        - `out`: the file; one that is made ends in .jsonl, for mode i2t. A folder gets train, val and test.jsonl.
         - `source`: what to make it of: the captions of COCO (captions_train2017.json), Karpathy's splits
           (dataset_coco.json, dataset_flickr30k.json), those of Flickr30k (results_20130124.token), a folder of images
           with a .txt beside each, every line a caption. Without it, a file is checked.
