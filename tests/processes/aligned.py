@@ -7,11 +7,12 @@ from functools import partial
 
 import torch
 from contract_parts import Captions, Letters, Patches
-from gradients import detached_gather, step_gradients, without_average
+from gradients import detached_gather, local_negatives, step_gradients, without_average
 from toolbox_alignment.dual_encoder import DualEncoder
 from torch import Tensor, nn
 
 from toolbox.base import Batch
+from toolbox.builtins.augment import RandomViews
 from toolbox.builtins.projection import Projection
 from toolbox.engine.data.batch_builder import BatchBuilder, input_specs
 from toolbox.engine.data.batch_plan import share
@@ -25,6 +26,8 @@ SETTINGS: dict[str, dict] = {
     "pairs": dict(weights={"image0-text0": 0.5}),
     "fused": dict(compare="fused"),
     "labels": dict(positives="labels"),
+    "items": dict(positives="items"),
+    "two views": dict(positives="items"),
     "dropout": dict(tower_dropout=0.5),
 }
 LOSSES = ("CLIP", "SigLIP")
@@ -50,8 +53,9 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
     for towers in TOWERS:
         for loss in LOSSES:
             for setting in SETTINGS:
-                if towers != "1:1" or setting in ("pairs", "labels"):
-                    yield from ((towers, loss, setting, way) for way in WAYS)
+                if towers != "1:1" or setting in ("pairs", "labels", "items"):
+                    ways = WAYS[:1] if setting == "two views" else WAYS  # images and texts then differ in rows
+                    yield from ((towers, loss, setting, way) for way in ways)
 
 
 def make_model(towers: str, loss: str, setting: str) -> DualEncoder:
@@ -62,18 +66,20 @@ def make_model(towers: str, loss: str, setting: str) -> DualEncoder:
         {f"image{i}": Tower(DoublePatches(8 + 4 * i), "mean", Projection(dim=6)) for i in range(images)},
         {f"text{i}": Tower(Letters(dim=8 + 4 * i), "last", Projection(dim=6)) for i in range(texts)},
         build(dict(type=f"losses.{loss}"), "loss"),
-        **(SETTINGS[setting] if towers != "1:1" or setting == "labels" else {}),
+        **(SETTINGS[setting] if towers != "1:1" or setting in ("labels", "items") else {}),
     )
     model.connect(4)
     model.seed = 3
     return model.double()
 
 
-def read_share(model: DualEncoder, distributed: DistributedContext, number: int) -> Batch:
+def read_share(model: DualEncoder, distributed: DistributedContext, views: int, number: int) -> Batch:
     """A process's share of a batch, some of whose texts are equal."""
     chosen = torch.randperm(40, generator=torch.Generator().manual_seed(number))[:ROWS].tolist()
     draws = [(number * 100 + place, index) for place, index in enumerate(chosen)]
-    fetch = BatchBuilder(Captions(40), input_specs(model, training=True))
+    fetch = BatchBuilder(
+        Captions(40), input_specs(model, training=True), augment=RandomViews(views=views) if views > 1 else None
+    )
     return fetch[share(draws, distributed.rank, distributed.world_size, 1, 1)]
 
 
@@ -83,7 +89,7 @@ def everything(distributed: DistributedContext) -> dict[str, list[dict[str, Tens
 
     def look(key: str, towers: str, loss: str, setting: str, way: str, **options) -> None:
         model = make_model(towers, loss, setting)
-        read = partial(read_share, model, distributed)
+        read = partial(read_share, model, distributed, 2 if setting == "two views" else 1)
         steps = 3 if setting == "dropout" else 1
         found[key] = step_gradients(distributed, model, read, way, steps=steps, **options)
 
@@ -98,4 +104,6 @@ def everything(distributed: DistributedContext) -> dict[str, list[dict[str, Tens
             look(f"fsdp:{key}", *case, mode="fsdp")
             with detached_gather():
                 look(f"detached:{key}", *case)
+            with local_negatives():
+                look(f"local:{key}", *case)
     return found

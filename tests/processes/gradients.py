@@ -229,13 +229,27 @@ def step_gradients(
         step([read(number * accumulated + part) for part in range(accumulated)], number, steps)
         model.after_step(number, steps)
         found[-1] |= {f"{name} after": buffer.clone().double() for name, buffer in model.named_buffers()}
-        found[-1]["loss"] = torch.tensor(step.read()["loss"], dtype=torch.float64)
+        losses = [scalars["loss"] for _, scalars in step._parts]
+        found[-1]["loss"] = torch.stack(losses).mean()  # the logged one is rounded
+        found[-1] |= {f"logged {name}": torch.tensor(value) for name, value in step.read().items()}
     return found
 
 
 def without_average(model: Embedder, *_: Any, **__: Any) -> Parallel:
     """A mistake: every process keeps its own gradients."""
     return Parallel(model)
+
+
+@contextmanager
+def local_negatives() -> Iterator[None]:
+    """Another one: each process compares its own rows alone."""
+    module = toolbox.base.loss
+    kept = module.gather_all, module.gather_refs
+    module.gather_all, module.gather_refs = lambda x: x, lambda x, rows: x
+    try:
+        yield
+    finally:
+        module.gather_all, module.gather_refs = kept
 
 
 @contextmanager

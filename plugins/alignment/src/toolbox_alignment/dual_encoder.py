@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from toolbox.base import Backbone, Batch, Loss, Model, PooledBackbone, get_dist_info, l2_normalize
+from toolbox.base import Backbone, Batch, Loss, Model, PooledBackbone, gather, l2_normalize
 from toolbox.plugin import Problem
 from toolbox.utils.tower import Tower
 from toolbox_alignment.pairs import check_names, list_pairs, read_weights
@@ -165,7 +165,8 @@ class DualEncoder(Model):
         idle += [value for criterion in absent for value in criterion.parameters()]
         for values in idle:
             loss = loss + 0 * values.sum()
-        return {"loss": loss, "repeated_texts": _share_repeated(batch)} | self._describe_pairs(losses, len(batch))
+        digests = _gather_digests(batch, loss.device)
+        return {"loss": loss, "repeated_texts": _share_repeated(digests)} | self._describe_pairs(losses, len(digests))
 
     def _choose_pairs(self) -> list[str]:
         """The pairs of towers that take part in a step; all where those that do are compared in none."""
@@ -182,14 +183,14 @@ class DualEncoder(Model):
         return torch.stack([criterion(view, labels, ref_embeddings=texts, ref_labels=labels) for view in views]).mean()
 
     def _describe_pairs(self, losses: Mapping[str, Tensor], items: int) -> dict[str, Tensor]:
-        """What is logged of the pairs that took part in a step, `items` in this process."""
+        """What is logged of the pairs that took part in a step, over the `items` of all processes."""
         outputs: dict[str, Tensor] = {}
         for pair, value in losses.items():
             criterion = self.losses[pair]
             ending = "" if len(self.pairs) == 1 else f"_{pair}"
             if ending:
                 outputs[f"loss{ending}"] = value.detach()
-            level = criterion.chance_level(items * get_dist_info()[1])
+            level = criterion.chance_level(items)
             if level is not None:
                 outputs[f"chance{ending}"] = value.new_full((), level)
             if scales := list_scales(criterion):
@@ -256,9 +257,17 @@ def _check_rows(batch: Batch) -> None:
             raise ValueError(f"{len(owners)} texts of {len(batch)} items as {name!r}: a loss compares one with each")
 
 
-def _share_repeated(batch: Batch) -> Tensor:
-    """The share of a batch's rows whose text another row has, of this process."""
-    digests = next(iter(batch.texts.values())) if batch.texts else torch.arange(len(batch))
+def _gather_digests(batch: Batch, device: torch.device) -> Tensor:
+    """(items of all processes,) int64: what tells apart the texts that the first text tower read."""
+    texts = next(iter(batch.texts.values()), None)
+    if texts is not None:
+        return gather(texts)
+    everything = gather(torch.zeros(len(batch), dtype=torch.int64, device=device))
+    return torch.arange(len(everything), device=device)
+
+
+def _share_repeated(digests: Tensor) -> Tensor:
+    """The share of rows whose text another row has."""
     ordered = digests.sort().values
     same = ordered[1:] == ordered[:-1]
     none = same.new_zeros(1)
