@@ -37,7 +37,10 @@ class Pixels(Preprocess):
 
 
 class Patches(Backbone):
-    """A vision tower of any number of tokens, with `prefix` learnable ones before the patches."""
+    """A vision tower of any number of tokens, with `prefix` learnable ones before the patches.
+
+    - `norm`: the patches pass a batch norm; `dropout`: in its block.
+    """
 
     abilities = frozenset({"mask"})
 
@@ -49,16 +52,19 @@ class Patches(Backbone):
         size: tuple[int, int] = (16, 16),
         masked: bool = False,
         weights: str | None = "toy",
+        norm: bool = False,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self.dim, self.prefix, self.size, self.weights_id = dim, prefix, tuple(size), weights
         self.embed = nn.Conv2d(3, dim, patch, patch)
         self.first = nn.Parameter(torch.randn(prefix, dim))
         self.mask_token = nn.Parameter(torch.zeros(dim)) if masked else None
-        self.block = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(0.1), nn.LayerNorm(dim))
+        self.block = nn.Sequential(nn.Linear(dim, dim), nn.Dropout(dropout), nn.LayerNorm(dim))
+        self.norm = nn.BatchNorm2d(dim) if norm else nn.Identity()
 
     def forward(self, inputs, *, layers=1, mask=None):
-        grid = self.embed(inputs)
+        grid = self.norm(self.embed(inputs))
         tokens = grid.flatten(2).transpose(1, 2)
         if mask is not None:
             tokens = torch.where(mask[..., None], self.mask_token, tokens)
@@ -108,18 +114,19 @@ class Chat(Words):
 
 
 class Letters(Backbone):
-    """A text tower: ids and a mask in, a token each out."""
+    """A text tower: ids and a mask in, a token each out. `dropout`: on its tokens."""
 
     modality = "text"
 
-    def __init__(self, dim: int = 12, weights: str | None = None):
+    def __init__(self, dim: int = 12, weights: str | None = None, dropout: float = 0.0):
         super().__init__()
         self.dim, self.weights_id = dim, weights
+        self.dropout = nn.Dropout(dropout)
         self.embed = nn.Embedding(32, dim)
         self.block = nn.GRU(dim, dim, batch_first=True)
 
     def forward(self, inputs, *, layers=1, mask=None):
-        return Features(self.block(self.embed(inputs["ids"]))[0], valid=inputs["mask"])
+        return Features(self.dropout(self.block(self.embed(inputs["ids"]))[0]), valid=inputs["mask"])
 
     def layers(self):
         return [self.block]

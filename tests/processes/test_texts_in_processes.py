@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import group
+import pytest
+import texts
 import torch
 
 from toolbox.engine.checkpoint import checkpoint as checkpoints
 from toolbox.feature_cache.feature_store import FeatureStore
 
 SCRIPT = Path(__file__).parent / "texts.py"
+BATCH, STEPS = 4, 6
 
 
 def text_store(folder: Path) -> FeatureStore:
@@ -18,20 +21,39 @@ def text_store(folder: Path) -> FeatureStore:
     return FeatureStore(path)
 
 
-def test_two_processes_train_as_one(tmp_path):
-    for folder, size in (("two", 2), ("one", 1)):
-        (tmp_path / folder).mkdir()
-        group.run(size, SCRIPT, tmp_path / folder)
-    for name in ("live", "stored"):
-        one, two = (checkpoints.read(tmp_path / folder / name / "last").model_tensors() for folder in ("one", "two"))
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of what one process and two have trained."""
+    folder = tmp_path_factory.mktemp("texts")
+    for name, size in (("two", 2), ("one", 1)):
+        (folder / name).mkdir()
+        group.run(size, SCRIPT, folder / name)
+    return folder
+
+
+def test_a_draw_reads_the_same_text_however_it_is_read(runs):
+    """Live and stored, with data workers, in one process and two, and after a resume: bit for bit."""
+    expected = torch.load(runs / "one" / "live-drawn-0.pt")
+    assert len(expected) == BATCH * STEPS
+    assert len(set(expected.values())) > 4, "always the first text, that of its class"
+    for folder, size in (("one", 1), ("two", 2)):
+        for name in (*texts.RUNS, "resumed"):
+            parts = [torch.load(runs / folder / f"{name}-drawn-{rank}.pt") for rank in range(size)]
+            assert sum(map(len, parts)) == len({draw for part in parts for draw in part}), "read in two processes"
+            found = {draw: text for part in parts for draw, text in part.items()}
+            first = BATCH * texts.STOPPED if name == "resumed" else 0
+            assert found == {draw: text for draw, text in expected.items() if draw >= first}, (folder, name)
+
+
+def test_two_processes_train_as_one(runs):
+    for name in (*texts.RUNS, "resumed"):
+        one, two = (checkpoints.read(runs / folder / name / "last").model_tensors() for folder in ("one", "two"))
         assert one.keys() == two.keys()
         for key, value in one.items():
             torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6, msg=key)
-        metrics = [
-            (tmp_path / folder / name / "metrics.jsonl").read_text().count("matching") for folder in ("one", "two")
-        ]
+        metrics = [(runs / folder / name / "metrics.jsonl").read_text().count("matching") for folder in ("one", "two")]
         assert metrics[0] == metrics[1] > 0
-    one, two = (text_store(tmp_path / folder) for folder in ("one", "two"))
+    one, two = (text_store(runs / folder) for folder in ("one", "two"))
     assert one.row_counts.tolist() == two.row_counts.tolist()
     indices = range(len(one))
     torch.testing.assert_close(one.rows(indices), two.rows(indices))
