@@ -39,6 +39,12 @@ QWEN3 = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8, intermediate_size=32
 )
 BACKBONE = dict(type="dinov3.ViT", name=None, arch=VIT, size=16)
+IMAGES = dict(backbone=BACKBONE, head=dict(type="core.Projection", dim=4))
+TEXTS = dict(
+    backbone=dict(type="qwen3.Embedding", name=None, arch=QWEN3),
+    pool="last",
+    head=dict(type="alignment.GatedMLP", dim=4, expansion=2.0),
+)
 
 CASES = [
     ("retrieval.Embedder", dict(backbone=BACKBONE)),
@@ -51,6 +57,20 @@ CASES = [
     ("encoders.Timm", dict(name="convnext_atto", size=32, weights=False, arch=dict(depths=[1, 1, 1, 1], dims=[8] * 4))),
     ("encoders.HFVision", dict(name=None, size=16, arch=dict(model_type="dinov2", **HF_VIT))),
     ("encoders.HFVision", dict(name=None, size=16, arch=dict(model_type="siglip_vision_model", **HF_VIT))),
+    ("alignment.DualEncoder", dict(vision=dict(image=IMAGES), text=dict(text=TEXTS), loss=dict(type="losses.CLIP"))),
+    (
+        "alignment.DualEncoder",
+        dict(
+            vision=dict(image=IMAGES, small=IMAGES),
+            text=dict(text=TEXTS, other=TEXTS),
+            loss=dict(type="losses.SigLIP"),
+            compare="fused",
+            tower_dropout=0.5,
+        ),
+    ),
+    ("alignment.DualEncoder", dict(vision=dict(image=IMAGES), text=dict(text=TEXTS))),
+    ("alignment.ZeroShot", dict()),
+    ("alignment.ZeroShot", dict(prompts=["{}", "a {}"], ks=[1, 2])),
     ("alignment.GatedMLP", dict(dim=4, expansion=2.0)),
     ("alignment.ChanceWatch", dict(after=0.2)),
     ("core.FewItems", dict(dataset=dict(type="datasets.ImageFolder", root="images"), count=6)),
@@ -259,7 +279,7 @@ def test_component(fullname, arguments, folders, monkeypatch):
 
 
 # these have tests of their own, beside what they need
-ELSEWHERE = {"classification.ProbeAccuracy", "alignment.DualEncoder", "alignment.ZeroShot"}
+ELSEWHERE = {"classification.ProbeAccuracy"}
 
 
 def test_no_component_is_forgotten():

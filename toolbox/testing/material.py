@@ -103,10 +103,12 @@ def check_state_dict(module: nn.Module, fresh: nn.Module, run: Callable[[nn.Modu
 
 def check_registered(module: nn.Module, name: str) -> None:
     """No trainable tensor is hidden from the optimizer and from checkpoints."""
+    known = {id(parameter) for parameter in module.parameters()}
     for child_name, child in module.named_modules():
         for attribute, value in vars(child).items():
-            hidden = value if isinstance(value, (list, tuple)) else [value]
-            if attribute != "_frozen" and any(isinstance(v, Tensor) and v.requires_grad for v in hidden):
+            values = value if isinstance(value, (list, tuple)) else [value]
+            hidden = [v for v in values if isinstance(v, Tensor) and v.requires_grad and id(v) not in known]
+            if attribute != "_frozen" and hidden:
                 path = f"{child_name}.{attribute}" if child_name else attribute
                 require(False, f"{name}: the trainable tensor {path!r} must be an nn.Parameter of the module.")
 

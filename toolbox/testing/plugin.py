@@ -20,12 +20,14 @@ from toolbox.testing.backbone import check_backbone
 from toolbox.testing.data import check_augment, check_dataset, check_mix, check_sampler
 from toolbox.testing.loss import check_loss
 from toolbox.testing.material import require
+from toolbox.testing.model import check_model
 from toolbox.testing.modules import check_head, check_pool
 from toolbox.testing.training import check_metric, check_optimizer, check_schedule
 
 HEAVY = ("torch", "numpy", "PIL", "transformers", "timm", "peft", "mmengine", "matplotlib")
 CHECKS: dict[str, Callable[[Callable[[], Any]], None]] = {
     "backbone": check_backbone,
+    "model": check_model,
     "loss": check_loss,
     "head": check_head,
     "pool": check_pool,
@@ -97,7 +99,7 @@ def check_plugin(namespace: str) -> None:
 def check_component(fullname: str, **arguments: Any) -> None:
     """Build a component as a recipe would, and check the contract of its kind; raises AssertionError if it is broken.
 
-    Models, tunes and hooks have no check of their own: they are built, nothing more.
+    Tunes and hooks have no check of their own: they are built, nothing more.
 
     - `fullname`: `namespace.Name`.
     - `arguments`: of its constructor, as in a recipe: `check_component("acme.PatchMixer", dim=16, depth=1)`.

@@ -98,6 +98,9 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
     - `outputs`: what a model's `predict` gives for 24 items in 6 classes, (24, ...) each; default "embeddings"
       (24, 8) of length 1, "logits" (24, 6), "tokens" (24, 5, 8) of length 1 with some padding, and
       "text_embeddings" (24, 8) of length 1, of one text an item, all random.
+
+    A metric that asks for texts (`list_texts`) is asked for those of 24 items in classes "class 0" to "class 5", and
+    gets random ones of length 1, as wide as the "embeddings".
     """
     name = type(make()).__name__
     require(isinstance(make(), Metric), f"{name} must be a subclass of toolbox.base.Metric.")
@@ -112,7 +115,21 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         }
         outputs["tokens"][::2, 3:] = 0
     labels = torch.arange(ITEMS) % 6
-    problems = make().check_outputs(outputs)
+
+    def ready() -> Metric:
+        metric = make()
+        texts = metric.list_texts(LabelledImages([4] * 6))
+        require(
+            all(isinstance(text, str) for text in texts),
+            f"{name}.list_texts must return texts, not {texts!r}.",
+        )
+        if len(texts):
+            width = outputs["embeddings"].shape[1] if "embeddings" in outputs else 8
+            rows = torch.randn(len(texts), width, generator=torch.Generator().manual_seed(1))
+            metric.text_embeddings = nn.functional.normalize(rows, dim=1)
+        return metric
+
+    problems = ready().check_outputs(outputs)
     require(
         isinstance(problems, list) and not problems,
         f"{name}.check_outputs must return [] where nothing is missing, not {problems!r}.",
@@ -129,13 +146,13 @@ def check_metric(make: Callable[[], Metric], outputs: dict[str, Tensor] | None =
         return metric.compute()
 
     in_order = torch.arange(ITEMS)
-    metric = make()
+    metric = ready()
     result = measure(metric, in_order, (ITEMS,))
     _check_numbers(metric, result, name)
     _check_report_items(metric, name)
     cases = {
-        "how items are split into batches": (make(), in_order, (5, 1, 11, 7)),
-        "the order of the items": (make(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
+        "how items are split into batches": (ready(), in_order, (5, 1, 11, 7)),
+        "the order of the items": (ready(), torch.randperm(ITEMS, generator=generator), (ITEMS,)),
         "what was seen before reset": (metric, in_order, (12, 12)),
     }
     for what, (instance, order, sizes) in cases.items():
