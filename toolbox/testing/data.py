@@ -53,7 +53,7 @@ def check_dataset(make: Callable[[], Dataset], *, limit: int = 50) -> None:
             is_same(sample, dataset[index]), f"{name}: item {index} must be the same at every call, without chance."
         )
         require(is_same(sample, other[index]), f"{name}: item {index} must be the same in every instance.")
-        for field in sample.keys() & {"image", "text"}:
+        for field in sorted(sample.keys() & {"image", "text"}):
             part = dataset.read(index, {field})
             kept = {key: sample[key] for key in ("id", "label", "role", field) if key in sample}
             require(
