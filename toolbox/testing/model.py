@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolbox.base import Batch, Model, Preprocess
 from toolbox.testing.material import check_registered, check_state_dict, is_close, is_same, make_image, require
@@ -65,7 +65,7 @@ def _make_input(modality: str, preprocess: Preprocess) -> Any:
     return preprocess.finish(preprocess.collate([preprocess(value) for value in values]))
 
 
-def _run(model: Model, batch: Batch, mode: Any) -> dict[str, Tensor]:
+def _run(model: nn.Module, batch: Batch, mode: str) -> dict[str, Tensor]:
     with torch.no_grad():
         return model(batch, mode)
 
