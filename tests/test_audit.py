@@ -334,3 +334,37 @@ def test_the_script(command, folder, tmp_path):
     source = (HERE.parent / "tools" / "audit_data.py").read_text()
     assert len(source.splitlines()) <= 15
     assert "python tools/audit_data.py" in ast.get_docstring(ast.parse(source))
+
+
+def test_texts_that_repeat_or_stand_in_two_splits_are_counted(audited, tmp_path):
+    captions = {
+        "train": [["a cat", "Katze"], ["a dog"], ["a cat"], ["one two three four"]],
+        "test": [["a dog", "new"], ["Katze"], ["new"], [" "]],
+    }
+    for split, items in captions.items():
+        lines = []
+        for number, texts in enumerate(items):
+            make_image((20, 20), seed=len(split) + 10 * number).save(tmp_path / f"{split}{number}.png")
+            if texts != [" "]:
+                lines.append({"query_image": f"{split}{number}.png", "positive": texts})
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = "dict(dataset=dict(type='datasets.Records', mode='i2t', path='{}.jsonl'), batch_size=2)"
+    (tmp_path / "recipe.py").write_text(
+        f"_base_ = ['{HERE / 'toy_recipe.py'}']\n"
+        f"plugins = ['{HERE / 'toy_plugin.py'}']\n"
+        f"train_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'train')})\n"
+        f"val_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'test')})\n"
+    )
+    out = tmp_path / "found.jsonl"
+    code, shown, told = audited(tmp_path / "recipe.py", "--out", out)
+    assert code == 0, told
+    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in shown.splitlines() if "│" in line}
+    cells = {name: [cell.strip() for cell in row] for name, row in rows.items()}
+    assert cells["texts"] == ["5", "4", ""]
+    assert cells["repeated texts"] == ["1", "1", "2"]
+    assert cells["words of the longest"] == ["4", "2", ""]
+    assert "2 texts in two splits" in shown
+    pairs = [json.loads(line) for line in out.read_text().splitlines()]
+    found = [(pair["where"], pair["first"]["id"], pair["second"]["id"]) for pair in pairs]
+    assert found == [("train", "1", "3"), ("train+val", "2", "1"), ("train+val", "1", "2"), ("val", "1", "3")]
+    assert {pair["kind"] for pair in pairs} == {"repeated texts"}

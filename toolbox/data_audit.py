@@ -1,4 +1,4 @@
-"""Duplicates, leaks and unreadable files: what the images of several splits have in common."""
+"""Duplicates, leaks and unreadable files: what the images and texts of several splits have in common."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from toolbox.base import Dataset
 from toolbox.engine.data.samples import read_sample
-from toolbox.engine.data.texts import list_texts
+from toolbox.engine.data.texts import digest_text, list_texts
 
 NEAR = 3
 """Bits in which the hashes of near duplicates differ at most."""
@@ -34,6 +34,7 @@ class Fingerprint:
     - `split`, `index`, `id`, `path`: which one; `label`: the name of its class.
     - `file`: SHA-256 of the file's bytes, None for an item without a file; `pixels`: digest of size and pixels.
     - `hash`: `compute_difference_hash`. - `error`: why it could not be read, else "".
+    - `texts`: a digest of each of its texts; `words`: how many the longest of them has.
     """
 
     split: str
@@ -45,12 +46,15 @@ class Fingerprint:
     pixels: bytes | None = None
     hash: int = 0
     error: str = ""
+    texts: tuple[int, ...] = ()
+    words: int = 0
 
 
 class Pair(NamedTuple):
     """Two items that are the same or alike, as places in a list of fingerprints; `first` comes first.
 
-    - `kind`: "same file", "same pixels" (of another file) or "near"; `distance`: bits in which the hashes differ.
+    - `kind`: "same file", "same pixels" (of another file), "near" or "repeated texts".
+    - `distance`: bits in which the hashes differ.
     """
 
     kind: str
@@ -70,7 +74,9 @@ def read_fingerprints(dataset: Dataset, split: str, *, near: bool = False, worke
             sample = read_sample(dataset, index)
             fingerprint.id, fingerprint.path = sample["id"], str(sample.get("path") or "")
             if "text" in sample:
-                list_texts(sample["text"])
+                texts = list_texts(sample["text"])
+                fingerprint.texts = tuple(dict.fromkeys(map(digest_text, texts)))
+                fingerprint.words = max(len(text.split()) for text in texts)
             if "image" not in sample:
                 if "text" in sample:
                     return fingerprint
@@ -125,6 +131,19 @@ def find_duplicates(items: Sequence[Fingerprint]) -> Iterator[Pair]:
         if item.file is not None:
             first.setdefault((item.split, b"f" + item.file), place)
         first.setdefault((item.split, b"p" + item.pixels), place)
+
+
+def find_repeated_texts(items: Sequence[Fingerprint]) -> Iterator[Pair]:
+    """Each text of an item beside the first item that has it, in its own split and in each split before."""
+    splits = list(dict.fromkeys(item.split for item in items))
+    first: dict[tuple[str, int], int] = {}
+    for place, item in enumerate(items):
+        for split in splits[: splits.index(item.split) + 1]:
+            yield from (
+                Pair("repeated texts", first[split, text], place) for text in item.texts if (split, text) in first
+            )
+        for text in item.texts:
+            first.setdefault((item.split, text), place)
 
 
 def find_near_duplicates(items: Sequence[Fingerprint]) -> tuple[Iterator[Pair], int]:
@@ -214,6 +233,13 @@ class Counts:
             "near": Counter(),
             "classes in both": Counter(),
         }
+        if any(item.texts for item in items):
+            self.rows["texts"], self.rows["repeated texts"] = Counter(), Counter()
+            self.rows["words of the longest"] = Counter()
+            for item in items:
+                self.rows["texts"][item.split] += len(item.texts)
+                longest = self.rows["words of the longest"]
+                longest[item.split] = max(longest[item.split], item.words)
         names: dict[str, set[str]] = {}
         for item in items:
             names.setdefault(item.split, set()).update(() if item.label is None else [item.label])
@@ -226,5 +252,5 @@ class Counts:
         """Count a pair."""
         place = name_splits(self.items, pair)
         self.rows[pair.kind][place] += 1
-        if pair.kind != "near":
+        if pair.kind.startswith("same"):
             self.rows["label conflicts"][place] += is_label_conflict(self.items, pair)

@@ -1,4 +1,4 @@
-"""The command `audit_data`: duplicates, conflicts of labels, leaks between splits and unreadable files of data."""
+"""The command `audit_data`: duplicates, conflicts of labels, repeated texts, leaks and unreadable files of data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +26,7 @@ folder or a list:
   label conflicts  those of both whose copy is of another class, in the same split or in another one
   near             with --near: pairs whose 64-bit difference hashes differ in at most 3 bits; candidates to look at
   classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes
+  repeated texts   texts that an earlier item has too; of items with texts, such as captions
 In a column of two splits, such as train+test, an item of the second is counted that also stands in the first: a leak.
 OUT gets a line for each pair, and for each unreadable item. The exit code is 0 whatever is found, 2 when the request is
 wrong.
@@ -54,7 +56,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         raise ToolboxError(f"{arguments.out} must end in .jsonl.", where="--out")
     prepare_process()
     from toolbox.base.files import check_file
-    from toolbox.data_audit import Counts, find_duplicates, find_near_duplicates
+    from toolbox.data_audit import Counts, find_duplicates, find_near_duplicates, find_repeated_texts
     from toolbox.engine.device import cores
 
     if arguments.out is not None:
@@ -65,7 +67,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         for item in fingerprints:
             if item.error:
                 _write_line(out, {"kind": "unreadable", **_describe_item(item), "error": item.error})
-        for pair in find_duplicates(fingerprints):
+        for pair in chain(find_duplicates(fingerprints), find_repeated_texts(fingerprints)):
             _count_pair(pair, fingerprints, counts, out)
         crowded = 0
         if arguments.near:
@@ -201,11 +203,13 @@ def _print_counts(counts: Counts, *, near: bool) -> None:
         if name == "near" and not near:
             continue
         inside = name != "classes in both"
-        across = name not in ("images", "unreadable")
+        across = name not in ("images", "unreadable", "texts", "words of the longest")
         cells = [f"{row[split]:,}" if inside else "" for split in splits]
         table.add_row(name, *cells, *(f"{row[pair]:,}" if across else "" for pair in both))
     Console().print(table)
     leaks = sum(row[pair] for name, row in counts.rows.items() if name.startswith("same") for pair in both)
     wrong, unreadable = sum(counts.rows["label conflicts"].values()), sum(counts.rows["unreadable"].values())
     totals = [f"{leaks:,} leaks between splits", f"{wrong:,} label conflicts", f"{unreadable:,} unreadable items"]
+    if "texts" in counts.rows:
+        totals.append(f"{sum(counts.rows['repeated texts'][pair] for pair in both):,} texts in two splits")
     print(", ".join(totals) + ".")
