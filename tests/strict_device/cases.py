@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from aligned_pairs import ALIGNED, align, encode_texts
 from recipes import (
     EMBEDDER_LOSSES,
     METRICS,
@@ -351,6 +352,8 @@ def of(kind: str) -> dict[str, Callable[[], None]]:
         "stored": stored,
         "used more": used_more,
         "metric of a plugin": metric_of_a_plugin,
+        "text encoders": encode_texts,
+        **{name: partial(align, name) for name in ALIGNED},
         **{name: partial(run, options) for name, options in RECIPES.items()},
     }
     return {name: case for name, case in found.items() if (name in SLOW) == (kind == "slow")}

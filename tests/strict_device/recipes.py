@@ -202,5 +202,8 @@ SLOW = (
     "all losses",
     "used more",
     "accumulation",
+    "dual encoder of several towers",
+    "fused dual encoder in chunks",
+    "stored dual encoder",
 )
 """The cases that only `make test-slow` runs."""
