@@ -52,6 +52,7 @@ wheels: venv
 bench: venv
 	$(BIN)/python tools/benchmark.py discovery
 	$(BIN)/python tools/benchmark.py cache
+	$(BIN)/python tools/benchmark.py alignment
 	$(BIN)/python tools/benchmark.py engine
 	$(BIN)/python tools/benchmark.py loader
 	$(BIN)/python tools/benchmark.py throughput

@@ -14,6 +14,10 @@ BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
         "what the settings of the retrieval demo gain, on letters held out of its training",
         {"steps": 900, "seeds": 3, "letters": "held-out"},
     ),
+    "alignment": (
+        "a step of two frozen towers against a hand-written loop, and epochs on their stored features",
+        {"steps": 3, "items": 64, "batch": 32, "size": 160, "epochs": 20},
+    ),
     "cache": ("an epoch on stored features, and making them", {"items": 128, "batch": 32, "epochs": 20, "size": 224}),
     "discovery": ("list_components from start to end", {}),
     "engine": ("a training step against a hand-written torch loop", {"model": "vits16", "steps": 8}),

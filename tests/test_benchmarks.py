@@ -8,7 +8,7 @@ import pytest
 from toolbox_retrieval.embedder import Embedder
 
 import toolbox
-from benchmarks import cache, command, engine, throughput
+from benchmarks import alignment, cache, command, engine, throughput
 from toolbox.engine.device import choose_device
 
 
@@ -36,6 +36,15 @@ def test_stored_features_are_timed_against_the_backbone_at_work():
     assert len(found["ratios_epoch"]) == len(found["ratios_extraction"]) == 1
     assert found["ratio_epoch_median"] > 1  # a promise for large images, and true of the smallest ones
     assert found["stored_per_second"] > found["images_per_second"]
+
+
+def test_a_pair_of_towers_is_timed_against_the_same_steps_by_hand():
+    pytest.importorskip("open_clip.loss")
+    found = alignment.run(pairs=2, steps=1, items=12, batch=6, size=32, epochs=2)
+    assert len(found["ratios"]) == len(found["ratios_epoch"]) == len(found["spread"]) == 2
+    assert found["loss_difference_by_hand"] < 1e-6
+    assert found["loss_difference_stored"] < 1e-5
+    assert found["ratio_epoch_median"] > 1  # a promise for larger images, and true of the smallest ones
 
 
 @pytest.mark.slow
