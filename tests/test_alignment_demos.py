@@ -31,6 +31,23 @@ def test_names_and_faces_that_no_training_has(place):
         faces = {"test_dataloader.dataset.path": "data/glyphs_pairs/test_faces.jsonl"}
         recipe = load_config(DEMOS / "dinov3_qwen3_frozen.py", faces)
         assert toolbox.evaluate(recipe, "dinov3_qwen3_frozen")["i2t_recall@1"] > 0.4
+        assert recall_among_all_names("dinov3_qwen3_frozen", "test_faces") > 0.15
+
+
+def recall_among_all_names(run: str, part: str) -> float:
+    """The share of the images of a part whose letter's name is the nearest of those of all letters."""
+    folder = Path("data/glyphs_pairs")
+    lines = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "val", "test_letters", "test_faces")
+    }
+    names = sorted({line["positive"][0] for rows in lines.values() for line in rows})
+    assert len(names) > 1000
+    encoder = toolbox.load(run)
+    images = encoder.encode_image([folder / line["query_image"] for line in lines[part]])
+    cosines = images @ encoder.encode_text(names).T
+    own = cosines[range(len(images)), [names.index(line["positive"][0]) for line in lines[part]]]
+    return float(((cosines >= own[:, None]).sum(1) == 1).float().mean())
 
 
 def test_shuffled_captions_teach_nothing(place):

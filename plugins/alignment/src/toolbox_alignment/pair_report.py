@@ -30,8 +30,11 @@ def make_pair_items(
     - `ks`: points of the curve; `tower`: which tower's embeddings they are, for titles; "" for the model's.
     """
     ending = f", {tower}" if tower else ""
+
+    def name_text(number: int) -> str:
+        return read_text(dataset, *pairs.sources[number].tolist())
+
     name_image: Name = pairs.indices.__getitem__
-    name_text: Name = lambda number: read_text(dataset, *pairs.sources[number].tolist())  # noqa: E731
     texts, images = ranking.texts.cpu(), ranking.images.cpu()
     # either side as queries: their rows, those of the others, the matches of each, how a row is shown
     sides = (
