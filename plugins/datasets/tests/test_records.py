@@ -550,7 +550,9 @@ def test_records_of_one_image_say_the_same_of_it(tmp_path):
     for field, values in (("label", ("a", "b")), ("group", ("a", "b"))):
         records = [{"query_image": "1.jpg", "positive": f"text {value}", field: value} for value in values]
         path = str(write(tmp_path / f"{field}.jsonl", records))
-        with pytest.raises(ValueError, match=f"{field}.jsonl:2: '{field}' is 'b', and 'a' for the same image in line 1"):
+        with pytest.raises(
+            ValueError, match=f"{field}.jsonl:2: '{field}' is 'b', and 'a' for the same image in line 1"
+        ):
             len(Records(path, mode="i2t"))
 
 
