@@ -26,7 +26,8 @@ folder or a list:
   label conflicts  those of both whose copy is of another class, in the same split or in another one
   near             with --near: pairs whose 64-bit difference hashes differ in at most 3 bits; candidates to look at
   classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes
-  repeated texts   texts that an earlier item has too; of items with texts, such as captions
+  repeated texts   texts that an earlier item has too, letter by letter; of items with texts, such as captions
+  words of the longest  of these texts; how many tokens that is depends on the tokenizer
 In a column of two splits, such as train+test, an item of the second is counted that also stands in the first: a leak.
 OUT gets a line for each pair, and for each unreadable item. The exit code is 0 whatever is found, 2 when the request is
 wrong.

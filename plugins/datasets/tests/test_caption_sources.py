@@ -50,8 +50,8 @@ def test_the_captions_of_coco():
     said = Records.prepare("pairs/train.jsonl", source="captions.json", root="train2017")
     assert said.splitlines() == [
         "wrote pairs/train.jsonl: 2 images with 3 captions (1 to 2 an image, 1.50 on average)",
-        "left out: 1 empty captions",
         "left out: 1 captions of images that it does not list",
+        "left out: 1 empty captions",
         "left out: 1 images without a caption",
     ]
     assert read("pairs/train.jsonl") == {"b.jpg": ["A dog."], "a.jpg": ["A cat on a mat.", "Ein Kätzchen."]}
@@ -94,13 +94,50 @@ def test_karpathys_flickr30k_has_no_folders():
 
 def test_the_captions_of_flickr30k():
     save("images/1.jpg", "images/2.jpg")
-    Path("results.token").write_text("1.jpg#0\tA man .\n1.jpg#1\tTwo men .\n2.jpg#0\tA dog .\n2.jpg#1\t \n")
-    with pytest.raises(ValueError, match="is no line of Flickr30k"):
+    Path("results.token").write_text("1.jpg#0\tA man .\n\n1.jpg one\n")
+    with pytest.raises(ValueError, match=r"results\.token:3 is no line of Flickr30k"):
         Records.prepare("all.jsonl", source="results.token", root="images")
-    Path("results.token").write_text("1.jpg#0\tA man .\n1.jpg#1\tTwo men .\n2.jpg#0\tA dog .\n3.jpg#0\tGone .\n")
+    lines = ["1.jpg#0\tA man .", "1.jpg#1\tTwo men .", "2.jpg#0\tA dog .", "2.jpg#1\t ", "3.jpg#0\tGone ."]
+    Path("results.token").write_text("\r\n".join(lines))
     said = Records.prepare("all.jsonl", source="results.token", root="images")
     assert "left out: 1 images that are not in images" in said
+    assert "left out: 1 empty captions" in said
     assert read("all.jsonl") == {"1.jpg": ["A man .", "Two men ."], "2.jpg": ["A dog ."]}
+
+
+def test_a_source_is_known_by_what_stands_in_it():
+    save("1.jpg")
+    Path("captions.txt").write_text("1.jpg#0\tA man .\n1.jpg#1\tA man .\n1.jpg#2\tTwo men .\n")
+    said = Records.prepare("all.jsonl", source="captions.txt")
+    assert said.splitlines()[1:] == ["left out: 1 captions that repeat one of the same image"]
+    assert read("all.jsonl") == {"1.jpg": ["A man .", "Two men ."]}
+    Path("karpathy").write_text(json.dumps(COCO | {"images": [{"id": 3, "file_name": "./1.jpg"}]}))
+    Records.prepare("coco.jsonl", source="karpathy")
+    assert read("coco.jsonl") == {"1.jpg": ["A cat on a mat.", "Ein Kätzchen."]}
+
+
+def test_an_image_is_in_one_split():
+    save("1.jpg")
+    images = [{"filename": "1.jpg", "split": split, "sentences": [{"raw": split}]} for split in ("train", "restval")]
+    Path("twice.json").write_text(json.dumps({"images": images}))
+    Records.prepare("train.jsonl", source="twice.json", split="train")
+    assert read("train.jsonl") == {"1.jpg": ["train", "restval"]}
+    images[1]["split"] = "test"
+    Path("twice.json").write_text(json.dumps({"images": images}))
+    with pytest.raises(ValueError, match=r"twice\.json: the image 1\.jpg is in 'train' and in 'test'"):
+        Records.prepare("test.jsonl", source="twice.json", split="test")
+
+
+@pytest.mark.parametrize("root", ["images", "link", "linked/images"])
+def test_paths_hold_where_folders_are_links(root):
+    save("images/1.jpg", "disk/deep/images/1.jpg")
+    Path("linked").symlink_to("disk/deep")
+    Path("link").symlink_to("images")
+    Path("a.token").write_text("1.jpg#0\tone\n")
+    Records.prepare("linked/all.jsonl", source="a.token", root=root)
+    assert read("linked/all.jsonl") == {"1.jpg": ["one"]}
+    path = json.loads(Path("linked/all.jsonl").read_text())["query_image"]
+    assert (path == "images/1.jpg") == (root == "linked/images"), "images below the file move with it"
 
 
 def test_a_folder_of_images_with_texts_beside_them():
@@ -113,6 +150,32 @@ def test_a_folder_of_images_with_texts_beside_them():
     assert "left out: 1 .txt files without an image" in said
     assert "left out: 1 images without a caption" in said
     assert json.loads(Path("own/all.jsonl").read_text().splitlines()[0])["query_image"] == "a.jpg"
+
+
+def test_texts_beside_images_in_all_their_forms():
+    save("own/a.jpg", "own/a.png", "own/b.jpg")
+    Path("own/a.txt").write_text("one\u2028line\r\nanother", encoding="utf-8")
+    Path("own/b.TXT").write_text("loud")
+    Records.prepare("own/all.jsonl", source="own")
+    both = ["one line", "another"]
+    assert read("own/all.jsonl") == {"a.jpg": both, "a.png": both, "b.jpg": ["loud"]}
+    Path("own/a.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"own/a\.txt is no text in UTF-8"):
+        Records.prepare("own/new.jsonl", source="own")
+
+
+def test_a_folder_may_have_a_dot_in_its_name():
+    Path("v1.2").mkdir()
+    save(*(f"v1.2/{i}.jpg" for i in range(3)))
+    Path("v1.2/0.txt").write_text("alone")
+    with pytest.raises(
+        ValueError, match=r"no image with a caption in \w+ \(3 images in all; a \.jsonl file gets them\)"
+    ):
+        Records.prepare("v1.2", source="v1.2")
+    assert not list(Path("v1.2").glob("*.jsonl")), "all splits, or none"
+    for i in range(3):
+        Path(f"v1.2/{i}.txt").write_text("a text")
+    assert len(Records.prepare("v1.2", source="v1.2").splitlines()) == 3
 
 
 def test_what_has_no_splits_is_divided_by_names():
@@ -150,7 +213,13 @@ def test_what_has_no_splits_is_divided_by_names():
         ("a.json", json.dumps({"images": [{"id": 1}], "annotations": []}), "is not as COCO and Karpathy have it"),
         ("a.json", json.dumps(COCO | {"annotations": [{"image_id": 3, "bbox": []}]}), "have no captions"),
         ("a.json", json.dumps(COCO | {"annotations": []}), "has no image with a caption"),
+        (
+            "a.json",
+            json.dumps(COCO | {"images": [{"id": "3", "file_name": "a.jpg"}]}),
+            "left out: 5 captions of images",
+        ),
         ("a.token", "1.jpg a man", "a.token:1 is no line of Flickr30k"),
+        ("a.csv", "filepath,title", "a.csv needs no --source: datasets.Records reads such a file as it is"),
     ],
 )
 def test_other_files_are_refused(name, content, message):
@@ -168,6 +237,7 @@ def test_mistakes_are_told_and_nothing_is_overwritten(capsys):
         (["--out", "a.jsonl", "--source", "gone.json"], "gone.json does not exist"),
         (["--out", "a.jsonl", "--source", "captions.json"], "set --root to the folder"),
         (["--out", "a.jsonl", "--source", "train2017"], "has no image with a caption"),
+        (["--out", "a.jsonl", "--source", "captions.json", "--mode", "t2t"], "makes records for mode i2t"),
         (["--out", "a.jsonl", "--split", "val"], "--split chooses a part of a --source"),
     ):
         assert prepare_data.main(["records", *arguments]) == 2
@@ -176,3 +246,6 @@ def test_mistakes_are_told_and_nothing_is_overwritten(capsys):
     assert prepare_data.main(["records", "--out", "a.jsonl", "--source", "captions.json", "--root", "train2017"]) == 2
     assert "holds something else already" in capsys.readouterr().err
     assert Path("a.jsonl").read_text() == "mine"
+    Path("a.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"a\.jsonl holds something else already"):
+        Records.prepare("a.jsonl", source="captions.json", root="train2017")

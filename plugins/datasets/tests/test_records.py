@@ -546,6 +546,13 @@ def test_a_line_for_each_caption_gives_one_sample_an_image(tmp_path, suffix):
     assert len(set(dataset.identities())) == 2
 
 
+def test_lists_of_captions_in_a_table(tmp_path):
+    save(tmp_path, "1.jpg")
+    texts = ["one", ["two", "one"], "[in brackets] three"]
+    path = write(tmp_path / "a.csv", [{"query_image": "1.jpg", "positive": text} for text in texts])
+    assert Records(str(path), mode="i2t")[0]["text"] == ["one", "two", "[in brackets] three"]
+
+
 def test_records_of_one_image_say_the_same_of_it(tmp_path):
     for field, values in (("label", ("a", "b")), ("group", ("a", "b"))):
         records = [{"query_image": "1.jpg", "positive": f"text {value}", field: value} for value in values]
@@ -554,6 +561,12 @@ def test_records_of_one_image_say_the_same_of_it(tmp_path):
             ValueError, match=f"{field}.jsonl:2: '{field}' is 'b', and 'a' for the same image in line 1"
         ):
             len(Records(path, mode="i2t"))
+    records = [{"query_image": "1.jpg", "positive": "a", "label": 1}, {"query_image": "1.jpg", "positive": "b"}]
+    with pytest.raises(ValueError, match=r"a\.jsonl:2 has no label, and .*a\.jsonl:1 has one: give all or none"):
+        len(Records(str(write(tmp_path / "a.jsonl", records)), mode="i2t"))
+    records = [{"query_image": "1.jpg", "positive": "a", "group": "g"}, {"query_image": "1.jpg", "positive": "b"}]
+    with pytest.raises(ValueError, match=r"b\.jsonl:2: 'group' is missing, and 'g' for the same image in line 1"):
+        len(Records(str(write(tmp_path / "b.jsonl", records)), mode="i2t"))
 
 
 @pytest.mark.parametrize("text", ["", "  ", None, 7, [], ["a", ""], ["a", 3]])

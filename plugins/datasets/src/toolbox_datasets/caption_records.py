@@ -22,26 +22,27 @@ def write_caption_records(out: Path, source: Path, split: str, root: Path | None
     The same bytes every time. Raises ValueError, before anything is written, where a file holds something else, for a
     source that is not known, and where no image is left; OSError where it cannot be read or written.
     """
-    if out.suffix not in ("", ".jsonl"):
+    is_folder = out.is_dir() or out.suffix == ""
+    if not is_folder and out.suffix != ".jsonl":
         raise ValueError(f"{out} must end in .jsonl, the format that is written, or be a folder")
-    if out.suffix == "" and split != "all":
+    if is_folder and split != "all":
         raise ValueError(f"{out} is a folder, which gets all splits: leave out --split, or name a .jsonl file")
     found = read_captions(source)
     folder = root if root is not None else source if source.is_dir() else source.parent
-    files = {out: split} if out.suffix else {out / f"{part}.jsonl": part for part in ("train", "val", "test")}
+    files = {out / f"{part}.jsonl": part for part in ("train", "val", "test")} if is_folder else {out: split}
     records = {file: make_records(found.take(part, source), folder, file.parent, found) for file, part in files.items()}
-    texts = {
-        file: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
+    contents = {
+        file: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows).encode()
         for file, rows in records.items()
     }
-    for file, text in texts.items():
-        if file.exists() and file.read_text(encoding="utf-8") != text:
+    for file, content in contents.items():
+        if file.exists() and file.read_bytes() != content:
             raise ValueError(f"{file} holds something else already: move it away first")
-    for file, text in texts.items():
+    for file, content in contents.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         with new_file(file) as beside:
-            beside.write_text(text, encoding="utf-8", newline="\n")
-    left_out = [f"left out: {count:,} {why}" for why, count in found.left_out.items() if count]
+            beside.write_bytes(content)
+    left_out = [f"left out: {reason}" for reason in found.list_left_out()]
     return "\n".join([*(_describe(file, rows) for file, rows in records.items()), *left_out])
 
 
@@ -69,6 +70,9 @@ def make_records(
     if absent:
         found.left_out[f"images that are not in {folder}"] += len(absent)
     gone = set(absent)
+    if os.pardir in Path(os.path.relpath(folder, base)).parts:
+        # ".." leads out of where a link leads to
+        folder, base = Path(os.path.realpath(folder)), Path(os.path.realpath(base))
     return [
         {"query_image": Path(os.path.relpath(folder / name, base)).as_posix(), "positive": texts}
         for name, texts in captions.items()

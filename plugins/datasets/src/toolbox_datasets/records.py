@@ -215,7 +215,10 @@ class Records(Dataset):
         Raises ValueError with what is wrong in it.
         """
         if source:
-            return write_caption_records(Path(out), Path(source), split, Path(root) if root else None)
+            if mode not in ("i2i", "i2t"):  # the first is the default
+                raise ValueError(f"--source makes records for mode i2t, and --mode {mode} is for a file to check")
+            folder = Path(root).expanduser() if root else None
+            return write_caption_records(Path(out).expanduser(), Path(source).expanduser(), split, folder)
         if split != "all":
             raise ValueError("--split chooses a part of a --source, and there is none")
         dataset = cls(out, root, mode)

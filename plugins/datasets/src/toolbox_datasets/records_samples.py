@@ -125,8 +125,11 @@ class ImageSamples:
         if first_line == line:
             return False
         for field, before, here in (("label", first_label, label), ("group", first_group, group)):
+            if field == "label" and None in (before, here):
+                continue  # all records have one or none, which the reader tells at the end
             if before != here:
-                what = f"is {here!r}, and {before!r} for the same image in line {first_line}"
+                now, then = (repr(name) if name is not None else "missing" for name in (here, before))
+                what = f"is {now}, and {then} for the same image in line {first_line}"
                 raise self._reader.make_error(line, field, what)
         all_texts += [text for text in texts if text not in all_texts]
         return True
