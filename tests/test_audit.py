@@ -364,7 +364,33 @@ def test_texts_that_repeat_or_stand_in_two_splits_are_counted(audited, tmp_path)
     assert cells["repeated texts"] == ["1", "1", "2"]
     assert cells["words of the longest"] == ["4", "2", ""]
     assert "2 texts in two splits" in shown
+    assert cells["classes in both"] == ["", "", ""], "a line of one file is none of another"
     pairs = [json.loads(line) for line in out.read_text().splitlines()]
     found = [(pair["where"], pair["first"]["id"], pair["second"]["id"]) for pair in pairs]
     assert found == [("train", "1", "3"), ("train+val", "2", "1"), ("train+val", "1", "2"), ("val", "1", "3")]
     assert {pair["kind"] for pair in pairs} == {"repeated texts"}
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_copies_contradict_each_other_across_splits_where_classes_have_names(audited, tmp_path, labelled):
+    for split, numbers in {"train": (1, 2, 2), "test": (3, 2, 1)}.items():
+        lines = []
+        for place, number in enumerate(numbers):
+            make_image((20, 20), seed=number).save(tmp_path / f"{split}{place}.png")
+            line = {"query_image": f"{split}{place}.png", "positive": f"text {number}{place}{split}"}
+            lines.append(line | ({"label": f"class {place}"} if labelled else {}))
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = "dict(dataset=dict(type='datasets.Records', mode='i2t', path='{}.jsonl'), batch_size=2)"
+    (tmp_path / "recipe.py").write_text(
+        f"_base_ = ['{HERE / 'toy_recipe.py'}']\n"
+        f"plugins = ['{HERE / 'toy_plugin.py'}']\n"
+        f"train_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'train')})\n"
+        f"val_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'test')})\n"
+    )
+    code, shown, told = audited(tmp_path / "recipe.py")
+    assert code == 0, told
+    rows = [[cell.strip() for cell in line.strip()[1:-1].split("│")] for line in shown.splitlines() if "│" in line]
+    cells = {name: row for name, *row in rows}
+    assert cells["same file"] == ["1", "0", "2"]
+    assert cells["label conflicts"] == ["1", "0", "1" if labelled else "0"]
+    assert cells["classes in both"] == ["", "", "3" if labelled else ""]

@@ -31,7 +31,8 @@ MASKS = [np.packbits(np.indices((8, 8)).sum(0) % 4 == part).view(">u8").astype(n
 class Fingerprint:
     """What is kept of an item.
 
-    - `split`, `index`, `id`, `path`: which one; `label`: the name of its class.
+    - `split`, `index`, `id`, `path`: which one.
+    - `label`: the name of its class; `named`: whether this name means the same in other data.
     - `file`: SHA-256 of the file's bytes, None for an item without a file; `pixels`: digest of size and pixels.
     - `hash`: `compute_difference_hash`. - `error`: why it could not be read, else "".
     - `texts`: a digest of each of its texts; `words`: how many the longest of them has.
@@ -42,6 +43,7 @@ class Fingerprint:
     id: int | str
     path: str = ""
     label: str | None = None
+    named: bool = True
     file: bytes | None = None
     pixels: bytes | None = None
     hash: int = 0
@@ -65,11 +67,11 @@ class Pair(NamedTuple):
 
 def read_fingerprints(dataset: Dataset, split: str, *, near: bool = False, workers: int = 4) -> Iterator[Fingerprint]:
     """A fingerprint of each item, in order; unreadable items have an `error`. Several threads decode."""
-    labels, classes = dataset.labels, dataset.classes
+    labels, classes, named = dataset.labels, dataset.classes, dataset.has_class_names
 
     def read(index: int) -> Fingerprint:
         name = None if labels is None or classes is None else str(classes[labels[index]])
-        fingerprint = Fingerprint(split, index, index, label=name)
+        fingerprint = Fingerprint(split, index, index, label=name, named=named)
         try:
             sample = read_sample(dataset, index)
             fingerprint.id, fingerprint.path = sample["id"], str(sample.get("path") or "")
@@ -214,9 +216,14 @@ def name_splits(items: Sequence[Fingerprint], pair: Pair) -> str:
 
 
 def is_label_conflict(items: Sequence[Fingerprint], pair: Pair) -> bool:
-    """Whether the items are of different classes, in one split or in two. An item without a label contradicts none."""
-    labels = items[pair.first].label, items[pair.second].label
-    return None not in labels and labels[0] != labels[1]
+    """Whether the items are of different classes, in one split or in two.
+
+    An item without a label contradicts none; nor do classes of two splits whose names are those of lines or files.
+    """
+    first, second = items[pair.first], items[pair.second]
+    if first.split != second.split and not (first.named and second.named):
+        return False
+    return None not in (first.label, second.label) and first.label != second.label
 
 
 class Counts:
@@ -242,7 +249,8 @@ class Counts:
                 longest[item.split] = max(longest[item.split], item.words)
         names: dict[str, set[str]] = {}
         for item in items:
-            names.setdefault(item.split, set()).update(() if item.label is None else [item.label])
+            if item.named:
+                names.setdefault(item.split, set()).update(() if item.label is None else [item.label])
         splits = list(names)
         for at, second in enumerate(splits):
             for first in splits[:at]:

@@ -46,6 +46,8 @@ class Dataset(ABC):
 
     - `labels`: class index of each item, None when unlabelled.
     - `classes`: class names, `labels` index into it; None when unlabelled.
+    - `has_class_names`: False where `classes` only says which items belong together, by a file or line of these data;
+      the same name in other data then means nothing.
     - `groups`: super-class name of each item, None when there is none.
     - `roles`: "query" or "gallery" for each item, the "role" of its sample, where queries are compared with the gallery
       alone; None where every item is a query against all others.
@@ -55,6 +57,7 @@ class Dataset(ABC):
 
     labels: Sequence[int] | None = None
     classes: Sequence[str] | None = None
+    has_class_names: bool = True
     groups: Sequence[str] | None = None
     roles: Sequence[str] | None = None
     records: Sequence[tuple[int, Sequence[int], Sequence[int]]] | None = None

@@ -51,6 +51,10 @@ class FewItems(Dataset):
         return self.dataset.classes
 
     @lazy_attribute
+    def has_class_names(self) -> bool:
+        return self.dataset.has_class_names
+
+    @lazy_attribute
     def groups(self) -> Sequence[str] | None:
         return self._pick(self.dataset.groups)
 

@@ -25,7 +25,8 @@ folder or a list:
   same pixels      others whose decoded image is the same
   label conflicts  those of both whose copy is of another class, in the same split or in another one
   near             with --near: pairs whose 64-bit difference hashes differ in at most 3 bits; candidates to look at
-  classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes
+  classes in both  classes of one name: as it should be to classify, a leak where the test is to have new classes; empty
+                   where data name no classes, such as records without labels
   repeated texts   texts that an earlier item has too, letter by letter; of items with texts, such as captions
   words of the longest  of these texts; how many tokens that is depends on the tokenizer
 In a column of two splits, such as train+test, an item of the second is counted that also stands in the first: a leak.
@@ -206,7 +207,7 @@ def _print_counts(counts: Counts, *, near: bool) -> None:
         inside = name != "classes in both"
         across = name not in ("images", "unreadable", "texts", "words of the longest")
         cells = [f"{row[split]:,}" if inside else "" for split in splits]
-        table.add_row(name, *cells, *(f"{row[pair]:,}" if across else "" for pair in both))
+        table.add_row(name, *cells, *(f"{row[pair]:,}" if across and (inside or pair in row) else "" for pair in both))
     Console().print(table)
     leaks = sum(row[pair] for name, row in counts.rows.items() if name.startswith("same") for pair in both)
     wrong, unreadable = sum(counts.rows["label conflicts"].values()), sum(counts.rows["unreadable"].values())

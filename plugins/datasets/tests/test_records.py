@@ -507,6 +507,7 @@ def test_texts_and_images(tmp_path):
     assert [sample["id"] for sample in found] == ["1.1", "1.2", "2", "3"]
     assert dataset.labels == [0, 0, 1, 0], "they share a text or an image"
     assert dataset.classes == ["line 1.1", "line 2"]
+    assert not dataset.has_class_names
     assert dataset.records is None
     assert dataset.notes() == ["1 of 3 records carry negatives, which mode 't2i' does not read"]
 
@@ -528,6 +529,7 @@ def test_captions_stay_together(tmp_path):
         "group": "g",
     }
     assert (dataset.labels, dataset.classes, dataset.groups) == ([1, 0], ["a", "b"], ["g", "h"])
+    assert dataset.has_class_names
     joined = "3 records name 2 images: the texts of an image are one sample's"
     assert dataset.notes() == [joined, "1 of 3 records repeat an earlier one"]
 

@@ -97,6 +97,10 @@ class Records(Dataset):
         return self.index.classes
 
     @lazy_attribute
+    def has_class_names(self) -> bool:
+        return self.index.labelled
+
+    @lazy_attribute
     def groups(self) -> Sequence[str] | None:
         return self.index.groups
 

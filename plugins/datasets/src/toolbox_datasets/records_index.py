@@ -31,7 +31,8 @@ class RecordIndex(ABC):
 
     - `fields`: {field of a sample: its value in each item}, images as numbers into `paths`; `ids`: of the items.
     - `paths`: images in the order of their first appearance; `image_lines`: where that is, (len(paths),).
-    - `labels`: (N,) class of each item; `classes`: names; `groups`: super-classes, None where the file gives none.
+    - `labels`: (N,) class of each item; `classes`: names; `labelled`: whether the file gives them.
+    - `groups`: super-classes, None where the file gives none.
     - `notes`: what was guessed of the columns, and what is odd in the file.
     """
 
@@ -41,6 +42,7 @@ class RecordIndex(ABC):
     image_lines: np.ndarray
     labels: np.ndarray
     classes: list[str]
+    labelled: bool
     groups: list[str] | None
     notes: list[str]
 
@@ -257,6 +259,7 @@ def read_pairs(reader: RecordReader, folder: Path) -> ImageIndex:
         image_lines=np.asarray(images.lines),
         labels=class_numbers,
         classes=names,
+        labelled=has_labels,
         groups=[group_names[number] for number in groups.values] if groups.names else None,
         notes=[*reader.notes(), *find_similar_labels(labels.names)],
         paired=paired,

@@ -85,7 +85,8 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
             groups.append(group or "")
     if target.endswith("text"):
         values_of[target] = [texts if len(texts) > 1 else texts[0] for texts in values_of[target]]
-    if reader.has_labels():
+    labelled = reader.has_labels()
+    if labelled:
         sorted_labels, classes = sort_labels(np.asarray(labels), list(names))
     else:
         # numbers count up, so classes are in the order of their first sample
@@ -106,6 +107,7 @@ def read_samples(reader: RecordReader, folder: Path) -> RecordSamples:
         image_lines=np.asarray(images.lines),
         labels=sorted_labels,
         classes=classes,
+        labelled=labelled,
         groups=groups if any(groups) else None,
         notes=notes,
     )
