@@ -46,8 +46,19 @@ def find_image_encoder(model) -> str:
     return f"model.vision.{next(iter(model['vision']))}.backbone" if "vision" in model else "model.backbone"
 
 
-@pytest.mark.parametrize("kind", [*SMALL, "folder"])
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def list_cases() -> list:
+    """Every recipe with every kind of encoder; of those with a large text encoder most are slow."""
+    cases = []
+    for recipe in RECIPES:
+        is_large = recipe.parent.name == "configs" and ("qwen3" in recipe.name or "multi" in recipe.name)
+        for kind in (*SMALL, "folder"):
+            marks = [pytest.mark.slow] if is_large and kind not in ("resnet", "folder") else []
+            name = f"{recipe.relative_to(ROOT / 'configs')}-{kind}"
+            cases.append(pytest.param(recipe, kind, marks=marks, id=name))
+    return cases
+
+
+@pytest.mark.parametrize(("recipe", "kind"), list_cases())
 def test_every_recipe_takes_every_encoder(recipe, kind, folder, monkeypatch):
     monkeypatch.chdir(ROOT)
     if "siglip" in recipe.stem:

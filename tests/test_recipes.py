@@ -16,6 +16,10 @@ PAGE = (ROOT / "docs" / "jobs" / "retrieval.md").read_text(encoding="utf-8")
 RECIPES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "_base_" not in path.parts)
 
 
+LARGE = ("dinov3_food101_4bit.py", "dinov3_qwen3_clip.py")
+"""Recipes whose check takes long; those that begin with them are checked at once."""
+
+
 def mark_slow(value, *, slow):
     """A parameter of a test, maybe of `make test-slow` alone."""
     values = value if isinstance(value, tuple) else (value,)
@@ -24,7 +28,7 @@ def mark_slow(value, *, slow):
 
 @pytest.mark.parametrize(
     "recipe",
-    [mark_slow(path, slow=path.stem == "dinov3_food101_4bit") for path in RECIPES],
+    [mark_slow(path, slow=path.name in LARGE and path.parent.name == "configs") for path in RECIPES],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_recipe_is_whole_but_for_its_data(recipe):
@@ -71,7 +75,7 @@ MODES = ("adapters on 4 bits", "adapters", "all weights")
 @pytest.mark.parametrize(
     ("image", "text", "mode", "shown"),
     [
-        mark_slow((image, text, mode, float(cell)), slow=(image, mode) != ("vits16", "adapters"))
+        pytest.param(image, text, mode, float(cell), marks=pytest.mark.slow)
         for image, text, *cells in re.findall(
             r"^\| `(\w+)`, `([\w.]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", ALIGN, re.MULTILINE
         )
