@@ -47,12 +47,12 @@ class ZeroShot(Metric):
     def check(self, dataset: Dataset) -> list[Problem]:
         if problems := check_labelled("ZeroShot", dataset):
             return problems
-        if self.class_names is not None and dataset.classes is not None:
-            if len(self.class_names) != len(dataset.classes):
-                message = f"There are {len(self.class_names)} names for {len(dataset.classes)} classes."
-                return [Problem(message, "names", "Give one name a class, in the order of the dataset's classes.")]
-        elif dataset.classes is None:
-            return [Problem("The classes of this dataset have no names.", "names", "Give a name for each class.")]
+        if self.class_names is None:
+            if dataset.classes is None or not dataset.has_class_names:
+                return [Problem("The classes of this dataset have no names.", "names", "Give a name for each class.")]
+        elif dataset.classes is not None and len(self.class_names) != len(dataset.classes):
+            message = f"There are {len(self.class_names)} names for {len(dataset.classes)} classes."
+            return [Problem(message, "names", "Give one name a class, in the order of the dataset's classes.")]
         names = self._list_names(dataset)
         if len(names) < 2:
             return [Problem(f"ZeroShot chooses between classes, and this dataset has {len(names)}.")]
