@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import torch
 from toolbox_alignment.pair_ranking import PairRanking, rank_pairs
 from torch import Tensor
 
-from benchmarks.timing import measure_in_turn, measure_peak_bytes, summarize_ratios
+from benchmarks.timing import compare_with_products
 
 PROMISE = 1.6
 _ROWS = 256
@@ -22,7 +21,7 @@ def run(*, pairs: int = 7, images: int = 5000, captions: int = 5, dim: int = 512
     - `pairs`: how many interleaved measurements of each.
     - `images`: how many; `captions`: texts of each, all different; `dim`: width of the embeddings.
 
-    Returns what `benchmarks.recall.run` does.
+    Returns what `compare_with_products` does.
     """
     image_rows, text_rows = make_pairs(images, captions, dim)
     image_of = torch.arange(images).repeat_interleave(captions)
@@ -37,16 +36,10 @@ def run(*, pairs: int = 7, images: int = 5000, captions: int = 5, dim: int = 512
         for part in image_rows.split(_ROWS):
             torch.mm(part, text_rows.T, out=buffer[: len(part)])
 
-    peak = measure_peak_bytes(whole)
-    products()
-    measured = measure_in_turn(products, whole, pairs)
     return {
         "name": "image_text_recall",
-        **summarize_ratios([both / alone for alone, both, _ in measured], [again / one for one, _, again in measured]),
+        **compare_with_products(products, whole, pairs),
         "promise": PROMISE,
-        "seconds": statistics.median(both for _, both, _ in measured),
-        "seconds_products": statistics.median(alone for alone, _, _ in measured),
-        "peak_extra_bytes": peak,
         "promise_bytes": 10**9,
         "images": images,
         "texts": len(text_rows),

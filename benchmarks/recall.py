@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import measure_in_turn, measure_peak_bytes, summarize_ratios
+from benchmarks.timing import compare_with_products
 from toolbox.utils.ranking import chunk_rows, rank_metrics
 
 PROMISE = 1.6
@@ -22,9 +21,7 @@ def run(*, pairs: int = 7, n: int = 12000, dim: int = 768) -> dict[str, Any]:
     - `pairs`: how many interleaved measurements of each.
     - `n`: items, each a query against all others; `dim`: their width.
 
-    Returns "ratio_median" over the `ratios` of whole / products, the `spread` (products measured again / products:
-    lowest and highest), the seconds of both, and "peak_extra_bytes" beyond the embeddings (None where the system
-    does not tell).
+    Returns what `compare_with_products` does.
     """
     embeddings, labels = make_items(n, dim)
     ids = torch.arange(n)
@@ -41,17 +38,10 @@ def run(*, pairs: int = 7, n: int = 12000, dim: int = 768) -> dict[str, Any]:
         for part in embeddings.split(rows):
             torch.mm(part, embeddings.T, out=buffer[: len(part)])
 
-    peak = measure_peak_bytes(whole)
-    products()
-    measured = measure_in_turn(products, whole, pairs)
-    ratios = [both / alone for alone, both, _ in measured]
     return {
         "name": "recall",
-        **summarize_ratios(ratios, [second / first for first, _, second in measured]),
+        **compare_with_products(products, whole, pairs),
         "promise": PROMISE,
-        "seconds": statistics.median(both for _, both, _ in measured),
-        "seconds_products": statistics.median(alone for alone, _, _ in measured),
-        "peak_extra_bytes": peak,
         "promise_bytes": 10**9,
         "n": n,
         "dim": dim,

@@ -63,3 +63,22 @@ def read_resident_bytes() -> int | None:
     import resource
 
     return pages * resource.getpagesize()
+
+
+def compare_with_products(products: Callable[[], object], whole: Callable[[], object], pairs: int) -> dict[str, Any]:
+    """What a computation costs beside the matrix products that it cannot do without.
+
+    - `products`: these alone; `whole`: all of it; `pairs`: how many interleaved measurements of each.
+
+    Returns "ratio_median" over the `ratios` of whole / products, the `spread` (products measured again / products:
+    lowest and highest), the seconds of both, and "peak_extra_bytes" (None where the system does not tell).
+    """
+    peak = measure_peak_bytes(whole)
+    products()
+    measured = measure_in_turn(products, whole, pairs)
+    return {
+        **summarize_ratios([both / alone for alone, both, _ in measured], [again / one for one, _, again in measured]),
+        "seconds": statistics.median(both for _, both, _ in measured),
+        "seconds_products": statistics.median(alone for alone, _, _ in measured),
+        "peak_extra_bytes": peak,
+    }

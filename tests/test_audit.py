@@ -336,6 +336,18 @@ def test_the_script(command, folder, tmp_path):
     assert "python tools/audit_data.py" in ast.get_docstring(ast.parse(source))
 
 
+def write_captions_recipe(folder: Path) -> Path:
+    """A recipe that trains on train.jsonl of a folder, images with captions, and is validated on test.jsonl."""
+    data = "dict(dataset=dict(type='datasets.Records', mode='i2t', path='{}.jsonl'), batch_size=2)"
+    (folder / "recipe.py").write_text(
+        f"_base_ = ['{HERE / 'toy_recipe.py'}']\n"
+        f"plugins = ['{HERE / 'toy_plugin.py'}']\n"
+        f"train_dataloader = dict(_delete_=True, **{data.format(folder / 'train')})\n"
+        f"val_dataloader = dict(_delete_=True, **{data.format(folder / 'test')})\n"
+    )
+    return folder / "recipe.py"
+
+
 def test_texts_that_repeat_or_stand_in_two_splits_are_counted(audited, tmp_path):
     captions = {
         "train": [["a cat", "Katze"], ["a dog"], ["a cat"], ["one two three four"]],
@@ -348,15 +360,8 @@ def test_texts_that_repeat_or_stand_in_two_splits_are_counted(audited, tmp_path)
             if texts != [" "]:
                 lines.append({"query_image": f"{split}{number}.png", "positive": texts})
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = "dict(dataset=dict(type='datasets.Records', mode='i2t', path='{}.jsonl'), batch_size=2)"
-    (tmp_path / "recipe.py").write_text(
-        f"_base_ = ['{HERE / 'toy_recipe.py'}']\n"
-        f"plugins = ['{HERE / 'toy_plugin.py'}']\n"
-        f"train_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'train')})\n"
-        f"val_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'test')})\n"
-    )
     out = tmp_path / "found.jsonl"
-    code, shown, told = audited(tmp_path / "recipe.py", "--out", out)
+    code, shown, told = audited(write_captions_recipe(tmp_path), "--out", out)
     assert code == 0, told
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in shown.splitlines() if "│" in line}
     cells = {name: [cell.strip() for cell in row] for name, row in rows.items()}
@@ -380,14 +385,7 @@ def test_copies_contradict_each_other_across_splits_where_classes_have_names(aud
             line = {"query_image": f"{split}{place}.png", "positive": f"text {number}{place}{split}"}
             lines.append(line | ({"label": f"class {place}"} if labelled else {}))
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = "dict(dataset=dict(type='datasets.Records', mode='i2t', path='{}.jsonl'), batch_size=2)"
-    (tmp_path / "recipe.py").write_text(
-        f"_base_ = ['{HERE / 'toy_recipe.py'}']\n"
-        f"plugins = ['{HERE / 'toy_plugin.py'}']\n"
-        f"train_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'train')})\n"
-        f"val_dataloader = dict(_delete_=True, **{data.format(tmp_path / 'test')})\n"
-    )
-    code, shown, told = audited(tmp_path / "recipe.py")
+    code, shown, told = audited(write_captions_recipe(tmp_path))
     assert code == 0, told
     rows = [[cell.strip() for cell in line.strip()[1:-1].split("│")] for line in shown.splitlines() if "│" in line]
     cells = {name: row for name, *row in rows}

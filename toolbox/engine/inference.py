@@ -124,9 +124,10 @@ def compute_in_parts(model: nn.Module, batch: Batch, mode: str, rows: int) -> Ou
     gets the whole batch. Several processes call the model equally often.
     """
     texts = [name for name in batch.owners if name in batch.inputs]
-    alone = getattr(unwrap(model), "reads_modalities_alone", False)
-    count = max((-(-len(batch.owners[name]) // rows) for name in texts), default=0) if alone else 0
-    if get_dist_info()[1] > 1:
+    if not texts or not getattr(unwrap(model), "reads_modalities_alone", False):
+        return model(batch, mode)
+    count = max(-(-len(batch.owners[name]) // rows) for name in texts)
+    if get_dist_info()[1] > 1:  # all processes read the same inputs, so all come here
         count = max(number for (number,) in gather_integers(count, device=torch.device("cpu")))
     if count < 2:
         return model(batch, mode)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from toolbox.base import new_file
+from toolbox.base import SPLITS, new_file
 from toolbox_datasets.caption_sources import CaptionSource, read_captions
 from toolbox_datasets.files import list_first, missing_files
 
@@ -29,7 +29,7 @@ def write_caption_records(out: Path, source: Path, split: str, root: Path | None
         raise ValueError(f"{out} is a folder, which gets all splits: leave out --split, or name a .jsonl file")
     found = read_captions(source)
     folder = root if root is not None else source if source.is_dir() else source.parent
-    files = {out / f"{part}.jsonl": part for part in ("train", "val", "test")} if is_folder else {out: split}
+    files = {out / f"{part}.jsonl": part for part in SPLITS} if is_folder else {out: split}
     records = {file: make_records(found.take(part, source), folder, file.parent, found) for file, part in files.items()}
     contents = {
         file: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows).encode()

@@ -13,7 +13,6 @@ from typing import Any
 
 from toolbox.base import compose_unicode, find_images, split_by_hash
 
-SPLITS = ("all", "train", "val", "test")
 _OWN_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 """What the splits of Karpathy's files are used as: "restval" is trained on, as in the papers."""
 
